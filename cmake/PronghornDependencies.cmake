@@ -1,0 +1,17 @@
+# Every dependency is a Debian 12 package; see README.md for the list.
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(dnnl REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+
+set(PRONGHORN_PRIVATE_LIBRARIES
+    Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB DNNL::dnnl
+    PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::PCRE2 PkgConfig::XXHASH)

@@ -1,0 +1,153 @@
+#include "base/files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr size_t kWriteBuffer = size_t{1} << 20;
+
+[[noreturn]] void fail(const std::filesystem::path& path, std::string_view action) {
+  const int code = errno;
+  std::string_view remedy;
+  if (code == ENOENT) remedy = "check the path";
+  if (code == EACCES || code == EPERM) remedy = "check the permissions";
+  if (code == ENOSPC || code == EDQUOT) remedy = "free some disk space and run again";
+  throw Error(path.string(), fmt::format("cannot {}: {}", action, std::strerror(code)), remedy);
+}
+
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags) : value(::open(path.c_str(), flags)) {
+    if (value < 0) fail(path, "open");
+  }
+  ~Descriptor() { ::close(value); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  const int value;
+};
+
+uint64_t regular_size(int descriptor, const std::filesystem::path& path) {
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0) fail(path, "read");
+  if (S_ISDIR(status.st_mode)) {
+    throw Error(path.string(), "is a directory, not a file", "name a file inside it");
+  }
+  return static_cast<uint64_t>(status.st_size);
+}
+
+}  // namespace
+
+std::string read_file(const std::filesystem::path& path, uint64_t limit) {
+  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
+  const uint64_t size = regular_size(file.value, path);
+  if (size > limit) {
+    throw Error(path.string(), fmt::format("{} bytes, more than the {} allowed here", size, limit));
+  }
+  std::string bytes(size, '\0');
+  size_t done = 0;
+  while (true) {
+    // A file without a size (a pipe, /proc) is read until its end.
+    if (done == bytes.size()) {
+      if (size != 0) break;
+      bytes.resize(bytes.size() + kWriteBuffer);
+      if (bytes.size() > limit) throw Error(path.string(), "longer than allowed here");
+    }
+    const ssize_t count = ::read(file.value, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(path, "read");
+    if (count == 0) break;
+    done += static_cast<size_t>(count);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  temporary_ = path_;
+  temporary_ += fmt::format(".{}.partial", ::getpid());
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) fail(path_, "write");
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) {
+    ::close(descriptor_);
+    ::unlink(temporary_.c_str());
+  }
+}
+
+void AtomicFile::write(const void* bytes, size_t count) {
+  buffer_.append(static_cast<const char*>(bytes), count);
+  if (buffer_.size() >= kWriteBuffer) flush();
+}
+
+void AtomicFile::flush() {
+  size_t done = 0;
+  while (done < buffer_.size()) {
+    const ssize_t count = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(path_, "write");
+    done += static_cast<size_t>(count);
+  }
+  buffer_.clear();
+}
+
+void AtomicFile::commit() {
+  flush();
+  if (::fsync(descriptor_) != 0) fail(path_, "write");
+  if (::close(std::exchange(descriptor_, -1)) != 0) {
+    ::unlink(temporary_.c_str());
+    fail(path_, "write");
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    ::unlink(temporary_.c_str());
+    fail(path_, "replace");
+  }
+  // The rename itself must survive a crash too: sync the directory that holds it.
+  const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+  const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory >= 0) {
+    ::fsync(directory);
+    ::close(directory);
+  }
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
+  size_ = regular_size(file.value, path);
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.value, 0);
+  if (address == MAP_FAILED) fail(path, "map");
+  data_ = static_cast<const std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void create_directories(const std::filesystem::path& path) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  if (code) {
+    throw Error(path.string(), fmt::format("cannot create the directory: {}", code.message()),
+                "check the path and its permissions");
+  }
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,60 @@
+// Files: read whole, mapped, and written so that a half-written file never replaces a good one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace pronghorn {
+
+// The bytes of a file. Throws Error if it cannot be read or is larger than `limit` bytes.
+std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64_t{1} << 32);
+
+// Replaces `path` with `bytes`: written beside it, synced to disk, then renamed over it. Throws
+// Error (disk full, no permission) and leaves an existing file untouched.
+void write_file(const std::filesystem::path& path, std::string_view bytes);
+
+// A file being written beside its final place; commit() syncs and renames it there. Destroyed
+// without commit, it is removed. Every member throws Error when the disk refuses.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* bytes, size_t count);
+  void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
+  void commit();
+
+ private:
+  void flush();
+
+  std::filesystem::path path_, temporary_;
+  std::string buffer_;
+  int descriptor_ = -1;
+};
+
+// A file mapped for reading. Throws Error if it cannot be opened; an empty file maps to no bytes.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Creates a directory and its parents. Throws Error.
+void create_directories(const std::filesystem::path& path);
+
+}  // namespace pronghorn
