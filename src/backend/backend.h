@@ -1,0 +1,39 @@
+// Backend: the kernels that operators run on, chosen once from the features of the processor.
+//
+// Operators reach raw memory only through these interfaces, so that another kind of device can
+// stand behind them. A kernel takes pointers, strides (in elements) and sizes, never a Tensor; it
+// runs in parallel inside (parallel_for) and gives the same bits for any number of threads.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/attention.h"
+#include "backend/convolution.h"
+#include "backend/matmul.h"
+#include "backend/outer_product_state.h"
+#include "backend/pointwise.h"
+#include "backend/scan.h"
+
+namespace pronghorn {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // For people: "cpu: avx512, bf16".
+  virtual std::string description() const = 0;
+
+  virtual MatmulKernels& matmul() = 0;
+  virtual PointwiseKernels& pointwise() = 0;
+  virtual AttentionKernels& attention() = 0;
+  virtual ConvolutionKernels& convolution() = 0;
+  virtual OuterProductStateKernels& outer_product_state() = 0;
+  virtual ScanKernels& scan() = 0;
+};
+
+// The backend of this process.
+Backend& backend();
+
+}  // namespace pronghorn

@@ -1,0 +1,35 @@
+#include "backend/backend.h"
+#include "backend/cpu/cpu_features.h"
+
+namespace pronghorn {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  std::string description() const override { return "cpu: " + cpu_instruction_set(); }
+  MatmulKernels& matmul() override { return *matmul_; }
+  PointwiseKernels& pointwise() override { return *pointwise_; }
+  AttentionKernels& attention() override { return *attention_; }
+  ConvolutionKernels& convolution() override { return *convolution_; }
+  OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
+  ScanKernels& scan() override { return *scan_; }
+
+ private:
+  std::string first_use_ = cpu_instruction_set();  // reads PRONGHORN_CPU before any kernel runs
+  std::unique_ptr<MatmulKernels> matmul_ = make_cpu_matmul_kernels();
+  std::unique_ptr<PointwiseKernels> pointwise_ = make_cpu_pointwise_kernels();
+  std::unique_ptr<AttentionKernels> attention_ = make_cpu_attention_kernels();
+  std::unique_ptr<ConvolutionKernels> convolution_ = make_cpu_convolution_kernels();
+  std::unique_ptr<OuterProductStateKernels> outer_product_state_ =
+      make_cpu_outer_product_state_kernels();
+  std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
+};
+
+}  // namespace
+
+Backend& backend() {
+  static CpuBackend instance;
+  return instance;
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,214 @@
+// SIMD helpers shared by the CPU kernels: functions of a vector, and a small matrix product that
+// keeps its tile of results in registers. Included once for each instruction set by Highway's
+// foreach_target mechanism, so there is no ordinary include guard.
+#if defined(PRONGHORN_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PRONGHORN_SIMD_INL_H_
+#undef PRONGHORN_SIMD_INL_H_
+#else
+#define PRONGHORN_SIMD_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using FloatTag = hn::ScalableTag<float>;
+using FloatVector = hn::Vec<FloatTag>;
+
+// e^x to about 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Below -87.3
+// the result is 0, above 88.7 it is clamped to the largest power that stays finite.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const V clamped = hn::Min(hn::Max(x, hn::Set(d, -104.0f)), hn::Set(d, 88.37f));
+  const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
+  // ln 2 in two parts (Cody and Waite), so that the reduced argument is exact.
+  V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  // Minimax coefficients of e^r on the reduced interval (relative error below 3e-8).
+  V p = hn::Set(d, 1.9875691500e-4f);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
+  p = hn::MulAdd(hn::Mul(p, r), r, hn::Add(r, hn::Set(d, 1.0f)));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
+  const V result = hn::Mul(p, hn::BitCast(d, exponent));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), result);
+}
+
+// 1 / (1 + e^-x)
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Sigmoid(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, Exp(d, hn::Neg(x))));
+}
+
+// ln x for normal positive x, to about 2 units in the last place.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Log(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  // x = 2^e m with m in [sqrt(1/2), sqrt(2)).
+  const auto bits = hn::BitCast(di, x);
+  const auto shifted = hn::Sub(bits, hn::Set(di, 0x3f3504f3));
+  const auto e = hn::ShiftRight<23>(shifted);
+  const V m = hn::BitCast(d, hn::Sub(bits, hn::ShiftLeft<23>(e)));
+  const V f = hn::Sub(m, hn::Set(d, 1.0f));
+  // Minimax polynomial for (ln(1+f) - f + f^2/2) / f^3.
+  V p = hn::Set(d, 7.0376836292e-2f);
+  p = hn::MulAdd(p, f, hn::Set(d, -1.1514610310e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.1676998740e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, -1.2420140846e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.4249322787e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, -1.6668057665e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.0000714765e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, -2.4999993993e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 3.3333331174e-1f));
+  const V square = hn::Mul(f, f);
+  const V n = hn::ConvertTo(d, e);
+  V result = hn::Mul(hn::Mul(p, f), square);
+  result = hn::MulAdd(n, hn::Set(d, -2.12194440e-4f), result);
+  result = hn::NegMulAdd(hn::Set(d, 0.5f), square, result);
+  return hn::MulAdd(n, hn::Set(d, 0.693359375f), hn::Add(f, result));
+}
+
+// ln(1 + e^x), which is x itself above 20 (as PyTorch's softplus).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Softplus(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  const V small = hn::Min(x, hn::Set(d, 20.0f));
+  const V t = Exp(d, small);
+  // ln(1+t) = ln(u) t / (u - 1) with u = 1 + t rounded keeps precision for small t (Kahan).
+  const V u = hn::Add(one, t);
+  const V corrected = hn::Div(hn::Mul(Log(d, u), t), hn::Max(hn::Sub(u, one), hn::Set(d, 1e-30f)));
+  const V value = hn::IfThenElse(hn::Eq(u, one), t, corrected);
+  return hn::IfThenElse(hn::Gt(x, hn::Set(d, 20.0f)), x, value);
+}
+
+// tanh x = 1 - 2 / (e^2x + 1)
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Tanh(D d, V x) {
+  const V one = hn::Set(d, 1.0f), two = hn::Set(d, 2.0f);
+  return hn::Sub(one, hn::Div(two, hn::Add(Exp(d, hn::Mul(two, x)), one)));
+}
+
+// Registers of a tile of results: rows x vectors. 24 accumulators on 32 registers, 12 on 16.
+#if HWY_TARGET <= HWY_AVX3
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+constexpr int kTileVectors = 2;
+
+// One register tile: c[R x (V vectors)] (+)= a[R x k] b[k x ...]; the last vector may be partial.
+template <int R, int V, class D>
+HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t a_row,
+                           int64_t a_column, const float* HWY_RESTRICT b, int64_t b_row,
+                           float* HWY_RESTRICT c, int64_t c_row, bool accumulate,
+                           size_t last_lanes) {
+  using Vec = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d);
+  const bool partial = last_lanes != lanes;
+  const auto mask = hn::FirstN(d, last_lanes);
+  Vec acc[R][V];
+  for (int i = 0; i < R; ++i) {
+    for (int j = 0; j < V; ++j) acc[i][j] = hn::Zero(d);
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    Vec right[V];
+    for (int j = 0; j < V; ++j) {
+      const float* from = b + p * b_row + j * static_cast<int64_t>(lanes);
+      right[j] = j == V - 1 && partial ? hn::MaskedLoad(mask, d, from) : hn::LoadU(d, from);
+    }
+    for (int i = 0; i < R; ++i) {
+      const Vec left = hn::Set(d, a[i * a_row + p * a_column]);
+      for (int j = 0; j < V; ++j) acc[i][j] = hn::MulAdd(left, right[j], acc[i][j]);
+    }
+  }
+  for (int i = 0; i < R; ++i) {
+    for (int j = 0; j < V; ++j) {
+      float* to = c + i * c_row + j * static_cast<int64_t>(lanes);
+      if (j == V - 1 && partial) {
+        Vec value = acc[i][j];
+        if (accumulate) value = hn::Add(value, hn::MaskedLoad(mask, d, to));
+        hn::BlendedStore(value, mask, d, to);
+      } else {
+        Vec value = acc[i][j];
+        if (accumulate) value = hn::Add(value, hn::LoadU(d, to));
+        hn::StoreU(value, d, to);
+      }
+    }
+  }
+}
+
+template <int R, class D>
+HWY_INLINE void MatmulRows(D d, int64_t n, int64_t k, const float* a, int64_t a_row,
+                           int64_t a_column, const float* b, int64_t b_row, float* c, int64_t c_row,
+                           bool accumulate) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t wide = kTileVectors * lanes;
+  int64_t j = 0;
+  for (; j + wide <= n; j += wide) {
+    MatmulTile<R, kTileVectors>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
+                                static_cast<size_t>(lanes));
+  }
+  const int64_t rest = n - j;
+  if (rest > lanes) {
+    MatmulTile<R, 2>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
+                     static_cast<size_t>(rest - lanes));
+  } else if (rest > 0) {
+    MatmulTile<R, 1>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
+                     static_cast<size_t>(rest));
+  }
+}
+
+// c[m x n] (+)= a[m x k] b[k x n] in f32, single thread, for operands that fit the caches (tiles of
+// attention and of chunked recurrences). a is read as a[i * a_row + p * a_column], so it may be
+// transposed; b and c have adjacent columns. Each element of c is one sum over p in increasing
+// order whatever m and n are, so a row's result does not depend on the rows computed with it.
+HWY_INLINE void SmallMatmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row,
+                            int64_t a_column, const float* b, int64_t b_row, float* c,
+                            int64_t c_row, bool accumulate) {
+  const FloatTag d;
+  int64_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows) {
+    MatmulRows<kTileRows>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
+                          accumulate);
+  }
+  for (; i + 4 <= m; i += 4) {
+    MatmulRows<4>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
+                  accumulate);
+  }
+  for (; i < m; ++i) {
+    MatmulRows<1>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
+                  accumulate);
+  }
+}
+
+// The sum of x[i] y[i].
+HWY_INLINE float DotProduct(const float* HWY_RESTRICT x, const float* HWY_RESTRICT y, int64_t n) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto sum = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    sum = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, y + i), sum);
+  }
+  if (i < n) {
+    const auto mask = hn::FirstN(d, static_cast<size_t>(n - i));
+    sum = hn::MulAdd(hn::MaskedLoad(mask, d, x + i), hn::MaskedLoad(mask, d, y + i), sum);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#endif  // PRONGHORN_SIMD_INL_H_

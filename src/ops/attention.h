@@ -1,0 +1,35 @@
+// Softmax attention: multi-head, grouped-query and multi-query; causal, sliding-window or both
+// ways; chains and token trees.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+struct AttentionOptions {
+  int64_t heads = 1;
+  int64_t kv_heads =
+      1;  // divides heads; query head h reads key and value head h / (heads/kv_heads)
+  int64_t head_dim = 64;
+  float scale = 0;     // of the scores; 0: 1 / sqrt(head_dim)
+  int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
+};
+
+// The journal an attention layer keeps: a row is [key | value], 2 kv_heads head_dim wide; no
+// anchor.
+JournalShape attention_journal(const AttentionOptions& options);
+
+// For each row and query head, the mean of the values it may see, weighted by softmax(scale q.k).
+// q [rows, heads head_dim], k and v [rows, kv_heads head_dim]; returns [rows, heads head_dim].
+// q and k already carry their rotary positions. A segment with a state first appends its k and v to
+// the journal at `slot`, then attends to the whole journal; one without attends to itself. Tiled
+// with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward.
+// With a tape, segments must have no state. Throws Error on widths that do not fit the options.
+Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionOptions& options, const Batch& batch, JournalSlot slot);
+
+}  // namespace pronghorn

@@ -1,0 +1,83 @@
+// Element-wise operators and those that work on one row at a time: norms, activations, rotary
+// positions, embeddings. All take matrices [rows, columns], column slices included, in f32, and all
+// compute a row from that row alone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+// a + b, same shape.
+Tensor add(const Context& context, const Tensor& a, const Tensor& b);
+
+// x + bias, bias [columns].
+Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias);
+
+// x / sqrt(mean(x^2) + epsilon) * weight over each row (Zhang and Sennrich, arXiv 1910.07467).
+// weight [columns].
+Tensor rms_norm(const Context& context, const Tensor& x, const Tensor& weight, float epsilon);
+
+// (x - mean) / sqrt(variance + epsilon) * weight + bias over each row; bias may be undefined.
+Tensor layer_norm(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                  float epsilon);
+
+// A residual connection and the norm behind it in one pass: {x + delta, rms_norm(x + delta)}.
+std::pair<Tensor, Tensor> add_rms_norm(const Context& context, const Tensor& x, const Tensor& delta,
+                                       const Tensor& weight, float epsilon);
+
+// {x + delta, layer_norm(x + delta)}.
+std::pair<Tensor, Tensor> add_layer_norm(const Context& context, const Tensor& x,
+                                         const Tensor& delta, const Tensor& weight,
+                                         const Tensor& bias, float epsilon);
+
+// silu(gate) * up, silu(x) = x sigmoid(x): the middle of SwiGLU (arXiv 2002.05202), and the output
+// gate of Mamba.
+Tensor swiglu(const Context& context, const Tensor& gate, const Tensor& up);
+
+// x Phi(x); tanh_approximation: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (arXiv 1606.08415).
+Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation);
+
+enum class GateOrder {
+  gate_then_norm,  // norm(x silu(z)) weight: Mamba-2
+  norm_then_gate   // norm(x) weight silu(z): Gated DeltaNet
+};
+
+// RMSNorm over groups of `group` adjacent columns with a silu gate z of x's shape. weight:
+// [columns], or [group] to be shared by all groups.
+Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,
+                      const Tensor& weight, int64_t group, float epsilon, GateOrder order);
+
+// x / sqrt(sum(x^2) + epsilon) over groups of `group` adjacent columns (heads).
+Tensor l2_normalize(const Context& context, const Tensor& x, int64_t group, float epsilon);
+
+// Rotary positions (arXiv 2104.09864) in the half-split layout: within each head of head_dim
+// columns, channels i and i + rotary_dim / 2 for i < rotary_dim / 2 turn by the angle
+// positions[row] * theta^(-2 i / rotary_dim), computed in float64. The other channels pass.
+Tensor rope(const Context& context, const Tensor& x, std::span<const int32_t> positions,
+            int64_t head_dim, int64_t rotary_dim, double theta);
+
+// Decay and step size of gated recurrences, a value a head (arXiv 2405.21060, 2412.06464):
+// dt = softplus(raw + dt_bias) clamped to [minimum, maximum], log_decay = -exp(A_log) dt.
+// raw [rows, heads], dt_bias and A_log [heads]. Returns {dt, log_decay}.
+std::pair<Tensor, Tensor> decay_gate(const Context& context, const Tensor& raw,
+                                     const Tensor& dt_bias, const Tensor& A_log, float minimum,
+                                     float maximum);
+
+// 1 / (1 + e^-x).
+Tensor sigmoid(const Context& context, const Tensor& x);
+
+// Rows of table [vocab_size, width] chosen by tokens. Throws Error on a token out of range.
+Tensor embedding(const Context& context, const Tensor& table, std::span<const int32_t> tokens);
+
+// Columns of several tensors with the same rows, one after another.
+Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts);
+
+// x times a factor.
+Tensor scale(const Context& context, const Tensor& x, float factor);
+
+}  // namespace pronghorn

@@ -1,0 +1,27 @@
+// Mamba's selective scan, S6 (arXiv 2312.00752, algorithm 2).
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+// The journal it keeps: a row is [softplus'd dt | x | B], 2 channels + state_size wide; the anchor
+// is h [channels, state_size].
+JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
+
+// For each channel c with state h_c in R^N:
+//   dt_t = softplus(dt_raw_t + dt_bias)
+//   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,   A = -exp(A_log)
+//   y_t = C_t . h_t + D x_t
+// x, dt_raw [rows, channels]; dt_bias, D [channels]; A_log [channels, N]; B, C [rows, N], shared by
+// all channels. Returns y [rows, channels]. All in f32 whatever the precision (bf16 step sizes
+// break long memories). With a tape, segments must have no state.
+Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
+                      const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
+                      const Tensor& D, const Batch& batch, JournalSlot slot);
+
+}  // namespace pronghorn

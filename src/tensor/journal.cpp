@@ -1,0 +1,229 @@
+#include "tensor/journal.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/error.h"
+#include "tensor/bytes.h"
+
+namespace pronghorn {
+
+Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {}
+
+size_t Journal::page_bytes() const {
+  return static_cast<size_t>(kPageRows * (shape_.row_width + 1)) * sizeof(float);
+}
+
+std::byte* Journal::page(int64_t row) const {
+  return pages_[static_cast<size_t>(row / kPageRows - first_page_)]->data();
+}
+
+int32_t* Journal::page_positions(std::byte* page) const {
+  return reinterpret_cast<int32_t*>(page) + kPageRows * shape_.row_width;
+}
+
+std::byte* Journal::writable_page(int64_t row) {
+  Block& block = pages_[static_cast<size_t>(row / kPageRows - first_page_)];
+  if (block.use_count() > 1) {
+    auto copy = std::make_shared<Storage>(page_bytes());
+    std::memcpy(copy->data(), block->data(), page_bytes());
+    block = std::move(copy);
+  }
+  return block->data();
+}
+
+const float* Journal::row(int64_t index) const {
+  return reinterpret_cast<const float*>(page(index)) + index % kPageRows * shape_.row_width;
+}
+
+float* Journal::mutable_row(int64_t index) {
+  return reinterpret_cast<float*>(writable_page(index)) + index % kPageRows * shape_.row_width;
+}
+
+int64_t Journal::contiguous_rows(int64_t index) const {
+  return std::min(length_, (index / kPageRows + 1) * kPageRows) - index;
+}
+
+int32_t Journal::position(int64_t index) const {
+  return page_positions(page(index))[index % kPageRows];
+}
+
+int64_t Journal::append(std::span<const int32_t> positions) {
+  require(tree_.empty(), shape_.name, "rows appended while a token tree waits for commit_path()");
+  const int64_t first = length_;
+  for (const int32_t position : positions) {
+    const int64_t page_index = length_ / kPageRows;
+    if (pages_.empty()) first_page_ = page_index;
+    if (page_index - first_page_ == static_cast<int64_t>(pages_.size())) {
+      pages_.push_back(std::make_shared<Storage>(page_bytes()));
+    }
+    page_positions(writable_page(length_))[length_ % kPageRows] = position;
+    ++length_;
+  }
+  return first;
+}
+
+void Journal::skip_to(int64_t index) {
+  require(tree_.empty() && index >= length_, shape_.name, "cannot skip from row {} to {}", length_,
+          index);
+  pages_.clear();
+  first_row_ = length_ = index;
+  if (live_row_ != index) live_row_ = -1;
+}
+
+void Journal::truncate(int64_t length) {
+  require(length >= 0 && length <= length_, shape_.name, "cannot truncate {} rows to {}", length_,
+          length);
+  tree_.clear();
+  if (length == length_) return;
+  if (length < anchor_row_) {
+    require(
+        previous_anchor_row_ >= 0 && length >= previous_anchor_row_, shape_.name,
+        "the state after {} rows is no longer held (oldest: {}); keep a mark to go back further",
+        length, previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_);
+    anchor_ = std::move(previous_anchor_);
+    anchor_row_ = previous_anchor_row_;
+    previous_anchor_.reset();
+    previous_anchor_row_ = -1;
+  }
+  length_ = length;
+  if (live_row_ > length_) live_row_ = -1;
+  const int64_t pages = length_ == 0 ? 0 : (length_ - 1) / kPageRows + 1 - first_page_;
+  pages_.resize(static_cast<size_t>(std::max<int64_t>(0, pages)));
+}
+
+float* Journal::begin_anchor() {
+  next_anchor_ = std::make_shared<Storage>(static_cast<size_t>(shape_.anchor_size) * sizeof(float));
+  return floats(*next_anchor_);
+}
+
+void Journal::commit_anchor(int64_t row, bool keep_previous) {
+  require(tree_.empty() && row >= anchor_row_ && row <= length_, shape_.name,
+          "anchor at row {} of {} after one at {}", row, length_, anchor_row_);
+  previous_anchor_ = keep_previous ? std::move(anchor_) : nullptr;
+  previous_anchor_row_ = keep_previous ? anchor_row_ : -1;
+  anchor_ = std::move(next_anchor_);
+  next_anchor_.reset();
+  anchor_row_ = row;
+  drop_old_rows();
+}
+
+void Journal::drop_old_rows() {
+  const int64_t oldest = previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_;
+  first_row_ = std::max(first_row_, oldest - shape_.history);
+  const int64_t pages = first_row_ / kPageRows - first_page_;
+  if (pages > 0) {
+    const int64_t held = static_cast<int64_t>(pages_.size());
+    pages_.erase(pages_.begin(), pages_.begin() + std::min(pages, held));
+    first_page_ += pages;
+  }
+}
+
+float* Journal::live() {
+  const auto bytes = static_cast<size_t>(shape_.anchor_size) * sizeof(float);
+  if (!live_ || live_.use_count() > 1) {
+    auto copy = std::make_shared<Storage>(bytes);
+    if (live_ && live_row_ >= 0) std::memcpy(copy->data(), live_->data(), bytes);
+    live_ = std::move(copy);
+  }
+  return floats(*live_);
+}
+
+void Journal::set_tree(std::vector<int32_t> parents) {
+  require(static_cast<int64_t>(parents.size()) <= length_ - anchor_row_, shape_.name,
+          "a tree of {} nodes over {} rows", parents.size(), length_ - anchor_row_);
+  tree_ = std::move(parents);
+}
+
+void Journal::commit_path(std::span<const int32_t> path) {
+  const auto nodes = static_cast<int32_t>(tree_.size());
+  const int64_t base = length_ - nodes;
+  int32_t previous = -1;
+  for (size_t i = 0; i < path.size(); ++i) {
+    const int32_t node = path[i];
+    require(node >= 0 && node < nodes, shape_.name, "no node {} in a tree of {}", node, nodes);
+    require(tree_[static_cast<size_t>(node)] == previous, shape_.name,
+            "node {} of the path is not a child of node {}", node, previous);
+    previous = node;
+    const int64_t to = base + static_cast<int64_t>(i), from = base + node;
+    if (to == from) continue;
+    const int32_t position_moved = position(from);
+    float* target = mutable_row(to);  // may copy the page that `from` lies on
+    std::memcpy(target, row(from), static_cast<size_t>(shape_.row_width) * sizeof(float));
+    page_positions(page(to))[to % kPageRows] = position_moved;
+  }
+  tree_.clear();
+  truncate(base + static_cast<int64_t>(path.size()));
+}
+
+int64_t Journal::bytes() const {
+  int64_t total = static_cast<int64_t>(pages_.size() * page_bytes());
+  for (const Block& block : {anchor_, previous_anchor_, live_}) {
+    if (block) total += static_cast<int64_t>(block->bytes());
+  }
+  return total;
+}
+
+void Journal::save(std::string& out) const {
+  require(tree_.empty(), shape_.name, "cannot save while a token tree waits for commit_path()");
+  put_string(out, shape_.name);
+  for (const int64_t value : {shape_.row_width, shape_.anchor_size, first_row_, length_,
+                              anchor_row_, previous_anchor_row_}) {
+    put(out, value);
+  }
+  const auto row_bytes = static_cast<size_t>(shape_.row_width) * sizeof(float);
+  for (int64_t i = first_row_; i < length_; ++i) {
+    put(out, position(i));
+    out.append(reinterpret_cast<const char*>(row(i)), row_bytes);
+  }
+  for (const Block& block : {anchor_, previous_anchor_}) {
+    put(out, static_cast<uint8_t>(block != nullptr));
+    if (block) {
+      out.append(reinterpret_cast<const char*>(block->data()),
+                 static_cast<size_t>(shape_.anchor_size) * sizeof(float));
+    }
+  }
+}
+
+void Journal::load(std::span<const std::byte>& in, std::string_view where) {
+  const std::string name = take_string(in, where);
+  require(name == shape_.name, where, "holds a journal '{}' where the model has '{}'", name,
+          shape_.name);
+  int64_t header[6];
+  for (int64_t& value : header) value = take<int64_t>(in, where);
+  const auto [row_width, anchor_size, first_row, length, anchor_row, previous] =
+      std::to_array(header);
+  require(row_width == shape_.row_width && anchor_size == shape_.anchor_size, where,
+          "journal '{}' has rows of {} and an anchor of {} where the model has {} and {}", name,
+          row_width, anchor_size, shape_.row_width, shape_.anchor_size);
+  const int64_t oldest = previous >= 0 ? previous : anchor_row;
+  require(first_row >= 0 && first_row <= length && length <= INT32_MAX && anchor_row >= 0 &&
+              anchor_row <= length && previous >= -1 && previous <= anchor_row &&
+              first_row <= oldest,
+          where, "journal '{}' has impossible row numbers ({} {} {} {})", name, first_row, length,
+          anchor_row, previous);
+  const auto row_bytes = static_cast<size_t>(row_width) * sizeof(float);
+  require(static_cast<uint64_t>(length - first_row) <= in.size() / (row_bytes + sizeof(int32_t)),
+          where, "ends before the {} rows of journal '{}'", length - first_row, name);
+
+  Journal fresh(shape_);
+  fresh.first_row_ = fresh.length_ = first_row;
+  for (int64_t i = first_row; i < length; ++i) {
+    const int32_t position = take<int32_t>(in, where);
+    fresh.append({&position, 1});
+    take_bytes(in, fresh.mutable_row(i), row_bytes, where);
+  }
+  for (Block* block : {&fresh.anchor_, &fresh.previous_anchor_}) {
+    if (take<uint8_t>(in, where) == 0) continue;
+    const auto bytes = static_cast<size_t>(anchor_size) * sizeof(float);
+    require(bytes > 0 && bytes <= in.size(), where, "ends inside the anchor of '{}'", name);
+    *block = std::make_shared<Storage>(bytes);
+    take_bytes(in, (*block)->data(), bytes, where);
+  }
+  fresh.anchor_row_ = anchor_row;
+  fresh.previous_anchor_row_ = previous;
+  *this = std::move(fresh);
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,122 @@
+// Journal: what one operator of one layer remembers of one sequence, as an anchor and rows.
+//
+// Rows are appended one a token. Attention reads all rows and never folds them. A recurrence folds
+// its rows into a fixed-size state, the anchor, only when the row index reaches a multiple of the
+// fold interval, and computes a token from the last anchor and the rows since: so token t is always
+// computed from the same numbers in the same order, however the sequence was cut into steps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tensor/storage.h"
+
+namespace pronghorn {
+
+// Longest step (tokens a segment) for which results are the same to the bit however a sequence is
+// cut, and also the fold interval of recurrences: the best interval for a d_k x d_v state is about
+// sqrt(2 d_k d_v / (d_k + d_v + 1)), 11 for 128 x 128.
+constexpr int64_t kExactStep = 16;
+
+// Sizes of a journal; fixed by the layer's configuration.
+struct JournalShape {
+  std::string name;           // for messages and `inspect`: "key_value", "state", "convolution"
+  int64_t row_width = 0;      // f32 a row
+  int64_t anchor_size = 0;    // f32 of the anchor; 0: rows are never folded
+  int64_t history = 0;        // rows before the anchor that a token still reads (convolutions)
+  int64_t fold_interval = 0;  // rows between anchors; 0: never folds
+};
+
+// Copies are cheap: pages and anchors are shared and copied when written (copy on write), so a copy
+// is a mark to roll back to, or a fork that goes its own way.
+class Journal {
+ public:
+  Journal() = default;
+  explicit Journal(JournalShape shape);
+
+  const JournalShape& shape() const { return shape_; }
+
+  // Rows ever committed or appended; also the index of the next row.
+  int64_t length() const { return length_; }
+  // The oldest row still held.
+  int64_t first_row() const { return first_row_; }
+
+  // Row `index`, first_row() <= index < length(): row_width floats.
+  const float* row(int64_t index) const;
+  float* mutable_row(int64_t index);
+  // Number of rows that lie one after another in memory from `index` on: tiles of kPageRows rows
+  // aligned to multiples of kPageRows are always contiguous.
+  int64_t contiguous_rows(int64_t index) const;
+
+  // Appends a row (contents undefined) for each of `positions`, the positions of their tokens, and
+  // returns the index of the first. A page shared with a copy of this journal is copied first.
+  int64_t append(std::span<const int32_t> positions);
+  int32_t position(int64_t index) const;
+
+  // Holds no rows any more and continues at row `index` >= length(): after a bulk update that
+  // computed the rows between without appending them.
+  void skip_to(int64_t index);
+
+  // Drops the rows from `length` on. Throws Error if the state at `length` is no longer held: a
+  // recurrence holds one anchor more than the newest, so it can always go back kExactStep rows.
+  void truncate(int64_t length);
+
+  // The anchor: the state after anchor_row() rows; null while it is all zeros (a fresh sequence).
+  int64_t anchor_row() const { return anchor_row_; }
+  const float* anchor() const { return anchor_ ? floats(*anchor_) : nullptr; }
+  // Folding: begin_anchor() gives a buffer (contents undefined) for the new anchor while anchor()
+  // still is the old one; commit_anchor() makes it the state after `row` rows and drops rows that
+  // nobody can need; row <= length(). keep_previous: the old anchor and the rows since are kept for
+  // truncate(); false after a bulk update whose rows were skipped. With anchor_size 0 (a
+  // convolution) there is no state, and only rows are dropped.
+  float* begin_anchor();
+  void commit_anchor(int64_t row, bool keep_previous);
+
+  // A scratch state that runs ahead of the anchor, for operators whose state is small enough to
+  // update every token: derived from the anchor and the rows, so neither saved nor counted by the
+  // laws. live_row(): how many rows it has seen, -1 if there is none. live(): a private buffer of
+  // anchor_size floats, holding that state if there is one.
+  int64_t live_row() const { return live_row_; }
+  float* live();
+  void set_live_row(int64_t row) { live_row_ = row; }
+
+  // Token trees: the last tree_rows() rows are nodes with parents; nothing may be appended or
+  // folded until commit_path() keeps some of them. parents[i]: index within the nodes, or -1 for
+  // the last committed row.
+  void set_tree(std::vector<int32_t> parents);
+  int64_t tree_rows() const { return static_cast<int64_t>(tree_.size()); }
+  std::span<const int32_t> tree() const { return tree_; }
+  // Keeps the nodes of `path` (indexes into the nodes, root first), in order; drops the others.
+  void commit_path(std::span<const int32_t> path);
+
+  // Bytes of pages and anchors that this journal refers to (shared ones counted in full).
+  int64_t bytes() const;
+
+  // Serialised form, self-describing and checked on load: load throws Error on any mismatch.
+  void save(std::string& out) const;
+  void load(std::span<const std::byte>& in, std::string_view where);
+
+  static constexpr int64_t kPageRows = 64;
+
+ private:
+  using Block = std::shared_ptr<Storage>;
+  static float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.data()); }
+  size_t page_bytes() const;
+  std::byte* page(int64_t row) const;
+  std::byte* writable_page(int64_t row);
+  int32_t* page_positions(std::byte* page) const;
+  void drop_old_rows();
+
+  JournalShape shape_;
+  // pages_[i] holds rows (first_page_ + i) * kPageRows ..., followed by their positions.
+  std::vector<Block> pages_;
+  int64_t first_page_ = 0, first_row_ = 0, length_ = 0;
+  Block anchor_, previous_anchor_, next_anchor_, live_;
+  int64_t anchor_row_ = 0, previous_anchor_row_ = -1, live_row_ = -1;
+  std::vector<int32_t> tree_;
+};
+
+}  // namespace pronghorn

@@ -1,0 +1,105 @@
+#include "tensor/sequence_state.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "tensor/bytes.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr uint64_t kMagic = 0x3153474e4f525000;  // "\0PRONGS1"
+
+// Rows of a journal whose tokens come before position `length`. Positions never decrease.
+int64_t rows_before(const Journal& journal, int64_t length) {
+  int64_t low = journal.first_row(), high = journal.length();
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (journal.position(middle) < length) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+}  // namespace
+
+SequenceState::SequenceState(std::shared_ptr<const StateLayout> layout)
+    : layout_(std::move(layout)) {
+  for (const auto& shapes : layout_->layers) {
+    layers_.emplace_back(shapes.begin(), shapes.end());
+  }
+}
+
+Journal& SequenceState::journal(int64_t layer, int64_t index) {
+  require(layer >= 0 && layer < static_cast<int64_t>(layers_.size()) && index >= 0 &&
+              index < static_cast<int64_t>(layers_[static_cast<size_t>(layer)].size()),
+          "sequence state", "has no journal {} in layer {}: it belongs to another model", index,
+          layer);
+  return layers_[static_cast<size_t>(layer)][static_cast<size_t>(index)];
+}
+
+void SequenceState::truncate(int64_t length) {
+  require(length >= 0 && length <= length_, "sequence state", "cannot truncate {} tokens to {}",
+          length_, length);
+  for (auto& layer : layers_) {
+    for (Journal& journal : layer) journal.truncate(rows_before(journal, length));
+  }
+  length_ = length;
+}
+
+void SequenceState::commit(std::span<const int32_t> path) {
+  for (auto& layer : layers_) {
+    for (Journal& journal : layer) journal.commit_path(path);
+  }
+  length_ += static_cast<int64_t>(path.size());
+}
+
+int64_t SequenceState::bytes() const {
+  int64_t total = 0;
+  for (const auto& layer : layers_) {
+    for (const Journal& journal : layer) total += journal.bytes();
+  }
+  return total;
+}
+
+std::string SequenceState::save() const {
+  std::string out;
+  put(out, kMagic);
+  put(out, layout_ ? layout_->fingerprint : uint64_t{0});
+  put(out, length_);
+  for (const auto& layer : layers_) {
+    for (const Journal& journal : layer) journal.save(out);
+  }
+  put(out, static_cast<uint64_t>(XXH3_64bits(out.data(), out.size())));
+  return out;
+}
+
+SequenceState SequenceState::load(std::span<const std::byte> bytes,
+                                  std::shared_ptr<const StateLayout> layout,
+                                  std::string_view where) {
+  require(bytes.size() >= 4 * sizeof(uint64_t), where, "{} bytes are too few for a session",
+          bytes.size());
+  std::span<const std::byte> in = bytes.first(bytes.size() - sizeof(uint64_t));
+  std::span<const std::byte> tail = bytes.last(sizeof(uint64_t));
+  const uint64_t checksum = XXH3_64bits(in.data(), in.size());
+  require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
+  require(take<uint64_t>(tail, where) == checksum, where, "is damaged: its checksum differs");
+  require(take<uint64_t>(in, where) == layout->fingerprint, where,
+          "was saved by another model or configuration");
+  SequenceState state(std::move(layout));
+  state.length_ = take<int64_t>(in, where);
+  require(state.length_ >= 0, where, "has length {}", state.length_);
+  for (auto& layer : state.layers_) {
+    for (Journal& journal : layer) journal.load(in, where);
+  }
+  require(in.empty(), where, "has {} bytes too many", in.size());
+  return state;
+}
+
+}  // namespace pronghorn

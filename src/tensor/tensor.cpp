@@ -1,0 +1,257 @@
+#include "tensor/tensor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace pronghorn {
+
+// What all views of one tensor share.
+struct Tensor::Node {
+  std::shared_ptr<Storage> storage;
+  Shape shape;
+  DType dtype = DType::f32;
+  bool requires_grad = false;
+  uint64_t version = 0;
+  Tensor grad;
+};
+
+namespace {
+
+constexpr int64_t kCopyGrain = 1 << 15;  // elements: enough to outweigh a fork and join
+
+int64_t element_count(const Shape& shape) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) {
+    require(extent >= 0, "tensor", "negative extent in shape {}", shape_string(shape));
+    require(extent == 0 || count <= std::numeric_limits<int64_t>::max() / 8 / extent, "tensor",
+            "shape {} is too large", shape_string(shape));
+    count *= extent;
+  }
+  return count;
+}
+
+}  // namespace
+
+std::string shape_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Tensor Tensor::empty(Shape shape, DType dtype) {
+  const int64_t count = element_count(shape);
+  Tensor tensor;
+  tensor.node_ = std::make_shared<Node>();
+  tensor.node_->storage = std::make_shared<Storage>(
+      static_cast<size_t>(std::max<int64_t>(1, count) * dtype_size(dtype)));
+  tensor.node_->shape = shape;
+  tensor.node_->dtype = dtype;
+  tensor.shape_ = std::move(shape);
+  tensor.row_stride_ = tensor.columns();
+  return tensor;
+}
+
+Tensor Tensor::zeros(Shape shape, DType dtype) {
+  Tensor tensor = empty(std::move(shape), dtype);
+  std::byte* bytes = tensor.node_->storage->data();
+  parallel_for(tensor.bytes(), kCopyGrain * 4, [&](int64_t begin, int64_t end) {
+    std::memset(bytes + begin, 0, static_cast<size_t>(end - begin));
+  });
+  return tensor;
+}
+
+Tensor Tensor::full(Shape shape, float value) {
+  Tensor tensor = empty(std::move(shape));
+  tensor.fill(value);
+  return tensor;
+}
+
+Tensor Tensor::from(std::span<const float> values, Shape shape) {
+  Tensor tensor = empty(std::move(shape));
+  require(static_cast<int64_t>(values.size()) == tensor.size(), "tensor", "{} values for shape {}",
+          values.size(), shape_string(tensor.shape()));
+  std::copy(values.begin(), values.end(), tensor.data());
+  return tensor;
+}
+
+DType Tensor::dtype() const {
+  require(defined(), "tensor", "used while undefined");
+  return node_->dtype;
+}
+
+int64_t Tensor::dim(int index) const {
+  const int rank = static_cast<int>(shape_.size());
+  const int wrapped = index < 0 ? index + rank : index;
+  require(wrapped >= 0 && wrapped < rank, "tensor", "no dimension {} in shape {}", index,
+          shape_string(shape_));
+  return shape_[static_cast<size_t>(wrapped)];
+}
+
+int64_t Tensor::size() const {
+  return std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>());
+}
+
+template <typename T>
+T* Tensor::typed(DType expected) const {
+  require(defined(), "tensor", "used while undefined");
+  require(node_->dtype == expected, "tensor", "holds {}, used as {}", dtype_name(node_->dtype),
+          dtype_name(expected));
+  return reinterpret_cast<T*>(node_->storage->data()) + offset_;
+}
+template float* Tensor::typed<float>(DType) const;
+template bf16_t* Tensor::typed<bf16_t>(DType) const;
+template int32_t* Tensor::typed<int32_t>(DType) const;
+
+std::span<float> Tensor::values() const {
+  require(contiguous(), "tensor", "values() of a strided view {}", shape_string(shape_));
+  return {data(), static_cast<size_t>(size())};
+}
+
+Tensor Tensor::column_slice(int64_t begin, int64_t count) const {
+  require(begin >= 0 && count >= 0 && begin + count <= columns(), "tensor",
+          "columns {}..{} of shape {}", begin, begin + count, shape_string(shape_));
+  Tensor view = *this;
+  view.shape_ = {rows(), count};
+  view.offset_ += begin;
+  return view;
+}
+
+Tensor Tensor::row_slice(int64_t begin, int64_t count) const {
+  require(begin >= 0 && count >= 0 && begin + count <= rows(), "tensor", "rows {}..{} of shape {}",
+          begin, begin + count, shape_string(shape_));
+  Tensor view = *this;
+  view.shape_ = {count, columns()};
+  view.offset_ += begin * row_stride_;
+  return view;
+}
+
+Tensor Tensor::reshape(Shape shape) const {
+  require(contiguous() && element_count(shape) == size(), "tensor", "cannot see shape {} as {}",
+          shape_string(shape_), shape_string(shape));
+  Tensor view = *this;
+  view.shape_ = std::move(shape);
+  view.row_stride_ = view.columns();
+  return view;
+}
+
+Tensor Tensor::detach() const {
+  require(defined(), "tensor", "used while undefined");
+  Tensor view = *this;
+  view.node_ = std::make_shared<Node>();
+  view.node_->storage = node_->storage;
+  view.node_->shape = node_->shape;
+  view.node_->dtype = node_->dtype;
+  return view;
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy = empty(shape_, dtype());
+  copy.copy_from(*this);
+  return copy;
+}
+
+void Tensor::copy_from(const Tensor& other) const {
+  require(shape_ == other.shape_ && dtype() == other.dtype(), "tensor", "copy of {} {} to {} {}",
+          dtype_name(other.dtype()), shape_string(other.shape_), dtype_name(dtype()),
+          shape_string(shape_));
+  const auto element = static_cast<size_t>(dtype_size(dtype()));
+  std::byte* to = node_->storage->data() + offset_ * static_cast<int64_t>(element);
+  const std::byte* from =
+      other.node_->storage->data() + other.offset_ * static_cast<int64_t>(element);
+  const int64_t width = columns();
+  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
+  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(to + static_cast<size_t>(i * row_stride_) * element,
+                  from + static_cast<size_t>(i * other.row_stride_) * element,
+                  static_cast<size_t>(width) * element);
+    }
+  });
+}
+
+void Tensor::fill(float value) const {
+  const int64_t width = columns();
+  float* first = data();
+  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
+  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::fill_n(first + i * row_stride_, width, value);
+  });
+}
+
+bool Tensor::requires_grad() const { return defined() && node_->requires_grad; }
+
+const Tensor& Tensor::set_requires_grad(bool required) const {
+  require(defined(), "tensor", "used while undefined");
+  node_->requires_grad = required;
+  return *this;
+}
+
+bool Tensor::covers_base() const {
+  return offset_ == 0 && contiguous() && size() == element_count(node_->shape);
+}
+
+bool Tensor::has_grad() const { return defined() && node_->grad.defined(); }
+
+Tensor Tensor::grad() const {
+  require(has_grad(), "tensor", "has no gradient");
+  Tensor view = node_->grad;
+  view.shape_ = shape_;
+  view.offset_ = offset_;
+  view.row_stride_ = row_stride_;
+  return view;
+}
+
+GradTarget Tensor::grad_target() const {
+  require(requires_grad(), "tensor", "a gradient for a tensor that requires none");
+  Tensor& gradient = node_->grad;
+  bool accumulate = true;
+  if (!gradient.defined()) {
+    accumulate = !covers_base();
+    gradient = accumulate ? zeros(node_->shape) : empty(node_->shape);
+  } else if (gradient.node_->storage.use_count() > 1) {
+    gradient = gradient.clone();  // given to another tensor too: copy before writing
+  }
+  return {grad(), accumulate};
+}
+
+void Tensor::give_grad(const Tensor& g) const {
+  require(g.shape_ == shape_, "tensor", "gradient of shape {} for shape {}", shape_string(g.shape_),
+          shape_string(shape_));
+  if (!node_->grad.defined() && covers_base() && g.covers_base()) {
+    Tensor gradient = g.detach();
+    gradient.node_->shape = node_->shape;
+    gradient.shape_ = node_->shape;
+    gradient.row_stride_ = gradient.columns();
+    node_->grad = gradient;
+    return;
+  }
+  const GradTarget target = grad_target();
+  if (!target.accumulate) {
+    target.tensor.copy_from(g);
+    return;
+  }
+  const int64_t width = columns();
+  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
+  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* to = target.tensor.row(i);
+      const float* from = g.row(i);
+      for (int64_t j = 0; j < width; ++j) to[j] += from[j];
+    }
+  });
+}
+
+void Tensor::clear_grad() const {
+  if (defined()) node_->grad = Tensor();
+}
+
+uint64_t Tensor::version() const { return defined() ? node_->version : 0; }
+
+void Tensor::bump_version() const {
+  require(defined(), "tensor", "used while undefined");
+  ++node_->version;
+}
+
+}  // namespace pronghorn
