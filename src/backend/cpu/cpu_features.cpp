@@ -40,11 +40,14 @@ bool has_amx() {
 std::vector<Level> find_levels() {
   const int64_t have = hwy::SupportedTargets();
   std::vector<Level> levels;
-  const int64_t sse2 = HWY_SSE2 | HWY_SSSE3 | HWY_SSE4;
-  levels.push_back({"sse2", sse2, {}});
-  if (have & HWY_AVX2) levels.push_back({"avx2", sse2 | HWY_AVX2, {}});
+  // The baseline target is always built: plain C++ where the compiler assumes no SIMD to speak of.
+  const int64_t portable = HWY_STATIC_TARGET;
+  levels.push_back({"portable", portable, {}});
+  const int64_t sse4 = portable | HWY_SSSE3 | HWY_SSE4;
+  if (have & HWY_SSE4) levels.push_back({"sse4", sse4, {}});
+  if (have & HWY_AVX2) levels.push_back({"avx2", sse4 | HWY_AVX2, {}});
   if (have & HWY_AVX3) {
-    const int64_t avx512 = sse2 | HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL;
+    const int64_t avx512 = sse4 | HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL;
     levels.push_back({"avx512", avx512, {}});
     if (has_bf16()) levels.push_back({"avx512-bf16", avx512, {true, false}});
     if (has_bf16() && has_amx()) levels.push_back({"amx", avx512, {true, true}});

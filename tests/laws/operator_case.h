@@ -1,0 +1,51 @@
+// A row of the table of the five laws: what the suite in laws_test.cpp needs to know of a sequence
+// operator. A new operator adds a function here and a file <operator>_case.cpp with its naive
+// float64 form, and gets all five laws.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn::laws {
+
+struct Input {
+  std::string name;
+  // Width of a row of an input that has a row a token; empty for a parameter, which has `shape`.
+  int64_t width = 0;
+  Shape shape;
+  double low = -1, high = 1;  // values are drawn uniformly from this range
+};
+
+// All inputs of one sequence in float64, row-major: [tokens, width] or the parameter's shape.
+using Values = std::vector<std::vector<double>>;
+
+struct OperatorCase {
+  std::string name;  // letters, digits and underscores
+  std::vector<Input> inputs;
+  int64_t output_width = 0;
+  std::vector<JournalShape> journals;  // of one layer that holds this operator, slots {0, 0}, ...
+
+  // The operator under test. inputs in the order above, those with a width holding batch.rows() rows.
+  std::function<Tensor(const Context&, const std::vector<Tensor>& inputs, const Batch&)> forward;
+
+  // The naive form: one whole fresh sequence, token by token, straight from the paper's equations.
+  // positions: of its tokens. Returns [tokens, output_width].
+  std::function<std::vector<double>(const Values& inputs, const std::vector<int32_t>& positions)>
+      reference;
+
+  // Largest difference from the reference, relative to the largest output, that f32 explains.
+  double tolerance = 2e-5;
+};
+
+// The table. Each function is defined in its operator's file and returns its variants.
+std::vector<OperatorCase> attention_cases();
+std::vector<OperatorCase> short_convolution_cases();
+std::vector<OperatorCase> selective_scan_cases();
+std::vector<OperatorCase> outer_product_state_cases();
+
+}  // namespace pronghorn::laws
