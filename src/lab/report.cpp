@@ -132,7 +132,7 @@ std::string data_facts(const CompareRun& run) {
        {"Held-out text", fmt::format("{} tokens, {}", count_of(data.held_out_tokens),
                                      format_bytes(static_cast<double>(data.held_out_bytes)))},
        {"gzip -9 on it", data.gzip_bits_per_byte
-                             ? fmt::format("{:.3f} bits/byte", *data.gzip_bits_per_byte)
+                             ? format_bits(*data.gzip_bits_per_byte) + " bits/byte"
                              : std::string()},
        {"Budget", budget_words(run.budget) + " for each architecture"},
        {"Seed", fmt::format("{}", run.seed)}});
@@ -200,7 +200,7 @@ std::string model_cards(const CompareRun& run) {
   for (size_t i = 0; i < run.architectures.size(); ++i) {
     const ArchitectureResult& a = run.architectures[i];
     const auto bits = [](std::optional<double> value) {
-      return value ? fmt::format("{:.3f} bits/byte", *value) : std::string();
+      return value ? format_bits(*value) + " bits/byte" : std::string();
     };
     html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(i), html_escape(a.name));
     html +=

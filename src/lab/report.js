@@ -5,8 +5,8 @@
 const run = JSON.parse(document.getElementById('results').textContent);
 const architectures = run.architectures;
 const COLOURS = 8;              // as in report.css
-const MOST_POINTS = 240;        // of one curve; longer ones are averaged
-const POINTS = ['circle', 'rect', 'triangle', 'rectRot', 'star', 'crossRot', 'cross', 'rectRounded'];
+const MOST_POINTS = 160;        // of one curve; longer ones are averaged
+const POINTS = ['circle', 'rect', 'triangle', 'rectRot', 'crossRot', 'star', 'rectRounded', 'cross'];
 
 const known = value => typeof value === 'number' && isFinite(value);
 
@@ -48,18 +48,22 @@ function thinned(points) {
   return result;
 }
 
-function curve(x, y) {
+// One curve an architecture; x is divided by `divisor`.
+function curve(x, y, divisor) {
   return architectures.map(a =>
-    a.curve.filter(p => known(p[x]) && known(p[y])).map(p => ({x: p[x], y: p[y]})));
+    a.curve.filter(p => known(p[x]) && known(p[y])).map(p => ({x: p[x] / divisor, y: p[y]})));
 }
 
-// The highest value worth showing: what any curve holds after its first twentieth. Before it, all
+// The highest value worth showing: what any curve holds after its first twelfth. Before it, all
 // fall from the same chance level, and would press the rest flat.
 function settled(curves) {
-  let top = 0;
+  let top = -Infinity;
   for (const points of curves) {
-    const rest = points.slice(Math.floor(points.length / 20));
-    for (const point of rest) top = Math.max(top, point.y);
+    if (points.length === 0) continue;
+    const end = points[points.length - 1];
+    for (const point of points) {
+      if (point.x >= end.x / 12) top = Math.max(top, point.y);
+    }
   }
   return top;
 }
@@ -98,14 +102,26 @@ function series(index, points, more) {
   }, more);
 }
 
-function axis(title, format, more) {
-  return Object.assign({
+// A linear axis over [low, high] with ticks at round numbers, at most eight.
+function axis(title, format, low, high) {
+  if (!(high > low)) high = low + (Math.abs(low) || 1);
+  const rough = (high - low) / 8;
+  const power = Math.pow(10, Math.floor(Math.log10(rough)));
+  const step = power * ([1, 2, 5].find(s => s * power >= rough) || 10);
+  return {
     type: 'linear',
+    min: low,
+    max: high,
     title: {display: true, text: title, color: scheme.soft, font: {size: 12}},
-    ticks: {color: scheme.soft, callback: value => format(value), maxRotation: 0,
-            autoSkipPadding: 14},
+    ticks: {color: scheme.soft, callback: value => format(value), maxRotation: 0, autoSkip: false},
     grid: {color: scheme.grid, borderColor: scheme.line},
-  }, more);
+    afterBuildTicks: scale => {
+      scale.ticks = [];
+      for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) {
+        scale.ticks.push({value: i * step});
+      }
+    },
+  };
 }
 
 // A logarithmic axis over [low, high] with some room, ticks at 1, 2 and 5 or only at powers of ten.
@@ -121,26 +137,30 @@ function logAxis(title, format, range) {
     }
     return ticks;
   };
-  const result = axis(title, format, {type: 'logarithmic', min: low, max: high});
-  result.afterBuildTicks = scale => {
-    const fine = ticksOf([1, 2, 5]);
-    scale.ticks = fine.length <= 9 ? fine : ticksOf([1]);
-  };
-  result.ticks.autoSkip = false;
-  return result;
+  return Object.assign(axis(title, format, low, high), {
+    type: 'logarithmic',
+    afterBuildTicks: scale => {
+      const fine = ticksOf([1, 2, 5]);
+      scale.ticks = fine.length <= 9 ? fine : ticksOf([1]);
+    },
+  });
 }
 
 function contextAxis(contexts) {
-  const result = axis('context in tokens', context,
-    {type: 'logarithmic', min: contexts[0] / 1.25, max: contexts[contexts.length - 1] * 1.25});
-  result.afterBuildTicks = scale => { scale.ticks = contexts.map(value => ({value})); };
-  return result;
+  const room = 1.25;
+  return Object.assign(
+    axis('context in tokens', context, contexts[0] / room, contexts[contexts.length - 1] * room), {
+      type: 'logarithmic',
+      afterBuildTicks: scale => { scale.ticks = contexts.map(value => ({value})); },
+    });
 }
 
+// Draws a chart into its figure, or hides the figure if there is nothing to draw. scales: made only
+// where there are points.
 function draw(id, type, datasets, scales, tooltip) {
   const figure = document.getElementById(id);
   datasets = datasets.filter(dataset => dataset.data.length > 0);
-  figure.hidden = datasets.filter(dataset => !dataset.reference).length === 0;
+  figure.hidden = datasets.every(dataset => dataset.reference);
   if (figure.hidden) return;
   charts.push(new Chart(figure.querySelector('canvas'), {
     type,
@@ -152,7 +172,7 @@ function draw(id, type, datasets, scales, tooltip) {
       parsing: false,
       normalized: true,
       interaction: {mode: 'nearest', intersect: false},
-      scales,
+      scales: scales(),
       plugins: {
         legend: {position: 'bottom', labels: {color: scheme.ink, usePointStyle: true, boxHeight: 7,
                                               padding: 14, font: {size: 12.5}}},
@@ -163,73 +183,46 @@ function draw(id, type, datasets, scales, tooltip) {
 }
 
 function drawCurves() {
-  const loss = value => String(Number(value.toFixed(2)));
-  const lastSecond = Math.max(0, ...architectures.flatMap(a => a.curve.map(p => p.seconds)).filter(known));
-  const unit = timeUnit(lastSecond);
-  const time = value => String(Number((value / unit.divisor).toFixed(2)));
-  const timeAxis = last => axis('training time in ' + unit.name, time, {min: 0, max: last});
-  if (unit.divisor > 1) {
-    // Ticks at round numbers of the unit, not of seconds.
-    const step = [1, 2, 5, 10, 15, 30, 60].find(s => lastSecond / unit.divisor / s <= 10) || 120;
-    const plain = timeAxis;
-    drawTime(last => {
-      const result = plain(last);
-      result.ticks.stepSize = step * unit.divisor;
-      return result;
-    });
-  } else {
-    drawTime(timeAxis);
+  const round = value => String(Number(value.toFixed(2)));
+  const seconds = architectures.flatMap(a => a.curve.map(p => p.seconds)).filter(known);
+  const unit = timeUnit(seconds.reduce((most, value) => Math.max(most, value), 0));
+  const time = value => round(value) + ' ' + unit.name;
+
+  const losses = (id, curves, title, format, after) => {
+    draw(id, 'line', curves.map((points, i) => series(i, points)), () => {
+      const low = extent(curves, 'y')[0], high = settled(curves);
+      const room = 0.04 * (high - low);
+      return {x: axis(title, format, 0, extent(curves, 'x')[1]),
+              y: axis('loss in nats a token', round, low - room, high + room)};
+    }, (name, p) => name + ': ' + p.y.toFixed(3) + ' after ' + after(p.x));
+  };
+  losses('loss-tokens', curve('tokens', 'loss', 1).map(thinned), 'training tokens', count,
+         x => count(x) + ' tokens');
+  losses('loss-time', curve('seconds', 'loss', unit.divisor).map(thinned),
+         'training time in ' + unit.name, round, time);
+
+  const heldOut = curve('seconds', 'held_out_bits_per_byte', unit.divisor);
+  const sets = heldOut.map((points, i) =>
+    series(i, points, {pointRadius: points.length > 40 ? 0 : 3}));
+  const gzip = run.data.gzip_bits_per_byte;
+  const last = extent(heldOut, 'x');
+  if (known(gzip) && last) {
+    sets.push({label: 'gzip -9: ' + bits(gzip), data: [{x: 0, y: gzip}, {x: last[1], y: gzip}],
+               borderColor: scheme.soft, backgroundColor: scheme.soft, borderWidth: 1.5,
+               borderDash: [5, 5], pointRadius: 0, pointHoverRadius: 0, pointStyle: 'line',
+               reference: true});
   }
-
-  const byTokens = curve('tokens', 'loss').map(thinned);
-  const tokens = extent(byTokens, 'x');
-  if (tokens) {
-    const low = extent(byTokens, 'y')[0], high = settled(byTokens);
-    draw('loss-tokens', 'line', byTokens.map((points, i) => series(i, points)),
-      {x: axis('training tokens', count, {min: 0, max: tokens[1]}),
-       y: axis('loss in nats a token', loss, {suggestedMin: low, max: high + 0.02 * (high - low)})},
-      (name, p) => name + ': ' + p.y.toFixed(3) + ' after ' + count(p.x) + ' tokens');
-  } else {
-    document.getElementById('loss-tokens').hidden = true;
-  }
-
-  function drawTime(makeAxis) {
-    const byTime = curve('seconds', 'loss').map(thinned);
-    const seconds = extent(byTime, 'x');
-    if (seconds) {
-      const low = extent(byTime, 'y')[0], high = settled(byTime);
-      draw('loss-time', 'line', byTime.map((points, i) => series(i, points)),
-        {x: makeAxis(seconds[1]),
-         y: axis('loss in nats a token', loss, {suggestedMin: low, max: high + 0.02 * (high - low)})},
-        (name, p) => name + ': ' + p.y.toFixed(3) + ' after ' + time(p.x) + ' ' + unit.name);
-    } else {
-      document.getElementById('loss-time').hidden = true;
-    }
-
-    const heldOut = curve('seconds', 'held_out_bits_per_byte');
-    const range = extent(heldOut, 'x');
-    if (!range) {
-      document.getElementById('held-out-time').hidden = true;
-      return;
-    }
-    const sets = heldOut.map((points, i) => series(i, points, {pointRadius: points.length > 40 ? 0 : 3}));
-    const gzip = run.data.gzip_bits_per_byte;
+  draw('held-out-time', 'line', sets, () => {
     let low = extent(heldOut, 'y')[0], high = settled(heldOut);
     if (known(gzip)) {
       low = Math.min(low, gzip);
       high = Math.max(high, gzip);
-      sets.push({label: 'gzip -9: ' + bits(gzip), data: [{x: 0, y: gzip}, {x: range[1], y: gzip}],
-                 borderColor: scheme.soft, backgroundColor: scheme.soft, borderWidth: 1.5,
-                 borderDash: [5, 5], pointRadius: 0, pointHoverRadius: 0, pointStyle: 'line',
-                 reference: true});
     }
-    const room = 0.06 * (high - low);
-    draw('held-out-time', 'line', sets,
-      {x: makeAxis(range[1]),
-       y: axis('bits per byte', loss, {suggestedMin: low - room, max: high + room})},
-      (name, p) => name.startsWith('gzip') ? name
-        : name + ': ' + bits(p.y) + ' after ' + time(p.x) + ' ' + unit.name);
-  }
+    const room = 0.08 * (high - low);
+    return {x: axis('training time in ' + unit.name, round, 0, last[1]),
+            y: axis('bits per byte', round, low - room, high + room)};
+  }, (name, p) => name.startsWith('gzip -9') ? name
+       : name + ': ' + bits(p.y) + ' after ' + time(p.x));
 }
 
 function drawContexts() {
@@ -237,14 +230,9 @@ function drawContexts() {
     const points = architectures.map(a =>
       a.inference.filter(p => known(p[key]) && p[key] > 0 && p.context > 0)
         .map(p => ({x: p.context, y: p[key]})).sort((p, q) => p.x - q.x));
-    const range = extent(points, 'y');
-    if (!range) {
-      document.getElementById(id).hidden = true;
-      return;
-    }
     const contexts = [...new Set(points.flat().map(p => p.x))].sort((p, q) => p - q);
     draw(id, 'line', points.map((list, i) => series(i, list, {pointRadius: 4})),
-      {x: contextAxis(contexts), y: logAxis(title, format, range)},
+      () => ({x: contextAxis(contexts), y: logAxis(title, format, extent(points, 'y'))}),
       (name, p) => name + ' at ' + context(p.x) + ': ' + format(p.y) + unit);
   };
   chart('prompt-context', 'prompt_tokens_per_second', 'prompt tokens/s', count, ' tokens/s');
@@ -258,23 +246,17 @@ function drawScatters() {
       const x = speed(a), y = a.held_out_bits_per_byte;
       return known(x) && known(y) ? [{x, y}] : [];
     });
-    const xs = extent(points, 'x'), ys = extent(points, 'y');
-    if (!xs) {
-      document.getElementById(id).hidden = true;
-      return;
-    }
-    const room = 0.15 * (ys[1] - ys[0]) || 0.05;
-    // Speeds that differ by little read better on a linear axis.
-    const far = xs[0] > 0 && xs[1] / xs[0] > 8;
-    const margin = 0.12 * (xs[1] - xs[0]) || 0.1 * xs[1];
-    const x = far ? logAxis(title, count, xs)
-      : axis(title, count, {min: Math.max(0, xs[0] - margin), max: xs[1] + margin});
-    if (!far) x.ticks.includeBounds = false;
-    const y = axis('held-out bits per byte', value => String(Number(value.toFixed(3))),
-                   {min: ys[0] - room, max: ys[1] + room});
-    y.ticks.includeBounds = false;
-    draw(id, 'scatter', points.map((list, i) => series(i, list, {pointRadius: 8, pointHoverRadius: 10})),
-      {x, y}, (name, p) => name + ': ' + bits(p.y) + ' bits/byte, ' + count(p.x) + ' tokens/s');
+    draw(id, 'scatter',
+      points.map((list, i) => series(i, list, {pointRadius: 8, pointHoverRadius: 10})), () => {
+        const xs = extent(points, 'x'), ys = extent(points, 'y');
+        const roomX = 0.12 * (xs[1] - xs[0]) || 0.1 * xs[1];
+        const roomY = 0.15 * (ys[1] - ys[0]) || 0.05;
+        // Speeds that differ by little read better on a linear axis.
+        return {x: xs[0] > 0 && xs[1] / xs[0] > 8 ? logAxis(title, count, xs)
+                  : axis(title, count, Math.max(0, xs[0] - roomX), xs[1] + roomX),
+                y: axis('held-out bits per byte', value => String(Number(value.toFixed(3))),
+                        ys[0] - roomY, ys[1] + roomY)};
+      }, (name, p) => name + ': ' + bits(p.y) + ' bits/byte, ' + count(p.x) + ' tokens/s');
   };
   chart('quality-training', a => a.train_tokens_per_second, 'training tokens/s');
 

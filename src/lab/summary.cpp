@@ -161,15 +161,13 @@ std::optional<double> as_double(std::optional<int64_t> value) {
   return static_cast<double>(*value);
 }
 
-std::string bits(double value) { return fmt::format("{:.3f}", value); }
-
 }  // namespace
 
 std::vector<Finding> find_winners(const CompareRun& run) {
   using Result = ArchitectureResult;
   Findings findings(run);
   findings.add("Held-out quality", "models the held-out text best",
-               {[](const Result& a) { return a.held_out_bits_per_byte; }, false, bits},
+               {[](const Result& a) { return a.held_out_bits_per_byte; }, false, format_bits},
                " bits/byte", false);
   findings.add("Training speed", "trains fastest",
                {[](const Result& a) { return a.train_tokens_per_second; }, true, format_count},
@@ -186,7 +184,7 @@ std::vector<Finding> find_winners(const CompareRun& run) {
   findings.add_by_context("State", "carries the smallest state", &InferencePoint::state_bytes,
                           false, format_bytes, "");
   findings.add("Recall (MQAR)", "recalls best",
-               {[](const Result& a) { return a.mqar_accuracy; }, true, format_percent}, "", false);
+               {[](const Result& a) { return a.mqar_accuracy; }, true, format_recall}, "", false);
   return std::move(findings.list);
 }
 
@@ -239,7 +237,8 @@ std::string headline(const CompareRun& run) {
     const std::string who = better == judged ? (judged == 1 ? "It beats" : "All beat")
                             : better == 0    ? (judged == 1 ? "It does not beat" : "None beats")
                                              : fmt::format("{} of {} beat", better, judged);
-    text += fmt::format("{} gzip -9 ({} bits/byte). ", who, bits(*run.data.gzip_bits_per_byte));
+    text +=
+        fmt::format("{} gzip -9 ({} bits/byte). ", who, format_bits(*run.data.gzip_bits_per_byte));
   }
   if (failed > 0) {
     text += fmt::format("{} of {} architectures failed. ", failed, run.architectures.size());

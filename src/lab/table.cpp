@@ -20,6 +20,15 @@ std::string padded(std::string_view text, size_t width, Align align) {
   return align == Align::kLeft ? std::string(text) + blanks : blanks + std::string(text);
 }
 
+// The heading of a group, drawn out over its columns: "--- decode ---".
+std::string heading(const std::string& group, size_t width) {
+  if (group.empty()) return std::string(width, ' ');
+  const size_t spare = width - display_width(group);
+  if (spare < 4) return padded(group, width, Align::kRight);
+  const size_t left = (spare - 2) / 2;
+  return std::string(left, '-') + " " + group + " " + std::string(spare - 2 - left, '-');
+}
+
 void end_line(std::string& text) {
   text.erase(text.find_last_not_of(' ') + 1);
   text += '\n';
@@ -92,9 +101,9 @@ Table::Layout Table::layout(const std::vector<size_t>& columns) const {
   // A group's heading that is wider than its columns widens the first of them.
   for (size_t first = 0, end = 0; first < columns.size(); first = end) {
     end = result.group_end(*this, first);
-    const size_t heading = display_width(columns_[columns[first]].group);
+    const size_t needed = display_width(columns_[columns[first]].group);
     const size_t span = result.span(first, end);
-    if (heading > span) result.widths[first] += heading - span;
+    if (needed > span) result.widths[first] += needed - span;
   }
   return result;
 }
@@ -134,7 +143,7 @@ std::string Table::text(bool bold, size_t max_width) const {
       for (size_t first = 0, end = 0; first < block.size(); first = end) {
         end = places.group_end(*this, first);
         if (first > 0) line.append(kGap, ' ');
-        line += padded(columns_[block[first]].group, places.span(first, end), Align::kRight);
+        line += heading(columns_[block[first]].group, places.span(first, end));
       }
       end_line(line);
       result += std::exchange(line, {});
@@ -175,8 +184,6 @@ std::optional<double> as_double(std::optional<int64_t> value) {
   return static_cast<double>(*value);
 }
 
-std::string bits(double value) { return fmt::format("{:.3f}", value); }
-
 Cell name_cell(const ArchitectureResult& result) {
   return result.failure ? result.name + " (failed)" : result.name;
 }
@@ -202,11 +209,11 @@ Table quality_table(const CompareRun& run) {
     const double parameters = static_cast<double>(a.parameters);
     std::vector<Cell> cells{name_cell(a),
                             a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell(),
-                            number_cell(a.held_out_bits_per_byte, bits),
+                            number_cell(a.held_out_bits_per_byte, format_bits),
                             number_cell(a.train_tokens_per_second, format_count)};
     if (peak) cells.push_back(number_cell(a.train_fraction_of_peak, format_percent));
     cells.push_back(number_cell(as_double(a.peak_training_bytes), format_bytes));
-    if (recall) cells.push_back(number_cell(a.mqar_accuracy, format_percent));
+    if (recall) cells.push_back(number_cell(a.mqar_accuracy, format_recall));
     table.add_row(std::move(cells));
   }
   return table;
@@ -294,8 +301,8 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
     if (a.failure) text += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
   }
   if (run.data.gzip_bits_per_byte) {
-    text += fmt::format("gzip -9 on the same held-out text: {} bits/byte\n",
-                        bits(*run.data.gzip_bits_per_byte));
+    text += fmt::format("\ngzip -9 on the same held-out text: {} bits/byte\n",
+                        format_bits(*run.data.gzip_bits_per_byte));
   }
   return text;
 }

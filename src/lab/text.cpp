@@ -165,4 +165,8 @@ std::string format_percent(double fraction) {
   return fmt::format("{:.{}f}%", percent, std::abs(percent) < 9.95 ? 1 : 0);
 }
 
+std::string format_recall(double accuracy) { return fmt::format("{:.1f}%", 100 * accuracy); }
+
+std::string format_bits(double bits) { return fmt::format("{:.3f}", bits); }
+
 }  // namespace pronghorn::lab

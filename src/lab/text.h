@@ -35,5 +35,9 @@ bool terminal_shows_bold(int descriptor);
 std::string format_context(int64_t context);
 // "3.1%", "42%" of a fraction.
 std::string format_percent(double fraction);
+// "99.2%" of an accuracy: the last tenths are what tells good ones apart.
+std::string format_recall(double accuracy);
+// "1.287" bits per byte.
+std::string format_bits(double bits);
 
 }  // namespace pronghorn::lab
