@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <map>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -22,6 +25,10 @@ namespace {
 // Colours of the palette in report.css; more architectures than these begin again, and their
 // lines are dashed.
 constexpr size_t kColours = 8;
+
+// Points of a curve that the page carries: more than its charts can show, and few enough that a
+// run of many steps still makes a page of a few megabytes.
+constexpr size_t kCurvePoints = 2000;
 
 std::string swatch(size_t architecture) {
   return fmt::format("<i class=\"swatch series-{}\"></i>", architecture % kColours);
@@ -138,6 +145,32 @@ std::string data_facts(const CompareRun& run) {
        {"Seed", fmt::format("{}", run.seed)}});
 }
 
+// The run with curves of at most about kCurvePoints points: steps without a held-out value are put
+// together, and the mean of their losses stands where the last of them was.
+CompareRun thinned(CompareRun run) {
+  for (ArchitectureResult& a : run.architectures) {
+    const size_t together = (a.curve.size() + kCurvePoints - 1) / kCurvePoints;
+    if (together <= 1) continue;
+    std::vector<CurvePoint> kept;
+    double sum = 0;
+    size_t count = 0;
+    for (size_t i = 0; i < a.curve.size(); ++i) {
+      CurvePoint point = a.curve[i];
+      if (std::isfinite(point.loss)) {
+        sum += point.loss;
+        ++count;
+      }
+      const bool last = (i + 1) % together == 0 || i + 1 == a.curve.size();
+      if (!last && !point.held_out_bits_per_byte) continue;
+      if (count > 0) point.loss = std::exchange(sum, 0) / static_cast<double>(count);
+      count = 0;
+      kept.push_back(point);
+    }
+    a.curve = std::move(kept);
+  }
+  return run;
+}
+
 // The first line of headings: what neighbouring columns share.
 std::string group_row(const Table& table) {
   const std::vector<Column>& columns = table.columns();
@@ -161,8 +194,7 @@ std::string table_html(const Table& table) {
       html_escape(table.title()), group_row(table));
   for (size_t c = 0; c < table.columns().size(); ++c) {
     const Column& column = table.columns()[c];
-    const bool first_of_group =
-        c > 0 && !column.group.empty() && column.group != table.columns()[c - 1].group;
+    const bool first_of_group = c > 0 && column.group != table.columns()[c - 1].group;
     html += fmt::format("<th scope=\"col\"{}><button type=\"button\">{}</button></th>",
                         first_of_group ? " class=\"first\"" : "", html_escape(column.title));
   }
@@ -175,9 +207,8 @@ std::string table_html(const Table& table) {
         html += fmt::format("<th scope=\"row\">{}{}</th>", swatch(row), html_escape(cell.text));
         continue;
       }
-      const std::string& group = table.columns()[c].group;
       const bool best = table.is_best(row, c);
-      const bool first = !group.empty() && group != table.columns()[c - 1].group;
+      const bool first = table.columns()[c].group != table.columns()[c - 1].group;
       const std::string classes = std::string(best ? "best " : "") + (first ? "first" : "");
       html += fmt::format("<td{}{}>{}</td>",
                           classes.empty() ? "" : fmt::format(" class=\"{}\"", classes),
@@ -234,7 +265,7 @@ std::string render_report(const CompareRun& run) {
                  {"style", std::string(embedded::kReportStyle)},
                  {"chart_script", std::string(embedded::kChartScript)},
                  {"report_script", std::string(embedded::kReportScript)},
-                 {"results", script_escape(run_text(run, -1))},
+                 {"results", script_escape(run_text(thinned(run), -1))},
                  {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
                                                     run.date.empty() ? "" : run.date + " · ", count,
                                                     count == 1 ? "" : "s", budget_words(run.budget),

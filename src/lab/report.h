@@ -9,8 +9,9 @@
 namespace pronghorn::lab {
 
 // One HTML page that opens without a network: who wins at what, machine and data, tables, charts,
-// samples, how it was measured, and the results as JSON in <script id="results">. Text of any
-// origin is escaped; tables and samples need no JavaScript.
+// samples, how it was measured, and the results as JSON in <script id="results">, with curves of
+// more than 2000 points thinned to means of neighbours. Text of any origin is escaped; tables and
+// samples need no JavaScript.
 std::string render_report(const CompareRun& run);
 
 // Writes render_report to a file. Throws Error.

@@ -95,10 +95,12 @@ function series(index, points, more) {
     backgroundColor: colour,
     borderWidth: 2,
     borderDash: index < COLOURS ? [] : [6, 3],
-    pointStyle: POINTS[index % POINTS.length],
+    // The second round of colours has other points.
+    pointStyle: POINTS[(index + 3 * Math.floor(index / COLOURS)) % POINTS.length],
     pointRadius: 0,
     pointHoverRadius: 5,
-    tension: 0,
+    // Points at the edge of the chart are drawn whole; lines that leave at the top are cut.
+    clip: {left: 6, top: 0, right: 6, bottom: 6},
   }, more);
 }
 
@@ -113,7 +115,7 @@ function axis(title, format, low, high) {
     min: low,
     max: high,
     title: {display: true, text: title, color: scheme.soft, font: {size: 12}},
-    ticks: {color: scheme.soft, callback: value => format(value), maxRotation: 0, autoSkip: false},
+    ticks: {color: scheme.soft, callback: value => format(value), maxRotation: 0, autoSkipPadding: 6},
     grid: {color: scheme.grid, borderColor: scheme.line},
     afterBuildTicks: scale => {
       scale.ticks = [];
@@ -124,9 +126,11 @@ function axis(title, format, low, high) {
   };
 }
 
-// A logarithmic axis over [low, high] with some room, ticks at 1, 2 and 5 or only at powers of ten.
+// A logarithmic axis over a range with some room, ticks at 1, 2 and 5 or only at powers of ten. It
+// spans a factor of six at least, so that two ticks or more fall on it.
 function logAxis(title, format, range) {
-  const low = range[0] / 1.35, high = range[1] * 1.35;
+  const room = Math.max(1.35, Math.sqrt(6 * range[0] / range[1]));
+  const low = range[0] / room, high = range[1] * room;
   const ticksOf = steps => {
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); ++power) {
@@ -319,6 +323,10 @@ for (const table of document.querySelectorAll('table')) {
   }
 }
 
+// A legend of many lines must not press the chart flat.
+for (const group of document.querySelectorAll('.charts')) {
+  group.classList.toggle('many', architectures.length > 6);
+}
 drawAll();
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
 // Paper is white: the page's colours follow by style sheet, the charts are drawn again.

@@ -73,10 +73,9 @@ std::string lead(const CompareRun& run, const std::vector<Ranked>& ranked, size_
   if (!std::isfinite(ratio) || ratio < 1.02) {
     return fmt::format("{} is as good as level with {}", rival, contest.format(next.value));
   }
-  const char* comparison = contest.highest ? "as fast as" : "less than";
-  return ratio < 9.95 || contest.highest
-             ? fmt::format("{:.{}f}× {} {}", ratio, ratio < 9.95 ? 2 : 0, comparison, rival)
-             : fmt::format("{:.0f}× {} {}", ratio, comparison, rival);
+  const std::string times = fmt::format("{:.{}f}×", ratio, ratio < 9.95 ? 2 : 0);
+  return contest.highest ? fmt::format("{} as fast as {}", times, rival)
+                         : fmt::format("{} needs {} as much", rival, times);
 }
 
 // Who leads at the contexts before the last, where it is someone else.
@@ -122,8 +121,10 @@ class Findings {
     if (ranked.empty()) return;
     std::vector<size_t> winners = leaders(ranked, contest.format);
     std::string detail = lead(run_, ranked, winners.size(), contest, as_ratio);
+    const bool contested = winners.size() < ranked.size();
     list.push_back({std::move(topic), std::move(verb), std::move(winners),
-                    contest.format(ranked.front().value) + std::string(unit), std::move(detail)});
+                    contest.format(ranked.front().value) + std::string(unit), contested,
+                    std::move(detail)});
   }
 
   // The same at the longest context that any architecture reached.
@@ -200,6 +201,7 @@ std::string headline(const CompareRun& run) {
   };
   std::vector<Praise> praises;
   for (const Finding& finding : find_winners(run)) {
+    if (!finding.contested) continue;
     // "Decoding at 256k": the topic names the context that the verb leaves out.
     const size_t at = finding.topic.find(" at ");
     const std::string verb =
@@ -215,7 +217,6 @@ std::string headline(const CompareRun& run) {
   }
   std::string text;
   for (const Praise& praise : praises) {
-    if (run.architectures.size() > 1 && praise.winners.size() == run.architectures.size()) continue;
     const bool several = praise.winners.size() > 1;
     text += fmt::format("{}{}{}", text.empty() ? "" : "; ", names(run, praise.winners),
                         several ? " tie: each " : " ");
@@ -234,9 +235,10 @@ std::string headline(const CompareRun& run) {
     if (*a.held_out_bits_per_byte < *run.data.gzip_bits_per_byte) ++better;
   }
   if (judged > 0) {
-    const std::string who = better == judged ? (judged == 1 ? "It beats" : "All beat")
-                            : better == 0    ? (judged == 1 ? "It does not beat" : "None beats")
-                                             : fmt::format("{} of {} beat", better, judged);
+    const std::string who = better == 0        ? "None beats"
+                            : judged == 1      ? "The one that was judged beats"
+                            : better == judged ? "All beat"
+                                               : fmt::format("{} of {} beat", better, judged);
     text +=
         fmt::format("{} gzip -9 ({} bits/byte). ", who, format_bits(*run.data.gzip_bits_per_byte));
   }

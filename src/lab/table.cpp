@@ -199,10 +199,10 @@ Table quality_table(const CompareRun& run) {
       {"architecture", Align::kLeft},
       {"parameters"},
       {"held-out bits/byte", Align::kRight, Best::kLowest},
-      {"training tokens/s", Align::kRight, Best::kHighest},
+      {"tokens/s", Align::kRight, Best::kHighest, "training"},
   };
-  if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest});
-  columns.push_back({"training memory", Align::kRight, Best::kLowest});
+  if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest, "training"});
+  columns.push_back({"memory", Align::kRight, Best::kLowest, "training"});
   if (recall) columns.push_back({"MQAR recall", Align::kRight, Best::kHighest});
   Table table(std::move(columns), "Quality and training");
   for (const ArchitectureResult& a : run.architectures) {
@@ -297,14 +297,15 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
       text += table.text(bold, max_width);
     }
   }
+  std::string notes;
   for (const ArchitectureResult& a : run.architectures) {
-    if (a.failure) text += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
+    if (a.failure) notes += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
   }
   if (run.data.gzip_bits_per_byte) {
-    text += fmt::format("\ngzip -9 on the same held-out text: {} bits/byte\n",
-                        format_bits(*run.data.gzip_bits_per_byte));
+    notes += fmt::format("gzip -9 on the same held-out text: {} bits/byte\n",
+                         format_bits(*run.data.gzip_bits_per_byte));
   }
-  return text;
+  return notes.empty() ? text : text + "\n" + notes;
 }
 
 }  // namespace pronghorn::lab

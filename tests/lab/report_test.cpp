@@ -58,6 +58,25 @@ TEST(Report, EmbedsTheResults) {
   EXPECT_EQ(parse_run(embedded_results(render_report(fake_run())), "page"), fake_run());
 }
 
+TEST(Report, LongCurvesAreThinnedToMeans) {
+  CompareRun run = fake_run();
+  std::vector<CurvePoint>& curve = run.architectures[0].curve;
+  curve.clear();
+  for (int64_t step = 1; step <= 20'000; ++step) {
+    curve.push_back({step, 10 * step, 0.5 * static_cast<double>(step), step % 2 == 0 ? 3.0 : 1.0,
+                     step == 777 ? std::optional<double>(2.5) : std::nullopt});
+  }
+  const CompareRun read = parse_run(embedded_results(render_report(run)), "page");
+  const std::vector<CurvePoint>& thin = read.architectures[0].curve;
+  ASSERT_EQ(thin.size(), 2001u);  // one for every ten steps, and the one that was evaluated
+  EXPECT_EQ(thin[0].step, 10);
+  EXPECT_EQ(thin[0].loss, 2.0);
+  EXPECT_EQ(thin[77].step, 777);
+  EXPECT_EQ(thin[77].held_out_bits_per_byte, 2.5);
+  EXPECT_EQ(thin.back().step, 20'000);
+  EXPECT_EQ(read.architectures[1], run.architectures[1]);
+}
+
 TEST(Report, TextOfModelsCannotBreakOut) {
   const std::string hostile =
       "</script><script>alert(1)</script><!-- --> </pre><img src=x onerror=alert(2)> ]]> & \" ' "
@@ -147,6 +166,13 @@ TEST(Summary, TiesAreTies) {
   const Finding quality = find_winners(run).front();
   EXPECT_EQ(quality.winners.size(), 2u);
   EXPECT_THAT(winner_names(run, quality), HasSubstr(" and "));
+}
+
+TEST(Summary, OneAloneDoesNotWin) {
+  CompareRun run = fake_run();
+  run.architectures.resize(1);
+  EXPECT_FALSE(find_winners(run).front().contested);
+  EXPECT_EQ(headline(run), "The one that was judged beats gzip -9 (2.634 bits/byte).");
 }
 
 TEST(Summary, NothingMeasuredSaysNothing) {

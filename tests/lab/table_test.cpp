@@ -70,6 +70,19 @@ TEST(Table, NothingIsBestWithoutAContest) {
   EXPECT_FALSE(table.is_best(0, 1));
 }
 
+TEST(Table, GroupsSpanTheirColumns) {
+  Table table({{"n", Align::kLeft},
+               {"1", Align::kRight, Best::kNone, "speed"},
+               {"2", Align::kRight, Best::kNone, "speed"},
+               {"x"}});
+  table.add_row({"a", "1000", "20000", "3"});
+  EXPECT_EQ(table.text(),
+            "   -- speed --\n"
+            "n     1      2  x\n"
+            "-----------------\n"
+            "a  1000  20000  3\n");
+}
+
 TEST(Table, WideTablesBreakAndRepeatTheFirstColumn) {
   const Table table = small_table();
   const std::string text = table.text(false, 20);
@@ -129,7 +142,7 @@ TEST(Table, ContextsAreNamedInPowersOfTwo) {
 TEST(CompareTable, FitsInTheTerminal) {
   const std::string text = compare_table(fake_run());
   for (const std::string& line : lines_of(text)) EXPECT_LE(display_width(line), 120u) << line;
-  for (const char* part : {"transformer", "held-out bits/byte", "% of peak", "training memory",
+  for (const char* part : {"transformer", "held-out bits/byte", "% of peak", " training ", "memory",
                            "MQAR recall", "prompt tokens/s", "decode tokens/s", "state", "256k",
                            "gzip -9 on the same held-out text: 2.634 bits/byte"}) {
     EXPECT_THAT(text, HasSubstr(part));
