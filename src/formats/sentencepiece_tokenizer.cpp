@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -185,72 +186,115 @@ class SentencePieceTokenizer final : public Tokenizer {
   bool add_bos_ = false, add_eos_ = false, exact_ = false, adds_space_ = false;
 };
 
-// Hands texts to the trainer line by line. Tabs are cut out with the newlines: both are tokens of
-// their own, and the library skips sentences that hold one.
+using Characters = std::unordered_set<uint32_t>;
+
+// The `most` commonest characters of the texts; of equally common ones, those with lower codes.
+Characters common_characters(const std::vector<std::string>& texts, size_t most) {
+  std::unordered_map<uint32_t, int64_t> counts;
+  for (const std::string_view text : texts) {
+    for (size_t at = 0; at < text.size();) {
+      const size_t length = utf8_character(text.substr(at, 4));
+      if (length != 0) ++counts[decode_utf8(text.substr(at, length))];
+      at += std::max<size_t>(length, 1);
+    }
+  }
+  // Tokens of their own (newline, tab), and what the library gives a meaning (zero, U+2581).
+  for (const uint32_t code : {0x0Au, 0x09u, 0x00u, 0x2581u}) counts.erase(code);
+  std::vector<std::pair<int64_t, uint32_t>> sorted;
+  for (const auto& [code, count] : counts) sorted.emplace_back(-count, code);
+  std::sort(sorted.begin(), sorted.end());
+  if (sorted.size() > most) sorted.resize(most);
+  Characters common;
+  for (const auto& item : sorted) common.insert(item.second);
+  return common;
+}
+
+// Hands texts to the trainer in runs of common characters: every other character ends a run, so
+// that it takes no place in the vocabulary.
 class Sentences final : public sentencepiece::SentenceIterator {
  public:
-  explicit Sentences(const std::vector<std::string>& texts) : texts_(texts) { Next(); }
+  Sentences(const std::vector<std::string>& texts, const Characters& common)
+      : texts_(texts), common_(common) {
+    Next();
+  }
 
   bool done() const override { return done_; }
   const std::string& value() const override { return sentence_; }
   sentencepiece::util::Status status() const override { return {}; }
 
   void Next() override {
+    sentence_.clear();
     while (text_ < texts_.size()) {
-      std::string_view rest = std::string_view(texts_[text_]).substr(at_);
-      const size_t begin = rest.find_first_not_of(std::string_view("\n\t\0", 3));
-      if (begin == rest.npos) {
+      const std::string_view rest = std::string_view(texts_[text_]).substr(at_);
+      const size_t length = utf8_character(rest.substr(0, 4));
+      const std::string_view character = rest.substr(0, length);
+      const bool common = length != 0 && common_.contains(decode_utf8(character));
+      // Runs that grow too long end before a space.
+      const bool full =
+          sentence_.size() >= kLongest || (sentence_.size() >= kLongest / 2 && character == " ");
+      if (!sentence_.empty() && (!common || full)) return;
+      if (common) sentence_ += character;
+      at_ += std::max<size_t>(length, 1);
+      if (at_ >= texts_[text_].size()) {
         ++text_;
         at_ = 0;
-        continue;
+        if (!sentence_.empty()) return;
       }
-      rest.remove_prefix(begin);
-      size_t length = std::min(rest.find_first_of(std::string_view("\n\t\0", 3)), rest.size());
-      if (length > kLongestSentence) {
-        const size_t space = rest.rfind(' ', kLongestSentence);
-        length = space != rest.npos && space > 0 ? space : kLongestSentence;
-        while (length > 1 && (rest[length] & 0xC0) == 0x80) --length;
-      }
-      sentence_ = rest.substr(0, length);
-      at_ += begin + length;
-      return;
     }
     done_ = true;
   }
 
-  static constexpr size_t kLongestSentence = 16384;
+  static constexpr size_t kLongest = 16384;
 
  private:
   const std::vector<std::string>& texts_;
+  const Characters& common_;
   size_t text_ = 0, at_ = 0;
   std::string sentence_;
   bool done_ = false;
 };
 
-// Share of the text's characters that the `most` commonest ones cover: characters beyond that are
-// left to byte tokens.
-double coverage(const std::vector<std::string>& texts, size_t most) {
-  std::unordered_map<std::string_view, int64_t> counts;
-  int64_t total = 0;
-  for (const std::string& text : texts) {
-    for (size_t at = 0; at < text.size();) {
-      const size_t length =
-          std::max<size_t>(utf8_character(std::string_view(text).substr(at, 4)), 1);
-      if (text[at] != '\n' && text[at] != '\t') {
-        ++counts[std::string_view(text).substr(at, length)];
-        ++total;
-      }
-      at += length;
-    }
+constexpr const char* kTrainWhere = "tokenizer training";
+constexpr int kFixedPieces = 3 + 256 + 2;  // unknown, bos, eos; bytes; newline, tab
+
+// A trained model, or an empty string if the text is too small for the vocabulary. exact: make
+// vocab_size pieces; otherwise make fewer if there is no more to merge.
+std::string train_model(const std::vector<std::string>& texts, int vocab_size, bool exact) {
+  // At most half of what is not fixed goes to single characters, the rest to merges.
+  const Characters common =
+      common_characters(texts, static_cast<size_t>(vocab_size - kFixedPieces) / 2);
+  Sentences sentences(texts, common);
+  if (sentences.done()) throw Error(kTrainWhere, "no text to train on", "give it some text");
+  const std::unordered_map<std::string, std::string> options = {
+      {"model_type", "bpe"},
+      {"vocab_size", std::to_string(vocab_size)},
+      {"byte_fallback", "true"},
+      {"normalization_rule_name", "identity"},
+      {"remove_extra_whitespaces", "false"},
+      {"add_dummy_prefix", "false"},
+      {"allow_whitespace_only_pieces", "true"},
+      {"user_defined_symbols", "\n,\t"},
+      {"character_coverage", "1"},
+      {"num_threads", "1"},
+      {"hard_vocab_limit", exact ? "true" : "false"},
+      {"minloglevel", "100"}};
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
+  return status.ok() ? model : std::string();
+}
+
+// The largest vocabulary that the text fills, or 0. Fewer pieces mean fewer characters among them,
+// and so fewer merges: the search steps down until a size holds.
+int largest_vocabulary(const std::vector<std::string>& texts, int vocab_size) {
+  while (vocab_size >= kMinSentencePieceVocab) {
+    const std::string model = train_model(texts, vocab_size, false);
+    if (model.empty()) return 0;
+    const auto pieces =
+        static_cast<int>(check_sentencepiece_model(model, kTrainWhere).types.size());
+    if (pieces >= vocab_size) return vocab_size;
+    vocab_size = pieces;
   }
-  std::vector<int64_t> sorted;
-  for (const auto& item : counts) sorted.push_back(item.second);
-  std::sort(sorted.begin(), sorted.end(), std::greater<>());
-  if (sorted.size() <= most) return 1.0;
-  int64_t covered = 0;
-  for (size_t i = 0; i + 1 < most; ++i) covered += sorted[i];
-  // Half a character short of the next: safe from rounding.
-  return (static_cast<double>(covered) + 0.5) / static_cast<double>(total);
+  return 0;
 }
 
 }  // namespace
@@ -263,37 +307,19 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const json& config,
 
 void train_sentencepiece(const std::vector<std::string>& texts, int vocab_size,
                          const std::filesystem::path& directory) {
-  constexpr const char* kWhere = "tokenizer training";
-  constexpr int kFixed = 3 + 256 + 2;  // unknown, bos, eos; bytes; newline, tab
   constexpr int kMaxVocab = 1 << 20;
   if (vocab_size < kMinSentencePieceVocab || vocab_size > kMaxVocab) {
-    throw Error(kWhere, fmt::format("a vocabulary of {}", vocab_size),
+    throw Error(kTrainWhere, fmt::format("a vocabulary of {}", vocab_size),
                 fmt::format("choose from {} to {}", kMinSentencePieceVocab, kMaxVocab));
   }
   silence_library();
-  Sentences sentences(texts);
-  if (sentences.done()) throw Error(kWhere, "no text to train on", "give it some text");
-  // At most half of what is not fixed goes to single characters, the rest to merges.
-  const auto characters = static_cast<size_t>(vocab_size - kFixed) / 2;
-  const std::unordered_map<std::string, std::string> options = {
-      {"model_type", "bpe"},
-      {"vocab_size", std::to_string(vocab_size)},
-      {"byte_fallback", "true"},
-      {"normalization_rule_name", "identity"},
-      {"remove_extra_whitespaces", "false"},
-      {"add_dummy_prefix", "false"},
-      {"allow_whitespace_only_pieces", "true"},
-      {"user_defined_symbols", "\n,\t"},
-      {"character_coverage", fmt::format("{:.17g}", coverage(texts, characters))},
-      {"max_sentence_length", std::to_string(2 * Sentences::kLongestSentence)},
-      {"num_threads", "1"},
-      {"minloglevel", "100"}};
-  std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
-  if (!status.ok()) {
-    const std::string message = status.ToString();
-    throw Error(kWhere, fmt::format("a vocabulary of {} does not fit this text: {}", vocab_size,
-                                    message.substr(message.rfind("] ") + 1)));
+  const std::string model = train_model(texts, vocab_size, true);
+  if (model.empty()) {
+    const int largest = largest_vocabulary(texts, vocab_size);
+    throw Error(kTrainWhere,
+                fmt::format("the text is too small for a vocabulary of {}", vocab_size),
+                largest > 0 ? fmt::format("choose at most {}, or give more text", largest)
+                            : "give more text");
   }
   pronghorn::create_directories(directory);
   write_file(directory / kModelFile, model);
