@@ -321,7 +321,7 @@ void train_sentencepiece(const std::vector<std::string>& texts, int vocab_size,
                 largest > 0 ? fmt::format("choose at most {}, or give more text", largest)
                             : "give more text");
   }
-  pronghorn::create_directories(directory);
+  pronghorn::make_directories(directory);
   write_file(directory / kModelFile, model);
   json config = {{"tokenizer_class", "LlamaTokenizer"},
                  {"legacy", false},

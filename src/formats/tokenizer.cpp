@@ -49,7 +49,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const 
 }
 
 void Tokenizer::save(const std::filesystem::path& directory) const {
-  pronghorn::create_directories(directory);
+  pronghorn::make_directories(directory);
   for (const auto& [name, bytes] : files_) write_file(directory / name, bytes);
 }
 
