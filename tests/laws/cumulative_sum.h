@@ -20,6 +20,12 @@ enum class Fault {
   parameter_gradient,  // the gradient of `scale` leaves out a sequence
   gradient_threads,    // the gradient depends on the number of threads
   values,              // results are slightly wrong, and always in the same way
+  positions,           // takes positions for row numbers
+  strides,             // reads rows as if they lay side by side
+  added_gradient,      // replaces a gradient where it should add to it
+  unwanted_gradient,   // gives a gradient to an input that requires none
+  writes_input,        // changes its input
+  tape_and_state,      // does not refuse a tape with a state
 };
 
 // h_t = decay h_{t-1} + x_t, y_t = scale h_t, a channel at a time; x [rows, 8], decay and scale

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/threads.h"
 
 namespace pronghorn::laws {
@@ -97,14 +98,20 @@ void backward(Fault fault, const Tensor& x, const Tensor& decay, const Tensor& s
     }
   }
   if (fault == Fault::gradient_threads && thread_count() > 2) dx.data()[0] *= 1 + 0x1p-20f;
+  const bool unwanted = fault == Fault::unwanted_gradient;
+  if (fault == Fault::added_gradient) decay.clear_grad();
   if (x.requires_grad()) x.give_grad(dx);
   if (decay.requires_grad()) decay.give_grad(ddecay);
-  if (scale.requires_grad()) scale.give_grad(dscale);
+  if (scale.requires_grad() || unwanted) scale.give_grad(dscale);
 }
 
 Tensor forward(Fault fault, const Context& context, const std::vector<Tensor>& inputs,
                const Batch& batch) {
   const Tensor &x = inputs[0], &decay = inputs[1], &scale = inputs[2];
+  for (const Segment& segment : batch.segments) {
+    require(context.tape == nullptr || segment.state == nullptr || fault == Fault::tape_and_state,
+            "cumulative sum", "a tape and a state in one forward");
+  }
   const Tensor y = Tensor::empty({batch.rows(), kWidth});
   for (const Segment& segment : batch.segments) {
     const std::span<const int32_t> positions =
@@ -116,11 +123,19 @@ Tensor forward(Fault fault, const Context& context, const std::vector<Tensor>& i
     }
     Channels h(kWidth);
     for (int64_t i = 0; i < segment.length; ++i) {
-      step(h, decay.data(), x.row(segment.first_row + i));
+      const int64_t row = segment.first_row + i;
+      step(h, decay.data(), fault == Fault::strides ? x.data() + row * kWidth : x.row(row));
       float* out = y.row(segment.first_row + i);
       for (size_t c = 0; c < kWidth; ++c) out[c] = scale.data()[c] * h[c];
     }
   }
+  if (fault == Fault::positions) {
+    for (int64_t i = 1; i < y.rows(); ++i) {
+      const size_t row = static_cast<size_t>(i);
+      if (batch.positions[row] > batch.positions[row - 1] + 1) y.row(i)[0] = 0;
+    }
+  }
+  if (fault == Fault::writes_input) x.row(0)[7] += 1;
   if (fault == Fault::values) {
     for (int64_t i = 0; i < y.rows(); ++i) y.row(i)[5] *= 1 + 1e-3f;
   }

@@ -1,4 +1,5 @@
-// Law 4: the backward pass against central differences of the float64 reference.
+// Law 4: the backward pass against central differences of the float64 reference; and the contract
+// that operators share.
 #include <algorithm>
 #include <cmath>
 
@@ -27,13 +28,13 @@ struct Problem {
   std::vector<std::vector<double>> upstream;  // of each sequence
 };
 
-Problem make_problem(const Subject& subject) {
+Problem make_problem(const Subject& subject, std::span<const int64_t> lengths) {
   Problem problem;
   Random random(5, "upstream");
-  for (const int64_t length : kLengths) {
+  for (const int64_t length : lengths) {
     const int source = static_cast<int>(problem.parts.size());
     problem.parts.push_back(chain(nullptr, source, length));
-    problem.values.push_back(subject.reference_inputs(source, length));
+    problem.values.push_back(subject.reference_inputs(problem.parts.back()));
     std::vector<double>& upstream = problem.upstream.emplace_back();
     for (int64_t i = 0; i < length * subject.width(); ++i) {
       upstream.push_back(static_cast<float>(random.uniform(-1, 1)));
@@ -75,29 +76,52 @@ struct Gradients {
   std::vector<std::vector<float>> of_inputs;
 };
 
-Gradients backward(const Subject& subject, const Problem& problem) {
-  const std::vector<Tensor> inputs = subject.inputs(problem.parts);
-  for (const Tensor& input : inputs) input.set_requires_grad(true);
+// The numbers of a matrix, row after row.
+std::vector<float> numbers(const Tensor& matrix) {
+  std::vector<float> values;
+  for (int64_t i = 0; i < matrix.rows(); ++i) {
+    values.insert(values.end(), matrix.row(i), matrix.row(i) + matrix.columns());
+  }
+  return values;
+}
+
+// Forward with a tape, and backward. The gradients of inputs that require none are left empty.
+Gradients backward(const Subject& subject, const Problem& problem,
+                   const std::vector<Tensor>& inputs) {
   Tape tape;
   Context context;
   context.tape = &tape;
   const Tensor output = subject.spec().forward(context, inputs, Subject::batch(problem.parts));
   std::vector<float> upstream;
-  for (const auto& part : problem.upstream)
+  for (const auto& part : problem.upstream) {
     upstream.insert(upstream.end(), part.begin(), part.end());
+  }
   require(output.requires_grad(), subject.spec().name,
-          "the output requires no gradient though the inputs do");
+          "the output requires no gradient though an input does");
   output.give_grad(Tensor::from(upstream, output.shape()));
   tape.run_backward();
   Gradients gradients;
-  gradients.output.assign(output.values().begin(), output.values().end());
+  gradients.output = numbers(output);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    require(inputs[i].has_grad(), subject.spec().name, "input '{}' was given no gradient",
-            subject.spec().inputs[i].name);
-    const Tensor gradient = inputs[i].grad();
-    gradients.of_inputs.emplace_back(gradient.values().begin(), gradient.values().end());
+    const std::string& name = subject.spec().inputs[i].name;
+    require(inputs[i].requires_grad() == inputs[i].has_grad(), subject.spec().name, "input '{}' {}",
+            name,
+            inputs[i].has_grad() ? "was given a gradient that it does not require"
+                                 : "was given no gradient");
+    gradients.of_inputs.push_back(inputs[i].has_grad() ? numbers(inputs[i].grad())
+                                                       : std::vector<float>());
   }
   return gradients;
+}
+
+Gradients backward(const Subject& subject, const Problem& problem) {
+  const std::vector<Tensor> inputs = subject.inputs(problem.parts);
+  for (const Tensor& input : inputs) input.set_requires_grad(true);
+  return backward(subject, problem, inputs);
+}
+
+double gradient_tolerance(const OperatorCase& spec) {
+  return spec.gradient_tolerance > 0 ? spec.gradient_tolerance : 5 * spec.tolerance;
 }
 
 struct Sample {
@@ -191,10 +215,115 @@ void check_directions(const Subject& subject, const Problem& problem, const Grad
   compare(findings, samples, tolerance);
 }
 
+// Compares the gradient of input `i` with `factor` times the one that check_gradient() vouches for.
+void compare_gradient(const Subject& subject, Findings& findings, const std::string& what, size_t i,
+                      const Gradients& actual, const Gradients& expected, double factor = 1) {
+  std::vector<double> wanted;
+  double largest = kSmallestScale;
+  for (const float value : expected.of_inputs[i]) {
+    wanted.push_back(factor * value);
+    largest = std::max(largest, std::fabs(wanted.back()));
+  }
+  const Input& spec = subject.spec().inputs[i];
+  findings.close(fmt::format("gradient of {}, {}", spec.name, what), actual.of_inputs[i],
+                 std::span<const double>(wanted), std::max<int64_t>(1, spec.width),
+                 2 * gradient_tolerance(subject.spec()) * largest);
+}
+
+// The inputs that have rows, as column slices of one wide tensor, which is returned too.
+Tensor slice_inputs(const Subject& subject, std::vector<Tensor>& inputs) {
+  constexpr int64_t kGap = 3;  // columns between the slices, so that none is aligned
+  int64_t columns = kGap, rows = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (subject.spec().inputs[i].width == 0) continue;
+    columns += inputs[i].columns() + kGap;
+    rows = inputs[i].rows();
+  }
+  const Tensor wide = Tensor::full({rows, columns}, 1);
+  wide.set_requires_grad(true);
+  int64_t begin = kGap;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (subject.spec().inputs[i].width == 0) continue;
+    const Tensor slice = wide.column_slice(begin, inputs[i].columns());
+    slice.copy_from(inputs[i]);
+    begin += slice.columns() + kGap;
+    inputs[i] = slice;
+  }
+  return wide;
+}
+
+void check_slices(const Subject& subject, const Problem& problem, const Gradients& expected,
+                  Findings& findings) {
+  std::vector<Tensor> inputs = subject.inputs(problem.parts);
+  for (const Tensor& input : inputs) input.set_requires_grad(true);
+  const Tensor wide = slice_inputs(subject, inputs);
+  const Gradients actual = backward(subject, problem, inputs);
+  findings.same_bits("output from column slices", actual.output, expected.output, subject.width());
+  std::vector<bool> between(static_cast<size_t>(wide.columns()), true);
+  int64_t begin = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    compare_gradient(subject, findings, "from column slices", i, actual, expected);
+    if (subject.spec().inputs[i].width == 0) continue;
+    begin = inputs[i].data() - wide.data();
+    std::fill_n(between.begin() + begin, inputs[i].columns(), false);
+  }
+  for (int64_t row = 0; row < wide.rows(); ++row) {
+    for (int64_t column = 0; column < wide.columns(); ++column) {
+      if (!between[static_cast<size_t>(column)] || wide.grad().row(row)[column] == 0) continue;
+      findings.add(fmt::format("a gradient of {} between the column slices, row {} column {}",
+                               wide.grad().row(row)[column], row, column));
+      return;
+    }
+  }
+}
+
 }  // namespace
 
+void check_contract(const Subject& subject, Findings& findings) {
+  constexpr int64_t kShort[] = {5, 16, 33};
+  const Threads scope(2);
+  const Problem problem = make_problem(subject, kShort);
+  const Gradients expected = backward(subject, problem);
+  check_slices(subject, problem, expected, findings);
+
+  // Inputs are read, not written; a second backward adds to the gradients of the first.
+  const std::vector<Tensor> inputs = subject.inputs(problem.parts);
+  for (const Tensor& input : inputs) input.set_requires_grad(true);
+  backward(subject, problem, inputs);
+  const Gradients twice = backward(subject, problem, inputs);
+  const std::vector<Tensor> untouched = subject.inputs(problem.parts);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Input& spec = subject.spec().inputs[i];
+    compare_gradient(subject, findings, "added to an equal one", i, twice, expected, 2);
+    findings.same_bits(fmt::format("input {} after forward and backward", spec.name),
+                       numbers(inputs[i]), numbers(untouched[i]), std::max<int64_t>(1, spec.width));
+  }
+
+  // Only one input requires a gradient.
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const std::vector<Tensor> fresh = subject.inputs(problem.parts);
+    fresh[i].set_requires_grad(true);
+    compare_gradient(subject, findings, "the only one wanted", i, backward(subject, problem, fresh),
+                     expected);
+  }
+
+  // A state and a tape exclude each other.
+  SequenceState state = subject.fresh();
+  const Part part = chain(&state, 0, 4);
+  const std::vector<Tensor> rows = subject.inputs({&part, 1});
+  for (const Tensor& input : rows) input.set_requires_grad(true);
+  Tape tape;
+  Context context;
+  context.tape = &tape;
+  try {
+    subject.spec().forward(context, rows, Subject::batch({&part, 1}));
+    findings.add("a tape with a segment that has a state was not refused with an Error");
+  } catch (const Error&) {
+  }
+}
+
 void check_gradient(const Subject& subject, Findings& findings) {
-  const Problem problem = make_problem(subject);
+  const Problem problem = make_problem(subject, kLengths);
   Gradients gradients;
   for (const int threads : {1, 2, 4}) {
     const Threads scope(threads);
@@ -209,8 +338,7 @@ void check_gradient(const Subject& subject, Findings& findings) {
                          std::max<int64_t>(1, spec.width));
     }
   }
-  const double tolerance = subject.spec().gradient_tolerance > 0 ? subject.spec().gradient_tolerance
-                                                                 : 5 * subject.spec().tolerance;
+  const double tolerance = gradient_tolerance(subject.spec());
   for (size_t i = 0; i < subject.spec().inputs.size(); ++i) {
     if (subject.spec().inputs[i].width == 0) {
       check_elements(subject, problem, gradients, i, 0, problem.parts.size(), 0, tolerance,

@@ -13,9 +13,10 @@ namespace {
 constexpr size_t kMostFindings = 8;
 
 constexpr Law kLaws[] = {
-    {"Split", check_split}, {"Batch", check_batch},       {"Rollback", check_rollback},
-    {"Fork", check_fork},   {"Truncate", check_truncate}, {"Save", check_save},
-    {"Tree", check_tree},   {"Gradient", check_gradient}, {"Reference", check_reference},
+    {"Split", check_split},       {"Batch", check_batch},       {"Rollback", check_rollback},
+    {"Fork", check_fork},         {"Truncate", check_truncate}, {"Save", check_save},
+    {"Tree", check_tree},         {"Gradient", check_gradient}, {"Reference", check_reference},
+    {"Contract", check_contract},
 };
 
 }  // namespace
@@ -187,10 +188,9 @@ std::vector<float> Subject::decode(SequenceState& state, int source,
   return outputs;
 }
 
-Values Subject::reference_inputs(int source, int64_t tokens) const {
-  const Part whole = chain(nullptr, source, tokens);
+Values Subject::reference_inputs(const Part& part) const {
   Values values;
-  for (const Tensor& tensor : inputs({&whole, 1})) {
+  for (const Tensor& tensor : inputs({&part, 1})) {
     values.emplace_back(tensor.values().begin(), tensor.values().end());
   }
   return values;
@@ -199,8 +199,8 @@ Values Subject::reference_inputs(int source, int64_t tokens) const {
 const std::vector<double>& Subject::reference(int source, int64_t tokens) const {
   std::vector<double>& values = references_[{source, tokens}];
   if (values.empty()) {
-    values =
-        spec_.reference(reference_inputs(source, tokens), chain(nullptr, source, tokens).positions);
+    const Part whole = chain(nullptr, source, tokens);
+    values = spec_.reference(reference_inputs(whole), whole.positions);
     require(static_cast<int64_t>(values.size()) == tokens * width(), spec_.name,
             "the reference gave {} values for {} tokens of {}", values.size(), tokens, width());
   }

@@ -77,8 +77,8 @@ class Subject {
 
   // Outputs for the first `tokens` tokens of `source` in float64.
   const std::vector<double>& reference(int source, int64_t tokens) const;
-  // The inputs of that sequence in float64: exactly the values that run() is given.
-  Values reference_inputs(int source, int64_t tokens) const;
+  // The inputs of a part in float64: exactly the values that run() is given.
+  Values reference_inputs(const Part& part) const;
   // How far two results may lie apart that both are within the case's tolerance of the reference.
   double bound_between_results() const;
 
@@ -111,7 +111,9 @@ class Threads {
   int before_;
 };
 
-// The laws, each split into the parts that can fail on their own. An exception is a finding.
+// The laws, each split into the parts that can fail on their own, and the contract that all
+// operators share: inputs may be column slices, gradients are added, states refuse a tape. An
+// exception is a finding.
 struct Law {
   const char* name;
   void (*check)(const Subject&, Findings&);
@@ -119,14 +121,18 @@ struct Law {
 std::span<const Law> laws();
 Findings check(std::string_view law, const Subject& subject);
 
-void check_split(const Subject& subject, Findings& findings);      // split_laws.cpp
-void check_batch(const Subject& subject, Findings& findings);      // split_laws.cpp
-void check_rollback(const Subject& subject, Findings& findings);   // rollback_laws.cpp
-void check_fork(const Subject& subject, Findings& findings);       // rollback_laws.cpp
-void check_truncate(const Subject& subject, Findings& findings);   // rollback_laws.cpp
-void check_save(const Subject& subject, Findings& findings);       // rollback_laws.cpp
-void check_tree(const Subject& subject, Findings& findings);       // rollback_laws.cpp
-void check_gradient(const Subject& subject, Findings& findings);   // gradient_law.cpp
-void check_reference(const Subject& subject, Findings& findings);  // split_laws.cpp
+// split_laws.cpp
+void check_split(const Subject& subject, Findings& findings);
+void check_batch(const Subject& subject, Findings& findings);
+void check_reference(const Subject& subject, Findings& findings);
+// rollback_laws.cpp
+void check_rollback(const Subject& subject, Findings& findings);
+void check_fork(const Subject& subject, Findings& findings);
+void check_truncate(const Subject& subject, Findings& findings);
+void check_save(const Subject& subject, Findings& findings);
+void check_tree(const Subject& subject, Findings& findings);
+// gradient_law.cpp
+void check_gradient(const Subject& subject, Findings& findings);
+void check_contract(const Subject& subject, Findings& findings);
 
 }  // namespace pronghorn::laws

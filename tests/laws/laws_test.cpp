@@ -127,6 +127,15 @@ TEST(LawsThemselves, CatchWrongGradients) {
 
 TEST(LawsThemselves, CatchWrongValues) {
   EXPECT_THAT(broken_laws(Fault::values), ElementsAre("Reference"));
+  EXPECT_THAT(broken_laws(Fault::positions), Contains("Reference"));
+}
+
+TEST(LawsThemselves, CatchBreachesOfTheContract) {
+  EXPECT_THAT(broken_laws(Fault::strides), ElementsAre("Contract"));
+  EXPECT_THAT(broken_laws(Fault::added_gradient), ElementsAre("Contract"));
+  EXPECT_THAT(broken_laws(Fault::unwanted_gradient), ElementsAre("Contract"));
+  EXPECT_THAT(broken_laws(Fault::writes_input), Contains("Contract"));
+  EXPECT_THAT(broken_laws(Fault::tape_and_state), ElementsAre("Contract"));
 }
 
 }  // namespace

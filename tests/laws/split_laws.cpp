@@ -86,6 +86,41 @@ void check_whole_batch(const Subject& subject, Findings& findings) {
   }
 }
 
+double largest_of(std::span<const double> values) {
+  double largest = 0;
+  for (const double value : values) largest = std::max(largest, std::fabs(value));
+  return largest;
+}
+
+// A sequence from which tokens were dropped: positions are not row numbers.
+void check_gaps(const Subject& subject, Findings& findings) {
+  constexpr int64_t kTokens = 90;
+  Random random(8, "gaps");
+  Part whole = chain(nullptr, 0, kTokens);
+  int32_t position = 0;
+  for (int32_t& value : whole.positions) {
+    value = position;
+    position += 1 + static_cast<int32_t>(random.below(2) * random.below(6));
+  }
+  const std::vector<double> expected =
+      subject.spec().reference(subject.reference_inputs(whole), whole.positions);
+  const double bound = subject.spec().tolerance * largest_of(expected);
+  findings.close("training form, positions with gaps", subject.run(whole), expected,
+                 subject.width(), bound);
+  for (const auto& steps : {equal_steps(kTokens, 1), std::vector<int64_t>{40, 3, 16, 31}}) {
+    SequenceState state = subject.fresh();
+    std::vector<float> actual;
+    for (const int64_t step : steps) {
+      Part part = chain(&state, 0, step);
+      std::copy_n(whole.positions.begin() + state.length(), step, part.positions.begin());
+      const std::vector<float> output = subject.run(part);
+      actual.insert(actual.end(), output.begin(), output.end());
+    }
+    findings.close(fmt::format("positions with gaps, steps {}", fmt::join(steps, " ")), actual,
+                   expected, subject.width(), bound);
+  }
+}
+
 }  // namespace
 
 void check_split(const Subject& subject, Findings& findings) {
@@ -180,9 +215,7 @@ void check_reference(const Subject& subject, Findings& findings) {
   constexpr int64_t kLongest = 200;
   // Operators are causal, so the reference of a shorter sequence is a beginning of the longest's.
   const std::vector<double>& whole = subject.reference(0, kLongest);
-  double largest = 0;
-  for (const double value : whole) largest = std::max(largest, std::fabs(value));
-  const double bound = subject.spec().tolerance * largest;
+  const double bound = subject.spec().tolerance * largest_of(whole);
 
   for (const int64_t length : kLengths) {
     const std::span<const double> expected(whole.data(),
@@ -208,6 +241,7 @@ void check_reference(const Subject& subject, Findings& findings) {
   SequenceState state = subject.fresh();
   findings.close(fmt::format("step form, {} tokens", kLongest),
                  subject.decode(state, 0, equal_steps(kLongest, 1)), whole, subject.width(), bound);
+  check_gaps(subject, findings);
 }
 
 }  // namespace pronghorn::laws
