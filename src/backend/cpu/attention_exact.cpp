@@ -7,6 +7,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention_exact.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -16,15 +17,50 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// scores[r][c] = q_r . k_c for R queries and C keys; each is one sum by lanes, then over the lanes.
+#if HWY_TARGET != HWY_SCALAR && !HWY_HAVE_SCALABLE
+// Stores the sum over a vector's blocks of four lanes.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreSumOfBlocks(D d, V v, float* HWY_RESTRICT to) {
+  if constexpr (hn::MaxLanes(d) > 4) {
+    const hn::Half<D> half;
+    StoreSumOfBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to);
+  } else {
+    hn::StoreU(v, d, to);
+  }
+}
+
+#endif
+
+// to[i] = the sum of the lanes of the i-th of four vectors; its order does not depend on the
+// others.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void SumFour(D d, V v0, V v1, V v2, V v3, float* HWY_RESTRICT to) {
+#if HWY_TARGET == HWY_SCALAR || HWY_HAVE_SCALABLE
+  to[0] = hn::GetLane(hn::SumOfLanes(d, v0));
+  to[1] = hn::GetLane(hn::SumOfLanes(d, v1));
+  to[2] = hn::GetLane(hn::SumOfLanes(d, v2));
+  to[3] = hn::GetLane(hn::SumOfLanes(d, v3));
+#else
+  // Transposing by blocks, adding as soon as two lanes of a sum meet.
+  const hn::RepartitionToWide<D> wide;
+  const V v01 = hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
+  const V v23 = hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
+  const auto low = hn::InterleaveLower(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
+  const auto high = hn::InterleaveUpper(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
+  StoreSumOfBlocks(d, hn::Add(hn::BitCast(d, low), hn::BitCast(d, high)), to);
+#endif
+}
+
+// scores[r][c] = q_r . k_c for R queries and C <= 4 keys (four scores are written): each is one sum
+// by lanes, then over the lanes, whatever R and C are.
 template <int R, int C>
 HWY_INLINE void DotTile(int64_t dim, const float* HWY_RESTRICT q, const float* HWY_RESTRICT keys,
                         int64_t key_stride, float* HWY_RESTRICT scores) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<FloatTag> acc[R][C];
+  hn::Vec<FloatTag> acc[R][4];
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) acc[r][c] = hn::Zero(d);
+    for (int c = 0; c < 4; ++c) acc[r][c] = hn::Zero(d);
   }
   int64_t p = 0;
   for (; p + lanes <= dim; p += lanes) {
@@ -46,12 +82,11 @@ HWY_INLINE void DotTile(int64_t dim, const float* HWY_RESTRICT q, const float* H
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) {
-      scores[r * kAttentionTile + c] = hn::GetLane(hn::SumOfLanes(d, acc[r][c]));
-    }
+    SumFour(d, acc[r][0], acc[r][1], acc[r][2], acc[r][3], scores + r * kAttentionTile);
   }
 }
 
+// Scores of R queries and the first `count` keys of a tile; those behind are undefined.
 template <int R>
 HWY_INLINE void DotRows(int64_t dim, const float* q, const float* keys, int64_t key_stride,
                         int64_t count, float* scores) {
@@ -59,7 +94,18 @@ HWY_INLINE void DotRows(int64_t dim, const float* q, const float* keys, int64_t 
   for (; j + 4 <= count; j += 4) {
     DotTile<R, 4>(dim, q, keys + j * key_stride, key_stride, scores + j);
   }
-  for (; j < count; ++j) DotTile<R, 1>(dim, q, keys + j * key_stride, key_stride, scores + j);
+  if (count - j == 1) DotTile<R, 1>(dim, q, keys + j * key_stride, key_stride, scores + j);
+  if (count - j == 2) DotTile<R, 2>(dim, q, keys + j * key_stride, key_stride, scores + j);
+  if (count - j == 3) DotTile<R, 3>(dim, q, keys + j * key_stride, key_stride, scores + j);
+}
+
+// Asks for one head's part of `rows` rows. Rows of one head lie apart, which hides the stream from
+// the hardware's own prefetching.
+HWY_INLINE void PrefetchRows(int64_t rows, int64_t dim, const float* from, int64_t stride) {
+  constexpr int64_t kCacheLine = 16;  // floats
+  for (int64_t j = 0; j < rows; ++j) {
+    for (int64_t c = 0; c < dim; c += kCacheLine) hwy::Prefetch(from + j * stride + c);
+  }
 }
 
 void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
@@ -90,12 +136,17 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
     const int64_t width = std::min(kAttentionTile, end - key);
     const float* keys = unit.key_tiles[tile] + kv_head * dim;
     const float* values = unit.value_tiles[tile] + kv_head * dim;
+    PrefetchRows(width, dim, values, unit.value_stride);
     int64_t r = 0;
     for (; r + 4 <= count; r += 4) {
       DotRows<4>(dim, q + r * dim, keys, unit.key_stride, width, scores + r * kAttentionTile);
     }
     for (; r < count; ++r) {
       DotRows<1>(dim, q + r * dim, keys, unit.key_stride, width, scores + r * kAttentionTile);
+    }
+    if (key + kAttentionTile < end) {
+      PrefetchRows(std::min(kAttentionTile, end - key - kAttentionTile), dim,
+                   unit.key_tiles[tile + 1] + kv_head * dim, unit.key_stride);
     }
     for (r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
