@@ -103,10 +103,13 @@ void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
     const KeyRange seen = cpu_attention::rows_range(unit, 0, unit.rows).any;
     const int64_t first_split = std::min(seen.begin, seen.end) / kSplitKeys;
     const int64_t splits = tiles_of(seen.end, kSplitKeys) - first_split;
-    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-      for (int64_t s = 0; s < splits; ++s) {
-        parts.push_back({static_cast<int64_t>(tasks.size()), s});
+    // The heads of a share one after another: they lie side by side in memory.
+    for (int64_t s = 0; s < splits; ++s) {
+      for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+        parts.push_back({static_cast<int64_t>(tasks.size()) + kv_head, s});
       }
+    }
+    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
       tasks.push_back({&unit, kv_head, first_split, splits, size});
       size += splits * cpu_attention::partial_size(shape, unit);
     }
