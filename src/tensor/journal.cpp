@@ -165,6 +165,15 @@ int64_t Journal::bytes() const {
   return total;
 }
 
+int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
+  // Rows from the oldest still needed: the last anchor's, less the history; pages are whole.
+  const int64_t anchor_row =
+      shape.fold_interval > 0 ? length / shape.fold_interval * shape.fold_interval : 0;
+  const int64_t first = std::max<int64_t>(0, anchor_row - shape.history);
+  const int64_t pages = length > first ? (length - 1) / kPageRows - first / kPageRows + 1 : 0;
+  return pages * kPageRows * (shape.row_width + 1) + (anchor_row > 0 ? shape.anchor_size : 0);
+}
+
 void Journal::save(std::string& out) const {
   require(tree_.empty(), shape_.name, "cannot save while a token tree waits for commit_path()");
   put_string(out, shape_.name);

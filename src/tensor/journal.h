@@ -95,6 +95,9 @@ class Journal {
   // Bytes of pages and anchors that this journal refers to (shared ones counted in full).
   int64_t bytes() const;
 
+  // f32 that a journal of this shape holds after `length` rows appended in one go.
+  static int64_t predicted_floats(const JournalShape& shape, int64_t length);
+
   // Serialised form, self-describing and checked on load: load throws Error on any mismatch.
   void save(std::string& out) const;
   void load(std::span<const std::byte>& in, std::string_view where);
