@@ -31,6 +31,9 @@ constexpr int64_t kRowBlock = 96;
 // Steps of a sum before the next columns' turn: three panels of 128 steps are 24 KB, which stay in
 // the first cache while the rows pass.
 constexpr int64_t kStepBlock = 128;
+// Columns whose result stays in the second cache from one block of steps to the next: with 96 rows
+// 144 KB. A multiple of the panels of the kernels' tiles, whichever they are.
+constexpr int64_t kColumnBlock = 24 * kPanel;
 // Rows of a weight gradient's sum at a time; even, so that pairs never depend on the blocking.
 constexpr int64_t kSumRows = 256;
 // Multiply-adds below which a fork of the threads costs more than it saves: about 3 microseconds.
@@ -82,19 +85,22 @@ uint32_t* scratch(int slot, int64_t count) {
 
 float rounded(float value) { return from_bf16(to_bf16(value)); }
 
-// Rows -> panels [columns / 16][steps][16] whose sum runs over the rows.
+// Rows -> panels [columns / 16][steps][16] whose sum runs over the rows, `panel` units from one to
+// the next.
 void pack_rows(Format format, const float* x, int64_t x_stride, int64_t rows, int64_t columns,
-               uint32_t* panels) {
-  if (format == Format::pairs) return pack_row_pairs_bf16(x, x_stride, rows, columns, panels);
-  for (int64_t column = 0; column < columns; column += kPanel) {
-    const int64_t width = std::min(kPanel, columns - column);
-    auto* to = reinterpret_cast<float*>(panels) + column * rows;
-    for (int64_t s = 0; s < rows; ++s, to += kPanel) {
-      const float* from = x + s * x_stride + column;
+               uint32_t* panels, int64_t panel) {
+  if (format == Format::pairs) {
+    return pack_row_pairs_bf16(x, x_stride, rows, columns, panels, panel);
+  }
+  for (int64_t s = 0; s < rows; ++s) {
+    const float* from = x + s * x_stride;
+    auto* to = reinterpret_cast<float*>(panels) + s * kPanel;
+    for (int64_t column = 0; column < columns; column += kPanel, to += panel) {
+      const int64_t width = std::min(kPanel, columns - column);
       if (width == kPanel) {
-        std::memcpy(to, from, kPanel * sizeof(float));
+        std::memcpy(to, from + column, kPanel * sizeof(float));
       } else {
-        std::copy_n(from, width, to);
+        std::copy_n(from + column, width, to);
         std::fill(to + width, to + kPanel, 0.0f);
       }
       if (format == Format::rounded) std::transform(to, to + width, to, rounded);
@@ -202,7 +208,7 @@ const uint32_t* CpuMatmulKernels::packed(const Weight& weight, Side side, Format
       if (forward) {
         pack_transposed(format, from + p * kPanel * stride, stride, width, terms, to + p * panel);
       } else {
-        pack_rows(format, from + p * kPanel, stride, terms, width, to + p * panel);
+        pack_rows(format, from + p * kPanel, stride, terms, width, to + p * panel, panel);
       }
     }
   });
@@ -234,7 +240,6 @@ void CpuMatmulKernels::multiply(const Weight& weight, Side side, Format format, 
       const int64_t row = task / chunks * kRowBlock, column = task % chunks * chunk;
       MatmulBlock block;
       block.rows = std::min(kRowBlock, rows - row);
-      block.columns = std::min(chunk, columns - column);
       block.a = x + row * x_stride;
       block.a_row = x_stride;
       if (format != Format::f32) {
@@ -255,21 +260,25 @@ void CpuMatmulKernels::multiply(const Weight& weight, Side side, Format format, 
       block.a_panel = block.a_row * kPanel;
       block.a_step = 1;
       block.b_panel = steps * kPanel;
-      block.c = y + row * y_stride + column;
       block.c_stride = y_stride;
       // One pass over all steps where the rows are too few to use a block of the weight twice.
-      const int64_t parts = block.rows <= kPanel ? 1 : divide_up(steps, kStepBlock);
-      const int64_t part = divide_up(steps, std::max<int64_t>(1, parts));
+      const int64_t parts =
+          block.rows <= kPanel ? 1 : std::max<int64_t>(1, divide_up(steps, kStepBlock));
+      const int64_t part = divide_up(steps, parts);
       const auto* a = static_cast<const uint32_t*>(block.a);
-      for (int64_t step = 0; step < steps || step == 0; step += part) {
-        block.steps = std::min(part, steps - step);
-        block.a = a + step;
-        block.b = panels + column * steps + step * kPanel;
-        block.load = accumulate || step > 0;
-        const bool last = step + block.steps >= steps;
-        block.bias = last && bias != nullptr ? bias + column : nullptr;
-        run_block(format, block);
-        if (last) break;
+      const int64_t end_column = std::min(columns, column + chunk);
+      for (int64_t first = column; first < end_column; first += kColumnBlock) {
+        block.columns = std::min(kColumnBlock, end_column - first);
+        block.c = y + row * y_stride + first;
+        for (int64_t p = 0; p < parts; ++p) {
+          const int64_t step = p * part;
+          block.steps = std::min(part, steps - step);
+          block.a = a + step;
+          block.b = panels + first * steps + step * kPanel;
+          block.load = accumulate || p > 0;
+          block.bias = p == parts - 1 && bias != nullptr ? bias + first : nullptr;
+          run_block(format, block);
+        }
       }
     }
   });
@@ -310,11 +319,14 @@ void CpuMatmulKernels::linear_backward_weight(const float* dy, int64_t dy_stride
       for (int64_t first = 0; first < rows; first += kSumRows) {
         const int64_t count = std::min(kSumRows, rows - first);
         block.steps = steps_of(format, count);
-        block.a_panel = block.b_panel = block.steps * kPanel;
+        // A line more than needed, as above.
+        block.a_panel = block.b_panel = (block.steps + 1) * kPanel;
         uint32_t* a = scratch(0, panels_of(block.rows) * block.a_panel);
         uint32_t* b = scratch(1, panels_of(block.columns) * block.b_panel);
-        pack_rows(format, dy + first * dy_stride + row, dy_stride, count, block.rows, a);
-        pack_rows(format, x + first * x_stride + column, x_stride, count, block.columns, b);
+        pack_rows(format, dy + first * dy_stride + row, dy_stride, count, block.rows, a,
+                  block.a_panel);
+        pack_rows(format, x + first * x_stride + column, x_stride, count, block.columns, b,
+                  block.b_panel);
         block.a = a;
         block.b = b;
         block.load = accumulate || first > 0;
