@@ -113,23 +113,24 @@ PRONGHORN_BF16 inline __m512i load_rounded(__mmask16 mask, const float* x) {
 
 void matmul_block_bf16(const MatmulBlock& block) { rows_from<kTileRows>(block, 0); }
 
-PRONGHORN_BF16 void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows,
-                                      int64_t columns, uint32_t* pairs, int64_t pairs_stride) {
+PRONGHORN_BF16 void round_row_bf16(const float* x, int64_t columns, uint16_t* to) {
+  int64_t j = 0;
+  for (; j + kPanel <= columns; j += kPanel) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(x + j));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), (__m256i)rounded);
+  }
+  if (j == columns) return;
+  const auto mask = static_cast<__mmask16>((1u << (columns - j)) - 1);
+  const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + j));
+  _mm256_mask_storeu_epi16(to + j, mask, (__m256i)rounded);
+}
+
+void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
+                       uint32_t* pairs, int64_t pairs_stride) {
   for (int64_t i = 0; i < rows; ++i) {
-    const float* from = x + i * x_stride;
     auto* to = reinterpret_cast<uint16_t*>(pairs + i * pairs_stride);
-    int64_t j = 0;
-    for (; j + kPanel <= columns; j += kPanel) {
-      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + j));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), (__m256i)rounded);
-    }
-    if (j < columns) {
-      const int64_t rest = columns - j, stored = (rest + 1) / 2 * 2;
-      const __m256bh rounded = _mm512_cvtneps_pbh(
-          _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << rest) - 1), from + j));
-      _mm256_mask_storeu_epi16(to + j, static_cast<__mmask16>((1u << stored) - 1),
-                               (__m256i)rounded);
-    }
+    round_row_bf16(x + i * x_stride, columns, to);
+    if (columns % 2 != 0) to[columns] = 0;
   }
 }
 
@@ -159,6 +160,9 @@ PRONGHORN_BF16 void pack_row_pairs_bf16(const float* x, int64_t x_stride, int64_
 
 namespace pronghorn {
 void matmul_block_bf16(const MatmulBlock&) { throw Error("matmul", "no bf16 kernel here"); }
+void round_row_bf16(const float*, int64_t, uint16_t*) {
+  throw Error("matmul", "no bf16 kernel here");
+}
 void pair_columns_bf16(const float*, int64_t, int64_t, int64_t, uint32_t*, int64_t) {
   throw Error("matmul", "no bf16 kernel here");
 }
