@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <span>
+#include <vector>
 
 namespace pronghorn {
 namespace {
@@ -12,6 +14,38 @@ constexpr int64_t kForwardTokens = 8192;
 
 // Examples for judging come from numbers that training never reaches.
 constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
+
+// Scores the windows that begin at `begins` of a text of `size` tokens, read through `read`.
+TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
+                           int64_t window, int64_t size,
+                           const std::function<void(int64_t, std::span<int32_t>)>& read,
+                           const ProgressFunction& progress) {
+  TextScore score;
+  Context context;
+  context.precision = precision;
+  const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
+  for (size_t first = 0; first < begins.size(); first += together) {
+    Batch batch;
+    std::vector<int32_t> targets, row;
+    for (const int64_t begin : begins.subspan(first, std::min(together, begins.size() - first))) {
+      const int64_t count = std::min(window, size - 1 - begin);
+      row.resize(static_cast<size_t>(count) + 1);
+      read(begin, row);
+      batch.segments.push_back({nullptr, batch.rows(), count, Mask::causal, {}});
+      for (int64_t t = 0; t < count; ++t) {
+        batch.tokens.push_back(row[static_cast<size_t>(t)]);
+        batch.positions.push_back(static_cast<int32_t>(t));
+        targets.push_back(row[static_cast<size_t>(t) + 1]);
+      }
+    }
+    const CrossEntropy result =
+        linear_cross_entropy(context, model.forward(context, batch), model.head(), targets, 1, 0);
+    score.tokens += result.count;
+    score.nll += result.nll;
+    if (progress) progress(static_cast<double>(score.tokens));
+  }
+  return score;
+}
 
 }  // namespace
 
@@ -23,43 +57,33 @@ double TextScore::bits_per_byte() const { return bytes == 0 ? 0 : nll / std::num
 
 TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
                         int64_t window, int64_t max_tokens, const ProgressFunction& progress) {
-  TextScore score;
   const int64_t predicted = shard.size() - 1;
-  if (predicted <= 0) return score;
   window = std::min(window, predicted);
-  const int64_t windows = (predicted + window - 1) / window;
+  const int64_t windows = predicted > 0 ? (predicted + window - 1) / window : 0;
   int64_t used = windows;
-  if (max_tokens > 0) used = std::clamp<int64_t>(max_tokens / window, 1, windows);
-
-  Context context;
-  context.precision = precision;
-  const int64_t together = std::max<int64_t>(1, kForwardTokens / window);
-  std::vector<int32_t> row(static_cast<size_t>(window) + 1);
-  for (int64_t first = 0; first < used; first += together) {
-    Batch batch;
-    std::vector<int32_t> targets;
-    for (int64_t i = first; i < std::min(used, first + together); ++i) {
-      const int64_t begin = i * windows / used * window;
-      const int64_t count = std::min(window, predicted - begin);
-      row.resize(static_cast<size_t>(count) + 1);
-      shard.read(begin, row);
-      batch.segments.push_back({nullptr, batch.rows(), count, Mask::causal, {}});
-      for (int64_t t = 0; t < count; ++t) {
-        batch.tokens.push_back(row[static_cast<size_t>(t)]);
-        batch.positions.push_back(static_cast<int32_t>(t));
-        targets.push_back(row[static_cast<size_t>(t) + 1]);
-      }
-    }
-    const Tensor hidden = model.forward(context, batch);
-    const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
-    score.tokens += result.count;
-    score.nll += result.nll;
-    if (progress) progress(static_cast<double>(score.tokens));
-  }
+  if (max_tokens > 0) used = std::min(windows, std::max<int64_t>(1, max_tokens / window));
+  std::vector<int64_t> begins;
+  for (int64_t i = 0; i < used; ++i) begins.push_back(i * windows / used * window);
+  TextScore score = evaluate_windows(
+      model, precision, begins, window, shard.size(),
+      [&](int64_t begin, std::span<int32_t> out) { shard.read(begin, out); }, progress);
   // The text's bytes in proportion: exactly all of them when every token is read.
   score.bytes = static_cast<double>(shard.text_bytes()) * static_cast<double>(score.tokens) /
-                static_cast<double>(predicted);
+                static_cast<double>(std::max<int64_t>(1, predicted));
   return score;
+}
+
+TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
+                          int64_t window, const ProgressFunction& progress) {
+  const auto size = static_cast<int64_t>(tokens.size());
+  std::vector<int64_t> begins;
+  for (int64_t begin = 0; begin + 1 < size; begin += window) begins.push_back(begin);
+  return evaluate_windows(
+      model, precision, begins, window, size,
+      [&](int64_t begin, std::span<int32_t> out) {
+        std::copy_n(tokens.begin() + begin, out.size(), out.begin());
+      },
+      progress);
 }
 
 TaskScore evaluate_task(const Model& model, Precision precision, DataSource& task, int64_t examples,

@@ -28,6 +28,10 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
                         int64_t window, int64_t max_tokens = 0,
                         const ProgressFunction& progress = {});
 
+// The same for tokens at hand, all of them; `bytes` of the result is left at 0.
+TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
+                          int64_t window, const ProgressFunction& progress = {});
+
 struct TaskScore {
   int64_t answers = 0;
   int64_t correct = 0;
