@@ -48,8 +48,8 @@ class TokenizerTest : public testing::Test {
   fs::path folder_;
 };
 
-// Text that tokenizers get wrong: spaces, line ends, control characters, combining marks, characters
-// of every length, the symbols that tokenizers use themselves.
+// Text that tokenizers get wrong: spaces, line ends, control characters, combining marks,
+// characters of every length, the symbols that tokenizers use themselves.
 const std::vector<std::string> kTricky = {
     "",
     " ",
@@ -133,7 +133,9 @@ TEST_F(TokenizerTest, StreamGivesWholeCharacters) {
   TextStream stream(*tokenizer);
   EXPECT_EQ(stream.push(0xFF), "\xEF\xBF\xBD");
   EXPECT_EQ(stream.push(0xE4), "");
-  EXPECT_EQ(stream.push('a'), "\xEF\xBF\xBD" "a");
+  EXPECT_EQ(stream.push('a'),
+            "\xEF\xBF\xBD"
+            "a");
   EXPECT_EQ(stream.push(0xE4), "");
   EXPECT_EQ(stream.finish(), "\xEF\xBF\xBD");
 }
@@ -301,8 +303,8 @@ void attack(const std::string& good, const fs::path& folder, const char* name, i
     const uint64_t count = 1 + random.below(4);
     for (uint64_t k = 0; k < count; ++k) {
       // Half of the changes fall into the first kilobyte, where structure is dense.
-      const size_t at = random.below(random.below(2) == 0 ? std::min<size_t>(1024, bad.size())
-                                                          : bad.size());
+      const size_t at =
+          random.below(random.below(2) == 0 ? std::min<size_t>(1024, bad.size()) : bad.size());
       constexpr std::string_view kLikely = "{}[]\",:09-\\ \x7F";
       bad[at] = random.below(2) == 0 ? kLikely[random.below(kLikely.size())]
                                      : static_cast<char>(random.bits());
