@@ -6,6 +6,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 
@@ -174,7 +176,7 @@ TEST_F(TextTest, SeparatesDocumentsByEos) {
       load_tokenizer(fs::path(PRONGHORN_SOURCE_DIR) / "tests/formats/golden/llama3");
   // The text of a special token in the data is text.
   const auto path = put("d.jsonl", "{\"text\": \"a</s>\"}\n{\"text\": \"bb bb bb bb bb\\n b\"}\n");
-  const auto made = prepare_tokens({path}, *tokenizer, folder_ / "out", 0.2);
+  const auto made = prepare_tokens({path}, *tokenizer, folder_ / "out", 0.08);
   const TokenShard train(made.train);
   std::vector<int32_t> ids(static_cast<size_t>(train.size()));
   train.read(0, ids);
