@@ -230,12 +230,16 @@ TEST_F(TokenizerTest, SentencePieceRoundTripsAnyText) {
   }
   const std::string broken = "a\xFF\xE2\x96";
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(broken, false)), broken);
-  // A text is its words apart: encoded together with others, and alone, they are the same.
-  const std::string pair = "  the anchor", both = pair + pair;
-  const auto once = tokenizer->encode(pair);
-  auto twice = once;
-  twice.insert(twice.end(), once.begin(), once.end());
-  EXPECT_EQ(tokenizer->encode(both), twice);
+  // Encoding word by word is what the library does with the whole text, where pieces can carry it.
+  json config = parse_json(read_file(folder_ / "tokenizer_config.json"), "config");
+  config.erase("pronghorn_exact");
+  write_file(folder_ / "tokenizer_config.json", config.dump());
+  const auto library = load_tokenizer(folder_);
+  for (const std::string& text : training_texts()) {
+    if (text.find("\xE2\x96\x81") == text.npos) {
+      EXPECT_EQ(tokenizer->encode(text, false), library->encode(text, false)) << text;
+    }
+  }
   // It is a tokenizer, not a fallback to bytes.
   const std::string text = "the journal and the anchor";
   EXPECT_LT(tokenizer->encode(text).size(), text.size() * 2 / 3);
