@@ -232,7 +232,7 @@ PreparedTokens prepare_tokens(const std::vector<fs::path>& paths, const Tokenize
   if (reuse(prepared, hash)) return prepared;
 
   Split split(paths, held_out_fraction);
-  pronghorn::create_directories(directory);
+  pronghorn::make_directories(directory);
   ShardWriter train(prepared.train, tokenizer, hash), held_out(prepared.held_out, tokenizer, hash);
   AtomicFile text(prepared.held_out_text);
   Encoder encoder(tokenizer, train, held_out, text);

@@ -113,40 +113,43 @@ PRONGHORN_BF16 inline __m512i load_rounded(__mmask16 mask, const float* x) {
 
 void matmul_block_bf16(const MatmulBlock& block) { rows_from<kTileRows>(block, 0); }
 
-PRONGHORN_BF16 void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows,
-                                      int64_t columns, uint32_t* pairs, int64_t pairs_stride) {
+PRONGHORN_BF16 void round_row_bf16(const float* x, int64_t columns, uint16_t* to) {
+  int64_t j = 0;
+  for (; j + kPanel <= columns; j += kPanel) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(x + j));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), (__m256i)rounded);
+  }
+  if (j == columns) return;
+  const auto mask = static_cast<__mmask16>((1u << (columns - j)) - 1);
+  const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + j));
+  _mm256_mask_storeu_epi16(to + j, mask, (__m256i)rounded);
+}
+
+void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
+                       uint32_t* pairs, int64_t pairs_stride) {
   for (int64_t i = 0; i < rows; ++i) {
-    const float* from = x + i * x_stride;
     auto* to = reinterpret_cast<uint16_t*>(pairs + i * pairs_stride);
-    int64_t j = 0;
-    for (; j + kPanel <= columns; j += kPanel) {
-      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + j));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), (__m256i)rounded);
-    }
-    if (j < columns) {
-      const int64_t rest = columns - j, stored = (rest + 1) / 2 * 2;
-      const __m256bh rounded = _mm512_cvtneps_pbh(
-          _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << rest) - 1), from + j));
-      _mm256_mask_storeu_epi16(to + j, static_cast<__mmask16>((1u << stored) - 1),
-                               (__m256i)rounded);
-    }
+    round_row_bf16(x + i * x_stride, columns, to);
+    if (columns % 2 != 0) to[columns] = 0;
   }
 }
 
+// Row by row, not panel by panel: memory is read in the order it lies in.
 PRONGHORN_BF16 void pack_row_pairs_bf16(const float* x, int64_t x_stride, int64_t rows,
-                                        int64_t columns, uint32_t* panels) {
+                                        int64_t columns, uint32_t* panels, int64_t panel) {
   const int64_t steps = (rows + 1) / 2;
-  for (int64_t column = 0; column < columns; column += kPanel) {
-    const int64_t width = std::min(kPanel, columns - column);
-    const auto mask = static_cast<__mmask16>((1u << width) - 1);
-    uint32_t* to = panels + column * steps;
-    for (int64_t s = 0; s < steps; ++s) {
-      const float* from = x + 2 * s * x_stride + column;
-      const __mmask16 second = 2 * s + 1 < rows ? mask : static_cast<__mmask16>(0);
-      const __m512i low = load_rounded(mask, from);
-      const __m512i high = load_rounded(second, second == 0 ? from : from + x_stride);
-      _mm512_storeu_si512(to + s * kPanel,
-                          _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16)));
+  for (int64_t s = 0; s < steps; ++s) {
+    const float* from = x + 2 * s * x_stride;
+    const bool pair = 2 * s + 1 < rows;
+    uint32_t* to = panels + s * kPanel;
+    for (int64_t column = 0; column < columns; column += kPanel, to += panel) {
+      const int64_t width = std::min(kPanel, columns - column);
+      const auto mask = static_cast<__mmask16>((1u << width) - 1);
+      const __m512i low = load_rounded(mask, from + column);
+      const __m512i high = pair ? load_rounded(mask, from + x_stride + column)  //
+                                : _mm512_setzero_si512();
+      const __m512i upper = _mm512_maskz_slli_epi32(0xffff, high, 16);
+      _mm512_storeu_si512(to, _mm512_or_si512(low, upper));
     }
   }
 }
@@ -157,10 +160,13 @@ PRONGHORN_BF16 void pack_row_pairs_bf16(const float* x, int64_t x_stride, int64_
 
 namespace pronghorn {
 void matmul_block_bf16(const MatmulBlock&) { throw Error("matmul", "no bf16 kernel here"); }
+void round_row_bf16(const float*, int64_t, uint16_t*) {
+  throw Error("matmul", "no bf16 kernel here");
+}
 void pair_columns_bf16(const float*, int64_t, int64_t, int64_t, uint32_t*, int64_t) {
   throw Error("matmul", "no bf16 kernel here");
 }
-void pack_row_pairs_bf16(const float*, int64_t, int64_t, int64_t, uint32_t*) {
+void pack_row_pairs_bf16(const float*, int64_t, int64_t, int64_t, uint32_t*, int64_t) {
   throw Error("matmul", "no bf16 kernel here");
 }
 }  // namespace pronghorn
