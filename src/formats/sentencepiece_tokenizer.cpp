@@ -125,6 +125,9 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<std::string> pieces;
     const auto status = processor_.Encode("x", &pieces);
     require(status.ok(), where_, "cannot encode: {}", status.ToString());
+    newline_ = processor_.PieceToId("\n");
+    tab_ = processor_.PieceToId("\t");
+    words_apart_ = check_words_apart(model);
     adds_space_ = !pieces.empty() && pieces[0].starts_with(kSpaceSymbol);
   }
 
@@ -157,33 +160,67 @@ class SentencePieceTokenizer final : public Tokenizer {
     ids.insert(ids.end(), part.begin(), part.end());
   }
 
-  // Bytes that pieces cannot carry unchanged (U+2581, zero, invalid UTF-8) as byte tokens.
+  // Bytes that pieces cannot carry unchanged (U+2581, zero, invalid UTF-8) as byte tokens, line
+  // ends and tabs as their own, and the rest word by word, each word once.
   void encode_exact(std::string_view text, std::vector<int32_t>& ids) const {
+    std::unordered_map<std::string_view, std::vector<int32_t>> words;
     size_t begin = 0;
     const auto flush = [&](size_t end) {
-      if (end > begin) encode_plain(text.substr(begin, end - begin), ids);
+      if (end == begin) return;
+      const std::string_view word = text.substr(begin, end - begin);
+      auto [found, fresh] = words.try_emplace(word);
+      if (fresh) encode_plain(word, found->second);
+      ids.insert(ids.end(), found->second.begin(), found->second.end());
+      begin = end;
     };
     for (size_t at = 0; at < text.size();) {
       const std::string_view rest = text.substr(at, 4);
       const size_t length = utf8_character(rest);
-      if (length != 0 && rest[0] != '\0' && !rest.starts_with(kSpaceSymbol)) {
-        at += length;
+      const bool own = words_apart_ && (rest[0] == '\n' || rest[0] == '\t');
+      if (own || length == 0 || rest[0] == '\0' || rest.starts_with(kSpaceSymbol)) {
+        flush(at);
+        begin = at + std::max<size_t>(length, 1);
+        if (own) ids.push_back(rest[0] == '\n' ? newline_ : tab_);
+        for (; at < begin; ++at) {
+          if (!own) ids.push_back(byte_ids_[static_cast<unsigned char>(text[at])]);
+        }
         continue;
       }
-      flush(at);
-      begin = at + std::max<size_t>(length, 1);
-      for (; at < begin; ++at) ids.push_back(byte_ids_[static_cast<unsigned char>(text[at])]);
+      if (words_apart_ && rest[0] == ' ' && at > begin && text[at - 1] != ' ') flush(at);
+      at += length;
     }
     flush(text.size());
+  }
+
+  // True if encoding words apart is encoding the whole: newline and tab are pieces of their own,
+  // and no other piece continues after a word into the next one's space.
+  bool check_words_apart(const SentencePieceModel& model) const {
+    const auto own = [&](int32_t id) {
+      return model.types[static_cast<size_t>(id)] == PieceType::kUserDefined;
+    };
+    if (!own(newline_) || !own(tab_)) return false;
+    for (size_t id = 0; id < model.types.size(); ++id) {
+      const std::string& text = tokens_[id].text;
+      const auto type = model.types[id];
+      if (type == PieceType::kUserDefined) {
+        if (text.size() > 1) return false;
+      } else if (type == PieceType::kNormal) {
+        const size_t word = text.find_first_not_of(' ');
+        if (word != text.npos && text.find(' ', word) != text.npos) return false;
+      }
+    }
+    return true;
   }
 
   std::string where_;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<Token> tokens_;
   std::vector<int32_t> byte_ids_;  // -1 where the model has no such byte
+  int32_t newline_ = 0, tab_ = 0;
   std::vector<AddedToken> added_list_;
   AddedTokenMatcher added_;
-  bool add_bos_ = false, add_eos_ = false, exact_ = false, adds_space_ = false;
+  bool add_bos_ = false, add_eos_ = false, exact_ = false, adds_space_ = false,
+       words_apart_ = false;
 };
 
 using Characters = std::unordered_set<uint32_t>;

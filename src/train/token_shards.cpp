@@ -295,7 +295,7 @@ TokenShard::TokenShard(const fs::path& path) : path_(path), file_(path) {
 void TokenShard::read(int64_t begin, std::span<int32_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   require(begin >= 0 && count <= tokens_ && begin <= tokens_ - count, path_.string(),
-          "tokens {} to {} of {}", begin, begin + count, tokens_);
+          "{} tokens from {} on, of {}", count, begin, tokens_);
   const std::byte* from = file_.bytes().data() + begin * token_bytes_;
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i, from += token_bytes_) {

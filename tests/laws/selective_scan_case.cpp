@@ -11,8 +11,8 @@ double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
 // Mamba, arXiv 2312.00752, algorithm 2 with the discretisation of section 3.6 (zero-order hold for
 // A, Euler for B). Inputs in the order of the operator's.
-std::vector<double> selective_scan_reference(int64_t channels, int64_t states,
-                                             const Values& inputs, size_t tokens) {
+std::vector<double> selective_scan_reference(int64_t channels, int64_t states, const Values& inputs,
+                                             size_t tokens) {
   const auto &x = inputs[0], &dt_raw = inputs[1], &dt_bias = inputs[2], &A_log = inputs[3],
              &B = inputs[4], &C = inputs[5], &D = inputs[6];
   const auto width = static_cast<size_t>(channels), size = static_cast<size_t>(states);
