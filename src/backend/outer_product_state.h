@@ -1,13 +1,119 @@
 // Gated outer-product states, with or without erasing (kernel family A).
+//
+// For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t), w_t = write_t:
+//   u_t = w_t v_t                                 without erase
+//   u_t = w_t (v_t - a_t S_{t-1}^T k_t)           with erase (the delta rule)
+//   S_t = a_t S_{t-1} + k_t u_t^T,   o_t = S_t^T (query_scale q_t) + skip v_t
+//
+// Two forms of it: chunks of matrix products for long segments, with a backward pass, and steps
+// that compute tokens from an anchor (a stored S) and the rows written since.
+//
+// The seam for more members of the family: kernels are templates on the kind of gate and on erase.
+// A gate enters a chunk in three places only: the matrix of decays between pairs of rows, the decay
+// from the start of the chunk to a row, and from a row to its end. A gate a key channel replaces
+// the scalar factors there by factors on q and k (in sub-chunks of 16, so that none exceeds 1); a
+// mask multiplies the matrix of pairs; several updates a token are rows without an output.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 
 namespace pronghorn {
+
+// Rows of numbers `stride` elements apart; data null: absent.
+struct InputRows {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  const float* row(int64_t index) const { return data + index * stride; }
+};
+
+struct OutputRows {
+  float* data = nullptr;
+  int64_t stride = 0;
+  bool accumulate = false;
+  float* row(int64_t index) const { return data + index * stride; }
+};
+
+// The sizes and inputs of one call; rows are those of the batch.
+struct OuterProductProblem {
+  int64_t value_heads = 1;
+  int64_t key_heads = 1;  // value head h uses key head h / (value_heads / key_heads)
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+  float query_scale = 1;
+  bool erase = false;
+  InputRows q, k;               // [rows, key_heads key_dim]
+  InputRows v;                  // [rows, value_heads value_dim]
+  InputRows log_decay;          // [rows, value_heads]; absent: no decay
+  InputRows write;              // [rows, value_heads]; absent: 1
+  const float* skip = nullptr;  // [value_heads]; null: 0
+  int64_t rows = 0;
+};
+
+// Rows of a chunk: near the width of a head, where the work within chunks equals that on states.
+constexpr int64_t kOuterProductChunk = 64;
+
+// Rows first_row ... first_row + length - 1, from state `initial` (null: zeros) to state `final`
+// (null: not wanted), both [value_heads, key_dim, value_dim].
+struct OuterProductSegment {
+  int64_t first_row = 0;
+  int64_t length = 0;
+  const float* initial = nullptr;
+  float* final = nullptr;
+  int64_t first_chunk = 0;  // chunks of the segments before this one
+};
+
+// What the backward pass needs of the forward; null: not kept.
+struct OuterProductSaved {
+  float* states = nullptr;     // [chunks, value_heads, key_dim, value_dim]: S before each chunk
+  float* residuals = nullptr;  // with erase: u_t / w_t, [rows, value_heads value_dim]
+};
+
+// Where gradients go; data null: not wanted.
+struct OuterProductGradients {
+  OutputRows q, k, v, log_decay, write;
+  OutputRows skip;  // one row
+};
+
+// A token computed by a step. `row` [k | u | log_decay] holds k and log_decay already; its u is
+// written. `path`: the rows since the anchor that come before it, oldest first.
+struct OuterProductToken {
+  int64_t input_row = 0;
+  float* row = nullptr;
+  std::span<const float* const> path;
+};
+
+// Tokens that start from one anchor. If `fold_to` is set, the anchor is first made from
+// `anchor` and the rows `fold`, and written there.
+struct OuterProductStep {
+  const float* anchor = nullptr;  // [value_heads, key_dim, value_dim]; null: zeros
+  float* fold_to = nullptr;
+  std::span<const float* const> fold;
+  std::span<const OuterProductToken> tokens;
+};
 
 class OuterProductStateKernels {
  public:
   virtual ~OuterProductStateKernels() = default;
+
+  // Chunked form. out [rows, value_heads value_dim].
+  virtual void forward(const OuterProductProblem& problem,
+                       std::span<const OuterProductSegment> segments, const OutputRows& out,
+                       const OuterProductSaved& saved) = 0;
+
+  // The gradients of everything, from out's. Segments must have no initial state; `saved` is what
+  // forward() left for the same segments.
+  virtual void backward(const OuterProductProblem& problem,
+                        std::span<const OuterProductSegment> segments, const InputRows& out_grad,
+                        const OuterProductSaved& saved, const OuterProductGradients& gradients) = 0;
+
+  // Steps. `sequences`: for each sequence its steps, which run in order (a later one may fold rows
+  // that an earlier one wrote). Every number is summed in an order that depends on nothing but the
+  // token's path, so a token's bits do not depend on how tokens are grouped.
+  virtual void step(const OuterProductProblem& problem,
+                    std::span<const std::span<const OuterProductStep>> sequences,
+                    const OutputRows& out) = 0;
 };
 
 std::unique_ptr<OuterProductStateKernels> make_cpu_outer_product_state_kernels();

@@ -1,9 +1,169 @@
 #include "backend/outer_product_state.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "backend/cpu/outer_product_state_tasks.h"
+#include "base/threads.h"
+#include "tensor/storage.h"
+
 namespace pronghorn {
 namespace {
 
-class CpuOuterProductStateKernels final : public OuterProductStateKernels {};
+// Tasks that a call is cut into where it can be: enough to keep many cores busy, a constant so that
+// results do not depend on how many there are.
+constexpr int64_t kWantedTasks = 16;
+constexpr int64_t kNarrowestSlice = 32;  // columns: two of the widest vectors
+
+// Multiply-adds below which a step is not worth a thread of its own.
+constexpr int64_t kStepGrain = 1 << 16;
+
+class Floats {
+ public:
+  explicit Floats(int64_t count) : storage_(static_cast<size_t>(count) * sizeof(float)) {}
+  float* data() const { return reinterpret_cast<float*>(storage_.data()); }
+
+ private:
+  Storage storage_;
+};
+
+struct Plan {
+  int64_t slices = 1;
+  int64_t parts = 1;  // tasks that one segment and key head are cut into
+  std::vector<ChunkTask> tasks;
+};
+
+Plan make_plan(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments) {
+  Plan plan;
+  const auto count = static_cast<int64_t>(segments.size());
+  while (count * problem.value_heads * plan.slices < kWantedTasks &&
+         problem.value_dim % (2 * plan.slices) == 0 &&
+         problem.value_dim / (2 * plan.slices) >= kNarrowestSlice) {
+    plan.slices *= 2;
+  }
+  const int64_t group = problem.value_heads / problem.key_heads * plan.slices;
+  while (plan.parts < group &&
+         (count * problem.key_heads * plan.parts < kWantedTasks || group % plan.parts != 0)) {
+    ++plan.parts;
+  }
+  const int64_t heads = group / plan.parts;
+  for (const OuterProductSegment& segment : segments) {
+    for (int64_t part = 0; part < problem.key_heads * plan.parts; ++part) {
+      plan.tasks.push_back({&segment, part / plan.parts, part * heads, heads, plan.slices});
+    }
+  }
+  return plan;
+}
+
+// to[i, j] (+)= sum over the parts p, in order, of from[i from_row + j from_column + p from_part].
+void sum_parts(int64_t rows, int64_t columns, int64_t parts, const float* from, int64_t from_row,
+               int64_t from_column, int64_t from_part, const OutputRows& to) {
+  constexpr int64_t kGrain = 64;
+  parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* target = to.row(i);
+      for (int64_t j = 0; j < columns; ++j) {
+        const float* first = from + i * from_row + j * from_column;
+        float sum = first[0];
+        for (int64_t p = 1; p < parts; ++p) sum += first[p * from_part];
+        target[j] = to.accumulate ? target[j] + sum : sum;
+      }
+    }
+  });
+}
+
+class CpuOuterProductStateKernels final : public OuterProductStateKernels {
+ public:
+  void forward(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments,
+               const OutputRows& out, const OuterProductSaved& saved) override {
+    const Plan plan = make_plan(problem, segments);
+    parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
+        const Floats scratch(chunk_forward_scratch(problem, task));
+        chunk_forward_task(problem, task, out, saved, scratch.data());
+      }
+    });
+  }
+
+  void backward(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments,
+                const InputRows& out_grad, const OuterProductSaved& saved,
+                const OuterProductGradients& gradients) override {
+    const Plan plan = make_plan(problem, segments);
+    const int64_t rows = problem.rows, key_columns = problem.key_heads * problem.key_dim;
+    const int64_t heads = problem.value_heads * plan.slices;
+    const bool split = plan.parts > 1;
+    const auto count = static_cast<int64_t>(segments.size());
+    const Floats q_parts(split ? plan.parts * rows * key_columns : 0);
+    const Floats k_parts(split ? plan.parts * rows * key_columns : 0);
+    const Floats log_decay(rows * heads), write(rows * heads), skip(count * heads);
+    std::fill_n(skip.data(), count * heads, 0.0f);
+
+    const auto place = [&](const OutputRows& whole, const Floats& parts, int64_t part) {
+      if (whole.data == nullptr || !split) return whole;
+      return OutputRows{parts.data() + part * rows * key_columns, key_columns, false};
+    };
+    parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
+        const int64_t part = i % plan.parts;
+        ChunkTaskGradients own;
+        own.q = place(gradients.q, q_parts, part);
+        own.k = place(gradients.k, k_parts, part);
+        own.v = gradients.v;
+        if (gradients.log_decay.data != nullptr) own.log_decay = log_decay.data();
+        if (gradients.write.data != nullptr) own.write = write.data();
+        if (gradients.skip.data != nullptr) {
+          own.skip = skip.data() + (task.segment - segments.data()) * heads;
+        }
+        own.virtual_heads = heads;
+        const Floats scratch(chunk_backward_scratch(problem, task));
+        chunk_backward_task(problem, task, out_grad, saved, own, scratch.data());
+      }
+    });
+
+    if (split && gradients.q.data != nullptr) {
+      sum_parts(rows, key_columns, plan.parts, q_parts.data(), key_columns, 1, rows * key_columns,
+                gradients.q);
+    }
+    if (split && gradients.k.data != nullptr) {
+      sum_parts(rows, key_columns, plan.parts, k_parts.data(), key_columns, 1, rows * key_columns,
+                gradients.k);
+    }
+    if (gradients.log_decay.data != nullptr) {
+      sum_parts(rows, problem.value_heads, plan.slices, log_decay.data(), heads, plan.slices, 1,
+                gradients.log_decay);
+    }
+    if (gradients.write.data != nullptr) {
+      sum_parts(rows, problem.value_heads, plan.slices, write.data(), heads, plan.slices, 1,
+                gradients.write);
+    }
+    if (gradients.skip.data != nullptr) {
+      // Over segments first, in place; then over slices.
+      for (int64_t s = 1; s < count; ++s) {
+        for (int64_t h = 0; h < heads; ++h) skip.data()[h] += skip.data()[s * heads + h];
+      }
+      sum_parts(1, problem.value_heads, plan.slices, skip.data(), heads, plan.slices, 1,
+                gradients.skip);
+    }
+  }
+
+  void step(const OuterProductProblem& problem,
+            std::span<const std::span<const OuterProductStep>> sequences,
+            const OutputRows& out) override {
+    const int64_t heads = problem.value_heads;
+    const int64_t work = std::max<int64_t>(1, problem.key_dim * problem.value_dim);
+    const int64_t grain = std::max<int64_t>(1, kStepGrain / work);
+    const int64_t count = static_cast<int64_t>(sequences.size()) * heads;
+    parallel_for(count, grain, [&](int64_t begin, int64_t end) {
+      const Floats scratch(step_scratch(problem));
+      for (int64_t i = begin; i < end; ++i) {
+        step_task(problem, sequences[static_cast<size_t>(i / heads)], i % heads, out,
+                  scratch.data());
+      }
+    });
+  }
+};
 
 }  // namespace
 

@@ -1,0 +1,197 @@
+// What the chunked forward and backward passes of outer-product states share: packing, decays
+// within a chunk, and products with triangular matrices. Matrices of pairs of rows are
+// [kOuterProductChunk, kOuterProductChunk], row i the later one; of those, only columns up to the
+// end of i's block of kBlock rows are ever touched, with zeros above the diagonal.
+#if defined(PRONGHORN_OUTER_PRODUCT_STATE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PRONGHORN_OUTER_PRODUCT_STATE_INL_H_
+#undef PRONGHORN_OUTER_PRODUCT_STATE_INL_H_
+#else
+#define PRONGHORN_OUTER_PRODUCT_STATE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/outer_product_state_tasks.h"
+#include "backend/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+
+constexpr int64_t kChunk = kOuterProductChunk;
+constexpr int64_t kBlock = 16;
+
+// The state forgets all it held by a decay of e^-1000; sums of clamped decays stay finite.
+constexpr float kLowestLogDecay = -1000.0f;
+
+// Hands out pieces of one buffer, on cache lines.
+class Scratch {
+ public:
+  explicit Scratch(float* memory) : next_(memory) {}
+  float* take(int64_t count) {
+    float* piece = next_;
+    next_ += (count + 15) / 16 * 16;
+    return piece;
+  }
+
+ private:
+  float* next_;
+};
+
+// to[i, j] = scale from[i, j]; `to` has rows of `columns`.
+HWY_INLINE void PackRows(int64_t rows, int64_t columns, const float* from, int64_t from_row,
+                         float scale, float* HWY_RESTRICT to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* HWY_RESTRICT source = from + i * from_row;
+    for (int64_t j = 0; j < columns; ++j) to[i * columns + j] = scale * source[j];
+  }
+}
+
+// to[j, i] = from[i, j]
+HWY_INLINE void Transpose(int64_t rows, int64_t columns, const float* HWY_RESTRICT from,
+                          int64_t from_row, float* HWY_RESTRICT to, int64_t to_row) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  for (; i + 4 <= rows; i += 4) {
+    const float* source = from + i * from_row;
+    int64_t j = 0;
+    for (; j + 4 <= columns; j += 4) {
+      const auto a = hn::LoadU(d, source + j), b = hn::LoadU(d, source + from_row + j);
+      const auto c = hn::LoadU(d, source + 2 * from_row + j);
+      const auto e = hn::LoadU(d, source + 3 * from_row + j);
+      const auto ac = hn::InterleaveLower(d, a, c), be = hn::InterleaveLower(d, b, e);
+      const auto ac_high = hn::InterleaveUpper(d, a, c), be_high = hn::InterleaveUpper(d, b, e);
+      float* target = to + j * to_row + i;
+      hn::StoreU(hn::InterleaveLower(d, ac, be), d, target);
+      hn::StoreU(hn::InterleaveUpper(d, ac, be), d, target + to_row);
+      hn::StoreU(hn::InterleaveLower(d, ac_high, be_high), d, target + 2 * to_row);
+      hn::StoreU(hn::InterleaveUpper(d, ac_high, be_high), d, target + 3 * to_row);
+    }
+    for (; j < columns; ++j) {
+      for (int64_t r = 0; r < 4; ++r) to[j * to_row + i + r] = source[r * from_row + j];
+    }
+  }
+#endif
+  for (; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
+  }
+}
+
+// Decays of one head within one chunk of n rows; G_i is the sum of log-decays up to row i.
+struct ChunkDecay {
+  explicit ChunkDecay(Scratch& scratch)
+      : from_start(scratch.take(kChunk)),
+        to_end(scratch.take(kChunk)),
+        pairs(scratch.take(kChunk * kChunk)),
+        high(scratch.take(kChunk)),
+        low(scratch.take(kChunk)) {}
+  static constexpr int64_t kFloats = kChunk * kChunk + 4 * kChunk;
+
+  float* from_start;  // exp(G_i)
+  float* to_end;      // exp(G_n - G_i)
+  float total = 1;    // exp(G_n)
+  float* pairs;       // exp(G_i - G_j) for j <= i
+  // G_i = high + low, so that differences of large sums keep their precision.
+  float *high, *low;
+};
+
+// End of the columns of row i that are touched.
+HWY_INLINE int64_t RowEnd(int64_t i) { return (i / kBlock + 1) * kBlock; }
+
+template <bool kGated>
+HWY_INLINE void ComputeDecay(int64_t n, const float* log_decay, int64_t stride, ChunkDecay& decay) {
+  if constexpr (!kGated) {
+    std::fill_n(decay.from_start, n, 1.0f);
+    std::fill_n(decay.to_end, n, 1.0f);
+    decay.total = 1;
+    for (int64_t i = 0; i < n; ++i) {
+      std::fill_n(decay.pairs + i * kChunk, i + 1, 1.0f);
+      std::fill_n(decay.pairs + i * kChunk + i + 1, RowEnd(i) - i - 1, 0.0f);
+    }
+    return;
+  }
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += std::max(log_decay[i * stride], kLowestLogDecay);
+    decay.high[i] = static_cast<float>(sum);
+    decay.low[i] = static_cast<float>(sum - decay.high[i]);
+  }
+  std::fill_n(decay.high + n, kChunk - n, 0.0f);
+  std::fill_n(decay.low + n, kChunk - n, 0.0f);
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto last_high = hn::Set(d, decay.high[n - 1]), last_low = hn::Set(d, decay.low[n - 1]);
+  for (int64_t j = 0; j < kChunk; j += lanes) {
+    const auto high = hn::Load(d, decay.high + j), low = hn::Load(d, decay.low + j);
+    hn::Store(Exp(d, hn::Add(high, low)), d, decay.from_start + j);
+    const auto rest = hn::Add(hn::Sub(last_high, high), hn::Sub(last_low, low));
+    hn::Store(Exp(d, rest), d, decay.to_end + j);
+  }
+  decay.total = decay.from_start[n - 1];
+  for (int64_t i = 0; i < n; ++i) {
+    float* pairs = decay.pairs + i * kChunk;
+    const auto own_high = hn::Set(d, decay.high[i]), own_low = hn::Set(d, decay.low[i]);
+    for (int64_t j = 0; j <= i; j += lanes) {
+      const auto high = hn::Load(d, decay.high + j), low = hn::Load(d, decay.low + j);
+      hn::Store(Exp(d, hn::Add(hn::Sub(own_high, high), hn::Sub(own_low, low))), d, pairs + j);
+    }
+    std::fill_n(pairs + i + 1, RowEnd(i) - i - 1, 0.0f);
+  }
+}
+
+// scores[i, j] = a_i . b_j for j <= i (and the rest of i's block); b_t is b transposed,
+// [k, kChunk].
+HWY_INLINE void LowerScores(int64_t n, int64_t k, const float* a, const float* b_t, float* scores) {
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t rows = std::min(kBlock, n - i);
+    SmallMatmul(rows, i + rows, k, a + i * k, k, 1, b_t, kChunk, scores + i * kChunk, kChunk,
+                false);
+  }
+}
+
+// c (+)= lower b: c, b [n, columns].
+HWY_INLINE void LowerProduct(int64_t n, int64_t columns, const float* lower, const float* b,
+                             float* c, bool accumulate) {
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t rows = std::min(kBlock, n - i);
+    SmallMatmul(rows, columns, i + rows, lower + i * kChunk, kChunk, 1, b, columns, c + i * columns,
+                columns, accumulate);
+  }
+}
+
+// c (+)= lower^T b: c, b [n, columns].
+HWY_INLINE void LowerTransposedProduct(int64_t n, int64_t columns, const float* lower,
+                                       const float* b, float* c, bool accumulate) {
+  for (int64_t j = 0; j < n; j += kBlock) {
+    const int64_t rows = std::min(kBlock, n - j);
+    SmallMatmul(rows, columns, n - j, lower + j * kChunk + j, 1, kChunk, b + j * columns, columns,
+                c + j * columns, columns, accumulate);
+  }
+}
+
+// to = x * y within the lower triangle.
+HWY_INLINE void LowerMultiply(int64_t n, const float* HWY_RESTRICT x, const float* HWY_RESTRICT y,
+                              float* HWY_RESTRICT to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t end = RowEnd(i);
+    for (int64_t j = 0; j < end; ++j) to[i * kChunk + j] = x[i * kChunk + j] * y[i * kChunk + j];
+  }
+}
+
+// to[i] = factors[i] from[i], rows of `columns`.
+HWY_INLINE void ScaleRows(int64_t n, int64_t columns, const float* factors, const float* from,
+                          float* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float factor = factors[i];
+    for (int64_t c = 0; c < columns; ++c) to[i * columns + c] = factor * from[i * columns + c];
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#endif  // PRONGHORN_OUTER_PRODUCT_STATE_INL_H_

@@ -1,0 +1,327 @@
+// Chunked backward pass of outer-product states, from the last chunk to the first. With U the
+// written values, Z = U / write, P_ij = (q_i . k_j) exp(G_i - G_j), dS the gradient of the state
+// that leaves the chunk and S the one that entered it:
+//   dU = P^T dO + exp(G_n - G_j) K dS
+//   Y solves (I + diag(write) L)^T Y = dU with erase, else Y = dU
+//   dwrite = rowsum(Y * Z), dR = write * Y (the gradient of v), dP = tril(dO U^T), dL = -stril(dR
+//   U^T), dS <- exp(G_n) dS + (exp(G_i) q)^T dO - (exp(G_i) k)^T dR
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/outer_product_state_backward.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+// After foreach_target: included once for each instruction set.
+#include "backend/cpu/outer_product_state-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+
+// Solves (I + diag(write) L)^T Y = dU in place. `work` is a matrix of pairs.
+HWY_INLINE void SolveTransposed(int64_t n, int64_t columns, const float* decayed_k_scores,
+                                const float* write, float* y, float* work) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      work[i * kChunk + j] = -write[i] * decayed_k_scores[i * kChunk + j];
+    }
+  }
+  for (int64_t start = (n - 1) / kBlock * kBlock; start >= 0; start -= kBlock) {
+    const int64_t end = std::min(n, start + kBlock);
+    if (end < n) {
+      SmallMatmul(end - start, columns, n - end, work + end * kChunk + start, 1, kChunk,
+                  y + end * columns, columns, y + start * columns, columns, true);
+    }
+    for (int64_t j = end - 2; j >= start; --j) {
+      float* HWY_RESTRICT to = y + j * columns;
+      for (int64_t i = j + 1; i < end; ++i) {
+        const float factor = work[i * kChunk + j];
+        const float* HWY_RESTRICT from = y + i * columns;
+        for (int64_t c = 0; c < columns; ++c) to[c] += factor * from[c];
+      }
+    }
+  }
+}
+
+// For the pairs of one matrix: gradient * decay is added to the gradient of the scores, and
+// rows_minus_columns[t] += the sum of row t minus that of column t of gradient * decay * score,
+// below the diagonal (on it the decay is 1 whatever the gates are).
+template <bool kGated>
+HWY_INLINE void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
+                              const float* HWY_RESTRICT scores, const float* HWY_RESTRICT pairs,
+                              bool diagonal, float sign, float* HWY_RESTRICT score_gradient,
+                              float* HWY_RESTRICT column_sums, double* rows_minus_columns) {
+  if (kGated) std::fill_n(column_sums, kChunk, 0.0f);
+  for (int64_t i = 0; i < n; ++i) {
+    const float* g = gradient + i * kChunk;
+    const float* s = scores + i * kChunk;
+    const float* e = pairs + i * kChunk;
+    float* to = score_gradient + i * kChunk;
+    float row_sum = 0;
+    for (int64_t j = 0; j < i; ++j) {
+      const float w = sign * g[j] * e[j];
+      to[j] += w;
+      if (kGated) {
+        column_sums[j] += w * s[j];
+      }
+    }
+    if (kGated) {
+      for (int64_t j = 0; j < i; ++j) row_sum += g[j] * e[j] * s[j];
+      rows_minus_columns[i] += sign * row_sum;
+    }
+    if (diagonal) to[i] += sign * g[i];
+  }
+  if (kGated) {
+    for (int64_t j = 0; j < n; ++j) rows_minus_columns[j] -= column_sums[j];
+  }
+}
+
+HWY_INLINE void Store(const OutputRows& to, int64_t row, int64_t column, int64_t count, float scale,
+                      const float* HWY_RESTRICT from) {
+  float* HWY_RESTRICT target = to.row(row) + column;
+  if (to.accumulate) {
+    for (int64_t c = 0; c < count; ++c) target[c] += scale * from[c];
+  } else {
+    for (int64_t c = 0; c < count; ++c) target[c] = scale * from[c];
+  }
+}
+
+template <bool kGated, bool kErase>
+void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
+                  const InputRows& out_grad, const OuterProductSaved& saved,
+                  const ChunkTaskGradients& gradients, float* memory) {
+  const OuterProductSegment& segment = *task.segment;
+  const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
+  const int64_t columns = value_dim / task.slices, state_size = key_dim * columns;
+  Scratch scratch(memory);
+  float* state_grads = scratch.take(task.heads * state_size);
+  float* state = scratch.take(state_size);
+  float* state_t = scratch.take(state_size);
+  float* k = scratch.take(kChunk * key_dim);
+  float* q = scratch.take(kChunk * key_dim);
+  float* k_t = scratch.take(kChunk * key_dim);
+  float* dk = scratch.take(kChunk * key_dim);
+  float* dq = scratch.take(kChunk * key_dim);
+  float* key_work = scratch.take(kChunk * key_dim);
+  float* q_scores = scratch.take(kChunk * kChunk);
+  float* k_scores = scratch.take(kChunk * kChunk);
+  float* dq_scores = scratch.take(kChunk * kChunk);
+  float* dk_scores = scratch.take(kChunk * kChunk);
+  float* lower = scratch.take(kChunk * kChunk);
+  float* pair_grads = scratch.take(kChunk * kChunk);
+  float* z = scratch.take(kChunk * columns);
+  float* u = scratch.take(kChunk * columns);
+  float* u_t = scratch.take(kChunk * columns);
+  float* d_out = scratch.take(kChunk * columns);
+  float* du = scratch.take(kChunk * columns);
+  float* work = scratch.take(kChunk * columns);
+  float* write = scratch.take(kChunk);
+  float* column_sums = scratch.take(kChunk);
+  ChunkDecay decay(scratch);
+  double suffix[kChunk], prefix[kChunk];  // gradients of the gates up to, or after, a row
+
+  std::fill_n(state_grads, task.heads * state_size, 0.0f);
+  const int64_t chunks = (segment.length + kChunk - 1) / kChunk;
+  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
+    const int64_t n = std::min(kChunk, segment.length - chunk * kChunk);
+    const int64_t row = segment.first_row + chunk * kChunk;
+    const bool first = chunk == 0, last = chunk == chunks - 1;
+    const int64_t key_column = task.key_head * key_dim;
+    PackRows(n, key_dim, problem.k.row(row) + key_column, problem.k.stride, 1, k);
+    PackRows(n, key_dim, problem.q.row(row) + key_column, problem.q.stride, problem.query_scale, q);
+    Transpose(n, key_dim, k, key_dim, k_t, kChunk);
+    LowerScores(n, key_dim, q, k_t, q_scores);
+    std::fill_n(dq_scores, kChunk * kChunk, 0.0f);
+    if constexpr (kErase) {
+      LowerScores(n, key_dim, k, k_t, k_scores);
+      std::fill_n(dk_scores, kChunk * kChunk, 0.0f);
+    }
+    std::fill_n(dq, n * key_dim, 0.0f);
+    std::fill_n(dk, n * key_dim, 0.0f);
+
+    for (int64_t index = 0; index < task.heads; ++index) {
+      const int64_t virtual_head = task.first_head + index;
+      const int64_t head = virtual_head / task.slices;
+      const int64_t column = head * value_dim + virtual_head % task.slices * columns;
+      float* ds = state_grads + index * state_size;
+      ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
+                           problem.log_decay.stride, decay);
+      for (int64_t i = 0; i < n; ++i) {
+        write[i] = problem.write.data != nullptr ? problem.write.row(row + i)[head] : 1.0f;
+      }
+      if (kErase) {
+        const int64_t stride = problem.value_heads * value_dim;
+        PackRows(n, columns, saved.residuals + row * stride + column, stride, 1, z);
+      } else {
+        PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, z);
+      }
+      ScaleRows(n, columns, write, z, u);
+      Transpose(n, columns, u, columns, u_t, kChunk);
+      PackRows(n, columns, out_grad.row(row) + column, out_grad.stride, 1, d_out);
+      std::fill_n(suffix, n, 0.0);
+      std::fill_n(prefix, n, 0.0);
+      double total_gradient = 0;
+
+      // Through the pairs of the chunk.
+      LowerScores(n, columns, d_out, u_t, pair_grads);
+      PairGradients<kGated>(n, pair_grads, q_scores, decay.pairs, true, 1, dq_scores, column_sums,
+                            suffix);
+      LowerMultiply(n, q_scores, decay.pairs, lower);
+      LowerTransposedProduct(n, columns, lower, d_out, du, false);
+
+      // Through the state that leaves the chunk.
+      if (!last) {
+        SmallMatmul(n, columns, key_dim, k, key_dim, 1, ds, columns, work, columns, false);
+        for (int64_t j = 0; j < n; ++j) {
+          const float factor = decay.to_end[j];
+          for (int64_t c = 0; c < columns; ++c) {
+            work[j * columns + c] *= factor;
+            du[j * columns + c] += work[j * columns + c];
+          }
+          if (kGated) prefix[j] += DotProduct(work + j * columns, u + j * columns, columns);
+        }
+        ScaleRows(n, columns, decay.to_end, u, work);
+        Transpose(key_dim, columns, ds, columns, state_t, key_dim);
+        SmallMatmul(n, key_dim, columns, work, columns, 1, state_t, key_dim, dk, key_dim, true);
+      }
+
+      // Through the solve; du becomes the gradient of the residuals.
+      if constexpr (kErase) {
+        LowerMultiply(n, k_scores, decay.pairs, lower);
+        SolveTransposed(n, columns, lower, write, du, pair_grads);
+      }
+      if (gradients.write != nullptr) {
+        for (int64_t i = 0; i < n; ++i) {
+          gradients.write[(row + i) * gradients.virtual_heads + virtual_head] =
+              DotProduct(du + i * columns, z + i * columns, columns);
+        }
+      }
+      ScaleRows(n, columns, write, du, du);
+      if constexpr (kErase) {
+        LowerScores(n, columns, du, u_t, pair_grads);
+        PairGradients<kGated>(n, pair_grads, k_scores, decay.pairs, false, -1, dk_scores,
+                              column_sums, suffix);
+      }
+      if (gradients.skip != nullptr) {
+        const float* v = problem.v.row(row) + column;
+        for (int64_t i = 0; i < n; ++i) {
+          gradients.skip[virtual_head] +=
+              DotProduct(d_out + i * columns, v + i * problem.v.stride, columns);
+        }
+      }
+      if (gradients.v.data != nullptr) {
+        const float skip = problem.skip != nullptr ? problem.skip[head] : 0.0f;
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t c = 0; c < columns; ++c) {
+            work[c] = du[i * columns + c] + skip * d_out[i * columns + c];
+          }
+          Store(gradients.v, row + i, column, columns, 1, work);
+        }
+      }
+
+      // Through the state that entered the chunk (zero, and without a gradient, in the first).
+      if (!first) {
+        const float* from =
+            saved.states +
+            (segment.first_chunk + chunk) * problem.value_heads * key_dim * value_dim +
+            head * key_dim * value_dim + column - head * value_dim;
+        PackRows(key_dim, columns, from, value_dim, 1, state);
+        Transpose(key_dim, columns, state, columns, state_t, key_dim);
+        if (kGated && !last) {
+          total_gradient += decay.total * DotProduct(ds, state, state_size);
+        }
+        ScaleRows(n, columns, decay.from_start, d_out, d_out);
+        SmallMatmul(n, key_dim, columns, d_out, columns, 1, state_t, key_dim, key_work, key_dim,
+                    false);
+        for (int64_t i = 0; i < n; ++i) {
+          float* HWY_RESTRICT to = dq + i * key_dim;
+          const float* HWY_RESTRICT add = key_work + i * key_dim;
+          for (int64_t c = 0; c < key_dim; ++c) to[c] += add[c];
+          if (kGated) suffix[i] += DotProduct(q + i * key_dim, add, key_dim);
+        }
+        if constexpr (kErase) {
+          ScaleRows(n, columns, decay.from_start, du, du);
+          for (int64_t e = 0; e < n * columns; ++e) du[e] = -du[e];
+          SmallMatmul(n, key_dim, columns, du, columns, 1, state_t, key_dim, key_work, key_dim,
+                      false);
+          for (int64_t i = 0; i < n; ++i) {
+            float* HWY_RESTRICT to = dk + i * key_dim;
+            const float* HWY_RESTRICT add = key_work + i * key_dim;
+            for (int64_t c = 0; c < key_dim; ++c) to[c] += add[c];
+            if (kGated) suffix[i] += DotProduct(k + i * key_dim, add, key_dim);
+          }
+        }
+        if (kGated && !last) {
+          for (int64_t e = 0; e < state_size; ++e) ds[e] *= decay.total;
+        }
+        SmallMatmul(key_dim, columns, n, q, 1, key_dim, d_out, columns, ds, columns, true);
+        if constexpr (kErase) {
+          SmallMatmul(key_dim, columns, n, k, 1, key_dim, du, columns, ds, columns, true);
+        }
+      }
+
+      // A gate acts on what flows from rows before it to rows from it on.
+      if (kGated && gradients.log_decay != nullptr) {
+        double sum = total_gradient;
+        for (int64_t j = 0; j < n; ++j) {
+          const double own = prefix[j];
+          prefix[j] = sum;
+          sum += own;
+        }
+        sum = 0;
+        for (int64_t i = n - 1; i >= 0; --i) {
+          sum += suffix[i];
+          gradients.log_decay[(row + i) * gradients.virtual_heads + virtual_head] =
+              static_cast<float>(sum + prefix[i]);
+        }
+      }
+    }
+
+    LowerProduct(n, key_dim, dq_scores, k, dq, true);
+    LowerTransposedProduct(n, key_dim, dq_scores, q, dk, true);
+    if constexpr (kErase) {
+      LowerProduct(n, key_dim, dk_scores, k, dk, true);
+      LowerTransposedProduct(n, key_dim, dk_scores, k, dk, true);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (gradients.q.data != nullptr) {
+        Store(gradients.q, row + i, key_column, key_dim, problem.query_scale, dq + i * key_dim);
+      }
+      if (gradients.k.data != nullptr) {
+        Store(gradients.k, row + i, key_column, key_dim, 1, dk + i * key_dim);
+      }
+    }
+  }
+}
+
+void BackwardKinds(const OuterProductProblem& problem, const ChunkTask& task,
+                   const InputRows& out_grad, const OuterProductSaved& saved,
+                   const ChunkTaskGradients& gradients, float* scratch) {
+  const bool gated = problem.log_decay.data != nullptr;
+  const auto kind = gated
+                        ? (problem.erase ? BackwardTask<true, true> : BackwardTask<true, false>)
+                        : (problem.erase ? BackwardTask<false, true> : BackwardTask<false, false>);
+  kind(problem, task, out_grad, saved, gradients, scratch);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace pronghorn {
+
+HWY_EXPORT(BackwardKinds);
+
+int64_t chunk_backward_scratch(const OuterProductProblem& problem, const ChunkTask& task) {
+  constexpr int64_t kChunk = kOuterProductChunk, kRounding = 16 * 32;
+  const int64_t columns = problem.value_dim / task.slices;
+  return (task.heads + 2) * problem.key_dim * columns + 6 * kChunk * problem.key_dim +
+         7 * kChunk * kChunk + 6 * kChunk * columns + 6 * kChunk + kRounding;
+}
+
+void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
+                         const InputRows& out_grad, const OuterProductSaved& saved,
+                         const ChunkTaskGradients& gradients, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(BackwardKinds)(problem, task, out_grad, saved, gradients, scratch);
+}
+
+}  // namespace pronghorn
+#endif  // HWY_ONCE

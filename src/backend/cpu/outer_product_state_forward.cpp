@@ -1,0 +1,186 @@
+// Chunked forward pass of outer-product states.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/outer_product_state_forward.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+// After foreach_target: included once for each instruction set.
+#include "backend/cpu/outer_product_state-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+
+// Solves (I + L diag(write)) Z = R in place, R [n, columns], L strictly lower with
+// L_ij = (k_i . k_j) exp(G_i - G_j). `work` is a matrix of pairs.
+HWY_INLINE void SolveResiduals(int64_t n, int64_t columns, const float* k_scores,
+                               const float* pairs, const float* write, float* z, float* work) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      work[i * kChunk + j] = -k_scores[i * kChunk + j] * pairs[i * kChunk + j] * write[j];
+    }
+  }
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t end = std::min(n, start + kBlock);
+    if (start > 0) {
+      SmallMatmul(end - start, columns, start, work + start * kChunk, kChunk, 1, z, columns,
+                  z + start * columns, columns, true);
+    }
+    for (int64_t i = start + 1; i < end; ++i) {
+      float* HWY_RESTRICT to = z + i * columns;
+      for (int64_t j = start; j < i; ++j) {
+        const float factor = work[i * kChunk + j];
+        const float* HWY_RESTRICT from = z + j * columns;
+        for (int64_t c = 0; c < columns; ++c) to[c] += factor * from[c];
+      }
+    }
+  }
+}
+
+template <bool kGated, bool kErase>
+void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, const OutputRows& out,
+                 const OuterProductSaved& saved, float* memory) {
+  const OuterProductSegment& segment = *task.segment;
+  const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
+  const int64_t columns = value_dim / task.slices, state_size = key_dim * columns;
+  Scratch scratch(memory);
+  float* states = scratch.take(task.heads * state_size);
+  float* k = scratch.take(kChunk * key_dim);
+  float* q = scratch.take(kChunk * key_dim);
+  float* k_t = scratch.take(kChunk * key_dim);
+  float* q_scores = scratch.take(kChunk * kChunk);
+  float* k_scores = scratch.take(kChunk * kChunk);
+  float* lower = scratch.take(kChunk * kChunk);
+  float* v = scratch.take(kChunk * columns);
+  float* z = scratch.take(kChunk * columns);  // what is written, before its strength
+  float* u = scratch.take(kChunk * columns);
+  float* o = scratch.take(kChunk * columns);
+  float* write = scratch.take(kChunk);
+  ChunkDecay decay(scratch);
+
+  for (int64_t index = 0; index < task.heads; ++index) {
+    const int64_t head = (task.first_head + index) / task.slices;
+    const int64_t column = (task.first_head + index) % task.slices * columns;
+    float* state = states + index * state_size;
+    if (segment.initial != nullptr) {
+      PackRows(key_dim, columns, segment.initial + head * key_dim * value_dim + column, value_dim,
+               1, state);
+    } else {
+      std::fill_n(state, state_size, 0.0f);
+    }
+  }
+
+  for (int64_t start = 0; start < segment.length; start += kChunk) {
+    const int64_t n = std::min(kChunk, segment.length - start);
+    const int64_t row = segment.first_row + start;
+    const int64_t chunk = segment.first_chunk + start / kChunk;
+    const bool blank = start == 0 && segment.initial == nullptr;  // the states are zero
+    const int64_t key_column = task.key_head * key_dim;
+    PackRows(n, key_dim, problem.k.row(row) + key_column, problem.k.stride, 1, k);
+    PackRows(n, key_dim, problem.q.row(row) + key_column, problem.q.stride, problem.query_scale, q);
+    Transpose(n, key_dim, k, key_dim, k_t, kChunk);
+    LowerScores(n, key_dim, q, k_t, q_scores);
+    if constexpr (kErase) LowerScores(n, key_dim, k, k_t, k_scores);
+
+    for (int64_t index = 0; index < task.heads; ++index) {
+      const int64_t head = (task.first_head + index) / task.slices;
+      const int64_t column = head * value_dim + (task.first_head + index) % task.slices * columns;
+      float* state = states + index * state_size;
+      ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
+                           problem.log_decay.stride, decay);
+      for (int64_t i = 0; i < n; ++i) {
+        write[i] = problem.write.data != nullptr ? problem.write.row(row + i)[head] : 1.0f;
+      }
+      PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, v);
+      if (saved.states != nullptr) {
+        float* to = saved.states + chunk * problem.value_heads * key_dim * value_dim +
+                    head * key_dim * value_dim + column - head * value_dim;
+        for (int64_t c = 0; c < key_dim; ++c) {
+          std::memcpy(to + c * value_dim, state + c * columns,
+                      static_cast<size_t>(columns) * sizeof(float));
+        }
+      }
+
+      std::memcpy(z, v, static_cast<size_t>(n * columns) * sizeof(float));
+      if constexpr (kErase) {
+        if (!blank) {
+          SmallMatmul(n, columns, key_dim, k, key_dim, 1, state, columns, o, columns, false);
+          for (int64_t i = 0; i < n; ++i) {
+            for (int64_t c = 0; c < columns; ++c) {
+              z[i * columns + c] -= decay.from_start[i] * o[i * columns + c];
+            }
+          }
+        }
+        SolveResiduals(n, columns, k_scores, decay.pairs, write, z, lower);
+        if (saved.residuals != nullptr) {
+          for (int64_t i = 0; i < n; ++i) {
+            std::memcpy(saved.residuals + (row + i) * problem.value_heads * value_dim + column,
+                        z + i * columns, static_cast<size_t>(columns) * sizeof(float));
+          }
+        }
+      }
+      ScaleRows(n, columns, write, z, u);
+
+      if (!blank) {
+        SmallMatmul(n, columns, key_dim, q, key_dim, 1, state, columns, o, columns, false);
+        ScaleRows(n, columns, decay.from_start, o, o);
+      }
+      LowerMultiply(n, q_scores, decay.pairs, lower);
+      LowerProduct(n, columns, lower, u, o, !blank);
+      const float skip = problem.skip != nullptr ? problem.skip[head] : 0.0f;
+      for (int64_t i = 0; i < n; ++i) {
+        float* HWY_RESTRICT to = out.row(row + i) + column;
+        for (int64_t c = 0; c < columns; ++c) {
+          to[c] = o[i * columns + c] + skip * v[i * columns + c];
+        }
+      }
+
+      ScaleRows(n, columns, decay.to_end, u, u);
+      if (kGated && !blank) {
+        for (int64_t e = 0; e < state_size; ++e) state[e] *= decay.total;
+      }
+      SmallMatmul(key_dim, columns, n, k, 1, key_dim, u, columns, state, columns, true);
+    }
+  }
+
+  if (segment.final == nullptr) return;
+  for (int64_t index = 0; index < task.heads; ++index) {
+    const int64_t head = (task.first_head + index) / task.slices;
+    const int64_t column = (task.first_head + index) % task.slices * columns;
+    float* to = segment.final + head * key_dim * value_dim + column;
+    for (int64_t c = 0; c < key_dim; ++c) {
+      std::memcpy(to + c * value_dim, states + index * state_size + c * columns,
+                  static_cast<size_t>(columns) * sizeof(float));
+    }
+  }
+}
+
+void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, const OutputRows& out,
+                  const OuterProductSaved& saved, float* scratch) {
+  const bool gated = problem.log_decay.data != nullptr;
+  const auto kind = gated ? (problem.erase ? ForwardTask<true, true> : ForwardTask<true, false>)
+                          : (problem.erase ? ForwardTask<false, true> : ForwardTask<false, false>);
+  kind(problem, task, out, saved, scratch);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace pronghorn {
+
+HWY_EXPORT(ForwardKinds);
+
+int64_t chunk_forward_scratch(const OuterProductProblem& problem, const ChunkTask& task) {
+  constexpr int64_t kChunk = kOuterProductChunk, kRounding = 16 * 24;
+  const int64_t columns = problem.value_dim / task.slices;
+  return task.heads * problem.key_dim * columns + 3 * kChunk * problem.key_dim +
+         4 * kChunk * kChunk + 4 * kChunk * columns + 5 * kChunk + kRounding;
+}
+
+void chunk_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
+                        const OutputRows& out, const OuterProductSaved& saved, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(ForwardKinds)(problem, task, out, saved, scratch);
+}
+
+}  // namespace pronghorn
+#endif  // HWY_ONCE
