@@ -1,6 +1,6 @@
 // A row of the table of the five laws: what the suite in laws_test.cpp needs to know of a sequence
 // operator. A new operator adds a function here and a file <operator>_case.cpp with its naive
-// float64 form, and gets all five laws.
+// float64 form, and gets all five laws: laws_test --gtest_filter='Laws/*.<case>__*'.
 #pragma once
 
 #include <functional>

@@ -85,10 +85,8 @@ void check_one_tree(const Subject& subject, Findings& findings, const SequenceSt
     SequenceState other_chain = state_after(subject, 21), again = base, other_tree = base;
     const std::vector<Part> parts = {chain(&other_chain, kOther, 9), tree_part(&again, parents),
                                      tree_part(&other_tree, {-1, 0, 0, 2})};
-    for (const int threads : {4}) {
-      const Threads scope(threads);
-      findings.same_bits(what + ", in a batch", subject.run(parts)[1], actual, subject.width());
-    }
+    const Threads scope(4);
+    findings.same_bits(what + ", in a batch", subject.run(parts)[1], actual, subject.width());
   }
 
   // Keep nothing, a path to some node, and the path to the last node.
