@@ -87,9 +87,13 @@ void DecayRates(const ScanMatrix& A_log, int64_t channel, int64_t count, int64_t
   for (; c < count; ++c) {
     for (int64_t n = 0; n < states; ++n) out[n * kScanGroup + c] = A_log.row(channel + c)[n];
   }
+  // e^a log2(e) = 2^(a log2(e) + log2(log2(e))).
+  const auto log2_e = hn::Set(d, 1.44269504088896341f);
+  const auto shift = hn::Set(d, 0.52876637294489778f);
+  const auto low = hn::Set(d, -125.0f), high = hn::Set(d, 127.0f);
   for (int64_t i = 0; i < states * kScanGroup; i += lanes) {
-    const auto a = Exp(d, hn::Load(d, out + i));
-    hn::Store(hn::Mul(a, hn::Set(d, -1.44269504088896341f)), d, out + i);
+    const auto a = hn::MulAdd(hn::Load(d, out + i), log2_e, shift);
+    hn::Store(hn::Neg(Exp2(d, hn::Min(hn::Max(a, low), high))), d, out + i);
   }
 }
 
