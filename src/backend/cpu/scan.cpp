@@ -143,13 +143,13 @@ HWY_NOINLINE void FillTile(const SelectiveScan& scan, int64_t channel, int64_t c
 template <int kStates>
 HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t first, int64_t tokens,
                            const float* HWY_RESTRICT rate, float* HWY_RESTRICT state,
-                           FloatVector skip, const ScanTokens& tile) {
+                           int64_t state_stride, FloatVector skip, const ScanTokens& tile) {
   const FloatTag d;
   const int64_t states = scan.state_size;
   FloatVector h[kStates > 0 ? kStates : 1];
   if constexpr (kStates > 0) {
     HWY_UNROLL(16)
-    for (int n = 0; n < kStates; ++n) h[n] = hn::Load(d, state + n * kScanGroup);
+    for (int n = 0; n < kStates; ++n) h[n] = hn::LoadU(d, state + n * state_stride);
   }
   for (int64_t t = 0; t < tokens; ++t) {
     const float* HWY_RESTRICT B = scan.B.row(first + t);
@@ -166,10 +166,10 @@ HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t first, int64_t tok
       }
     } else {
       for (int64_t n = 0; n < states; ++n) {
-        float* to = state + n * kScanGroup;
+        float* to = state + n * state_stride;
         const FloatVector next =
-            Advance(Decay(dt, rate + n * kScanGroup), hn::Load(d, to), dtx, B[n]);
-        hn::Store(next, d, to);
+            Advance(Decay(dt, rate + n * kScanGroup), hn::LoadU(d, to), dtx, B[n]);
+        hn::StoreU(next, d, to);
         sum = hn::MulAdd(hn::Set(d, C[n]), next, sum);
       }
     }
@@ -177,14 +177,14 @@ HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t first, int64_t tok
   }
   if constexpr (kStates > 0) {
     HWY_UNROLL(16)
-    for (int n = 0; n < kStates; ++n) hn::Store(h[n], d, state + n * kScanGroup);
+    for (int n = 0; n < kStates; ++n) hn::StoreU(h[n], d, state + n * state_stride);
   }
 }
 
 // At most kScanTile rows of a group of channels.
 void ScanRows(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t first,
-              int64_t tokens, const float* rate, float* state, float* const* journal_rows, float* y,
-              int64_t y_stride) {
+              int64_t tokens, const float* rate, float* state, int64_t state_stride,
+              float* const* journal_rows, float* y, int64_t y_stride) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN float dt[kScanTile * kScanGroup], x[kScanTile * kScanGroup];
@@ -194,11 +194,11 @@ void ScanRows(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t
     const FloatVector skip = LoadPart(d, scan.D + channel + c, std::min(lanes, count - c));
     const ScanTokens tile = {dt + c, x + c, sums + c};
     if (scan.state_size == 16) {
-      ScanTile<16>(scan, first, tokens, rate + c, state + c, skip, tile);
+      ScanTile<16>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
     } else if (scan.state_size == 8) {
-      ScanTile<8>(scan, first, tokens, rate + c, state + c, skip, tile);
+      ScanTile<8>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
     } else {
-      ScanTile<0>(scan, first, tokens, rate + c, state + c, skip, tile);
+      ScanTile<0>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
     }
   }
   for (int64_t t = 0; t < tokens; ++t) {
@@ -220,10 +220,10 @@ void LoadState(const float* state, int64_t states, int64_t channels, int64_t cha
   }
 }
 
-void StoreState(const float* group, int64_t states, int64_t channels, int64_t channel,
-                int64_t count, float* state) {
+void StoreState(const float* group, int64_t group_stride, int64_t states, int64_t channels,
+                int64_t channel, int64_t count, float* state) {
   for (int64_t n = 0; n < states; ++n) {
-    std::memcpy(state + n * channels + channel, group + n * kScanGroup,
+    std::memcpy(state + n * channels + channel, group + n * group_stride,
                 static_cast<size_t>(count) * sizeof(float));
   }
 }
@@ -236,16 +236,24 @@ void ScanTree(const SelectiveScan& scan, const ScanSegment& segment, int64_t cha
   for (int64_t i = 0; i < segment.length; ++i) {
     const int32_t parent = segment.parents[i];
     std::copy_n(parent < 0 ? root : nodes + parent * size, size, nodes + i * size);
-    ScanRows(scan, channel, count, segment.first_row + i, 1, rate, nodes + i * size,
-             segment.journal_rows + i, y, y_stride);
+    float* const* row = segment.journal_rows != nullptr ? segment.journal_rows + i : nullptr;
+    ScanRows(scan, channel, count, segment.first_row + i, 1, rate, nodes + i * size, kScanGroup,
+             row, y, y_stride);
   }
 }
 
-// One segment of one group of channels. state: scratch [states][kScanGroup].
+// One segment of one group of channels. scratch: [states][kScanGroup].
 void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t channel,
-                 const float* rate, float* state, float* y, int64_t y_stride) {
+                 const float* rate, float* scratch, float* y, int64_t y_stride) {
   const int64_t count = std::min(kScanGroup, scan.channels - channel);
-  LoadState(segment.state_in, scan.state_size, scan.channels, channel, count, state);
+  // A full group is advanced where it lies; others in the scratch, where vectors may overhang.
+  const bool in_place = segment.state_out != nullptr && segment.state_out == segment.state_in &&
+                        count == kScanGroup && segment.parents == nullptr;
+  float* state = in_place ? segment.state_out + channel : scratch;
+  const int64_t stride = in_place ? scan.channels : kScanGroup;
+  if (!in_place) {
+    LoadState(segment.state_in, scan.state_size, scan.channels, channel, count, state);
+  }
   if (segment.parents != nullptr) {
     ScanTree(scan, segment, channel, count, rate, state, y, y_stride);
     return;
@@ -253,7 +261,7 @@ void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t 
   auto snapshot = segment.snapshots.begin();
   for (int64_t t = 0;;) {
     for (; snapshot != segment.snapshots.end() && snapshot->tokens == t; ++snapshot) {
-      StoreState(state, scan.state_size, scan.channels, channel, count, snapshot->state);
+      StoreState(state, stride, scan.state_size, scan.channels, channel, count, snapshot->state);
     }
     if (t == segment.length) break;
     int64_t end = std::min(segment.length, t + kScanTile);
@@ -263,11 +271,12 @@ void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t 
     float* const* rows = keeps && t >= segment.journal_from
                              ? segment.journal_rows + (t - segment.journal_from)
                              : nullptr;
-    ScanRows(scan, channel, count, segment.first_row + t, end - t, rate, state, rows, y, y_stride);
+    ScanRows(scan, channel, count, segment.first_row + t, end - t, rate, state, stride, rows, y,
+             y_stride);
     t = end;
   }
-  if (segment.state_out != nullptr) {
-    StoreState(state, scan.state_size, scan.channels, channel, count, segment.state_out);
+  if (segment.state_out != nullptr && !in_place) {
+    StoreState(state, stride, scan.state_size, scan.channels, channel, count, segment.state_out);
   }
 }
 
@@ -588,7 +597,7 @@ class CpuScanKernels final : public ScanKernels {
         (fresh ? nullptr : state, scan.state_size, scan.channels, channel, count, part);
         HWY_DYNAMIC_DISPATCH(ScanReplay)(scan, rows, channel, floats(rates) + group * size, part);
         HWY_DYNAMIC_DISPATCH(StoreState)
-        (part, scan.state_size, scan.channels, channel, count, state);
+        (part, kGroup, scan.state_size, scan.channels, channel, count, state);
       }
     });
   }
