@@ -29,13 +29,14 @@ constexpr size_t kFormats = 4;
 
 enum class Side { forward, backward };  // sums over `in` or over `out`
 
-constexpr int64_t kTallestTile = 8;  // rows of the register tiles of matmul_block.h
+constexpr int64_t kTileRows = 24;  // a multiple of the rows of any register tile
 // Rows of the left operand converted at a time: with a sum of 512 terms, 96 KB of bf16, which stays
-// in the second cache while the weight passes once. A multiple of kTallestTile.
+// in the second cache while the weight passes once. A multiple of kTileRows.
 constexpr int64_t kRowBlock = 96;
-// Steps of a sum before the next columns' turn: three panels of 128 steps are 24 KB, which stay in
-// the first cache while the rows pass.
-constexpr int64_t kStepBlock = 128;
+// Steps of a sum before the next columns' turn: four panels of 256 steps are 64 KB, which the
+// second cache delivers fast enough; fewer steps load and store the result more often (measured on
+// Zen 4).
+constexpr int64_t kStepBlock = 256;
 // Columns whose result stays in the second cache from one block of steps to the next: with 96 rows
 // 144 KB. A multiple of the panels of the kernels' tiles, whichever they are.
 constexpr int64_t kColumnBlock = 24 * kPanel;
@@ -172,9 +173,9 @@ struct PackedWeight {
 namespace {
 
 // Whether products of bf16 go to oneDNN where that may be: on machines with AMX, for which we have
-// no kernels. With AVX-512 BF16 (Zen 4, one thread, 4096 rows) oneDNN takes 0.9 to 1.03 of our time
-// for y and dx, but 1.1 to 1.3 of it for dW, and is not exact. PRONGHORN_MATMUL=own or onednn
-// overrules.
+// no kernels. On Zen 4 oneDNN takes 0.9 to 0.98 of our time for y and dx of 4096 rows, 0.95 to 1.5
+// of it for dW, and is not exact: not worth a second set of packed weights. PRONGHORN_MATMUL=own or
+// onednn overrules.
 bool choose_onednn() {
   const char* choice = std::getenv("PRONGHORN_MATMUL");
   if (choice == nullptr) return cpu_features().amx;
@@ -290,7 +291,7 @@ void CpuMatmulKernels::multiply(const Weight& weight, Side side, Format format, 
   // Row blocks of about the same height, and columns cut so that there is work for several threads.
   const int64_t row_blocks = divide_up(rows, kRowBlock);
   const int64_t row_block =
-      row_blocks == 1 ? rows : divide_up(rows, row_blocks * kTallestTile) * kTallestTile;
+      row_blocks == 1 ? rows : divide_up(rows, row_blocks * kTileRows) * kTileRows;
   const int64_t wanted = pieces(rows * columns * terms);
   int64_t chunks = std::max<int64_t>(1, wanted / row_blocks);
   const int64_t chunk = divide_up(panels_of(columns), chunks) * kPanel;
