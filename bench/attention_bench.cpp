@@ -99,6 +99,7 @@ BENCHMARK(BM_Decode)
     ->ArgsProduct({{512, 2048, 8192, 32768}, {8}, {1, 2, 8}, {1}})
     ->Args({8192, 8, 2, 4})
     ->Args({8192, 8, 2, 16})
+    ->Args({8192, 8, 2, 64})
     ->Unit(benchmark::kMicrosecond)
     ->UseRealTime();
 

@@ -43,13 +43,12 @@ double best_rate(double seconds, Run run) {
 }
 
 // The best rate of a loop on all threads, in 1e9 operations a second.
-double best_gflops(double seconds, double (*loop)(int64_t)) {
-  constexpr int64_t kSteps = 1 << 16;  // some 300 microseconds, far above a fork and join
+double best_gflops(double seconds, double (*loop)(int64_t), int64_t steps) {
   const int threads = thread_count();
   return 1e-9 * best_rate(seconds, [&] {
            std::atomic<int64_t> operations{0};
            parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
-             for (int64_t i = begin; i < end; ++i) operations += static_cast<int64_t>(loop(kSteps));
+             for (int64_t i = begin; i < end; ++i) operations += static_cast<int64_t>(loop(steps));
            });
            return static_cast<double>(operations);
          });
@@ -84,9 +83,16 @@ MachineCeilings measure_machine(double seconds) {
   machine.instruction_set = cpu_instruction_set();
   machine.cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   machine.threads = thread_count();
-  machine.f32_gflops = best_gflops(seconds / 3, run_multiply_adds_f32);
-  machine.bf16_gflops = machine.f32_gflops;
-  if (cpu_features().bf16) machine.bf16_gflops = best_gflops(seconds / 3, run_multiply_adds_bf16);
+  // Steps for some 300 microseconds, far above a fork and join.
+  constexpr int64_t kVectorSteps = 1 << 16, kTileSteps = 1 << 14;
+  machine.f32_gflops = best_gflops(seconds / 3, run_multiply_adds_f32, kVectorSteps);
+  if (cpu_features().amx) {
+    machine.bf16_gflops = best_gflops(seconds / 3, run_multiply_adds_amx, kTileSteps);
+  } else if (cpu_features().bf16) {
+    machine.bf16_gflops = best_gflops(seconds / 3, run_multiply_adds_bf16, kVectorSteps);
+  } else {
+    machine.bf16_gflops = machine.f32_gflops;
+  }
   machine.read_gigabytes_per_second = best_read_rate(seconds / 3);
   release_cached_memory();
   return machine;

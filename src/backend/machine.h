@@ -12,8 +12,8 @@ struct MachineCeilings {
   int threads = 0;              // that took part
   // All threads together; a multiply-add counts as two operations.
   double f32_gflops = 0;                 // multiply-adds between registers
-  double bf16_gflops = 0;                // the bf16 matrix kernel on data in the first cache;
-                                         // f32_gflops where there are no bf16 instructions
+  double bf16_gflops = 0;                // the same with AMX tiles or bf16 dot products;
+                                         // f32_gflops where there are neither
   double read_gigabytes_per_second = 0;  // from memory, eight streams a thread, huge pages
 };
 

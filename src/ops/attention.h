@@ -23,12 +23,22 @@ struct AttentionOptions {
 // anchor.
 JournalShape attention_journal(const AttentionOptions& options);
 
-// For each row and query head, the mean of the values it may see, weighted by softmax(scale q.k).
-// q [rows, heads head_dim], k and v [rows, kv_heads head_dim]; returns [rows, heads head_dim].
-// q and k already carry their rotary positions. A segment with a state first appends its k and v to
-// the journal at `slot`, then attends to the whole journal; one without attends to itself. Tiled
-// with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward.
-// With a tape, segments must have no state. Throws Error on widths that do not fit the options.
+// For each row i and query head, over the keys j that row i sees,
+//   o_i = sum_j p_ij v_j,  p_ij = exp(s_ij) / sum_j exp(s_ij),  s_ij = scale q_i . k_j
+// q [rows, heads head_dim], k and v [rows, kv_heads head_dim]; returns [rows, heads head_dim]. A
+// row that sees nothing gets 0. q and k already carry their rotary positions.
+//
+// A segment with a state first appends its k and v to the journal at `slot`, then attends to the
+// whole journal; one without attends to itself. In a token tree a row sees the journal before the
+// tree, its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps
+// of up to kExactStep tokens and trees are the same to the bit however a sequence was cut, whatever
+// else is in the batch; longer segments depend on their own cut alone, by rounding.
+//
+// Tiled with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward;
+// the backward pass recomputes p from the saved log-sum-exp, as in backend/attention.h.
+// With a tape, segments must have no state and q must not be the tensor that k or v is. Under a
+// window, positions must not decrease along a sequence. Throws Error on these, and on widths that
+// do not fit the options.
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const Batch& batch, JournalSlot slot);
 

@@ -30,21 +30,20 @@ SelectiveScan scan_of(const Operands& in) {
 
 void check(const Operands& in, const Batch& batch) {
   const int64_t channels = in.channels(), states = in.state_size(), rows = batch.rows();
+  // Messages are put together only when they are needed: this runs for every decoded token.
   const auto expect = [&](const Tensor& tensor, std::string_view name, int64_t height,
                           int64_t width) {
-    require(tensor.rows() == height && tensor.columns() == width, kWhere, "{} is {}, not [{}, {}]",
-            name, shape_string(tensor.shape()), height, width);
+    if (tensor.rows() == height && tensor.columns() == width) return;
+    throw Error(kWhere, fmt::format("{} is {}, not [{}, {}]", name, shape_string(tensor.shape()),
+                                    height, width));
   };
-  require(channels > 0 && states > 0, kWhere, "A_log is {}", shape_string(in.A_log.shape()));
-  if (rows > 0) {
-    expect(in.x, "x", rows, channels);
-    expect(in.dt_raw, "dt_raw", rows, channels);
-    expect(in.B, "B", rows, states);
-    expect(in.C, "C", rows, states);
-  }
-  require(in.dt_bias.size() == channels && in.D.size() == channels, kWhere,
-          "dt_bias {} and D {} for {} channels", shape_string(in.dt_bias.shape()),
-          shape_string(in.D.shape()), channels);
+  require(channels > 0 && states > 0, kWhere, "A_log is [{}, {}]", channels, states);
+  expect(in.x, "x", rows, channels);
+  expect(in.dt_raw, "dt_raw", rows, channels);
+  expect(in.B, "B", rows, states);
+  expect(in.C, "C", rows, states);
+  expect(in.dt_bias, "dt_bias", 1, channels);
+  expect(in.D, "D", 1, channels);
   for (const Segment& segment : batch.segments) {
     const auto nodes = static_cast<int64_t>(segment.parents.size());
     require(nodes == 0 || nodes == segment.length, kWhere, "{} parents for {} rows", nodes,

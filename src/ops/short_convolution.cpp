@@ -146,10 +146,13 @@ JournalShape short_convolution_journal(int64_t channels, int64_t conv_kernel) {
 Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& weight,
                          const Tensor& bias, bool silu, const Batch& batch, JournalSlot slot) {
   const Operands in{x, weight, bias, silu};
-  require(weight.contiguous() && in.taps() >= 1 && x.columns() == in.channels(), kWhere,
-          "x {} does not fit weight {}", shape_string(x.shape()), shape_string(weight.shape()));
-  require(!bias.defined() || bias.size() == in.channels(), kWhere, "bias {} for {} channels",
-          shape_string(bias.shape()), in.channels());
+  // Messages are put together only when they are needed: this runs for every decoded token.
+  if (!weight.contiguous() || in.taps() < 1 || x.columns() != in.channels()) {
+    throw Error(kWhere, fmt::format("x {} does not fit weight {}", shape_string(x.shape()),
+                                    shape_string(weight.shape())));
+  }
+  require(!bias.defined() || bias.size() == in.channels(), kWhere, "bias of {} for {} channels",
+          bias.size(), in.channels());
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});
@@ -158,6 +161,11 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
     require(
         segment.parents.empty() || static_cast<int64_t>(segment.parents.size()) == segment.length,
         kWhere, "{} parents for {} rows", segment.parents.size(), segment.length);
+    for (size_t i = 0; i < segment.parents.size(); ++i) {
+      const int32_t parent = segment.parents[i];
+      require(parent >= -1 && parent < static_cast<int32_t>(i), kWhere, "row {} has parent {}", i,
+              parent);
+    }
     const Journal* journal =
         segment.state != nullptr ? &segment.state->journal(slot.layer, slot.index) : nullptr;
     (segment.parents.empty() ? chain_taps : tree_taps)(in, segment, journal, *taps);

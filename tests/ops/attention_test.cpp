@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "backend/backend.h"
 #include "backend/cpu/cpu_features.h"
 #include "base/error.h"
 #include "base/threads.h"
@@ -331,6 +332,45 @@ TEST_P(AttentionTest, FullSegmentsSeeTheirSequenceAndThemselves) {
     const Doubles want(naive.o.end() - static_cast<int64_t>(got.size()), naive.o.end());
     EXPECT_LT(difference(Tensor::from(got, {block, 32}), want), kTolerance);
   }
+}
+
+// The kernels themselves, with ranges that no mask of a batch makes.
+TEST_P(AttentionTest, RowsThatSeeNothingGetZero) {
+  const AttentionOptions options{.heads = 2, .kv_heads = 1, .head_dim = 12, .scale = 0.5f};
+  constexpr int64_t kRows = 150;
+  const Tensor q = random_tensor(kRows, 24, 1, 3), k = random_tensor(kRows, 12, 2);
+  const Tensor v = random_tensor(kRows, 12, 3), grad_o = random_tensor(kRows, 24, 4);
+  std::vector<KeyRange> visible;
+  for (int64_t i = 0; i < kRows; ++i) {
+    visible.push_back(i % 3 == 0 ? KeyRange{i, i} : KeyRange{i / 2, std::min(kRows, i + 40)});
+  }
+  const Naive want = naive_attention(options, doubles(q), doubles(k), doubles(v), doubles(grad_o),
+                                     kRows, [&](int64_t i, int64_t j) {
+                                       const KeyRange range = visible[static_cast<size_t>(i)];
+                                       return j >= range.begin && j < range.end;
+                                     });
+  const std::vector<const float*> keys = {k.row(0), k.row(64), k.row(128)};
+  const std::vector<const float*> values = {v.row(0), v.row(64), v.row(128)};
+  const AttentionShape shape{2, 1, 12, 0.5f};
+  const std::vector<AttentionUnit> units = {
+      {0, kRows, kRows, keys.data(), values.data(), 12, 12, visible.data()}};
+  const Tensor o = Tensor::full({kRows, 24}, NAN), sums = Tensor::full({kRows, 2}, NAN);
+  AttentionKernels& kernels = backend().attention();
+  AttentionOperands operands{q.data(), 24, o.data(), 24, nullptr};
+  kernels.forward_exact(shape, units, operands);
+  EXPECT_LT(difference(o, want.o), kTolerance);
+  o.fill(NAN);
+  operands.log_sum_exp = sums.data();
+  kernels.forward(shape, units, operands);
+  EXPECT_LT(difference(o, want.o), kTolerance);
+  EXPECT_EQ(o.row(3)[5], 0);
+  const Tensor grad_q = Tensor::full(q.shape(), NAN), grad_k = Tensor::full(k.shape(), NAN);
+  const Tensor grad_v = Tensor::full(v.shape(), NAN);
+  kernels.backward(shape, units, operands, grad_o.data(), 24, {grad_q.data(), 24, false},
+                   {grad_k.data(), 12, false}, {grad_v.data(), 12, false});
+  EXPECT_LT(difference(grad_q, want.grad_q), kTolerance);
+  EXPECT_LT(difference(grad_k, want.grad_k), kTolerance);
+  EXPECT_LT(difference(grad_v, want.grad_v), kTolerance);
 }
 
 TEST(AttentionCheck, RefusesWhatDoesNotFit) {

@@ -80,8 +80,38 @@ __attribute__((target("avx512f,avx512bf16"))) double run_multiply_adds_bf16(int6
   if (_mm512_cvtss_f32(sums[0]) > 1e30f) return 0;  // cannot be; keeps the loop
   return 2.0 * kSums * 32 * static_cast<double>(steps);
 }
+
+__attribute__((target("amx-tile,amx-bf16"))) double run_multiply_adds_amx(int64_t steps) {
+  // Palette 1: tiles of 16 rows of 64 bytes.
+  struct alignas(64) Configuration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  static_assert(sizeof(Configuration) == 64);
+  Configuration configuration;
+  asm volatile("" : : "r"(&configuration) : "memory");  // written before it is loaded
+  _tile_loadconfig(&configuration);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t step = 0; step < steps; ++step) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_release();
+  return 2.0 * 4 * 16 * 16 * 32 * static_cast<double>(steps);
+}
 #else
 double run_multiply_adds_bf16(int64_t) { throw Error("machine", "no bf16 instructions here"); }
+double run_multiply_adds_amx(int64_t) { throw Error("machine", "no AMX here"); }
 #endif
 
 }  // namespace pronghorn

@@ -13,6 +13,9 @@ double run_multiply_adds_f32(int64_t steps);
 // The same with bf16 dot products; only where cpu_features().bf16.
 double run_multiply_adds_bf16(int64_t steps);
 
+// The same with AMX tiles; only where cpu_features().amx.
+double run_multiply_adds_amx(int64_t steps);
+
 // Reads `count` numbers in eight streams that advance together; returns something that depends on
 // all of them.
 float read_streams(const float* data, int64_t count);

@@ -29,12 +29,14 @@ constexpr size_t kFormats = 4;
 
 enum class Side { forward, backward };  // sums over `in` or over `out`
 
+constexpr int64_t kTileRows = 24;  // a multiple of the rows of any register tile
 // Rows of the left operand converted at a time: with a sum of 512 terms, 96 KB of bf16, which stays
-// in the second cache while the weight passes once. A multiple of the kernels' tile rows.
+// in the second cache while the weight passes once. A multiple of kTileRows.
 constexpr int64_t kRowBlock = 96;
-// Steps of a sum before the next columns' turn: three panels of 128 steps are 24 KB, which stay in
-// the first cache while the rows pass.
-constexpr int64_t kStepBlock = 128;
+// Steps of a sum before the next columns' turn: four panels of 256 steps are 64 KB, which the
+// second cache delivers fast enough; fewer steps load and store the result more often (measured on
+// Zen 4).
+constexpr int64_t kStepBlock = 256;
 // Columns whose result stays in the second cache from one block of steps to the next: with 96 rows
 // 144 KB. A multiple of the panels of the kernels' tiles, whichever they are.
 constexpr int64_t kColumnBlock = 24 * kPanel;
@@ -48,6 +50,11 @@ constexpr int64_t kOneDnnRows = 64;
 constexpr int64_t kPieces = 16;
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// How many pieces `work` multiply-adds should be cut into at least.
+int64_t pieces(int64_t work) {
+  return work < kSerialWork ? 1 : std::min(kPieces, work / (kSerialWork / 4));
+}
 
 int64_t panels_of(int64_t columns) { return divide_up(columns, kPanel); }
 
@@ -77,7 +84,7 @@ uint32_t* scratch(int slot, int64_t count) {
     std::unique_ptr<uint32_t, Free> data;
     int64_t capacity = 0;
   };
-  static thread_local std::array<Buffer, 2> buffers;
+  static thread_local std::array<Buffer, 3> buffers;
   Buffer& buffer = buffers[static_cast<size_t>(slot)];
   if (buffer.capacity < count) {
     constexpr int64_t kUnit = 1024;
@@ -114,11 +121,14 @@ void pack_rows(Format format, const float* x, int64_t x_stride, int64_t rows, in
   }
 }
 
-// Rows of numbers -> adjacent rows of bf16.
-void round_rows(const float* x, int64_t x_stride, int64_t rows, int64_t columns, bf16_t* to) {
+// Rows of numbers -> bf16 [height, width], zero where x is smaller.
+void round_rows(const float* x, int64_t x_stride, int64_t rows, int64_t columns, bf16_t* to,
+                int64_t height, int64_t width) {
   for (int64_t i = 0; i < rows; ++i) {
-    round_row_bf16(x + i * x_stride, columns, to + i * columns);
+    round_row_bf16(x + i * x_stride, columns, to + i * width);
+    std::fill(to + i * width + columns, to + (i + 1) * width, bf16_t{0});
   }
+  std::fill(to + rows * width, to + height * width, bf16_t{0});
 }
 
 // At most 16 rows -> one panel [steps][16] whose sum runs over the columns.
@@ -163,8 +173,9 @@ struct PackedWeight {
 namespace {
 
 // Whether products of bf16 go to oneDNN where that may be: on machines with AMX, for which we have
-// no kernels. On Zen 4 ours and oneDNN's are about as fast. PRONGHORN_MATMUL=own or onednn
-// overrules.
+// no kernels. On Zen 4 oneDNN takes 0.9 to 0.98 of our time for y and dx of 4096 rows, 0.95 to 1.5
+// of it for dW, and is not exact: not worth a second set of packed weights. PRONGHORN_MATMUL=own or
+// onednn overrules.
 bool choose_onednn() {
   const char* choice = std::getenv("PRONGHORN_MATMUL");
   if (choice == nullptr) return cpu_features().amx;
@@ -277,19 +288,22 @@ void CpuMatmulKernels::multiply(const Weight& weight, Side side, Format format, 
   const int64_t terms = forward ? weight.in() : weight.out();
   const int64_t steps = steps_of(format, terms);
 
+  // Row blocks of about the same height, and columns cut so that there is work for several threads.
   const int64_t row_blocks = divide_up(rows, kRowBlock);
-  int64_t chunks = 1;  // of columns
-  if (rows * columns * terms >= kSerialWork) chunks = std::max<int64_t>(1, kPieces / row_blocks);
+  const int64_t row_block =
+      row_blocks == 1 ? rows : divide_up(rows, row_blocks * kTileRows) * kTileRows;
+  const int64_t wanted = pieces(rows * columns * terms);
+  int64_t chunks = std::max<int64_t>(1, wanted / row_blocks);
   const int64_t chunk = divide_up(panels_of(columns), chunks) * kPanel;
   chunks = divide_up(columns, chunk);
 
   // Which piece of the result a task computes depends on shapes alone; what it computes does not
   // even depend on the pieces.
-  parallel_for(row_blocks * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(divide_up(rows, row_block) * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t row = task / chunks * kRowBlock, column = task % chunks * chunk;
+      const int64_t row = task / chunks * row_block, column = task % chunks * chunk;
       MatmulBlock block;
-      block.rows = std::min(kRowBlock, rows - row);
+      block.rows = std::min(row_block, rows - row);
       block.a = x + row * x_stride;
       block.a_row = x_stride;
       if (format != Format::f32) {
@@ -341,12 +355,11 @@ void CpuMatmulKernels::multiply_onednn(const Weight& weight, Side side, const fl
   OneDnnMatmul::Shape shape;
   shape.columns = forward ? weight.out() : weight.in();
   shape.terms = forward ? weight.in() : weight.out();
-  shape.c_stride = y_stride;
   shape.accumulate = accumulate;
   shape.bias = bias != nullptr;
   const void* b = packed(weight, side, Format::onednn);
   // Tasks of few different heights, for each of which oneDNN compiles a kernel: the last rows go
-  // through a padded buffer.
+  // through a padded buffer, and so does a result whose rows are not adjacent.
   const int64_t height = rows >= 512 ? 128 : rows >= 256 ? 64 : 32;
   parallel_for(divide_up(rows, height), 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -355,14 +368,12 @@ void CpuMatmulKernels::multiply_onednn(const Weight& weight, Side side, const fl
       auto* a = reinterpret_cast<bf16_t*>(scratch(0, height * width));
       OneDnnMatmul::Shape piece = shape;
       piece.rows = height;
-      round_rows(x + row * x_stride, x_stride, count, shape.terms, a);
+      round_rows(x + row * x_stride, x_stride, count, shape.terms, a, height, shape.terms);
       float* const c = y + row * y_stride;
-      if (count == height) {
+      if (count == height && y_stride == shape.columns) {
         library_.run(piece, a, b, bias, c);
         continue;
       }
-      std::fill(a + count * shape.terms, a + height * shape.terms, bf16_t{0});
-      piece.c_stride = shape.columns;
       auto* edge = reinterpret_cast<float*>(scratch(1, height * shape.columns));
       for (int64_t i = 0; i < height && accumulate; ++i) {
         if (i < count) {
@@ -393,16 +404,17 @@ void CpuMatmulKernels::linear_backward_weight(const float* dy, int64_t dy_stride
   const bool onednn = use_onednn(precision, rows);
   // Tiles of the result, small enough to give every thread several. A tile packs its own operands,
   // so wider is cheaper.
-  int64_t tall = 192, wide = 384;
-  const auto tiles = [&] { return divide_up(out, tall) * divide_up(in, wide); };
-  if (rows * out * in >= kSerialWork) {
-    while (tiles() < kPieces / 2 && (tall > kPanel || wide > kPanel)) {
-      int64_t& side = std::min(wide, in) >= std::min(tall, out) ? wide : tall;
-      side = divide_up(side, 2 * kPanel) * kPanel;
-    }
+  constexpr int64_t kTall = 192, kWide = 384;
+  int64_t down = divide_up(out, kTall), across = divide_up(in, kWide), tall = 0, wide = 0;
+  const int64_t wanted = pieces(rows * out * in) / 2;
+  while (true) {
+    tall = divide_up(panels_of(out), down) * kPanel;
+    wide = divide_up(panels_of(in), across) * kPanel;
+    if (down * across >= wanted || (tall == kPanel && wide == kPanel)) break;
+    (wide >= tall ? across : down) *= 2;
   }
-  const int64_t across = divide_up(in, wide);
-  parallel_for(tiles(), 1, [&](int64_t begin, int64_t end) {
+  across = divide_up(in, wide);
+  parallel_for(divide_up(out, tall) * across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task / across * tall, column = task % across * wide;
       MatmulBlock block;
@@ -413,19 +425,30 @@ void CpuMatmulKernels::linear_backward_weight(const float* dy, int64_t dy_stride
       block.c = dw + row * dw_stride + column;
       block.c_stride = dw_stride;
       if (onednn) {
+        // Whole panels, so that there are fewer shapes for which oneDNN compiles a kernel.
         OneDnnMatmul::Shape shape;
-        shape.rows = block.rows;
-        shape.columns = block.columns;
-        shape.c_stride = dw_stride;
+        shape.rows = panels_of(block.rows) * kPanel;
+        shape.columns = panels_of(block.columns) * kPanel;
         shape.gradient = true;
+        auto* a = reinterpret_cast<bf16_t*>(scratch(0, kSumRows * tall / 2));
+        auto* b = reinterpret_cast<bf16_t*>(scratch(1, kSumRows * wide / 2));
+        auto* sum = reinterpret_cast<float*>(scratch(2, tall * wide));
         for (int64_t first = 0; first < rows; first += kSumRows) {
-          shape.terms = std::min(kSumRows, rows - first);
-          shape.accumulate = accumulate || first > 0;
-          auto* a = reinterpret_cast<bf16_t*>(scratch(0, kSumRows * tall));
-          auto* b = reinterpret_cast<bf16_t*>(scratch(1, kSumRows * wide));
-          round_rows(dy + first * dy_stride + row, dy_stride, shape.terms, shape.rows, a);
-          round_rows(x + first * x_stride + column, x_stride, shape.terms, shape.columns, b);
-          library_.run(shape, a, b, nullptr, block.c);
+          const int64_t count = std::min(kSumRows, rows - first);
+          shape.terms = panels_of(count) * kPanel;
+          shape.accumulate = first > 0;
+          round_rows(dy + first * dy_stride + row, dy_stride, count, block.rows, a, shape.terms,
+                     shape.rows);
+          round_rows(x + first * x_stride + column, x_stride, count, block.columns, b, shape.terms,
+                     shape.columns);
+          library_.run(shape, a, b, nullptr, sum);
+        }
+        for (int64_t i = 0; i < block.rows; ++i) {
+          float* to = block.c + i * dw_stride;
+          const float* from = sum + i * shape.columns;
+          for (int64_t j = 0; j < block.columns; ++j) {
+            to[j] = accumulate ? to[j] + from[j] : from[j];
+          }
         }
         continue;
       }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <dnnl.hpp>
 #include <map>
 #include <memory>
@@ -34,6 +35,12 @@ memory::desc plain(memory::dims extents, memory::data_type type, int64_t row, in
   return {std::move(extents), type, memory::dims{row, column}};
 }
 
+// One for the process: the streams of threads outlive any of our objects.
+const dnnl::engine& cpu_engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
 constexpr int64_t kTypicalRows = 128;  // that the packed form is chosen for
 
 }  // namespace
@@ -44,7 +51,11 @@ struct OneDnnMatmul::Implementation {
     dnnl::matmul matmul;
   };
 
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  // Tells it from others that lived at the same address.
+  const uint64_t id = [] {
+    static std::atomic<uint64_t> count{0};
+    return count++;
+  }();
   std::mutex mutex;
   std::map<Shape, std::unique_ptr<Kernel>> kernels;
   std::map<std::pair<int64_t, int64_t>, memory::desc> packed;  // by columns and terms
@@ -54,7 +65,7 @@ struct OneDnnMatmul::Implementation {
     using Type = memory::data_type;
     const memory::desc a = shape.gradient ? plain({m, k}, Type::bf16, 1, m)  //
                                           : plain({m, k}, Type::bf16, k, 1);
-    const memory::desc c = plain({m, n}, Type::f32, shape.c_stride, 1);
+    const memory::desc c = plain({m, n}, Type::f32, n, 1);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (shape.accumulate) {
@@ -64,9 +75,9 @@ struct OneDnnMatmul::Implementation {
     }
     if (shape.bias) {
       const memory::desc bias = plain({1, n}, Type::f32, n, 1);
-      return {dnnl::matmul::desc(a, b, bias, c), attributes, engine};
+      return {dnnl::matmul::desc(a, b, bias, c), attributes, cpu_engine()};
     }
-    return {dnnl::matmul::desc(a, b, c), attributes, engine};
+    return {dnnl::matmul::desc(a, b, c), attributes, cpu_engine()};
   }
 
   // With the mutex held.
@@ -75,7 +86,7 @@ struct OneDnnMatmul::Implementation {
     auto found = packed.find(key);
     if (found == packed.end()) {
       const memory::desc any({terms, columns}, memory::data_type::bf16, memory::format_tag::any);
-      const Shape shape{kTypicalRows, columns, terms, columns, false, false, false};
+      const Shape shape{kTypicalRows, columns, terms, false, false, false};
       found = packed.emplace(key, describe(shape, any).weights_desc()).first;
     }
     return found->second;
@@ -83,8 +94,8 @@ struct OneDnnMatmul::Implementation {
 
   const Kernel& kernel(const Shape& shape) {
     // Each thread remembers what it has used, so that the lock is met once a shape.
-    static thread_local std::map<std::pair<const void*, Shape>, const Kernel*> known;
-    const Kernel*& mine = known[{this, shape}];
+    static thread_local std::map<std::pair<uint64_t, Shape>, const Kernel*> known;
+    const Kernel*& mine = known[{id, shape}];
     if (mine != nullptr) return *mine;
     std::lock_guard<std::mutex> lock(mutex);
     std::unique_ptr<Kernel>& slot = kernels[shape];
@@ -113,7 +124,7 @@ void OneDnnMatmul::pack(const float* weight, int64_t stride, bool transposed, in
                         int64_t terms, std::byte* to) {
   stay_on_this_thread();
   std::lock_guard<std::mutex> lock(implementation_->mutex);
-  const dnnl::engine& engine = implementation_->engine;
+  const dnnl::engine& engine = cpu_engine();
   const memory::desc source = plain({terms, columns}, memory::data_type::f32,
                                     transposed ? 1 : stride, transposed ? stride : 1);
   memory from(source, engine, const_cast<float*>(weight));
@@ -127,7 +138,7 @@ void OneDnnMatmul::run(const Shape& shape, const bf16_t* a, const void* b, const
   stay_on_this_thread();
   const Implementation::Kernel& kernel = implementation_->kernel(shape);
   const auto& description = kernel.description;
-  const dnnl::engine& engine = implementation_->engine;
+  const dnnl::engine& engine = cpu_engine();
   static thread_local dnnl::stream stream(engine);
   static thread_local std::unique_ptr<Storage> scratchpad;
   const size_t needed = std::max<size_t>(1, description.scratchpad_desc().get_size());

@@ -16,10 +16,10 @@ class OneDnnMatmul {
   OneDnnMatmul();
   ~OneDnnMatmul();
 
-  // c [rows, columns] f32 (+)= a [rows, terms] b [terms, columns] + bias.
+  // c [rows, columns] f32 (+)= a [rows, terms] b [terms, columns] + bias; rows of c are adjacent
+  // (with a stride oneDNN 2.6 falls back to a reference loop).
   struct Shape {
     int64_t rows = 0, columns = 0, terms = 0;
-    int64_t c_stride = 0;
     bool accumulate = false, bias = false;
     bool gradient = false;  // a lies as [terms, rows] and b plain, instead of a plain and b packed
     auto operator<=>(const Shape&) const = default;

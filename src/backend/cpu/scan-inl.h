@@ -39,15 +39,14 @@ HWY_INLINE void StorePart(D d, V value, float* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = part[i];
 }
 
-// 2^y for y <= 0 (a decay), to half a unit in the last place and a little; at least 2^-125.
+// 2^y for -125 <= y <= 127, to half a unit in the last place and a little.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Exp2Decay(D d, V y) {
+HWY_INLINE V Exp2(D d, V y) {
   const hn::RebindToSigned<D> di;
-  const V clamped = hn::Max(y, hn::Set(d, -125.0f));
   // Adding 1.5 * 2^23 rounds to an integer n and leaves it in the lowest bits.
   const V magic = hn::Set(d, 12582912.0f);
-  const V shifted = hn::Add(clamped, magic);
-  const V r = hn::Sub(clamped, hn::Sub(shifted, magic));
+  const V shifted = hn::Add(y, magic);
+  const V r = hn::Sub(y, hn::Sub(shifted, magic));
   // Minimax coefficients of (2^r - 1 - r ln 2) / r^2 on [-1/2, 1/2], relative error 3e-9; with 1
   // and ln 2 kept, decays close to 1 are as exact as they can be.
   V p = hn::Set(d, 0.00015324314881581813f);
@@ -59,6 +58,12 @@ HWY_INLINE V Exp2Decay(D d, V y) {
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
+}
+
+// 2^y for y <= 0, a decay; at least 2^-125.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp2Decay(D d, V y) {
+  return Exp2(d, hn::Max(y, hn::Set(d, -125.0f)));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -17,6 +17,9 @@ namespace pronghorn {
 // Channels of one task: four cache lines of every row, and 4 KB of state for 16 states. A multiple
 // of the lanes of any vector.
 constexpr int64_t kScanGroup = 64;
+// Tokens whose operands are brought into the first-level cache, row by row, before the vectors of
+// channels pass over them one at a time.
+constexpr int64_t kScanTile = 16;
 
 // What one task of the backward pass works with.
 struct BackwardTask {
@@ -47,16 +50,13 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// Tokens that pass one vector of channels at a time.
-constexpr int64_t kScanTile = 64;
-
 // A log2(e) of kScanGroup channels as [states][kScanGroup], from A = -exp(A_log) with `count`
 // channels; zeros behind them.
 void DecayRates(const ScanMatrix& A_log, int64_t channel, int64_t count, int64_t states,
                 float* out) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  std::fill_n(out, states * kScanGroup, 0.0f);
+  if (count < kScanGroup) std::fill_n(out, states * kScanGroup, 0.0f);
   int64_t c = 0;
 #if HWY_TARGET != HWY_SCALAR
   // Blocks of 4 x 4 are transposed in registers.
@@ -87,9 +87,13 @@ void DecayRates(const ScanMatrix& A_log, int64_t channel, int64_t count, int64_t
   for (; c < count; ++c) {
     for (int64_t n = 0; n < states; ++n) out[n * kScanGroup + c] = A_log.row(channel + c)[n];
   }
+  // e^a log2(e) = 2^(a log2(e) + log2(log2(e))).
+  const auto log2_e = hn::Set(d, 1.44269504088896341f);
+  const auto shift = hn::Set(d, 0.52876637294489778f);
+  const auto low = hn::Set(d, -125.0f), high = hn::Set(d, 127.0f);
   for (int64_t i = 0; i < states * kScanGroup; i += lanes) {
-    const auto a = Exp(d, hn::Load(d, out + i));
-    hn::Store(hn::Mul(a, hn::Set(d, -1.44269504088896341f)), d, out + i);
+    const auto a = hn::MulAdd(hn::Load(d, out + i), log2_e, shift);
+    hn::Store(hn::Neg(Exp2(d, hn::Min(hn::Max(a, low), high))), d, out + i);
   }
 }
 
@@ -105,39 +109,53 @@ HWY_INLINE FloatVector Advance(FloatVector decay, FloatVector h, FloatVector dtx
   return hn::MulAdd(decay, h, hn::Mul(dtx, hn::Set(FloatTag(), B)));
 }
 
-HWY_INLINE FloatVector StepSize(const SelectiveScan& scan, int64_t row, int64_t channel,
-                                int64_t count, FloatVector bias) {
+// Tokens of a group of channels: [tokens][kScanGroup] each.
+struct ScanTokens {
+  float *dt, *x, *y;
+};
+
+// Brings `tokens` rows from `first` on into a tile: x, and dt = softplus(dt_raw + dt_bias).
+// journal_rows: of the first row on, or null.
+HWY_NOINLINE void FillTile(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t first,
+                           int64_t tokens, float* const* journal_rows, const ScanTokens& tile) {
   const FloatTag d;
-  return Softplus(d, hn::Add(LoadPart(d, scan.dt_raw.row(row) + channel, count), bias));
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* raw = scan.dt_raw.row(first + t) + channel;
+    const float* input = scan.x.row(first + t) + channel;
+    for (int64_t c = 0; c < count; c += lanes) {
+      const int64_t part = std::min(lanes, count - c);
+      const FloatVector bias = LoadPart(d, scan.dt_bias + channel + c, part);
+      const FloatVector dt = Softplus(d, hn::Add(LoadPart(d, raw + c, part), bias));
+      const FloatVector x = LoadPart(d, input + c, part);
+      hn::Store(dt, d, tile.dt + t * kScanGroup + c);
+      hn::Store(x, d, tile.x + t * kScanGroup + c);
+      if (journal_rows != nullptr) {
+        StorePart(d, dt, journal_rows[t] + channel + c, part);
+        StorePart(d, x, journal_rows[t] + scan.channels + channel + c, part);
+      }
+    }
+  }
 }
 
-// One vector of `count` channels over rows [first, first + tokens). rate and h:
-// [states][kScanGroup] at that vector. journal_rows: of the first row on, or null. kStates: known
-// number of states, whose h stay in registers, or 0.
+// One vector of channels over a tile of the rows from `first` on. rate, state and tile: at that
+// vector. kStates: known number of states, whose h stay in registers, or 0.
 template <int kStates>
-HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t first,
-                           int64_t tokens, const float* HWY_RESTRICT rate,
-                           float* HWY_RESTRICT state, float* const* journal_rows, float* y,
-                           int64_t y_stride) {
+HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t first, int64_t tokens,
+                           const float* HWY_RESTRICT rate, float* HWY_RESTRICT state,
+                           int64_t state_stride, FloatVector skip, const ScanTokens& tile) {
   const FloatTag d;
-  const int64_t states = kStates > 0 ? kStates : scan.state_size;
-  const FloatVector bias = LoadPart(d, scan.dt_bias + channel, count);
-  const FloatVector skip = LoadPart(d, scan.D + channel, count);
+  const int64_t states = scan.state_size;
   FloatVector h[kStates > 0 ? kStates : 1];
   if constexpr (kStates > 0) {
     HWY_UNROLL(16)
-    for (int n = 0; n < kStates; ++n) h[n] = hn::Load(d, state + n * kScanGroup);
+    for (int n = 0; n < kStates; ++n) h[n] = hn::LoadU(d, state + n * state_stride);
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t row = first + t;
-    const float* HWY_RESTRICT B = scan.B.row(row);
-    const float* HWY_RESTRICT C = scan.C.row(row);
-    const FloatVector dt = StepSize(scan, row, channel, count, bias);
-    const FloatVector x = LoadPart(d, scan.x.row(row) + channel, count);
-    if (journal_rows != nullptr) {
-      StorePart(d, dt, journal_rows[t] + channel, count);
-      StorePart(d, x, journal_rows[t] + scan.channels + channel, count);
-    }
+    const float* HWY_RESTRICT B = scan.B.row(first + t);
+    const float* HWY_RESTRICT C = scan.C.row(first + t);
+    const FloatVector dt = hn::Load(d, tile.dt + t * kScanGroup);
+    const FloatVector x = hn::Load(d, tile.x + t * kScanGroup);
     const FloatVector dtx = hn::Mul(dt, x);
     FloatVector sum = hn::Mul(skip, x);
     if constexpr (kStates > 0) {
@@ -148,32 +166,44 @@ HWY_NOINLINE void ScanTile(const SelectiveScan& scan, int64_t channel, int64_t c
       }
     } else {
       for (int64_t n = 0; n < states; ++n) {
-        float* to = state + n * kScanGroup;
+        float* to = state + n * state_stride;
         const FloatVector next =
-            Advance(Decay(dt, rate + n * kScanGroup), hn::Load(d, to), dtx, B[n]);
-        hn::Store(next, d, to);
+            Advance(Decay(dt, rate + n * kScanGroup), hn::LoadU(d, to), dtx, B[n]);
+        hn::StoreU(next, d, to);
         sum = hn::MulAdd(hn::Set(d, C[n]), next, sum);
       }
     }
-    StorePart(d, sum, y + row * y_stride + channel, count);
+    hn::Store(sum, d, tile.y + t * kScanGroup);
   }
   if constexpr (kStates > 0) {
     HWY_UNROLL(16)
-    for (int n = 0; n < kStates; ++n) hn::Store(h[n], d, state + n * kScanGroup);
+    for (int n = 0; n < kStates; ++n) hn::StoreU(h[n], d, state + n * state_stride);
   }
 }
 
-// `tokens` rows of all vectors of a group of channels.
-void ScanTiles(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t first,
-               int64_t tokens, const float* rate, float* state, float* const* journal_rows,
-               float* y, int64_t y_stride) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-  const auto tile = scan.state_size == 16  ? &ScanTile<16>
-                    : scan.state_size == 8 ? &ScanTile<8>
-                                           : &ScanTile<0>;
+// At most kScanTile rows of a group of channels.
+void ScanRows(const SelectiveScan& scan, int64_t channel, int64_t count, int64_t first,
+              int64_t tokens, const float* rate, float* state, int64_t state_stride,
+              float* const* journal_rows, float* y, int64_t y_stride) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN float dt[kScanTile * kScanGroup], x[kScanTile * kScanGroup];
+  HWY_ALIGN float sums[kScanTile * kScanGroup];
+  FillTile(scan, channel, count, first, tokens, journal_rows, {dt, x, sums});
   for (int64_t c = 0; c < count; c += lanes) {
-    tile(scan, channel + c, std::min(lanes, count - c), first, tokens, rate + c, state + c,
-         journal_rows, y, y_stride);
+    const FloatVector skip = LoadPart(d, scan.D + channel + c, std::min(lanes, count - c));
+    const ScanTokens tile = {dt + c, x + c, sums + c};
+    if (scan.state_size == 16) {
+      ScanTile<16>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
+    } else if (scan.state_size == 8) {
+      ScanTile<8>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
+    } else {
+      ScanTile<0>(scan, first, tokens, rate + c, state + c, state_stride, skip, tile);
+    }
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* from = sums + t * kScanGroup;
+    std::copy(from, from + count, y + (first + t) * y_stride + channel);
   }
 }
 
@@ -190,10 +220,10 @@ void LoadState(const float* state, int64_t states, int64_t channels, int64_t cha
   }
 }
 
-void StoreState(const float* group, int64_t states, int64_t channels, int64_t channel,
-                int64_t count, float* state) {
+void StoreState(const float* group, int64_t group_stride, int64_t states, int64_t channels,
+                int64_t channel, int64_t count, float* state) {
   for (int64_t n = 0; n < states; ++n) {
-    std::memcpy(state + n * channels + channel, group + n * kScanGroup,
+    std::memcpy(state + n * channels + channel, group + n * group_stride,
                 static_cast<size_t>(count) * sizeof(float));
   }
 }
@@ -206,16 +236,24 @@ void ScanTree(const SelectiveScan& scan, const ScanSegment& segment, int64_t cha
   for (int64_t i = 0; i < segment.length; ++i) {
     const int32_t parent = segment.parents[i];
     std::copy_n(parent < 0 ? root : nodes + parent * size, size, nodes + i * size);
-    ScanTiles(scan, channel, count, segment.first_row + i, 1, rate, nodes + i * size,
-              segment.journal_rows + i, y, y_stride);
+    float* const* row = segment.journal_rows != nullptr ? segment.journal_rows + i : nullptr;
+    ScanRows(scan, channel, count, segment.first_row + i, 1, rate, nodes + i * size, kScanGroup,
+             row, y, y_stride);
   }
 }
 
-// One segment of one group of channels. state: scratch [states][kScanGroup].
+// One segment of one group of channels. scratch: [states][kScanGroup].
 void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t channel,
-                 const float* rate, float* state, float* y, int64_t y_stride) {
+                 const float* rate, float* scratch, float* y, int64_t y_stride) {
   const int64_t count = std::min(kScanGroup, scan.channels - channel);
-  LoadState(segment.state_in, scan.state_size, scan.channels, channel, count, state);
+  // A full group is advanced where it lies; others in the scratch, where vectors may overhang.
+  const bool in_place = segment.state_out != nullptr && segment.state_out == segment.state_in &&
+                        count == kScanGroup && segment.parents == nullptr;
+  float* state = in_place ? segment.state_out + channel : scratch;
+  const int64_t stride = in_place ? scan.channels : kScanGroup;
+  if (!in_place) {
+    LoadState(segment.state_in, scan.state_size, scan.channels, channel, count, state);
+  }
   if (segment.parents != nullptr) {
     ScanTree(scan, segment, channel, count, rate, state, y, y_stride);
     return;
@@ -223,7 +261,7 @@ void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t 
   auto snapshot = segment.snapshots.begin();
   for (int64_t t = 0;;) {
     for (; snapshot != segment.snapshots.end() && snapshot->tokens == t; ++snapshot) {
-      StoreState(state, scan.state_size, scan.channels, channel, count, snapshot->state);
+      StoreState(state, stride, scan.state_size, scan.channels, channel, count, snapshot->state);
     }
     if (t == segment.length) break;
     int64_t end = std::min(segment.length, t + kScanTile);
@@ -233,11 +271,12 @@ void ScanForward(const SelectiveScan& scan, const ScanSegment& segment, int64_t 
     float* const* rows = keeps && t >= segment.journal_from
                              ? segment.journal_rows + (t - segment.journal_from)
                              : nullptr;
-    ScanTiles(scan, channel, count, segment.first_row + t, end - t, rate, state, rows, y, y_stride);
+    ScanRows(scan, channel, count, segment.first_row + t, end - t, rate, state, stride, rows, y,
+             y_stride);
     t = end;
   }
-  if (segment.state_out != nullptr) {
-    StoreState(state, scan.state_size, scan.channels, channel, count, segment.state_out);
+  if (segment.state_out != nullptr && !in_place) {
+    StoreState(state, stride, scan.state_size, scan.channels, channel, count, segment.state_out);
   }
 }
 
@@ -265,59 +304,53 @@ constexpr int64_t kChunk = ScanKernels::kChunk;
 
 int64_t BackwardScratch(int64_t states) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-  return (4 * kChunk + 1) * states * lanes + 4 * kChunk * lanes + 2 * states * kScanGroup;
+  return (4 * kChunk + 1) * states * lanes + 6 * kChunk * kScanGroup + 2 * states * kScanGroup;
 }
 
 // The parts of a task's scratch.
 struct BackwardBuffers {
   BackwardBuffers(float* scratch, int64_t states) {
     const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-    const int64_t step = states * lanes;
     const auto take = [&](int64_t size) {
       float* part = scratch;
       scratch += size;
       return part;
     };
+    const int64_t step = states * lanes;
     h = take((kChunk + 1) * step);
-    decay = take(kChunk * step);
-    B = take(kChunk * step);
-    C = take(kChunk * step);
-    dt = take(kChunk * lanes);
-    dtx = take(kChunk * lanes);
-    sum_B = take(kChunk * lanes);
-    sum_A = take(kChunk * lanes);
-    carry = take(states * kScanGroup);
-    state = take(states * kScanGroup);
+    for (float** part : {&decay, &B, &C}) *part = take(kChunk * step);
+    for (float** part : {&dt, &x, &dy, &sum_B, &sum_A}) *part = take(kChunk * kScanGroup);
+    for (float** part : {&carry, &state}) *part = take(states * kScanGroup);
   }
-  float* h;              // [kChunk + 1][states][lanes]: states before and after each token
-  float* decay;          // [kChunk][states][lanes]
-  float *B, *C;          // [kChunk][states][lanes]: gradients, lane by lane
-  float *dt, *dtx;       // [kChunk][lanes]
-  float *sum_B, *sum_A;  // [kChunk][lanes]: sums over the states of lambda B and lambda a h A
-  float* carry;          // [states][kScanGroup]: exp(dt A) lambda of the next token
-  float* state;          // [states][kScanGroup]: at the start of the chunk
+  // For one vector of channels after the other:
+  float* h;      // [kChunk + 1][states][lanes]: states before and after each token
+  float* decay;  // [kChunk][states][lanes]
+  float *B, *C;  // [kChunk][states][lanes]: gradients, lane by lane, added over the vectors
+  // For the group, [kChunk][kScanGroup]:
+  float *dt, *x, *dy;
+  float *sum_B, *sum_A;  // sums over the states of lambda B and of lambda exp(dt A) h A
+  // For the group, [states][kScanGroup]:
+  float* carry;  // exp(dt A) lambda of the next token
+  float* state;  // at the start of the chunk
 };
 
 // h and decays of the tokens of a chunk for the vector of channels at `c` of the group.
-HWY_INLINE void RecomputeChunk(const BackwardTask& task, const BackwardBuffers& buffers, int64_t c,
-                               int64_t part, int64_t first, int64_t tokens) {
+HWY_NOINLINE void RecomputeChunk(const BackwardTask& task, const BackwardBuffers& buffers,
+                                 int64_t c, int64_t first, int64_t tokens) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const SelectiveScan& scan = *task.scan;
-  const int64_t states = scan.state_size, channel = task.channel + c;
-  const FloatVector bias = LoadPart(d, scan.dt_bias + channel, part);
+  const int64_t states = scan.state_size;
   for (int64_t n = 0; n < states; ++n) {
     hn::Store(hn::Load(d, buffers.state + n * kScanGroup + c), d, buffers.h + n * lanes);
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    const FloatVector dt = StepSize(scan, first + t, channel, part, bias);
-    const FloatVector dtx = hn::Mul(dt, LoadPart(d, scan.x.row(first + t) + channel, part));
-    hn::Store(dt, d, buffers.dt + t * lanes);
-    hn::Store(dtx, d, buffers.dtx + t * lanes);
-    const float* B = scan.B.row(first + t);
-    const float* h = buffers.h + t * states * lanes;
-    float* next = buffers.h + (t + 1) * states * lanes;
-    float* decays = buffers.decay + t * states * lanes;
+    const FloatVector dt = hn::Load(d, buffers.dt + t * kScanGroup + c);
+    const FloatVector dtx = hn::Mul(dt, hn::Load(d, buffers.x + t * kScanGroup + c));
+    const float* HWY_RESTRICT B = scan.B.row(first + t);
+    const float* HWY_RESTRICT h = buffers.h + t * states * lanes;
+    float* HWY_RESTRICT next = buffers.h + (t + 1) * states * lanes;
+    float* HWY_RESTRICT decays = buffers.decay + t * states * lanes;
     for (int64_t n = 0; n < states; ++n) {
       const FloatVector decay = Decay(dt, task.rate + n * kScanGroup + c);
       hn::Store(decay, d, decays + n * lanes);
@@ -328,8 +361,8 @@ HWY_INLINE void RecomputeChunk(const BackwardTask& task, const BackwardBuffers& 
 
 // The reverse scan of states [n0, n0 + kBlock) over a chunk; their lambdas stay in registers.
 template <int kBlock>
-HWY_INLINE void ReverseStates(const BackwardTask& task, const BackwardBuffers& buffers, int64_t c,
-                              int64_t part, int64_t first, int64_t tokens, int64_t n0) {
+HWY_NOINLINE void ReverseStates(const BackwardTask& task, const BackwardBuffers& buffers, int64_t c,
+                                int64_t first, int64_t tokens, int64_t n0) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const SelectiveScan& scan = *task.scan;
@@ -344,14 +377,15 @@ HWY_INLINE void ReverseStates(const BackwardTask& task, const BackwardBuffers& b
     rate_sum[i] = hn::Load(d, rate_sums + i * kScanGroup);
   }
   for (int64_t t = tokens - 1; t >= 0; --t) {
-    const FloatVector dy = LoadPart(d, task.dy.row(first + t) + task.channel + c, part);
-    const FloatVector dt = hn::Load(d, buffers.dt + t * lanes);
-    const FloatVector dtx = hn::Load(d, buffers.dtx + t * lanes);
+    const int64_t token = t * kScanGroup + c;
+    const FloatVector dy = hn::Load(d, buffers.dy + token);
+    const FloatVector dt = hn::Load(d, buffers.dt + token);
+    const FloatVector dtx = hn::Mul(dt, hn::Load(d, buffers.x + token));
     const float* B = scan.B.row(first + t) + n0;
     const float* C = scan.C.row(first + t) + n0;
     const int64_t at = t * step + n0 * lanes;
-    FloatVector sum_B = first_block ? hn::Zero(d) : hn::Load(d, buffers.sum_B + t * lanes);
-    FloatVector sum_A = first_block ? hn::Zero(d) : hn::Load(d, buffers.sum_A + t * lanes);
+    FloatVector sum_B = first_block ? hn::Zero(d) : hn::Load(d, buffers.sum_B + token);
+    FloatVector sum_A = first_block ? hn::Zero(d) : hn::Load(d, buffers.sum_A + token);
     HWY_UNROLL(8)
     for (int i = 0; i < kBlock; ++i) {
       const int64_t offset = at + i * lanes;
@@ -371,8 +405,8 @@ HWY_INLINE void ReverseStates(const BackwardTask& task, const BackwardBuffers& b
       sum_A = hn::MulAdd(g, hn::Load(d, task.rate + (n0 + i) * kScanGroup + c), sum_A);
       rate_sum[i] = hn::MulAdd(dt, g, rate_sum[i]);
     }
-    hn::Store(sum_B, d, buffers.sum_B + t * lanes);
-    hn::Store(sum_A, d, buffers.sum_A + t * lanes);
+    hn::Store(sum_B, d, buffers.sum_B + token);
+    hn::Store(sum_A, d, buffers.sum_A + token);
   }
   HWY_UNROLL(8)
   for (int i = 0; i < kBlock; ++i) {
@@ -391,37 +425,35 @@ HWY_INLINE void WriteGradient(D d, const ScanGradient& to, int64_t row, int64_t 
 }
 
 // Gradients of x and dt_raw, and the sums for dt_bias and D, once the sums over states are known.
-HWY_INLINE void FinishChannels(const BackwardTask& task, const BackwardBuffers& buffers, int64_t c,
-                               int64_t part, int64_t first, int64_t tokens) {
+HWY_NOINLINE void FinishRows(const BackwardTask& task, const BackwardBuffers& buffers,
+                             int64_t first, int64_t tokens) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const SelectiveScan& scan = *task.scan;
-  const int64_t channel = task.channel + c;
-  const FloatVector bias = LoadPart(d, scan.dt_bias + channel, part);
-  const FloatVector skip = LoadPart(d, scan.D + channel, part);
-  float* bias_sums = task.parameter_sums + scan.state_size * kScanGroup + c;
+  float* bias_sums = task.parameter_sums + scan.state_size * kScanGroup;
   float* skip_sums = bias_sums + kScanGroup;
-  FloatVector bias_sum = hn::Load(d, bias_sums), skip_sum = hn::Load(d, skip_sums);
   for (int64_t t = tokens - 1; t >= 0; --t) {
     const int64_t row = first + t;
-    const FloatVector dy = LoadPart(d, task.dy.row(row) + channel, part);
-    const FloatVector x = LoadPart(d, scan.x.row(row) + channel, part);
-    const FloatVector raw = hn::Add(LoadPart(d, scan.dt_raw.row(row) + channel, part), bias);
-    const FloatVector sum_B = hn::Load(d, buffers.sum_B + t * lanes);
-    // The rates are in units of log2(e).
-    const FloatVector sum_A =
-        hn::Mul(hn::Load(d, buffers.sum_A + t * lanes), hn::Set(d, 0.693147180559945309f));
-    const FloatVector dt_grad = hn::MulAdd(x, sum_B, sum_A);
-    const FloatVector raw_grad = hn::Mul(dt_grad, Sigmoid(d, raw));
-    const FloatVector x_grad =
-        hn::MulAdd(hn::Load(d, buffers.dt + t * lanes), sum_B, hn::Mul(skip, dy));
-    WriteGradient(d, task.gradients->x, row, channel, x_grad, part);
-    WriteGradient(d, task.gradients->dt_raw, row, channel, raw_grad, part);
-    bias_sum = hn::Add(bias_sum, raw_grad);
-    skip_sum = hn::MulAdd(dy, x, skip_sum);
+    for (int64_t c = 0; c < task.count; c += lanes) {
+      const int64_t part = std::min(lanes, task.count - c);
+      const int64_t channel = task.channel + c, token = t * kScanGroup + c;
+      const FloatVector dy = hn::Load(d, buffers.dy + token), x = hn::Load(d, buffers.x + token);
+      const FloatVector bias = LoadPart(d, scan.dt_bias + channel, part);
+      const FloatVector raw = hn::Add(LoadPart(d, scan.dt_raw.row(row) + channel, part), bias);
+      const FloatVector sum_B = hn::Load(d, buffers.sum_B + token);
+      // The rates are in units of log2(e).
+      const FloatVector sum_A =
+          hn::Mul(hn::Load(d, buffers.sum_A + token), hn::Set(d, 0.693147180559945309f));
+      const FloatVector raw_grad = hn::Mul(hn::MulAdd(x, sum_B, sum_A), Sigmoid(d, raw));
+      const FloatVector skip = LoadPart(d, scan.D + channel, part);
+      const FloatVector dt = hn::Load(d, buffers.dt + token);
+      const FloatVector x_grad = hn::MulAdd(dt, sum_B, hn::Mul(skip, dy));
+      WriteGradient(d, task.gradients->x, row, channel, x_grad, part);
+      WriteGradient(d, task.gradients->dt_raw, row, channel, raw_grad, part);
+      hn::Store(hn::Add(hn::Load(d, bias_sums + c), raw_grad), d, bias_sums + c);
+      hn::Store(hn::MulAdd(dy, x, hn::Load(d, skip_sums + c)), d, skip_sums + c);
+    }
   }
-  hn::Store(bias_sum, d, bias_sums);
-  hn::Store(skip_sum, d, skip_sums);
 }
 
 void ScanBackward(const BackwardTask& task) {
@@ -440,14 +472,20 @@ void ScanBackward(const BackwardTask& task) {
     const float* saved =
         chunk > 0 ? segment.snapshots[static_cast<size_t>(chunk - 1)].state : nullptr;
     LoadState(saved, states, scan.channels, task.channel, task.count, buffers.state);
-    for (int64_t c = 0; c < task.count; c += lanes) {
-      const int64_t part = std::min(lanes, task.count - c);
-      RecomputeChunk(task, buffers, c, part, first, tokens);
-      int64_t n = 0;
-      for (; n + 8 <= states; n += 8) ReverseStates<8>(task, buffers, c, part, first, tokens, n);
-      for (; n < states; ++n) ReverseStates<1>(task, buffers, c, part, first, tokens, n);
-      FinishChannels(task, buffers, c, part, first, tokens);
+    FillTile(scan, task.channel, task.count, first, tokens, nullptr,
+             {buffers.dt, buffers.x, nullptr});
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* from = task.dy.row(first + t) + task.channel;
+      float* to = std::copy(from, from + task.count, buffers.dy + t * kScanGroup);
+      std::fill(to, buffers.dy + (t + 1) * kScanGroup, 0.0f);
     }
+    for (int64_t c = 0; c < task.count; c += lanes) {
+      RecomputeChunk(task, buffers, c, first, tokens);
+      int64_t n = 0;
+      for (; n + 8 <= states; n += 8) ReverseStates<8>(task, buffers, c, first, tokens, n);
+      for (; n < states; ++n) ReverseStates<1>(task, buffers, c, first, tokens, n);
+    }
+    FinishRows(task, buffers, first, tokens);
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t n = 0; n < states; ++n) {
         const int64_t from = (t * states + n) * lanes, to = (first + t) * states + n;
@@ -559,7 +597,7 @@ class CpuScanKernels final : public ScanKernels {
         (fresh ? nullptr : state, scan.state_size, scan.channels, channel, count, part);
         HWY_DYNAMIC_DISPATCH(ScanReplay)(scan, rows, channel, floats(rates) + group * size, part);
         HWY_DYNAMIC_DISPATCH(StoreState)
-        (part, scan.state_size, scan.channels, channel, count, state);
+        (part, kGroup, scan.state_size, scan.channels, channel, count, state);
       }
     });
   }
