@@ -1,6 +1,6 @@
 // A row of the table of the five laws: what the suite in laws_test.cpp needs to know of a sequence
 // operator. A new operator adds a function here and a file <operator>_case.cpp with its naive
-// float64 form, and gets all five laws.
+// float64 form, and gets all five laws: laws_test --gtest_filter='Laws/*.<case>__*'.
 #pragma once
 
 #include <functional>
@@ -30,7 +30,8 @@ struct OperatorCase {
   int64_t output_width = 0;
   std::vector<JournalShape> journals;  // of one layer that holds this operator, slots {0, 0}, ...
 
-  // The operator under test. inputs in the order above, those with a width holding batch.rows() rows.
+  // The operator under test. inputs in the order above, those with a width holding batch.rows()
+  // rows.
   std::function<Tensor(const Context&, const std::vector<Tensor>& inputs, const Batch&)> forward;
 
   // The naive form: one whole fresh sequence, token by token, straight from the paper's equations.
@@ -40,9 +41,16 @@ struct OperatorCase {
 
   // Largest difference from the reference, relative to the largest output, that f32 explains.
   double tolerance = 2e-5;
+
+  // Largest difference of a gradient from central differences of the reference, relative to the
+  // largest element of that gradient. 0: five times `tolerance`, since a backward pass reads the
+  // forward's rounded results and adds up a few sums of the same length again.
+  double gradient_tolerance = 0;
 };
 
-// The table. Each function is defined in its operator's file and returns its variants.
+// The table. Each function is defined in its operator's file and returns its variants. The build
+// finds the files tests/laws/<operator>_case.cpp by name and calls <operator>_cases() for each that
+// is there: a new operator adds its file, and its declaration here.
 std::vector<OperatorCase> attention_cases();
 std::vector<OperatorCase> short_convolution_cases();
 std::vector<OperatorCase> selective_scan_cases();
