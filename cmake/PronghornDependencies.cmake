@@ -12,6 +12,13 @@ pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
+find_file(PRONGHORN_CHART_JS chart.min.js PATHS /usr/share/javascript/chart.js NO_DEFAULT_PATH
+          DOC "Chart.js 3, compiled into the reports")
+if(NOT PRONGHORN_CHART_JS)
+  message(FATAL_ERROR "Chart.js is missing: install the Debian package libjs-chart.js, "
+                      "or set PRONGHORN_CHART_JS to the path of chart.min.js (version 3)")
+endif()
+
 set(PRONGHORN_PRIVATE_LIBRARIES
     Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB DNNL::dnnl
     PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::PCRE2 PkgConfig::XXHASH)

@@ -1,13 +1,176 @@
 // Element-wise and row-wise kernels, losses and the optimiser's update.
+//
+// All matrices are f32 with adjacent columns. Each row of a result is computed from that row of the
+// inputs alone, in an order that depends on the number of columns only; sums over rows (gradients
+// of parameters) are taken over fixed blocks of rows and combined in order.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 namespace pronghorn {
 
+// A matrix to be read; rows are `stride` elements apart. data may be null where a comment says so.
+struct ConstRows {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  const float* row(int64_t index) const { return data + index * stride; }
+};
+
+// A matrix to be written, or added to. As a gradient it may be null: not wanted.
+struct Rows {
+  float* data = nullptr;
+  int64_t stride = 0;
+  bool accumulate = false;
+  float* row(int64_t index) const { return data + index * stride; }
+};
+
+// The gradient of a vector of parameters, one a column. Null: not wanted.
+struct ColumnGradient {
+  float* data = nullptr;
+  bool accumulate = false;
+};
+
+struct Extent {
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+// y = (h - mean) inverse_rms weight + bias over each row of h = x + delta. centered: LayerNorm;
+// else the mean is 0 and is not stored (RMSNorm).
+struct NormForward {
+  Extent extent;
+  bool centered = false;
+  float epsilon = 0;
+  ConstRows x;
+  ConstRows delta;  // may be null: h = x
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // may be null
+  Rows sum;                     // h; used if delta is given
+  Rows y;
+  float* inverse_rms = nullptr;  // [rows]; may be null, as may mean
+  float* mean = nullptr;
+};
+
+// dh = residual + the norm's gradient; dweight, dbias.
+struct NormBackward {
+  Extent extent;
+  bool centered = false;
+  ConstRows h;
+  const float* weight = nullptr;
+  const float* inverse_rms = nullptr;
+  const float* mean = nullptr;
+  ConstRows dy;
+  ConstRows residual;  // may be null
+  Rows dh;
+  ColumnGradient dweight, dbias;
+};
+
+// RMSNorm over groups of adjacent columns with a gate silu(z), before or after the norm.
+struct GatedNorm {
+  Extent extent;
+  int64_t group = 0;
+  float epsilon = 0;
+  bool gate_first = false;
+  ConstRows x, z;
+  const float* weight = nullptr;
+  bool weight_per_group = false;  // weight has `group` elements, shared by all groups
+};
+
+// Rotation of channel pairs (i, i + rotary_dim / 2) of each head by the angles whose cosines and
+// sines are given, [rows, rotary_dim / 2].
+struct Rotation {
+  Extent extent;
+  int64_t head_dim = 0;
+  int64_t rotary_dim = 0;
+  const float* cosines = nullptr;
+  const float* sines = nullptr;
+  bool backwards = false;  // by the negative angle
+};
+
+// Parameters of decay_gate (ops/pointwise.h); extent.columns is the number of heads.
+struct DecayGate {
+  Extent extent;
+  ConstRows raw;
+  const float* dt_bias = nullptr;
+  const float* A_log = nullptr;
+  float minimum = 0, maximum = 0;
+};
+
+// What a row of logits says of its target.
+struct RowLoss {
+  double nll = 0;    // ln Z - logit of the target
+  double log_z = 0;  // ln Z
+  bool correct = false;
+};
+
+// One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2):
+//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2  with g the scaled gradient
+//   p -= learning_rate (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon)
+//                       + weight_decay p)
+struct AdamW {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9, beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+  double gradient_scale = 1;  // the clipping factor
+  int64_t step = 1;           // counts from 1
+};
+
 class PointwiseKernels {
  public:
   virtual ~PointwiseKernels() = default;
+
+  virtual void add(Extent extent, ConstRows a, ConstRows b, Rows y) = 0;
+  virtual void add_bias(Extent extent, ConstRows x, const float* bias, Rows y) = 0;
+  // sums[c] = the sum of column c of x.
+  virtual void column_sums(Extent extent, ConstRows x, ColumnGradient sums) = 0;
+  // y = factor x; also the copy between matrices of different strides.
+  virtual void scale(Extent extent, ConstRows x, float factor, Rows y) = 0;
+
+  virtual void sigmoid(Extent extent, ConstRows x, Rows y) = 0;
+  virtual void sigmoid_backward(Extent extent, ConstRows y, ConstRows dy, Rows dx) = 0;
+  virtual void gelu(Extent extent, ConstRows x, bool tanh_approximation, Rows y) = 0;
+  virtual void gelu_backward(Extent extent, ConstRows x, ConstRows dy, bool tanh_approximation,
+                             Rows dx) = 0;
+  virtual void swiglu(Extent extent, ConstRows gate, ConstRows up, Rows y) = 0;
+  virtual void swiglu_backward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy,
+                               Rows dgate, Rows dup) = 0;
+  virtual void decay_gate(const DecayGate& gate, Rows dt, Rows log_decay) = 0;
+  // d_dt and d_log_decay: gradients of the results; either may be null (zero).
+  virtual void decay_gate_backward(const DecayGate& gate, ConstRows d_dt, ConstRows d_log_decay,
+                                   Rows d_raw, ColumnGradient d_dt_bias,
+                                   ColumnGradient d_A_log) = 0;
+
+  virtual void norm(const NormForward& arguments) = 0;
+  virtual void norm_backward(const NormBackward& arguments) = 0;
+  // inverse_rms: [rows, columns / group], written by gated_norm unless null.
+  virtual void gated_norm(const GatedNorm& arguments, Rows y, float* inverse_rms) = 0;
+  virtual void gated_norm_backward(const GatedNorm& arguments, const float* inverse_rms,
+                                   ConstRows dy, Rows dx, Rows dz, ColumnGradient dweight) = 0;
+  virtual void l2_normalize(Extent extent, int64_t group, float epsilon, ConstRows x, Rows y) = 0;
+  virtual void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstRows x,
+                                     ConstRows dy, Rows dx) = 0;
+
+  virtual void rotate(const Rotation& rotation, ConstRows x, Rows y) = 0;
+  // y[i] = table[tokens[i]]; tokens within the table.
+  virtual void gather_rows(Extent extent, ConstRows table, const int32_t* tokens, Rows y) = 0;
+  // dtable[tokens[i]] += dy[i] in the order of i. dtable [table_rows, columns] is cleared first
+  // unless it accumulates.
+  virtual void scatter_add_rows(Extent extent, ConstRows dy, const int32_t* tokens,
+                                int64_t table_rows, Rows dtable) = 0;
+
+  // For each row of logits [rows, vocabulary] with a target (targets[i] >= 0) its loss. gradient:
+  // logits are overwritten by the gradients of
+  //   gradient_scale (sum nll + z_loss_weight sum log_z^2),
+  // zeros in rows without a target; else they are left as they are.
+  virtual void cross_entropy(Extent extent, Rows logits, const int32_t* targets, bool gradient,
+                             double gradient_scale, double z_loss_weight, RowLoss* losses) = 0;
+
+  virtual void adamw(int64_t count, float* parameters, const float* gradients, float* m, float* v,
+                     const AdamW& settings) = 0;
+  // In float64 over fixed blocks.
+  virtual double sum_of_squares(int64_t count, const float* values) = 0;
 };
 
 std::unique_ptr<PointwiseKernels> make_cpu_pointwise_kernels();

@@ -1,13 +1,86 @@
-// Diagonal scans (kernel family C).
+// Diagonal scans (kernel family C): h_t = a_t * h_{t-1} + u_t, element by element. The selective
+// scan of Mamba is the one there is; its state is h [state_size, channels] (channels adjacent).
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 
 namespace pronghorn {
+
+// A matrix operand with adjacent columns.
+struct ScanMatrix {
+  const float* data = nullptr;
+  int64_t row_stride = 0;
+  const float* row(int64_t index) const { return data + index * row_stride; }
+};
+
+// Where a gradient goes. Null data: not wanted.
+struct ScanGradient {
+  float* data = nullptr;
+  int64_t row_stride = 0;
+  bool accumulate = false;  // add to it, else overwrite
+};
+
+// dt = softplus(dt_raw + dt_bias), h = exp(dt A) h + dt B x, y = C . h + D x, A = -exp(A_log).
+struct SelectiveScan {
+  int64_t channels = 0, state_size = 0;
+  ScanMatrix x, dt_raw;            // [rows, channels]
+  ScanMatrix B, C;                 // [rows, state_size]
+  ScanMatrix A_log;                // [channels, state_size]
+  const float* dt_bias = nullptr;  // [channels]
+  const float* D = nullptr;        // [channels]
+};
+
+// The state after the first `tokens` tokens of a segment, to be written to `state`.
+struct ScanSnapshot {
+  int64_t tokens = 0;
+  float* state = nullptr;
+};
+
+// Rows first_row ... continue one sequence.
+struct ScanSegment {
+  int64_t first_row = 0, length = 0;
+  const float* state_in = nullptr;          // null: zeros
+  float* state_out = nullptr;               // null: not wanted; may be state_in
+  std::span<const ScanSnapshot> snapshots;  // by increasing tokens
+  // Rows [dt | x | ...] to write for the tokens from journal_from on; may be null.
+  float* const* journal_rows = nullptr;
+  int64_t journal_from = 0;
+  // A token tree: the parent of each row within the segment, or -1 for state_in. Null: a chain.
+  // Trees take no snapshots and leave no state.
+  const int32_t* parents = nullptr;
+};
+
+struct SelectiveScanGradients {
+  ScanGradient x, dt_raw, B, C;  // as the operands
+  ScanGradient A_log, dt_bias, D;
+};
 
 class ScanKernels {
  public:
   virtual ~ScanKernels() = default;
+
+  // y [rows, channels]. A token's arithmetic is the same whatever the segment it is in, so its bits
+  // do not depend on how a sequence is cut, nor on the other segments.
+  virtual void selective_forward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
+                                 float* y, int64_t y_stride) = 0;
+
+  // Advances state over journal rows [dt | x | B] (only channels, state_size and A_log of `scan`
+  // are read): to the bit what selective_forward makes of the same tokens. fresh: the state counts
+  // as zeros before.
+  virtual void selective_replay(const SelectiveScan& scan, std::span<const float* const> rows,
+                                bool fresh, float* state) = 0;
+
+  // Tokens between the states that the backward pass wants: snapshots after kChunk, 2 kChunk, ...
+  // tokens of every segment, for all multiples below its length.
+  static constexpr int64_t kChunk = 32;
+
+  // Gradients from dy for segments that started from zeros. The sums over rows and channels do not
+  // depend on the number of threads.
+  virtual void selective_backward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
+                                  const ScanMatrix& dy,
+                                  const SelectiveScanGradients& gradients) = 0;
 };
 
 std::unique_ptr<ScanKernels> make_cpu_scan_kernels();

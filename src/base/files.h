@@ -55,6 +55,6 @@ class MappedFile {
 };
 
 // Creates a directory and its parents. Throws Error.
-void create_directories(const std::filesystem::path& path);
+void make_directories(const std::filesystem::path& path);
 
 }  // namespace pronghorn

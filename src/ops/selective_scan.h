@@ -10,7 +10,7 @@
 namespace pronghorn {
 
 // The journal it keeps: a row is [softplus'd dt | x | B], 2 channels + state_size wide; the anchor
-// is h [channels, state_size].
+// is h [state_size, channels].
 JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
 
 // For each channel c with state h_c in R^N:

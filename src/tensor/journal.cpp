@@ -72,16 +72,20 @@ void Journal::skip_to(int64_t index) {
   if (live_row_ != index) live_row_ = -1;
 }
 
-void Journal::truncate(int64_t length) {
+void Journal::require_held(int64_t length) const {
   require(length >= 0 && length <= length_, shape_.name, "cannot truncate {} rows to {}", length_,
           length);
+  require(length >= anchor_row_ || (previous_anchor_row_ >= 0 && length >= previous_anchor_row_),
+          shape_.name,
+          "the state after {} rows is no longer held (oldest: {}); keep a mark to go back further",
+          length, previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_);
+}
+
+void Journal::truncate(int64_t length) {
+  require_held(length);
   tree_.clear();
   if (length == length_) return;
   if (length < anchor_row_) {
-    require(
-        previous_anchor_row_ >= 0 && length >= previous_anchor_row_, shape_.name,
-        "the state after {} rows is no longer held (oldest: {}); keep a mark to go back further",
-        length, previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_);
     anchor_ = std::move(previous_anchor_);
     anchor_row_ = previous_anchor_row_;
     previous_anchor_.reset();
@@ -133,6 +137,10 @@ float* Journal::live() {
 void Journal::set_tree(std::vector<int32_t> parents) {
   require(static_cast<int64_t>(parents.size()) <= length_ - anchor_row_, shape_.name,
           "a tree of {} nodes over {} rows", parents.size(), length_ - anchor_row_);
+  for (size_t i = 0; i < parents.size(); ++i) {
+    require(parents[i] >= -1 && parents[i] < static_cast<int64_t>(i), shape_.name,
+            "node {} of a tree cannot have parent {}", i, parents[i]);
+  }
   tree_ = std::move(parents);
 }
 
@@ -140,13 +148,15 @@ void Journal::commit_path(std::span<const int32_t> path) {
   const auto nodes = static_cast<int32_t>(tree_.size());
   const int64_t base = length_ - nodes;
   int32_t previous = -1;
-  for (size_t i = 0; i < path.size(); ++i) {
-    const int32_t node = path[i];
+  for (const int32_t node : path) {
     require(node >= 0 && node < nodes, shape_.name, "no node {} in a tree of {}", node, nodes);
     require(tree_[static_cast<size_t>(node)] == previous, shape_.name,
             "node {} of the path is not a child of node {}", node, previous);
     previous = node;
-    const int64_t to = base + static_cast<int64_t>(i), from = base + node;
+  }
+  // Parents come before their children, so a row never moves on to one that is still to be moved.
+  for (size_t i = 0; i < path.size(); ++i) {
+    const int64_t to = base + static_cast<int64_t>(i), from = base + path[i];
     if (to == from) continue;
     const int32_t position_moved = position(from);
     float* target = mutable_row(to);  // may copy the page that `from` lies on
@@ -163,6 +173,15 @@ int64_t Journal::bytes() const {
     if (block) total += static_cast<int64_t>(block->bytes());
   }
   return total;
+}
+
+int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
+  // Rows from the oldest still needed: the last anchor's, less the history; pages are whole.
+  const int64_t anchor_row =
+      shape.fold_interval > 0 ? length / shape.fold_interval * shape.fold_interval : 0;
+  const int64_t first = std::max<int64_t>(0, anchor_row - shape.history);
+  const int64_t pages = length > first ? (length - 1) / kPageRows - first / kPageRows + 1 : 0;
+  return pages * kPageRows * (shape.row_width + 1) + (anchor_row > 0 ? shape.anchor_size : 0);
 }
 
 void Journal::save(std::string& out) const {
@@ -200,7 +219,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   const int64_t oldest = previous >= 0 ? previous : anchor_row;
   require(first_row >= 0 && first_row <= length && length <= INT32_MAX && anchor_row >= 0 &&
               anchor_row <= length && previous >= -1 && previous <= anchor_row &&
-              first_row <= oldest,
+              first_row <= std::max<int64_t>(0, oldest - shape_.history),
           where, "journal '{}' has impossible row numbers ({} {} {} {})", name, first_row, length,
           anchor_row, previous);
   const auto row_bytes = static_cast<size_t>(row_width) * sizeof(float);

@@ -63,6 +63,8 @@ class Journal {
   // Drops the rows from `length` on. Throws Error if the state at `length` is no longer held: a
   // recurrence holds one anchor more than the newest, so it can always go back kExactStep rows.
   void truncate(int64_t length);
+  // Throws what truncate(length) would throw, and changes nothing.
+  void require_held(int64_t length) const;
 
   // The anchor: the state after anchor_row() rows; null while it is all zeros (a fresh sequence).
   int64_t anchor_row() const { return anchor_row_; }
@@ -84,8 +86,8 @@ class Journal {
   void set_live_row(int64_t row) { live_row_ = row; }
 
   // Token trees: the last tree_rows() rows are nodes with parents; nothing may be appended or
-  // folded until commit_path() keeps some of them. parents[i]: index within the nodes, or -1 for
-  // the last committed row.
+  // folded until commit_path() keeps some of them. parents[i] < i: index within the nodes, or -1
+  // for the last committed row.
   void set_tree(std::vector<int32_t> parents);
   int64_t tree_rows() const { return static_cast<int64_t>(tree_.size()); }
   std::span<const int32_t> tree() const { return tree_; }
@@ -94,6 +96,9 @@ class Journal {
 
   // Bytes of pages and anchors that this journal refers to (shared ones counted in full).
   int64_t bytes() const;
+
+  // f32 that a journal of this shape holds after `length` rows appended in one go.
+  static int64_t predicted_floats(const JournalShape& shape, int64_t length);
 
   // Serialised form, self-describing and checked on load: load throws Error on any mismatch.
   void save(std::string& out) const;

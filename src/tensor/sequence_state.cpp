@@ -13,9 +13,11 @@ namespace {
 
 constexpr uint64_t kMagic = 0x3153474e4f525000;  // "\0PRONGS1"
 
-// Rows of a journal whose tokens come before position `length`. Positions never decrease.
-int64_t rows_before(const Journal& journal, int64_t length) {
-  int64_t low = journal.first_row(), high = journal.length();
+// Committed rows of a journal whose tokens come before position `length`; their positions grow.
+// everything: no token is to be forgotten. Throws Error if that many rows are no longer known.
+int64_t rows_before(const Journal& journal, int64_t length, bool everything) {
+  const int64_t first = journal.first_row(), committed = journal.length() - journal.tree_rows();
+  int64_t low = first, high = committed;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (journal.position(middle) < length) {
@@ -24,6 +26,11 @@ int64_t rows_before(const Journal& journal, int64_t length) {
       high = middle;
     }
   }
+  // Of the rows that were dropped nothing is known but that their positions are smaller.
+  const bool known = low > first || low == 0 || (first == committed && everything) ||
+                     (low < committed && journal.position(low) == length);
+  require(known, journal.shape().name,
+          "the state after {} tokens is no longer held; keep a mark to go back further", length);
   return low;
 }
 
@@ -47,8 +54,17 @@ Journal& SequenceState::journal(int64_t layer, int64_t index) {
 void SequenceState::truncate(int64_t length) {
   require(length >= 0 && length <= length_, "sequence state", "cannot truncate {} tokens to {}",
           length_, length);
+  // All journals are asked before the first is changed: an Error leaves the state as it was.
+  std::vector<int64_t> rows;
+  for (const auto& layer : layers_) {
+    for (const Journal& journal : layer) {
+      rows.push_back(rows_before(journal, length, length == length_));
+      journal.require_held(rows.back());
+    }
+  }
+  auto next = rows.begin();
   for (auto& layer : layers_) {
-    for (Journal& journal : layer) journal.truncate(rows_before(journal, length));
+    for (Journal& journal : layer) journal.truncate(*next++);
   }
   length_ = length;
 }
@@ -94,7 +110,7 @@ SequenceState SequenceState::load(std::span<const std::byte> bytes,
           "was saved by another model or configuration");
   SequenceState state(std::move(layout));
   state.length_ = take<int64_t>(in, where);
-  require(state.length_ >= 0, where, "has length {}", state.length_);
+  require(state.length_ >= 0 && state.length_ <= INT32_MAX, where, "has length {}", state.length_);
   for (auto& layer : state.layers_) {
     for (Journal& journal : layer) journal.load(in, where);
   }

@@ -10,6 +10,7 @@
 
 #include <hwy/highway.h>
 
+#include <cstddef>
 #include <cstdint>
 
 HWY_BEFORE_NAMESPACE();
@@ -20,8 +21,33 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVector = hn::Vec<FloatTag>;
 
+// The first `count` < Lanes(d) elements at `from`, zeros behind them. Touches no others: Highway's
+// MaskedLoad reads a whole vector on the targets that have no masked loads.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V LoadPartial(D d, size_t count, const float* HWY_RESTRICT from) {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  return hn::MaskedLoad(hn::FirstN(d, count), d, from);
+#else
+  HWY_ALIGN float buffer[hn::MaxLanes(d)] = {};
+  for (size_t i = 0; i < count; ++i) buffer[i] = from[i];
+  return hn::Load(d, buffer);
+#endif
+}
+
+// Stores the first `count` < Lanes(d) elements and touches no others.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StorePartial(D d, size_t count, V value, float* HWY_RESTRICT to) {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  hn::BlendedStore(value, hn::FirstN(d, count), d, to);
+#else
+  HWY_ALIGN float buffer[hn::MaxLanes(d)];
+  hn::Store(value, d, buffer);
+  for (size_t i = 0; i < count; ++i) to[i] = buffer[i];
+#endif
+}
+
 // e^x to about 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Below -87.3
-// the result is 0, above 88.7 it is clamped to the largest power that stays finite.
+// the result is 0, above 88.37 it is clamped to the largest power that stays finite. NaN stays NaN.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   const hn::RebindToSigned<D> di;
@@ -40,7 +66,8 @@ HWY_INLINE V Exp(D d, V x) {
   p = hn::MulAdd(hn::Mul(p, r), r, hn::Add(r, hn::Set(d, 1.0f)));
   const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
   const V result = hn::Mul(p, hn::BitCast(d, exponent));
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), result);
+  const V finite = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), result);
+  return hn::IfThenElse(hn::IsNaN(x), x, finite);  // Min and Max may drop a NaN
 }
 
 // 1 / (1 + e^-x)
@@ -88,7 +115,7 @@ HWY_INLINE V Softplus(D d, V x) {
   const V u = hn::Add(one, t);
   const V corrected = hn::Div(hn::Mul(Log(d, u), t), hn::Max(hn::Sub(u, one), hn::Set(d, 1e-30f)));
   const V value = hn::IfThenElse(hn::Eq(u, one), t, corrected);
-  return hn::IfThenElse(hn::Gt(x, hn::Set(d, 20.0f)), x, value);
+  return hn::IfThenElse(hn::Le(x, hn::Set(d, 20.0f)), value, x);  // NaN stays NaN
 }
 
 // tanh x = 1 - 2 / (e^2x + 1)
@@ -115,7 +142,6 @@ HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t 
   using Vec = hn::Vec<D>;
   const size_t lanes = hn::Lanes(d);
   const bool partial = last_lanes != lanes;
-  const auto mask = hn::FirstN(d, last_lanes);
   Vec acc[R][V];
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < V; ++j) acc[i][j] = hn::Zero(d);
@@ -124,7 +150,7 @@ HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t 
     Vec right[V];
     for (int j = 0; j < V; ++j) {
       const float* from = b + p * b_row + j * static_cast<int64_t>(lanes);
-      right[j] = j == V - 1 && partial ? hn::MaskedLoad(mask, d, from) : hn::LoadU(d, from);
+      right[j] = j == V - 1 && partial ? LoadPartial(d, last_lanes, from) : hn::LoadU(d, from);
     }
     for (int i = 0; i < R; ++i) {
       const Vec left = hn::Set(d, a[i * a_row + p * a_column]);
@@ -136,8 +162,8 @@ HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t 
       float* to = c + i * c_row + j * static_cast<int64_t>(lanes);
       if (j == V - 1 && partial) {
         Vec value = acc[i][j];
-        if (accumulate) value = hn::Add(value, hn::MaskedLoad(mask, d, to));
-        hn::BlendedStore(value, mask, d, to);
+        if (accumulate) value = hn::Add(value, LoadPartial(d, last_lanes, to));
+        StorePartial(d, last_lanes, value, to);
       } else {
         Vec value = acc[i][j];
         if (accumulate) value = hn::Add(value, hn::LoadU(d, to));
@@ -201,8 +227,8 @@ HWY_INLINE float DotProduct(const float* HWY_RESTRICT x, const float* HWY_RESTRI
     sum = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, y + i), sum);
   }
   if (i < n) {
-    const auto mask = hn::FirstN(d, static_cast<size_t>(n - i));
-    sum = hn::MulAdd(hn::MaskedLoad(mask, d, x + i), hn::MaskedLoad(mask, d, y + i), sum);
+    const auto rest = static_cast<size_t>(n - i);
+    sum = hn::MulAdd(LoadPartial(d, rest, x + i), LoadPartial(d, rest, y + i), sum);
   }
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }

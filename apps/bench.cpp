@@ -1,0 +1,134 @@
+// pronghorn bench: prompt and decode speed of a model; the ceilings of the machine.
+#include <memory>
+
+#include "backend/backend.h"
+#include "backend/machine.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "command.h"
+#include "lab/measure.h"
+#include "tensor/storage.h"
+
+namespace pronghorn::app {
+namespace {
+
+struct BenchCommand : Common {
+  std::filesystem::path model;
+  bool machine = false;
+  lab::BenchOptions bench;
+};
+
+nlohmann::json to_json(const lab::Spread& spread) {
+  return {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}};
+}
+
+nlohmann::json to_json(const MachineCeilings& machine) {
+  return {{"cpu", machine.cpu},
+          {"cores", machine.cores},
+          {"threads", machine.threads},
+          {"instruction_set", machine.instruction_set},
+          {"f32_gflops", machine.f32_gflops},
+          {"bf16_gflops", machine.bf16_gflops},
+          {"read_gigabytes_per_second", machine.read_gigabytes_per_second}};
+}
+
+void print_machine(const MachineCeilings& machine) {
+  fmt::print(
+      "{}, {} cores, {} threads, {}\nmatrix peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s "
+      "bf16\nread bandwidth  {:.1f} GB/s\n",
+      machine.cpu, machine.cores, machine.threads, machine.instruction_set, machine.f32_gflops,
+      machine.bf16_gflops, machine.read_gigabytes_per_second);
+}
+
+std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path)) return Model::load(path);
+  ModelConfig config = load_config(path);
+  constexpr int64_t kVocabulary = 4096;  // what training would have chosen
+  if (config.vocab_size == 0) config.vocab_size = kVocabulary;
+  return std::make_unique<Model>(std::move(config), 0);
+}
+
+void run(const BenchCommand& options) {
+  const MachineCeilings machine = measure_machine(1.0);
+  if (options.machine) {
+    if (options.json) return print_json(to_json(machine));
+    return print_machine(machine);
+  }
+  if (options.model.empty()) throw UsageError("bench", "needs a model, or --machine");
+  const double start = now_seconds();
+  const std::unique_ptr<Model> model = load_or_make(options.model);
+  const double load_seconds = now_seconds() - start;
+  const lab::BenchResult result = lab::bench_model(*model, options.bench);
+
+  const bool bf16 = options.bench.precision == Precision::bf16;
+  const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
+  const double peak = 1e9 * (bf16 ? machine.bf16_gflops : machine.f32_gflops);
+  // The head works on one token of a prompt only.
+  const double head = 2.0 * static_cast<double>(model->head().value().size());
+  const double prompt_flops = cost.matmul + cost.sequence - head;
+  const double weights =
+      static_cast<double>(model->non_embedding_parameter_count() + model->head().value().size()) *
+      (bf16 ? 2 : 4);
+  const double step_bytes = weights + static_cast<double>(options.bench.batch * result.state_bytes);
+  const double steps = result.decode.median / static_cast<double>(options.bench.batch);
+  const double matrix_fraction = result.prefill.median * prompt_flops / peak;
+  const double bandwidth_fraction = steps * step_bytes / (1e9 * machine.read_gigabytes_per_second);
+  if (options.json) {
+    return print_json({{"prefill",
+                        {{"tokens", options.bench.prompt},
+                         {"tokens_per_second", to_json(result.prefill)},
+                         {"fraction_of_matrix_peak", matrix_fraction}}},
+                       {"decode",
+                        {{"tokens", options.bench.generate},
+                         {"tokens_per_second", to_json(result.decode)},
+                         {"fraction_of_read_bandwidth", bandwidth_fraction}}},
+                       {"batch", options.bench.batch},
+                       {"state_bytes", result.state_bytes},
+                       {"load_seconds", load_seconds},
+                       {"peak_rss_bytes", peak_resident_bytes()},
+                       {"threads", thread_count()},
+                       {"precision", bf16 ? "bf16" : "f32"},
+                       {"backend", backend().description()},
+                       {"machine", to_json(machine)}});
+  }
+  print_machine(machine);
+  fmt::print("\n");
+  lab::Table table(
+      {{"", lab::Align::kLeft}, {"tokens"}, {"tokens/s"}, {"min"}, {"max"}, {"of the ceiling"}});
+  const auto row = [&](const char* name, int64_t tokens, const lab::Spread& spread, double fraction,
+                       const char* of) {
+    table.add_row({name, fmt::format("{} x {}", options.bench.batch, tokens),
+                   format_count(spread.median), format_count(spread.min), format_count(spread.max),
+                   fmt::format("{:.1f}% of {}", 100 * fraction, of)});
+  };
+  row("prompt", options.bench.prompt, result.prefill, matrix_fraction, "matrix peak");
+  row("decode", options.bench.generate, result.decode, bandwidth_fraction, "read bandwidth");
+  print_table(table);
+  fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
+             format_bytes(static_cast<double>(result.state_bytes)), format_duration(load_seconds),
+             format_bytes(static_cast<double>(peak_resident_bytes())));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Prompt and decode speed of a model");
+  auto options = std::make_shared<BenchCommand>();
+  command->add_option("model", options->model,
+                      "checkpoint directory, or a configuration (random weights)");
+  command->add_flag("--machine", options->machine, "only measure the machine's ceilings");
+  command->add_option("--prompt", options->bench.prompt, "tokens of the prompt")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--generate", options->bench.generate, "tokens to generate")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--batch", options->bench.batch, "sequences together")
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--repeat", options->bench.repeat, "measured runs")
+      ->check(CLI::Range(1, 1000));
+  add_precision_option(*command, options->bench.precision);
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pronghorn::app

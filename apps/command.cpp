@@ -1,0 +1,103 @@
+#include "command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "lab/text.h"
+
+namespace pronghorn::app {
+
+void add_common_options(CLI::App& command, Common& common) {
+  command.add_flag("--json", common.json, "print one JSON document on stdout");
+  command
+      .add_option_function<int>(
+          "--threads", [](const int& threads) { set_thread_count(threads); },
+          "threads to use (default: all processors)")
+      ->check(CLI::Range(1, 1024));
+  command.add_flag_callback(
+      "-q,--quiet",
+      [] {
+        set_up_log(true);
+        Progress::set_enabled(false);
+      },
+      "no progress bars, only warnings and errors on stderr");
+}
+
+void print_json(const nlohmann::json& json) {
+  fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+void print_table(const lab::Table& table) {
+  fmt::print("{}", table.text(lab::terminal_shows_bold(STDOUT_FILENO), 120));
+}
+
+void add_precision_option(CLI::App& command, Precision& precision) {
+  command
+      .add_option("--precision", precision,
+                  "operands of matrix products: bf16 (faster) or f32 (exact)")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Precision>{{"f32", Precision::f32}, {"bf16", Precision::bf16}}))
+      ->option_text("f32|bf16");
+}
+
+TrainBudget BudgetOptions::budget() const {
+  const int given = (steps > 0) + (tokens > 0) + !time.empty();
+  if (given != 1) {
+    throw UsageError("budget", given == 0 ? "none given" : "more than one given",
+                     "give one of --time 60s, --tokens N, --steps N");
+  }
+  TrainBudget budget;
+  if (steps > 0) budget.steps = steps;
+  if (tokens > 0) budget.tokens = tokens;
+  if (!time.empty()) budget.seconds = parse_seconds(time, "--time");
+  return budget;
+}
+
+void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps) {
+  command.add_option("--time", options.time, "train for so long: 60s, 5m, 1.5h");
+  command.add_option("--tokens", options.tokens, "train on so many tokens")
+      ->check(CLI::PositiveNumber);
+  if (steps) {
+    command.add_option("--steps", options.steps, "train so many steps")->check(CLI::PositiveNumber);
+  }
+}
+
+double parse_seconds(const std::string& text, std::string_view option) {
+  size_t used = 0;
+  double value = 0;
+  try {
+    value = std::stod(text, &used);
+  } catch (const std::exception&) {
+    used = 0;
+  }
+  const std::string unit = text.substr(used);
+  if (unit == "m" || unit == "min") value *= 60;
+  if (unit == "h") value *= 3600;
+  const bool known = unit.empty() || unit == "s" || unit == "m" || unit == "min" || unit == "h";
+  if (used == 0 || !known || !(value > 0) || !std::isfinite(value)) {
+    throw UsageError(option, fmt::format("'{}' is not a time", text), "for example 60s, 5m, 1.5h");
+  }
+  return value;
+}
+
+nlohmann::json parse_settings(const std::vector<std::string>& settings) {
+  nlohmann::json json = nlohmann::json::object();
+  for (const std::string& setting : settings) {
+    const size_t equals = setting.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw UsageError("--set", fmt::format("'{}' is not KEY=VALUE", setting),
+                       "for example --set learning_rate=1e-3");
+    }
+    const std::string value = setting.substr(equals + 1);
+    nlohmann::json parsed = nlohmann::json::parse(value, nullptr, false);
+    json[setting.substr(0, equals)] = parsed.is_discarded() ? nlohmann::json(value) : parsed;
+  }
+  return json;
+}
+
+}  // namespace pronghorn::app

@@ -1,0 +1,57 @@
+// What the commands of the command line share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "lab/table.h"
+#include "tensor/tape.h"
+#include "train/trainer.h"
+
+namespace pronghorn::app {
+
+// Options that every command understands.
+struct Common {
+  bool json = false;
+};
+
+// Adds --json, --threads and --quiet to a command.
+void add_common_options(CLI::App& command, Common& common);
+
+// Each adds its command with its options and what to do when it is chosen.
+void add_list(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_train(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_compare(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_tokenize(CLI::App& app);
+
+// Prints a document on stdout, ended by a newline.
+void print_json(const nlohmann::json& json);
+void print_table(const lab::Table& table);
+
+// --precision f32|bf16, with its default.
+void add_precision_option(CLI::App& command, Precision& precision);
+
+// --steps, --tokens and --time of training; times as "90", "60s", "5m", "1.5h".
+struct BudgetOptions {
+  int64_t steps = 0, tokens = 0;
+  std::string time;
+  // Throws UsageError unless exactly one was given.
+  TrainBudget budget() const;
+};
+void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps);
+// Throws UsageError for anything that is not a positive time.
+double parse_seconds(const std::string& text, std::string_view option);
+
+// --set KEY=VALUE of training settings, as one JSON object. Throws UsageError.
+nlohmann::json parse_settings(const std::vector<std::string>& settings);
+
+}  // namespace pronghorn::app

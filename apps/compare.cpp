@@ -1,0 +1,74 @@
+// pronghorn compare: which architecture wins at what, on your text and machine.
+#include "lab/compare.h"
+
+#include <unistd.h>
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "command.h"
+#include "lab/text.h"
+
+namespace pronghorn::app {
+namespace {
+
+struct CompareCommand : Common {
+  lab::CompareOptions compare;
+  BudgetOptions budget;
+  std::string mqar, context_time = "60s";
+  std::vector<std::string> settings;
+};
+
+void run(CompareCommand& options) {
+  options.compare.budget = options.budget.budget();
+  options.compare.train_overrides = parse_settings(options.settings);
+  options.compare.context_seconds = parse_seconds(options.context_time, "--context-time");
+  if (!options.mqar.empty()) options.compare.mqar_seconds = parse_seconds(options.mqar, "--mqar");
+  std::sort(options.compare.contexts.begin(), options.compare.contexts.end());
+  const lab::CompareRun result = lab::compare(options.compare);
+  if (options.json) {
+    fmt::print("{}\n", lab::run_text(result));
+  } else {
+    fmt::print("{}", lab::compare_table(result, lab::terminal_shows_bold(STDOUT_FILENO)));
+    for (const lab::ArchitectureResult& architecture : result.architectures) {
+      if (architecture.sample.empty()) continue;
+      fmt::print("\n{}:\n  {}\n", architecture.name, lab::one_line(architecture.sample));
+    }
+    fmt::print("\nReport: {}\n", (options.compare.directory / "report.html").string());
+  }
+  for (const lab::ArchitectureResult& architecture : result.architectures) {
+    if (!architecture.failure) continue;
+    throw Error(architecture.name, *architecture.failure, "the others are in the report");
+  }
+}
+
+}  // namespace
+
+void add_compare(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("compare", "Train, measure and report several architectures side by side");
+  auto options = std::make_shared<CompareCommand>();
+  lab::CompareOptions& compare = options->compare;
+  command->add_option("configs", compare.configs, "configuration files")->required();
+  command->add_option("--data", compare.data, "text files or folders")->required();
+  command->add_option("--out", compare.directory, "directory for models, results and report")
+      ->required();
+  add_budget_options(*command, options->budget, false);
+  command->add_option("--seed", compare.seed, "of weights and of the order of the data");
+  command->add_option("--vocab", compare.vocab_size,
+                      "vocabulary to train on the data (default 4096; 0: bytes)");
+  command->add_option("--contexts", compare.contexts, "contexts to measure inference at")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  command->add_option("--context-time", options->context_time,
+                      "leave out contexts that would take longer to read (default 60s)");
+  command->add_option("--mqar", options->mqar,
+                      "also train each on associative recall for so long, and report accuracy");
+  command->add_option("--set", options->settings,
+                      "a training setting for all, KEY=VALUE (window, learning_rate, ...)");
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pronghorn::app

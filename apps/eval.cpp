@@ -1,0 +1,106 @@
+// pronghorn eval: perplexity and bits per byte on a text, accuracy on a synthetic task.
+#include <memory>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "command.h"
+#include "model/model.h"
+#include "train/evaluate.h"
+#include "train/tasks.h"
+#include "train/text_source.h"
+
+namespace pronghorn::app {
+namespace {
+
+struct EvalOptions : Common {
+  std::filesystem::path model;
+  std::vector<std::filesystem::path> data;
+  int64_t window = 0, examples = 256;
+  TaskOptions task;
+  Precision precision = Precision::f32;
+};
+
+void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  TextScore score;
+  Progress progress("eval", 0, "tokens");
+  for_each_document(options.data, [&](std::string_view text, const std::string&) {
+    const std::vector<int32_t> tokens = tokenizer->encode(text);
+    const TextScore part = evaluate_tokens(model, options.precision, tokens, window,
+                                           [&](double done) { progress.update(done); });
+    score.tokens += part.tokens;
+    score.nll += part.nll;
+    score.bytes += static_cast<double>(text.size());
+  });
+  progress.finish();
+  if (options.json) {
+    return print_json({{"tokens", score.tokens},
+                       {"bytes", score.bytes},
+                       {"nll", score.nll},
+                       {"perplexity", score.perplexity()},
+                       {"bits_per_byte", score.bits_per_byte()},
+                       {"window", window}});
+  }
+  fmt::print(
+      "tokens         {}\nbytes          {:.0f}\nnll            {:.1f} nats\n"
+      "perplexity     {:.4f}\nbits per byte  {:.4f}\n",
+      score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte());
+}
+
+void eval_task(const EvalOptions& options, const Model& model) {
+  TaskOptions task = options.task;
+  if (task.vocab_size == 0) task.vocab_size = model.config().vocab_size;
+  const std::unique_ptr<DataSource> source = make_task(task);
+  require(source->vocab_size() <= model.config().vocab_size, "--task",
+          "needs a vocabulary of {}, the model has {}", source->vocab_size(),
+          model.config().vocab_size);
+  Progress progress("eval", static_cast<double>(options.examples * source->length()), "tokens");
+  const TaskScore score = evaluate_task(model, options.precision, *source, options.examples,
+                                        [&](double done) { progress.update(done); });
+  progress.finish();
+  if (options.json) {
+    return print_json({{"task", task.name},
+                       {"length", source->length()},
+                       {"examples", options.examples},
+                       {"answers", score.answers},
+                       {"correct", score.correct},
+                       {"accuracy", score.accuracy()}});
+  }
+  fmt::print("{} at length {}: {} of {} answers right, {:.2f}%\n", task.name, source->length(),
+             score.correct, score.answers, 100 * score.accuracy());
+}
+
+void run(const EvalOptions& options) {
+  if (options.data.empty() == options.task.name.empty()) {
+    throw UsageError("eval", "needs either --data or --task");
+  }
+  const std::unique_ptr<Model> model = Model::load(options.model);
+  if (!options.task.name.empty()) return eval_task(options, *model);
+  int64_t window = options.window;
+  if (window == 0) window = model->config().train.value("window", int64_t{1024});
+  eval_text(options, *model, window);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("eval", "Perplexity and bits per byte, or accuracy on a task");
+  auto options = std::make_shared<EvalOptions>();
+  command->add_option("model", options->model, "checkpoint directory")->required();
+  command->add_option("--data", options->data, "text files or folders");
+  command
+      ->add_option("--window", options->window,
+                   "tokens of a sequence (default: as in training, else 1024)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--task", options->task.name, "a synthetic task (see pronghorn list)");
+  command->add_option("--task-length", options->task.length, "tokens of a task's sequence");
+  command->add_option("--task-items", options->task.items, "things to remember in the task");
+  command->add_option("--examples", options->examples, "examples of the task")
+      ->check(CLI::PositiveNumber);
+  add_precision_option(*command, options->precision);
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pronghorn::app

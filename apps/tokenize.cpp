@@ -1,0 +1,60 @@
+// pronghorn tokenize: text to token ids and back.
+#include <cstdio>
+#include <memory>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "command.h"
+#include "formats/tokenizer.h"
+
+namespace pronghorn::app {
+namespace {
+
+struct TokenizeOptions : Common {
+  std::filesystem::path model, file;
+  bool no_special = false, decode = false;
+};
+
+std::vector<int32_t> read_ids(const std::string& text, const std::string& where) {
+  std::vector<int32_t> ids;
+  std::istringstream in(text);
+  int64_t id = 0;
+  while (in >> id) {
+    require(id >= 0 && id <= INT32_MAX, where, "{} is not a token id", id);
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  require(in.eof(), where, "holds something that is not a token id after {} ids", ids.size());
+  return ids;
+}
+
+void run(const TokenizeOptions& options) {
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  const std::string input = read_file(options.file);
+  if (options.decode) {
+    const std::string text =
+        tokenizer->decode(read_ids(input, options.file.string()), !options.no_special);
+    if (options.json) return print_json({{"text", text}});
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return;
+  }
+  const std::vector<int32_t> ids = tokenizer->encode(input, !options.no_special);
+  if (options.json) return print_json({{"tokens", ids}});
+  fmt::print("{}\n", fmt::join(ids, " "));
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text, or the reverse");
+  auto options = std::make_shared<TokenizeOptions>();
+  command->add_option("model", options->model, "checkpoint directory")->required();
+  command->add_option("--file", options->file, "text, or ids with --decode")->required();
+  command->add_flag("--no-special", options->no_special,
+                    "add no special tokens, and read their text as plain text");
+  command->add_flag("--decode", options->decode, "ids to text");
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pronghorn::app

@@ -1,0 +1,121 @@
+// Pieces of tiled attention on vectors. Included once for each instruction set, see simd-inl.h.
+#if defined(PRONGHORN_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PRONGHORN_ATTENTION_INL_H_
+#undef PRONGHORN_ATTENTION_INL_H_
+#else
+#define PRONGHORN_ATTENTION_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "backend/cpu/attention_tasks.h"
+#include "backend/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// to[i] = factor from[i]
+HWY_INLINE void ScaleInto(int64_t n, float factor, const float* HWY_RESTRICT from,
+                          float* HWY_RESTRICT to) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto scale = hn::Set(d, factor);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, from + i), scale), d, to + i);
+  for (; i < n; ++i) to[i] = from[i] * factor;
+}
+
+// The same in place.
+HWY_INLINE void ScaleBy(int64_t n, float factor, float* values) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto scale = hn::Set(d, factor);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, values + i), scale), d, values + i);
+  }
+  for (; i < n; ++i) values[i] *= factor;
+}
+
+// to[rows x columns], contiguous, = factor from: neighbouring rows of one head are a power of two
+// apart often enough that reading them in place would thrash the first-level cache.
+HWY_INLINE void PackRows(int64_t rows, int64_t columns, float factor, const float* from,
+                         int64_t stride, float* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    ScaleInto(columns, factor, from + i * stride, to + i * columns);
+}
+
+// to[columns x kAttentionTile] = from[rows x columns] transposed, rows <= kAttentionTile; the rest
+// is filled with zeros.
+HWY_INLINE void PackTransposed(int64_t rows, int64_t columns, const float* from, int64_t stride,
+                               float* HWY_RESTRICT to) {
+  constexpr int64_t kBlock = 16;  // columns: a cache line of `from`
+  for (int64_t c0 = 0; c0 < columns; c0 += kBlock) {
+    const int64_t c1 = std::min(columns, c0 + kBlock);
+    for (int64_t j = 0; j < rows; ++j) {
+      const float* HWY_RESTRICT row = from + j * stride;
+      for (int64_t c = c0; c < c1; ++c) to[c * kAttentionTile + j] = row[c];
+    }
+  }
+  if (rows == kAttentionTile) return;
+  for (int64_t c = 0; c < columns; ++c) {
+    std::fill(to + c * kAttentionTile + rows, to + (c + 1) * kAttentionTile, 0.0f);
+  }
+}
+
+// Sets the scores of one row with the keys of the tile at `tile_begin` that it does not see to
+// -inf.
+HWY_INLINE void MaskRow(KeyRange visible, int64_t tile_begin, float* scores) {
+  const int64_t begin = std::clamp<int64_t>(visible.begin - tile_begin, 0, kAttentionTile);
+  const int64_t end = std::clamp<int64_t>(visible.end - tile_begin, begin, kAttentionTile);
+  std::fill(scores, scores + begin, kMinusInfinity);
+  std::fill(scores + end, scores + kAttentionTile, kMinusInfinity);
+}
+
+HWY_INLINE float ExpOne(float x) {
+  const FloatTag d;
+  return hn::GetLane(Exp(d, hn::Set(d, x)));
+}
+
+// One row's step of online softmax over a tile: replaces kAttentionTile scores by exp(score - m),
+// with m the new running maximum, adds them to `sum`, and returns what the old sums of values have
+// to be multiplied by.
+HWY_INLINE float OnlineSoftmaxRow(float* HWY_RESTRICT scores, float& maximum, float& sum) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto largest = hn::LoadU(d, scores);
+  for (int64_t j = lanes; j < kAttentionTile; j += lanes) {
+    largest = hn::Max(largest, hn::LoadU(d, scores + j));
+  }
+  const float tile_maximum = hn::GetLane(hn::MaxOfLanes(d, largest));
+  float factor = 1;
+  if (tile_maximum > maximum) {
+    factor = ExpOne(maximum - tile_maximum);
+    maximum = tile_maximum;
+  } else if (tile_maximum == kMinusInfinity) {
+    std::fill(scores, scores + kAttentionTile, 0.0f);
+    return 1;
+  }
+  const auto shift = hn::Set(d, maximum);
+  auto total = hn::Zero(d);
+  for (int64_t j = 0; j < kAttentionTile; j += lanes) {
+    const auto p = Exp(d, hn::Sub(hn::LoadU(d, scores + j), shift));
+    hn::StoreU(p, d, scores + j);
+    total = hn::Add(total, p);
+  }
+  sum = sum * factor + hn::GetLane(hn::SumOfLanes(d, total));
+  return factor;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#endif  // PRONGHORN_ATTENTION_INL_H_

@@ -1,0 +1,20 @@
+// Loops that reach what a core can do at best, for measure_machine().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pronghorn {
+
+// Runs about `steps` steps of independent multiply-adds between registers, as many side by side as
+// the latency asks for. Returns the operations done, a multiply-add being two.
+double run_multiply_adds_f32(int64_t steps);
+
+// The same with bf16 dot products; only where cpu_features().bf16.
+double run_multiply_adds_bf16(int64_t steps);
+
+// Reads `count` numbers in eight streams that advance together; returns something that depends on
+// all of them.
+float read_streams(const float* data, int64_t count);
+
+}  // namespace pronghorn

@@ -1,0 +1,242 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/pointwise_activations.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/pointwise-inl.h"
+#include "backend/cpu/pointwise_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+namespace {
+
+using V = FloatVector;
+
+HWY_INLINE V Constant(float value) { return hn::Set(FloatTag(), value); }
+
+// y = function(x) element by element.
+template <class Function>
+HWY_INLINE void Map(Extent extent, ConstRows x, Rows y, const Function& function) {
+  ForEachSpan(extent, Contiguous(extent, x, y), [&](int64_t row, int64_t first, int64_t count) {
+    const float* from = x.row(row) + first;
+    float* to = y.row(row) + first;
+    ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      v.store(function(v.load(from + i)), to + i, y.accumulate);
+    });
+  });
+}
+
+// y = function(a, b) element by element.
+template <class Function>
+HWY_INLINE void Map(Extent extent, ConstRows a, ConstRows b, Rows y, const Function& function) {
+  ForEachSpan(extent, Contiguous(extent, a, b, y), [&](int64_t row, int64_t first, int64_t count) {
+    const float *left = a.row(row) + first, *right = b.row(row) + first;
+    float* to = y.row(row) + first;
+    ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      v.store(function(v.load(left + i), v.load(right + i)), to + i, y.accumulate);
+    });
+  });
+}
+
+void SigmoidForward(Extent extent, ConstRows x, Rows y) {
+  Map(extent, x, y, [](V value) PRONGHORN_VECTOR_LAMBDA { return Sigmoid(FloatTag(), value); });
+}
+
+void SigmoidBackward(Extent extent, ConstRows y, ConstRows dy, Rows dx) {
+  Map(extent, y, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
+    return hn::Mul(gradient, hn::NegMulAdd(value, value, value));
+  });
+}
+
+// The normal distribution's Phi(x), and e^(-x^2/2), which it needs on the way. Abramowitz and
+// Stegun, formula 7.1.26: erf to 1.5e-7.
+struct NormalDistribution {
+  V phi, exponential;
+};
+HWY_INLINE NormalDistribution Normal(V x) {
+  const FloatTag d;
+  const V one = Constant(1.0f);
+  const V exponential = Exp(d, hn::Mul(hn::Mul(x, x), Constant(-0.5f)));
+  const V t = hn::Div(one, hn::MulAdd(hn::Abs(x), Constant(0.3275911f * 0.707106781f), one));
+  V p = hn::MulAdd(t, Constant(1.061405429f), Constant(-1.453152027f));
+  p = hn::MulAdd(p, t, Constant(1.421413741f));
+  p = hn::MulAdd(p, t, Constant(-0.284496736f));
+  p = hn::MulAdd(p, t, Constant(0.254829592f));
+  // erfc(|x| / sqrt 2) / 2: the tail beyond |x|.
+  const V tail = hn::Mul(hn::Mul(Constant(0.5f), hn::Mul(p, t)), exponential);
+  return {hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)), exponential};
+}
+
+// tanh(sqrt(2/pi) (x + 0.044715 x^3)) as 2 sigmoid(2 ...) - 1: sigmoid(2 ...) is all that is
+// needed.
+constexpr float kGeluCubic = 0.044715f, kTwiceRootTwoOverPi = 1.5957691216f;
+HWY_INLINE V GeluSigmoid(V x) {
+  const V cubic = hn::MulAdd(hn::Mul(x, x), Constant(kGeluCubic), Constant(1.0f));
+  return Sigmoid(FloatTag(), hn::Mul(hn::Mul(cubic, x), Constant(kTwiceRootTwoOverPi)));
+}
+
+void GeluForward(Extent extent, ConstRows x, bool tanh_approximation, Rows y) {
+  if (tanh_approximation) {
+    Map(extent, x, y,
+        [](V value) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(value, GeluSigmoid(value)); });
+  } else {
+    Map(extent, x, y,
+        [](V value) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(value, Normal(value).phi); });
+  }
+}
+
+void GeluBackward(Extent extent, ConstRows x, ConstRows dy, bool tanh_approximation, Rows dx) {
+  if (tanh_approximation) {
+    Map(extent, x, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
+      const V s = GeluSigmoid(value);
+      const V inner =
+          hn::Mul(hn::MulAdd(hn::Mul(value, value), Constant(3 * kGeluCubic), Constant(1.0f)),
+                  Constant(kTwiceRootTwoOverPi));
+      // s + x s (1 - s) inner'
+      const V slope = hn::MulAdd(hn::Mul(value, inner), hn::NegMulAdd(s, s, s), s);
+      return hn::Mul(gradient, slope);
+    });
+  } else {
+    Map(extent, x, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
+      const NormalDistribution normal = Normal(value);
+      const V density = hn::Mul(normal.exponential, Constant(0.3989422804f));  // 1 / sqrt(2 pi)
+      return hn::Mul(gradient, hn::MulAdd(value, density, normal.phi));
+    });
+  }
+}
+
+void SwigluForward(Extent extent, ConstRows gate, ConstRows up, Rows y) {
+  Map(extent, gate, up, y, [](V g, V u) PRONGHORN_VECTOR_LAMBDA {
+    return hn::Mul(hn::Mul(g, Sigmoid(FloatTag(), g)), u);
+  });
+}
+
+void SwigluBackward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy, Rows dgate,
+                    Rows dup) {
+  const bool contiguous = Contiguous(extent, gate, up, dy, dgate, dup);
+  ForEachSpan(extent, contiguous, [&](int64_t row, int64_t first, int64_t count) {
+    const float *g_row = gate.row(row) + first, *u_row = up.row(row) + first;
+    const float* dy_row = dy.row(row) + first;
+    float* dgate_row = dgate.data ? dgate.row(row) + first : nullptr;
+    float* dup_row = dup.data ? dup.row(row) + first : nullptr;
+    ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      const V g = v.load(g_row + i), gradient = v.load(dy_row + i);
+      const V s = Sigmoid(FloatTag(), g);
+      const V silu = hn::Mul(g, s);
+      if (dgate_row) {
+        const V slope = hn::MulAdd(silu, hn::Sub(Constant(1.0f), s), s);
+        v.store(hn::Mul(hn::Mul(gradient, v.load(u_row + i)), slope), dgate_row + i,
+                dgate.accumulate);
+      }
+      if (dup_row) v.store(hn::Mul(gradient, silu), dup_row + i, dup.accumulate);
+    });
+  });
+}
+
+// Clamps like std::clamp, but keeps NaN.
+HWY_INLINE V Clamp(V x, V low, V high) {
+  const V raised = hn::IfThenElse(hn::Lt(x, low), low, x);
+  return hn::IfThenElse(hn::Gt(raised, high), high, raised);
+}
+
+void DecayGateForward(const DecayGate& gate, Rows dt, Rows log_decay) {
+  ForEachRow(gate.extent, [&](int64_t row) {
+    const FloatTag d;
+    const float* raw = gate.raw.row(row);
+    float *dt_row = dt.row(row), *decay_row = log_decay.row(row);
+    const V low = Constant(gate.minimum), high = Constant(gate.maximum);
+    ForEachVector(gate.extent.columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      const V sum = hn::Add(v.load(raw + i), v.load(gate.dt_bias + i));
+      const V step = Clamp(Softplus(d, sum), low, high);
+      v.store(step, dt_row + i);
+      v.store(hn::Neg(hn::Mul(Exp(d, v.load(gate.A_log + i)), step)), decay_row + i);
+    });
+  });
+}
+
+void DecayGateBackward(const DecayGate& gate, ConstRows d_dt, ConstRows d_log_decay, Rows d_raw,
+                       ColumnGradient d_dt_bias, ColumnGradient d_A_log) {
+  const auto row_gradients = [&](int64_t row, float* bias_sum, float* A_sum) {
+    const FloatTag d;
+    const float* raw = gate.raw.row(row);
+    const float* dt_row = d_dt.data ? d_dt.row(row) : nullptr;
+    const float* decay_row = d_log_decay.data ? d_log_decay.row(row) : nullptr;
+    float* to = d_raw.data ? d_raw.row(row) : nullptr;
+    const V low = Constant(gate.minimum), high = Constant(gate.maximum);
+    ForEachVector(gate.extent.columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      const V sum = hn::Add(v.load(raw + i), v.load(gate.dt_bias + i));
+      const V free = Softplus(d, sum);
+      const V minus_A = hn::Neg(Exp(d, v.load(gate.A_log + i)));
+      const V decay_gradient = decay_row ? v.load(decay_row + i) : hn::Zero(d);
+      const V step_gradient =
+          hn::MulAdd(decay_gradient, minus_A, dt_row ? v.load(dt_row + i) : hn::Zero(d));
+      // The clamp passes a gradient where it changes nothing.
+      const auto clamped = hn::Or(hn::Lt(free, low), hn::Gt(free, high));
+      const V gradient = hn::IfThenZeroElse(clamped, hn::Mul(step_gradient, Sigmoid(d, sum)));
+      if (to) v.store(gradient, to + i, d_raw.accumulate);
+      if (bias_sum) v.store(gradient, bias_sum + i, true);
+      if (A_sum) {
+        // d log_decay / d A_log = log_decay itself.
+        v.store(hn::Mul(decay_gradient, hn::Mul(minus_A, Clamp(free, low, high))), A_sum + i, true);
+      }
+    });
+  };
+  SumOverRows(gate.extent, gate.extent.columns, d_dt_bias, d_A_log, row_gradients);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace pronghorn {
+
+HWY_EXPORT(SigmoidForward);
+HWY_EXPORT(SigmoidBackward);
+HWY_EXPORT(GeluForward);
+HWY_EXPORT(GeluBackward);
+HWY_EXPORT(SwigluForward);
+HWY_EXPORT(SwigluBackward);
+HWY_EXPORT(DecayGateForward);
+HWY_EXPORT(DecayGateBackward);
+
+void CpuPointwiseKernels::sigmoid(Extent extent, ConstRows x, Rows y) {
+  HWY_DYNAMIC_DISPATCH(SigmoidForward)(extent, x, y);
+}
+
+void CpuPointwiseKernels::sigmoid_backward(Extent extent, ConstRows y, ConstRows dy, Rows dx) {
+  HWY_DYNAMIC_DISPATCH(SigmoidBackward)(extent, y, dy, dx);
+}
+
+void CpuPointwiseKernels::gelu(Extent extent, ConstRows x, bool tanh_approximation, Rows y) {
+  HWY_DYNAMIC_DISPATCH(GeluForward)(extent, x, tanh_approximation, y);
+}
+
+void CpuPointwiseKernels::gelu_backward(Extent extent, ConstRows x, ConstRows dy,
+                                        bool tanh_approximation, Rows dx) {
+  HWY_DYNAMIC_DISPATCH(GeluBackward)(extent, x, dy, tanh_approximation, dx);
+}
+
+void CpuPointwiseKernels::swiglu(Extent extent, ConstRows gate, ConstRows up, Rows y) {
+  HWY_DYNAMIC_DISPATCH(SwigluForward)(extent, gate, up, y);
+}
+
+void CpuPointwiseKernels::swiglu_backward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy,
+                                          Rows dgate, Rows dup) {
+  HWY_DYNAMIC_DISPATCH(SwigluBackward)(extent, gate, up, dy, dgate, dup);
+}
+
+void CpuPointwiseKernels::decay_gate(const DecayGate& gate, Rows dt, Rows log_decay) {
+  HWY_DYNAMIC_DISPATCH(DecayGateForward)(gate, dt, log_decay);
+}
+
+void CpuPointwiseKernels::decay_gate_backward(const DecayGate& gate, ConstRows d_dt,
+                                              ConstRows d_log_decay, Rows d_raw,
+                                              ColumnGradient d_dt_bias, ColumnGradient d_A_log) {
+  HWY_DYNAMIC_DISPATCH(DecayGateBackward)(gate, d_dt, d_log_decay, d_raw, d_dt_bias, d_A_log);
+}
+
+}  // namespace pronghorn
+#endif  // HWY_ONCE

@@ -1,0 +1,24 @@
+// What the machine can do at best, measured: the ceilings that benchmarks are compared with.
+#pragma once
+
+#include <string>
+
+namespace pronghorn {
+
+struct MachineCeilings {
+  std::string cpu;              // name of the processor
+  std::string instruction_set;  // that the kernels use (backend/cpu/cpu_features.h)
+  int cores = 0;                // available to this process
+  int threads = 0;              // that took part
+  // All threads together; a multiply-add counts as two operations.
+  double f32_gflops = 0;                 // multiply-adds between registers
+  double bf16_gflops = 0;                // the bf16 matrix kernel on data in the first cache;
+                                         // f32_gflops where there are no bf16 instructions
+  double read_gigabytes_per_second = 0;  // from memory, eight streams a thread, huge pages
+};
+
+// Measures for about `seconds` and keeps the best of many short repetitions, since other programs
+// can only make them slower.
+MachineCeilings measure_machine(double seconds = 1.0);
+
+}  // namespace pronghorn

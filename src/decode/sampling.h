@@ -1,0 +1,31 @@
+// From scores to a token: greedy, or sampled with the usual restrictions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace pronghorn {
+
+struct SamplingOptions {
+  double temperature = 0;  // 0: the most likely token
+  int64_t top_k = 0;       // keep the k likeliest; 0: all
+  double top_p = 1;        // keep the likeliest that together reach p (arXiv 1904.09751)
+  double min_p = 0;        // keep those at least min_p as likely as the likeliest (2407.01082)
+  double repetition_penalty = 1;  // divides positive and multiplies negative scores of tokens seen
+                                  // lately (arXiv 1909.05858); 1: none
+  int64_t repetition_window = 256;
+  uint64_t seed = 0;
+};
+
+// Throws UsageError for values out of range.
+void check(const SamplingOptions& options);
+
+// The next token. scores: logits of the vocabulary. recent: earlier tokens of the sequence, for the
+// penalty. position: of the token to be drawn. The noise is a Gumbel variate for each (seed,
+// position, token), so that the choice depends on nothing but the scores and these: not on the
+// batch, the threads, or how the token came to be proposed. Ties go to the lower id.
+int32_t sample(std::span<const float> scores, const SamplingOptions& options,
+               std::span<const int32_t> recent, int64_t position);
+
+}  // namespace pronghorn

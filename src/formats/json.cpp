@@ -1,0 +1,251 @@
+#include "formats/json.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace pronghorn {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kShownValue = 60;  // characters of a value in a message
+
+std::string line_and_column(std::string_view bytes, size_t offset) {
+  const auto before = bytes.substr(0, std::min(offset, bytes.size()));
+  const size_t line = 1 + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
+  const size_t newline = before.rfind('\n');
+  const size_t column = newline == before.npos ? before.size() : before.size() - newline - 1;
+  return fmt::format("line {}, column {}", line, std::max<size_t>(column, 1));
+}
+
+// Offset of the bracket that nests too deep, or npos. Brackets inside strings do not count.
+size_t find_too_deep(std::string_view bytes) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const char c = bytes[i];
+    if (in_string) {
+      if (c == '\\') {
+        ++i;
+      } else if (c == '"') {
+        in_string = false;
+      }
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kMaxJsonDepth) return i;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return bytes.npos;
+}
+
+// Text for a message: the value as JSON, shortened.
+std::string shown(const json& value) {
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() > kShownValue) text = text.substr(0, kShownValue) + "...";
+  return text;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+json parse_json(std::string_view bytes, std::string_view where, size_t limit) {
+  require(bytes.size() <= limit, where, "{} bytes of JSON, more than the {} allowed here",
+          bytes.size(), limit);
+  if (const size_t deep = find_too_deep(bytes); deep != bytes.npos) {
+    throw Error(where, fmt::format("JSON nested deeper than {} levels at {}", kMaxJsonDepth,
+                                   line_and_column(bytes, deep + 1)));
+  }
+  std::vector<std::set<std::string>> seen;  // keys of each object that is open
+  const auto watch = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) seen.emplace_back();
+    if (event == json::parse_event_t::object_end) seen.pop_back();
+    if (event == json::parse_event_t::key) {
+      const auto& key = parsed.get_ref<const std::string&>();
+      require(seen.back().insert(key).second, where, "the key {} occurs twice in one object",
+              shown(parsed));
+    }
+    return true;
+  };
+  try {
+    return json::parse(bytes.begin(), bytes.end(), watch);
+  } catch (const json::parse_error& error) {
+    std::string_view problem = error.what();
+    if (const size_t colon = problem.find(": "); colon != problem.npos) {
+      problem.remove_prefix(colon + 2);
+    }
+    throw Error(where,
+                fmt::format("not JSON at {}: {}", line_and_column(bytes, error.byte), problem));
+  } catch (const json::exception& error) {
+    throw Error(where, fmt::format("not usable JSON: {}", error.what()));
+  }
+}
+
+std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {
+  constexpr size_t kLongestName = 100;  // keeps hostile keys cheap
+  if (name.size() > kLongestName) return {};
+  const size_t tolerance = std::max<size_t>(2, name.size() / 3);
+  std::string best;
+  size_t best_distance = tolerance + 1;
+  for (const std::string& candidate : known) {
+    if (candidate.size() > kLongestName) continue;
+    const size_t distance = edit_distance(name, candidate);
+    if (distance < best_distance && distance < candidate.size()) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+ConfigReader::ConfigReader(json object, std::string where)
+    : object_(std::move(object)), where_(std::move(where)) {
+  require(object_.is_object(), where_, "must be an object, is {}", shown(object_));
+}
+
+std::string ConfigReader::path(std::string_view key) const {
+  return fmt::format("{}{}{}", where_, where_.find(": ") == where_.npos ? ": " : ".", key);
+}
+
+const json* ConfigReader::value(std::string_view key, bool required) {
+  known_.emplace(key);
+  const auto found = object_.find(std::string(key));
+  if (found != object_.end() && !found->is_null()) return &*found;
+  if (required) throw Error(path(key), "missing", "add this key");
+  return nullptr;
+}
+
+bool ConfigReader::has(std::string_view key) const {
+  const auto found = object_.find(std::string(key));
+  return found != object_.end() && !found->is_null();
+}
+
+int64_t ConfigReader::integer(std::string_view key, std::optional<int64_t> fallback,
+                              int64_t minimum, int64_t maximum) {
+  const json* found = value(key, !fallback.has_value());
+  if (found == nullptr) return *fallback;
+  constexpr double kExact = 9007199254740992.0;  // 2^53: a float below it that is whole is exact
+  std::optional<int64_t> result;
+  if (found->is_number_unsigned()) {
+    const auto bits = found->get<uint64_t>();
+    if (bits <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      result = static_cast<int64_t>(bits);
+    }
+  } else if (found->is_number_integer()) {
+    result = found->get<int64_t>();
+  } else if (found->is_number_float()) {
+    const auto real = found->get<double>();
+    if (std::floor(real) == real && std::abs(real) < kExact) result = static_cast<int64_t>(real);
+  }
+  if (!result || *result < minimum || *result > maximum) {
+    std::string allowed = "an integer";
+    const bool bounded_below = minimum != std::numeric_limits<int64_t>::min();
+    const bool bounded_above = maximum != std::numeric_limits<int64_t>::max();
+    if (bounded_below && bounded_above) {
+      allowed += fmt::format(" from {} to {}", minimum, maximum);
+    } else if (bounded_below) {
+      allowed += fmt::format(" of at least {}", minimum);
+    } else if (bounded_above) {
+      allowed += fmt::format(" of at most {}", maximum);
+    }
+    throw Error(path(key), fmt::format("must be {}, is {}", allowed, shown(*found)));
+  }
+  return *result;
+}
+
+double ConfigReader::number(std::string_view key, std::optional<double> fallback, double minimum,
+                            double maximum) {
+  const json* found = value(key, !fallback.has_value());
+  if (found == nullptr) return *fallback;
+  const double result = found->is_number() ? found->get<double>() : 0;
+  if (!found->is_number() || !(result >= minimum && result <= maximum)) {
+    std::string allowed = "a number";
+    const bool bounded_below = minimum != std::numeric_limits<double>::lowest();
+    const bool bounded_above = maximum != std::numeric_limits<double>::max();
+    if (bounded_below && bounded_above) {
+      allowed += fmt::format(" from {} to {}", minimum, maximum);
+    } else if (bounded_below) {
+      allowed += fmt::format(" of at least {}", minimum);
+    } else if (bounded_above) {
+      allowed += fmt::format(" of at most {}", maximum);
+    }
+    throw Error(path(key), fmt::format("must be {}, is {}", allowed, shown(*found)));
+  }
+  return result;
+}
+
+bool ConfigReader::boolean(std::string_view key, std::optional<bool> fallback) {
+  const json* found = value(key, !fallback.has_value());
+  if (found == nullptr) return *fallback;
+  require(found->is_boolean(), path(key), "must be true or false, is {}", shown(*found));
+  return found->get<bool>();
+}
+
+std::string ConfigReader::string(std::string_view key, std::optional<std::string> fallback) {
+  const json* found = value(key, !fallback.has_value());
+  if (found == nullptr) return *fallback;
+  require(found->is_string(), path(key), "must be a string, is {}", shown(*found));
+  return found->get<std::string>();
+}
+
+std::string ConfigReader::one_of(std::string_view key,
+                                 std::initializer_list<std::string_view> choices,
+                                 std::optional<std::string> fallback) {
+  const json* found = value(key, !fallback.has_value());
+  if (found == nullptr) return *fallback;
+  if (found->is_string()) {
+    const auto& text = found->get_ref<const std::string&>();
+    if (std::find(choices.begin(), choices.end(), text) != choices.end()) return text;
+  }
+  throw Error(path(key),
+              fmt::format("must be one of {}, is {}", fmt::join(choices, ", "), shown(*found)));
+}
+
+ConfigReader ConfigReader::object(std::string_view key) {
+  return ConfigReader(*value(key, true), path(key));
+}
+
+const json& ConfigReader::raw(std::string_view key) {
+  static const json null;
+  const json* found = value(key, false);
+  return found == nullptr ? null : *found;
+}
+
+void ConfigReader::ignore(std::string_view key) { known_.emplace(key); }
+
+std::vector<std::string> ConfigReader::keys() const {
+  std::vector<std::string> names;
+  for (const auto& item : object_.items()) names.push_back(item.key());
+  return names;
+}
+
+void ConfigReader::finish() const {
+  for (const auto& item : object_.items()) {
+    if (known_.contains(item.key())) continue;
+    const std::string near = nearest_name(item.key(), {known_.begin(), known_.end()});
+    const std::string problem =
+        fmt::format("unknown key '{}'{}", item.key(),
+                    near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near));
+    throw Error(where_, problem);
+  }
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,132 @@
+#include "formats/tokenizer.h"
+
+#include <xxhash.h>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "formats/hf_tokenizer.h"
+#include "formats/json.h"
+#include "formats/sentencepiece_tokenizer.h"
+#include "formats/utf8.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr uint64_t kMaxTokenizerFile = uint64_t{1} << 28;
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr std::string_view kByteClass = "PronghornByteTokenizer";
+
+class ByteTokenizer final : public Tokenizer {
+ public:
+  explicit ByteTokenizer(Files files) : Tokenizer(std::move(files)) {}
+
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    std::vector<int32_t> ids(text.size());
+    for (size_t i = 0; i < text.size(); ++i) ids[i] = static_cast<unsigned char>(text[i]);
+    return ids;
+  }
+
+  std::string token_bytes(int32_t id, bool) const override {
+    require(id >= 0 && id < 256, "tokenizer", "id {} is not in the vocabulary of 256", id);
+    return std::string(1, static_cast<char>(id));
+  }
+
+  int64_t vocab_size() const override { return 256; }
+};
+
+}  // namespace
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const {
+  std::string text;
+  bool at_start = adds_space();
+  for (const int32_t id : ids) {
+    const std::string bytes = token_bytes(id, special);
+    const bool strip = at_start && bytes.starts_with(' ');
+    text.append(bytes, strip ? 1 : 0);
+    at_start = at_start && bytes.empty();
+  }
+  return text;
+}
+
+void Tokenizer::save(const std::filesystem::path& directory) const {
+  pronghorn::make_directories(directory);
+  for (const auto& [name, bytes] : files_) write_file(directory / name, bytes);
+}
+
+uint64_t Tokenizer::fingerprint() const {
+  uint64_t hash = 0;
+  for (const auto& [name, bytes] : files_) {
+    hash = XXH64(name.data(), name.size(), hash);
+    hash = XXH64(bytes.data(), bytes.size(), hash);
+  }
+  return hash;
+}
+
+std::string TextStream::push(int32_t id) {
+  const std::string bytes = tokenizer_.token_bytes(id, special_);
+  const bool strip = at_start_ && tokenizer_.adds_space() && bytes.starts_with(' ');
+  pending_.append(bytes, strip ? 1 : 0);
+  at_start_ = at_start_ && bytes.empty();
+
+  std::string whole;
+  size_t at = 0;
+  while (at < pending_.size()) {
+    const std::string_view rest = std::string_view(pending_).substr(at);
+    const size_t length = utf8_character(rest);
+    if (length == 0 && utf8_incomplete(rest)) break;
+    whole += length == 0 ? kReplacement : rest.substr(0, length);
+    at += length == 0 ? 1 : length;
+  }
+  pending_.erase(0, at);
+  return whole;
+}
+
+std::string TextStream::finish() {
+  std::string rest;
+  for (size_t i = 0; i < pending_.size(); ++i) rest += kReplacement;
+  pending_.clear();
+  return rest;
+}
+
+std::unique_ptr<Tokenizer> make_byte_tokenizer() {
+  return std::make_unique<ByteTokenizer>(
+      Tokenizer::Files{{"tokenizer_config.json",
+                        fmt::format("{{\n  \"tokenizer_class\": \"{}\"\n}}\n", kByteClass)}});
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory) {
+  require(std::filesystem::is_directory(directory), directory.string(), "not a directory");
+  Tokenizer::Files files;
+  for (const char* name : {"tokenizer_config.json", "tokenizer.json", "tokenizer.model"}) {
+    if (std::filesystem::exists(directory / name)) {
+      files[name] = read_file(directory / name, kMaxTokenizerFile);
+    }
+  }
+  nlohmann::json config = nlohmann::json::object();
+  if (const auto found = files.find("tokenizer_config.json"); found != files.end()) {
+    const std::string where = (directory / found->first).string();
+    config = parse_json(found->second, where);
+    require(config.is_object(), where, "must be an object");
+    if (const auto name = config.find("tokenizer_class");
+        name != config.end() && *name == kByteClass) {
+      return std::make_unique<ByteTokenizer>(Tokenizer::Files{*found});
+    }
+  }
+  if (const auto found = files.find("tokenizer.json"); found != files.end()) {
+    const std::string where = (directory / found->first).string();
+    nlohmann::json parsed = parse_json(found->second, where);
+    if (is_hf_bpe(parsed) || !files.contains("tokenizer.model")) {
+      files.erase("tokenizer.model");
+      return make_hf_tokenizer(parsed, config, where, std::move(files));
+    }
+    files.erase("tokenizer.json");
+  }
+  if (files.contains("tokenizer.model")) {
+    return make_sentencepiece_tokenizer(config, (directory / "tokenizer.model").string(),
+                                        std::move(files));
+  }
+  throw Error(directory.string(), "no tokenizer.json, no tokenizer.model, and no byte tokenizer",
+              "name the directory of a checkpoint with its tokenizer");
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,275 @@
+#include "lab/compare.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <set>
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_features.h"
+#include "backend/machine.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "decode/generator.h"
+#include "lab/measure.h"
+#include "lab/report.h"
+#include "train/corpus.h"
+#include "train/evaluate.h"
+#include "train/tasks.h"
+
+namespace pronghorn::lab {
+namespace {
+
+constexpr const char* kResultsFile = "results.json";
+constexpr const char* kReportFile = "report.html";
+constexpr double kSampleTemperature = 0.8;
+constexpr int64_t kSampleTokens = 120;
+
+// MQAR as in Zoology's easier settings: what small models can tell apart in a minute.
+constexpr int64_t kMqarLength = 128, kMqarPairs = 8, kMqarVocabulary = 512;
+
+std::string today() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%d", &local);
+  return text;
+}
+
+// One architecture to compare, checked before any is trained.
+struct Entrant {
+  std::string name;
+  std::filesystem::path path;
+  ModelConfig config;
+  TrainConfig train;
+};
+
+class Comparison {
+ public:
+  explicit Comparison(const CompareOptions& options) : options_(options) {}
+
+  CompareRun run() {
+    read_entrants();
+    corpus_ = prepare_corpus(options_.data, options_.vocab_size, options_.directory / "data");
+    for (Entrant& entrant : entrants_) {
+      entrant.config.vocab_size = corpus_.tokenizer->vocab_size();
+    }
+    describe_run();
+    const std::filesystem::path results = options_.directory / kResultsFile;
+    std::vector<ArchitectureResult> earlier;
+    if (std::filesystem::exists(results)) earlier = earlier_results(results);
+
+    for (const Entrant& entrant : entrants_) {
+      const auto found = std::find_if(
+          earlier.begin(), earlier.end(),
+          [&](const ArchitectureResult& result) { return result.name == entrant.name; });
+      if (found != earlier.end() && !found->failure) {
+        spdlog::info("{}: done before", entrant.name);
+        run_.architectures.push_back(*found);
+        continue;
+      }
+      run_.architectures.push_back(run_entrant(entrant));
+      save();
+    }
+    save();
+    return run_;
+  }
+
+ private:
+  void read_entrants() {
+    require(!options_.configs.empty(), "compare", "needs at least one configuration");
+    std::set<std::string> names;
+    for (const std::filesystem::path& path : options_.configs) {
+      Entrant entrant;
+      entrant.path = path;
+      entrant.name = path.stem().string();
+      if (entrant.name.empty() || entrant.name == "config") {
+        entrant.name = std::filesystem::absolute(path).parent_path().filename().string();
+      }
+      require(entrant.name != "data" && names.insert(entrant.name).second, path.string(),
+              "another configuration has the name '{}' too (rename one file)", entrant.name);
+      entrant.config = load_config(path);
+      const std::string where = path.string() + ": train";
+      nlohmann::json train =
+          entrant.config.train.is_null() ? nlohmann::json::object() : entrant.config.train;
+      if (!options_.train_overrides.is_null()) train.update(options_.train_overrides);
+      entrant.train = read_train_config(ConfigReader(train, where));
+      entrants_.push_back(std::move(entrant));
+    }
+  }
+
+  void describe_run() {
+    run_.title = "Pronghorn compare";
+    run_.date = today();
+    run_.seed = options_.seed;
+    spdlog::info("measuring the machine");
+    const MachineCeilings ceilings = measure_machine(1.0);
+    run_.machine.cpu = ceilings.cpu;
+    run_.machine.cores = ceilings.cores;
+    run_.machine.threads = thread_count();
+    run_.machine.instruction_sets = cpu_instruction_sets();
+    run_.machine.peak_f32_gflops = ceilings.f32_gflops;
+    run_.machine.peak_bf16_gflops = ceilings.bf16_gflops;
+    run_.machine.read_gigabytes_per_second = ceilings.read_gigabytes_per_second;
+    for (const auto& path : options_.data) run_.data.paths.push_back(path.string());
+    run_.data.tokenizer = corpus_.tokenizer_name;
+    run_.data.vocab_size = corpus_.tokenizer->vocab_size();
+    run_.data.train_tokens = corpus_.files.train_tokens;
+    run_.data.held_out_tokens = corpus_.files.held_out_tokens;
+    run_.data.held_out_bytes = corpus_.files.held_out_bytes;
+    run_.data.gzip_bits_per_byte = gzip_bits_per_byte(corpus_.files.held_out_text);
+    run_.budget.seconds = options_.budget.seconds;
+    run_.budget.tokens = options_.budget.tokens;
+  }
+
+  // The results of an interrupted run with the same data, budget and seed.
+  std::vector<ArchitectureResult> earlier_results(const std::filesystem::path& path) const {
+    const CompareRun earlier = load_run(path);
+    require(earlier.data == run_.data && earlier.budget == run_.budget && earlier.seed == run_.seed,
+            path.string(),
+            "belongs to a comparison with other data, budget or seed (choose another --out)");
+    spdlog::info("continuing the comparison in {}", options_.directory.string());
+    return earlier.architectures;
+  }
+
+  ArchitectureResult run_entrant(const Entrant& entrant) {
+    ArchitectureResult result;
+    result.name = entrant.name;
+    result.config_path = entrant.path.string();
+    result.pattern = entrant.config.pattern;
+    try {
+      Model model(entrant.config, options_.seed);
+      result.parameters = model.parameter_count();
+      result.non_embedding_parameters = model.non_embedding_parameter_count();
+      spdlog::info("{}: {} parameters, pattern {}", entrant.name,
+                   format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
+      train_entrant(entrant, model, result);
+      measure_entrant(model, result);
+      write_sample(model, result);
+      if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
+    } catch (const Error& error) {
+      if (interrupted_) throw;
+      result.failure = error.what();
+      spdlog::error("{}: {}", entrant.name, error.what());
+    }
+    return result;
+  }
+
+  void train_entrant(const Entrant& entrant, Model& model, ArchitectureResult& result) {
+    const TokenShard shard(corpus_.files.train), held_out(corpus_.files.held_out);
+    TextSource source(shard, entrant.train.window, options_.seed);
+    TrainRun run;
+    run.config = entrant.train;
+    run.budget = options_.budget;
+    run.seed = options_.seed;
+    run.directory = options_.directory / entrant.name;
+    run.resume = true;
+    run.data_identity = corpus_.identity();
+    run.label = entrant.name;
+    const TrainResult trained = train(model, source, &held_out, corpus_.tokenizer.get(), run);
+    if (trained.interrupted) interrupt();
+    result.train_tokens = trained.tokens;
+    result.train_seconds = trained.seconds;
+    result.train_tokens_per_second = static_cast<double>(trained.tokens) / trained.seconds;
+    const TokenCost cost = model.cost(static_cast<double>(entrant.train.window) / 2);
+    const double flops = 3 * (cost.matmul + cost.sequence) * *result.train_tokens_per_second;
+    const double peak = entrant.train.precision == Precision::bf16 ? *run_.machine.peak_bf16_gflops
+                                                                   : *run_.machine.peak_f32_gflops;
+    if (peak > 0) result.train_fraction_of_peak = flops / (peak * 1e9);
+    result.held_out_bits_per_byte = trained.held_out_bits_per_byte;
+    result.best_held_out_bits_per_byte = trained.best_bits_per_byte;
+    result.peak_training_bytes = trained.peak_bytes;
+    for (const TrainLogLine& line : read_train_log(run.directory / "log.jsonl")) {
+      result.curve.push_back(
+          {line.step, line.tokens, line.seconds, line.loss, line.held_out_bits_per_byte});
+    }
+  }
+
+  void measure_entrant(const Model& model, ArchitectureResult& result) {
+    const TokenShard held_out(corpus_.files.held_out);
+    constexpr int64_t kText = 1 << 16;
+    std::vector<int32_t> text(static_cast<size_t>(std::min(kText, held_out.size())));
+    held_out.read(0, text);
+    // A state that grows with every token makes the longest contexts a matter of memory bandwidth
+    // only; they are measured where the state stays the same.
+    const std::vector<int64_t>& all = options_.contexts;
+    std::vector<int64_t> contexts;
+    for (const int64_t context : all) {
+      const bool flat = model.predicted_state_bytes(context) <=
+                        2 * model.predicted_state_bytes(std::min<int64_t>(context, 4096));
+      constexpr int64_t kLongest = 65536;
+      if (flat || context <= kLongest) contexts.push_back(context);
+    }
+    ContextOptions measure;
+    measure.max_seconds = options_.context_seconds;
+    for (const ContextPoint& point : measure_contexts(model, contexts, text, measure)) {
+      result.inference.push_back({point.context, point.prompt_tokens_per_second,
+                                  point.decode_tokens_per_second, point.state_bytes});
+    }
+  }
+
+  void write_sample(const Model& model, ArchitectureResult& result) {
+    const TokenShard held_out(corpus_.files.held_out);
+    std::vector<int32_t> prompt(static_cast<size_t>(std::min<int64_t>(24, held_out.size())));
+    held_out.read(0, prompt);
+    Session session(model);
+    GenerateOptions options;
+    options.max_tokens = kSampleTokens;
+    options.sampling.temperature = kSampleTemperature;
+    options.sampling.seed = options_.seed;
+    options.stop_at_eos = false;
+    result.sample = corpus_.tokenizer->decode(prompt) +
+                    generate(model, *corpus_.tokenizer, session, prompt, options).text;
+  }
+
+  [[noreturn]] void interrupt() {
+    interrupted_ = true;
+    throw Error(options_.directory.string(), "interrupted; everything so far is kept",
+                "run the same command again to continue");
+  }
+
+  double mqar_accuracy(const Entrant& entrant) {
+    TaskOptions task;
+    task.name = "mqar";
+    task.length = kMqarLength;
+    task.items = kMqarPairs;
+    task.vocab_size = kMqarVocabulary;
+    task.seed = options_.seed;
+    const std::unique_ptr<DataSource> source = make_task(task);
+    ModelConfig config = entrant.config;
+    config.vocab_size = kMqarVocabulary;
+    Model model(config, options_.seed);
+    TrainRun run;
+    run.config = entrant.train;
+    run.budget.seconds = options_.mqar_seconds;
+    run.seed = options_.seed;
+    run.directory = options_.directory / (entrant.name + ".mqar");
+    run.resume = true;
+    run.data_identity = "mqar";
+    run.label = entrant.name + " mqar";
+    const TrainResult trained = train(model, *source, nullptr, nullptr, run);
+    if (trained.interrupted) interrupt();
+    return trained.accuracy.value_or(0);
+  }
+
+  void save() const {
+    save_run(run_, options_.directory / kResultsFile);
+    save_report(run_, options_.directory / kReportFile);
+  }
+
+  const CompareOptions& options_;
+  std::vector<Entrant> entrants_;
+  Corpus corpus_;
+  CompareRun run_;
+  bool interrupted_ = false;
+};
+
+}  // namespace
+
+CompareRun compare(const CompareOptions& options) { return Comparison(options).run(); }
+
+}  // namespace pronghorn::lab

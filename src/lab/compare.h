@@ -1,0 +1,38 @@
+// Comparing architectures: train each within the same budget on the same text, measure, report.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lab/results.h"
+#include "train/train_config.h"
+#include "train/trainer.h"
+
+namespace pronghorn::lab {
+
+struct CompareOptions {
+  std::vector<std::filesystem::path> configs;
+  std::vector<std::filesystem::path> data;
+  std::filesystem::path directory;  // --out
+  TrainBudget budget;               // seconds or tokens, for each architecture
+  uint64_t seed = 0;
+  int64_t vocab_size = 4096;  // of the tokenizer to train; 0: bytes
+  std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
+  double context_seconds = 60;         // longest prompt measurement
+  std::optional<double> mqar_seconds;  // train on MQAR too, for so long each
+  nlohmann::json train_overrides;      // keys of a "train" object that win over the configurations'
+};
+
+// Runs the comparison in `directory`:
+//   data/           tokenizer and token shards
+//   NAME/           the training run of each architecture, its model at the end
+//   results.json    after each architecture; an interrupted comparison continues from it
+//   report.html
+// An architecture that fails is reported with its message and does not stop the others. Throws
+// Error for bad options, data or configurations, before anything is trained.
+CompareRun compare(const CompareOptions& options);
+
+}  // namespace pronghorn::lab

@@ -1,0 +1,181 @@
+#include "lab/measure.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/random.h"
+
+namespace pronghorn::lab {
+namespace {
+
+// Tokens of one forward while reading a prompt.
+constexpr int64_t kPromptPiece = 2048;
+
+// Decode steps of one measurement, and how many measurements the median is of.
+constexpr int64_t kDecodeSteps = 32;
+constexpr int kDecodeRepeats = 5;
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab_size, uint64_t seed) {
+  Random random(seed, "bench tokens");
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& token : tokens) {
+    token = static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab_size)));
+  }
+  return tokens;
+}
+
+int32_t likeliest(const Tensor& logits, int64_t row) {
+  const float* scores = logits.row(row);
+  return static_cast<int32_t>(std::max_element(scores, scores + logits.columns()) - scores);
+}
+
+// Reads `tokens` into all states together and returns the scores after each.
+Tensor read_prompts(const Model& model, const Context& context, std::vector<SequenceState>& states,
+                    const std::vector<std::vector<int32_t>>& prompts) {
+  const auto length = static_cast<int64_t>(prompts.front().size());
+  const auto count = static_cast<int64_t>(states.size());
+  const int64_t piece = std::max<int64_t>(1, kPromptPiece / count);
+  Tensor last = Tensor::empty({count, model.config().hidden_size});
+  for (int64_t done = 0; done < length; done += piece) {
+    const int64_t now = std::min(piece, length - done);
+    Batch batch;
+    for (size_t s = 0; s < states.size(); ++s) {
+      batch.segments.push_back({&states[s], batch.rows(), now, Mask::causal, {}});
+      for (int64_t i = done; i < done + now; ++i) {
+        batch.tokens.push_back(prompts[s][static_cast<size_t>(i)]);
+        batch.positions.push_back(static_cast<int32_t>(i));
+      }
+    }
+    const Tensor hidden = model.forward(context, batch);
+    if (done + now < length) continue;
+    for (int64_t s = 0; s < count; ++s) {
+      last.row_slice(s, 1).copy_from(hidden.row_slice((s + 1) * now - 1, 1));
+    }
+  }
+  return model.logits(context, last);
+}
+
+// One greedy token for every state.
+Tensor decode_step(const Model& model, const Context& context, std::vector<SequenceState>& states,
+                   const Tensor& logits) {
+  Batch batch;
+  for (size_t s = 0; s < states.size(); ++s) {
+    batch.segments.push_back({&states[s], batch.rows(), 1, Mask::causal, {}});
+    batch.tokens.push_back(likeliest(logits, static_cast<int64_t>(s)));
+    batch.positions.push_back(static_cast<int32_t>(states[s].length()));
+  }
+  return model.logits(context, model.forward(context, batch));
+}
+
+}  // namespace
+
+Spread spread_of(std::vector<double> values) {
+  require(!values.empty(), "measurement", "nothing was measured");
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  const double median =
+      values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return {median, values.front(), values.back()};
+}
+
+BenchResult bench_model(const Model& model, const BenchOptions& options) {
+  Context context;
+  context.precision = options.precision;
+  std::vector<std::vector<int32_t>> prompts;
+  for (int64_t s = 0; s < options.batch; ++s) {
+    prompts.push_back(
+        random_tokens(options.prompt, model.config().vocab_size, static_cast<uint64_t>(s)));
+  }
+  std::vector<double> prefill, decode;
+  BenchResult result;
+  Progress progress("bench", options.repeat + 1, "runs");
+  for (int run = 0; run <= options.repeat; ++run) {
+    progress.update(run);
+    std::vector<SequenceState> states;
+    for (int64_t s = 0; s < options.batch; ++s) states.push_back(model.new_state());
+    const double start = now_seconds();
+    Tensor logits = read_prompts(model, context, states, prompts);
+    const double middle = now_seconds();
+    result.state_bytes = states.front().bytes();
+    for (int64_t i = 0; i < options.generate; ++i) {
+      logits = decode_step(model, context, states, logits);
+    }
+    const double end = now_seconds();
+    if (run == 0) continue;  // the first run packs weights and fills caches
+    const auto batch = static_cast<double>(options.batch);
+    prefill.push_back(static_cast<double>(options.prompt) * batch / (middle - start));
+    decode.push_back(static_cast<double>(options.generate) * batch / (end - middle));
+  }
+  result.prefill = spread_of(prefill);
+  result.decode = spread_of(decode);
+  return result;
+}
+
+std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const int64_t> contexts,
+                                           std::span<const int32_t> text,
+                                           const ContextOptions& options) {
+  require(!text.empty(), "measurement", "no text to fill the contexts with");
+  Context context;
+  context.precision = options.precision;
+  std::vector<ContextPoint> points;
+  std::vector<SequenceState> states = {model.new_state()};
+  SequenceState& state = states.front();
+  Tensor logits;
+  double reading = 0;  // seconds spent so far
+  // Work of a prompt, to foresee how long the next context will take.
+  const auto work = [&](double length) {
+    const TokenCost cost = model.cost(length / 2);
+    return length * (cost.matmul + cost.sequence);
+  };
+  {
+    // Once, unmeasured: packs the weights and warms the caches.
+    std::vector<SequenceState> warm = {model.new_state()};
+    std::vector<std::vector<int32_t>> prompt(1);
+    for (int64_t i = 0; i < 256; ++i) {
+      prompt[0].push_back(text[static_cast<size_t>(i) % text.size()]);
+    }
+    logits = read_prompts(model, context, warm, prompt);
+    for (int i = 0; i < 4; ++i) logits = decode_step(model, context, warm, logits);
+  }
+  Progress progress("contexts", static_cast<double>(contexts.back()), "tokens");
+  for (const int64_t target : contexts) {
+    if (state.length() > 0) {
+      const double expected =
+          reading * work(static_cast<double>(target)) / work(static_cast<double>(state.length()));
+      if (expected > options.max_seconds) break;
+    }
+    const double start = now_seconds();
+    while (state.length() < target) {
+      const int64_t count = std::min(kPromptPiece, target - state.length());
+      std::vector<int32_t> tokens;
+      for (int64_t i = 0; i < count; ++i) {
+        tokens.push_back(text[static_cast<size_t>(state.length() + i) % text.size()]);
+      }
+      const Tensor hidden = model.forward(context, continue_sequence(state, tokens));
+      logits = model.logits(context, hidden.row_slice(count - 1, 1));
+      progress.update(static_cast<double>(state.length()));
+    }
+    reading += now_seconds() - start;
+
+    ContextPoint point;
+    point.context = target;
+    point.prompt_tokens_per_second = static_cast<double>(target) / reading;
+    point.state_bytes = state.bytes();
+    std::vector<double> rates;
+    for (int repeat = 0; repeat < kDecodeRepeats; ++repeat) {
+      std::vector<SequenceState> fork = {state};
+      Tensor scores = decode_step(model, context, fork, logits);  // copies shared pages, unmeasured
+      const double begin = now_seconds();
+      for (int64_t i = 0; i < kDecodeSteps; ++i) {
+        scores = decode_step(model, context, fork, scores);
+      }
+      rates.push_back(static_cast<double>(kDecodeSteps) / (now_seconds() - begin));
+    }
+    point.decode_tokens_per_second = spread_of(rates).median;
+    points.push_back(point);
+  }
+  return points;
+}
+
+}  // namespace pronghorn::lab

@@ -1,0 +1,288 @@
+#include "lab/report.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "lab/summary.h"
+#include "lab/table.h"
+#include "lab/text.h"
+
+namespace pronghorn::embedded {
+extern const std::string_view kReportTemplate, kReportStyle, kReportScript, kChartScript;
+}
+
+namespace pronghorn::lab {
+namespace {
+
+// Colours of the palette in report.css; more architectures than these begin again, and their
+// lines are dashed.
+constexpr size_t kColours = 8;
+
+// Points of a curve that the page carries: more than its charts can show, and few enough that a
+// run of many steps still makes a page of a few megabytes.
+constexpr size_t kCurvePoints = 2000;
+
+std::string swatch(size_t architecture) {
+  return fmt::format("<i class=\"swatch series-{}\"></i>", architecture % kColours);
+}
+
+// Replaces each {{name}} of the template in one pass: what is put in is not looked at again.
+std::string filled(std::string_view page, const std::map<std::string_view, std::string>& values) {
+  std::string result;
+  while (true) {
+    const size_t open = page.find("{{");
+    result += page.substr(0, open);
+    if (open == std::string_view::npos) return result;
+    const size_t close = page.find("}}", open);
+    require(close != std::string_view::npos, "report template", "an open {{{{ at the end");
+    const auto value = values.find(page.substr(open + 2, close - open - 2));
+    require(value != values.end(), "report template", "no value for {}",
+            page.substr(open, close + 2 - open));
+    result += value->second;
+    page.remove_prefix(close + 2);
+  }
+}
+
+std::string count_of(int64_t count) { return format_count(static_cast<double>(count)); }
+
+std::string budget_words(const Budget& budget) {
+  if (budget.seconds) return format_duration(*budget.seconds) + " of training";
+  if (budget.tokens) return count_of(*budget.tokens) + " training tokens";
+  return "training";
+}
+
+std::string finding_cards(const CompareRun& run) {
+  std::string html;
+  for (const Finding& finding : find_winners(run)) {
+    std::string winners;
+    // A long tie is told, not listed.
+    if (finding.winners.size() > 3) {
+      winners = fmt::format("{} tie", finding.winners.size());
+    } else {
+      for (const size_t index : finding.winners) {
+        winners += fmt::format("<span>{}{}</span> ", swatch(index),
+                               html_escape(run.architectures[index].name));
+      }
+    }
+    html += fmt::format(
+        "<article class=\"finding\"><h3>{}</h3><p class=\"winner\">{}</p>"
+        "<p class=\"value\">{}</p><p class=\"detail\">{}</p></article>\n",
+        html_escape(finding.topic), winners, html_escape(finding.value),
+        html_escape(finding.detail));
+  }
+  return html;
+}
+
+std::string failure_notes(const CompareRun& run) {
+  std::string html;
+  for (size_t i = 0; i < run.architectures.size(); ++i) {
+    const ArchitectureResult& a = run.architectures[i];
+    if (!a.failure) continue;
+    html += fmt::format("<p class=\"failure\">{}<strong>{}</strong> failed: {}</p>\n", swatch(i),
+                        html_escape(a.name), html_escape(*a.failure));
+  }
+  return html;
+}
+
+// Term and value; a value that is empty is left out.
+using Facts = std::vector<std::pair<std::string_view, std::string>>;
+
+std::string fact_list(const Facts& facts) {
+  std::string html = "<dl>";
+  for (const auto& [term, value] : facts) {
+    if (value.empty()) continue;
+    html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", term, html_escape(value));
+  }
+  return html + "</dl>\n";
+}
+
+std::string joined(const std::vector<std::string>& parts) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : ", ") + part;
+  return text;
+}
+
+// GFLOP/s as "812 GFLOP/s" or "1.62 TFLOP/s".
+std::string flops(std::optional<double> gflops) {
+  if (!gflops) return {};
+  return *gflops < 1000 ? fmt::format("{:.0f} GFLOP/s", *gflops)
+                        : fmt::format("{:.2f} TFLOP/s", *gflops / 1000);
+}
+
+std::string machine_facts(const CompareRun& run) {
+  const Machine& machine = run.machine;
+  return fact_list(
+      {{"Processor", machine.cpu},
+       {"Cores", fmt::format("{}, {} threads used", machine.cores, machine.threads)},
+       {"Instruction sets", joined(machine.instruction_sets)},
+       {"Matrix peak, f32", flops(machine.peak_f32_gflops)},
+       {"Matrix peak, bf16", flops(machine.peak_bf16_gflops)},
+       {"Read bandwidth", machine.read_gigabytes_per_second
+                              ? fmt::format("{:.1f} GB/s", *machine.read_gigabytes_per_second)
+                              : std::string()}});
+}
+
+std::string data_facts(const CompareRun& run) {
+  const DataDescription& data = run.data;
+  return fact_list(
+      {{"Data", joined(data.paths)},
+       {"Tokenizer", fmt::format("{}, {} tokens", data.tokenizer, data.vocab_size)},
+       {"Training text", count_of(data.train_tokens) + " tokens"},
+       {"Held-out text", fmt::format("{} tokens, {}", count_of(data.held_out_tokens),
+                                     format_bytes(static_cast<double>(data.held_out_bytes)))},
+       {"gzip -9 on it", data.gzip_bits_per_byte
+                             ? format_bits(*data.gzip_bits_per_byte) + " bits/byte"
+                             : std::string()},
+       {"Budget", budget_words(run.budget) + " for each architecture"},
+       {"Seed", fmt::format("{}", run.seed)}});
+}
+
+// The run with curves of at most about kCurvePoints points: steps without a held-out value are put
+// together, and the mean of their losses stands where the last of them was.
+CompareRun thinned(CompareRun run) {
+  for (ArchitectureResult& a : run.architectures) {
+    const size_t together = (a.curve.size() + kCurvePoints - 1) / kCurvePoints;
+    if (together <= 1) continue;
+    std::vector<CurvePoint> kept;
+    double sum = 0;
+    size_t count = 0;
+    for (size_t i = 0; i < a.curve.size(); ++i) {
+      CurvePoint point = a.curve[i];
+      if (std::isfinite(point.loss)) {
+        sum += point.loss;
+        ++count;
+      }
+      const bool last = (i + 1) % together == 0 || i + 1 == a.curve.size();
+      if (!last && !point.held_out_bits_per_byte) continue;
+      if (count > 0) point.loss = std::exchange(sum, 0) / static_cast<double>(count);
+      count = 0;
+      kept.push_back(point);
+    }
+    a.curve = std::move(kept);
+  }
+  return run;
+}
+
+// The first line of headings: what neighbouring columns share.
+std::string group_row(const Table& table) {
+  const std::vector<Column>& columns = table.columns();
+  std::string cells;
+  bool any = false;
+  for (size_t first = 0, end = 0; first < columns.size(); first = end) {
+    const std::string& group = columns[first].group;
+    for (end = first + 1; end < columns.size() && columns[end].group == group; ++end) {
+    }
+    any = any || !group.empty();
+    cells += fmt::format("<th colspan=\"{}\"{}>{}</th>", end - first,
+                         group.empty() ? "" : " class=\"group\"", html_escape(group));
+  }
+  return any ? "<tr class=\"groups\">" + cells + "</tr>" : std::string();
+}
+
+std::string table_html(const Table& table) {
+  std::string html = fmt::format(
+      "<figure class=\"table\"><figcaption>{}</figcaption><div class=\"scroll\"><table><thead>{}"
+      "<tr>",
+      html_escape(table.title()), group_row(table));
+  for (size_t c = 0; c < table.columns().size(); ++c) {
+    const Column& column = table.columns()[c];
+    const bool first_of_group = c > 0 && column.group != table.columns()[c - 1].group;
+    html += fmt::format("<th scope=\"col\"{}><button type=\"button\">{}</button></th>",
+                        first_of_group ? " class=\"first\"" : "", html_escape(column.title));
+  }
+  html += "</tr></thead><tbody>\n";
+  for (size_t row = 0; row < table.rows().size(); ++row) {
+    html += "<tr>";
+    for (size_t c = 0; c < table.columns().size(); ++c) {
+      const Cell& cell = table.rows()[row][c];
+      if (c == 0) {
+        html += fmt::format("<th scope=\"row\">{}{}</th>", swatch(row), html_escape(cell.text));
+        continue;
+      }
+      const bool best = table.is_best(row, c);
+      const bool first = table.columns()[c].group != table.columns()[c - 1].group;
+      const std::string classes = std::string(best ? "best " : "") + (first ? "first" : "");
+      html += fmt::format("<td{}{}>{}</td>",
+                          classes.empty() ? "" : fmt::format(" class=\"{}\"", classes),
+                          cell.value ? fmt::format(" data-value=\"{}\"", *cell.value) : "",
+                          cell.value ? html_escape(cell.text) : "–");
+    }
+    html += "</tr>\n";
+  }
+  return html + "</tbody></table></div></figure>\n";
+}
+
+std::string tables_html(const CompareRun& run) {
+  std::string html;
+  for (const Table& table : comparison_tables(run)) html += table_html(table);
+  return html;
+}
+
+std::string model_cards(const CompareRun& run) {
+  std::string html;
+  for (size_t i = 0; i < run.architectures.size(); ++i) {
+    const ArchitectureResult& a = run.architectures[i];
+    const auto bits = [](std::optional<double> value) {
+      return value ? format_bits(*value) + " bits/byte" : std::string();
+    };
+    html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(i), html_escape(a.name));
+    html +=
+        fact_list({{"Pattern", a.pattern},
+                   {"Configuration", a.config_path},
+                   {"Parameters", fmt::format("{}, {} without embeddings", count_of(a.parameters),
+                                              count_of(a.non_embedding_parameters))},
+                   {"Trained", fmt::format("{} tokens in {}", count_of(a.train_tokens),
+                                           format_duration(a.train_seconds))},
+                   {"Held out", bits(a.held_out_bits_per_byte)},
+                   {"Best on the way", bits(a.best_held_out_bits_per_byte)}});
+    if (a.failure) {
+      html += "<p class=\"failure\">Failed: " + html_escape(*a.failure) + "</p>\n";
+    }
+    // A newline that begins a <pre> is dropped by browsers, so one is given to drop.
+    html += a.sample.empty()
+                ? "<p class=\"none\">No sample.</p>"
+                : "<pre dir=\"auto\" tabindex=\"0\">\n" + html_escape(a.sample) + "</pre>";
+    html += "</article>\n";
+  }
+  return html;
+}
+
+}  // namespace
+
+std::string render_report(const CompareRun& run) {
+  const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
+  const size_t count = run.architectures.size();
+  return filled(embedded::kReportTemplate,
+                {{"title", html_escape(title)},
+                 {"style", std::string(embedded::kReportStyle)},
+                 {"chart_script", std::string(embedded::kChartScript)},
+                 {"report_script", std::string(embedded::kReportScript)},
+                 {"results", script_escape(run_text(thinned(run), -1))},
+                 {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
+                                                    run.date.empty() ? "" : run.date + " · ", count,
+                                                    count == 1 ? "" : "s", budget_words(run.budget),
+                                                    run.machine.cpu))},
+                 {"headline", html_escape(headline(run))},
+                 {"findings", finding_cards(run)},
+                 {"failures", failure_notes(run)},
+                 {"machine", machine_facts(run)},
+                 {"data", data_facts(run)},
+                 {"tables", tables_html(run)},
+                 {"models", model_cards(run)},
+                 {"budget", html_escape(budget_words(run.budget))},
+                 {"seed", fmt::format("{}", run.seed)}});
+}
+
+void save_report(const CompareRun& run, const std::filesystem::path& path) {
+  write_file(path, render_report(run));
+}
+
+}  // namespace pronghorn::lab

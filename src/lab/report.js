@@ -1,0 +1,334 @@
+// Draws the charts from the results in the page, and sorts the tables.
+(function () {
+'use strict';
+
+const run = JSON.parse(document.getElementById('results').textContent);
+const architectures = run.architectures;
+const COLOURS = 8;              // as in report.css
+const MOST_POINTS = 160;        // of one curve; longer ones are averaged
+const POINTS = ['circle', 'rect', 'triangle', 'rectRot', 'crossRot', 'star', 'rectRounded', 'cross'];
+
+const known = value => typeof value === 'number' && isFinite(value);
+
+// ---- numbers as people read them ----
+
+function scaled(value, units, base) {
+  let unit = 0;
+  while (Math.abs(value) >= base && unit + 1 < units.length) {
+    value /= base;
+    ++unit;
+  }
+  const digits = value >= 100 || Number.isInteger(value) ? 0 : value >= 10 ? 1 : 2;
+  return String(Number(value.toFixed(digits))) + units[unit];
+}
+const count = value => scaled(value, ['', 'k', 'M', 'G', 'T'], 1000);
+const bytes = value => scaled(value, [' B', ' kB', ' MB', ' GB', ' TB'], 1000);
+const context = value =>
+  value % 1048576 === 0 ? value / 1048576 + 'M' : value % 1024 === 0 ? value / 1024 + 'k' : String(value);
+const bits = value => value.toFixed(3);
+
+// The unit of a time axis: seconds up to five minutes, then minutes, then hours.
+function timeUnit(seconds) {
+  return seconds <= 300 ? {divisor: 1, name: 's'}
+    : seconds <= 3 * 3600 ? {divisor: 60, name: 'min'} : {divisor: 3600, name: 'h'};
+}
+
+// ---- curves ----
+
+// Points {x, y} in at most MOST_POINTS means of neighbours; the last point stays itself.
+function thinned(points) {
+  const size = Math.ceil(points.length / MOST_POINTS);
+  if (size <= 1) return points;
+  const result = [];
+  for (let first = 0; first < points.length; first += size) {
+    const part = points.slice(first, first + size);
+    const mean = key => part.reduce((sum, point) => sum + point[key], 0) / part.length;
+    result.push({x: mean('x'), y: mean('y')});
+  }
+  return result;
+}
+
+// One curve an architecture; x is divided by `divisor`.
+function curve(x, y, divisor) {
+  return architectures.map(a =>
+    a.curve.filter(p => known(p[x]) && known(p[y])).map(p => ({x: p[x] / divisor, y: p[y]})));
+}
+
+// The highest value worth showing: what any curve holds after its first twelfth. Before it, all
+// fall from the same chance level, and would press the rest flat.
+function settled(curves) {
+  let top = -Infinity;
+  for (const points of curves) {
+    if (points.length === 0) continue;
+    const end = points[points.length - 1];
+    for (const point of points) {
+      if (point.x >= end.x / 12) top = Math.max(top, point.y);
+    }
+  }
+  return top;
+}
+
+function extent(curves, key) {
+  const values = curves.flat().map(point => point[key]);
+  return values.length ? [Math.min(...values), Math.max(...values)] : null;
+}
+
+// ---- charts ----
+
+let charts = [];
+let scheme = {};
+
+function readScheme() {
+  const style = getComputedStyle(document.documentElement);
+  const value = name => style.getPropertyValue(name).trim();
+  scheme = {ink: value('--ink'), soft: value('--soft'), grid: value('--grid'), card: value('--card'),
+            line: value('--line'), series: []};
+  for (let i = 0; i < COLOURS; ++i) scheme.series.push(value('--series-' + i));
+}
+
+function series(index, points, more) {
+  const colour = scheme.series[index % COLOURS];
+  return Object.assign({
+    label: architectures[index].name,
+    data: points,
+    borderColor: colour,
+    backgroundColor: colour,
+    borderWidth: 2,
+    borderDash: index < COLOURS ? [] : [6, 3],
+    // The second round of colours has other points.
+    pointStyle: POINTS[(index + 3 * Math.floor(index / COLOURS)) % POINTS.length],
+    pointRadius: 0,
+    pointHoverRadius: 5,
+    // Points at the edge of the chart are drawn whole; lines that leave at the top are cut.
+    clip: {left: 6, top: 0, right: 6, bottom: 6},
+  }, more);
+}
+
+// A linear axis over [low, high] with ticks at round numbers, at most eight.
+function axis(title, format, low, high) {
+  if (!(high > low)) high = low + (Math.abs(low) || 1);
+  const rough = (high - low) / 8;
+  const power = Math.pow(10, Math.floor(Math.log10(rough)));
+  const step = power * ([1, 2, 5].find(s => s * power >= rough) || 10);
+  return {
+    type: 'linear',
+    min: low,
+    max: high,
+    title: {display: true, text: title, color: scheme.soft, font: {size: 12}},
+    ticks: {color: scheme.soft, callback: value => format(value), maxRotation: 0, autoSkipPadding: 6},
+    grid: {color: scheme.grid, borderColor: scheme.line},
+    afterBuildTicks: scale => {
+      scale.ticks = [];
+      for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; ++i) {
+        scale.ticks.push({value: i * step});
+      }
+    },
+  };
+}
+
+// A logarithmic axis over a range with some room, ticks at 1, 2 and 5 or only at powers of ten. It
+// spans a factor of six at least, so that two ticks or more fall on it.
+function logAxis(title, format, range) {
+  const room = Math.max(1.35, Math.sqrt(6 * range[0] / range[1]));
+  const low = range[0] / room, high = range[1] * room;
+  const ticksOf = steps => {
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); ++power) {
+      for (const step of steps) {
+        const value = step * Math.pow(10, power);
+        if (value >= low && value <= high) ticks.push({value});
+      }
+    }
+    return ticks;
+  };
+  return Object.assign(axis(title, format, low, high), {
+    type: 'logarithmic',
+    afterBuildTicks: scale => {
+      const fine = ticksOf([1, 2, 5]);
+      scale.ticks = fine.length <= 9 ? fine : ticksOf([1]);
+    },
+  });
+}
+
+function contextAxis(contexts) {
+  const room = 1.25;
+  return Object.assign(
+    axis('context in tokens', context, contexts[0] / room, contexts[contexts.length - 1] * room), {
+      type: 'logarithmic',
+      afterBuildTicks: scale => { scale.ticks = contexts.map(value => ({value})); },
+    });
+}
+
+// Draws a chart into its figure, or hides the figure if there is nothing to draw. scales: made only
+// where there are points.
+function draw(id, type, datasets, scales, tooltip) {
+  const figure = document.getElementById(id);
+  datasets = datasets.filter(dataset => dataset.data.length > 0);
+  figure.hidden = datasets.every(dataset => dataset.reference);
+  if (figure.hidden) return;
+  charts.push(new Chart(figure.querySelector('canvas'), {
+    type,
+    data: {datasets},
+    options: {
+      animation: false,
+      responsive: true,
+      maintainAspectRatio: false,
+      parsing: false,
+      normalized: true,
+      interaction: {mode: 'nearest', intersect: false},
+      scales: scales(),
+      plugins: {
+        legend: {position: 'bottom', labels: {color: scheme.ink, usePointStyle: true, boxHeight: 7,
+                                              padding: 14, font: {size: 12.5}}},
+        tooltip: {callbacks: {title: () => '', label: item => tooltip(item.dataset.label, item.raw)}},
+      },
+    },
+  }));
+}
+
+function drawCurves() {
+  const round = value => String(Number(value.toFixed(2)));
+  const seconds = architectures.flatMap(a => a.curve.map(p => p.seconds)).filter(known);
+  const unit = timeUnit(seconds.reduce((most, value) => Math.max(most, value), 0));
+  const time = value => round(value) + ' ' + unit.name;
+
+  const losses = (id, curves, title, format, after) => {
+    draw(id, 'line', curves.map((points, i) => series(i, points)), () => {
+      const low = extent(curves, 'y')[0], high = settled(curves);
+      const room = 0.04 * (high - low);
+      return {x: axis(title, format, 0, extent(curves, 'x')[1]),
+              y: axis('loss in nats a token', round, low - room, high + room)};
+    }, (name, p) => name + ': ' + p.y.toFixed(3) + ' after ' + after(p.x));
+  };
+  losses('loss-tokens', curve('tokens', 'loss', 1).map(thinned), 'training tokens', count,
+         x => count(x) + ' tokens');
+  losses('loss-time', curve('seconds', 'loss', unit.divisor).map(thinned),
+         'training time in ' + unit.name, round, time);
+
+  const heldOut = curve('seconds', 'held_out_bits_per_byte', unit.divisor);
+  const sets = heldOut.map((points, i) =>
+    series(i, points, {pointRadius: points.length > 40 ? 0 : 3}));
+  const gzip = run.data.gzip_bits_per_byte;
+  const last = extent(heldOut, 'x');
+  if (known(gzip) && last) {
+    sets.push({label: 'gzip -9: ' + bits(gzip), data: [{x: 0, y: gzip}, {x: last[1], y: gzip}],
+               borderColor: scheme.soft, backgroundColor: scheme.soft, borderWidth: 1.5,
+               borderDash: [5, 5], pointRadius: 0, pointHoverRadius: 0, pointStyle: 'line',
+               reference: true});
+  }
+  draw('held-out-time', 'line', sets, () => {
+    let low = extent(heldOut, 'y')[0], high = settled(heldOut);
+    if (known(gzip)) {
+      low = Math.min(low, gzip);
+      high = Math.max(high, gzip);
+    }
+    const room = 0.08 * (high - low);
+    return {x: axis('training time in ' + unit.name, round, 0, last[1]),
+            y: axis('bits per byte', round, low - room, high + room)};
+  }, (name, p) => name.startsWith('gzip -9') ? name
+       : name + ': ' + bits(p.y) + ' after ' + time(p.x));
+}
+
+function drawContexts() {
+  const chart = (id, key, title, format, unit) => {
+    const points = architectures.map(a =>
+      a.inference.filter(p => known(p[key]) && p[key] > 0 && p.context > 0)
+        .map(p => ({x: p.context, y: p[key]})).sort((p, q) => p.x - q.x));
+    const contexts = [...new Set(points.flat().map(p => p.x))].sort((p, q) => p - q);
+    draw(id, 'line', points.map((list, i) => series(i, list, {pointRadius: 4})),
+      () => ({x: contextAxis(contexts), y: logAxis(title, format, extent(points, 'y'))}),
+      (name, p) => name + ' at ' + context(p.x) + ': ' + format(p.y) + unit);
+  };
+  chart('prompt-context', 'prompt_tokens_per_second', 'prompt tokens/s', count, ' tokens/s');
+  chart('decode-context', 'decode_tokens_per_second', 'decoded tokens/s', count, ' tokens/s');
+  chart('state-context', 'state_bytes', 'state bytes of a sequence', bytes, '');
+}
+
+function drawScatters() {
+  const chart = (id, speed, title) => {
+    const points = architectures.map(a => {
+      const x = speed(a), y = a.held_out_bits_per_byte;
+      return known(x) && known(y) ? [{x, y}] : [];
+    });
+    draw(id, 'scatter',
+      points.map((list, i) => series(i, list, {pointRadius: 8, pointHoverRadius: 10})), () => {
+        const xs = extent(points, 'x'), ys = extent(points, 'y');
+        const roomX = 0.12 * (xs[1] - xs[0]) || 0.1 * xs[1];
+        const roomY = 0.15 * (ys[1] - ys[0]) || 0.05;
+        // Speeds that differ by little read better on a linear axis.
+        return {x: xs[0] > 0 && xs[1] / xs[0] > 8 ? logAxis(title, count, xs)
+                  : axis(title, count, Math.max(0, xs[0] - roomX), xs[1] + roomX),
+                y: axis('held-out bits per byte', value => String(Number(value.toFixed(3))),
+                        ys[0] - roomY, ys[1] + roomY)};
+      }, (name, p) => name + ': ' + bits(p.y) + ' bits/byte, ' + count(p.x) + ' tokens/s');
+  };
+  chart('quality-training', a => a.train_tokens_per_second, 'training tokens/s');
+
+  // Decoding at the longest context that most architectures reached.
+  const reached = new Map();
+  for (const a of architectures) {
+    for (const p of a.inference) {
+      if (known(p.decode_tokens_per_second)) reached.set(p.context, (reached.get(p.context) || 0) + 1);
+    }
+  }
+  const most = Math.max(0, ...reached.values());
+  const at = Math.max(0, ...[...reached].filter(entry => entry[1] === most).map(entry => entry[0]));
+  chart('quality-decode', a => {
+    const point = a.inference.find(p => p.context === at);
+    return point && point.decode_tokens_per_second;
+  }, 'decoded tokens/s at a context of ' + context(at));
+}
+
+function drawAll() {
+  for (const chart of charts) chart.destroy();
+  charts = [];
+  readScheme();
+  Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
+  drawCurves();
+  drawContexts();
+  drawScatters();
+  // A heading without charts under it goes too.
+  for (const group of document.querySelectorAll('.charts')) {
+    const empty = !group.querySelector('.chart:not([hidden])');
+    group.hidden = empty;
+    group.previousElementSibling.hidden = empty;
+  }
+}
+
+// ---- tables ----
+
+function sortBy(header, column) {
+  const table = header.closest('table');
+  const body = table.tBodies[0];
+  const ascending = header.getAttribute('aria-sort') === 'descending' ||
+    (column === 0 && header.getAttribute('aria-sort') !== 'ascending');
+  for (const other of table.tHead.querySelectorAll('th')) other.removeAttribute('aria-sort');
+  header.setAttribute('aria-sort', ascending ? 'ascending' : 'descending');
+  const sign = ascending ? 1 : -1;
+  const rows = [...body.rows].sort((a, b) => {
+    if (column === 0) return sign * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+    const x = a.cells[column].dataset.value, y = b.cells[column].dataset.value;
+    // What was not measured stays last either way.
+    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
+    return sign * (Number(x) - Number(y));
+  });
+  body.append(...rows);
+}
+
+for (const table of document.querySelectorAll('table')) {
+  const headers = table.tHead.rows[table.tHead.rows.length - 1].cells;
+  for (let column = 0; column < headers.length; ++column) {
+    headers[column].querySelector('button').addEventListener('click',
+      () => sortBy(headers[column], column));
+  }
+}
+
+// A legend of many lines must not press the chart flat.
+for (const group of document.querySelectorAll('.charts')) {
+  group.classList.toggle('many', architectures.length > 6);
+}
+drawAll();
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
+// Paper is white: the page's colours follow by style sheet, the charts are drawn again.
+matchMedia('print').addEventListener('change', drawAll);
+})();

@@ -1,0 +1,130 @@
+// What one `pronghorn compare` found: plain values, and their JSON in both directions.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pronghorn::lab {
+
+// The machine that the run was measured on, with its measured ceilings.
+struct Machine {
+  std::string cpu;
+  int64_t cores = 0;
+  int64_t threads = 0;                        // threads that the run used
+  std::vector<std::string> instruction_sets;  // "avx2", "avx512", "amx_bf16"...
+  std::optional<double> peak_f32_gflops;      // matrix products, all threads
+  std::optional<double> peak_bf16_gflops;
+  std::optional<double> read_gigabytes_per_second;
+
+  bool operator==(const Machine&) const = default;
+};
+
+// What the architectures were trained and judged on.
+struct DataDescription {
+  std::vector<std::string> paths;
+  std::string tokenizer;
+  int64_t vocab_size = 0;
+  int64_t train_tokens = 0;  // tokens at hand; how many were used is in the budget and the results
+  int64_t held_out_tokens = 0;
+  int64_t held_out_bytes = 0;
+  std::optional<double> gzip_bits_per_byte;  // gzip -9 on the held-out bytes
+
+  bool operator==(const DataDescription&) const = default;
+};
+
+// What each architecture may spend on training; one of the two is set.
+struct Budget {
+  std::optional<double> seconds;
+  std::optional<int64_t> tokens;
+
+  bool operator==(const Budget&) const = default;
+};
+
+// One step of training. loss is in nats a token; NaN where none was taken.
+struct CurvePoint {
+  int64_t step = 0;
+  int64_t tokens = 0;  // seen so far
+  double seconds = 0;  // since training began
+  double loss = 0;
+  std::optional<double> held_out_bits_per_byte;
+
+  bool operator==(const CurvePoint&) const = default;
+};
+
+// Inference with `context` tokens: reading them as a prompt, and decoding after them.
+struct InferencePoint {
+  int64_t context = 0;
+  std::optional<double> prompt_tokens_per_second;
+  std::optional<double> decode_tokens_per_second;
+  std::optional<int64_t> state_bytes;  // of one sequence
+
+  bool operator==(const InferencePoint&) const = default;
+};
+
+// One row of the comparison. What was not measured, or not reached before a failure, is absent.
+struct ArchitectureResult {
+  std::string name;
+  std::string config_path;
+  std::string pattern;
+  int64_t parameters = 0;
+  int64_t non_embedding_parameters = 0;
+  int64_t train_tokens = 0;
+  double train_seconds = 0;
+  std::optional<double> train_tokens_per_second;
+  std::optional<double> train_fraction_of_peak;  // 0 to 1
+  std::optional<double> held_out_bits_per_byte;  // at the end of training
+  std::optional<double> best_held_out_bits_per_byte;
+  std::optional<int64_t> peak_training_bytes;
+  std::vector<CurvePoint> curve;
+  std::vector<InferencePoint> inference;  // by context; a context may be missing
+  std::optional<double> mqar_accuracy;    // 0 to 1
+  std::string sample;                     // generated text; any bytes
+  std::optional<std::string> failure;     // why this architecture has no or partial results
+
+  bool operator==(const ArchitectureResult&) const = default;
+};
+
+// A whole comparison.
+struct CompareRun {
+  std::string title;
+  std::string date;  // ISO 8601
+  uint64_t seed = 0;
+  Machine machine;
+  DataDescription data;
+  Budget budget;
+  std::vector<ArchitectureResult> architectures;
+
+  bool operator==(const CompareRun&) const = default;
+};
+
+// JSON of a run. Values that are absent, not a number or infinite become null.
+void to_json(nlohmann::json& json, const CompareRun& run);
+void to_json(nlohmann::json& json, const ArchitectureResult& result);
+
+// The inverse. Throws Error that names the field ("run.architectures[2].curve[0].tokens") when one
+// is missing, of the wrong type or a negative count, and when the document is not a run of this
+// format. Keys that are not known are passed over. null reads as absent, or as NaN for a number.
+void from_json(const nlohmann::json& json, CompareRun& run);
+void from_json(const nlohmann::json& json, ArchitectureResult& result);
+
+// The run as JSON text (indent as in nlohmann; -1: one line). Bytes in names and samples that are
+// not UTF-8 become U+FFFD, so that the text always parses.
+std::string run_text(const CompareRun& run, int indent = 2);
+// Throws Error that begins with `where` if the text is not the JSON of a run.
+CompareRun parse_run(std::string_view text, std::string_view where);
+
+// Writes and reads a file of run_text. Throw Error.
+void save_run(const CompareRun& run, const std::filesystem::path& path);
+CompareRun load_run(const std::filesystem::path& path);
+
+// Every context that any architecture of the run was measured at, ascending, each once.
+std::vector<int64_t> measured_contexts(const CompareRun& run);
+// The point of an architecture at a context, or nullptr.
+const InferencePoint* inference_at(const ArchitectureResult& result, int64_t context);
+
+}  // namespace pronghorn::lab

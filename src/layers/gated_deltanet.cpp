@@ -1,0 +1,135 @@
+// Gated DeltaNet layer (Yang, Kautz and Hatamizadeh, arXiv 2412.06464): q, k and v through short
+// convolutions, unit keys and queries, a state that decays and erases before it writes, a gated
+// norm. Parameter names are those of the flash-linear-attention checkpoints.
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "layers/layers.h"
+#include "ops/linear.h"
+#include "ops/outer_product_state.h"
+#include "ops/pointwise.h"
+#include "ops/short_convolution.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm, as in the paper's implementation
+
+class GatedDeltaNetMixer final : public Mixer {
+ public:
+  GatedDeltaNetMixer(const nlohmann::json& config, const LayerContext& context,
+                     const ParameterScope& scope)
+      : conv_kernel_(config.at("conv_kernel")), norm_epsilon_(context.norm_epsilon) {
+    options_.key_heads = config.at("heads");
+    options_.value_heads = config.at("value_heads");
+    options_.key_dim = config.at("head_dim");
+    options_.value_dim = config.at("value_head_dim");
+    options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
+    options_.erase = true;
+    key_width_ = options_.key_heads * options_.key_dim;
+    value_width_ = options_.value_heads * options_.value_dim;
+
+    const int64_t d = context.hidden_size;
+    const Initializer in = initializers::normal(context.initializer_range);
+    q_proj_ = scope.matrix("q_proj.weight", key_width_, d, in);
+    k_proj_ = scope.matrix("k_proj.weight", key_width_, d, in);
+    v_proj_ = scope.matrix("v_proj.weight", value_width_, d, in);
+    a_proj_ = scope.matrix("a_proj.weight", options_.value_heads, d, in);
+    b_proj_ = scope.matrix("b_proj.weight", options_.value_heads, d, in);
+    g_proj_ = scope.matrix("g_proj.weight", value_width_, d, in);
+    o_proj_ =
+        scope.matrix("o_proj.weight", d, value_width_,
+                     initializers::normal(context.initializer_range * context.residual_scale));
+    const double bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
+    const Initializer taps = initializers::uniform(-bound, bound);
+    q_conv_ = scope.tensor("q_conv1d.weight", {key_width_, conv_kernel_}, taps, Decay::yes);
+    k_conv_ = scope.tensor("k_conv1d.weight", {key_width_, conv_kernel_}, taps, Decay::yes);
+    v_conv_ = scope.tensor("v_conv1d.weight", {value_width_, conv_kernel_}, taps, Decay::yes);
+    // A uniform in (0, 16]; dt as Mamba's.
+    A_log_ = scope.tensor("A_log", {options_.value_heads}, [](Random& random, int64_t) {
+      return static_cast<float>(std::log(16 * (1 - random.uniform())));
+    });
+    dt_bias_ = scope.tensor("dt_bias", {options_.value_heads},
+                            initializers::inverse_softplus_log_uniform(0.001, 0.1, 1e-4));
+    o_norm_ = scope.tensor("o_norm.weight", {options_.value_dim}, initializers::constant(1));
+  }
+
+  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+                 JournalSlot slot) const override {
+    const auto convolved = [&](const Weight& projection, const Tensor& taps, int64_t index) {
+      return short_convolution(context, linear(context, x, projection), taps, {}, true, batch,
+                               {slot.layer, slot.index + index});
+    };
+    OuterProductStateInputs inputs;
+    inputs.q =
+        l2_normalize(context, convolved(q_proj_, q_conv_, 0), options_.key_dim, kUnitEpsilon);
+    inputs.k =
+        l2_normalize(context, convolved(k_proj_, k_conv_, 1), options_.key_dim, kUnitEpsilon);
+    inputs.v = convolved(v_proj_, v_conv_, 2);
+    inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
+                                  std::numeric_limits<float>::infinity())
+                           .second;
+    inputs.write = sigmoid(context, linear(context, x, b_proj_));
+    const Tensor y =
+        outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 3});
+    const Tensor normed =
+        gated_rms_norm(context, y, linear(context, x, g_proj_), o_norm_, options_.value_dim,
+                       norm_epsilon_, GateOrder::norm_then_gate);
+    return linear(context, normed, o_proj_);
+  }
+
+  std::vector<JournalShape> journals() const override {
+    return {short_convolution_journal(key_width_, conv_kernel_),
+            short_convolution_journal(key_width_, conv_kernel_),
+            short_convolution_journal(value_width_, conv_kernel_),
+            outer_product_state_journal(options_)};
+  }
+
+  TokenCost cost(double) const override {
+    const double weights = static_cast<double>(
+        (2 * key_width_ + 3 * value_width_ + 2 * options_.value_heads) * q_proj_.in());
+    return {2 * weights, 7.0 * static_cast<double>(value_width_ * options_.key_dim)};
+  }
+
+ private:
+  int64_t conv_kernel_, key_width_ = 0, value_width_ = 0;
+  float norm_epsilon_;
+  OuterProductStateOptions options_;
+  Weight q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;
+  Tensor q_conv_, k_conv_, v_conv_, A_log_, dt_bias_, o_norm_;
+};
+
+nlohmann::json complete_gated_deltanet(ConfigReader reader, const LayerContext& context) {
+  nlohmann::json config = {{"type", reader.string("type")}};
+  const int64_t heads = reader.integer("heads", {}, 1, 4096);
+  const int64_t value_heads = reader.integer("value_heads", heads, heads, 4096);
+  require(value_heads % heads == 0, reader.path("value_heads"), "{} is not a multiple of heads {}",
+          value_heads, heads);
+  if (!reader.has("head_dim")) {
+    require(context.hidden_size % heads == 0, reader.path("heads"),
+            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
+            context.hidden_size);
+  }
+  const int64_t head_dim = reader.integer("head_dim", context.hidden_size / heads, 1, 4096);
+  config["heads"] = heads;
+  config["value_heads"] = value_heads;
+  config["head_dim"] = head_dim;
+  config["value_head_dim"] = reader.integer("value_head_dim", head_dim, 1, 8192);
+  config["conv_kernel"] = reader.integer("conv_kernel", 4, 1, 64);
+  reader.finish();
+  return config;
+}
+
+}  // namespace
+
+MixerType gated_deltanet_mixer_type() {
+  return {"gated_deltanet", "delta rule with a decay: erases what a key held before it writes",
+          "arXiv 2412.06464", complete_gated_deltanet,
+          [](const nlohmann::json& config, const LayerContext& context,
+             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
+            return std::make_unique<GatedDeltaNetMixer>(config, context, scope);
+          }};
+}
+
+}  // namespace pronghorn

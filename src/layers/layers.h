@@ -1,0 +1,16 @@
+// The layers there are. A new one is a file beside these, a line here and one in registry.cpp.
+#pragma once
+
+#include "layers/layer.h"
+
+namespace pronghorn {
+
+MixerType attention_mixer_type();
+MixerType mamba_mixer_type();
+MixerType mamba2_mixer_type();
+MixerType gated_deltanet_mixer_type();
+
+FeedForwardType swiglu_type();
+FeedForwardType gelu_type();
+
+}  // namespace pronghorn

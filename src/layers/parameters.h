@@ -1,0 +1,80 @@
+// Parameters: the named trainable tensors of a model, created by its layers.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/random.h"
+#include "tensor/tensor.h"
+#include "tensor/weight.h"
+
+namespace pronghorn {
+
+struct Parameter {
+  std::string name;  // dotted path, for example "layers.3.mixer.in_proj.weight"
+  Tensor value;
+  bool decay = true;  // takes part in weight decay
+};
+
+// Draws the value of element `index` of a parameter.
+using Initializer = std::function<float(Random& random, int64_t index)>;
+
+namespace initializers {
+Initializer constant(float value);
+Initializer normal(double deviation);
+Initializer uniform(double low, double high);
+// bias such that softplus(bias) is log-uniform in [minimum, maximum], at least `floor`: the step
+// sizes of Mamba (arXiv 2312.00752, section 3.6).
+Initializer inverse_softplus_log_uniform(double minimum, double maximum, double floor);
+}  // namespace initializers
+
+enum class Decay : bool { no, yes };
+
+// What layers register their parameters with. Each parameter's values are drawn from its own stream
+// of random numbers, named after it, so they do not depend on the order of creation.
+class ParameterStore {
+ public:
+  // initialize: false leaves the values undefined, for a model about to be loaded.
+  ParameterStore(uint64_t seed, bool initialize) : seed_(seed), initialize_(initialize) {}
+
+  // All require gradients. Throws Error if the name is taken.
+  Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay);
+  Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
+
+  const std::vector<Parameter>& all() const { return parameters_; }
+
+ private:
+  uint64_t seed_;
+  bool initialize_;
+  std::vector<Parameter> parameters_;
+};
+
+// A store and the path under which a layer registers.
+class ParameterScope {
+ public:
+  ParameterScope(ParameterStore& store, std::string prefix)
+      : store_(&store), prefix_(std::move(prefix)) {}
+
+  ParameterScope child(std::string_view name) const { return {*store_, path(name)}; }
+  Tensor tensor(std::string_view name, Shape shape, const Initializer& initializer,
+                Decay decay = Decay::no) const {
+    return store_->tensor(path(name), std::move(shape), initializer, decay);
+  }
+  Weight matrix(std::string_view name, int64_t out, int64_t in,
+                const Initializer& initializer) const {
+    return store_->matrix(path(name), out, in, initializer);
+  }
+
+ private:
+  std::string path(std::string_view name) const {
+    return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+  }
+
+  ParameterStore* store_;
+  std::string prefix_;
+};
+
+}  // namespace pronghorn

@@ -1,0 +1,43 @@
+#include <algorithm>
+
+#include "base/error.h"
+#include "layers/layer.h"
+#include "layers/layers.h"
+
+namespace pronghorn {
+namespace {
+
+template <typename Type>
+const Type& find_type(const std::vector<Type>& types, std::string_view name, std::string_view what,
+                      std::string_view where) {
+  std::vector<std::string> names;
+  for (const Type& type : types) {
+    if (type.name == name) return type;
+    names.push_back(type.name);
+  }
+  throw Error(where, fmt::format("unknown {} type '{}'", what, name),
+              fmt::format("choose from {}", fmt::join(names, ", ")));
+}
+
+}  // namespace
+
+const std::vector<MixerType>& mixer_types() {
+  static const std::vector<MixerType> types = {attention_mixer_type(), mamba_mixer_type(),
+                                               mamba2_mixer_type(), gated_deltanet_mixer_type()};
+  return types;
+}
+
+const std::vector<FeedForwardType>& feed_forward_types() {
+  static const std::vector<FeedForwardType> types = {swiglu_type(), gelu_type()};
+  return types;
+}
+
+const MixerType& find_mixer_type(std::string_view name, std::string_view where) {
+  return find_type(mixer_types(), name, "mixer", where);
+}
+
+const FeedForwardType& find_feed_forward_type(std::string_view name, std::string_view where) {
+  return find_type(feed_forward_types(), name, "feed-forward", where);
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,154 @@
+#include "model/config.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "model/families.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr int64_t kMaxVocabulary = 1 << 22;
+constexpr int64_t kMaxHidden = 1 << 17;
+constexpr uint64_t kMaxConfigBytes = 16 << 20;
+
+LayerContext layer_context(const ModelConfig& config) {
+  LayerContext context;
+  context.hidden_size = config.hidden_size;
+  return context;
+}
+
+nlohmann::json complete_mixer(const nlohmann::json& mixer, const std::string& where,
+                              const LayerContext& context) {
+  ConfigReader reader(mixer, where);
+  const MixerType& type = find_mixer_type(reader.string("type"), reader.path("type"));
+  return type.complete(std::move(reader), context);
+}
+
+BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
+  BlockConfig block;
+  if (reader.has("mixers")) {
+    require(!reader.has("mixer"), reader.where(), "has both mixer and mixers (keep one)");
+    const nlohmann::json& list = reader.raw("mixers");
+    require(list.is_array() && !list.empty() && list.size() <= 16, reader.path("mixers"),
+            "must be a list of 1 to 16 mixers");
+    for (size_t i = 0; i < list.size(); ++i) {
+      block.mixers.push_back(
+          complete_mixer(list[i], fmt::format("{}[{}]", reader.path("mixers"), i), context));
+    }
+  } else {
+    reader.object("mixer");
+    block.mixers.push_back(complete_mixer(reader.raw("mixer"), reader.path("mixer"), context));
+  }
+  if (reader.has("ffn")) {
+    ConfigReader ffn = reader.object("ffn");
+    const FeedForwardType& type = find_feed_forward_type(ffn.string("type"), ffn.path("type"));
+    block.feed_forward = type.complete(std::move(ffn), context);
+  } else {
+    reader.ignore("ffn");
+  }
+  reader.finish();
+  return block;
+}
+
+}  // namespace
+
+int64_t ModelConfig::block_count() const {
+  return std::count_if(steps.begin(), steps.end(), [](const PatternStep& step) {
+    return step.kind == PatternStep::Kind::block;
+  });
+}
+
+ModelConfig read_pronghorn_config(ConfigReader reader) {
+  ModelConfig config;
+  reader.one_of("model_type", {"pronghorn"}, "pronghorn");
+  config.vocab_size = reader.integer("vocab_size", 0, 1, kMaxVocabulary);
+  config.hidden_size = reader.integer("hidden_size", {}, 1, kMaxHidden);
+  config.pattern = reader.string("pattern");
+  config.steps = parse_pattern(config.pattern, reader.path("pattern"));
+  config.tie_embeddings = reader.boolean("tie_embeddings", true);
+  config.recompute = reader.boolean("recompute", false);
+  config.initializer_range = reader.number("initializer_range", 0.02, 0, 10);
+  if (reader.has("norm")) {
+    ConfigReader norm = reader.object("norm");
+    config.norm = norm.one_of("type", {"rms_norm", "layer_norm"}, "rms_norm") == "rms_norm"
+                      ? Norm::Kind::rms_norm
+                      : Norm::Kind::layer_norm;
+    config.norm_epsilon = static_cast<float>(norm.number("epsilon", 1e-5, 0, 1));
+    config.norm_bias = norm.boolean("bias", false);
+    norm.finish();
+  } else {
+    reader.ignore("norm");
+  }
+  for (const PatternStep& step : config.steps) {
+    require(step.kind == PatternStep::Kind::block, reader.path("pattern"),
+            "\"{}\" has a subsampled span in parentheses, which this version cannot run yet",
+            config.pattern);
+  }
+
+  ConfigReader blocks = reader.object("blocks");
+  for (const std::string& name : blocks.keys()) {
+    require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
+    config.blocks[name[0]] = read_block(blocks.object(name), layer_context(config));
+  }
+  std::set<char> used;
+  for (const PatternStep& step : config.steps) {
+    require(config.blocks.contains(step.block), reader.path("pattern"),
+            "\"{}\" uses block '{}', which blocks does not define", config.pattern, step.block);
+    used.insert(step.block);
+  }
+  for (const auto& [name, block] : config.blocks) {
+    require(used.contains(name), blocks.path(std::string(1, name)),
+            "is defined but not used in pattern \"{}\"", config.pattern);
+  }
+  if (reader.has("train")) {
+    reader.object("train");  // must be an object; the trainer checks its keys
+    config.train = reader.raw("train");
+  } else {
+    reader.ignore("train");
+  }
+  for (const char* key : {"architectures", "torch_dtype", "transformers_version"}) {
+    reader.ignore(key);
+  }
+  reader.finish();
+  return config;
+}
+
+nlohmann::json write_pronghorn_config(const ModelConfig& config) {
+  nlohmann::json json = {
+      {"model_type", "pronghorn"},
+      {"vocab_size", config.vocab_size},
+      {"hidden_size", config.hidden_size},
+      {"pattern", config.pattern},
+      {"tie_embeddings", config.tie_embeddings},
+      {"recompute", config.recompute},
+      {"initializer_range", config.initializer_range},
+      {"norm",
+       {{"type", config.norm == Norm::Kind::rms_norm ? "rms_norm" : "layer_norm"},
+        {"epsilon", config.norm_epsilon},
+        {"bias", config.norm_bias}}},
+  };
+  for (const auto& [name, block] : config.blocks) {
+    nlohmann::json& out = json["blocks"][std::string(1, name)];
+    if (block.mixers.size() == 1) {
+      out["mixer"] = block.mixers.front();
+    } else {
+      out["mixers"] = block.mixers;
+    }
+    if (!block.feed_forward.is_null()) out["ffn"] = block.feed_forward;
+  }
+  if (!config.train.is_null()) json["train"] = config.train;
+  return json;
+}
+
+ModelConfig load_config(const std::filesystem::path& path) {
+  const bool directory = std::filesystem::is_directory(path);
+  const std::filesystem::path file = directory ? path / "config.json" : path;
+  ConfigReader reader(parse_json(read_file(file, kMaxConfigBytes), file.string()), file.string());
+  const std::string type = reader.string("model_type", "pronghorn");
+  return find_family(type, reader.path("model_type")).read(std::move(reader));
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,54 @@
+// ModelConfig: what a model is made of, read from a config.json and checked to the last key.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "formats/json.h"
+#include "layers/layer.h"
+#include "model/pattern.h"
+
+namespace pronghorn {
+
+// One kind of block: a norm and one or several mixers side by side, then optionally a norm and a
+// feed-forward, each with its residual connection.
+struct BlockConfig {
+  std::vector<nlohmann::json> mixers;  // complete: every default spelled out
+  nlohmann::json feed_forward;         // null: none
+};
+
+struct ModelConfig {
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  std::string pattern;             // as written
+  std::vector<PatternStep> steps;  // expanded
+  std::map<char, BlockConfig> blocks;
+  Norm::Kind norm = Norm::Kind::rms_norm;
+  float norm_epsilon = 1e-5f;
+  bool norm_bias = false;  // layer_norm only
+  bool tie_embeddings = true;
+  bool recompute = false;  // activations of a block are recomputed in the backward pass
+  double initializer_range = 0.02;
+  nlohmann::json train;  // recommended training settings; null: none
+
+  int64_t block_count() const;
+};
+
+// vocab_size may be missing in a configuration that is to be trained (its tokenizer decides); then
+// it is read as 0 and must be set before the model is built.
+// Throws Error for unknown keys, missing keys, values out of range, a pattern that does not parse,
+// blocks that the pattern names and nobody defines, sizes that do not divide.
+ModelConfig read_pronghorn_config(ConfigReader reader);
+
+// The inverse, with all defaults spelled out.
+nlohmann::json write_pronghorn_config(const ModelConfig& config);
+
+// A configuration file of any family that this engine knows (see families.h), or a checkpoint
+// directory with a config.json.
+ModelConfig load_config(const std::filesystem::path& path);
+
+}  // namespace pronghorn

@@ -1,0 +1,42 @@
+// Published model families: how their configurations and tensor names map on to ours. A family is
+// one file; it never has a forward of its own.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/config.h"
+
+namespace pronghorn {
+
+struct Family {
+  std::string model_type;  // of its config.json
+
+  // Its configuration as one of ours. Throws Error for settings that this engine cannot honour.
+  ModelConfig (*read)(ConfigReader reader);
+
+  // One of our configurations as its config.json, if this family can express it exactly.
+  std::optional<nlohmann::json> (*write)(const ModelConfig& config);
+
+  // The name under which its checkpoints hold our parameter `name`.
+  std::string (*published_name)(const std::string& name);
+};
+
+// Those whose file format we write and read; "pronghorn" is the last.
+const std::vector<Family>& families();
+
+// Throws Error(where, ...) with the families there are.
+const Family& find_family(std::string_view model_type, std::string_view where);
+
+// The most widely understood family that can express `config`.
+const Family& family_for(const ModelConfig& config);
+
+// The families, each in its own file.
+Family llama_family();
+Family mamba_family();
+Family mamba2_family();
+Family pronghorn_family();
+
+}  // namespace pronghorn

@@ -1,0 +1,253 @@
+#include "model/model.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "formats/safetensors.h"
+#include "model/families.h"
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kWeightsFile = "model.safetensors";
+
+int64_t residual_additions(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    count += config.blocks.at(step.block).feed_forward.is_null() ? 1 : 2;
+  }
+  return count;
+}
+
+// One mixer or a feed-forward's parameters must not make the whole model unthinkably large.
+constexpr int64_t kMaxParameters = int64_t{1} << 38;
+
+}  // namespace
+
+Model::Model(ModelConfig config, uint64_t seed) : Model(std::move(config), seed, true) {}
+
+Model::Model(ModelConfig config, uint64_t seed, bool initialize)
+    : config_(std::move(config)), store_(seed, initialize) {
+  require(config_.vocab_size > 0, "vocab_size", "is missing from the configuration");
+  require(config_.vocab_size * config_.hidden_size <= kMaxParameters, "vocab_size",
+          "{} x hidden_size {} is too large", config_.vocab_size, config_.hidden_size);
+  LayerContext context;
+  context.hidden_size = config_.hidden_size;
+  context.initializer_range = config_.initializer_range;
+  context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
+  context.norm_epsilon = config_.norm_epsilon;
+
+  const ParameterScope scope(store_, "");
+  const Initializer normal = initializers::normal(config_.initializer_range);
+  embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  auto layout = std::make_shared<StateLayout>();
+  for (const PatternStep& step : config_.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    const auto layer = static_cast<int64_t>(blocks_.size());
+    blocks_.push_back(std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
+                                              scope.child("layers").child(std::to_string(layer)),
+                                              layer));
+    layout->layers.push_back(blocks_.back()->journals());
+  }
+  norm_ = Norm(scope.child("norm"), config_.norm, config_.hidden_size, config_.norm_epsilon,
+               config_.norm_bias);
+  head_ = config_.tie_embeddings
+              ? embeddings_
+              : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
+
+  nlohmann::json identity = write_pronghorn_config(config_);
+  for (const char* key : {"train", "recompute", "initializer_range"}) identity.erase(key);
+  const std::string text = identity.dump();
+  layout->fingerprint = XXH3_64bits(text.data(), text.size());
+  layout_ = std::move(layout);
+}
+
+std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {
+  require(std::filesystem::is_directory(directory), directory.string(),
+          "is not a checkpoint directory (it needs {} and {})", kConfigFile, kWeightsFile);
+  std::unique_ptr<Model> model(new Model(load_config(directory), 0, false));
+  model->load_weights(directory);
+  return model;
+}
+
+void Model::load_weights(const std::filesystem::path& directory) {
+  const CheckpointReader checkpoint(directory);
+  const std::filesystem::path file = directory / kConfigFile;
+  ConfigReader reader(parse_json(read_file(file), file.string()), file.string());
+  const Family& family =
+      find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
+  std::set<std::string> used;
+  for (const Parameter& parameter : parameters()) {
+    const std::string name = family.published_name(parameter.name);
+    const SafetensorsEntry& entry = checkpoint.at(name);
+    const std::string where = fmt::format("{}: {}", directory.string(), name);
+    Shape shape = entry.shape;
+    // Depthwise convolutions are published as [channels, 1, taps].
+    if (shape.size() == 3 && shape[1] == 1) shape.erase(shape.begin() + 1);
+    require(shape == parameter.value.shape(), where, "has shape {} where the configuration says {}",
+            shape_string(entry.shape), shape_string(parameter.value.shape()));
+    to_f32(entry, parameter.value.data(), where);
+    parameter.value.bump_version();
+    used.insert(name);
+  }
+  for (const std::string& name : checkpoint.names()) {
+    // A tied head may be stored all the same.
+    const bool tied_head = name == "lm_head.weight" && config_.tie_embeddings;
+    require(tied_head || used.contains(name), directory.string(),
+            "holds a tensor '{}' that the configuration has no place for", name);
+  }
+}
+
+void Model::save(const std::filesystem::path& directory,
+                 const std::map<std::string, std::string>& metadata) const {
+  make_directories(directory);
+  const Family& family = family_for(config_);
+  nlohmann::json json = family.write(config_).value();
+  if (!config_.train.is_null()) json["train"] = config_.train;
+  std::vector<TensorToWrite> tensors;
+  for (const Parameter& parameter : parameters()) {
+    Shape shape = parameter.value.shape();
+    if (parameter.name.ends_with("conv1d.weight")) shape.insert(shape.begin() + 1, 1);
+    tensors.push_back({family.published_name(parameter.name), "F32", shape, parameter.value.data(),
+                       static_cast<uint64_t>(parameter.value.bytes())});
+  }
+  write_safetensors(directory / kWeightsFile, std::move(tensors), metadata);
+  write_file(directory / kConfigFile, json.dump(2) + "\n");
+}
+
+void Model::check(const Batch& batch) const {
+  int64_t next = 0;
+  std::set<const SequenceState*> states;
+  for (const Segment& segment : batch.segments) {
+    require(segment.first_row == next && segment.length >= 0, "batch",
+            "segments must follow one another: row {} where {} was expected", segment.first_row,
+            next);
+    next += segment.length;
+    require(segment.state == nullptr || states.insert(segment.state).second, "batch",
+            "a sequence occurs in two segments");
+    require(
+        segment.parents.empty() || static_cast<int64_t>(segment.parents.size()) == segment.length,
+        "batch", "{} parents for {} rows", segment.parents.size(), segment.length);
+    for (size_t i = 0; i < segment.parents.size(); ++i) {
+      require(segment.parents[i] >= -1 && segment.parents[i] < static_cast<int64_t>(i), "batch",
+              "row {} of a tree has parent {}", i, segment.parents[i]);
+    }
+  }
+  require(next == batch.rows() && batch.tokens.size() == batch.positions.size(), "batch",
+          "{} tokens and {} positions for segments of {} rows in all", batch.tokens.size(),
+          batch.positions.size(), next);
+}
+
+Tensor Model::forward(const Context& context, const Batch& batch) const {
+  check(batch);
+  Stream stream{embedding(context, embeddings_.value(), batch.tokens), {}};
+  for (const auto& block : blocks_) {
+    stream = config_.recompute && context.tape != nullptr
+                 ? recomputed(context, *block, stream, batch)
+                 : block->forward(context, stream, batch);
+  }
+  const Tensor hidden = stream.delta.defined()
+                            ? norm_.add_forward(context, stream.sum, stream.delta).second
+                            : norm_.forward(context, stream.sum);
+  for (const Segment& segment : batch.segments) {
+    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
+  }
+  return hidden;
+}
+
+Stream Model::recomputed(const Context& context, const Block& block, const Stream& stream,
+                         const Batch& batch) const {
+  Context plain = context;
+  plain.tape = nullptr;
+  const Stream result = block.forward(plain, stream, batch);
+  // Detached: the sum may be the block's input itself, whose gradient must not be counted twice.
+  const Stream out{result.sum.detach(), result.delta};
+  out.sum.set_requires_grad(true);
+  out.delta.set_requires_grad(true);
+  context.tape->record([context, &block, stream, out, &batch] {
+    Tape tape;
+    Context inner = context;
+    inner.tape = &tape;
+    const auto leaf = [](const Tensor& tensor) {
+      return tensor.defined() ? tensor.detach().set_requires_grad(true) : tensor;
+    };
+    const Stream in{leaf(stream.sum), leaf(stream.delta)};
+    const Stream again = block.forward(inner, in, batch);
+    if (out.sum.has_grad()) again.sum.give_grad(out.sum.grad());
+    if (out.delta.has_grad()) again.delta.give_grad(out.delta.grad());
+    tape.run_backward();
+    if (in.sum.has_grad()) stream.sum.give_grad(in.sum.grad());
+    if (in.delta.defined() && in.delta.has_grad()) stream.delta.give_grad(in.delta.grad());
+  });
+  return out;
+}
+
+Tensor Model::logits(const Context& context, const Tensor& hidden) const {
+  return linear(context, hidden, head_);
+}
+
+int64_t Model::parameter_count() const {
+  return std::accumulate(
+      parameters().begin(), parameters().end(), int64_t{0},
+      [](int64_t sum, const Parameter& parameter) { return sum + parameter.value.size(); });
+}
+
+int64_t Model::non_embedding_parameter_count() const {
+  const int64_t table = embeddings_.value().size();
+  return parameter_count() - (config_.tie_embeddings ? table : 2 * table);
+}
+
+TokenCost Model::cost(double context) const {
+  TokenCost total{2.0 * static_cast<double>(head_.value().size()), 0};
+  for (const auto& block : blocks_) {
+    const TokenCost cost = block->cost(context);
+    total.matmul += cost.matmul;
+    total.sequence += cost.sequence;
+  }
+  return total;
+}
+
+int64_t Model::predicted_state_bytes(int64_t context) const {
+  int64_t floats = 0;
+  for (const auto& layer : layout_->layers) {
+    for (const JournalShape& shape : layer) floats += Journal::predicted_floats(shape, context);
+  }
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
+Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens) {
+  Batch batch;
+  batch.tokens.assign(tokens.begin(), tokens.end());
+  batch.positions.resize(tokens.size());
+  std::iota(batch.positions.begin(), batch.positions.end(), static_cast<int32_t>(state.length()));
+  batch.segments.push_back({&state, 0, static_cast<int64_t>(tokens.size()), Mask::causal, {}});
+  return batch;
+}
+
+Batch fresh_segments(std::span<const int32_t> tokens, int64_t length) {
+  const auto rows = static_cast<int64_t>(tokens.size());
+  require(length > 0 && rows % length == 0, "batch", "{} tokens are not whole segments of {}", rows,
+          length);
+  Batch batch;
+  batch.tokens.assign(tokens.begin(), tokens.end());
+  batch.positions.resize(tokens.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    batch.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row % length);
+  }
+  for (int64_t row = 0; row < rows; row += length) {
+    batch.segments.push_back({nullptr, row, length, Mask::causal, {}});
+  }
+  return batch;
+}
+
+}  // namespace pronghorn

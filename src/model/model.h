@@ -1,0 +1,84 @@
+// Model: embeddings, blocks, a final norm and the output head. One forward serves training,
+// prompts, decoding, batches and verification.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/block.h"
+#include "model/config.h"
+#include "tensor/sequence_state.h"
+
+namespace pronghorn {
+
+class Model {
+ public:
+  // Random initial weights, a function of the seed alone. Throws Error on an impossible config.
+  Model(ModelConfig config, uint64_t seed);
+
+  // From a checkpoint directory (config.json and *.safetensors). Throws Error for missing, extra or
+  // misshapen tensors.
+  static std::unique_ptr<Model> load(const std::filesystem::path& directory);
+
+  // Writes config.json and model.safetensors, in the most widely understood family that can express
+  // the model, each file atomically. metadata: kept in the safetensors header.
+  void save(const std::filesystem::path& directory,
+            const std::map<std::string, std::string>& metadata = {}) const;
+
+  // Copies the numbers of a checkpoint of this very configuration into this model.
+  void load_weights(const std::filesystem::path& directory);
+
+  // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
+  // a chain the state then includes the segment's tokens, for a token tree it waits for
+  // SequenceState::commit(). Throws Error for tokens out of range or a malformed batch.
+  Tensor forward(const Context& context, const Batch& batch) const;
+
+  // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
+  Tensor logits(const Context& context, const Tensor& hidden) const;
+
+  // The output projection, for the fused loss.
+  const Weight& head() const { return head_; }
+
+  // A fresh sequence.
+  SequenceState new_state() const { return SequenceState(layout_); }
+  std::shared_ptr<const StateLayout> layout() const { return layout_; }
+
+  const ModelConfig& config() const { return config_; }
+  const std::vector<Parameter>& parameters() const { return store_.all(); }
+  int64_t parameter_count() const;
+  // Without the embedding table (and without an untied head, its counterpart).
+  int64_t non_embedding_parameter_count() const;
+
+  // Forward work of one token at a context, head included; a training step costs three times that.
+  TokenCost cost(double context) const;
+  // Bytes of the state of a sequence of `context` tokens, as SequenceState::bytes() will report.
+  int64_t predicted_state_bytes(int64_t context) const;
+
+  // The configuration of blocks and sizes, hashed: tells whether a saved session fits.
+  uint64_t fingerprint() const { return layout_->fingerprint; }
+
+ private:
+  Model(ModelConfig config, uint64_t seed, bool initialize);
+  void check(const Batch& batch) const;
+  Stream recomputed(const Context& context, const Block& block, const Stream& stream,
+                    const Batch& batch) const;
+
+  ModelConfig config_;
+  ParameterStore store_;
+  Weight embeddings_, head_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  Norm norm_;
+  std::shared_ptr<const StateLayout> layout_;
+};
+
+// A batch that continues one sequence with `tokens`, at the positions that follow.
+Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens);
+
+// A training batch: `tokens` holds segments of `length` tokens one after another, all fresh.
+Batch fresh_segments(std::span<const int32_t> tokens, int64_t length);
+
+}  // namespace pronghorn

@@ -1,0 +1,87 @@
+#include "ops/cross_entropy.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "ops/rows.h"
+
+namespace pronghorn {
+namespace {
+
+// Rows whose logits exist at a time. Each chunk reads the head and reads and writes its gradient
+// once; 256 rows make the products compute-bound at 1 kB of logits a vocabulary entry.
+constexpr int64_t kChunkRows = 256;
+
+}  // namespace
+
+// The gradient of the head is summed, chunk after chunk in order, into a tensor of its own, which
+// becomes the head's gradient without a copy when the tape gets there (unless that already has one,
+// from an earlier micro-batch). Computing it in backward instead would need the logits once more,
+// a third of the whole cost; writing to the head's own gradient at once would leave it changed if
+// the tape is never run.
+CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const Weight& head,
+                                  std::span<const int32_t> targets, double gradient_scale,
+                                  double z_loss_weight) {
+  const int64_t rows = x.rows(), width = x.columns(), vocabulary = head.out();
+  require(width == head.in(), "linear_cross_entropy", "rows of {} for a head [{}, {}]", width,
+          vocabulary, head.in());
+  require(static_cast<int64_t>(targets.size()) == rows, "linear_cross_entropy",
+          "{} targets for {} rows", targets.size(), rows);
+  for (const int32_t target : targets) {
+    require(target >= -1 && target < vocabulary, "linear_cross_entropy",
+            "target {} in a vocabulary of {}", target, vocabulary);
+  }
+
+  const Tensor& weight = head.value();
+  const bool taped = context.tape != nullptr;
+  const Tensor dx = taped && x.requires_grad() ? Tensor::empty(x.shape()) : Tensor();
+  const Tensor dw = taped && weight.requires_grad() ? Tensor::empty(weight.shape()) : Tensor();
+  const bool gradient = dx.defined() || dw.defined();
+
+  MatmulKernels& matmul = backend().matmul();
+  const Tensor logits = Tensor::empty({std::min(rows, kChunkRows), vocabulary});
+  std::vector<RowLoss> losses(static_cast<size_t>(std::min(rows, kChunkRows)));
+  CrossEntropy result;
+  bool dw_started = false;
+  for (int64_t first = 0; first < rows; first += kChunkRows) {
+    const int64_t count = std::min(kChunkRows, rows - first);
+    const int32_t* chunk_targets = targets.data() + first;
+    if (std::all_of(chunk_targets, chunk_targets + count, [](int32_t t) { return t < 0; })) {
+      if (dx.defined()) dx.row_slice(first, count).fill(0);
+      continue;
+    }
+    matmul.linear_forward(head, x.row(first), x.row_stride(), count, nullptr, logits.data(),
+                          vocabulary, context.precision, !taped);
+    backend().pointwise().cross_entropy({count, vocabulary}, writable_rows(logits), chunk_targets,
+                                        gradient, gradient_scale, z_loss_weight, losses.data());
+    for (int64_t i = 0; i < count; ++i) {
+      if (chunk_targets[i] < 0) continue;
+      const RowLoss& loss = losses[static_cast<size_t>(i)];
+      result.nll += loss.nll;
+      result.z_loss += loss.log_z * loss.log_z;
+      result.correct += loss.correct;
+      ++result.count;
+    }
+    if (dx.defined()) {
+      matmul.linear_backward_input(head, logits.data(), vocabulary, count, dx.row(first),
+                                   dx.row_stride(), false, context.precision);
+    }
+    if (dw.defined()) {
+      matmul.linear_backward_weight(logits.data(), vocabulary, x.row(first), x.row_stride(), count,
+                                    vocabulary, width, dw.data(), width, dw_started,
+                                    context.precision);
+      dw_started = true;
+    }
+  }
+  if (!gradient) return result;
+  if (dw.defined() && !dw_started) dw.fill(0);
+  context.tape->record([x, weight, dx, dw] {
+    if (dx.defined()) x.give_grad(dx);
+    if (dw.defined()) weight.give_grad(dw);
+  });
+  return result;
+}
+
+}  // namespace pronghorn

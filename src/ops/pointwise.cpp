@@ -1,0 +1,185 @@
+#include "ops/pointwise.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "ops/rows.h"
+
+namespace pronghorn {
+namespace {
+
+void require_same_shape(const Tensor& a, const Tensor& b, const char* where) {
+  require(a.shape() == b.shape(), where, "shapes {} and {} differ", shape_string(a.shape()),
+          shape_string(b.shape()));
+}
+
+}  // namespace
+
+Tensor add(const Context& context, const Tensor& a, const Tensor& b) {
+  require_same_shape(a, b, "add");
+  Tensor y = Tensor::empty(a.shape());
+  backend().pointwise().add(extent_of(a), rows_of(a), rows_of(b), writable_rows(y));
+  if (needs_gradient(context, y, a, b)) {
+    context.tape->record([a, b, y] {
+      if (!y.has_grad()) return;
+      const Tensor dy = y.grad();
+      if (a.requires_grad()) a.give_grad(dy);
+      if (b.requires_grad()) b.give_grad(dy);
+    });
+  }
+  return y;
+}
+
+Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias) {
+  require(bias.size() == x.columns(), "add_bias", "bias of {} for {} columns", bias.size(),
+          x.columns());
+  Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().add_bias(extent_of(x), rows_of(x), bias.data(), writable_rows(y));
+  if (needs_gradient(context, y, x, bias)) {
+    context.tape->record([x, bias, y] {
+      if (!y.has_grad()) return;
+      const Tensor dy = y.grad();
+      if (bias.requires_grad()) {
+        backend().pointwise().column_sums(extent_of(dy), rows_of(dy), gradient_columns(bias));
+      }
+      if (x.requires_grad()) x.give_grad(dy);
+    });
+  }
+  return y;
+}
+
+Tensor scale(const Context& context, const Tensor& x, float factor) {
+  Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().scale(extent_of(x), rows_of(x), factor, writable_rows(y));
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([x, y, factor] {
+      if (!y.has_grad()) return;
+      backend().pointwise().scale(extent_of(x), output_gradient(y), factor, gradient_rows(x));
+    });
+  }
+  return y;
+}
+
+Tensor sigmoid(const Context& context, const Tensor& x) {
+  Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().sigmoid(extent_of(x), rows_of(x), writable_rows(y));
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([x, y] {
+      if (!y.has_grad()) return;
+      backend().pointwise().sigmoid_backward(extent_of(x), rows_of(y), output_gradient(y),
+                                             gradient_rows(x));
+    });
+  }
+  return y;
+}
+
+Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation) {
+  Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().gelu(extent_of(x), rows_of(x), tanh_approximation, writable_rows(y));
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([x, y, tanh_approximation] {
+      if (!y.has_grad()) return;
+      backend().pointwise().gelu_backward(extent_of(x), rows_of(x), output_gradient(y),
+                                          tanh_approximation, gradient_rows(x));
+    });
+  }
+  return y;
+}
+
+Tensor swiglu(const Context& context, const Tensor& gate, const Tensor& up) {
+  require_same_shape(gate, up, "swiglu");
+  Tensor y = Tensor::empty(gate.shape());
+  backend().pointwise().swiglu(extent_of(gate), rows_of(gate), rows_of(up), writable_rows(y));
+  if (needs_gradient(context, y, gate, up)) {
+    context.tape->record([gate, up, y] {
+      if (!y.has_grad()) return;
+      const Rows dgate = gradient_rows(gate), dup = gradient_rows(up);
+      backend().pointwise().swiglu_backward(extent_of(gate), rows_of(gate), rows_of(up),
+                                            output_gradient(y), dgate, dup);
+    });
+  }
+  return y;
+}
+
+std::pair<Tensor, Tensor> decay_gate(const Context& context, const Tensor& raw,
+                                     const Tensor& dt_bias, const Tensor& A_log, float minimum,
+                                     float maximum) {
+  require(dt_bias.size() == raw.columns() && A_log.size() == raw.columns(), "decay_gate",
+          "dt_bias of {} and A_log of {} for {} heads", dt_bias.size(), A_log.size(),
+          raw.columns());
+  require(minimum <= maximum, "decay_gate", "dt is clamped to the empty range [{}, {}]", minimum,
+          maximum);
+  const auto arguments = [=] {
+    return DecayGate{extent_of(raw), rows_of(raw), dt_bias.data(), A_log.data(), minimum, maximum};
+  };
+  Tensor dt = Tensor::empty(raw.shape()), log_decay = Tensor::empty(raw.shape());
+  backend().pointwise().decay_gate(arguments(), writable_rows(dt), writable_rows(log_decay));
+  if (needs_gradient(context, dt, raw, dt_bias, A_log)) {
+    log_decay.set_requires_grad(true);
+    context.tape->record([=] {
+      if (!dt.has_grad() && !log_decay.has_grad()) return;
+      const Rows d_raw = gradient_rows(raw);
+      const ColumnGradient d_dt_bias = gradient_columns(dt_bias), d_A_log = gradient_columns(A_log);
+      backend().pointwise().decay_gate_backward(
+          arguments(), output_gradient(dt), output_gradient(log_decay), d_raw, d_dt_bias, d_A_log);
+    });
+  }
+  return {dt, log_decay};
+}
+
+Tensor embedding(const Context& context, const Tensor& table, std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) {
+    require(token >= 0 && token < table.rows(), "embedding", "token {} in a vocabulary of {}",
+            token, table.rows());
+  }
+  Tensor y = Tensor::empty({static_cast<int64_t>(tokens.size()), table.columns()});
+  backend().pointwise().gather_rows(extent_of(y), rows_of(table), tokens.data(), writable_rows(y));
+  if (needs_gradient(context, y, table)) {
+    context.tape->record([table, y, kept = std::vector<int32_t>(tokens.begin(), tokens.end())] {
+      if (!y.has_grad()) return;
+      backend().pointwise().scatter_add_rows(extent_of(y), output_gradient(y), kept.data(),
+                                             table.rows(), gradient_rows(table));
+    });
+  }
+  return y;
+}
+
+Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts) {
+  require(!parts.empty(), "concatenate_columns", "no parts");
+  int64_t columns = 0;
+  bool record = false;
+  for (const Tensor& part : parts) {
+    require(part.rows() == parts[0].rows(), "concatenate_columns", "{} rows beside {}", part.rows(),
+            parts[0].rows());
+    columns += part.columns();
+    record |= context.tape != nullptr && part.requires_grad();
+  }
+  Tensor y = Tensor::empty({parts[0].rows(), columns});
+  int64_t first = 0;
+  for (const Tensor& part : parts) {
+    const Tensor slice = y.column_slice(first, part.columns());
+    backend().pointwise().scale(extent_of(part), rows_of(part), 1.0f, writable_rows(slice));
+    first += part.columns();
+  }
+  if (record) {
+    y.set_requires_grad(true);
+    context.tape->record([y, kept = std::vector<Tensor>(parts.begin(), parts.end())] {
+      if (!y.has_grad()) return;
+      const Tensor dy = y.grad();
+      int64_t column = 0;
+      for (const Tensor& part : kept) {
+        if (part.requires_grad()) {
+          const Tensor slice = dy.column_slice(column, part.columns());
+          backend().pointwise().scale(extent_of(part), rows_of(slice), 1.0f, gradient_rows(part));
+        }
+        column += part.columns();
+      }
+    });
+  }
+  return y;
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,52 @@
+// DataSource: numbered training examples. An example is a pure function of its number, so training
+// can resume anywhere without remembering what it has seen.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "train/token_shards.h"
+
+namespace pronghorn {
+
+class DataSource {
+ public:
+  virtual ~DataSource() = default;
+
+  // Tokens of one example.
+  virtual int64_t length() const = 0;
+  virtual int64_t vocab_size() const = 0;
+
+  // Example number `index`: its tokens, and for each row the token to predict there, or -1 where
+  // nothing is asked. Both spans hold length() values. May be called from several threads.
+  virtual void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) = 0;
+};
+
+// Windows of a text. Each epoch cuts the tokens at a new offset and visits the windows in a new
+// order, both functions of (seed, epoch).
+class TextSource final : public DataSource {
+ public:
+  // Throws Error if the shard is shorter than one window and its next token.
+  TextSource(const TokenShard& shard, int64_t window, uint64_t seed);
+
+  int64_t length() const override { return window_; }
+  int64_t vocab_size() const override { return shard_.vocab_size(); }
+  void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) override;
+
+ private:
+  void start_epoch(uint64_t epoch);
+
+  const TokenShard& shard_;
+  int64_t window_;
+  uint64_t seed_;
+  uint64_t windows_;  // of an epoch
+  std::mutex mutex_;
+  uint64_t epoch_ = ~uint64_t{0};
+  int64_t offset_ = 0;
+  std::vector<uint32_t> order_;
+};
+
+}  // namespace pronghorn

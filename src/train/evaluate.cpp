@@ -1,0 +1,115 @@
+#include "train/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <span>
+#include <vector>
+
+namespace pronghorn {
+namespace {
+
+// Tokens of one forward: enough for the matrix kernels, little enough for memory.
+constexpr int64_t kForwardTokens = 8192;
+
+// Examples for judging come from numbers that training never reaches.
+constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
+
+// Scores the windows that begin at `begins` of a text of `size` tokens, read through `read`.
+TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
+                           int64_t window, int64_t size,
+                           const std::function<void(int64_t, std::span<int32_t>)>& read,
+                           const ProgressFunction& progress) {
+  TextScore score;
+  Context context;
+  context.precision = precision;
+  const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
+  for (size_t first = 0; first < begins.size(); first += together) {
+    Batch batch;
+    std::vector<int32_t> targets, row;
+    for (const int64_t begin : begins.subspan(first, std::min(together, begins.size() - first))) {
+      const int64_t count = std::min(window, size - 1 - begin);
+      row.resize(static_cast<size_t>(count) + 1);
+      read(begin, row);
+      batch.segments.push_back({nullptr, batch.rows(), count, Mask::causal, {}});
+      for (int64_t t = 0; t < count; ++t) {
+        batch.tokens.push_back(row[static_cast<size_t>(t)]);
+        batch.positions.push_back(static_cast<int32_t>(t));
+        targets.push_back(row[static_cast<size_t>(t) + 1]);
+      }
+    }
+    const CrossEntropy result =
+        linear_cross_entropy(context, model.forward(context, batch), model.head(), targets, 1, 0);
+    score.tokens += result.count;
+    score.nll += result.nll;
+    if (progress) progress(static_cast<double>(score.tokens));
+  }
+  return score;
+}
+
+}  // namespace
+
+double TextScore::perplexity() const {
+  return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));
+}
+
+double TextScore::bits_per_byte() const { return bytes == 0 ? 0 : nll / std::numbers::ln2 / bytes; }
+
+TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
+                        int64_t window, int64_t max_tokens, const ProgressFunction& progress) {
+  const int64_t predicted = shard.size() - 1;
+  window = std::min(window, predicted);
+  const int64_t windows = predicted > 0 ? (predicted + window - 1) / window : 0;
+  int64_t used = windows;
+  if (max_tokens > 0) used = std::min(windows, std::max<int64_t>(1, max_tokens / window));
+  std::vector<int64_t> begins;
+  for (int64_t i = 0; i < used; ++i) begins.push_back(i * windows / used * window);
+  TextScore score = evaluate_windows(
+      model, precision, begins, window, shard.size(),
+      [&](int64_t begin, std::span<int32_t> out) { shard.read(begin, out); }, progress);
+  // The text's bytes in proportion: exactly all of them when every token is read.
+  score.bytes = static_cast<double>(shard.text_bytes()) * static_cast<double>(score.tokens) /
+                static_cast<double>(std::max<int64_t>(1, predicted));
+  return score;
+}
+
+TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
+                          int64_t window, const ProgressFunction& progress) {
+  const auto size = static_cast<int64_t>(tokens.size());
+  std::vector<int64_t> begins;
+  for (int64_t begin = 0; begin + 1 < size; begin += window) begins.push_back(begin);
+  return evaluate_windows(
+      model, precision, begins, window, size,
+      [&](int64_t begin, std::span<int32_t> out) {
+        std::copy_n(tokens.begin() + begin, out.size(), out.begin());
+      },
+      progress);
+}
+
+TaskScore evaluate_task(const Model& model, Precision precision, DataSource& task, int64_t examples,
+                        const ProgressFunction& progress) {
+  TaskScore score;
+  Context context;
+  context.precision = precision;
+  const int64_t length = task.length();
+  const int64_t together = std::max<int64_t>(1, kForwardTokens / length);
+  for (int64_t first = 0; first < examples; first += together) {
+    const int64_t count = std::min(together, examples - first);
+    std::vector<int32_t> tokens(static_cast<size_t>(count * length)), targets(tokens.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(i * length);
+      task.fill(kHeldOutExamples + static_cast<uint64_t>(first + i),
+                std::span(tokens).subspan(at, static_cast<size_t>(length)),
+                std::span(targets).subspan(at, static_cast<size_t>(length)));
+    }
+    const Tensor hidden = model.forward(context, fresh_segments(tokens, length));
+    const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
+    score.answers += result.count;
+    score.correct += result.correct;
+    score.nll += result.nll;
+    if (progress) progress(static_cast<double>((first + count) * length));
+  }
+  return score;
+}
+
+}  // namespace pronghorn

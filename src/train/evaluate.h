@@ -1,0 +1,48 @@
+// Judging a model: loss on held-out text, accuracy on synthetic tasks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "model/model.h"
+#include "ops/cross_entropy.h"
+#include "train/data_source.h"
+#include "train/token_shards.h"
+
+namespace pronghorn {
+
+struct TextScore {
+  int64_t tokens = 0;            // predicted
+  double bytes = 0;              // of text that they stand for
+  double nll = 0;                // their sum, nats
+  double perplexity() const;     // e^(nll / tokens)
+  double bits_per_byte() const;  // nll / ln 2 / bytes
+};
+
+// Called now and then with the tokens done so far; may be empty.
+using ProgressFunction = std::function<void(double done)>;
+
+// Reads the shard in windows of `window` tokens, each a fresh sequence, and predicts every token
+// but the first. max_tokens: 0 for all; otherwise windows spread evenly over the text.
+TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
+                        int64_t window, int64_t max_tokens = 0,
+                        const ProgressFunction& progress = {});
+
+// The same for tokens at hand, all of them; `bytes` of the result is left at 0.
+TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
+                          int64_t window, const ProgressFunction& progress = {});
+
+struct TaskScore {
+  int64_t answers = 0;
+  int64_t correct = 0;
+  double nll = 0;
+  double accuracy() const {
+    return answers == 0 ? 0 : static_cast<double>(correct) / static_cast<double>(answers);
+  }
+};
+
+// `examples` examples of a task, none of which training sees.
+TaskScore evaluate_task(const Model& model, Precision precision, DataSource& task, int64_t examples,
+                        const ProgressFunction& progress = {});
+
+}  // namespace pronghorn

@@ -1,0 +1,73 @@
+#include "train/train_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace pronghorn {
+
+TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
+  TrainConfig config = defaults;
+  config.window = reader.integer("window", config.window, 1, 1 << 24);
+  config.batch_tokens = reader.integer("batch_tokens", config.batch_tokens, 1, 1 << 28);
+  config.micro_batch_tokens =
+      reader.integer("micro_batch_tokens", config.micro_batch_tokens, 0, 1 << 28);
+  config.learning_rate = reader.number("learning_rate", config.learning_rate, 0, 10);
+  config.final_learning_rate =
+      reader.number("final_learning_rate", config.final_learning_rate, 0, 1);
+  const bool wsd = config.schedule == Schedule::wsd;
+  config.schedule = reader.one_of("schedule", {"cosine", "wsd"}, wsd ? "wsd" : "cosine") == "wsd"
+                        ? Schedule::wsd
+                        : Schedule::cosine;
+  config.warmup = reader.number("warmup", config.warmup, 0, 1);
+  config.decay = reader.number("decay", config.decay, 0, 1);
+  config.weight_decay = reader.number("weight_decay", config.weight_decay, 0, 10);
+  config.beta1 = reader.number("beta1", config.beta1, 0, 0.999999);
+  config.beta2 = reader.number("beta2", config.beta2, 0, 0.999999);
+  config.epsilon = reader.number("epsilon", config.epsilon, 1e-30, 1);
+  config.clip = reader.number("clip", config.clip, 0);
+  config.z_loss = reader.number("z_loss", config.z_loss, 0, 10);
+  const bool bf16 = config.precision == Precision::bf16;
+  config.precision = reader.one_of("precision", {"f32", "bf16"}, bf16 ? "bf16" : "f32") == "bf16"
+                         ? Precision::bf16
+                         : Precision::f32;
+  reader.finish();
+  return config;
+}
+
+nlohmann::json write_train_config(const TrainConfig& config) {
+  return {{"window", config.window},
+          {"batch_tokens", config.batch_tokens},
+          {"micro_batch_tokens", config.micro_batch_tokens},
+          {"learning_rate", config.learning_rate},
+          {"final_learning_rate", config.final_learning_rate},
+          {"schedule", config.schedule == Schedule::wsd ? "wsd" : "cosine"},
+          {"warmup", config.warmup},
+          {"decay", config.decay},
+          {"weight_decay", config.weight_decay},
+          {"beta1", config.beta1},
+          {"beta2", config.beta2},
+          {"epsilon", config.epsilon},
+          {"clip", config.clip},
+          {"z_loss", config.z_loss},
+          {"precision", config.precision == Precision::bf16 ? "bf16" : "f32"}};
+}
+
+double learning_rate_at(const TrainConfig& config, double progress) {
+  progress = std::clamp(progress, 0.0, 1.0);
+  const double low = config.final_learning_rate;
+  double factor = 1;
+  if (config.warmup > 0 && progress < config.warmup) {
+    factor = progress / config.warmup;
+  } else if (config.schedule == Schedule::cosine) {
+    const double through = (progress - config.warmup) / std::max(1e-9, 1 - config.warmup);
+    factor = low + (1 - low) * 0.5 * (1 + std::cos(std::numbers::pi * through));
+  } else if (config.decay > 0 && progress > 1 - config.decay) {
+    factor = low + (1 - low) * (1 - progress) / config.decay;
+  }
+  return config.learning_rate * factor;
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,41 @@
+// How to train: everything that, with the data and the seed, decides the result.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "formats/json.h"
+#include "tensor/tape.h"
+
+namespace pronghorn {
+
+enum class Schedule { cosine, wsd };
+
+struct TrainConfig {
+  int64_t window = 512;            // tokens of a sequence
+  int64_t batch_tokens = 8192;     // of a step (an optimiser update)
+  int64_t micro_batch_tokens = 0;  // of a forward; 0: batch_tokens. The step accumulates the rest
+  double learning_rate = 2e-3;
+  double final_learning_rate = 0.1;  // as a share of learning_rate
+  Schedule schedule = Schedule::cosine;
+  double warmup = 0.05;  // share of the run in which the rate rises linearly
+  double decay = 0.2;    // wsd: share of the run, at its end, in which the rate falls
+  double weight_decay = 0.1;
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+  double clip = 1.0;  // largest norm of the gradient; 0: no limit
+  double z_loss = 0;  // weight of (ln Z)^2
+  Precision precision = Precision::bf16;
+};
+
+// Reads the keys of a "train" object over the given defaults. Throws Error for unknown keys and
+// values out of range.
+TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults = {});
+nlohmann::json write_train_config(const TrainConfig& config);
+
+// Learning rate at `progress` in [0, 1] of the run: linear warm-up, then a cosine (arXiv
+// 1608.03983) or a constant with a linear decay at the end (WSD, arXiv 2404.06395), down to the
+// final rate.
+double learning_rate_at(const TrainConfig& config, double progress);
+
+}  // namespace pronghorn

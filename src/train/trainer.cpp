@@ -1,0 +1,382 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <csignal>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "formats/json.h"
+#include "ops/cross_entropy.h"
+#include "ops/optimizer_kernels.h"
+#include "train/evaluate.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kStateFile = "training_state.safetensors";
+constexpr const char* kLogFile = "log.jsonl";
+constexpr int64_t kScoresOnTheWay = 20;
+
+std::atomic<bool> stop_requested{false};
+
+// While it lives, the first SIGINT or SIGTERM asks the loop to stop; a second one kills as usual.
+class StopSignals {
+ public:
+  StopSignals() {
+    stop_requested = false;
+    struct sigaction action {};
+    action.sa_handler = [](int) { stop_requested = true; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    sigaction(SIGINT, &action, &old_interrupt_);
+    sigaction(SIGTERM, &action, &old_terminate_);
+  }
+  ~StopSignals() {
+    sigaction(SIGINT, &old_interrupt_, nullptr);
+    sigaction(SIGTERM, &old_terminate_, nullptr);
+  }
+
+ private:
+  struct sigaction old_interrupt_ {
+  }, old_terminate_{};
+};
+
+// log.jsonl: lines are appended as they come; after a resumption the steps that will be repeated
+// are cut off first.
+class TrainLog {
+ public:
+  TrainLog(const std::filesystem::path& path, int64_t last_step) : path_(path) {
+    std::string kept;
+    for (const TrainLogLine& line : read_train_log(path, last_step)) kept += text(line);
+    write_file(path, kept);
+    file_.open(path, std::ios::app);
+  }
+
+  void add(const TrainLogLine& line) {
+    file_ << text(line) << std::flush;
+    require(file_.good(), path_.string(), "cannot write the log (is the disk full?)");
+  }
+
+ private:
+  static std::string text(const TrainLogLine& line) {
+    nlohmann::ordered_json json = {{"step", line.step},
+                                   {"tokens", line.tokens},
+                                   {"loss", line.loss},
+                                   {"lr", line.learning_rate},
+                                   {"gradient_norm", line.gradient_norm},
+                                   {"seconds", line.seconds},
+                                   {"tokens_per_second", line.tokens_per_second}};
+    if (line.held_out_bits_per_byte) json["held_out_bits_per_byte"] = *line.held_out_bits_per_byte;
+    return json.dump() + "\n";
+  }
+
+  std::filesystem::path path_;
+  std::ofstream file_;
+};
+
+int64_t sequences_per_step(const TrainConfig& config, const DataSource& source) {
+  return std::max<int64_t>(1, config.batch_tokens / source.length());
+}
+
+// Name of the first parameter whose gradient is not finite, for the message of a failed step.
+std::string first_bad_gradient(const Model& model) {
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.value.has_grad()) continue;
+    if (!std::isfinite(sum_of_squares(parameter.value.grad().values()))) return parameter.name;
+  }
+  return "none";
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<int64_t>(values.size()) / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// How far the run has come, in [0, 1]; `ahead` counts the step about to be made.
+double progress_of(const TrainBudget& budget, const TrainingState& state, int64_t step_tokens) {
+  if (budget.seconds) return state.seconds / std::max(1e-9, *budget.seconds);
+  const int64_t total =
+      budget.steps ? *budget.steps : (*budget.tokens + step_tokens - 1) / step_tokens;
+  return static_cast<double>(state.step) / static_cast<double>(std::max<int64_t>(1, total));
+}
+
+nlohmann::json identity_of(const Model& model, const TrainRun& run, const DataSource& source) {
+  nlohmann::json budget;
+  if (run.budget.steps) budget["steps"] = *run.budget.steps;
+  if (run.budget.tokens) budget["tokens"] = *run.budget.tokens;
+  if (run.budget.seconds) budget["seconds"] = *run.budget.seconds;
+  nlohmann::json settings = write_pronghorn_config(model.config());
+  settings.erase("train");
+  return {{"model configuration", settings},
+          {"training configuration", write_train_config(run.config)},
+          {"seed", run.seed},
+          {"budget", budget},
+          {"data", run.data_identity},
+          {"window", source.length()}};
+}
+
+class TrainLoop {
+ public:
+  TrainLoop(Model& model, DataSource& source, const TokenShard* held_out,
+            const Tokenizer* tokenizer, const TrainRun& run)
+      : model_(model),
+        source_(source),
+        held_out_(held_out),
+        tokenizer_(tokenizer),
+        run_(run),
+        state_(model),
+        identity_(identity_of(model, run, source)),
+        step_tokens_(sequences_per_step(run.config, source) * source.length()) {}
+
+  TrainResult run() {
+    const std::filesystem::path state_file = run_.directory / kStateFile;
+    make_directories(run_.directory);
+    if (run_.resume && std::filesystem::exists(state_file)) {
+      state_.load(state_file, model_, identity_);
+      spdlog::info("{}: resuming at step {}", run_.directory.string(), state_.step);
+    } else {
+      require(run_.resume || !std::filesystem::exists(state_file), run_.directory.string(),
+              "already holds a training run (continue it with --resume, or choose another --out)");
+    }
+    TrainLog log(run_.directory / kLogFile, state_.step);
+    const StopSignals signals;
+    Progress progress(run_.label, total_work(), run_.budget.seconds ? "s" : "tokens");
+    if (state_.step == 0) save_state();
+    reset_memory_peak();
+
+    double last_save = now_seconds();
+    double next_score = next_score_after(progress_of(run_.budget, state_, step_tokens_));
+    while (!stop_requested) {
+      const double done = progress_of(run_.budget, state_, step_tokens_);
+      if (done >= 1) break;
+      TrainLogLine line = step(done);
+      const double now_done = progress_of(run_.budget, state_, step_tokens_);
+      if (held_out_ != nullptr && now_done < 1 && score_due(now_done, next_score)) {
+        line.held_out_bits_per_byte = score(run_.evaluate_tokens);
+        next_score = next_score_after(now_done);
+      }
+      log.add(line);
+      progress.update(run_.budget.seconds ? state_.seconds : static_cast<double>(state_.tokens),
+                      note(line));
+      if (now_seconds() - last_save > run_.checkpoint_seconds) {
+        save_state();
+        last_save = now_seconds();
+      }
+    }
+    progress.finish();
+    return finish();
+  }
+
+ private:
+  double total_work() const {
+    if (run_.budget.seconds) return *run_.budget.seconds;
+    if (run_.budget.tokens) return static_cast<double>(*run_.budget.tokens);
+    return static_cast<double>(*run_.budget.steps * step_tokens_);
+  }
+
+  static double next_score_after(double done) {
+    return (std::floor(done * kScoresOnTheWay) + 1) / kScoresOnTheWay;
+  }
+
+  bool score_due(double done, double next_score) const {
+    if (run_.evaluate_every > 0) return state_.step % run_.evaluate_every == 0;
+    return done >= next_score;
+  }
+
+  TrainLogLine step(double done) {
+    // The rate of a step is that of its middle for short runs: the first step is not wasted at 0.
+    const double step_share =
+        run_.budget.seconds ? 0
+                            : 0.5 * static_cast<double>(step_tokens_) / std::max(1.0, total_work());
+    TrainLogLine line;
+    line.learning_rate = learning_rate_at(run_.config, std::max(done + step_share, 1e-4));
+    const double begin = now_seconds();
+    const StepResult result = train_step(model_, run_.config, source_, state_, line.learning_rate);
+    const double seconds = now_seconds() - begin;
+    state_.seconds += seconds;
+    line.step = state_.step;
+    line.tokens = state_.tokens;
+    line.seconds = state_.seconds;
+    line.loss = result.loss;
+    line.gradient_norm = result.gradient_norm;
+    line.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
+    rates_.push_back(line.tokens_per_second);
+    last_accuracy_ = result.accuracy;
+    return line;
+  }
+
+  std::string note(const TrainLogLine& line) const {
+    std::string text =
+        fmt::format("{} tokens/s  loss {:.3f}", format_count(line.tokens_per_second), line.loss);
+    if (held_out_ == nullptr) text += fmt::format("  accuracy {:.1f}%", 100 * last_accuracy_);
+    if (last_score_ > 0) text += fmt::format("  held out {:.3f} bits/byte", last_score_);
+    return text;
+  }
+
+  double score(int64_t tokens) {
+    const TextScore result =
+        evaluate_text(model_, run_.config.precision, *held_out_, source_.length(), tokens);
+    last_score_ = result.bits_per_byte();
+    if (state_.best_bits_per_byte == 0 || last_score_ < state_.best_bits_per_byte) {
+      state_.best_bits_per_byte = last_score_;
+      save_model(run_.directory / "best");
+    }
+    return last_score_;
+  }
+
+  void save_state() { state_.save(run_.directory / kStateFile, model_, identity_); }
+
+  void save_model(const std::filesystem::path& directory) const {
+    model_.save(directory);
+    if (tokenizer_ != nullptr) tokenizer_->save(directory);
+  }
+
+  TrainResult finish() {
+    TrainResult result;
+    result.peak_bytes = memory_use().peak;
+    result.interrupted = stop_requested;
+    if (!stop_requested && held_out_ != nullptr) result.held_out_bits_per_byte = score(0);
+    save_state();
+    save_model(run_.directory);
+    if (!stop_requested && held_out_ == nullptr) {
+      constexpr int64_t kExamples = 512;
+      result.accuracy = evaluate_task(model_, run_.config.precision, source_, kExamples).accuracy();
+    }
+    result.steps = state_.step;
+    result.tokens = state_.tokens;
+    result.seconds = state_.seconds;
+    result.tokens_per_second = median(rates_);
+    if (state_.best_bits_per_byte > 0) result.best_bits_per_byte = state_.best_bits_per_byte;
+    return result;
+  }
+
+  Model& model_;
+  DataSource& source_;
+  const TokenShard* held_out_;
+  const Tokenizer* tokenizer_;
+  const TrainRun& run_;
+  TrainingState state_;
+  nlohmann::json identity_;
+  int64_t step_tokens_;
+  std::vector<double> rates_;
+  double last_score_ = 0, last_accuracy_ = 0;
+};
+
+}  // namespace
+
+StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
+                      TrainingState& state, double learning_rate) {
+  const int64_t length = source.length();
+  const int64_t sequences = sequences_per_step(config, source);
+  const int64_t micro_tokens =
+      config.micro_batch_tokens > 0 ? config.micro_batch_tokens : config.batch_tokens;
+  const int64_t micro = std::clamp<int64_t>(micro_tokens / length, 1, sequences);
+
+  // All examples first: the loss is a mean over the targets of the whole step.
+  std::vector<int32_t> tokens(static_cast<size_t>(sequences * length)), targets(tokens.size());
+  for (int64_t i = 0; i < sequences; ++i) {
+    const auto at = static_cast<size_t>(i * length);
+    source.fill(static_cast<uint64_t>(state.step * sequences + i),
+                std::span(tokens).subspan(at, static_cast<size_t>(length)),
+                std::span(targets).subspan(at, static_cast<size_t>(length)));
+  }
+  const int64_t asked =
+      std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
+  const double gradient_scale = 1 / static_cast<double>(std::max<int64_t>(1, asked));
+
+  double loss = 0;
+  int64_t correct = 0;
+  for (int64_t first = 0; first < sequences; first += micro) {
+    const int64_t rows = std::min(micro, sequences - first) * length;
+    const auto at = static_cast<size_t>(first * length);
+    Tape tape;
+    Context context;
+    context.tape = &tape;
+    context.precision = config.precision;
+    const Batch batch =
+        fresh_segments(std::span(tokens).subspan(at, static_cast<size_t>(rows)), length);
+    const Tensor hidden = model.forward(context, batch);
+    const CrossEntropy result = linear_cross_entropy(
+        context, hidden, model.head(), std::span(targets).subspan(at, static_cast<size_t>(rows)),
+        gradient_scale, config.z_loss);
+    loss += result.nll * gradient_scale;
+    correct += result.correct;
+    tape.run_backward();
+  }
+
+  double squares = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    if (parameter.value.has_grad()) squares += sum_of_squares(parameter.value.grad().values());
+  }
+  const auto clear_gradients = [&] {
+    for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
+  };
+  if (!std::isfinite(loss) || !std::isfinite(squares)) {
+    const std::string name = first_bad_gradient(model);
+    clear_gradients();
+    throw Error(fmt::format("training step {}", state.step + 1),
+                fmt::format("the {} is not finite (loss {}, first bad gradient: {})",
+                            std::isfinite(loss) ? "gradient" : "loss", loss, name),
+                "lower the learning rate; the last good state is kept");
+  }
+  const double norm = std::sqrt(squares);
+  AdamW settings;
+  settings.learning_rate = learning_rate;
+  settings.beta1 = config.beta1;
+  settings.beta2 = config.beta2;
+  settings.epsilon = config.epsilon;
+  settings.step = state.step + 1;
+  settings.gradient_scale = config.clip > 0 && norm > config.clip ? config.clip / norm : 1;
+  for (size_t i = 0; i < model.parameters().size(); ++i) {
+    const Parameter& parameter = model.parameters()[i];
+    if (!parameter.value.has_grad()) continue;
+    settings.weight_decay = parameter.decay ? config.weight_decay : 0;
+    adamw_update(parameter.value.values(), parameter.value.grad().values(), state.m[i].values(),
+                 state.v[i].values(), settings);
+    parameter.value.bump_version();
+  }
+  clear_gradients();
+  state.step += 1;
+  state.tokens += sequences * length;
+  return {loss, norm, static_cast<double>(correct) * gradient_scale};
+}
+
+TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,
+                  const Tokenizer* tokenizer, const TrainRun& run) {
+  const int set =
+      (run.budget.steps ? 1 : 0) + (run.budget.tokens ? 1 : 0) + (run.budget.seconds ? 1 : 0);
+  require(set == 1, "training budget", "exactly one of steps, tokens and time must be given");
+  return TrainLoop(model, source, held_out, tokenizer, run).run();
+}
+
+std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path, int64_t last_step) {
+  std::vector<TrainLogLine> lines;
+  std::ifstream file(path);
+  std::string text;
+  while (std::getline(file, text)) {
+    // The last line of a killed run may be cut short.
+    const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+    if (json.is_discarded() || !json.is_object()) continue;
+    TrainLogLine line;
+    line.step = json.value("step", int64_t{0});
+    if (line.step > last_step) break;
+    line.tokens = json.value("tokens", int64_t{0});
+    line.loss = json.value("loss", 0.0);
+    line.learning_rate = json.value("lr", 0.0);
+    line.gradient_norm = json.value("gradient_norm", 0.0);
+    line.seconds = json.value("seconds", 0.0);
+    line.tokens_per_second = json.value("tokens_per_second", 0.0);
+    if (json.contains("held_out_bits_per_byte")) {
+      line.held_out_bits_per_byte = json.value("held_out_bits_per_byte", 0.0);
+    }
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,85 @@
+#include "train/training_state.h"
+
+#include <cstring>
+
+#include "base/error.h"
+#include "formats/json.h"
+#include "formats/safetensors.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kState = "pronghorn_state";
+constexpr const char* kIdentity = "pronghorn_identity";
+
+std::string metadata_at(const SafetensorsFile& file, const char* key) {
+  const auto found = file.metadata().find(key);
+  require(found != file.metadata().end(), file.path().string(),
+          "is not a training state: it has no '{}'", key);
+  return found->second;
+}
+
+void restore(const SafetensorsFile& file, const std::string& name, const Tensor& to) {
+  const SafetensorsEntry* entry = file.find(name);
+  require(entry != nullptr, file.path().string(), "has no tensor '{}'", name);
+  require(entry->dtype == "F32" && entry->shape == to.shape(), file.path().string(),
+          "tensor '{}' is {} {} where F32 {} was expected", name, entry->dtype,
+          shape_string(entry->shape), shape_string(to.shape()));
+  std::memcpy(to.data(), entry->bytes.data(), entry->bytes.size());
+  to.bump_version();
+}
+
+}  // namespace
+
+TrainingState::TrainingState(const Model& model) {
+  for (const Parameter& parameter : model.parameters()) {
+    m.push_back(Tensor::zeros(parameter.value.shape()));
+    v.push_back(Tensor::zeros(parameter.value.shape()));
+  }
+}
+
+void TrainingState::save(const std::filesystem::path& path, const Model& model,
+                         const nlohmann::json& identity) const {
+  std::vector<TensorToWrite> tensors;
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    tensors.push_back(
+        {name, "F32", tensor.shape(), tensor.data(), static_cast<uint64_t>(tensor.bytes())});
+  };
+  for (size_t i = 0; i < m.size(); ++i) {
+    const Parameter& parameter = model.parameters()[i];
+    add("parameter." + parameter.name, parameter.value);
+    add("m." + parameter.name, m[i]);
+    add("v." + parameter.name, v[i]);
+  }
+  const nlohmann::json counters = {{"step", step},
+                                   {"tokens", tokens},
+                                   {"seconds", seconds},
+                                   {"best_bits_per_byte", best_bits_per_byte}};
+  write_safetensors(path, std::move(tensors),
+                    {{kState, counters.dump()}, {kIdentity, identity.dump()}});
+}
+
+void TrainingState::load(const std::filesystem::path& path, const Model& model,
+                         const nlohmann::json& identity) {
+  const SafetensorsFile file(path);
+  const std::string where = path.string();
+  const nlohmann::json saved = parse_json(metadata_at(file, kIdentity), where);
+  for (const auto& [key, value] : identity.items()) {
+    require(saved.contains(key) && saved[key] == value, where,
+            "was made with another {}: {} then, {} now (use another --out, or the same settings)",
+            key, saved.contains(key) ? saved[key].dump() : "none", value.dump());
+  }
+  for (size_t i = 0; i < m.size(); ++i) {
+    const Parameter& parameter = model.parameters()[i];
+    restore(file, "parameter." + parameter.name, parameter.value);
+    restore(file, "m." + parameter.name, m[i]);
+    restore(file, "v." + parameter.name, v[i]);
+  }
+  ConfigReader counters(parse_json(metadata_at(file, kState), where), where);
+  step = counters.integer("step", {}, 0);
+  tokens = counters.integer("tokens", {}, 0);
+  seconds = counters.number("seconds", {}, 0);
+  best_bits_per_byte = counters.number("best_bits_per_byte", {}, 0);
+}
+
+}  // namespace pronghorn
