@@ -277,7 +277,6 @@ TEST_P(OuterProductState, StepsHaveTheSameBitsHoweverCut) {
         t += count;
       }
       EXPECT_EQ(single, all) << set << ", trial " << trial;
-      if (trial > 0) EXPECT_EQ(state.save().size(), other.save().size());
     }
   }
 }
@@ -351,7 +350,7 @@ TEST_P(OuterProductState, RollsBackAcrossAFold) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, OuterProductState, ::testing::ValuesIn(variants()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& row) { return row.param.name; });
 
 }  // namespace
 }  // namespace pronghorn
