@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 
+#include "backend/outer_product_state.h"
 #include "base/random.h"
 #include "base/threads.h"
 #include "ops/outer_product_state.h"
