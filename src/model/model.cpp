@@ -83,7 +83,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {
 void Model::load_weights(const std::filesystem::path& directory) {
   const CheckpointReader checkpoint(directory);
   const std::filesystem::path file = directory / kConfigFile;
-  ConfigReader reader(parse_json(read_file(file), file.string()), file.string());
+  ConfigReader reader(read_config_json(file), file.string());
   const Family& family =
       find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
   std::set<std::string> used;
