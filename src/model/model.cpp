@@ -29,8 +29,22 @@ int64_t residual_additions(const ModelConfig& config) {
   return count;
 }
 
-// One mixer or a feed-forward's parameters must not make the whole model unthinkably large.
-constexpr int64_t kMaxParameters = int64_t{1} << 38;
+// Throws Error if the blocks together have more parameters than fit into memory: each kind is
+// built once without values, which takes no memory, before any number of the model is drawn.
+void require_room_for_blocks(const ModelConfig& config, const LayerContext& context) {
+  std::map<char, int64_t> sizes;
+  int64_t total = 0;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    if (!sizes.contains(step.block)) {
+      ParameterStore store(0, false);
+      const Block block(config.blocks.at(step.block), config, context, {store, "block"}, 0);
+      sizes[step.block] = store.total_size();
+    }
+    total += sizes[step.block];
+    ParameterStore::require_room(total);
+  }
+}
 
 }  // namespace
 
@@ -39,13 +53,12 @@ Model::Model(ModelConfig config, uint64_t seed) : Model(std::move(config), seed,
 Model::Model(ModelConfig config, uint64_t seed, bool initialize)
     : config_(std::move(config)), store_(seed, initialize) {
   require(config_.vocab_size > 0, "vocab_size", "is missing from the configuration");
-  require(config_.vocab_size * config_.hidden_size <= kMaxParameters, "vocab_size",
-          "{} x hidden_size {} is too large", config_.vocab_size, config_.hidden_size);
   LayerContext context;
   context.hidden_size = config_.hidden_size;
   context.initializer_range = config_.initializer_range;
   context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
   context.norm_epsilon = config_.norm_epsilon;
+  require_room_for_blocks(config_, context);
 
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
@@ -83,7 +96,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {
 void Model::load_weights(const std::filesystem::path& directory) {
   const CheckpointReader checkpoint(directory);
   const std::filesystem::path file = directory / kConfigFile;
-  ConfigReader reader(parse_json(read_file(file), file.string()), file.string());
+  ConfigReader reader(read_config_json(file), file.string());
   const Family& family =
       find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
   std::set<std::string> used;
