@@ -145,7 +145,7 @@ class TrainLoop {
     }
     TrainLog log(run_.directory / kLogFile, state_.step);
     const StopSignals signals;
-    Progress progress(run_.label, total_work(), run_.budget.seconds ? "s" : "tokens");
+    Progress progress(run_.label, total_work(), run_.budget.seconds ? "" : "tokens");
     if (state_.step == 0) save_state();
     reset_memory_peak();
 
