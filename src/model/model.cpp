@@ -29,6 +29,10 @@ int64_t residual_additions(const ModelConfig& config) {
   return count;
 }
 
+bool is_convolution(const Parameter& parameter) {
+  return parameter.name.ends_with("conv1d.weight");
+}
+
 // Throws Error if the blocks together have more parameters than fit into memory: each kind is
 // built once without values, which takes no memory, before any number of the model is drawn.
 void require_room_for_blocks(const ModelConfig& config, const LayerContext& context) {
@@ -78,8 +82,15 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
 
+  // What decides the state, without names of blocks, which a published family does not keep.
   nlohmann::json identity = write_pronghorn_config(config_);
-  for (const char* key : {"train", "recompute", "initializer_range"}) identity.erase(key);
+  const nlohmann::json blocks = identity.at("blocks");
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+    identity.erase(key);
+  }
+  for (const PatternStep& step : config_.steps) {
+    identity["layers"].push_back(blocks.at(std::string(1, step.block)));
+  }
   const std::string text = identity.dump();
   layout->fingerprint = XXH3_64bits(text.data(), text.size());
   layout_ = std::move(layout);
@@ -106,7 +117,8 @@ void Model::load_weights(const std::filesystem::path& directory) {
     const std::string where = fmt::format("{}: {}", directory.string(), name);
     Shape shape = entry.shape;
     // Depthwise convolutions are published as [channels, 1, taps].
-    if (shape.size() == 3 && shape[1] == 1) shape.erase(shape.begin() + 1);
+    if (is_convolution(parameter) && shape.size() == 3 && shape[1] == 1)
+      shape.erase(shape.begin() + 1);
     require(shape == parameter.value.shape(), where, "has shape {} where the configuration says {}",
             shape_string(entry.shape), shape_string(parameter.value.shape()));
     to_f32(entry, parameter.value.data(), where);
@@ -130,7 +142,7 @@ void Model::save(const std::filesystem::path& directory,
   std::vector<TensorToWrite> tensors;
   for (const Parameter& parameter : parameters()) {
     Shape shape = parameter.value.shape();
-    if (parameter.name.ends_with("conv1d.weight")) shape.insert(shape.begin() + 1, 1);
+    if (is_convolution(parameter)) shape.insert(shape.begin() + 1, 1);
     tensors.push_back({family.published_name(parameter.name), "F32", shape, parameter.value.data(),
                        static_cast<uint64_t>(parameter.value.bytes())});
   }

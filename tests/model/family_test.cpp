@@ -23,7 +23,7 @@ using testing_models::test_name;
 // machine differs from itself by a few 1e-6 on these models, a wrong formula by 1e-2 and more.
 constexpr double kTolerance = 2e-4;
 
-const char* const kGoldens[] = {"llama",      "llama_tied", "mamba",
+const std::string kGoldens[] = {"llama",      "llama_tied", "mamba",
                                 "mamba_bias", "mamba2",     "mamba2_groups"};
 
 std::filesystem::path golden_path(const std::string& name) {
@@ -118,9 +118,9 @@ TEST_P(FamilyTest, DependsOnEveryTensor) {
 INSTANTIATE_TEST_SUITE_P(Goldens, FamilyTest,
                          testing::Combine(testing::ValuesIn(kGoldens),
                                           testing::ValuesIn(cpu_instruction_sets())),
-                         [](const auto& info) {
-                           return test_name(std::get<0>(info.param) + "__" +
-                                            std::get<1>(info.param));
+                         [](const auto& test) {
+                           return test_name(std::get<0>(test.param) + "__" +
+                                            std::get<1>(test.param));
                          });
 
 // What a published config.json may say, over that of the golden "mamba2".

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_features.h"
+#include "base/error.h"
 #include "base/random.h"
 #include "base/threads.h"
 #include "model/model.h"

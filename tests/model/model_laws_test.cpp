@@ -310,11 +310,11 @@ INSTANTIATE_TEST_SUITE_P(Models, ModelLawsTest,
                          testing::Combine(testing::Range<size_t>(0, model_configs().size()),
                                           testing::ValuesIn(cpu_instruction_sets()),
                                           testing::Values(Precision::f32, Precision::bf16)),
-                         [](const auto& info) {
+                         [](const auto& test) {
                            return test_name(
-                               model_configs()[std::get<0>(info.param)].first + "__" +
-                               std::get<1>(info.param) +
-                               (std::get<2>(info.param) == Precision::f32 ? "__f32" : "__bf16"));
+                               model_configs()[std::get<0>(test.param)].first + "__" +
+                               std::get<1>(test.param) +
+                               (std::get<2>(test.param) == Precision::f32 ? "__f32" : "__bf16"));
                          });
 
 }  // namespace
