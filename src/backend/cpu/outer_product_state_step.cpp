@@ -70,20 +70,26 @@ HWY_INLINE void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
   SmallMatmul(key_dim, value_dim, count, k, 1, key_dim, u, value_dim, state, value_dim, true);
 }
 
-// to[c] (+)= sum_j factors[j] rows[j][place + c]
+// to[c] += sum_j factors[j] rows[j][place + c]
 HWY_INLINE void WeightedRows(std::span<const float* const> rows, int64_t place, int64_t count,
                              const float* factors, float* HWY_RESTRICT to) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t c = 0; c < count; c += lanes) {
-    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(lanes, count - c)));
-    auto sum = hn::MaskedLoad(mask, d, to + c);
+  int64_t c = 0;
+  for (; c + lanes <= count; c += lanes) {
+    auto sum = hn::LoadU(d, to + c);
     for (size_t j = 0; j < rows.size(); ++j) {
-      const auto u = hn::MaskedLoad(mask, d, rows[j] + place + c);
-      sum = hn::MulAdd(hn::Set(d, factors[j]), u, sum);
+      sum = hn::MulAdd(hn::Set(d, factors[j]), hn::LoadU(d, rows[j] + place + c), sum);
     }
-    hn::BlendedStore(sum, mask, d, to + c);
+    hn::StoreU(sum, d, to + c);
   }
+  if (c == count) return;
+  const auto rest = static_cast<size_t>(count - c);
+  auto sum = LoadPartial(d, rest, to + c);
+  for (size_t j = 0; j < rows.size(); ++j) {
+    sum = hn::MulAdd(hn::Set(d, factors[j]), LoadPartial(d, rest, rows[j] + place + c), sum);
+  }
+  StorePartial(d, rest, sum, to + c);
 }
 
 template <bool kGated, bool kErase>

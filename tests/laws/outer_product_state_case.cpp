@@ -1,0 +1,75 @@
+// Rows of the table of laws for outer-product states: the members of the family that models use.
+#include <cmath>
+
+#include "laws/operator_case.h"
+#include "laws/outer_product_state_reference.h"
+
+namespace pronghorn::laws {
+namespace {
+
+struct Member {
+  std::string name;
+  OuterProductStateOptions options;
+  bool log_decay, write, skip;
+  double lowest_log_decay = -0.5, largest_write = 1;
+};
+
+OperatorCase make_case(const Member& member) {
+  const OuterProductStateOptions& o = member.options;
+  // Layers normalise the keys of a delta rule; entries this small keep |k| <= 1.
+  const double k = 1 / std::sqrt(static_cast<double>(o.key_dim));
+  OperatorCase result;
+  result.name = "outer_product_state_" + member.name;
+  result.inputs = {{"q", o.key_heads * o.key_dim, {}, -1, 1},
+                   {"k", o.key_heads * o.key_dim, {}, -k, k},
+                   {"v", o.value_heads * o.value_dim, {}, -1, 1}};
+  if (member.log_decay) {
+    result.inputs.push_back({"log_decay", o.value_heads, {}, member.lowest_log_decay, 0});
+  }
+  if (member.write) {
+    result.inputs.push_back({"write", o.value_heads, {}, 0, member.largest_write});
+  }
+  if (member.skip) result.inputs.push_back({"skip", 0, {o.value_heads}, -1, 1});
+  result.output_width = o.value_heads * o.value_dim;
+  result.journals = {outer_product_state_journal(o)};
+  result.forward = [member](const Context& context, const std::vector<Tensor>& in,
+                            const Batch& batch) {
+    size_t next = 3;
+    OuterProductStateInputs inputs{in[0], in[1], in[2], {}, {}, {}};
+    if (member.log_decay) inputs.log_decay = in[next++];
+    if (member.write) inputs.write = in[next++];
+    if (member.skip) inputs.skip = in[next++];
+    return outer_product_state(context, inputs, member.options, batch, {0, 0});
+  };
+  result.reference = [member](const Values& in, const std::vector<int32_t>& positions) {
+    size_t next = 3;
+    OuterProductValues values{in[0], in[1], in[2], {}, {}, {}};
+    if (member.log_decay) values.log_decay = in[next++];
+    if (member.write) values.write = in[next++];
+    if (member.skip) values.skip = in[next++];
+    std::vector<double> state;
+    return outer_product_reference(member.options, values, static_cast<int64_t>(positions.size()),
+                                   state);
+  };
+  return result;
+}
+
+}  // namespace
+
+std::vector<OperatorCase> outer_product_state_cases() {
+  const std::vector<Member> members = {
+      // {value_heads, key_heads, key_dim, value_dim, query_scale, erase}, log_decay, write, skip
+      {"mamba2", {4, 1, 16, 32, 1, false}, true, true, true},
+      {"odd_groups", {6, 2, 12, 17, 0.5f, false}, true, true, true},
+      {"retnet", {2, 2, 16, 32, 0.25f, false}, true, false, false, -0.1},
+      {"strong_decay", {2, 1, 8, 16, 1, false}, true, true, false, -100},
+      {"gated_delta", {2, 2, 16, 32, 0.25f, true}, true, true, false},
+      {"gated_delta_grouped", {4, 2, 19, 21, 1, true}, true, true, true, -0.1, 2},
+      {"delta", {2, 2, 16, 64, 1, true}, false, true, false},
+  };
+  std::vector<OperatorCase> cases;
+  for (const Member& member : members) cases.push_back(make_case(member));
+  return cases;
+}
+
+}  // namespace pronghorn::laws
