@@ -163,6 +163,7 @@ class TrainLoop {
       log.add(line);
       progress.update(run_.budget.seconds ? state_.seconds : static_cast<double>(state_.tokens),
                       note(line));
+      if (run_.on_step && !run_.on_step(line)) stop_requested = true;
       if (now_seconds() - last_save > run_.checkpoint_seconds) {
         save_state();
         last_save = now_seconds();

@@ -23,6 +23,13 @@ struct TrainBudget {
   std::optional<double> seconds;  // of training steps; scores and checkpoints do not count
 };
 
+// One line of log.jsonl.
+struct TrainLogLine {
+  int64_t step = 0, tokens = 0;
+  double seconds = 0, loss = 0, learning_rate = 0, gradient_norm = 0, tokens_per_second = 0;
+  std::optional<double> held_out_bits_per_byte;
+};
+
 struct TrainRun {
   TrainConfig config;
   TrainBudget budget;
@@ -34,13 +41,8 @@ struct TrainRun {
   int64_t evaluate_tokens = 1 << 17;  // of the held-out text for scores on the way; 0: all
   std::string data_identity;          // changes when the data does; guards resumption
   std::string label = "train";        // of the progress bar
-};
-
-// One line of log.jsonl.
-struct TrainLogLine {
-  int64_t step = 0, tokens = 0;
-  double seconds = 0, loss = 0, learning_rate = 0, gradient_norm = 0, tokens_per_second = 0;
-  std::optional<double> held_out_bits_per_byte;
+  // Called after each step; false ends the run as a signal would. May be empty.
+  std::function<bool(const TrainLogLine&)> on_step;
 };
 
 struct TrainResult {

@@ -1,0 +1,189 @@
+// Pronghorn's public surface: train, load and run efficient language models from C++.
+//
+// Everything that can fail throws std::runtime_error whose what() is one line: "where: problem
+// (remedy)". Nothing here depends on the number of threads: same arguments, same bits.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pronghorn {
+
+// How the matrix products of a call round their operands; they always add up in f32.
+enum class Rounding { f32, bf16 };
+
+// How to continue a text.
+struct ContinueOptions {
+  int64_t max_tokens = 128;
+  double temperature = 0;         // 0: always the likeliest token
+  int64_t top_k = 0;              // only the k likeliest; 0: all
+  double top_p = 1;               // only the likeliest that together reach p
+  double min_p = 0;               // only those at least min_p as likely as the likeliest
+  double repetition_penalty = 1;  // above 1: against repeating recent tokens
+  uint64_t seed = 0;              // same seed, same text
+  std::vector<std::string> stop;  // the text ends before the first of these
+  bool stop_at_end_token = true;
+  Rounding rounding = Rounding::f32;
+};
+
+// What continuing a text gave.
+struct Continuation {
+  enum class End { length, stop_text, end_token };
+  std::string text;  // without the prompt
+  End end = End::length;
+  int64_t prompt_tokens = 0, tokens = 0;
+  double prompt_seconds = 0, decode_seconds = 0;
+};
+
+// Receives a continuation as it is written, in pieces of whole UTF-8 characters.
+using TextCallback = std::function<void(std::string_view piece)>;
+
+// Cross-entropy of a text under a model.
+struct Evaluation {
+  int64_t tokens = 0;  // predicted
+  double bytes = 0;    // of the text
+  double nll = 0;      // nats, summed over the tokens
+  double perplexity = 0;
+  double bits_per_byte = 0;
+};
+
+class TextSession;
+
+// A model and its tokenizer. A copy is cheap and shares the weights, which never change; all const
+// members may be called from several threads, but each call already uses all processors.
+class LanguageModel {
+ public:
+  // From a checkpoint directory: config.json, *.safetensors and tokenizer files, of a family that
+  // `pronghorn list` names. Throws for missing, damaged or unsupported files.
+  static LanguageModel load(const std::filesystem::path& directory);
+
+  // Untrained, from a configuration file; the weights are a function of the seed alone. Its
+  // tokens are bytes: a configuration without vocab_size gets 256, a smaller one throws.
+  static LanguageModel build(const std::filesystem::path& config, uint64_t seed = 0);
+
+  // Writes the files that load() reads, each replaced atomically. Throws when the disk refuses.
+  void save(const std::filesystem::path& directory) const;
+
+  int64_t parameter_count() const;
+  int64_t vocab_size() const;
+  // The complete configuration, every default spelled out, as JSON.
+  std::string config_json() const;
+  // Predicted bytes of the state of one sequence after `tokens` tokens.
+  int64_t state_bytes(int64_t tokens) const;
+
+  // Ids of a text. special: add the tokens that the model expects around a text and read the text
+  // of special tokens as those. Throws for what the tokenizer cannot represent.
+  std::vector<int32_t> tokenize(std::string_view text, bool special = true) const;
+  // The text of ids, special tokens left out. Throws for an id outside the vocabulary.
+  std::string detokenize(std::span<const int32_t> ids) const;
+
+  // A session without any text.
+  TextSession start() const;
+  // A session from TextSession::save(). Throws if the file is damaged or of another model.
+  TextSession resume(const std::filesystem::path& file) const;
+
+  // Continues `prompt` in a session of its own: start().generate(...).
+  Continuation generate(std::string_view prompt, const ContinueOptions& options = {},
+                        const TextCallback& on_text = {}) const;
+
+  // Reads text files or folders (.txt, .jsonl, either in .gz) in windows of `window` tokens, each a
+  // fresh sequence, and scores every token but the first of a window. window 0: as in training,
+  // else 1024. Throws for files that are missing or not text.
+  Evaluation evaluate(const std::vector<std::filesystem::path>& data, int64_t window = 0,
+                      Rounding rounding = Rounding::f32) const;
+
+ private:
+  friend class TextSession;
+  struct Parts;
+  explicit LanguageModel(std::shared_ptr<const Parts> parts);
+  std::shared_ptr<const Parts> parts_;
+};
+
+// A text that a model is reading or writing, with the model's state. A value: a copy is a fork
+// that goes its own way; it shares the memory of the past until either writes.
+class TextSession {
+ public:
+  TextSession(const TextSession& other);
+  TextSession& operator=(const TextSession& other);
+  TextSession(TextSession&&) noexcept;
+  TextSession& operator=(TextSession&&) noexcept;
+  ~TextSession();
+
+  // Adds to the text; the model reads it when it next generates.
+  void append(std::string_view text);
+
+  // Adds `prompt`, then continues the text; what is generated becomes part of it. on_text receives
+  // pieces as soon as no stop text can begin in them. Throws for options out of range, and if the
+  // text is empty. The first text of a session gets the model's special tokens.
+  Continuation generate(std::string_view prompt, const ContinueOptions& options = {},
+                        const TextCallback& on_text = {});
+
+  // Tokens of the text so far.
+  int64_t length() const;
+  // Bytes of the state that the model keeps of it; what forks share counts for each.
+  int64_t state_bytes() const;
+
+  // One file, replaced atomically. Throws when the disk refuses.
+  void save(const std::filesystem::path& file) const;
+
+ private:
+  friend class LanguageModel;
+  struct Parts;
+  explicit TextSession(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+// What a training step reports.
+struct TrainingProgress {
+  int64_t step = 0, tokens = 0;
+  double seconds = 0;                 // of training steps so far
+  double loss = 0;                    // of this step, nats a token
+  double learning_rate = 0;           // of this step
+  double held_out_bits_per_byte = 0;  // 0: not measured after this step
+};
+
+// Called after each step; false ends the run there with its state saved, to be resumed.
+using TrainingCallback = std::function<bool(const TrainingProgress&)>;
+
+struct TrainingOptions {
+  std::filesystem::path config;             // a configuration file
+  std::vector<std::filesystem::path> data;  // text files or folders (.txt, .jsonl, either in .gz)
+  std::filesystem::path directory;          // for the model, its training state and log.jsonl
+
+  // How long; exactly one is above 0. A run of `seconds` counts its steps only.
+  double seconds = 0;
+  int64_t tokens = 0, steps = 0;
+
+  int64_t vocab_size = 0;  // of a SentencePiece BPE to train on the data; 0: bytes
+  double held_out = 0.05;  // share of the text never trained on
+  std::string settings;    // JSON over the "train" object of the configuration; empty: none
+  uint64_t seed = 0;
+  bool resume = false;  // continue the run in `directory`, to the same bits
+};
+
+struct TrainingResult {
+  int64_t steps = 0, tokens = 0;
+  double seconds = 0, tokens_per_second = 0;
+  double held_out_bits_per_byte = 0;  // at the end; 0 if the run was stopped
+  bool stopped = false;               // by the callback, SIGINT or SIGTERM
+};
+
+// Trains a model, as `pronghorn train` does; LanguageModel::load(options.directory) then loads it.
+// While it runs, SIGINT and SIGTERM end the run after the current step. Throws for bad options,
+// configurations and data, and for a loss that is not finite; the last good state is then on disk.
+TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step = {});
+
+// Whether messages and progress bars appear on stderr (they start hidden, warnings excepted). Sets
+// the default logger of spdlog, which this library logs through.
+void show_messages(bool shown);
+
+// Threads used by every call; starts as the number of processors, or PRONGHORN_THREADS.
+void use_threads(int count);
+
+}  // namespace pronghorn

@@ -1,0 +1,30 @@
+// What the classes of the public surface are made of.
+#pragma once
+
+#include <memory>
+
+#include "decode/generator.h"
+#include "formats/tokenizer.h"
+#include "model/model.h"
+#include "pronghorn/pronghorn.h"
+
+namespace pronghorn {
+
+struct LanguageModel::Parts {
+  std::unique_ptr<const Model> model;
+  std::unique_ptr<const Tokenizer> tokenizer;
+};
+
+struct TextSession::Parts {
+  std::shared_ptr<const LanguageModel::Parts> language_model;
+  Session session;
+};
+
+// Hides messages and progress bars unless show_messages() has been called.
+void set_up_messages();
+
+inline Precision precision_of(Rounding rounding) {
+  return rounding == Rounding::bf16 ? Precision::bf16 : Precision::f32;
+}
+
+}  // namespace pronghorn

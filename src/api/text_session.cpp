@@ -1,0 +1,66 @@
+#include "api/parts.h"
+
+namespace pronghorn {
+namespace {
+
+GenerateOptions internal(const ContinueOptions& options) {
+  GenerateOptions result;
+  result.max_tokens = options.max_tokens;
+  result.sampling.temperature = options.temperature;
+  result.sampling.top_k = options.top_k;
+  result.sampling.top_p = options.top_p;
+  result.sampling.min_p = options.min_p;
+  result.sampling.repetition_penalty = options.repetition_penalty;
+  result.sampling.seed = options.seed;
+  result.stop = options.stop;
+  result.stop_at_eos = options.stop_at_end_token;
+  result.precision = precision_of(options.rounding);
+  return result;
+}
+
+Continuation::End end_of(Generated::End end) {
+  switch (end) {
+    case Generated::End::stop_string:
+      return Continuation::End::stop_text;
+    case Generated::End::end_token:
+      return Continuation::End::end_token;
+    case Generated::End::length:
+      break;
+  }
+  return Continuation::End::length;
+}
+
+}  // namespace
+
+TextSession::TextSession(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+TextSession::TextSession(const TextSession& other)
+    : parts_(std::make_unique<Parts>(*other.parts_)) {}
+TextSession& TextSession::operator=(const TextSession& other) {
+  if (this != &other) parts_ = std::make_unique<Parts>(*other.parts_);
+  return *this;
+}
+TextSession::TextSession(TextSession&&) noexcept = default;
+TextSession& TextSession::operator=(TextSession&&) noexcept = default;
+TextSession::~TextSession() = default;
+
+void TextSession::append(std::string_view text) {
+  parts_->session.append(parts_->language_model->tokenizer->encode(text, length() == 0));
+}
+
+Continuation TextSession::generate(std::string_view prompt, const ContinueOptions& options,
+                                   const TextCallback& on_text) {
+  const LanguageModel::Parts& parts = *parts_->language_model;
+  const std::vector<int32_t> tokens = parts.tokenizer->encode(prompt, length() == 0);
+  const Generated result = pronghorn::generate(*parts.model, *parts.tokenizer, parts_->session,
+                                               tokens, internal(options), on_text);
+  return {result.text,   end_of(result.end),    result.prompt_tokens,
+          result.tokens, result.prompt_seconds, result.decode_seconds};
+}
+
+int64_t TextSession::length() const { return parts_->session.length(); }
+
+int64_t TextSession::state_bytes() const { return parts_->session.state().bytes(); }
+
+void TextSession::save(const std::filesystem::path& file) const { parts_->session.save(file); }
+
+}  // namespace pronghorn
