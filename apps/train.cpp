@@ -39,6 +39,8 @@ void train_command(const TrainOptions& options) {
   run.evaluate_every = options.evaluate_every;
   run.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
 
+  check_directory(options.directory, options.resume);
+
   Corpus corpus;
   std::unique_ptr<TokenShard> shard, held_out;
   std::unique_ptr<DataSource> source;
