@@ -90,10 +90,14 @@ void train_command(const TrainOptions& options) {
     if (result.accuracy) json["accuracy"] = *result.accuracy;
     return print_json(json);
   }
-  fmt::print("trained {} steps, {} tokens in {} ({} tokens/s, {} of memory)\n", result.steps,
-             format_count(static_cast<double>(result.tokens)), format_duration(result.seconds),
-             format_count(result.tokens_per_second),
-             format_bytes(static_cast<double>(result.peak_bytes)));
+  fmt::print("trained     {} steps, {} tokens in {}", result.steps,
+             format_count(static_cast<double>(result.tokens)), format_duration(result.seconds));
+  if (result.tokens_per_second > 0) {
+    fmt::print(" ({} tokens/s, {} of memory)\n", format_count(result.tokens_per_second),
+               format_bytes(static_cast<double>(result.peak_bytes)));
+  } else {
+    fmt::print(", all of them before\n");
+  }
   if (result.held_out_bits_per_byte) {
     fmt::print("held out    {:.4f} bits/byte (best {:.4f})\n", *result.held_out_bits_per_byte,
                *result.best_bits_per_byte);
