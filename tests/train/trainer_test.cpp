@@ -374,9 +374,7 @@ TEST_F(TrainerTest, DecaysMatricesOnly) {
     const auto without = plain.parameters()[i].value.values();
     const auto before = parameter.value.values();
     // Norms, biases, step sizes, D and A_log are free of decay; the taps of convolutions are not.
-    const bool matrix = parameter.name.ends_with(".weight") &&
-                        parameter.value.shape().size() == 2 &&
-                        parameter.name.find("conv") == std::string::npos;
+    const bool matrix = parameter.name.ends_with(".weight") && parameter.value.shape().size() >= 2;
     EXPECT_EQ(parameter.decay, matrix);
     (matrix ? matrices : others) += 1;
     for (size_t j = 0; j < before.size(); ++j) {
