@@ -119,9 +119,9 @@ void add_bench(CLI::App& app) {
                       "checkpoint directory, or a configuration (random weights)");
   command->add_flag("--machine", options->machine, "only measure the machine's ceilings");
   command->add_option("--prompt", options->bench.prompt, "tokens of the prompt")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   command->add_option("--generate", options->bench.generate, "tokens to generate")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   command->add_option("--batch", options->bench.batch, "sequences together")
       ->check(CLI::Range(1, 4096));
   command->add_option("--repeat", options->bench.repeat, "measured runs")

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cmath>
 
 #include "base/error.h"
@@ -36,12 +37,35 @@ void print_table(const lab::Table& table) {
   fmt::print("{}", table.text(lab::terminal_shows_bold(STDOUT_FILENO), 120));
 }
 
+namespace {
+
+CLI::Validator whole_number(int64_t minimum, std::string name) {
+  return {[minimum, name](std::string& text) -> std::string {
+            int64_t value = 0;
+            const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+            if (code == std::errc() && end == text.data() + text.size() && value >= minimum) {
+              return {};
+            }
+            return fmt::format("'{}' is not a {}", text, name);
+          },
+          ""};
+}
+
+}  // namespace
+
+CLI::Validator positive_integer() { return whole_number(1, "whole number above 0"); }
+
+CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
+
 void add_precision_option(CLI::App& command, Precision& precision) {
   command
-      .add_option("--precision", precision,
-                  "operands of matrix products: bf16 (faster) or f32 (exact)")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Precision>{{"f32", Precision::f32}, {"bf16", Precision::bf16}}))
+      .add_option_function<std::string>(
+          "--precision",
+          [&precision](const std::string& name) {
+            precision = name == "bf16" ? Precision::bf16 : Precision::f32;
+          },
+          "operands of matrix products: bf16 (faster) or f32 (exact)")
+      ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");
 }
 
@@ -61,9 +85,9 @@ TrainBudget BudgetOptions::budget() const {
 void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps) {
   command.add_option("--time", options.time, "train for so long: 60s, 5m, 1.5h");
   command.add_option("--tokens", options.tokens, "train on so many tokens")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   if (steps) {
-    command.add_option("--steps", options.steps, "train so many steps")->check(CLI::PositiveNumber);
+    command.add_option("--steps", options.steps, "train so many steps")->check(positive_integer());
   }
 }
 

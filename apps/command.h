@@ -37,6 +37,10 @@ void add_tokenize(CLI::App& app);
 void print_json(const nlohmann::json& json);
 void print_table(const lab::Table& table);
 
+// For options that take a whole number from 1 on, and from 0 on.
+CLI::Validator positive_integer();
+CLI::Validator natural_number();
+
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);
 

@@ -35,7 +35,7 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
   progress.finish();
   if (options.json) {
     return print_json({{"tokens", score.tokens},
-                       {"bytes", score.bytes},
+                       {"bytes", static_cast<int64_t>(score.bytes)},
                        {"nll", score.nll},
                        {"perplexity", score.perplexity()},
                        {"bits_per_byte", score.bits_per_byte()},
@@ -77,7 +77,13 @@ void run(const EvalOptions& options) {
   const std::unique_ptr<Model> model = Model::load(options.model);
   if (!options.task.name.empty()) return eval_task(options, *model);
   int64_t window = options.window;
-  if (window == 0) window = model->config().train.value("window", int64_t{1024});
+  if (window == 0) {
+    // A checkpoint of a published family says nothing about its training.
+    constexpr int64_t kDefaultWindow = 1024;
+    const nlohmann::json& train = model->config().train;
+    window =
+        train.is_object() ? read_train_config(ConfigReader(train, "train")).window : kDefaultWindow;
+  }
   eval_text(options, *model, window);
 }
 
@@ -92,12 +98,12 @@ void add_eval(CLI::App& app) {
   command
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   command->add_option("--task", options->task.name, "a synthetic task (see pronghorn list)");
   command->add_option("--task-length", options->task.length, "tokens of a task's sequence");
   command->add_option("--task-items", options->task.items, "things to remember in the task");
   command->add_option("--examples", options->examples, "examples of the task")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   add_precision_option(*command, options->precision);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -82,7 +82,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompt", options->prompt, "text to continue");
   command->add_option("--prompt-file", options->prompt_file, "file that holds the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
-      ->check(CLI::NonNegativeNumber);
+      ->check(natural_number());
   SamplingOptions& sampling = options->generate.sampling;
   command->add_option("--temperature", sampling.temperature, "0 (default): the likeliest token");
   command->add_option("--top-k", sampling.top_k, "only the K likeliest tokens");

@@ -77,7 +77,7 @@ void add_inspect(CLI::App& app) {
       ->required();
   command->add_option("--contexts", options->contexts, "contexts to look at")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   add_common_options(*command, *options);
   command->callback([options] { inspect(*options); });
 }

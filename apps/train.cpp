@@ -117,7 +117,7 @@ void add_train(CLI::App& app) {
   command->add_option("--held-out", options->held_out, "share of the text held out")
       ->check(CLI::Range(0.0, 0.5));
   command->add_option("--eval-every", options->evaluate_every, "steps between held-out scores")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   command->add_option("--checkpoint-every", options->checkpoint_every,
                       "time between saved states (default 30s)");
   command->add_option("--task", options->task.name,

@@ -101,7 +101,7 @@ void Progress::update(double done, std::string_view note) {
     }
     line += fmt::format(" {:3.0f}%", share * 100);
   }
-  line += fmt::format("  {} {}/s", format_count(rate), unit_);
+  if (!unit_.empty()) line += fmt::format("  {} {}/s", format_count(rate), unit_);
   if (total_ > 0 && rate > 0) {
     line += fmt::format("  {} left", format_duration((total_ - done) / rate));
   }

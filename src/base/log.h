@@ -27,7 +27,8 @@ std::string format_duration(double seconds);
 // stderr is a file. Silent for work that ends within two seconds, and when disabled.
 class Progress {
  public:
-  // label: what is being done. total: units of work, 0 if unknown. unit: "tokens", "MB"...
+  // label: what is being done. total: units of work, 0 if unknown. unit: "tokens", "MB"...; empty
+  // where a rate says nothing (the work is time itself).
   Progress(std::string label, double total, std::string unit);
   ~Progress();
   Progress(const Progress&) = delete;

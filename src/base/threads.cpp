@@ -61,18 +61,33 @@ class ThreadPool {
     context_ = context;
     error_ = nullptr;
     next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_seq_cst);
+    ++generation_;
+    gate_.store(generation_ << kGenerationShift, std::memory_order_seq_cst);  // open, nobody inside
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
       { std::lock_guard<std::mutex> lock(sleep_mutex_); }
       wake_.notify_all();
     }
     work();
-    while (busy_.load(std::memory_order_acquire) != 0) pause_briefly();
+    // Whoever has not come in by now is not waited for: on a busy machine a worker may not run for
+    // milliseconds, and the work is done without it.
+    gate_.fetch_or(kClosed, std::memory_order_acq_rel);
+    for (int spins = 0; (gate_.load(std::memory_order_acquire) & kInside) != 0; ++spins) {
+      if (spins < kSpinRounds) {
+        pause_briefly();
+      } else {
+        sched_yield();  // the one we wait for may need this processor
+      }
+    }
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
+  // The gate of the current job: its generation, whether it is closed, and how many workers are
+  // inside.
+  static constexpr int kGenerationShift = 16;
+  static constexpr uint64_t kClosed = 1u << 15;
+  static constexpr uint64_t kInside = kClosed - 1;
+
   void work() {
     inside_parallel = true;
     try {
@@ -89,32 +104,39 @@ class ThreadPool {
     inside_parallel = false;
   }
 
+  static bool newer(uint64_t gate, uint64_t seen) { return gate >> kGenerationShift != seen; }
+
   void worker_loop(uint64_t seen) {
     while (true) {
       int spins = 0;
-      while (generation_.load(std::memory_order_acquire) == seen) {
+      uint64_t gate = gate_.load(std::memory_order_acquire);
+      while (!newer(gate, seen)) {
         if (++spins < kSpinRounds) {
           pause_briefly();
-          continue;
-        }
-        sleepers_.fetch_add(1, std::memory_order_seq_cst);
-        {
+        } else {
+          sleepers_.fetch_add(1, std::memory_order_seq_cst);
           std::unique_lock<std::mutex> lock(sleep_mutex_);
-          wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
+          wake_.wait(lock, [&] { return newer(gate_.load(std::memory_order_seq_cst), seen); });
+          sleepers_.fetch_sub(1, std::memory_order_seq_cst);
         }
-        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+        gate = gate_.load(std::memory_order_acquire);
       }
-      seen = generation_.load(std::memory_order_acquire);
       if (stopping_) return;
+      // Come in unless the job has been closed meanwhile.
+      while ((gate & kClosed) == 0 &&
+             !gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {
+      }
+      seen = gate >> kGenerationShift;
+      if ((gate & kClosed) != 0) continue;
       work();
-      busy_.fetch_sub(1, std::memory_order_release);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
   }
 
   void start_workers() {
     if (!workers_.empty() || threads_ == 1) return;
     stopping_ = false;
-    const uint64_t seen = generation_.load();
+    const uint64_t seen = generation_;
     for (int i = 1; i < threads_; ++i) {
       workers_.emplace_back([this, seen] { worker_loop(seen); });
     }
@@ -125,7 +147,7 @@ class ThreadPool {
     stopping_ = true;
     {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
-      generation_.fetch_add(1);
+      gate_.store(++generation_ << kGenerationShift | kClosed);
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
@@ -136,15 +158,15 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::mutex run_mutex_, sleep_mutex_, error_mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
+  std::atomic<uint64_t> gate_{kClosed};
+  uint64_t generation_ = 0;  // of the newest job
   std::atomic<int> sleepers_{0};
   std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
   int64_t count_ = 0, grain_ = 1;
   detail::RangeFunction function_ = nullptr;
   void* context_ = nullptr;
   std::exception_ptr error_;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};
 };
 
 ThreadPool& pool() {

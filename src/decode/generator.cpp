@@ -1,5 +1,7 @@
 #include "decode/generator.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -91,7 +93,8 @@ void Session::save(const std::filesystem::path& path) const {
     put(out, static_cast<uint64_t>(tokens->size()));
     for (const int32_t token : *tokens) put(out, token);
   }
-  out += state_.save();
+  put(out, static_cast<uint64_t>(XXH3_64bits(out.data(), out.size())));
+  out += state_.save();  // has a checksum of its own
   write_file(path, out);
 }
 
@@ -110,6 +113,9 @@ Session Session::load(const std::filesystem::path& path, const Model& model) {
               "holds token {} of a vocabulary of {}", tokens->back(), model.config().vocab_size);
     }
   }
+  const auto head = static_cast<size_t>(in.data() - file.bytes().data());
+  require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
+          "is damaged: its checksum differs");
   session.state_ = SequenceState::load(in, model.layout(), where);
   return session;
 }

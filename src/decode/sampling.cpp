@@ -64,6 +64,8 @@ int32_t sample(std::span<const float> scores, const SamplingOptions& options,
   require(!scores.empty(), "sampling", "no scores");
   std::vector<Candidate> candidates(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) {
+    require(!std::isnan(scores[i]), "sampling",
+            "the score of token {} is not a number: the model's weights are damaged", i);
     candidates[i] = {static_cast<int32_t>(i), static_cast<double>(scores[i])};
   }
   if (options.repetition_penalty != 1) {
@@ -81,15 +83,18 @@ int32_t sample(std::span<const float> scores, const SamplingOptions& options,
   if (options.temperature == 0) {
     return std::min_element(candidates.begin(), candidates.end(), likelier)->token;
   }
-  for (Candidate& c : candidates) c.score /= options.temperature;
+  // Relative to the largest, so that the smallest temperatures do not overflow.
+  const double largest = std::min_element(candidates.begin(), candidates.end(), likelier)->score;
+  for (Candidate& c : candidates) {
+    c.score = c.score == largest ? 0 : (c.score - largest) / options.temperature;
+  }
   if (options.top_k > 0 && options.top_k < static_cast<int64_t>(candidates.size())) {
     std::nth_element(candidates.begin(), candidates.begin() + options.top_k - 1, candidates.end(),
                      likelier);
     candidates.resize(static_cast<size_t>(options.top_k));
   }
   if (options.min_p > 0) {
-    const double largest = std::min_element(candidates.begin(), candidates.end(), likelier)->score;
-    const double least = largest + std::log(options.min_p);
+    const double least = std::log(options.min_p);  // the likeliest has 0
     std::erase_if(candidates, [&](const Candidate& c) { return c.score < least; });
   }
   if (options.top_p < 1) restrict_to_top_p(candidates, options.top_p);

@@ -83,8 +83,9 @@ class Mamba2Mixer final : public Mixer {
     inputs.skip = D_;
     const Tensor y =
         outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 1});
-    const Tensor normed =
-        gated_rms_norm(context, y, z, norm_, inner_size_, norm_epsilon_, GateOrder::gate_then_norm);
+    // Each group of heads that shares B and C is normalised on its own.
+    const Tensor normed = gated_rms_norm(context, y, z, norm_, inner_size_ / options_.key_heads,
+                                         norm_epsilon_, GateOrder::gate_then_norm);
     return linear(context, normed, out_proj_, out_bias_);
   }
 
@@ -133,8 +134,10 @@ nlohmann::json complete_mamba2(ConfigReader reader, const LayerContext& context)
   if (reader.has("time_step_limit")) {
     const nlohmann::json& limit = reader.raw("time_step_limit");
     require(limit.is_array() && limit.size() == 2 && limit[0].is_number() &&
-                (limit[1].is_number() || limit[1].is_null()),
-            reader.path("time_step_limit"), "{} is not a pair [low, high]", limit.dump());
+                (limit[1].is_number() || limit[1].is_null()) && limit[0] >= 0.0 &&
+                (limit[1].is_null() || limit[0] <= limit[1]),
+            reader.path("time_step_limit"), "{} is not a pair [low, high], 0 <= low <= high",
+            limit.dump());
     config["time_step_limit"] = limit;
   } else {
     reader.ignore("time_step_limit");

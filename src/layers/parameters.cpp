@@ -1,5 +1,7 @@
 #include "layers/parameters.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -36,11 +38,24 @@ Initializer inverse_softplus_log_uniform(double minimum, double maximum, double 
 
 }  // namespace initializers
 
+void ParameterStore::require_room(int64_t size) {
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  require(size <= memory / static_cast<int64_t>(sizeof(float)), "parameters",
+          "{} numbers in f32 do not fit into the {} MiB of memory of this machine", size,
+          memory >> 20);
+}
+
 Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& initializer,
                               Decay decay) {
-  for (const Parameter& parameter : parameters_) {
-    require(parameter.name != name, "parameters", "'{}' is registered twice", name);
+  require(names_.insert(name).second, "parameters", "'{}' is registered twice", name);
+  int64_t size = 1;
+  for (const int64_t extent : shape) {
+    require(extent >= 0 && !__builtin_mul_overflow(size, extent, &size), name,
+            "shape {} is too large", shape_string(shape));
   }
+  require_room(size);
+  total_size_ += size;
+  require_room(total_size_);
   const Tensor value = Tensor::empty(std::move(shape));
   value.set_requires_grad(true);
   if (initialize_) {

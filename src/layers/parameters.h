@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "base/random.h"
@@ -40,16 +41,23 @@ class ParameterStore {
   // initialize: false leaves the values undefined, for a model about to be loaded.
   ParameterStore(uint64_t seed, bool initialize) : seed_(seed), initialize_(initialize) {}
 
-  // All require gradients. Throws Error if the name is taken.
+  // All require gradients. Throws Error if the name is taken, or before allocating anything if all
+  // parameters together would not fit into this machine's memory.
   Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay);
   Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
 
   const std::vector<Parameter>& all() const { return parameters_; }
+  int64_t total_size() const { return total_size_; }
+
+  // Throws what tensor() throws if `size` numbers are more than fit into memory.
+  static void require_room(int64_t size);
 
  private:
   uint64_t seed_;
   bool initialize_;
+  int64_t total_size_ = 0;
   std::vector<Parameter> parameters_;
+  std::unordered_set<std::string> names_;
 };
 
 // A store and the path under which a layer registers.

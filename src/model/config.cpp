@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -51,6 +52,29 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   }
   reader.finish();
   return block;
+}
+
+// Puts quotes around the bare words that Python writes for numbers that JSON cannot spell.
+std::string quote_bare_numbers(std::string_view text) {
+  constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
+  std::string quoted;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (!in_string) {
+      const auto* word = std::find_if(std::begin(kWords), std::end(kWords), [&](auto candidate) {
+        return text.substr(i).starts_with(candidate);
+      });
+      if (word != std::end(kWords)) {
+        quoted.append(1, '"').append(*word).append(1, '"');
+        i += word->size() - 1;
+        continue;
+      }
+    }
+    quoted += text[i];
+    if (text[i] == '"') in_string = !in_string;
+    if (in_string && text[i] == '\\' && i + 1 < text.size()) quoted += text[++i];
+  }
+  return quoted;
 }
 
 }  // namespace
@@ -143,10 +167,14 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   return json;
 }
 
+nlohmann::json read_config_json(const std::filesystem::path& file) {
+  return parse_json(quote_bare_numbers(read_file(file, kMaxConfigBytes)), file.string());
+}
+
 ModelConfig load_config(const std::filesystem::path& path) {
   const bool directory = std::filesystem::is_directory(path);
   const std::filesystem::path file = directory ? path / "config.json" : path;
-  ConfigReader reader(parse_json(read_file(file, kMaxConfigBytes), file.string()), file.string());
+  ConfigReader reader(read_config_json(file), file.string());
   const std::string type = reader.string("model_type", "pronghorn");
   return find_family(type, reader.path("model_type")).read(std::move(reader));
 }

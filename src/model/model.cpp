@@ -29,8 +29,26 @@ int64_t residual_additions(const ModelConfig& config) {
   return count;
 }
 
-// One mixer or a feed-forward's parameters must not make the whole model unthinkably large.
-constexpr int64_t kMaxParameters = int64_t{1} << 38;
+bool is_convolution(const Parameter& parameter) {
+  return parameter.name.ends_with("conv1d.weight");
+}
+
+// Throws Error if the blocks together have more parameters than fit into memory: each kind is
+// built once without values, which takes no memory, before any number of the model is drawn.
+void require_room_for_blocks(const ModelConfig& config, const LayerContext& context) {
+  std::map<char, int64_t> sizes;
+  int64_t total = 0;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    if (!sizes.contains(step.block)) {
+      ParameterStore store(0, false);
+      const Block block(config.blocks.at(step.block), config, context, {store, "block"}, 0);
+      sizes[step.block] = store.total_size();
+    }
+    total += sizes[step.block];
+    ParameterStore::require_room(total);
+  }
+}
 
 }  // namespace
 
@@ -39,13 +57,12 @@ Model::Model(ModelConfig config, uint64_t seed) : Model(std::move(config), seed,
 Model::Model(ModelConfig config, uint64_t seed, bool initialize)
     : config_(std::move(config)), store_(seed, initialize) {
   require(config_.vocab_size > 0, "vocab_size", "is missing from the configuration");
-  require(config_.vocab_size * config_.hidden_size <= kMaxParameters, "vocab_size",
-          "{} x hidden_size {} is too large", config_.vocab_size, config_.hidden_size);
   LayerContext context;
   context.hidden_size = config_.hidden_size;
   context.initializer_range = config_.initializer_range;
   context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
   context.norm_epsilon = config_.norm_epsilon;
+  require_room_for_blocks(config_, context);
 
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
@@ -65,8 +82,15 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
 
+  // What decides the state, without names of blocks, which a published family does not keep.
   nlohmann::json identity = write_pronghorn_config(config_);
-  for (const char* key : {"train", "recompute", "initializer_range"}) identity.erase(key);
+  const nlohmann::json blocks = identity.at("blocks");
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+    identity.erase(key);
+  }
+  for (const PatternStep& step : config_.steps) {
+    identity["layers"].push_back(blocks.at(std::string(1, step.block)));
+  }
   const std::string text = identity.dump();
   layout->fingerprint = XXH3_64bits(text.data(), text.size());
   layout_ = std::move(layout);
@@ -83,7 +107,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {
 void Model::load_weights(const std::filesystem::path& directory) {
   const CheckpointReader checkpoint(directory);
   const std::filesystem::path file = directory / kConfigFile;
-  ConfigReader reader(parse_json(read_file(file), file.string()), file.string());
+  ConfigReader reader(read_config_json(file), file.string());
   const Family& family =
       find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
   std::set<std::string> used;
@@ -93,7 +117,8 @@ void Model::load_weights(const std::filesystem::path& directory) {
     const std::string where = fmt::format("{}: {}", directory.string(), name);
     Shape shape = entry.shape;
     // Depthwise convolutions are published as [channels, 1, taps].
-    if (shape.size() == 3 && shape[1] == 1) shape.erase(shape.begin() + 1);
+    if (is_convolution(parameter) && shape.size() == 3 && shape[1] == 1)
+      shape.erase(shape.begin() + 1);
     require(shape == parameter.value.shape(), where, "has shape {} where the configuration says {}",
             shape_string(entry.shape), shape_string(parameter.value.shape()));
     to_f32(entry, parameter.value.data(), where);
@@ -117,7 +142,7 @@ void Model::save(const std::filesystem::path& directory,
   std::vector<TensorToWrite> tensors;
   for (const Parameter& parameter : parameters()) {
     Shape shape = parameter.value.shape();
-    if (parameter.name.ends_with("conv1d.weight")) shape.insert(shape.begin() + 1, 1);
+    if (is_convolution(parameter)) shape.insert(shape.begin() + 1, 1);
     tensors.push_back({family.published_name(parameter.name), "F32", shape, parameter.value.data(),
                        static_cast<uint64_t>(parameter.value.bytes())});
   }

@@ -40,7 +40,7 @@ class Parser {
         if (end != '\0') fail(fmt::format("'{}' is missing", end));
         return steps;
       }
-      if (text_[at_] == end) {
+      if (end != '\0' && text_[at_] == end) {
         ++at_;
         return steps;
       }

@@ -12,7 +12,7 @@ TextSource::TextSource(const TokenShard& shard, int64_t window, uint64_t seed)
     : shard_(shard), window_(window), seed_(seed) {
   require(window > 0 && shard.size() > window, "training data",
           "{} tokens are fewer than one window of {} and the token after it (use more text or a "
-          "shorter --window)",
+          "smaller window)",
           shard.size(), window);
   // The offset varies within a window, so one window fewer than could fit is always there.
   windows_ = static_cast<uint64_t>(std::max<int64_t>(1, (shard.size() - 1) / window - 1));

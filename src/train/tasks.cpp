@@ -228,8 +228,10 @@ const std::vector<TaskType>& task_types() {
 std::unique_ptr<DataSource> make_task(TaskOptions options) {
   require(options.length > 0 && options.length <= (1 << 24), "task", "length {} is out of range",
           options.length);
-  require(options.vocab_size >= 0 && options.vocab_size <= (1 << 24) && options.items >= 0, "task",
-          "negative or oversized vocabulary or items");
+  require(options.vocab_size >= 0 && options.vocab_size <= (1 << 24), "task",
+          "vocabulary {} is out of range", options.vocab_size);
+  require(options.items >= 0 && options.items <= options.length, "task",
+          "{} items are out of range for a length of {}", options.items, options.length);
   for (const TaskType& type : task_types()) {
     if (type.name == options.name) return type.make(std::move(options));
   }

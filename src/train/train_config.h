@@ -13,9 +13,10 @@ namespace pronghorn {
 enum class Schedule { cosine, wsd };
 
 struct TrainConfig {
-  int64_t window = 512;            // tokens of a sequence
-  int64_t batch_tokens = 8192;     // of a step (an optimiser update)
-  int64_t micro_batch_tokens = 0;  // of a forward; 0: batch_tokens. The step accumulates the rest
+  int64_t window = 512;         // tokens of a sequence
+  int64_t batch_tokens = 8192;  // of a step (an optimiser update)
+  int64_t micro_batch_tokens =
+      2048;  // of a forward; 0: batch_tokens. The step accumulates the rest
   double learning_rate = 2e-3;
   double final_learning_rate = 0.1;  // as a share of learning_rate
   Schedule schedule = Schedule::cosine;

@@ -145,7 +145,7 @@ class TrainLoop {
     }
     TrainLog log(run_.directory / kLogFile, state_.step);
     const StopSignals signals;
-    Progress progress(run_.label, total_work(), run_.budget.seconds ? "s" : "tokens");
+    Progress progress(run_.label, total_work(), run_.budget.seconds ? "" : "tokens");
     if (state_.step == 0) save_state();
     reset_memory_peak();
 
@@ -355,6 +355,17 @@ TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,
   return TrainLoop(model, source, held_out, tokenizer, run).run();
 }
 
+namespace {
+
+// A number of a log line; 0 where it is missing or something else.
+template <typename Number>
+Number number_at(const nlohmann::json& line, const char* key) {
+  const auto found = line.find(key);
+  return found != line.end() && found->is_number() ? found->get<Number>() : Number{0};
+}
+
+}  // namespace
+
 std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path, int64_t last_step) {
   std::vector<TrainLogLine> lines;
   std::ifstream file(path);
@@ -364,16 +375,17 @@ std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path, int6
     const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
     if (json.is_discarded() || !json.is_object()) continue;
     TrainLogLine line;
-    line.step = json.value("step", int64_t{0});
+    line.step = number_at<int64_t>(json, "step");
+    if (line.step < 1) continue;
     if (line.step > last_step) break;
-    line.tokens = json.value("tokens", int64_t{0});
-    line.loss = json.value("loss", 0.0);
-    line.learning_rate = json.value("lr", 0.0);
-    line.gradient_norm = json.value("gradient_norm", 0.0);
-    line.seconds = json.value("seconds", 0.0);
-    line.tokens_per_second = json.value("tokens_per_second", 0.0);
+    line.tokens = number_at<int64_t>(json, "tokens");
+    line.loss = number_at<double>(json, "loss");
+    line.learning_rate = number_at<double>(json, "lr");
+    line.gradient_norm = number_at<double>(json, "gradient_norm");
+    line.seconds = number_at<double>(json, "seconds");
+    line.tokens_per_second = number_at<double>(json, "tokens_per_second");
     if (json.contains("held_out_bits_per_byte")) {
-      line.held_out_bits_per_byte = json.value("held_out_bits_per_byte", 0.0);
+      line.held_out_bits_per_byte = number_at<double>(json, "held_out_bits_per_byte");
     }
     lines.push_back(line);
   }

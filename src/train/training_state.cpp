@@ -29,6 +29,27 @@ void restore(const SafetensorsFile& file, const std::string& name, const Tensor&
   to.bump_version();
 }
 
+// Names the innermost value in which two identities differ, so that the message stays one short
+// line.
+[[noreturn]] void refuse_identity(const std::string& where, const std::string& name,
+                                  const nlohmann::json& saved, const nlohmann::json& wanted) {
+  if (saved.is_object() && wanted.is_object()) {
+    for (const auto& [key, value] : wanted.items()) {
+      const auto found = saved.find(key);
+      if (found != saved.end() && *found == value) continue;
+      refuse_identity(where, name + "." + key,
+                      found == saved.end() ? nlohmann::json("none") : *found, value);
+    }
+    for (const auto& [key, value] : saved.items()) {
+      if (!wanted.contains(key)) refuse_identity(where, name + "." + key, value, "none");
+    }
+  }
+  throw Error(
+      where,
+      fmt::format("was made with another {}: {} then, {} now", name, saved.dump(), wanted.dump()),
+      "use another --out, or the same settings");
+}
+
 }  // namespace
 
 TrainingState::TrainingState(const Model& model) {
@@ -65,9 +86,8 @@ void TrainingState::load(const std::filesystem::path& path, const Model& model,
   const std::string where = path.string();
   const nlohmann::json saved = parse_json(metadata_at(file, kIdentity), where);
   for (const auto& [key, value] : identity.items()) {
-    require(saved.contains(key) && saved[key] == value, where,
-            "was made with another {}: {} then, {} now (use another --out, or the same settings)",
-            key, saved.contains(key) ? saved[key].dump() : "none", value.dump());
+    const nlohmann::json then = saved.is_object() ? saved.value(key, nlohmann::json()) : nullptr;
+    if (then != value) refuse_identity(where, key, then, value);
   }
   for (size_t i = 0; i < m.size(); ++i) {
     const Parameter& parameter = model.parameters()[i];

@@ -6,6 +6,13 @@
 namespace pronghorn {
 namespace {
 
+// As Python's json writes it (a bare word, which read_config_json makes a string), as newer
+// versions of transformers do, or as null, which others write.
+bool is_infinity(const nlohmann::json& value) {
+  return value.is_null() || value == "Infinity" ||
+         value == nlohmann::json{{"__float__", "Infinity"}};
+}
+
 ModelConfig read(ConfigReader reader) {
   ignore_common_keys(reader);
   const int64_t hidden = reader.integer("hidden_size", {}, 1, 1 << 17);
@@ -27,8 +34,7 @@ ModelConfig read(ConfigReader reader) {
   mixer["time_step_floor"] = reader.number("time_step_floor", 1e-4);
   if (reader.has("time_step_limit")) {
     nlohmann::json limit = reader.raw("time_step_limit");
-    // Infinity is written as a bare word by Python and as null by others.
-    if (limit.is_array() && limit.size() == 2 && limit[1].is_string()) limit[1] = nullptr;
+    if (limit.is_array() && limit.size() == 2 && is_infinity(limit[1])) limit[1] = nullptr;
     mixer["time_step_limit"] = limit;
   }
   reader.ignore("time_step_limit");

@@ -1,0 +1,53 @@
+// Tiny models of each kind of configuration, for tests of laws that hold for all of them.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/config.h"
+
+namespace pronghorn::testing_models {
+
+// 24 wide and 61 tokens: multiples of no vector length, so that the remainders of kernels are used.
+inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
+  static const std::string attention =
+      R"({"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "rope": {}})";
+  static const std::string mamba2 = R"({"type": "mamba2", "heads": 4, "state": 10, "groups": 2})";
+  static const std::string ffn = R"("ffn": {"type": "swiglu", "size": 40})";
+  static const std::string deltanet =
+      R"({"type": "gated_deltanet", "heads": 2, "value_heads": 4, "head_dim": 8,
+          "value_head_dim": 6})";
+  static const std::vector<std::pair<std::string, std::string>> all = {
+      {"transformer", R"("pattern": "2a", "tie_embeddings": false, "blocks": {"a": {"mixer": )" +
+                          attention + ", " + ffn + "}}"},
+      {"window", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "attention", "heads": 3,
+                     "window": 20, "rope": {"rotary_dim": 4, "theta": 100}}, )" +
+                     ffn + "}}"},
+      {"mamba", R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "mamba", "state": 5,
+                    "time_step_rank": 3, "bias": true}}})"},
+      {"mamba2", R"("pattern": "2m", "blocks": {"m": {"mixer": )" + mamba2 + "}}"},
+      {"gated_deltanet",
+       R"("pattern": "2g", "blocks": {"g": {"mixer": )" + deltanet + ", " + ffn + "}}"},
+      {"hybrid", R"("pattern": "3m a", "blocks": {"m": {"mixer": )" + mamba2 +
+                     R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
+      {"side_by_side", R"("pattern": "2b", "blocks": {"b": {"mixers": [)" + attention + ", " +
+                           mamba2 + ", " + deltanet + "], " + ffn + "}}"},
+      {"layer_norm_gelu",
+       R"("pattern": "2a", "norm": {"type": "layer_norm", "bias": true},
+          "blocks": {"a": {"mixer": {"type": "attention", "heads": 2, "bias": true,
+          "qk_norm": true}, "ffn": {"type": "gelu", "size": 36, "bias": true,
+          "approximate": "tanh"}}})"},
+  };
+  return all;
+}
+
+// initializer_range: larger than usual, so that every part of these tiny models does something.
+inline ModelConfig model_config(const std::string& body, double initializer_range = 0.3) {
+  nlohmann::json json =
+      parse_json(R"({"vocab_size": 61, "hidden_size": 24, )" + body + "}", "test");
+  json["initializer_range"] = initializer_range;
+  return read_pronghorn_config(ConfigReader(json, "test"));
+}
+
+}  // namespace pronghorn::testing_models

@@ -1,0 +1,168 @@
+// Gradients of whole models: against finite differences of the loss, with recomputed activations,
+// and on any number of threads.
+#include <gtest/gtest.h>
+
+#include "model/model_check.h"
+#include "model/model_configs.h"
+#include "ops/cross_entropy.h"
+
+namespace pronghorn {
+namespace {
+
+using testing_models::bit_difference;
+using testing_models::InstructionSet;
+using testing_models::model_config;
+using testing_models::model_configs;
+using testing_models::random_tokens;
+using testing_models::relative_difference;
+using testing_models::test_name;
+using testing_models::Threads;
+
+// Past a chunk of 64 tokens and blocks of 16.
+constexpr int64_t kLength = 70;
+constexpr int64_t kSegments = 2;
+
+struct Step {
+  double loss;  // mean over the tokens, nats
+  std::vector<std::vector<float>> gradients;
+};
+
+// One training step on fixed tokens; without a tape the loss alone.
+Step train_step(const Model& model, bool with_gradients, Precision precision = Precision::f32) {
+  const auto count = kLength * kSegments;
+  const auto tokens = random_tokens(count, model.config().vocab_size, 1);
+  const auto targets = random_tokens(count, model.config().vocab_size, 2);
+  Tape tape;
+  const Context context{with_gradients ? &tape : nullptr, precision};
+  const Batch batch = fresh_segments(tokens, kLength);
+  for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
+  const Tensor hidden = model.forward(context, batch);
+  const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets,
+                                                   1.0 / static_cast<double>(count), 0);
+  Step step{result.nll / static_cast<double>(count), {}};
+  if (!with_gradients) return step;
+  tape.run_backward();
+  for (const Parameter& parameter : model.parameters()) {
+    EXPECT_TRUE(parameter.value.has_grad()) << parameter.name;
+    if (!parameter.value.has_grad()) continue;
+    const Tensor gradient = parameter.value.grad().clone();
+    step.gradients.emplace_back(gradient.values().begin(), gradient.values().end());
+  }
+  return step;
+}
+
+using Parameters = std::tuple<size_t, std::string>;
+
+std::string parameters_name(const testing::TestParamInfo<Parameters>& info) {
+  return test_name(model_configs()[std::get<0>(info.param)].first + "__" + std::get<1>(info.param));
+}
+
+class ModelGradientTest : public testing::TestWithParam<Parameters> {
+ protected:
+  const std::string& body() const { return model_configs()[std::get<0>(GetParam())].second; }
+  InstructionSet instruction_set_{std::get<1>(GetParam())};
+};
+
+// Each parameter tensor is moved by +-h in every element with random signs s; the derivative is
+// then g.s, whose random part has the size of |g| however the error is distributed over elements.
+//
+// Step and tolerance: the fourth-order difference (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h errs
+// by h^4 f'''''/30 and by the noise of the loss over h. The loss of 140 tokens in f32 has a noise
+// of some 1e-7 (each token's error of about 1e-6, averaged); with h = 2e-3 that is 2e-4 of
+// derivative where |g| is 1e-2 to 1. A missing term or factor is of the size of |g|.
+constexpr double kStep = 2e-3;
+constexpr double kRelative = 0.03;
+constexpr double kNoise = 3e-4;
+
+TEST_P(ModelGradientTest, EqualsFiniteDifferences) {
+  Model model(model_config(body()), 11);
+  // Constants that start as 0 or 1 hide mistakes.
+  Random random(3, "gradient");
+  for (const Parameter& parameter : model.parameters()) {
+    for (float& value : parameter.value.values()) {
+      value += static_cast<float>(random.uniform(-0.2, 0.2));
+    }
+    parameter.value.bump_version();
+  }
+  const Step step = train_step(model, true);
+  ASSERT_EQ(step.gradients.size(), model.parameters().size());
+  for (size_t p = 0; p < step.gradients.size(); ++p) {
+    const Parameter& parameter = model.parameters()[p];
+    const Tensor before = parameter.value.clone();
+    const std::span<float> values = parameter.value.values();
+    std::vector<float> signs(values.size());
+    double analytic = 0, norm = 0;
+    for (size_t i = 0; i < signs.size(); ++i) {
+      signs[i] = random.uniform() < 0.5 ? -1.0f : 1.0f;
+      const double gradient = step.gradients[p][i];
+      analytic += gradient * double{signs[i]};
+      norm += gradient * gradient;
+    }
+    norm = std::sqrt(norm);
+    const auto loss_at = [&](double distance) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        values[i] = before.values()[i] + static_cast<float>(distance) * signs[i];
+      }
+      parameter.value.bump_version();
+      return train_step(model, false).loss;
+    };
+    // Wide tensors are moved less, so that the whole change stays small.
+    const double h = kStep / std::max(1.0, std::sqrt(static_cast<double>(signs.size())) / 16);
+    const double numeric =
+        (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
+    parameter.value.copy_from(before);
+    parameter.value.bump_version();
+    EXPECT_NEAR(numeric, analytic, kRelative * norm + kNoise * kStep / h)
+        << parameter.name << ", |g| = " << norm;
+  }
+}
+
+TEST_P(ModelGradientTest, IsTheSameOnAnyNumberOfThreads) {
+  const Model model(model_config(body()), 12);
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    Step first;
+    for (const int threads : {1, 2, 4}) {
+      const Threads scope(threads);
+      Step step = train_step(model, true, precision);
+      if (threads == 1) {
+        first = std::move(step);
+        continue;
+      }
+      EXPECT_EQ(step.loss, first.loss);
+      for (size_t p = 0; p < first.gradients.size(); ++p) {
+        EXPECT_EQ(bit_difference(step.gradients[p], first.gradients[p]), "")
+            << model.parameters()[p].name << ", " << threads << " threads";
+      }
+    }
+  }
+}
+
+// Recomputing does the same operations again, but a block's gradients arrive at the residual stream
+// in another order, so sums of three terms and more may round differently.
+TEST_P(ModelGradientTest, IsTheSameWithRecomputedActivations) {
+  ModelConfig config = model_config(body());
+  const Model plain(config, 13);
+  config.recompute = true;
+  const Model recomputing(config, 13);
+  const Step expected = train_step(plain, true), actual = train_step(recomputing, true);
+  EXPECT_EQ(actual.loss, expected.loss);
+  for (size_t p = 0; p < expected.gradients.size(); ++p) {
+    EXPECT_LE(relative_difference(actual.gradients[p], expected.gradients[p]), 1e-5)
+        << plain.parameters()[p].name;
+  }
+}
+
+// The training form agrees with the inference form on the loss.
+TEST_P(ModelGradientTest, LossIsTheSameWithAndWithoutATape) {
+  const Model model(model_config(body()), 14);
+  const double with = train_step(model, true).loss, without = train_step(model, false).loss;
+  EXPECT_NEAR(with, without, 1e-6 * with);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ModelGradientTest,
+                         testing::Combine(testing::Range<size_t>(0, model_configs().size()),
+                                          testing::ValuesIn(cpu_instruction_sets())),
+                         parameters_name);
+
+}  // namespace
+}  // namespace pronghorn
