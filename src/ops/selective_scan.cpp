@@ -171,7 +171,7 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
 }  // namespace
 
 JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
-  return {"selective_scan", 2 * channels + state_size, channels * state_size, 0, kExactStep};
+  return {"selective_scan", 2 * channels + state_size, channels * state_size, 0, kExactStep, true};
 }
 
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,

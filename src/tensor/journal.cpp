@@ -176,12 +176,21 @@ int64_t Journal::bytes() const {
 }
 
 int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
-  // Rows from the oldest still needed: the last anchor's, less the history; pages are whole.
-  const int64_t anchor_row =
-      shape.fold_interval > 0 ? length / shape.fold_interval * shape.fold_interval : 0;
-  const int64_t first = std::max<int64_t>(0, anchor_row - shape.history);
-  const int64_t pages = length > first ? (length - 1) / kPageRows - first / kPageRows + 1 : 0;
-  return pages * kPageRows * (shape.row_width + 1) + (anchor_row > 0 ? shape.anchor_size : 0);
+  if (length == 0) return 0;
+  int64_t oldest = 0, anchors = 0;
+  if (shape.live) {
+    // Folds when the first token behind a full interval comes, and then keeps the anchor before.
+    const int64_t anchor_row = (length - 1) / shape.fold_interval * shape.fold_interval;
+    oldest = std::max<int64_t>(0, anchor_row - shape.fold_interval);
+    anchors = 1 + (anchor_row > 0 ? 1 : 0) + (oldest > 0 ? 1 : 0);
+  } else if (shape.fold_interval > 0) {
+    const int64_t anchor_row = length / shape.fold_interval * shape.fold_interval;
+    oldest = std::max<int64_t>(0, anchor_row - shape.history);
+    anchors = anchor_row > 0 ? 1 : 0;
+  }
+  // Whole pages, from that of the oldest row still needed on.
+  const int64_t pages = length > oldest ? (length - 1) / kPageRows - oldest / kPageRows + 1 : 0;
+  return pages * kPageRows * (shape.row_width + 1) + anchors * shape.anchor_size;
 }
 
 void Journal::save(std::string& out) const {

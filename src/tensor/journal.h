@@ -28,6 +28,7 @@ struct JournalShape {
   int64_t anchor_size = 0;    // f32 of the anchor; 0: rows are never folded
   int64_t history = 0;        // rows before the anchor that a token still reads (convolutions)
   int64_t fold_interval = 0;  // rows between anchors; 0: never folds
+  bool live = false;          // keeps a running state beside the anchor (see Journal::live)
 };
 
 // Copies are cheap: pages and anchors are shared and copied when written (copy on write), so a copy

@@ -79,26 +79,38 @@ class SelectiveCopying final : public TaskSource {
 
 // Induction heads (arXiv 2312.00752, section 4.1.2): random tokens, somewhere a mark and a token
 // after it; the last token is the mark again, and the token that followed it is due. Token 0 is the
-// mark.
+// mark. With more than one item the mark comes back up to so often in between, each time followed
+// by the same token: more to learn from in each sequence.
 class InductionHeads final : public TaskSource {
  public:
   using TaskSource::TaskSource;
 
   static void complete(TaskOptions& options) {
     if (options.vocab_size == 0) options.vocab_size = 16;
-    options.items = 1;
+    if (options.items == 0) options.items = 1;
     require(options.vocab_size >= 2, "induction_heads", "needs a vocabulary of at least 2");
-    require(options.length >= 3, "induction_heads", "needs a length of at least 3");
+    require(options.length >= 2 * options.items + 1, "induction_heads",
+            "length {} is too short for {} questions", options.length, options.items);
   }
 
  protected:
   void example(Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
     for (int32_t& token : tokens) token = draw(random, 1, options_.vocab_size);
-    const auto place = static_cast<size_t>(draw(random, 0, options_.length - 2));
-    tokens[place] = 0;
+    const int32_t answer = draw(random, 1, options_.vocab_size);
+    // Marks with a token after each, none overlapping: places of a shorter sequence in which a mark
+    // and its token are one.
+    int64_t shift = 0;
+    for (const int64_t place :
+         places(random, options_.items, options_.length - 1 - options_.items)) {
+      const auto mark = static_cast<size_t>(place + shift);
+      tokens[mark] = 0;
+      tokens[mark + 1] = answer;
+      if (shift > 0) targets[mark] = answer;
+      ++shift;
+    }
     tokens.back() = 0;
-    targets.back() = tokens[place + 1];
+    targets.back() = answer;
   }
 };
 

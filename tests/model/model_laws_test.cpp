@@ -279,10 +279,6 @@ TEST_P(ModelLawsTest, SaveAndLoad) {
 }
 
 TEST_P(ModelLawsTest, StateIsAsLargeAsPredicted) {
-  // The selective scan keeps a live state and one interval more than a journal's shape tells.
-  if (model_configs()[std::get<0>(GetParam())].first == "mamba") {
-    GTEST_SKIP() << "predicted without the live state";
-  }
   for (const int64_t length : {1, 64, 200}) {
     SequenceState state = model_.new_state();
     run(state, tokens(length, 60), {length});
