@@ -50,8 +50,8 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
 }
 
 void run(const BenchCommand& options) {
-  const MachineCeilings machine = measure_machine(1.0);
   if (options.machine) {
+    const MachineCeilings machine = measure_machine(1.0);
     if (options.json) return print_json(to_json(machine));
     return print_machine(machine);
   }
@@ -60,6 +60,9 @@ void run(const BenchCommand& options) {
   const std::unique_ptr<Model> model = load_or_make(options.model);
   const double load_seconds = now_seconds() - start;
   const lab::BenchResult result = lab::bench_model(*model, options.bench);
+  // Before the ceilings are measured, which takes memory of its own.
+  const int64_t peak_bytes = peak_resident_bytes();
+  const MachineCeilings machine = measure_machine(1.0);
 
   const bool bf16 = options.bench.precision == Precision::bf16;
   const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
@@ -86,7 +89,7 @@ void run(const BenchCommand& options) {
                        {"batch", options.bench.batch},
                        {"state_bytes", result.state_bytes},
                        {"load_seconds", load_seconds},
-                       {"peak_rss_bytes", peak_resident_bytes()},
+                       {"peak_rss_bytes", peak_bytes},
                        {"threads", thread_count()},
                        {"precision", bf16 ? "bf16" : "f32"},
                        {"backend", backend().description()},
@@ -107,7 +110,7 @@ void run(const BenchCommand& options) {
   print_table(table);
   fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
              format_bytes(static_cast<double>(result.state_bytes)), format_duration(load_seconds),
-             format_bytes(static_cast<double>(peak_resident_bytes())));
+             format_bytes(static_cast<double>(peak_bytes)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "command.h"
 #include "formats/tokenizer.h"
+#include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
 
@@ -15,6 +16,15 @@ struct InspectOptions : Common {
   std::filesystem::path model;
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
 };
+
+// "mamba2: heads 2, state 8": a layer's settings, its type first.
+std::string layer_text(const nlohmann::json& layer) {
+  std::vector<std::string> settings;
+  for (const auto& [key, value] : layer.items()) {
+    if (key != "type") settings.push_back(fmt::format("{} {}", key, value.dump()));
+  }
+  return fmt::format("{}: {}", layer.at("type").get<std::string>(), fmt::join(settings, ", "));
+}
 
 void inspect(const InspectOptions& options) {
   ModelConfig config = load_config(options.model);
@@ -40,7 +50,7 @@ void inspect(const InspectOptions& options) {
     const int64_t state = model.predicted_state_bytes(context);
     // Decoding reads every weight once (the embedding table only as the head) and the state.
     const double read = static_cast<double>(parameters * 4 + state);
-    contexts.add_row({format_count(static_cast<double>(context)), format_count(forward),
+    contexts.add_row({lab::format_context(context), format_count(forward),
                       format_count(3 * forward), format_bytes(static_cast<double>(state)),
                       format_bytes(read)});
     json["contexts"].push_back({{"context", context},
@@ -54,8 +64,9 @@ void inspect(const InspectOptions& options) {
   fmt::print("pattern     {}   ({} blocks)\n", config.pattern, config.block_count());
   for (const auto& [name, block] : config.blocks) {
     for (const nlohmann::json& mixer : block.mixers)
-      fmt::print("block {}     {}\n", name, mixer.dump());
-    if (!block.feed_forward.is_null()) fmt::print("            {}\n", block.feed_forward.dump());
+      fmt::print("block {}     {}\n", name, layer_text(mixer));
+    if (!block.feed_forward.is_null())
+      fmt::print("            {}\n", layer_text(block.feed_forward));
   }
   fmt::print("width       {}   vocabulary {}{}\n", config.hidden_size, config.vocab_size,
              config.tie_embeddings ? ", tied head" : "");

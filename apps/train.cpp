@@ -39,6 +39,8 @@ void train_command(const TrainOptions& options) {
   run.evaluate_every = options.evaluate_every;
   run.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
 
+  check_directory(options.directory, options.resume);
+
   Corpus corpus;
   std::unique_ptr<TokenShard> shard, held_out;
   std::unique_ptr<DataSource> source;
@@ -88,10 +90,14 @@ void train_command(const TrainOptions& options) {
     if (result.accuracy) json["accuracy"] = *result.accuracy;
     return print_json(json);
   }
-  fmt::print("trained {} steps, {} tokens in {} ({} tokens/s, {} of memory)\n", result.steps,
-             format_count(static_cast<double>(result.tokens)), format_duration(result.seconds),
-             format_count(result.tokens_per_second),
-             format_bytes(static_cast<double>(result.peak_bytes)));
+  fmt::print("trained     {} steps, {} tokens in {}", result.steps,
+             format_count(static_cast<double>(result.tokens)), format_duration(result.seconds));
+  if (result.tokens_per_second > 0) {
+    fmt::print(" ({} tokens/s, {} of memory)\n", format_count(result.tokens_per_second),
+               format_bytes(static_cast<double>(result.peak_bytes)));
+  } else {
+    fmt::print(", all of them before\n");
+  }
   if (result.held_out_bits_per_byte) {
     fmt::print("held out    {:.4f} bits/byte (best {:.4f})\n", *result.held_out_bits_per_byte,
                *result.best_bits_per_byte);

@@ -1,13 +1,16 @@
 #include "base/files.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -15,6 +18,7 @@ namespace pronghorn {
 namespace {
 
 constexpr size_t kWriteBuffer = size_t{1} << 20;
+constexpr const char* kPartial = ".partial";
 
 [[noreturn]] void fail(const std::filesystem::path& path, std::string_view action) {
   const int code = errno;
@@ -80,7 +84,7 @@ void write_file(const std::filesystem::path& path, std::string_view bytes) {
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   temporary_ = path_;
-  temporary_ += fmt::format(".{}.partial", ::getpid());
+  temporary_ += fmt::format(".{}{}", ::getpid(), kPartial);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail(path_, "write");
 }
@@ -126,6 +130,24 @@ void AtomicFile::commit() {
     ::fsync(directory);
     ::close(directory);
   }
+}
+
+void remove_abandoned_files(const std::filesystem::path& directory) {
+  std::error_code code;
+  std::vector<std::filesystem::path> abandoned;
+  for (auto it = std::filesystem::recursive_directory_iterator(directory, code);
+       !code && it != std::filesystem::end(it); it.increment(code)) {
+    if (it->path().extension() != kPartial) continue;
+    // NAME.PID.partial
+    const std::string process = it->path().stem().extension().string();
+    if (process.size() < 2) continue;
+    int pid = 0;
+    const char* const last = process.data() + process.size();
+    const auto [end, error] = std::from_chars(process.data() + 1, last, pid);
+    if (error != std::errc() || end != last) continue;
+    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) abandoned.push_back(it->path());
+  }
+  for (const auto& path : abandoned) std::filesystem::remove(path, code);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

@@ -39,6 +39,10 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+// Removes the half-written files that killed processes left in `directory` and below: those of
+// AtomicFile whose process is gone. Does nothing if there is no such directory.
+void remove_abandoned_files(const std::filesystem::path& directory);
+
 // A file mapped for reading. Throws Error if it cannot be opened; an empty file maps to no bytes.
 class MappedFile {
  public:

@@ -51,7 +51,7 @@ class Session {
 struct GenerateOptions {
   int64_t max_tokens = 128;
   SamplingOptions sampling;
-  std::vector<std::string> stop;  // the text ends before the first of these
+  std::vector<std::string> stop;  // the text ends before the first of these that is complete
   bool stop_at_eos = true;
   Precision precision = Precision::f32;
 };

@@ -151,7 +151,7 @@ class Comparison {
       measure_entrant(model, result);
       write_sample(model, result);
       if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {  // too little memory for this one too
       if (interrupted_) throw;
       result.failure = error.what();
       spdlog::error("{}: {}", entrant.name, error.what());

@@ -135,13 +135,12 @@ class TrainLoop {
 
   TrainResult run() {
     const std::filesystem::path state_file = run_.directory / kStateFile;
+    check_directory(run_.directory, run_.resume);
     make_directories(run_.directory);
+    remove_abandoned_files(run_.directory);
     if (run_.resume && std::filesystem::exists(state_file)) {
       state_.load(state_file, model_, identity_);
       spdlog::info("{}: resuming at step {}", run_.directory.string(), state_.step);
-    } else {
-      require(run_.resume || !std::filesystem::exists(state_file), run_.directory.string(),
-              "already holds a training run (continue it with --resume, or choose another --out)");
     }
     TrainLog log(run_.directory / kLogFile, state_.step);
     const StopSignals signals;
@@ -345,6 +344,11 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   state.step += 1;
   state.tokens += sequences * length;
   return {loss, norm, static_cast<double>(correct) * gradient_scale};
+}
+
+void check_directory(const std::filesystem::path& directory, bool resume) {
+  require(resume || !std::filesystem::exists(directory / kStateFile), directory.string(),
+          "already holds a training run (continue it with --resume, or choose another --out)");
 }
 
 TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,

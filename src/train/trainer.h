@@ -69,6 +69,10 @@ struct StepResult {
 StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
                       TrainingState& state, double learning_rate);
 
+// Throws Error if `directory` holds a training run that is not to be resumed. train() does it too;
+// a caller that prepares data in the directory first must not disturb that run.
+void check_directory(const std::filesystem::path& directory, bool resume);
+
 // Trains a model into run.directory:
 //   config.json, model.safetensors, tokenizer files   the model, at the end
 //   best/                                              the same, at the best held-out score

@@ -63,18 +63,22 @@ class ModelGradientTest : public testing::TestWithParam<Parameters> {
   InstructionSet instruction_set_{std::get<1>(GetParam())};
 };
 
+// On the best instruction set only, for time: the laws of operators do the same on each.
+class FiniteDifferenceTest : public ModelGradientTest {};
+
 // Each parameter tensor is moved by +-h in every element with random signs s; the derivative is
 // then g.s, whose random part has the size of |g| however the error is distributed over elements.
 //
 // Step and tolerance: the fourth-order difference (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h errs
-// by h^4 f'''''/30 and by the noise of the loss over h. The loss of 140 tokens in f32 has a noise
-// of some 1e-7 (each token's error of about 1e-6, averaged); with h = 2e-3 that is 2e-4 of
-// derivative where |g| is 1e-2 to 1. A missing term or factor is of the size of |g|.
-constexpr double kStep = 2e-3;
+// by h^4 f'''''/30 and by the noise of the loss over h. Unit queries of short rows bend sharply:
+// with h = 2e-3 their error was a quarter of |g|, with 2.5e-4 it is below the tolerance. The loss
+// of 140 tokens in f32 has a noise of some 1e-7 (each token's error of about 1e-6, averaged), 4e-4
+// in the derivative. A missing term or factor is of the size of |g|, which is 1e-2 to 2.
+constexpr double kStep = 2.5e-4;
 constexpr double kRelative = 0.03;
-constexpr double kNoise = 3e-4;
+constexpr double kNoise = 1e-3;
 
-TEST_P(ModelGradientTest, EqualsFiniteDifferences) {
+TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
   Model model(model_config(body()), 11);
   // Constants that start as 0 or 1 hide mistakes.
   Random random(3, "gradient");
@@ -86,6 +90,7 @@ TEST_P(ModelGradientTest, EqualsFiniteDifferences) {
   }
   const Step step = train_step(model, true);
   ASSERT_EQ(step.gradients.size(), model.parameters().size());
+  size_t sharp = 0;
   for (size_t p = 0; p < step.gradients.size(); ++p) {
     const Parameter& parameter = model.parameters()[p];
     const Tensor before = parameter.value.clone();
@@ -112,9 +117,12 @@ TEST_P(ModelGradientTest, EqualsFiniteDifferences) {
         (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
     parameter.value.copy_from(before);
     parameter.value.bump_version();
-    EXPECT_NEAR(numeric, analytic, kRelative * norm + kNoise * kStep / h)
-        << parameter.name << ", |g| = " << norm;
+    const double tolerance = kRelative * norm + kNoise * kStep / h;
+    EXPECT_NEAR(numeric, analytic, tolerance) << parameter.name << ", |g| = " << norm;
+    sharp += tolerance < 0.2 * norm;
   }
+  // The comparison says something for nearly all tensors.
+  EXPECT_GE(10 * sharp, 8 * step.gradients.size());
 }
 
 TEST_P(ModelGradientTest, IsTheSameOnAnyNumberOfThreads) {
@@ -159,6 +167,10 @@ TEST_P(ModelGradientTest, LossIsTheSameWithAndWithoutATape) {
   EXPECT_NEAR(with, without, 1e-6 * with);
 }
 
+INSTANTIATE_TEST_SUITE_P(Models, FiniteDifferenceTest,
+                         testing::Combine(testing::Range<size_t>(0, model_configs().size()),
+                                          testing::Values(cpu_instruction_sets().back())),
+                         parameters_name);
 INSTANTIATE_TEST_SUITE_P(Models, ModelGradientTest,
                          testing::Combine(testing::Range<size_t>(0, model_configs().size()),
                                           testing::ValuesIn(cpu_instruction_sets())),

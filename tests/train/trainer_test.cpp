@@ -215,10 +215,10 @@ TEST_F(TrainerTest, ResumesToTheBit) {
     EXPECT_EQ(untimed_log(parts.directory), untimed_log(run.directory));
     EXPECT_EQ(result.held_out_bits_per_byte, expected.held_out_bits_per_byte);
     EXPECT_EQ(result.best_bits_per_byte, expected.best_bits_per_byte);
-    EXPECT_EQ(read_file(parts.directory / "model.safetensors"),
-              read_file(run.directory / "model.safetensors"));
-    EXPECT_EQ(read_file(parts.directory / "best/model.safetensors"),
-              read_file(run.directory / "best/model.safetensors"));
+    EXPECT_TRUE(read_file(parts.directory / "model.safetensors") ==
+                read_file(run.directory / "model.safetensors"));
+    EXPECT_TRUE(read_file(parts.directory / "best/model.safetensors") ==
+                read_file(run.directory / "best/model.safetensors"));
   }
 }
 
@@ -237,7 +237,7 @@ TEST_F(TrainerTest, RefusesToMixRuns) {
   other.config.clip = 2;
   EXPECT_THAT(error_of([&] { train_here(model, other); }),
               HasSubstr("training configuration.clip: 1.0 then, 2.0 now"));
-  EXPECT_EQ(read_file(folder_ / "run/training_state.safetensors"), before);
+  EXPECT_TRUE(read_file(folder_ / "run/training_state.safetensors") == before);
   TrainRun two = run_of("two", 2);
   two.budget.tokens = 5;
   EXPECT_THAT(error_of([&] { train_here(model, two); }), HasSubstr("exactly one"));
@@ -254,8 +254,9 @@ TEST_F(TrainerTest, ThreadsGiveTheSameBits) {
       train_here(model, run);
     }
     for (const char* micro : {"0", "64"}) {
-      EXPECT_EQ(read_file(folder_ / fmt::format("t{}_{}", threads, micro) / "model.safetensors"),
-                read_file(folder_ / fmt::format("t1_{}", micro) / "model.safetensors"))
+      EXPECT_TRUE(
+          read_file(folder_ / fmt::format("t{}_{}", threads, micro) / "model.safetensors") ==
+          read_file(folder_ / fmt::format("t1_{}", micro) / "model.safetensors"))
           << threads << " threads, micro batches of " << micro;
     }
   }
@@ -322,7 +323,7 @@ TEST_F(TrainerTest, StopsAtNumbersThatAreNotFinite) {
   const std::vector<float> after = weights_of(model);
   EXPECT_EQ(std::memcmp(before.data(), after.data(), before.size() * sizeof(float)), 0);
   for (const Parameter& parameter : model.parameters()) EXPECT_FALSE(parameter.value.has_grad());
-  EXPECT_EQ(read_file(folder_ / "run/training_state.safetensors"), good);
+  EXPECT_TRUE(read_file(folder_ / "run/training_state.safetensors") == good);
 
   // The run goes on from there as if nothing had been.
   run.resume = true;
@@ -373,9 +374,7 @@ TEST_F(TrainerTest, DecaysMatricesOnly) {
     const auto without = plain.parameters()[i].value.values();
     const auto before = parameter.value.values();
     // Norms, biases, step sizes, D and A_log are free of decay; the taps of convolutions are not.
-    const bool matrix = parameter.name.ends_with(".weight") &&
-                        parameter.value.shape().size() == 2 &&
-                        parameter.name.find("conv") == std::string::npos;
+    const bool matrix = parameter.name.ends_with(".weight") && parameter.value.shape().size() >= 2;
     EXPECT_EQ(parameter.decay, matrix);
     (matrix ? matrices : others) += 1;
     for (size_t j = 0; j < before.size(); ++j) {

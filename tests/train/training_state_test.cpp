@@ -73,7 +73,7 @@ TEST_F(TrainingStateTest, RoundTripToTheBit) {
   EXPECT_EQ(state.seconds, state_.seconds);
   EXPECT_EQ(state.best_bits_per_byte, state_.best_bits_per_byte);
   state.save(folder_ / "again", model, identity_);
-  EXPECT_EQ(read_file(folder_ / "again"), read_file(file_));
+  EXPECT_TRUE(read_file(folder_ / "again") == read_file(file_));
 }
 
 TEST_F(TrainingStateTest, AnotherIdentityIsNamed) {
@@ -139,7 +139,7 @@ TEST_F(TrainingStateTest, AFailedSaveKeepsTheOldFile) {
   state_.step += 1;
   EXPECT_THAT(error_of([&] { state_.save(folder_ / "no/such/folder", model_, identity_); }),
               HasSubstr("no/such/folder"));
-  EXPECT_EQ(read_file(file_), good);
+  EXPECT_TRUE(read_file(file_) == good);
 }
 
 }  // namespace

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Kills `pronghorn train` with SIGKILL at random moments, resumes it each time, and compares the
+result byte by byte with a run that nobody disturbed.
+
+    scripts/kill_test.py build/pronghorn [--kills 10] [--steps 200] [--seed S]
+
+Exit 0: every file is the same. Needs nothing but Python's own library.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+CONFIG = {
+    "model_type": "pronghorn",
+    "hidden_size": 32,
+    "pattern": "a m s g",
+    "blocks": {
+        "a": {"mixer": {"type": "attention", "heads": 2, "rope": {"theta": 10000}},
+              "ffn": {"type": "swiglu", "size": 64}},
+        "m": {"mixer": {"type": "mamba2", "heads": 2, "state": 8}},
+        "s": {"mixer": {"type": "mamba", "state": 4}},
+        "g": {"mixer": {"type": "gated_deltanet", "heads": 2, "head_dim": 8}},
+    },
+    "train": {"window": 32, "batch_tokens": 256, "micro_batch_tokens": 128, "learning_rate": 0.01},
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pronghorn", type=pathlib.Path, help="the executable")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None, help="of the moments (default: the clock)")
+    return parser.parse_args()
+
+
+def log_without_clock(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["tokens_per_second"]
+    return lines
+
+
+def main():
+    options = arguments()
+    seed = options.seed if options.seed is not None else time.time_ns() % 10**6
+    moments = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="pronghorn_kill_") as name:
+        folder = pathlib.Path(name)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        (folder / "text.txt").write_text(
+            "".join(f"line {i * i % 89} of the plain, far and wide\n" for i in range(900)))
+
+        def train(out):
+            return subprocess.Popen(
+                [options.pronghorn.resolve(), "train", "config.json", "--data", "text.txt", "--out",
+                 out, "--steps", str(options.steps), "--checkpoint-every", "0.05s", "--eval-every",
+                 "40", "--resume", "--quiet"],
+                cwd=folder, stdout=subprocess.DEVNULL)
+
+        begin = time.monotonic()
+        if train("whole").wait() != 0:
+            return "the undisturbed run failed"
+        whole_seconds = time.monotonic() - begin
+        kills, after_end, steps = 0, 0, []
+        while kills < options.kills:
+            process = train("killed")
+            # So that the kills spread over the run; the shortest fall into its preparation.
+            time.sleep(moments.uniform(0, 2 * whole_seconds / options.kills))
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                kills += 1
+                log = folder / "killed" / "log.jsonl"
+                steps.append(log.read_text().count("\n") if log.exists() else 0)
+            elif process.returncode != 0:
+                return f"a resumed run failed with exit code {process.returncode}"
+            else:
+                # Done before its moment came: kill it while it repeats its end.
+                after_end += 1
+                if after_end > 50:
+                    return "the run always ends before it can be killed (give more --steps)"
+        if train("killed").wait() != 0:
+            return "the last resumed run failed"
+
+        print(f"seed {seed}: undisturbed run {whole_seconds:.1f} s; {kills} kills at steps "
+              f"{', '.join(map(str, steps))} of {options.steps}")
+        for file in ("model.safetensors", "config.json", "best/model.safetensors"):
+            if (folder / "whole" / file).read_bytes() != (folder / "killed" / file).read_bytes():
+                return f"{file} differs"
+        if (log_without_clock(folder / "whole" / "log.jsonl") !=
+                log_without_clock(folder / "killed" / "log.jsonl")):
+            return "log.jsonl differs"
+        left = sorted(path.name for path in (folder / "killed").rglob("*.partial"))
+        if left:
+            return f"half-written files are left: {', '.join(left)}"
+    print("model.safetensors, best/model.safetensors and log.jsonl are the same")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+// Runs the built command as a child process, and the inputs that its tests share.
+#pragma once
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+
+namespace pronghorn::testing_cli {
+
+struct Finished {
+  int code = -1;   // exit code, or -1 after a signal
+  int signal = 0;  // that ended it
+  std::string out, err;
+};
+
+struct Conditions {
+  std::optional<rlim_t> file_bytes;    // no file may grow beyond
+  std::optional<double> signal_after;  // seconds until `signal` is sent
+  std::string after_file;              // counted from when this file is there
+  int signal = SIGINT;
+};
+
+// Each test has its own folder, which is the working directory of its commands.
+class CliTest : public testing::Test {
+ protected:
+  CliTest() {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::temp_directory_path() /
+              fmt::format("pronghorn_cli_{}_{}", info->name(), static_cast<int>(::getpid()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    put("text.txt", text());
+    put("tiny.json", config("a m").dump());
+    put("llama.json", config("2a").dump());
+  }
+  ~CliTest() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  std::filesystem::path put(const std::string& name, std::string_view bytes) {
+    write_file(folder_ / name, bytes);
+    return folder_ / name;
+  }
+
+  static std::string text() {
+    std::string text;
+    for (int i = 0; i < 600; ++i)
+      text += fmt::format("line {} of the plain, far and wide\n", i % 97);
+    return text;
+  }
+
+  static nlohmann::json config(const std::string& pattern) {
+    nlohmann::json blocks = {
+        {"a",
+         {{"mixer", {{"type", "attention"}, {"heads", 2}, {"rope", {{"theta", 10000}}}}},
+          {"ffn", {{"type", "swiglu"}, {"size", 48}}}}}};
+    if (pattern.find('m') != std::string::npos) {
+      blocks["m"] = {{"mixer", {{"type", "mamba2"}, {"heads", 2}, {"state", 8}}}};
+    }
+    return {
+        {"model_type", "pronghorn"},
+        {"hidden_size", 32},
+        {"pattern", pattern},
+        {"blocks", blocks},
+        {"train",
+         {{"window", 32}, {"batch_tokens", 256}, {"learning_rate", 0.01}, {"precision", "f32"}}}};
+  }
+
+  Finished run(const std::vector<std::string>& arguments, const Conditions& conditions = {}) const {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const int out = ::open((folder_ / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
+      const int err = ::open((folder_ / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
+      if (::chdir(folder_.c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
+      ::dup2(out, STDOUT_FILENO);
+      ::dup2(err, STDERR_FILENO);
+      if (conditions.file_bytes) {
+        // Ignored, so that a write beyond the limit fails as on a full disk.
+        ::signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit = {*conditions.file_bytes, *conditions.file_bytes};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+      }
+      std::vector<char*> argv = {const_cast<char*>(PRONGHORN_CLI)};
+      for (const std::string& argument : arguments) {
+        argv.push_back(const_cast<char*>(argument.c_str()));
+      }
+      argv.push_back(nullptr);
+      ::execv(PRONGHORN_CLI, argv.data());
+      ::_exit(127);
+    }
+    if (conditions.signal_after) {
+      for (int i = 0; i < 6000 && !conditions.after_file.empty() &&
+                      !std::filesystem::exists(folder_ / conditions.after_file);
+           ++i) {
+        ::usleep(10000);
+      }
+      ::usleep(static_cast<useconds_t>(1e6 * *conditions.signal_after));
+      ::kill(child, conditions.signal);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    Finished finished;
+    if (WIFEXITED(status)) finished.code = WEXITSTATUS(status);
+    if (WIFSIGNALED(status)) finished.signal = WTERMSIG(status);
+    finished.out = read_file(folder_ / "stdout");
+    finished.err = read_file(folder_ / "stderr");
+    return finished;
+  }
+
+  // Runs what must succeed.
+  std::string output_of(const std::vector<std::string>& arguments) const {
+    const Finished finished = run(arguments);
+    EXPECT_EQ(finished.code, 0) << fmt::format("{}", fmt::join(arguments, " ")) << "\n"
+                                << finished.err;
+    return finished.out;
+  }
+
+  // The one document on stdout.
+  nlohmann::json json_of(std::vector<std::string> arguments) const {
+    arguments.push_back("--json");
+    const std::string out = output_of(arguments);
+    // parse() refuses anything before or after the document.
+    const nlohmann::json json = nlohmann::json::parse(out, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << fmt::format("{}", fmt::join(arguments, " ")) << "\n"
+                                      << out;
+    return json;
+  }
+
+  // The last line on stderr of what must fail with `code`; stdout must stay empty.
+  std::string failure_of(int code, const std::vector<std::string>& arguments,
+                         const Conditions& conditions = {}) const {
+    const Finished finished = run(arguments, conditions);
+    const std::string command = fmt::format("{}", fmt::join(arguments, " "));
+    EXPECT_EQ(finished.code, code) << command << "\n" << finished.err;
+    EXPECT_EQ(finished.out, "") << command;
+    std::string err = finished.err;
+    EXPECT_TRUE(err.ends_with("\n")) << command;
+    if (!err.empty()) err.pop_back();
+    const size_t begin = err.rfind('\n');
+    const std::string last = begin == err.npos ? err : err.substr(begin + 1);
+    EXPECT_TRUE(last.starts_with("pronghorn: ")) << command << "\n" << finished.err;
+    // Other lines may only be the log of what was going well.
+    size_t messages = 0;
+    for (size_t at = err.find("pronghorn: "); at != err.npos;
+         at = err.find("pronghorn: ", at + 1)) {
+      ++messages;
+    }
+    EXPECT_EQ(messages, 1u) << finished.err;
+    EXPECT_LT(last.size(), 400u) << last;
+    return last;
+  }
+
+  std::filesystem::path folder_;
+};
+
+}  // namespace pronghorn::testing_cli
