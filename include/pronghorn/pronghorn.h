@@ -21,13 +21,13 @@ enum class Rounding { f32, bf16 };
 // How to continue a text.
 struct ContinueOptions {
   int64_t max_tokens = 128;
-  double temperature = 0;         // 0: always the likeliest token
-  int64_t top_k = 0;              // only the k likeliest; 0: all
-  double top_p = 1;               // only the likeliest that together reach p
-  double min_p = 0;               // only those at least min_p as likely as the likeliest
-  double repetition_penalty = 1;  // above 1: against repeating recent tokens
-  uint64_t seed = 0;              // same seed, same text
-  std::vector<std::string> stop;  // the text ends before the first of these
+  double temperature = 0;              // 0: always the likeliest token
+  int64_t top_k = 0;                   // only the k likeliest; 0: all
+  double top_p = 1;                    // only the likeliest that together reach p
+  double min_p = 0;                    // only those at least min_p as likely as the likeliest
+  double repetition_penalty = 1;       // above 1: against repeating recent tokens
+  uint64_t seed = 0;                   // same seed, same text
+  std::vector<std::string> stop = {};  // the text ends before the first of these
   bool stop_at_end_token = true;
   Rounding rounding = Rounding::f32;
 };
@@ -35,7 +35,7 @@ struct ContinueOptions {
 // What continuing a text gave.
 struct Continuation {
   enum class End { length, stop_text, end_token };
-  std::string text;  // without the prompt
+  std::string text = {};  // without the prompt
   End end = End::length;
   int64_t prompt_tokens = 0, tokens = 0;
   double prompt_seconds = 0, decode_seconds = 0;
@@ -152,17 +152,17 @@ struct TrainingProgress {
 using TrainingCallback = std::function<bool(const TrainingProgress&)>;
 
 struct TrainingOptions {
-  std::filesystem::path config;             // a configuration file
-  std::vector<std::filesystem::path> data;  // text files or folders (.txt, .jsonl, either in .gz)
-  std::filesystem::path directory;          // for the model, its training state and log.jsonl
+  std::filesystem::path config = {};             // a configuration file
+  std::vector<std::filesystem::path> data = {};  // files, folders: .txt, .jsonl, either in .gz
+  std::filesystem::path directory = {};          // for the model, its training state and log.jsonl
 
   // How long; exactly one is above 0. A run of `seconds` counts its steps only.
   double seconds = 0;
   int64_t tokens = 0, steps = 0;
 
-  int64_t vocab_size = 0;  // of a SentencePiece BPE to train on the data; 0: bytes
-  double held_out = 0.05;  // share of the text never trained on
-  std::string settings;    // JSON over the "train" object of the configuration; empty: none
+  int64_t vocab_size = 0;     // of a SentencePiece BPE to train on the data; 0: bytes
+  double held_out = 0.05;     // share of the text never trained on
+  std::string settings = {};  // JSON over the "train" object of the configuration; empty: none
   uint64_t seed = 0;
   bool resume = false;  // continue the run in `directory`, to the same bits
 };
