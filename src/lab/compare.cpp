@@ -1,9 +1,9 @@
 #include "lab/compare.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <csignal>
 #include <set>
 
 #include "backend/backend.h"
@@ -64,9 +64,10 @@ class Comparison {
     if (std::filesystem::exists(results)) earlier = earlier_results(results);
 
     for (const Entrant& entrant : entrants_) {
-      const auto found = std::find_if(
-          earlier.begin(), earlier.end(),
-          [&](const ArchitectureResult& result) { return result.name == entrant.name; });
+      const auto found =
+          std::find_if(earlier.begin(), earlier.end(), [&](const ArchitectureResult& result) {
+            return result.name == entrant.name && result.identity == identity_of(entrant);
+          });
       if (found != earlier.end() && !found->failure) {
         spdlog::info("{}: done before", entrant.name);
         run_.architectures.push_back(*found);
@@ -136,10 +137,22 @@ class Comparison {
     return earlier.architectures;
   }
 
+  // Whatever changes a result: model, training, contexts, tasks.
+  std::string identity_of(const Entrant& entrant) const {
+    nlohmann::json json = {{"model", write_pronghorn_config(entrant.config)},
+                           {"train", write_train_config(entrant.train)},
+                           {"contexts", options_.contexts},
+                           {"context_seconds", options_.context_seconds},
+                           {"mqar_seconds", options_.mqar_seconds.value_or(0)}};
+    const std::string text = json.dump();
+    return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
+  }
+
   ArchitectureResult run_entrant(const Entrant& entrant) {
     ArchitectureResult result;
     result.name = entrant.name;
     result.config_path = entrant.path.string();
+    result.identity = identity_of(entrant);
     result.pattern = entrant.config.pattern;
     try {
       Model model(entrant.config, options_.seed);

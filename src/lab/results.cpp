@@ -71,6 +71,7 @@ template <typename Io, Like<ArchitectureResult> T>
 void fields(const Io& io, T& value) {
   io("name", value.name);
   io("config_path", value.config_path);
+  io("identity", value.identity);
   io("pattern", value.pattern);
   io("parameters", value.parameters);
   io("non_embedding_parameters", value.non_embedding_parameters);

@@ -70,6 +70,7 @@ struct InferencePoint {
 struct ArchitectureResult {
   std::string name;
   std::string config_path;
+  std::string identity;  // of the configuration and of what was asked for, to continue from
   std::string pattern;
   int64_t parameters = 0;
   int64_t non_embedding_parameters = 0;

@@ -176,7 +176,15 @@ ModelConfig load_config(const std::filesystem::path& path) {
   const std::filesystem::path file = directory ? path / "config.json" : path;
   ConfigReader reader(read_config_json(file), file.string());
   const std::string type = reader.string("model_type", "pronghorn");
-  return find_family(type, reader.path("model_type")).read(std::move(reader));
+  // How the model was trained travels with every family's file; other tools ignore the key.
+  nlohmann::json train;
+  if (reader.has("train")) {
+    reader.object("train");
+    train = reader.raw("train");
+  }
+  ModelConfig config = find_family(type, reader.path("model_type")).read(std::move(reader));
+  config.train = std::move(train);
+  return config;
 }
 
 }  // namespace pronghorn

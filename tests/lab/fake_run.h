@@ -24,6 +24,7 @@ inline ArchitectureResult fake_result(const FakeTraits& traits, size_t index) {
   ArchitectureResult a;
   a.name = traits.name;
   a.config_path = std::string("configs/compare/") + traits.name + ".json";
+  a.identity = "0123456789abcdef";
   a.pattern = traits.pattern;
   a.parameters = 10'200'000 + 137'000 * static_cast<int64_t>(index);
   a.non_embedding_parameters = a.parameters - 1'048'576;
