@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/error.h"
@@ -33,7 +34,9 @@ void run(CompareCommand& options) {
     fmt::print("{}", lab::compare_table(result, lab::terminal_shows_bold(STDOUT_FILENO)));
     for (const lab::ArchitectureResult& architecture : result.architectures) {
       if (architecture.sample.empty()) continue;
-      fmt::print("\n{}:\n  {}\n", architecture.name, lab::one_line(architecture.sample));
+      std::string sample = architecture.sample;
+      std::replace(sample.begin(), sample.end(), '\n', ' ');
+      fmt::print("\n{}:\n  {}\n", architecture.name, lab::one_line(sample));
     }
     fmt::print("\nReport: {}\n", (options.compare.directory / "report.html").string());
   }

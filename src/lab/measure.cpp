@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kPromptPiece = 2048;
 
 // Decode steps of one measurement, and how many measurements the median is of.
-constexpr int64_t kDecodeSteps = 32;
-constexpr int kDecodeRepeats = 5;
+constexpr int64_t kDecodeSteps = 64;
+constexpr int kDecodeRepeats = 9;
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocab_size, uint64_t seed) {
   Random random(seed, "bench tokens");
