@@ -138,6 +138,21 @@ bool ConfigReader::has(std::string_view key) const {
   return found != object_.end() && !found->is_null();
 }
 
+namespace {
+
+// " from 1 to 8", or the one bound there is, or nothing.
+template <typename T>
+std::string range_text(T minimum, T maximum) {
+  const bool bounded_below = minimum != std::numeric_limits<T>::lowest();
+  const bool bounded_above = maximum != std::numeric_limits<T>::max();
+  if (bounded_below && bounded_above) return fmt::format(" from {} to {}", minimum, maximum);
+  if (bounded_below) return fmt::format(" of at least {}", minimum);
+  if (bounded_above) return fmt::format(" of at most {}", maximum);
+  return {};
+}
+
+}  // namespace
+
 int64_t ConfigReader::integer(std::string_view key, std::optional<int64_t> fallback,
                               int64_t minimum, int64_t maximum) {
   const json* found = value(key, !fallback.has_value());
@@ -156,17 +171,8 @@ int64_t ConfigReader::integer(std::string_view key, std::optional<int64_t> fallb
     if (std::floor(real) == real && std::abs(real) < kExact) result = static_cast<int64_t>(real);
   }
   if (!result || *result < minimum || *result > maximum) {
-    std::string allowed = "an integer";
-    const bool bounded_below = minimum != std::numeric_limits<int64_t>::min();
-    const bool bounded_above = maximum != std::numeric_limits<int64_t>::max();
-    if (bounded_below && bounded_above) {
-      allowed += fmt::format(" from {} to {}", minimum, maximum);
-    } else if (bounded_below) {
-      allowed += fmt::format(" of at least {}", minimum);
-    } else if (bounded_above) {
-      allowed += fmt::format(" of at most {}", maximum);
-    }
-    throw Error(path(key), fmt::format("must be {}, is {}", allowed, shown(*found)));
+    throw Error(path(key), fmt::format("must be an integer{}, is {}", range_text(minimum, maximum),
+                                       shown(*found)));
   }
   return *result;
 }
@@ -177,17 +183,8 @@ double ConfigReader::number(std::string_view key, std::optional<double> fallback
   if (found == nullptr) return *fallback;
   const double result = found->is_number() ? found->get<double>() : 0;
   if (!found->is_number() || !(result >= minimum && result <= maximum)) {
-    std::string allowed = "a number";
-    const bool bounded_below = minimum != std::numeric_limits<double>::lowest();
-    const bool bounded_above = maximum != std::numeric_limits<double>::max();
-    if (bounded_below && bounded_above) {
-      allowed += fmt::format(" from {} to {}", minimum, maximum);
-    } else if (bounded_below) {
-      allowed += fmt::format(" of at least {}", minimum);
-    } else if (bounded_above) {
-      allowed += fmt::format(" of at most {}", maximum);
-    }
-    throw Error(path(key), fmt::format("must be {}, is {}", allowed, shown(*found)));
+    throw Error(path(key), fmt::format("must be a number{}, is {}", range_text(minimum, maximum),
+                                       shown(*found)));
   }
   return result;
 }
