@@ -1,4 +1,6 @@
 // The Mamba-2 family (arXiv 2405.21060), as transformers' model_type "mamba2".
+#include <utility>
+
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/mapping.h"
@@ -26,32 +28,18 @@ ModelConfig read(ConfigReader reader) {
           mixer["heads"].dump(), mixer["head_dim"].dump(), expand, hidden);
   mixer["state"] = reader.integer("state_size", 128, 1);
   mixer["groups"] = reader.integer("n_groups", 8, 1);
-  mixer["conv_kernel"] = reader.integer("conv_kernel", 4, 1);
-  mixer["bias"] = reader.boolean("use_bias", false);
-  mixer["conv_bias"] = reader.boolean("use_conv_bias", true);
-  mixer["time_step_min"] = reader.number("time_step_min", 0.001);
-  mixer["time_step_max"] = reader.number("time_step_max", 0.1);
-  mixer["time_step_floor"] = reader.number("time_step_floor", 1e-4);
   if (reader.has("time_step_limit")) {
     nlohmann::json limit = reader.raw("time_step_limit");
     if (limit.is_array() && limit.size() == 2 && is_infinity(limit[1])) limit[1] = nullptr;
     mixer["time_step_limit"] = limit;
   }
   reader.ignore("time_step_limit");
-  reader.one_of("hidden_act", {"silu"}, "silu");
   require(reader.boolean("rms_norm", true), reader.path("rms_norm"), "false is not supported");
-  for (const char* key : {"residual_in_fp32", "chunk_size", "time_step_rank", "norm_before_gate",
-                          "intermediate_size"}) {
+  for (const char* key :
+       {"chunk_size", "time_step_rank", "norm_before_gate", "intermediate_size"}) {
     reader.ignore(key);
   }
-  const nlohmann::json settings = {
-      {"vocab_size", reader.integer("vocab_size", {}, 1)},
-      {"hidden_size", hidden},
-      {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
-      {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
-  const int64_t layers = reader.integer("num_hidden_layers", {}, 1, kMaxBlocks);
-  reader.finish();
-  return uniform_config(reader, settings, {{"mixer", mixer}}, layers);
+  return read_backbone(std::move(reader), std::move(mixer), hidden, false);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
@@ -67,25 +55,12 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   if (inner % config.hidden_size != 0 || (!no_limit && limit.at(1).is_null())) return {};
   nlohmann::json json = {{"model_type", "mamba2"},
                          {"architectures", {"Mamba2ForCausalLM"}},
-                         {"vocab_size", config.vocab_size},
-                         {"hidden_size", config.hidden_size},
                          {"expand", inner / config.hidden_size},
-                         {"num_hidden_layers", config.block_count()},
                          {"num_heads", mixer.at("heads")},
                          {"head_dim", mixer.at("head_dim")},
-                         {"state_size", mixer.at("state")},
                          {"n_groups", mixer.at("groups")},
-                         {"conv_kernel", mixer.at("conv_kernel")},
-                         {"time_step_min", mixer.at("time_step_min")},
-                         {"time_step_max", mixer.at("time_step_max")},
-                         {"time_step_floor", mixer.at("time_step_floor")},
-                         {"use_bias", mixer.at("bias")},
-                         {"use_conv_bias", mixer.at("conv_bias")},
-                         {"hidden_act", "silu"},
-                         {"rms_norm", true},
-                         {"layer_norm_epsilon", config.norm_epsilon},
-                         {"tie_word_embeddings", config.tie_embeddings},
-                         {"torch_dtype", "float32"}};
+                         {"rms_norm", true}};
+  json.update(write_backbone(config, mixer));
   if (!no_limit) json["time_step_limit"] = limit;
   return json;
 }

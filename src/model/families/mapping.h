@@ -24,6 +24,14 @@ const BlockConfig* uniform_block(const ModelConfig& config, std::string_view mix
 // Names of the Mamba families: backbone.layers.N.mixer..., backbone.norm_f.
 std::string backbone_name(const std::string& name);
 
+// The rest of a Mamba family's configuration, whose own keys have been read into `mixer`: what the
+// families share, the sizes, and that nothing else is there. tied: default of tie_word_embeddings.
+ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hidden_size,
+                          bool tied);
+
+// The keys that the configurations of the Mamba families share.
+nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer);
+
 // Keys that other tools write into config.json and that change nothing in the computation.
 void ignore_common_keys(ConfigReader& reader);
 
