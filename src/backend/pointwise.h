@@ -97,6 +97,16 @@ struct DecayGate {
   float minimum = 0, maximum = 0;
 };
 
+// Operands of upsample (ops/subsample.h): row rows[i] of x moves towards row i of y.
+struct Upsampling {
+  Extent extent;  // of x
+  int64_t selected = 0;
+  const int32_t* rows = nullptr;  // ascending
+  ConstRows x, y;
+  const float* weights = nullptr;       // [selected]
+  const float* bypass_scale = nullptr;  // [columns]
+};
+
 // What a row of logits says of its target.
 struct RowLoss {
   double nll = 0;    // ln Z - logit of the target
@@ -159,6 +169,10 @@ class PointwiseKernels {
   // unless it accumulates.
   virtual void scatter_add_rows(Extent extent, ConstRows dy, const int32_t* tokens,
                                 int64_t table_rows, Rows dtable) = 0;
+
+  virtual void upsample(const Upsampling& arguments, Rows out) = 0;
+  virtual void upsample_backward(const Upsampling& arguments, ConstRows d_out, Rows dx, Rows dy,
+                                 Rows dweights, ColumnGradient d_bypass_scale) = 0;
 
   // For each row of logits [rows, vocabulary] with a target (targets[i] >= 0) its loss. gradient:
   // logits are overwritten by the gradients of

@@ -46,7 +46,7 @@ void ParameterStore::require_room(int64_t size) {
 }
 
 Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& initializer,
-                              Decay decay) {
+                              Decay decay, double learning_rate_scale) {
   require(names_.insert(name).second, "parameters", "'{}' is registered twice", name);
   int64_t size = 1;
   for (const int64_t extent : shape) {
@@ -63,7 +63,7 @@ Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& 
     float* to = value.data();
     for (int64_t i = 0; i < value.size(); ++i) to[i] = initializer(random, i);
   }
-  parameters_.push_back({std::move(name), value, decay == Decay::yes});
+  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale});
   return value;
 }
 

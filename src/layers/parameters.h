@@ -18,6 +18,7 @@ struct Parameter {
   std::string name;  // dotted path, for example "layers.3.mixer.in_proj.weight"
   Tensor value;
   bool decay = true;  // takes part in weight decay
+  double learning_rate_scale = 1;
 };
 
 // Draws the value of element `index` of a parameter.
@@ -43,7 +44,8 @@ class ParameterStore {
 
   // All require gradients. Throws Error if the name is taken, or before allocating anything if all
   // parameters together would not fit into this machine's memory.
-  Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay);
+  Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay,
+                double learning_rate_scale = 1);
   Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
 
   const std::vector<Parameter>& all() const { return parameters_; }
@@ -68,8 +70,8 @@ class ParameterScope {
 
   ParameterScope child(std::string_view name) const { return {*store_, path(name)}; }
   Tensor tensor(std::string_view name, Shape shape, const Initializer& initializer,
-                Decay decay = Decay::no) const {
-    return store_->tensor(path(name), std::move(shape), initializer, decay);
+                Decay decay = Decay::no, double learning_rate_scale = 1) const {
+    return store_->tensor(path(name), std::move(shape), initializer, decay, learning_rate_scale);
   }
   Weight matrix(std::string_view name, int64_t out, int64_t in,
                 const Initializer& initializer) const {

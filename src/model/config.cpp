@@ -54,6 +54,31 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   return block;
 }
 
+SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
+  // The schedules of the published training.
+  constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
+  SubsampleConfig config;
+  if (reader.raw("keep").is_array()) {
+    const nlohmann::json& list = reader.raw("keep");
+    require(static_cast<int64_t>(list.size()) == spans, reader.path("keep"),
+            "has {} shares for {} spans in parentheses", list.size(), spans);
+    for (const nlohmann::json& share : list) {
+      require(share.is_number(), reader.path("keep"), "{} is not a number", share.dump());
+      config.keep.push_back(share.get<double>());
+    }
+  } else {
+    config.keep.assign(static_cast<size_t>(spans), reader.number("keep"));
+  }
+  for (const double share : config.keep) {
+    require(share > 0 && share <= 1, reader.path("keep"),
+            "{} is not a share of the tokens, above 0 and up to 1", share);
+  }
+  config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
+  config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
+  reader.finish();
+  return config;
+}
+
 // Puts quotes around the bare words that Python writes for numbers that JSON cannot spell.
 std::string quote_bare_numbers(std::string_view text) {
   constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
@@ -85,6 +110,12 @@ int64_t ModelConfig::block_count() const {
   });
 }
 
+int64_t ModelConfig::span_count() const {
+  return std::count_if(steps.begin(), steps.end(), [](const PatternStep& step) {
+    return step.kind == PatternStep::Kind::open;
+  });
+}
+
 ModelConfig read_pronghorn_config(ConfigReader reader) {
   ModelConfig config;
   reader.one_of("model_type", {"pronghorn"}, "pronghorn");
@@ -106,10 +137,16 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   } else {
     reader.ignore("norm");
   }
-  for (const PatternStep& step : config.steps) {
-    require(step.kind == PatternStep::Kind::block, reader.path("pattern"),
-            "\"{}\" has a subsampled span in parentheses, which this version cannot run yet",
+  if (config.span_count() > 0) {
+    require(reader.has("subsample"), reader.path("subsample"),
+            "is missing: \"{}\" has a subsampled span in parentheses (add \"subsample\": "
+            "{{\"keep\": 0.64}})",
             config.pattern);
+    config.subsample = read_subsample(reader.object("subsample"), config.span_count());
+  } else {
+    require(!reader.has("subsample"), reader.path("subsample"),
+            "is given, but \"{}\" has no span in parentheses", config.pattern);
+    reader.ignore("subsample");
   }
 
   ConfigReader blocks = reader.object("blocks");
@@ -119,6 +156,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
     require(config.blocks.contains(step.block), reader.path("pattern"),
             "\"{}\" uses block '{}', which blocks does not define", config.pattern, step.block);
     used.insert(step.block);
@@ -154,6 +192,11 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
         {"epsilon", config.norm_epsilon},
         {"bias", config.norm_bias}}},
   };
+  if (!config.subsample.keep.empty()) {
+    json["subsample"] = {{"keep", config.subsample.keep},
+                         {"balancer_steps", config.subsample.balancer_steps},
+                         {"bypass_steps", config.subsample.bypass_steps}};
+  }
   for (const auto& [name, block] : config.blocks) {
     nlohmann::json& out = json["blocks"][std::string(1, name)];
     if (block.mixers.size() == 1) {

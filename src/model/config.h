@@ -10,6 +10,7 @@
 
 #include "formats/json.h"
 #include "layers/layer.h"
+#include "layers/subsample.h"
 #include "model/pattern.h"
 
 namespace pronghorn {
@@ -27,6 +28,7 @@ struct ModelConfig {
   std::string pattern;             // as written
   std::vector<PatternStep> steps;  // expanded
   std::map<char, BlockConfig> blocks;
+  SubsampleConfig subsample;  // used by the spans of the pattern; none: keep is empty
   Norm::Kind norm = Norm::Kind::rms_norm;
   float norm_epsilon = 1e-5f;
   bool norm_bias = false;  // layer_norm only
@@ -36,6 +38,7 @@ struct ModelConfig {
   nlohmann::json train;  // recommended training settings; null: none
 
   int64_t block_count() const;
+  int64_t span_count() const;
 };
 
 // vocab_size may be missing in a configuration that is to be trained (its tokenizer decides); then

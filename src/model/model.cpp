@@ -50,6 +50,23 @@ void require_room_for_blocks(const ModelConfig& config, const LayerContext& cont
   }
 }
 
+// The value of the stream.
+Tensor settled(const Context& context, const Stream& stream) {
+  return stream.delta.defined() ? add(context, stream.sum, stream.delta) : stream.sum;
+}
+
+// outer: rows of the whole batch that are in the span around this one; null: there is none.
+SpanTrace traced(int64_t number, const Subsample::Span& span, const std::vector<int32_t>* outer) {
+  SpanTrace trace;
+  trace.span = number;
+  for (int64_t row = 0; row < span.outer.rows(); ++row) {
+    trace.rows.push_back(outer == nullptr ? static_cast<int32_t>(row)
+                                          : (*outer)[static_cast<size_t>(row)]);
+    trace.scores.push_back(*span.scores.row(row));
+  }
+  return trace;
+}
+
 }  // namespace
 
 Model::Model(ModelConfig config, uint64_t seed) : Model(std::move(config), seed, true) {}
@@ -68,13 +85,28 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
   const Initializer normal = initializers::normal(config_.initializer_range);
   embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
   auto layout = std::make_shared<StateLayout>();
+  std::vector<int64_t> open = {-1};  // the spans around the current place, innermost last
   for (const PatternStep& step : config_.steps) {
-    if (step.kind != PatternStep::Kind::block) continue;
     const auto layer = static_cast<int64_t>(blocks_.size());
-    blocks_.push_back(std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
-                                              scope.child("layers").child(std::to_string(layer)),
-                                              layer));
-    layout->layers.push_back(blocks_.back()->journals());
+    const auto span = static_cast<int64_t>(spans_.size());
+    switch (step.kind) {
+      case PatternStep::Kind::block:
+        blocks_.push_back(
+            std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
+                                    scope.child("layers").child(std::to_string(layer)), layer));
+        layout->layers.push_back(blocks_.back()->journals());
+        layout->layer_spans.push_back(open.back());
+        break;
+      case PatternStep::Kind::open:
+        spans_.emplace_back(config_.subsample, span, config_.hidden_size, config_.initializer_range,
+                            scope.child("spans").child(std::to_string(span)));
+        layout->span_parents.push_back(open.back());
+        open.push_back(span);
+        break;
+      case PatternStep::Kind::close:
+        open.pop_back();
+        break;
+    }
   }
   norm_ = Norm(scope.child("norm"), config_.norm, config_.hidden_size, config_.norm_epsilon,
                config_.norm_bias);
@@ -89,8 +121,10 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
     identity.erase(key);
   }
   for (const PatternStep& step : config_.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
     identity["layers"].push_back(blocks.at(std::string(1, step.block)));
   }
+  if (!spans_.empty()) identity["layer_spans"] = layout->layer_spans;
   const std::string text = identity.dump();
   layout->fingerprint = XXH3_64bits(text.data(), text.size());
   layout_ = std::move(layout);
@@ -173,13 +207,51 @@ void Model::check(const Batch& batch) const {
           batch.positions.size(), next);
 }
 
-Tensor Model::forward(const Context& context, const Batch& batch) const {
+Tensor Model::forward(const Context& context, const Batch& batch,
+                      std::vector<SpanTrace>* trace) const {
   check(batch);
+  if (trace != nullptr) trace->clear();
   Stream stream{embedding(context, embeddings_.value(), batch.tokens), {}};
-  for (const auto& block : blocks_) {
-    stream = config_.recompute && context.tape != nullptr
-                 ? recomputed(context, *block, stream, batch)
-                 : block->forward(context, stream, batch);
+  struct OpenSpan {
+    const Subsample& layer;
+    Subsample::Span span;
+    std::vector<int32_t> rows;  // of the whole batch that are in the span; only with a trace
+  };
+  std::vector<OpenSpan> open;
+  auto block = blocks_.begin();
+  auto next_span = spans_.begin();
+  for (const PatternStep& step : config_.steps) {
+    const Batch& rows = open.empty() ? batch : open.back().span.batch;
+    switch (step.kind) {
+      case PatternStep::Kind::block: {
+        const Block& current = **block++;
+        if (rows.rows() == 0) break;
+        stream = config_.recompute && context.tape != nullptr
+                     ? recomputed(context, current, stream, rows)
+                     : current.forward(context, stream, rows);
+        break;
+      }
+      case PatternStep::Kind::open: {
+        const Subsample& layer = *next_span++;
+        OpenSpan inner{layer, layer.enter(context, settled(context, stream), rows), {}};
+        if (trace != nullptr) {
+          trace->push_back(traced(next_span - spans_.begin() - 1, inner.span,
+                                  open.empty() ? nullptr : &open.back().rows));
+          for (const int32_t row : inner.span.selection.rows) {
+            inner.rows.push_back(trace->back().rows[static_cast<size_t>(row)]);
+          }
+        }
+        stream = {inner.span.inner, {}};
+        open.push_back(std::move(inner));
+        break;
+      }
+      case PatternStep::Kind::close: {
+        const OpenSpan& inner = open.back();
+        stream = {inner.layer.leave(context, inner.span, settled(context, stream)), {}};
+        open.pop_back();
+        break;
+      }
+    }
   }
   const Tensor hidden = stream.delta.defined()
                             ? norm_.add_forward(context, stream.sum, stream.delta).second
@@ -199,7 +271,8 @@ Stream Model::recomputed(const Context& context, const Block& block, const Strea
   const Stream out{result.sum.detach(), result.delta};
   out.sum.set_requires_grad(true);
   out.delta.set_requires_grad(true);
-  context.tape->record([context, &block, stream, out, &batch] {
+  // A copy: the rows of a subsampled span are gone when the backward pass comes.
+  context.tape->record([context, &block, stream, out, batch] {
     Tape tape;
     Context inner = context;
     inner.tape = &tape;
@@ -234,20 +307,64 @@ int64_t Model::non_embedding_parameter_count() const {
 
 TokenCost Model::cost(double context) const {
   TokenCost total{2.0 * static_cast<double>(head_.value().size()), 0};
-  for (const auto& block : blocks_) {
-    const TokenCost cost = block->cost(context);
-    total.matmul += cost.matmul;
-    total.sequence += cost.sequence;
+  for (const SpanCost& span : span_costs(context)) {
+    total.matmul += span.cost.matmul;
+    total.sequence += span.cost.sequence;
   }
   return total;
 }
 
 int64_t Model::predicted_state_bytes(int64_t context) const {
-  int64_t floats = 0;
-  for (const auto& layer : layout_->layers) {
-    for (const JournalShape& shape : layer) floats += Journal::predicted_floats(shape, context);
+  int64_t total = 0;
+  for (const SpanCost& span : span_costs(static_cast<double>(context))) total += span.state_bytes;
+  return total;
+}
+
+std::vector<double> Model::configured_shares() const {
+  std::vector<double> shares;
+  for (size_t span = 0; span < spans_.size(); ++span) {
+    const int64_t parent = layout_->span_parents[span];
+    const double before = parent < 0 ? 1 : shares[static_cast<size_t>(parent)];
+    shares.push_back(before * config_.subsample.keep[span]);
   }
-  return floats * static_cast<int64_t>(sizeof(float));
+  return shares;
+}
+
+std::vector<double> Model::measured_shares(const SequenceState& state) const {
+  std::vector<double> shares = configured_shares();
+  for (size_t span = 0; span < shares.size(); ++span) {
+    const std::optional<int64_t> rows = state.rows(static_cast<int64_t>(span));
+    if (!rows || state.length() == 0) continue;
+    shares[span] = static_cast<double>(*rows) / static_cast<double>(state.length());
+  }
+  return shares;
+}
+
+std::vector<SpanCost> Model::span_costs(double context, std::span<const double> shares) const {
+  const std::vector<double> configured = configured_shares();
+  if (shares.empty()) shares = configured;
+  require(shares.size() == configured.size(), "model", "{} shares for {} subsampled spans",
+          shares.size(), configured.size());
+  std::vector<SpanCost> costs(1 + spans_.size());
+  for (size_t span = 0; span < spans_.size(); ++span) {
+    const auto around = static_cast<size_t>(1 + layout_->span_parents[span]);
+    costs[1 + span].span = static_cast<int64_t>(span);
+    costs[1 + span].depth = costs[around].depth + 1;
+    costs[1 + span].share = shares[span];
+  }
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    SpanCost& span = costs[static_cast<size_t>(1 + layout_->span_of(layer))];
+    const TokenCost cost = blocks_[layer]->cost(context * span.share);
+    span.blocks += 1;
+    span.cost.matmul += span.share * cost.matmul;
+    span.cost.sequence += span.share * cost.sequence;
+    const auto rows = static_cast<int64_t>(std::llround(context * span.share));
+    for (const JournalShape& shape : layout_->layers[layer]) {
+      span.state_bytes +=
+          Journal::predicted_floats(shape, rows) * static_cast<int64_t>(sizeof(float));
+    }
+  }
+  return costs;
 }
 
 Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens) {

@@ -6,14 +6,33 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "layers/subsample.h"
 #include "model/block.h"
 #include "model/config.h"
 #include "tensor/sequence_state.h"
 
 namespace pronghorn {
+
+// What the layers directly in one subsampled span cost, or those outside all spans.
+struct SpanCost {
+  int64_t span = -1;  // its number in pattern order; -1: outside all spans
+  int64_t depth = 0;  // spans around these layers
+  int64_t blocks = 0;
+  double share = 1;         // of a sequence's tokens that gets here
+  TokenCost cost;           // forward work for a token of the sequence, on average
+  int64_t state_bytes = 0;  // after the context
+};
+
+// What a span did with the rows of a forward, for those who want to look.
+struct SpanTrace {
+  int64_t span = 0;
+  std::vector<int32_t> rows;  // of the batch, that came to the span
+  std::vector<float> scores;  // of each; it entered if above 0
+};
 
 class Model {
  public:
@@ -34,8 +53,10 @@ class Model {
 
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
-  // SequenceState::commit(). Throws Error for tokens out of range or a malformed batch.
-  Tensor forward(const Context& context, const Batch& batch) const;
+  // SequenceState::commit(). trace: unless null, receives an entry a subsampled span.
+  // Throws Error for tokens out of range or a malformed batch.
+  Tensor forward(const Context& context, const Batch& batch,
+                 std::vector<SpanTrace>* trace = nullptr) const;
 
   // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
   Tensor logits(const Context& context, const Tensor& hidden) const;
@@ -57,6 +78,12 @@ class Model {
   TokenCost cost(double context) const;
   // Bytes of the state of a sequence of `context` tokens, as SequenceState::bytes() will report.
   int64_t predicted_state_bytes(int64_t context) const;
+  // Both, without the head, by subsampled span: first what is outside all spans, then the spans.
+  // shares: of the tokens, that reach each span; empty: what the configuration keeps.
+  std::vector<SpanCost> span_costs(double context, std::span<const double> shares = {}) const;
+  // The shares that reach each span after reading `state`; a span without layers of its own is
+  // given the configured share.
+  std::vector<double> measured_shares(const SequenceState& state) const;
 
   // The configuration of blocks and sizes, hashed: tells whether a saved session fits.
   uint64_t fingerprint() const { return layout_->fingerprint; }
@@ -64,6 +91,7 @@ class Model {
  private:
   Model(ModelConfig config, uint64_t seed, bool initialize);
   void check(const Batch& batch) const;
+  std::vector<double> configured_shares() const;
   Stream recomputed(const Context& context, const Block& block, const Stream& stream,
                     const Batch& batch) const;
 
@@ -71,6 +99,7 @@ class Model {
   ParameterStore store_;
   Weight embeddings_, head_;
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<Subsample> spans_;
   Norm norm_;
   std::shared_ptr<const StateLayout> layout_;
 };

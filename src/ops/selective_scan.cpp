@@ -102,15 +102,15 @@ void prepare_chain(const SelectiveScan& scan, const Batch& batch, const Segment&
   if (start == 0) to.state_in = nullptr;
   // An anchor comes right before the first token that needs it, so the last token is behind one.
   const int64_t fold = (end - 1) / interval * interval, before = fold - interval;
+  const int32_t* positions = batch.positions.data() + segment.first_row;
   int64_t from = start;
   if (before > journal.anchor_row()) {
     // Long: keep the rows since the last anchor but one, which truncate() can go back to.
-    journal.skip_to(before);
+    journal.skip_to(before, positions[before - start - 1]);
     step.snapshots.push_back({before - start, journal.begin_anchor()});
     journal.commit_anchor(before, false);
     from = before;
   }
-  const int32_t* positions = batch.positions.data() + segment.first_row;
   journal.append({positions + (from - start), static_cast<size_t>(end - from)});
   if (fold > journal.anchor_row()) {
     step.snapshots.push_back({fold - start, journal.begin_anchor()});

@@ -49,6 +49,14 @@ int32_t Journal::position(int64_t index) const {
   return page_positions(page(index))[index % kPageRows];
 }
 
+std::optional<int32_t> Journal::last_position(int64_t count) const {
+  if (count > first_row_ && count <= length_) return position(count - 1);
+  if (count == anchor_row_) return anchor_position_;
+  if (count == previous_anchor_row_) return previous_anchor_position_;
+  if (count == skipped_row_) return skipped_position_;
+  return {};
+}
+
 int64_t Journal::append(std::span<const int32_t> positions) {
   require(tree_.empty(), shape_.name, "rows appended while a token tree waits for commit_path()");
   const int64_t first = length_;
@@ -64,11 +72,12 @@ int64_t Journal::append(std::span<const int32_t> positions) {
   return first;
 }
 
-void Journal::skip_to(int64_t index) {
+void Journal::skip_to(int64_t index, int32_t last_position) {
   require(tree_.empty() && index >= length_, shape_.name, "cannot skip from row {} to {}", length_,
           index);
   pages_.clear();
-  first_row_ = length_ = index;
+  first_row_ = length_ = skipped_row_ = index;
+  skipped_position_ = last_position;
   if (live_row_ != index) live_row_ = -1;
 }
 
@@ -88,6 +97,7 @@ void Journal::truncate(int64_t length) {
   if (length < anchor_row_) {
     anchor_ = std::move(previous_anchor_);
     anchor_row_ = previous_anchor_row_;
+    anchor_position_ = previous_anchor_position_;
     previous_anchor_.reset();
     previous_anchor_row_ = -1;
   }
@@ -107,6 +117,8 @@ void Journal::commit_anchor(int64_t row, bool keep_previous) {
           "anchor at row {} of {} after one at {}", row, length_, anchor_row_);
   previous_anchor_ = keep_previous ? std::move(anchor_) : nullptr;
   previous_anchor_row_ = keep_previous ? anchor_row_ : -1;
+  previous_anchor_position_ = anchor_position_;
+  anchor_position_ = last_position(row).value_or(-1);
   anchor_ = std::move(next_anchor_);
   next_anchor_.reset();
   anchor_row_ = row;
@@ -183,10 +195,14 @@ int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
     const int64_t anchor_row = (length - 1) / shape.fold_interval * shape.fold_interval;
     oldest = std::max<int64_t>(0, anchor_row - shape.fold_interval);
     anchors = 1 + (anchor_row > 0 ? 1 : 0) + (oldest > 0 ? 1 : 0);
-  } else if (shape.fold_interval > 0) {
-    const int64_t anchor_row = length / shape.fold_interval * shape.fold_interval;
-    oldest = std::max<int64_t>(0, anchor_row - shape.history);
-    anchors = anchor_row > 0 ? 1 : 0;
+  } else if (shape.fold_interval > 0 && shape.anchor_size == 0) {
+    // A convolution folds as a live state does, and has nothing to keep but rows.
+    const int64_t fold = (length - 1) / shape.fold_interval * shape.fold_interval;
+    oldest = std::max<int64_t>(0, fold - shape.fold_interval - shape.history);
+  } else if (shape.fold_interval > 0 && length > kExactStep) {
+    // Whole intervals in bulk, the rest as rows; a step of up to kExactStep is all rows.
+    oldest = length / shape.fold_interval * shape.fold_interval;
+    anchors = 1;
   }
   // Whole pages, from that of the oldest row still needed on.
   const int64_t pages = length > oldest ? (length - 1) / kPageRows - oldest / kPageRows + 1 : 0;
@@ -196,8 +212,9 @@ int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
 void Journal::save(std::string& out) const {
   require(tree_.empty(), shape_.name, "cannot save while a token tree waits for commit_path()");
   put_string(out, shape_.name);
-  for (const int64_t value : {shape_.row_width, shape_.anchor_size, first_row_, length_,
-                              anchor_row_, previous_anchor_row_}) {
+  for (const int64_t value :
+       {shape_.row_width, shape_.anchor_size, first_row_, length_, anchor_row_,
+        previous_anchor_row_, int64_t{anchor_position_}, int64_t{previous_anchor_position_}}) {
     put(out, value);
   }
   const auto row_bytes = static_cast<size_t>(shape_.row_width) * sizeof(float);
@@ -218,10 +235,10 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   const std::string name = take_string(in, where);
   require(name == shape_.name, where, "holds a journal '{}' where the model has '{}'", name,
           shape_.name);
-  int64_t header[6];
+  int64_t header[8];
   for (int64_t& value : header) value = take<int64_t>(in, where);
-  const auto [row_width, anchor_size, first_row, length, anchor_row, previous] =
-      std::to_array(header);
+  const auto [row_width, anchor_size, first_row, length, anchor_row, previous, anchor_position,
+              previous_position] = std::to_array(header);
   require(row_width == shape_.row_width && anchor_size == shape_.anchor_size, where,
           "journal '{}' has rows of {} and an anchor of {} where the model has {} and {}", name,
           row_width, anchor_size, shape_.row_width, shape_.anchor_size);
@@ -231,6 +248,10 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
               first_row <= std::max<int64_t>(0, oldest - shape_.history),
           where, "journal '{}' has impossible row numbers ({} {} {} {})", name, first_row, length,
           anchor_row, previous);
+  for (const int64_t position : {anchor_position, previous_position}) {
+    require(position >= -1 && position <= INT32_MAX, where, "journal '{}' has position {}", name,
+            position);
+  }
   const auto row_bytes = static_cast<size_t>(row_width) * sizeof(float);
   require(static_cast<uint64_t>(length - first_row) <= in.size() / (row_bytes + sizeof(int32_t)),
           where, "ends before the {} rows of journal '{}'", length - first_row, name);
@@ -251,6 +272,8 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   }
   fresh.anchor_row_ = anchor_row;
   fresh.previous_anchor_row_ = previous;
+  fresh.anchor_position_ = static_cast<int32_t>(anchor_position);
+  fresh.previous_anchor_position_ = static_cast<int32_t>(previous_position);
   *this = std::move(fresh);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -56,10 +57,13 @@ class Journal {
   // returns the index of the first. A page shared with a copy of this journal is copied first.
   int64_t append(std::span<const int32_t> positions);
   int32_t position(int64_t index) const;
+  // Position of the last of the first `count` rows; nothing if it is no longer known. Known are the
+  // rows that are held and the last row before an anchor that is held.
+  std::optional<int32_t> last_position(int64_t count) const;
 
   // Holds no rows any more and continues at row `index` >= length(): after a bulk update that
-  // computed the rows between without appending them.
-  void skip_to(int64_t index);
+  // computed the rows between without appending them. last_position: of row index - 1.
+  void skip_to(int64_t index, int32_t last_position);
 
   // Drops the rows from `length` on. Throws Error if the state at `length` is no longer held: a
   // recurrence holds one anchor more than the newest, so it can always go back kExactStep rows.
@@ -122,6 +126,9 @@ class Journal {
   int64_t first_page_ = 0, first_row_ = 0, length_ = 0;
   Block anchor_, previous_anchor_, next_anchor_, live_;
   int64_t anchor_row_ = 0, previous_anchor_row_ = -1, live_row_ = -1;
+  // Positions of the last rows before the anchors, and of the last row that skip_to() passed.
+  int32_t anchor_position_ = -1, previous_anchor_position_ = -1, skipped_position_ = -1;
+  int64_t skipped_row_ = 0;
   std::vector<int32_t> tree_;
 };
 

@@ -11,13 +11,13 @@
 namespace pronghorn {
 namespace {
 
-constexpr uint64_t kMagic = 0x3153474e4f525000;  // "\0PRONGS1"
+constexpr uint64_t kMagic = 0x3253474e4f525000;  // "\0PRONGS2"
 
 // Committed rows of a journal whose tokens come before position `length`; their positions grow.
-// everything: no token is to be forgotten. Throws Error if that many rows are no longer known.
-int64_t rows_before(const Journal& journal, int64_t length, bool everything) {
-  const int64_t first = journal.first_row(), committed = journal.length() - journal.tree_rows();
-  int64_t low = first, high = committed;
+// Throws Error if that many rows are no longer known.
+int64_t rows_before(const Journal& journal, int64_t length) {
+  const int64_t first = journal.first_row();
+  int64_t low = first, high = journal.length() - journal.tree_rows();
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (journal.position(middle) < length) {
@@ -26,9 +26,8 @@ int64_t rows_before(const Journal& journal, int64_t length, bool everything) {
       high = middle;
     }
   }
-  // Of the rows that were dropped nothing is known but that their positions are smaller.
-  const bool known = low > first || low == 0 || (first == committed && everything) ||
-                     (low < committed && journal.position(low) == length);
+  const bool known =
+      low > first || low == 0 || journal.last_position(low).value_or(INT32_MAX) < length;
   require(known, journal.shape().name,
           "the state after {} tokens is no longer held; keep a mark to go back further", length);
   return low;
@@ -41,6 +40,7 @@ SequenceState::SequenceState(std::shared_ptr<const StateLayout> layout)
   for (const auto& shapes : layout_->layers) {
     layers_.emplace_back(shapes.begin(), shapes.end());
   }
+  tree_nodes_.resize(layout_->span_parents.size());
 }
 
 Journal& SequenceState::journal(int64_t layer, int64_t index) {
@@ -58,7 +58,7 @@ void SequenceState::truncate(int64_t length) {
   std::vector<int64_t> rows;
   for (const auto& layer : layers_) {
     for (const Journal& journal : layer) {
-      rows.push_back(rows_before(journal, length, length == length_));
+      rows.push_back(rows_before(journal, length));
       journal.require_held(rows.back());
     }
   }
@@ -66,14 +66,57 @@ void SequenceState::truncate(int64_t length) {
   for (auto& layer : layers_) {
     for (Journal& journal : layer) journal.truncate(*next++);
   }
+  for (std::vector<int32_t>& nodes : tree_nodes_) nodes.clear();
   length_ = length;
 }
 
 void SequenceState::commit(std::span<const int32_t> path) {
-  for (auto& layer : layers_) {
-    for (Journal& journal : layer) journal.commit_path(path);
+  // The path in the numbers of each span: it lists nodes in ascending order, and so do the spans.
+  std::vector<std::vector<int32_t>> paths;
+  const std::vector<int32_t> whole(path.begin(), path.end());
+  for (size_t span = 0; span < tree_nodes_.size(); ++span) {
+    const int64_t parent = layout_->span_parents[span];
+    const std::vector<int32_t>& nodes = tree_nodes_[span];
+    std::vector<int32_t> inner;
+    for (const int32_t node : parent < 0 ? whole : paths[static_cast<size_t>(parent)]) {
+      const auto found = std::lower_bound(nodes.begin(), nodes.end(), node);
+      if (found != nodes.end() && *found == node) {
+        inner.push_back(static_cast<int32_t>(found - nodes.begin()));
+      }
+    }
+    paths.push_back(std::move(inner));
   }
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const int64_t span = layout_->span_of(layer);
+    const std::vector<int32_t>& own = span < 0 ? whole : paths[static_cast<size_t>(span)];
+    for (Journal& journal : layers_[layer]) journal.commit_path(own);
+  }
+  for (std::vector<int32_t>& nodes : tree_nodes_) nodes.clear();
   length_ += static_cast<int64_t>(path.size());
+}
+
+void SequenceState::set_tree_nodes(int64_t span, std::vector<int32_t> nodes) {
+  require(span >= 0 && span < static_cast<int64_t>(tree_nodes_.size()), "sequence state",
+          "has no subsampled span {}: it belongs to another model", span);
+  tree_nodes_[static_cast<size_t>(span)] = std::move(nodes);
+}
+
+std::optional<int64_t> SequenceState::rows(int64_t span) const {
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layout_->span_of(layer) != span || layers_[layer].empty()) continue;
+    const Journal& journal = layers_[layer].front();
+    return journal.length() - journal.tree_rows();
+  }
+  return {};
+}
+
+int64_t SequenceState::bytes(int64_t span) const {
+  int64_t total = 0;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layout_->span_of(layer) != span) continue;
+    for (const Journal& journal : layers_[layer]) total += journal.bytes();
+  }
+  return total;
 }
 
 int64_t SequenceState::bytes() const {

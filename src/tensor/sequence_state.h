@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,11 @@ namespace pronghorn {
 struct StateLayout {
   std::vector<std::vector<JournalShape>> layers;
   uint64_t fingerprint = 0;
+  // Subsampled spans: the span that each layer belongs to directly, and the span around each span
+  // (a smaller number); -1 for none. layer_spans empty: there are no spans.
+  std::vector<int64_t> layer_spans = {}, span_parents = {};
+
+  int64_t span_of(size_t layer) const { return layer_spans.empty() ? -1 : layer_spans[layer]; }
 };
 
 // A value: a copy is a fork or a mark to roll back to, and shares memory until either is changed.
@@ -42,8 +48,17 @@ class SequenceState {
   // After a step over a token tree: keeps the nodes of `path` (root first), forgets the others.
   void commit(std::span<const int32_t> path);
 
-  // Bytes of all journals.
+  // Of a tree that waits for commit(): which nodes, as numbered in the span around it, entered a
+  // subsampled span.
+  void set_tree_nodes(int64_t span, std::vector<int32_t> nodes);
+
+  // Tokens that reached the layers directly in `span`, -1: those outside all spans. Nothing if no
+  // layer there keeps a journal.
+  std::optional<int64_t> rows(int64_t span) const;
+
+  // Bytes of all journals, or of those of the layers directly in `span`.
   int64_t bytes() const;
+  int64_t bytes(int64_t span) const;
 
   // A self-contained byte string, with a checksum; load throws Error on anything unexpected.
   std::string save() const;
@@ -53,6 +68,7 @@ class SequenceState {
  private:
   std::shared_ptr<const StateLayout> layout_;
   std::vector<std::vector<Journal>> layers_;
+  std::vector<std::vector<int32_t>> tree_nodes_;  // of each span
   int64_t length_ = 0;
 };
 

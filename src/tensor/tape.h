@@ -1,7 +1,9 @@
 // Tape: what operators record during a forward so that gradients can be computed by walking back.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,9 @@ enum class Precision { f32, bf16 };
 struct Context {
   Tape* tape = nullptr;  // null: no gradients wanted
   Precision precision = Precision::f32;
+  // The optimiser step that a training forward belongs to, for layers with a schedule or with
+  // regularisation of their own (subsampling); none: they go without.
+  std::optional<int64_t> training_step = {};
 };
 
 // Whether an operator must record: there is a tape and one of the inputs requires a gradient. Marks

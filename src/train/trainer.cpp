@@ -298,6 +298,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     Context context;
     context.tape = &tape;
     context.precision = config.precision;
+    context.training_step = state.step;
     const Batch batch =
         fresh_segments(std::span(tokens).subspan(at, static_cast<size_t>(rows)), length);
     const Tensor hidden = model.forward(context, batch);
@@ -326,7 +327,6 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   }
   const double norm = std::sqrt(squares);
   AdamW settings;
-  settings.learning_rate = learning_rate;
   settings.beta1 = config.beta1;
   settings.beta2 = config.beta2;
   settings.epsilon = config.epsilon;
@@ -336,6 +336,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     const Parameter& parameter = model.parameters()[i];
     if (!parameter.value.has_grad()) continue;
     settings.weight_decay = parameter.decay ? config.weight_decay : 0;
+    settings.learning_rate = learning_rate * parameter.learning_rate_scale;
     adamw_update(parameter.value.values(), parameter.value.grad().values(), state.m[i].values(),
                  state.v[i].values(), settings);
     parameter.value.bump_version();

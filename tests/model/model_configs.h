@@ -38,6 +38,15 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"a": {"mixer": {"type": "attention", "heads": 2, "bias": true,
           "qk_norm": true}, "ffn": {"type": "gelu", "size": 36, "bias": true,
           "approximate": "tanh"}}})"},
+      {"subsampled_attention", R"("pattern": "a(2a(a)a)a", "subsample": {"keep": [0.6, 0.5]},
+          "blocks": {"a": {"mixer": )" +
+                                   attention + ", " + ffn + "}}"},
+      {"subsampled_mamba", R"("pattern": "m(m)m", "subsample": {"keep": 0.5}, "blocks": {"m":
+          {"mixer": {"type": "mamba", "state": 5, "time_step_rank": 3}}})"},
+      {"subsampled_hybrid", R"("pattern": "(g((m)a))g", "subsample": {"keep": 0.7},
+          "blocks": {"g": {"mixer": )" +
+                                deltanet + R"(}, "m": {"mixer": )" + mamba2 +
+                                R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
   };
   return all;
 }

@@ -27,13 +27,16 @@ struct Step {
   std::vector<std::vector<float>> gradients;
 };
 
-// One training step on fixed tokens; without a tape the loss alone.
-Step train_step(const Model& model, bool with_gradients, Precision precision = Precision::f32) {
+enum class Form { inference, training };  // without and with a tape
+
+// One training step on fixed tokens; without gradients the loss alone, of either form.
+Step train_step(const Model& model, bool with_gradients, Precision precision = Precision::f32,
+                Form form = Form::training) {
   const auto count = kLength * kSegments;
   const auto tokens = random_tokens(count, model.config().vocab_size, 1);
   const auto targets = random_tokens(count, model.config().vocab_size, 2);
   Tape tape;
-  const Context context{with_gradients ? &tape : nullptr, precision};
+  const Context context{form == Form::training ? &tape : nullptr, precision};
   const Batch batch = fresh_segments(tokens, kLength);
   for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
   const Tensor hidden = model.forward(context, batch);
@@ -78,16 +81,57 @@ constexpr double kStep = 2.5e-4;
 constexpr double kRelative = 0.03;
 constexpr double kNoise = 1e-3;
 
-TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
-  Model model(model_config(body()), 11);
-  // Constants that start as 0 or 1 hide mistakes.
-  Random random(3, "gradient");
+// Where a step of the difference would change which rows enter a subsampled span, the loss jumps;
+// where it carries a score across 0 or 1, the loss bends. True if all scores are far from both.
+bool selects_clearly(const Model& model) {
+  constexpr double kLeastGap = 0.05, kLeastKink = 0.004;
+  const auto tokens = random_tokens(kLength * kSegments, model.config().vocab_size, 1);
+  Tape tape;
+  std::vector<SpanTrace> trace;
+  model.forward({&tape, Precision::f32}, fresh_segments(tokens, kLength), &trace);
+  for (const SpanTrace& span : trace) {
+    const double keep = model.config().subsample.keep[static_cast<size_t>(span.span)];
+    std::vector<std::vector<float>> scores(kSegments);
+    for (size_t i = 0; i < span.rows.size(); ++i) {
+      const double score = span.scores[i];
+      if (std::min(std::abs(score), std::abs(score - 1)) < kLeastKink) return false;
+      scores[static_cast<size_t>(span.rows[i] / kLength)].push_back(span.scores[i]);
+    }
+    for (std::vector<float>& segment : scores) {
+      std::sort(segment.begin(), segment.end(), std::greater<>());
+      const auto first_out =
+          static_cast<size_t>(std::ceil(keep * static_cast<double>(segment.size()) - 1e-6));
+      if (first_out < segment.size() &&
+          double{segment[first_out - 1]} - double{segment[first_out]} < kLeastGap) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+// A model without constants that start as 0 or 1, which hide mistakes.
+Model random_model(const std::string& body, uint64_t seed) {
+  Model model(model_config(body), seed);
+  Random random(seed, "gradient");
   for (const Parameter& parameter : model.parameters()) {
     for (float& value : parameter.value.values()) {
       value += static_cast<float>(random.uniform(-0.2, 0.2));
     }
     parameter.value.bump_version();
   }
+  return model;
+}
+
+TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
+  constexpr uint64_t kSeeds = 2000;
+  uint64_t seed = 11;
+  while (seed < kSeeds && !selects_clearly(random_model(body(), seed))) ++seed;
+  ASSERT_LT(seed, kSeeds);
+  const Model model = random_model(body(), seed);
+  Random random(3, "signs");
+  // Half the step stays clear of the bends of subsampling.
+  const double step_size = model.config().span_count() > 0 ? kStep / 2 : kStep;
   const Step step = train_step(model, true);
   ASSERT_EQ(step.gradients.size(), model.parameters().size());
   size_t sharp = 0;
@@ -112,7 +156,7 @@ TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
       return train_step(model, false).loss;
     };
     // Wide tensors are moved less, so that the whole change stays small.
-    const double h = kStep / std::max(1.0, std::sqrt(static_cast<double>(signs.size())) / 16);
+    const double h = step_size / std::max(1.0, std::sqrt(static_cast<double>(signs.size())) / 16);
     const double numeric =
         (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
     parameter.value.copy_from(before);
@@ -163,7 +207,11 @@ TEST_P(ModelGradientTest, IsTheSameWithRecomputedActivations) {
 // The training form agrees with the inference form on the loss.
 TEST_P(ModelGradientTest, LossIsTheSameWithAndWithoutATape) {
   const Model model(model_config(body()), 14);
-  const double with = train_step(model, true).loss, without = train_step(model, false).loss;
+  if (model.config().span_count() > 0) {
+    GTEST_SKIP() << "training keeps the highest scores, inference those above 0";
+  }
+  const double with = train_step(model, true).loss;
+  const double without = train_step(model, false, Precision::f32, Form::inference).loss;
   EXPECT_NEAR(with, without, 1e-6 * with);
 }
 

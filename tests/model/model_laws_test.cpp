@@ -282,7 +282,16 @@ TEST_P(ModelLawsTest, StateIsAsLargeAsPredicted) {
   for (const int64_t length : {1, 64, 200}) {
     SequenceState state = model_.new_state();
     run(state, tokens(length, 60), {length});
-    EXPECT_EQ(state.bytes(), model_.predicted_state_bytes(length)) << length << " tokens";
+    int64_t predicted = 0;
+    for (const SpanCost& span :
+         model_.span_costs(static_cast<double>(length), model_.measured_shares(state))) {
+      EXPECT_EQ(state.bytes(span.span), span.state_bytes) << length << " tokens, " << span.span;
+      predicted += span.state_bytes;
+    }
+    EXPECT_EQ(state.bytes(), predicted) << length << " tokens";
+    if (model_.config().span_count() == 0) {
+      EXPECT_EQ(predicted, model_.predicted_state_bytes(length));
+    }
   }
 }
 

@@ -106,7 +106,7 @@ TEST(Journal, AnchorsGoBackOneFold) {
 TEST(Journal, SkippedRowsAreGone) {
   Journal journal(kRecurrence);
   append_rows(journal, 3, 0);
-  journal.skip_to(1000);
+  journal.skip_to(1000, 999);
   std::fill_n(journal.begin_anchor(), 4, 7.0f);
   journal.commit_anchor(1000, false);
   append_rows(journal, 4, 0);
@@ -115,7 +115,7 @@ TEST(Journal, SkippedRowsAreGone) {
   EXPECT_EQ(journal.contiguous_rows(1000), 4);
   EXPECT_THROW(journal.truncate(999), Error);
   EXPECT_NO_THROW(journal.truncate(1001));
-  EXPECT_THROW(journal.skip_to(1000), Error);
+  EXPECT_THROW(journal.skip_to(1000, 999), Error);
 }
 
 TEST(Journal, LiveStateIsPrivate) {
@@ -247,7 +247,7 @@ TEST_F(SequenceStateTest, TruncateBehindABulkUpdateThrows) {
   SequenceState state(layout_);
   append_rows(state.journal(0, 0), 48, 0);
   Journal& recurrence = state.journal(1, 0);
-  recurrence.skip_to(48);
+  recurrence.skip_to(48, 47);
   std::fill_n(recurrence.begin_anchor(), 4, 1.0f);
   recurrence.commit_anchor(48, false);
   state.advance(48);

@@ -40,6 +40,11 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstRows x, ConstRows dy,
                              Rows dx) override;
 
+  // pointwise_subsample.cpp
+  void upsample(const Upsampling& arguments, Rows out) override;
+  void upsample_backward(const Upsampling& arguments, ConstRows d_out, Rows dx, Rows dy,
+                         Rows dweights, ColumnGradient d_bypass_scale) override;
+
   // pointwise_training.cpp
   void cross_entropy(Extent extent, Rows logits, const int32_t* targets, bool gradient,
                      double gradient_scale, double z_loss_weight, RowLoss* losses) override;

@@ -1,0 +1,79 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/pointwise_subsample.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "backend/cpu/pointwise-inl.h"
+#include "backend/cpu/pointwise_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pronghorn {
+namespace HWY_NAMESPACE {
+namespace {
+
+void Upsample(const Upsampling& in, Rows out) {
+  ForEachRow({in.selected, in.extent.columns}, [&](int64_t i) {
+    const float *x = in.x.row(in.rows[i]), *y = in.y.row(i);
+    float* to = out.row(in.rows[i]);
+    const FloatVector weight = hn::Set(FloatTag(), in.weights[i]);
+    ForEachVector(in.extent.columns, [&](auto v, int64_t c) PRONGHORN_VECTOR_LAMBDA {
+      const FloatVector old = v.load(x + c);
+      const FloatVector step = hn::Mul(weight, v.load(in.bypass_scale + c));
+      v.store(hn::MulAdd(step, hn::Sub(v.load(y + c), old), old), to + c);
+    });
+  });
+}
+
+// The gradients at the selected rows; dx holds d_out there already.
+void UpsampleBackward(const Upsampling& in, ConstRows d_out, Rows dx, Rows dy, Rows dweights,
+                      ColumnGradient d_bypass_scale) {
+  SumOverRows({in.selected, in.extent.columns}, in.extent.columns, d_bypass_scale, {},
+              [&](int64_t i, float* d_scale, float*) {
+                const float *x = in.x.row(in.rows[i]), *y = in.y.row(i), *d = d_out.row(in.rows[i]);
+                const FloatVector weight = hn::Set(FloatTag(), in.weights[i]);
+                FloatVector d_weight = hn::Zero(FloatTag());
+                ForEachVector(in.extent.columns, [&](auto v, int64_t c) PRONGHORN_VECTOR_LAMBDA {
+                  const FloatVector scale = v.load(in.bypass_scale + c), g = v.load(d + c);
+                  const FloatVector moved = hn::Mul(hn::Sub(v.load(y + c), v.load(x + c)), g);
+                  const FloatVector through = hn::Mul(hn::Mul(weight, scale), g);
+                  d_weight = hn::MulAdd(scale, v.zero_rest(moved), d_weight);
+                  if (dx.data != nullptr) {
+                    float* to = dx.row(in.rows[i]) + c;
+                    v.store(hn::Sub(v.load(to), through), to);
+                  }
+                  if (dy.data != nullptr) v.store(through, dy.row(i) + c, dy.accumulate);
+                  if (d_scale != nullptr) {
+                    v.store(hn::MulAdd(weight, moved, v.load(d_scale + c)), d_scale + c);
+                  }
+                });
+                if (dweights.data != nullptr) {
+                  float* to = dweights.row(i);
+                  *to = Total(d_weight) + (dweights.accumulate ? *to : 0);
+                }
+              });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace pronghorn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace pronghorn {
+
+HWY_EXPORT(Upsample);
+HWY_EXPORT(UpsampleBackward);
+
+void CpuPointwiseKernels::upsample(const Upsampling& arguments, Rows out) {
+  scale(arguments.extent, arguments.x, 1, out);
+  HWY_DYNAMIC_DISPATCH(Upsample)(arguments, out);
+}
+
+void CpuPointwiseKernels::upsample_backward(const Upsampling& arguments, ConstRows d_out, Rows dx,
+                                            Rows dy, Rows dweights, ColumnGradient d_bypass_scale) {
+  if (dx.data != nullptr) scale(arguments.extent, d_out, 1, dx);
+  HWY_DYNAMIC_DISPATCH(UpsampleBackward)(arguments, d_out, dx, dy, dweights, d_bypass_scale);
+}
+
+}  // namespace pronghorn
+#endif  // HWY_ONCE

@@ -1,0 +1,53 @@
+// Subsample: the layer around a span of blocks that runs on a part of the rows (SUBLLM, arXiv
+// 2406.06571). It scores the rows in front of the span, and joins the span's results behind it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layers/parameters.h"
+#include "ops/subsample.h"
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+
+namespace pronghorn {
+
+struct SubsampleConfig {
+  std::vector<double> keep;    // share of the rows that enters, for each span in pattern order
+  int64_t balancer_steps = 0;  // over which the balancer's probability falls from 1 to 0.25
+  int64_t bypass_steps = 0;    // over which the bypass scale's lower limit falls from 0.9 to 0.2
+};
+
+class Subsample {
+ public:
+  // span: its number in pattern order, which names what a SequenceState keeps of it.
+  Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden_size,
+            double initializer_range, const ParameterScope& scope);
+
+  // What is known between the two ends of a span.
+  struct Span {
+    Tensor outer;   // the rows in front of the span [rows, hidden_size]
+    Tensor scores;  // [rows, 1]; undefined if there are no rows
+    RowSelection selection;
+    Tensor weights;  // of the selected rows [selected, 1]
+    Tensor inner;    // the selected rows [selected, hidden_size]
+    Batch batch;     // of the selected rows
+  };
+
+  // With a tape the highest scores of each segment enter, else those above 0.
+  Span enter(const Context& context, const Tensor& x, const Batch& batch) const;
+
+  // y: what the span made of span.inner. Returns [rows, hidden_size] of the outer batch.
+  Tensor leave(const Context& context, const Span& span, const Tensor& y) const;
+
+ private:
+  RowSelection select(const Context& context, const Tensor& scores, const Batch& batch) const;
+
+  int64_t span_;
+  double keep_;
+  int64_t balancer_steps_, bypass_steps_;
+  Weight score_;         // [1, hidden_size]
+  Tensor bypass_scale_;  // [hidden_size]
+};
+
+}  // namespace pronghorn

@@ -1,0 +1,278 @@
+#include "ops/subsample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <numeric>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "ops/rows.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr char kWhere[] = "subsample";
+
+void check_scores(const Tensor& scores, const Batch& batch) {
+  require(scores.columns() == 1 && scores.rows() == batch.rows() && scores.contiguous(), kWhere,
+          "scores {} for {} rows", shape_string(scores.shape()), batch.rows());
+}
+
+void check_rows(std::span<const int32_t> rows, int64_t count) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    require(rows[i] >= 0 && rows[i] < count && (i == 0 || rows[i] > rows[i - 1]), kWhere,
+            "row {} is selected where {} rows are there and rows must ascend", rows[i], count);
+  }
+}
+
+float weight_of(float score) { return std::clamp(score, 0.0f, 1.0f); }
+
+// x with erf(x) = y, by Newton's method on a function without saddle; -inf or inf at the ends.
+double inverse_erf(double y) {
+  if (y <= -1 || y >= 1) return std::copysign(std::numeric_limits<double>::infinity(), y);
+  double x = 0;
+  for (int i = 0; i < 60; ++i) {
+    const double slope = 2 / std::sqrt(std::numbers::pi) * std::exp(-x * x);
+    const double step = (std::erf(x) - y) / slope;
+    // Far out the slope vanishes; short steps stay where it does not.
+    x -= std::clamp(step, -0.5, 0.5);
+    if (std::abs(step) < 1e-14) break;
+  }
+  return x;
+}
+
+}  // namespace
+
+RowSelection select_positive(const Tensor& scores, const Batch& batch) {
+  check_scores(scores, batch);
+  RowSelection selection;
+  for (const Segment& segment : batch.segments) {
+    const size_t before = selection.rows.size();
+    for (int64_t row = segment.first_row; row < segment.first_row + segment.length; ++row) {
+      if (scores.data()[row] > 0) selection.rows.push_back(static_cast<int32_t>(row));
+    }
+    selection.counts.push_back(static_cast<int64_t>(selection.rows.size() - before));
+  }
+  return selection;
+}
+
+RowSelection select_highest(const Tensor& scores, const Batch& batch, double keep, bool reversed) {
+  check_scores(scores, batch);
+  require(keep > 0 && keep <= 1, kWhere, "a share of {} rows is to be kept", keep);
+  RowSelection selection;
+  for (const Segment& segment : batch.segments) {
+    std::vector<int32_t> ranked(static_cast<size_t>(segment.length));
+    std::iota(ranked.begin(), ranked.end(), static_cast<int32_t>(segment.first_row));
+    const float* values = scores.data();
+    std::stable_sort(ranked.begin(), ranked.end(),
+                     [values](int32_t a, int32_t b) { return values[a] > values[b]; });
+    const auto total = static_cast<int64_t>(ranked.size());
+    // Rounded first, so that 0.64 of 100 is 64 and not, by a last bit too many, 65.
+    const auto count =
+        static_cast<int64_t>(std::ceil(std::round(keep * static_cast<double>(total) * 1e6) / 1e6));
+    std::vector<std::pair<int32_t, int32_t>> kept;  // row and penalty
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t rank = reversed ? 2 * count - 1 - i : count + i;
+      kept.emplace_back(ranked[static_cast<size_t>(i)],
+                        rank < total ? ranked[static_cast<size_t>(rank)] : -1);
+    }
+    std::sort(kept.begin(), kept.end());
+    for (const auto& [row, penalty] : kept) {
+      selection.rows.push_back(row);
+      selection.penalties.push_back(penalty);
+    }
+    selection.counts.push_back(count);
+  }
+  return selection;
+}
+
+Batch selected_batch(const Batch& batch, const RowSelection& selection) {
+  require(selection.counts.size() == batch.segments.size(), kWhere,
+          "a selection of {} segments for {}", selection.counts.size(), batch.segments.size());
+  check_rows(selection.rows, batch.rows());
+  Batch inner;
+  for (const int32_t row : selection.rows) {
+    inner.positions.push_back(batch.positions[static_cast<size_t>(row)]);
+    if (!batch.tokens.empty()) inner.tokens.push_back(batch.tokens[static_cast<size_t>(row)]);
+  }
+  int64_t first = 0;
+  for (size_t s = 0; s < batch.segments.size(); ++s) {
+    const Segment& outer = batch.segments[s];
+    Segment segment{outer.state, first, selection.counts[s], outer.mask, {}};
+    if (!outer.parents.empty()) {
+      // nearest[i]: index of node i, or of its nearest selected ancestor, among the selected nodes.
+      std::vector<int32_t> nearest(outer.parents.size());
+      const int32_t* next = selection.rows.data() + first;
+      for (size_t node = 0; node < nearest.size(); ++node) {
+        const int32_t parent = outer.parents[node];
+        const int32_t above = parent < 0 ? -1 : nearest[static_cast<size_t>(parent)];
+        const auto index = static_cast<int32_t>(segment.parents.size());
+        const bool selected =
+            index < segment.length && next[index] == outer.first_row + static_cast<int64_t>(node);
+        nearest[node] = selected ? index : above;
+        if (selected) segment.parents.push_back(above);
+      }
+    }
+    first += segment.length;
+    inner.segments.push_back(std::move(segment));
+  }
+  return inner;
+}
+
+Tensor gather_rows(const Context& context, const Tensor& x, std::span<const int32_t> rows) {
+  check_rows(rows, x.rows());
+  const Tensor y = Tensor::empty({static_cast<int64_t>(rows.size()), x.columns()});
+  backend().pointwise().gather_rows(extent_of(y), rows_of(x), rows.data(), writable_rows(y));
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([x, y, kept = std::vector<int32_t>(rows.begin(), rows.end())] {
+      if (!y.has_grad()) return;
+      backend().pointwise().scatter_add_rows(extent_of(y), output_gradient(y), kept.data(),
+                                             x.rows(), gradient_rows(x));
+    });
+  }
+  return y;
+}
+
+Tensor selected_weights(const Context& context, const Tensor& scores,
+                        const RowSelection& selection) {
+  const std::vector<int32_t>&rows = selection.rows, &penalties = selection.penalties;
+  require(penalties.empty() || penalties.size() == rows.size(), kWhere, "{} penalties for {} rows",
+          penalties.size(), rows.size());
+  const float* s = scores.data();
+  const Tensor weights = Tensor::empty({static_cast<int64_t>(rows.size()), 1});
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const bool penalised = !penalties.empty() && penalties[i] >= 0;
+    weights.data()[i] = weight_of(s[rows[i]]) - (penalised ? weight_of(s[penalties[i]]) : 0);
+  }
+  if (needs_gradient(context, weights, scores)) {
+    context.tape->record([scores, weights, rows, penalties] {
+      if (!weights.has_grad()) return;
+      const Tensor gradient = weights.grad();
+      const GradTarget target = scores.grad_target();
+      if (!target.accumulate) target.tensor.fill(0);
+      const float* values = scores.data();
+      const auto pass = [&](int32_t row, float g) {
+        if (row >= 0 && values[row] >= 0 && values[row] <= 1) *target.tensor.row(row) += g;
+      };
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const float g = *gradient.row(static_cast<int64_t>(i));
+        pass(rows[i], g);
+        if (!penalties.empty()) pass(penalties[i], -g);
+      }
+    });
+  }
+  return weights;
+}
+
+Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const Tensor& weights,
+                const Tensor& bypass_scale, std::span<const int32_t> rows) {
+  const auto count = static_cast<int64_t>(rows.size());
+  check_rows(rows, x.rows());
+  require(y.rows() == count && y.columns() == x.columns() && weights.size() == count &&
+              bypass_scale.size() == x.columns(),
+          "upsample", "{} of {} weights for {} rows of {} with a scale of {}",
+          shape_string(y.shape()), weights.size(), count, shape_string(x.shape()),
+          bypass_scale.size());
+  require(weights.contiguous(), "upsample", "weights {} have gaps", shape_string(weights.shape()));
+  const Tensor out = Tensor::empty(x.shape());
+  const auto arguments = [=](const std::vector<int32_t>& kept) {
+    return Upsampling{extent_of(x),       static_cast<int64_t>(kept.size()),
+                      kept.data(),        rows_of(x),
+                      rows_of(y),         weights.data(),
+                      bypass_scale.data()};
+  };
+  std::vector<int32_t> kept(rows.begin(), rows.end());
+  backend().pointwise().upsample(arguments(kept), writable_rows(out));
+  if (needs_gradient(context, out, x, y, weights, bypass_scale)) {
+    context.tape->record([=, kept = std::move(kept)] {
+      if (!out.has_grad()) return;
+      const Rows dx = gradient_rows(x), dy = gradient_rows(y);
+      Rows dweights = gradient_rows(weights);
+      dweights.stride = 1;
+      backend().pointwise().upsample_backward(arguments(kept), output_gradient(out), dx, dy,
+                                              dweights, gradient_columns(bypass_scale));
+    });
+  }
+  return out;
+}
+
+Tensor limit(const Context& context, const Tensor& x, float low, float high) {
+  const Tensor y = Tensor::empty(x.shape());
+  const std::span<const float> values = x.values();
+  std::transform(values.begin(), values.end(), y.data(),
+                 [=](float value) { return std::clamp(value, low, high); });
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([=] {
+      if (!y.has_grad()) return;
+      const Tensor dy = y.grad();
+      const GradTarget target = x.grad_target();
+      if (!target.accumulate) target.tensor.fill(0);
+      for (int64_t i = 0; i < x.size(); ++i) {
+        const float value = x.data()[i], g = dy.data()[i];
+        if ((value < low && g > 0) || (value > high && g < 0)) continue;
+        target.tensor.data()[i] += g;
+      }
+    });
+  }
+  return y;
+}
+
+Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds& bounds) {
+  require(scores.contiguous(), "balance", "scores {} have gaps", shape_string(scores.shape()));
+  if (context.tape == nullptr || !scores.requires_grad()) return scores;
+  const Tensor balanced = scores.detach();
+  balanced.set_requires_grad(true);
+  context.tape->record([scores, balanced, bounds] {
+    if (!balanced.has_grad()) return;
+    const Tensor incoming = balanced.grad();
+    const std::vector<float> push = balance_gradient(scores.values(), bounds);
+    const GradTarget target = scores.grad_target();
+    if (!target.accumulate) target.tensor.fill(0);
+    for (int64_t i = 0; i < scores.rows(); ++i) {
+      const float g = *incoming.row(i);
+      *target.tensor.row(i) += g + std::abs(g) * push[static_cast<size_t>(i)];
+    }
+  });
+  return balanced;
+}
+
+std::vector<float> balance_gradient(std::span<const float> scores, const BalanceBounds& bounds) {
+  const auto count = static_cast<double>(scores.size());
+  double sum = 0, squares = 0;
+  for (const double s : scores) {
+    sum += s;
+    squares += s * s;
+  }
+  constexpr double kLeast = 1e-20;
+  const double mean = sum / count, square = std::max(squares / count, kLeast);
+  const double deviation = std::sqrt(std::max(square - mean * mean, kLeast));
+  const double m = mean / deviation, rms = std::sqrt(square);
+  const auto share_bound = [](double share) {
+    return std::numbers::sqrt2 * inverse_erf(2 * share - 1);
+  };
+  const double of_magnitude = std::sqrt(std::numbers::pi / 2);
+  const auto side = [](double value, double low, double high) {
+    return value < low ? -1.0 : value > high ? 1.0 : 0.0;
+  };
+  const double m_side = side(m, share_bound(bounds.least_share), share_bound(bounds.most_share));
+  const double rms_side =
+      side(rms, of_magnitude * bounds.least_magnitude, of_magnitude * bounds.most_magnitude);
+  std::vector<double> gradient;
+  double gradient_squares = 0;
+  for (const double s : scores) {
+    const double of_m = (1 - m * (s - mean) / deviation) / (count * deviation);
+    const double of_log_rms = s / (count * square);
+    gradient.push_back(m_side * of_m + rms_side * of_log_rms);
+    gradient_squares += gradient.back() * gradient.back();
+  }
+  const double gradient_rms = std::max(std::sqrt(gradient_squares / count), kLeast);
+  std::vector<float> scaled;
+  for (const double g : gradient) {
+    scaled.push_back(static_cast<float>(g * bounds.gradient_scale / gradient_rms));
+  }
+  return scaled;
+}
+
+}  // namespace pronghorn

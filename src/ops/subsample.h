@@ -1,0 +1,74 @@
+// Subsampling, upsampling and bypass (SUBLLM, arXiv 2406.06571, section 3): which rows of each
+// sequence enter a span of layers, with which weights, and how what comes out joins the others.
+//
+// A row has a score s; its weight is clamp(s, 0, 1). At inference a row enters iff s > 0, a
+// decision of the token alone. In training the highest scores of each whole sequence enter, so that
+// shapes do not depend on the data.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+// Rows of a batch that enter a span.
+struct RowSelection {
+  std::vector<int32_t> rows;    // ascending
+  std::vector<int64_t> counts;  // of each segment
+  // Training: for each of `rows` the row left out whose weight is subtracted from its own, -1 for
+  // none. Empty at inference.
+  std::vector<int32_t> penalties;
+};
+
+// Rows with a positive score. scores [rows, 1].
+RowSelection select_positive(const Tensor& scores, const Batch& batch);
+
+// The L = ceil(keep T) highest scores of each segment of T rows, the earlier row first among equal
+// ones. The row at rank i < L is penalised by the one at rank L + i; reversed: by that at rank
+// 2 L - 1 - i. Ranks beyond T stand for a weight of 0.
+RowSelection select_highest(const Tensor& scores, const Batch& batch, double keep, bool reversed);
+
+// The batch of the selected rows: their original positions, and for trees the nearest selected
+// ancestor as parent. A segment of which nothing is selected has length 0.
+Batch selected_batch(const Batch& batch, const RowSelection& selection);
+
+// x at the selected rows: [selected, columns].
+Tensor gather_rows(const Context& context, const Tensor& x, std::span<const int32_t> rows);
+
+// clamp(s, 0, 1) of each selected row, less that of its penalty: [selected, 1]. The gradient of a
+// score outside [0, 1] is 0.
+Tensor selected_weights(const Context& context, const Tensor& scores,
+                        const RowSelection& selection);
+
+// x with row rows[i] moved towards row i of y: x + bypass_scale (z - x) where z is
+// weights[i] y[i] + (1 - weights[i]) x[rows[i]] at a selected row and x at the others.
+// x [rows, columns], y [selected, columns], weights [selected, 1], bypass_scale [columns].
+Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const Tensor& weights,
+                const Tensor& bypass_scale, std::span<const int32_t> rows);
+
+// x limited to [low, high]. Where it was limited, only a gradient whose descent leads back into the
+// range passes.
+Tensor limit(const Context& context, const Tensor& x, float low, float high);
+
+// What a balancer keeps scores within.
+struct BalanceBounds {
+  double least_share = 0, most_share = 1;          // of positive scores
+  double least_magnitude = 1, most_magnitude = 4;  // of the mean of |s|
+  double gradient_scale = 0.04;
+};
+
+// The scores themselves. The backward pass adds |g| balance_gradient() to each incoming gradient g.
+Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds& bounds);
+
+// The gradient, scaled to a root mean square of gradient_scale, of
+//   |m - clamp(m)| + |ln(clamp(rms) / rms)|,  m = mean / standard deviation of the scores,
+// with the bounds of a normal distribution: m within sqrt(2) erfinv(2 share - 1), rms within
+// sqrt(pi / 2) magnitude. Zeros if both are within bounds.
+std::vector<float> balance_gradient(std::span<const float> scores, const BalanceBounds& bounds);
+
+}  // namespace pronghorn
