@@ -88,6 +88,7 @@ void run(const BenchCommand& options) {
                          {"fraction_of_read_bandwidth", bandwidth_fraction}}},
                        {"batch", options.bench.batch},
                        {"state_bytes", result.state_bytes},
+                       {"kept_shares", result.kept_shares},
                        {"load_seconds", load_seconds},
                        {"peak_rss_bytes", peak_bytes},
                        {"threads", thread_count()},
@@ -111,6 +112,7 @@ void run(const BenchCommand& options) {
   fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
              format_bytes(static_cast<double>(result.state_bytes)), format_duration(load_seconds),
              format_bytes(static_cast<double>(peak_bytes)));
+  if (!result.kept_shares.empty()) fmt::print("{}\n", kept_text(result.kept_shares));
 }
 
 }  // namespace

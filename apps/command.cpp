@@ -53,6 +53,15 @@ CLI::Validator whole_number(int64_t minimum, std::string name) {
 
 }  // namespace
 
+std::string kept_text(std::span<const double> shares) {
+  if (shares.empty()) return {};
+  std::string text;
+  for (const double share : shares) {
+    text += fmt::format("{}{:.1f}%", text.empty() ? "kept " : ", ", 100 * share);
+  }
+  return text + " of the tokens";
+}
+
 CLI::Validator positive_integer() { return whole_number(1, "whole number above 0"); }
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ void add_tokenize(CLI::App& app);
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);
 void print_table(const lab::Table& table);
+
+// "kept 64.0%, 41.2% of the tokens" in the subsampled spans; empty for a model without.
+std::string kept_text(std::span<const double> shares);
 
 // For options that take a whole number from 1 on, and from 0 on.
 CLI::Validator positive_integer();

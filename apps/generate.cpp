@@ -55,6 +55,7 @@ void run(const GenerateCommand& options) {
   const double prefill =
       static_cast<double>(result.prompt_tokens) / std::max(1e-9, result.prompt_seconds);
   const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
+  const std::vector<double> kept = model->measured_shares(session.state());
   if (options.json) {
     return print_json({{"text", result.text},
                        {"end", end_name(result.end)},
@@ -62,6 +63,7 @@ void run(const GenerateCommand& options) {
                        {"tokens", result.tokens},
                        {"context", session.length()},
                        {"state_bytes", session.state().bytes()},
+                       {"kept_shares", kept},
                        {"prompt_tokens_per_second", prefill},
                        {"decode_tokens_per_second", decode}});
   }
@@ -70,6 +72,7 @@ void run(const GenerateCommand& options) {
     fmt::print(stderr, "prompt {} tokens, {} tokens/s; {} tokens at {} tokens/s; state {}\n",
                result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
                format_bytes(static_cast<double>(session.state().bytes())));
+    if (!kept.empty()) fmt::print(stderr, "{}\n", kept_text(kept));
   }
 }
 

@@ -2,9 +2,11 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "command.h"
 #include "formats/tokenizer.h"
+#include "lab/importance.h"
 #include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
@@ -13,7 +15,7 @@ namespace pronghorn::app {
 namespace {
 
 struct InspectOptions : Common {
-  std::filesystem::path model;
+  std::filesystem::path model, text, html;
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
 };
 
@@ -26,7 +28,80 @@ std::string layer_text(const nlohmann::json& layer) {
   return fmt::format("{}: {}", layer.at("type").get<std::string>(), fmt::join(settings, ", "));
 }
 
+// What the layers of each subsampled span cost. state: of a text that was read, to be compared.
+lab::Table span_table(std::span<const SpanCost> spans, const SequenceState* state) {
+  std::vector<lab::Column> columns = {
+      {"span", lab::Align::kLeft}, {"blocks"}, {"tokens kept"}, {"forward FLOPs/token"}, {"state"}};
+  if (state != nullptr) columns.push_back({"state measured"});
+  lab::Table table(columns);
+  for (const SpanCost& span : spans) {
+    std::vector<lab::Cell> row = {
+        span.span < 0 ? "outside"
+                      : fmt::format("{}({})", std::string(static_cast<size_t>(span.depth - 1), ' '),
+                                    span.span + 1),
+        std::to_string(span.blocks),
+        span.blocks == 0 ? "-" : fmt::format("{:.1f}%", 100 * span.share),
+        format_count(span.cost.matmul + span.cost.sequence),
+        format_bytes(static_cast<double>(span.state_bytes))};
+    if (state != nullptr) {
+      row.push_back(format_bytes(static_cast<double>(state->bytes(span.span))));
+    }
+    table.add_row(row);
+  }
+  return table;
+}
+
+nlohmann::json to_json(std::span<const SpanCost> spans, const SequenceState* state) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const SpanCost& span : spans) {
+    json.push_back({{"span", span.span},
+                    {"depth", span.depth},
+                    {"blocks", span.blocks},
+                    {"share", span.share},
+                    {"forward_flops_per_token", span.cost.matmul + span.cost.sequence},
+                    {"state_bytes", span.state_bytes}});
+    if (state != nullptr) json.back()["measured_state_bytes"] = state->bytes(span.span);
+  }
+  return json;
+}
+
+// Reads a text and shows how deep each of its tokens went.
+void inspect_text(const InspectOptions& options) {
+  const std::unique_ptr<Model> model = Model::load(options.model);
+  require(model->config().span_count() > 0, options.model.string(),
+          "has no subsampled span, so all tokens reach all layers (--text shows what a model with "
+          "parentheses in its pattern keeps)");
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  const lab::ReadText read = lab::read_importance(*model, *tokenizer, read_file(options.text));
+  const std::vector<SpanCost> spans = model->span_costs(static_cast<double>(read.state.length()),
+                                                        model->measured_shares(read.state));
+  lab::TokenView view = lab::importance_view(read.tokens);
+  view.title = options.text.filename().string();
+  view.facts = {
+      fmt::format("Read by {}, pattern {}", options.model.string(), model->config().pattern)};
+  for (const SpanCost& span : spans) {
+    if (span.span < 0 || span.blocks == 0) continue;
+    view.facts.push_back(
+        fmt::format("Span {} kept {:.1f}% of the tokens", span.span + 1, 100 * span.share));
+  }
+  if (!options.html.empty()) write_file(options.html, lab::html_page(view));
+  if (options.json) {
+    nlohmann::json tokens = nlohmann::json::array();
+    for (const lab::TokenImportance& token : read.tokens) {
+      tokens.push_back({{"id", token.id}, {"depth", token.depth}, {"scores", token.scores}});
+    }
+    return print_json({{"tokens", read.state.length()},
+                       {"spans", to_json(spans, &read.state)},
+                       {"importance", tokens}});
+  }
+  fmt::print("{}\n", lab::terminal_text(view, lab::terminal_shows_bold(1)));
+  print_table(span_table(spans, &read.state));
+  if (!options.html.empty()) fmt::print("\npage  {}\n", options.html.string());
+}
+
 void inspect(const InspectOptions& options) {
+  if (!options.text.empty()) return inspect_text(options);
+  if (!options.html.empty()) throw UsageError("inspect --html", "needs --text");
   ModelConfig config = load_config(options.model);
   if (config.vocab_size == 0) config.vocab_size = 256;
   const Model model(config, 0);
@@ -57,7 +132,8 @@ void inspect(const InspectOptions& options) {
                                 {"forward_flops_per_token", forward},
                                 {"training_flops_per_token", 3 * forward},
                                 {"state_bytes", state},
-                                {"bytes_read_per_token", read}});
+                                {"bytes_read_per_token", read},
+                                {"spans", to_json(model.span_costs(double(context)), nullptr)}});
   }
   if (options.json) return print_json(json);
 
@@ -76,6 +152,11 @@ void inspect(const InspectOptions& options) {
              format_bytes(static_cast<double>(parameters) * 4));
   fmt::print("written as  {}\n\n", family_for(config).model_type);
   print_table(contexts);
+  if (config.span_count() == 0) return;
+  for (const int64_t context : options.contexts) {
+    fmt::print("\nat {}, with the configured share kept\n", lab::format_context(context));
+    print_table(span_table(model.span_costs(static_cast<double>(context)), nullptr));
+  }
 }
 
 }  // namespace
@@ -89,6 +170,9 @@ void add_inspect(CLI::App& app) {
   command->add_option("--contexts", options->contexts, "contexts to look at")
       ->delimiter(',')
       ->check(positive_integer());
+  command->add_option("--text", options->text,
+                      "read this file and show how deep into the model each token went");
+  command->add_option("--html", options->html, "with --text: write the same as a page");
   add_common_options(*command, *options);
   command->callback([options] { inspect(*options); });
 }

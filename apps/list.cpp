@@ -81,7 +81,8 @@ void add_list(CLI::App& app) {
     print_table(tasks);
     fmt::print(
         "\nCheckpoint families: {}\nEvery mixer trains, takes prompts, decodes and batches; "
-        "blocks of several mixers and patterns of blocks make hybrids.\n",
+        "blocks of several mixers and patterns of blocks make hybrids, parentheses in a pattern "
+        "spans that run on a part of the tokens (SUBLLM, arXiv 2406.06571).\n",
         fmt::join(names, ", "));
   });
 }

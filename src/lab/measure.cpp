@@ -102,6 +102,7 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
       logits = decode_step(model, context, states, logits);
     }
     const double end = now_seconds();
+    result.kept_shares = model.measured_shares(states.front());
     if (run == 0) continue;  // the first run packs weights and fills caches
     const auto batch = static_cast<double>(options.batch);
     prefill.push_back(static_cast<double>(options.prompt) * batch / (middle - start));

@@ -27,7 +27,8 @@ struct BenchOptions {
 struct BenchResult {
   Spread prefill;  // tokens a second, all sequences together
   Spread decode;
-  int64_t state_bytes = 0;  // of one sequence, after the prompt
+  int64_t state_bytes = 0;          // of one sequence, after the prompt
+  std::vector<double> kept_shares;  // Model::measured_shares() of one sequence, at the end
 };
 
 // Reads `batch` prompts and generates from each, `repeat` times after a warm-up.

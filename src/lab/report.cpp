@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "lab/page.h"
 #include "lab/summary.h"
 #include "lab/table.h"
 #include "lab/text.h"
@@ -32,23 +33,6 @@ constexpr size_t kCurvePoints = 2000;
 
 std::string swatch(size_t architecture) {
   return fmt::format("<i class=\"swatch series-{}\"></i>", architecture % kColours);
-}
-
-// Replaces each {{name}} of the template in one pass: what is put in is not looked at again.
-std::string filled(std::string_view page, const std::map<std::string_view, std::string>& values) {
-  std::string result;
-  while (true) {
-    const size_t open = page.find("{{");
-    result += page.substr(0, open);
-    if (open == std::string_view::npos) return result;
-    const size_t close = page.find("}}", open);
-    require(close != std::string_view::npos, "report template", "an open {{{{ at the end");
-    const auto value = values.find(page.substr(open + 2, close - open - 2));
-    require(value != values.end(), "report template", "no value for {}",
-            page.substr(open, close + 2 - open));
-    result += value->second;
-    page.remove_prefix(close + 2);
-  }
 }
 
 std::string count_of(int64_t count) { return format_count(static_cast<double>(count)); }
@@ -260,25 +244,26 @@ std::string model_cards(const CompareRun& run) {
 std::string render_report(const CompareRun& run) {
   const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
   const size_t count = run.architectures.size();
-  return filled(embedded::kReportTemplate,
-                {{"title", html_escape(title)},
-                 {"style", std::string(embedded::kReportStyle)},
-                 {"chart_script", std::string(embedded::kChartScript)},
-                 {"report_script", std::string(embedded::kReportScript)},
-                 {"results", script_escape(run_text(thinned(run), -1))},
-                 {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
-                                                    run.date.empty() ? "" : run.date + " · ", count,
-                                                    count == 1 ? "" : "s", budget_words(run.budget),
-                                                    run.machine.cpu))},
-                 {"headline", html_escape(headline(run))},
-                 {"findings", finding_cards(run)},
-                 {"failures", failure_notes(run)},
-                 {"machine", machine_facts(run)},
-                 {"data", data_facts(run)},
-                 {"tables", tables_html(run)},
-                 {"models", model_cards(run)},
-                 {"budget", html_escape(budget_words(run.budget))},
-                 {"seed", fmt::format("{}", run.seed)}});
+  return filled_page(
+      embedded::kReportTemplate,
+      {{"title", html_escape(title)},
+       {"style", std::string(embedded::kReportStyle)},
+       {"chart_script", std::string(embedded::kChartScript)},
+       {"report_script", std::string(embedded::kReportScript)},
+       {"results", script_escape(run_text(thinned(run), -1))},
+       {"byline",
+        html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
+                                run.date.empty() ? "" : run.date + " · ", count,
+                                count == 1 ? "" : "s", budget_words(run.budget), run.machine.cpu))},
+       {"headline", html_escape(headline(run))},
+       {"findings", finding_cards(run)},
+       {"failures", failure_notes(run)},
+       {"machine", machine_facts(run)},
+       {"data", data_facts(run)},
+       {"tables", tables_html(run)},
+       {"models", model_cards(run)},
+       {"budget", html_escape(budget_words(run.budget))},
+       {"seed", fmt::format("{}", run.seed)}});
 }
 
 void save_report(const CompareRun& run, const std::filesystem::path& path) {

@@ -1,18 +1,20 @@
 #include "layers/subsample.h"
 
-#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/linear.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
 
 // Settings of the paper's published code.
 constexpr double kScoreLearningRate = 0.5;  // of the other parameters'
-constexpr float kBypassScale = 0.5f;        // initial
+constexpr float kScoreNormEpsilon = 1e-5f;
+constexpr float kBypassScale = 0.5f;  // initial
 constexpr double kFirstBypassLimit = 0.9, kLastBypassLimit = 0.2;
 constexpr double kFirstBalancer = 1, kLastBalancer = 0.25;  // probability that a step is balanced
 constexpr double kShareTolerance = 0.05;                    // of positive scores around keep
@@ -38,10 +40,16 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
       keep_(config.keep.at(static_cast<size_t>(span))),
       balancer_steps_(config.balancer_steps),
       bypass_steps_(config.bypass_steps),
-      score_(scope.tensor("score.weight", {1, hidden_size}, initializers::normal(initializer_range),
-                          Decay::no, kScoreLearningRate)),
+      score_(scope.tensor(
+          "score.weight", {1, hidden_size},
+          // Of normalised rows: scores of unit size.
+          initializers::normal(config.score_norm ? 1 / std::sqrt(static_cast<double>(hidden_size))
+                                                 : initializer_range),
+          Decay::no, kScoreLearningRate)),
       bypass_scale_(
-          scope.tensor("bypass_scale", {hidden_size}, initializers::constant(kBypassScale))) {}
+          scope.tensor("bypass_scale", {hidden_size}, initializers::constant(kBypassScale))) {
+  if (config.score_norm) unit_ = Tensor::full({hidden_size}, 1);
+}
 
 Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
                                  const Batch& batch) const {
@@ -51,7 +59,8 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
     // In f32 always: a threshold must not depend on how products are rounded.
     Context exact = context;
     exact.precision = Precision::f32;
-    span.scores = linear(exact, x, score_);
+    span.scores =
+        linear(exact, unit_.defined() ? rms_norm(exact, x, unit_, kScoreNormEpsilon) : x, score_);
     const int64_t step = context.training_step.value_or(0);
     if (context.training_step &&
         chance("balancer", span_, step,

@@ -73,6 +73,7 @@ SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
     require(share > 0 && share <= 1, reader.path("keep"),
             "{} is not a share of the tokens, above 0 and up to 1", share);
   }
+  config.score_norm = reader.boolean("score_norm", false);
   config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
   config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
   reader.finish();
@@ -194,6 +195,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   };
   if (!config.subsample.keep.empty()) {
     json["subsample"] = {{"keep", config.subsample.keep},
+                         {"score_norm", config.subsample.score_norm},
                          {"balancer_steps", config.subsample.balancer_steps},
                          {"bypass_steps", config.subsample.bypass_steps}};
   }

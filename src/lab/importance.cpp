@@ -1,0 +1,57 @@
+#include "lab/importance.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace pronghorn::lab {
+
+ReadText read_importance(const Model& model, const Tokenizer& tokenizer, std::string_view text) {
+  constexpr size_t kPiece = 2048;
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  require(!ids.empty(), "text", "gives no token");
+  ReadText read{{}, model.new_state()};
+  for (size_t done = 0; done < ids.size(); done += kPiece) {
+    const auto piece = std::span(ids).subspan(done, std::min(kPiece, ids.size() - done));
+    std::vector<SpanTrace> trace;
+    model.forward({}, continue_sequence(read.state, piece), &trace);
+    for (const int32_t id : piece) read.tokens.push_back({id, tokenizer.token_bytes(id), 0, {}});
+    for (const SpanTrace& span : trace) {
+      for (size_t i = 0; i < span.rows.size(); ++i) {
+        TokenImportance& token = read.tokens[done + static_cast<size_t>(span.rows[i])];
+        token.scores.push_back(span.scores[i]);
+        token.depth += span.scores[i] > 0;
+      }
+    }
+  }
+  return read;
+}
+
+TokenView importance_view(const std::vector<TokenImportance>& tokens) {
+  TokenView view;
+  int64_t deepest = 1;
+  for (const TokenImportance& token : tokens) deepest = std::max(deepest, token.depth);
+  const auto levels = static_cast<double>(deepest);
+  for (const TokenImportance& token : tokens) {
+    double strength = 0;
+    if (token.depth > 0) {
+      const float weight =
+          std::clamp(*std::max_element(token.scores.begin(), token.scores.end()), 0.0f, 1.0f);
+      strength = (static_cast<double>(token.depth) - 0.5 + 0.5 * double{weight}) / levels;
+    }
+    view.tokens.push_back({token.bytes, strength,
+                           fmt::format("entered {} of {} spans; scores {:.2f}", token.depth,
+                                       token.scores.size(), fmt::join(token.scores, ", "))});
+  }
+  view.legend.push_back({0, "outer layers only"});
+  for (int64_t depth = 1; depth <= deepest; ++depth) {
+    view.legend.push_back({static_cast<double>(depth) / levels,
+                           fmt::format("entered {} span{}", depth, depth == 1 ? "" : "s")});
+  }
+  return view;
+}
+
+}  // namespace pronghorn::lab
