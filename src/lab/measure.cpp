@@ -119,9 +119,13 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
   require(!text.empty(), "measurement", "no text to fill the contexts with");
   Context context;
   context.precision = options.precision;
+  struct End {
+    SequenceState state;
+    Tensor logits;
+  };
   std::vector<ContextPoint> points;
-  std::vector<SequenceState> states = {model.new_state()};
-  SequenceState& state = states.front();
+  std::vector<End> ends;  // where each context ends
+  SequenceState state = model.new_state();
   Tensor logits;
   double reading = 0;  // seconds spent so far
   // Work of a prompt, to foresee how long the next context will take.
@@ -163,18 +167,25 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
     point.context = target;
     point.prompt_tokens_per_second = static_cast<double>(target) / reading;
     point.state_bytes = state.bytes();
-    std::vector<double> rates;
-    for (int repeat = 0; repeat < kDecodeRepeats; ++repeat) {
-      std::vector<SequenceState> fork = {state};
-      Tensor scores = decode_step(model, context, fork, logits);  // copies shared pages, unmeasured
+    points.push_back(point);
+    ends.push_back({state, logits});
+  }
+  // In turns, so that a machine whose speed drifts treats all contexts alike.
+  std::vector<std::vector<double>> rates(points.size());
+  for (int repeat = 0; repeat < kDecodeRepeats; ++repeat) {
+    for (size_t i = 0; i < points.size(); ++i) {
+      std::vector<SequenceState> fork = {ends[i].state};
+      // The first step copies shared pages, unmeasured.
+      Tensor scores = decode_step(model, context, fork, ends[i].logits);
       const double begin = now_seconds();
-      for (int64_t i = 0; i < kDecodeSteps; ++i) {
+      for (int64_t step = 0; step < kDecodeSteps; ++step) {
         scores = decode_step(model, context, fork, scores);
       }
-      rates.push_back(static_cast<double>(kDecodeSteps) / (now_seconds() - begin));
+      rates[i].push_back(static_cast<double>(kDecodeSteps) / (now_seconds() - begin));
     }
-    point.decode_tokens_per_second = spread_of(rates).median;
-    points.push_back(point);
+  }
+  for (size_t i = 0; i < points.size(); ++i) {
+    points[i].decode_tokens_per_second = spread_of(rates[i]).median;
   }
   return points;
 }
