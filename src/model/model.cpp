@@ -82,10 +82,17 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
 
+  auto mtp_layout = std::make_shared<StateLayout>();
+  for (int64_t k = 0; k < config_.mtp.heads; ++k) {
+    mtp_.emplace_back(config_, context, scope.child("mtp").child(std::to_string(k)));
+    mtp_layout->layers = {mtp_.back().journals()};  // the same for all
+  }
+  mtp_layout_ = std::move(mtp_layout);
+
   // What decides the state, without names of blocks, which a published family does not keep.
   nlohmann::json identity = write_pronghorn_config(config_);
   const nlohmann::json blocks = identity.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp"}) {
     identity.erase(key);
   }
   for (const PatternStep& step : config_.steps) {
@@ -173,17 +180,26 @@ void Model::check(const Batch& batch) const {
           batch.positions.size(), next);
 }
 
-Tensor Model::forward(const Context& context, const Batch& batch) const {
+Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exit) const {
   check(batch);
+  require(exit == nullptr || (exit->layers >= 1 && exit->layers <= config_.block_count()),
+          "early exit", "{} layers of a model of {}", exit == nullptr ? 0 : exit->layers,
+          config_.block_count());
+  const auto normalised = [&](const Stream& end) {
+    return end.delta.defined() ? norm_.add_forward(context, end.sum, end.delta).second
+                               : norm_.forward(context, end.sum);
+  };
   Stream stream{embedding(context, embeddings_.value(), batch.tokens), {}};
+  int64_t layers = 0;
   for (const auto& block : blocks_) {
     stream = config_.recompute && context.tape != nullptr
                  ? recomputed(context, *block, stream, batch)
                  : block->forward(context, stream, batch);
+    if (exit == nullptr || ++layers != exit->layers) continue;
+    exit->hidden = normalised(stream);
+    if (exit->stop) break;
   }
-  const Tensor hidden = stream.delta.defined()
-                            ? norm_.add_forward(context, stream.sum, stream.delta).second
-                            : norm_.forward(context, stream.sum);
+  const Tensor hidden = exit != nullptr && exit->stop ? exit->hidden : normalised(stream);
   for (const Segment& segment : batch.segments) {
     if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
   }
@@ -215,6 +231,18 @@ Stream Model::recomputed(const Context& context, const Block& block, const Strea
     if (in.delta.defined() && in.delta.has_grad()) stream.delta.give_grad(in.delta.grad());
   });
   return out;
+}
+
+Tensor Model::mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
+                          const Batch& batch) const {
+  require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
+  check(batch);
+  const Tensor tokens = embedding(context, embeddings_.value(), batch.tokens);
+  const Tensor result = mtp_[static_cast<size_t>(head)].forward(context, hidden, tokens, batch);
+  for (const Segment& segment : batch.segments) {
+    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
+  }
+  return result;
 }
 
 Tensor Model::logits(const Context& context, const Tensor& hidden) const {

@@ -11,6 +11,7 @@
 
 #include "model/block.h"
 #include "model/config.h"
+#include "model/mtp.h"
 #include "tensor/sequence_state.h"
 
 namespace pronghorn {
@@ -32,16 +33,32 @@ class Model {
   // Copies the numbers of a checkpoint of this very configuration into this model.
   void load_weights(const std::filesystem::path& directory);
 
+  // Looks at the stream on its way: behind the first `layers` blocks, normalised as at the end.
+  struct EarlyExit {
+    int64_t layers = 0;
+    bool stop = true;  // goes no further: forward() then returns the same
+    Tensor hidden;     // the answer
+  };
+
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
   // SequenceState::commit(). Throws Error for tokens out of range or a malformed batch.
-  Tensor forward(const Context& context, const Batch& batch) const;
+  Tensor forward(const Context& context, const Batch& batch, EarlyExit* exit = nullptr) const;
 
   // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
   Tensor logits(const Context& context, const Tensor& hidden) const;
 
   // The output projection, for the fused loss.
   const Weight& head() const { return head_; }
+
+  // Multi-token prediction (ModelConfig::mtp). Head k continues what head k - 1 returned (k = 0:
+  // what forward() returned) of token t, given token t + k + 1, which batch.tokens holds; its
+  // hidden states, normalised, are to be scored by logits() for token t + k + 2. Each head has a
+  // state of its own per sequence, new_mtp_state().
+  Tensor mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
+                     const Batch& batch) const;
+  int64_t mtp_depth() const { return static_cast<int64_t>(mtp_.size()); }
+  SequenceState new_mtp_state() const { return SequenceState(mtp_layout_); }
 
   // A fresh sequence.
   SequenceState new_state() const { return SequenceState(layout_); }
@@ -71,8 +88,9 @@ class Model {
   ParameterStore store_;
   Weight embeddings_, head_;
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<MtpHead> mtp_;
   Norm norm_;
-  std::shared_ptr<const StateLayout> layout_;
+  std::shared_ptr<const StateLayout> layout_, mtp_layout_;
 };
 
 // A batch that continues one sequence with `tokens`, at the positions that follow.
