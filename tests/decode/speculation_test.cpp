@@ -98,7 +98,7 @@ class SpeculationTest : public testing::TestWithParam<size_t> {
 
   static std::vector<std::pair<std::string, GenerateOptions>> all_options() {
     GenerateOptions greedy;
-    greedy.max_tokens = 45;
+    greedy.max_tokens = 40;
     GenerateOptions sampled = greedy;
     sampled.sampling.temperature = 0.7;
     sampled.sampling.top_p = 0.9;
@@ -264,7 +264,7 @@ TEST_F(SpeculationRules, EndTokensInsideARunEndTheText) {
 // Block verification draws from the same law: the first two tokens of many short texts.
 TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
   constexpr size_t kTexts = 64;
-  constexpr int kRounds = 120;
+  constexpr int kRounds = 80;
   SamplingOptions sampling;
   sampling.temperature = 1;
   sampling.top_k = 6;
