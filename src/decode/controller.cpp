@@ -17,8 +17,10 @@ constexpr double kMargin = 1.02;
 constexpr double kProbeShare = 0.01;
 // Guesses of a trial.
 constexpr int64_t kProbeGuesses = 2;
-// Weight of the newest step in what is known of costs.
-constexpr double kCostWeight = 0.05;
+// Weight of the newest step in what is known of the cost of its width, and of all widths.
+constexpr double kCostWeight = 0.15, kScaleWeight = 0.02;
+// After so many rounds with guesses comes one without: what is gained is only known from both.
+constexpr int kPlainEvery = 48;
 // A step that took longer than this share of what was expected was interrupted by something else.
 constexpr double kOutlier = 2;
 // Tries after which an old one counts 1/e.
@@ -27,8 +29,8 @@ constexpr double kMemory = 50;
 // counts as.
 constexpr double kPrior = 0.6, kPriorTries = 2;
 
-// Seconds of a step of `width` tokens for each of several sequences: the least of three, since
-// nothing makes a step faster than it is.
+// Seconds of a step of `width` tokens for each of several sequences: the least of a few after the
+// first, since nothing makes a step faster than it is.
 double time_step(const Model& model, const Context& context, int64_t sequences, int64_t width) {
   constexpr int kRepeats = 3;
   std::vector<SequenceState> states(static_cast<size_t>(sequences), model.new_state());
@@ -39,7 +41,10 @@ double time_step(const Model& model, const Context& context, int64_t sequences, 
     for (SequenceState& state : states) add_segment(batch, state, tokens);
     const double start = now_seconds();
     model.logits(context, model.forward(context, batch));
-    best = std::min(best, now_seconds() - start);
+    // The first guess is wrong: going back and picking up from there is part of the cost.
+    for (SequenceState& state : states) state.truncate(state.length() - width + 1);
+    const double seconds = now_seconds() - start;
+    if (i > 0) best = std::min(best, seconds);
   }
   return best;
 }
@@ -59,7 +64,7 @@ struct Node {
 
 StepCost::StepCost(const Model& model, const Context& context, int64_t sequences) {
   time_step(model, context, sequences, 1);  // packs weights, fills caches
-  for (const int64_t width : {1, 2, 3, 4, 6, 8, 12, 16}) {
+  for (const int64_t width : {1, 2, 4, 8, 16}) {
     points_[width * sequences] = {time_step(model, context, sequences, width), 1};
   }
 }
@@ -84,10 +89,13 @@ double StepCost::seconds(int64_t rows) const {
 
 void StepCost::update(int64_t rows, double seconds) {
   const double ratio = std::clamp(seconds / this->seconds(rows), 1 / kOutlier, kOutlier);
-  scale_ *= std::pow(ratio, kCostWeight);
+  scale_ *= std::pow(ratio, kScaleWeight);
   auto near = points_.lower_bound(rows);
   if (near == points_.end()) near = std::prev(near);
-  if (near->first == rows) near->second.correction *= std::pow(ratio, kCostWeight);
+  const auto below = near == points_.begin() ? near : std::prev(near);
+  // Between two widths the nearer one learns.
+  if (rows - below->first < near->first - rows) near = below;
+  if (rows >= points_.begin()->first) near->second.correction *= std::pow(ratio, kCostWeight);
 }
 
 double Acceptance::estimate(int64_t depth, int64_t rank) const {
@@ -139,6 +147,10 @@ void Controller::set_costs(int64_t sequences, StepCost step, double draft_level_
   level_seconds_ = draft_level_seconds;
 }
 
+bool Controller::plain_is_due() const {
+  return options_.draft_tokens == 0 && rounds_with_guesses_ >= kPlainEvery;
+}
+
 bool Controller::probe(int64_t guesses) {
   const double loss = step_.seconds(sequences_ * (1 + guesses)) - plain_seconds() +
                       level_seconds_ * static_cast<double>(guesses);
@@ -150,7 +162,7 @@ bool Controller::probe(int64_t guesses) {
 DraftShape Controller::plan(int64_t limit) {
   limit = std::min(limit, kMaxDraft);
   if (options_.draft_tokens > 0) limit = std::min(limit, options_.draft_tokens);
-  if (costly_kind_ < 0 || limit <= 0) return {};
+  if (costly_kind_ < 0 || limit <= 0 || plain_is_due()) return {};
   const Acceptance& acceptance = acceptance_[static_cast<size_t>(costly_kind_)];
   // The tree of n nodes that is worth most consists of the n nodes worth most: a node is never
   // worth more than its parent. `shape` grows by the best child that any of its nodes could still
@@ -228,7 +240,7 @@ void Controller::trim(std::span<Draft> drafts) {
       return static_cast<int64_t>(node.index) >= options_.draft_tokens;
     });
     keep = nodes.size();
-  } else {
+  } else if (!plain_is_due()) {
     double expected = static_cast<double>(drafts.size());
     double best_rate = kMargin * expected / step_.seconds(fixed);
     for (size_t n = 0; n < nodes.size(); ++n) {
@@ -269,6 +281,8 @@ void Controller::observe(const Round& round) {
     acceptance_[static_cast<size_t>(draft.kind)].observe(draft, round.tokens[i]);
     if (draft.kind == costly_kind_) levels = std::max(levels, draft.shape.depth());
   }
+  rounds_with_guesses_ =
+      round.rows > static_cast<int64_t>(round.drafts.size()) ? rounds_with_guesses_ + 1 : 0;
   // Fewer rows than sequences at the start: some have ended, and nothing was measured for that.
   if (round.rows >= sequences_) step_.update(round.rows, round.step_seconds);
   // The first draft after plain rounds also reads what was written meanwhile.

@@ -89,14 +89,16 @@ class Controller {
  private:
   double plain_seconds() const { return step_.seconds(sequences_); }
   bool probe(int64_t guesses);
+  bool plain_is_due() const;
 
   ControllerOptions options_;
   int costly_kind_;
   std::vector<Acceptance> acceptance_;
   StepCost step_;
   int64_t sequences_ = 1;
-  double level_seconds_ = 0;  // of one level of costly guesses
-  double credit_ = 0;         // seconds that may be lost by trying
+  double level_seconds_ = 0;     // of one level of costly guesses
+  int rounds_with_guesses_ = 0;  // since the last one without
+  double credit_ = 0;            // seconds that may be lost by trying
   bool probing_ = false, drafted_before_ = false;
 };
 

@@ -258,6 +258,9 @@ void teach(Controller& controller, int kind, int64_t guesses, int64_t right, int
   }
 }
 
+// A round without guesses; controllers ask for one now and then.
+void plain_round(Controller& controller) { teach(controller, 0, 0, 0, 1); }
+
 TEST(ControllerTest, FindsTheBestDepthOfTheSpecificationsTable) {
   // Acceptance 0.8 at each place. Flat steps and drafts of 0.05: the best depth is 8; steps that
   // take 10 % more for each token: 5 (docs/speculation.md derives both). Drafts are free there.
@@ -316,6 +319,7 @@ TEST(ControllerTest, StopsWhenGuessesAreWrongAndTriesNowAndThen) {
       teach(controller, 0, 0, 0, 1);
     }
   }
+  plain_round(controller);
   EXPECT_GE(controller.plan(kMaxDraft).depth(), 2);
 }
 
@@ -324,6 +328,7 @@ TEST(ControllerTest, TrimsFreeGuessesByTheirKind) {
   controller.set_costs(1, costs(0.1), 0);
   teach(controller, 0, 4, 0, 60);
   teach(controller, 1, 10, 10, 60);
+  plain_round(controller);
   std::vector<Draft> drafts = {{DraftShape::chain(10), Tokens(10, 1), {}, 0}};
   controller.trim(drafts);
   EXPECT_TRUE(drafts[0].empty());
@@ -351,6 +356,8 @@ TEST(ControllerTest, GrowsTreesWhereSecondGuessesComeTrue) {
     const std::vector<Tokens> all = {i % 2 == 0 ? Tokens{1, 3, 5} : Tokens{3, 5}};
     controller.observe({{&draft, 1}, all, 10, 0.9e-3, controller.step_cost().seconds(10)});
   }
+  EXPECT_TRUE(controller.plan(kMaxDraft).empty());  // time for a plain round
+  plain_round(controller);
   const DraftShape shape = controller.plan(kMaxDraft);
   EXPECT_FALSE(shape.is_chain());
   for (size_t i = 0; i < shape.size(); ++i) EXPECT_LT(shape.parents[i], static_cast<int32_t>(i));
@@ -363,10 +370,10 @@ TEST(ControllerTest, StepCostsFollowWhatIsMeasured) {
   EXPECT_DOUBLE_EQ(cost.seconds(1), 1e-3);
   EXPECT_DOUBLE_EQ(StepCost({{1, 1.0}, {3, 2.0}}).seconds(2), 1.5);
   EXPECT_DOUBLE_EQ(StepCost({{1, 1.0}, {3, 2.0}}).seconds(9), 2.0);
-  for (int i = 0; i < 400; ++i) cost.update(4, 3e-3);
+  for (int i = 0; i < 100; ++i) cost.update(4, 3e-3);
   EXPECT_NEAR(cost.seconds(4), 3e-3, 0.1e-3);
-  EXPECT_GT(cost.seconds(1), 1.2e-3);  // everything has become slower
-  cost.update(4, 1000);                // an outlier counts little
+  EXPECT_LT(cost.seconds(1), 1.2e-3);  // one width tells little of the others
+  cost.update(4, 1000);                // and an outlier little of its own
   EXPECT_LT(cost.seconds(4), 4e-3);
 }
 
