@@ -9,6 +9,7 @@
 #include "command.h"
 #include "lab/measure.h"
 #include "tensor/storage.h"
+#include "train/text_source.h"
 
 namespace pronghorn::app {
 namespace {
@@ -17,6 +18,10 @@ struct BenchCommand : Common {
   std::filesystem::path model;
   bool machine = false;
   lab::BenchOptions bench;
+  std::vector<std::string> drafts;
+  std::vector<std::filesystem::path> draft_text;
+  int64_t draft_prompts = 8;
+  lab::DraftBenchOptions draft;
 };
 
 nlohmann::json to_json(const lab::Spread& spread) {
@@ -49,6 +54,82 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
   return std::make_unique<Model>(std::move(config), 0);
 }
 
+// Prompts cut from the texts at even distances.
+std::vector<std::vector<int32_t>> prompts_of(const BenchCommand& options,
+                                             const Tokenizer& tokenizer) {
+  std::string text;
+  for (const std::string& document : read_documents(options.draft_text, 16 << 20)) text += document;
+  const std::vector<int32_t> tokens = tokenizer.encode(text, false);
+  const auto length = static_cast<size_t>(options.bench.prompt);
+  require(tokens.size() >= length, "--draft-text", "{} tokens are too few for prompts of {}",
+          tokens.size(), length);
+  std::vector<std::vector<int32_t>> prompts;
+  for (int64_t i = 0; i < options.draft_prompts; ++i) {
+    const size_t begin = (tokens.size() - length) * static_cast<size_t>(2 * i + 1) /
+                         static_cast<size_t>(2 * options.draft_prompts);
+    const auto first = tokens.begin() + static_cast<int64_t>(begin);
+    prompts.emplace_back(first, first + static_cast<int64_t>(length));
+  }
+  return prompts;
+}
+
+void bench_drafts(const BenchCommand& options) {
+  if (options.draft_text.empty()) {
+    throw UsageError("--draft-text", "missing",
+                     "drafters are compared on a text of the model's kind");
+  }
+  const std::unique_ptr<Model> model = Model::load(options.model);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  lab::DraftBenchOptions bench = options.draft;
+  bench.generate = options.bench.generate;
+  bench.batch = options.bench.batch;
+  bench.repeat = options.bench.repeat;
+  bench.precision = options.bench.precision;
+  const auto rows = lab::bench_drafters(*model, *tokenizer, prompts_of(options, *tokenizer),
+                                        options.drafts, bench);
+  if (options.json) {
+    nlohmann::json json = {
+        {"prompts", options.draft_prompts}, {"prompt_tokens", options.bench.prompt},
+        {"tokens", options.bench.generate}, {"batch", options.bench.batch},
+        {"threads", thread_count()},        {"backend", backend().description()}};
+    for (const lab::DraftBenchRow& row : rows) {
+      json["drafters"].push_back({{"drafter", row.drafter.empty() ? "plain" : row.drafter},
+                                  {"tokens_per_second", to_json(row.tokens_per_second)},
+                                  {"speed_up", row.speed_up},
+                                  {"same_text_as_plain", row.same_text},
+                                  {"drafted", row.stats.drafted},
+                                  {"acceptance", row.stats.acceptance()},
+                                  {"tokens_per_step", row.stats.tokens_per_round()},
+                                  {"draft_seconds", row.stats.draft_seconds},
+                                  {"verify_seconds", row.stats.step_seconds}});
+    }
+    return print_json(json);
+  }
+  lab::Table table({{"drafter", lab::Align::kLeft},
+                    {"tokens/s"},
+                    {"speed-up"},
+                    {"guesses"},
+                    {"came true"},
+                    {"tokens a step"},
+                    {"time drafting"},
+                    {"text", lab::Align::kLeft}});
+  for (const lab::DraftBenchRow& row : rows) {
+    const bool plain = row.drafter.empty();
+    const double seconds = row.stats.draft_seconds + row.stats.step_seconds;
+    table.add_row(
+        {plain ? "plain" : row.drafter, format_count(row.tokens_per_second.median),
+         fmt::format("{:.2f}", row.speed_up), plain ? "" : std::to_string(row.stats.drafted),
+         plain ? "" : fmt::format("{:.0f}%", 100 * row.stats.acceptance()),
+         plain ? "1.00" : fmt::format("{:.2f}", row.stats.tokens_per_round()),
+         plain ? ""
+               : fmt::format("{:.0f}%", 100 * row.stats.draft_seconds / std::max(1e-9, seconds)),
+         plain           ? ""
+         : row.same_text ? "the same"
+                         : "another"});
+  }
+  print_table(table);
+}
+
 void run(const BenchCommand& options) {
   if (options.machine) {
     const MachineCeilings machine = measure_machine(1.0);
@@ -56,6 +137,7 @@ void run(const BenchCommand& options) {
     return print_machine(machine);
   }
   if (options.model.empty()) throw UsageError("bench", "needs a model, or --machine");
+  if (!options.drafts.empty()) return bench_drafts(options);
   const double start = now_seconds();
   const std::unique_ptr<Model> model = load_or_make(options.model);
   const double load_seconds = now_seconds() - start;
@@ -130,7 +212,25 @@ void add_bench(CLI::App& app) {
   command->add_option("--batch", options->bench.batch, "sequences together")
       ->check(CLI::Range(1, 4096));
   command->add_option("--repeat", options->bench.repeat, "measured runs")
-      ->check(CLI::Range(1, 1000));
+      ->check(CLI::Range(0, 1000));
+  command->add_option("--draft", options->drafts,
+                      "compare decoding with this drafter (as in generate; may be repeated) with "
+                      "plain decoding, on --draft-text");
+  command->add_option("--draft-text", options->draft_text,
+                      "text files that prompts for --draft are cut from");
+  command->add_option("--draft-prompts", options->draft_prompts, "number of these prompts")
+      ->check(CLI::Range(1, 10000));
+  command
+      ->add_option("--draft-tokens", options->draft.speculation.control.draft_tokens,
+                   "guess so many tokens a step (default: as many as pay)")
+      ->check(CLI::Range(int64_t{0}, kMaxDraft));
+  command
+      ->add_option("--draft-tree", options->draft.speculation.control.branches,
+                   "guess up to so many tokens for one place")
+      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
+  command->add_flag("--draft-block", options->draft.speculation.block,
+                    "judge sampled guesses by block verification");
+  command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");
   add_precision_option(*command, options->bench.precision);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

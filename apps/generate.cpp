@@ -1,6 +1,7 @@
 // pronghorn generate: continue a text.
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -13,7 +14,8 @@ namespace {
 
 struct GenerateCommand : Common {
   std::filesystem::path model, prompt_file, session;
-  std::string prompt;
+  std::string prompt, draft;
+  SpeculationOptions speculation;
   bool stats = false;
   GenerateOptions generate;
 };
@@ -30,6 +32,53 @@ const char* end_name(Generated::End end) {
   return "length";
 }
 
+// What speculation did, and how fast plain decoding of the same session is.
+struct SpeculationReport {
+  SpeculationStats stats;
+  std::string drafter;
+  double plain_seconds = 0;  // 0: not measured
+  double seconds = 0;        // with speculation
+  bool same_text = true;
+
+  double speed_up() const { return plain_seconds / std::max(1e-9, seconds); }
+};
+
+nlohmann::json to_json(const SpeculationReport& report) {
+  nlohmann::json positions = nlohmann::json::array();
+  for (size_t i = 0; i < report.stats.drafted_at.size(); ++i) {
+    if (report.stats.drafted_at[i] == 0) break;
+    positions.push_back(
+        {{"drafted", report.stats.drafted_at[i]}, {"accepted", report.stats.accepted_at[i]}});
+  }
+  nlohmann::json json = {{"drafter", report.drafter},
+                         {"drafted", report.stats.drafted},
+                         {"accepted", report.stats.accepted},
+                         {"acceptance", report.stats.acceptance()},
+                         {"steps", report.stats.rounds},
+                         {"speculative_steps", report.stats.speculated},
+                         {"tokens_per_step", report.stats.tokens_per_round()},
+                         {"draft_seconds", report.stats.draft_seconds},
+                         {"verify_seconds", report.stats.step_seconds},
+                         {"positions", positions}};
+  if (report.plain_seconds > 0) {
+    json["speed_up"] = report.speed_up();
+    json["same_text_as_plain"] = report.same_text;
+  }
+  return json;
+}
+
+void print(const SpeculationReport& report) {
+  const SpeculationStats& stats = report.stats;
+  fmt::print(stderr, "draft {}: {} of {} guesses came true ({:.0f}%), {:.2f} tokens a step",
+             report.drafter, stats.accepted, stats.drafted, 100 * stats.acceptance(),
+             stats.tokens_per_round());
+  if (report.plain_seconds > 0) {
+    fmt::print(stderr, ", {:.2f} times as fast as plain decoding ({} text)", report.speed_up(),
+               report.same_text ? "the same" : "another");
+  }
+  fmt::print(stderr, "\n");
+}
+
 void run(const GenerateCommand& options) {
   check(options.generate.sampling);
   const std::unique_ptr<Model> model = Model::load(options.model);
@@ -43,13 +92,32 @@ void run(const GenerateCommand& options) {
   if (!options.prompt_file.empty()) prompt = read_file(options.prompt_file);
   const std::vector<int32_t> tokens = tokenizer->encode(prompt, !resumes);
 
+  std::unique_ptr<Speculation> speculation;
+  if (!options.draft.empty()) {
+    speculation = std::make_unique<Speculation>(make_drafter(options.draft, *model, *tokenizer),
+                                                options.speculation);
+  }
+  const Session before = session;
+
   if (!options.json && !resumes) fmt::print("{}", prompt);
+  const auto show = [&](std::string_view text) {
+    if (options.json) return;
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  };
   const Generated result = pronghorn::generate(*model, *tokenizer, session, tokens,
-                                               options.generate, [&](std::string_view text) {
-                                                 if (options.json) return;
-                                                 fmt::print("{}", text);
-                                                 std::fflush(stdout);
-                                               });
+                                               options.generate, show, speculation.get());
+  std::optional<SpeculationReport> report;
+  if (speculation != nullptr) {
+    report = {speculation->stats(), speculation->drafter().name(), 0, result.decode_seconds, true};
+    if (options.stats) {
+      Session again = before;
+      const Generated plain =
+          pronghorn::generate(*model, *tokenizer, again, tokens, options.generate);
+      report->plain_seconds = plain.decode_seconds;
+      report->same_text = plain.text == result.text;
+    }
+  }
   if (!options.session.empty()) session.save(options.session);
 
   const double prefill =
@@ -57,15 +125,17 @@ void run(const GenerateCommand& options) {
   const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
   const std::vector<double> kept = model->measured_shares(session.state());
   if (options.json) {
-    return print_json({{"text", result.text},
-                       {"end", end_name(result.end)},
-                       {"prompt_tokens", result.prompt_tokens},
-                       {"tokens", result.tokens},
-                       {"context", session.length()},
-                       {"state_bytes", session.state().bytes()},
-                       {"kept_shares", kept},
-                       {"prompt_tokens_per_second", prefill},
-                       {"decode_tokens_per_second", decode}});
+    nlohmann::json json = {{"text", result.text},
+                           {"end", end_name(result.end)},
+                           {"prompt_tokens", result.prompt_tokens},
+                           {"tokens", result.tokens},
+                           {"context", session.length()},
+                           {"state_bytes", session.state().bytes()},
+                           {"kept_shares", kept},
+                           {"prompt_tokens_per_second", prefill},
+                           {"decode_tokens_per_second", decode}};
+    if (report) json["speculation"] = to_json(*report);
+    return print_json(json);
   }
   fmt::print("\n");
   if (options.stats) {
@@ -74,6 +144,7 @@ void run(const GenerateCommand& options) {
                format_bytes(static_cast<double>(session.state().bytes())));
     if (!kept.empty()) fmt::print(stderr, "{}\n", kept_text(kept));
   }
+  if (report) print(*report);
 }
 
 }  // namespace
@@ -98,7 +169,25 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", options->generate.stop, "end before this text (may be repeated)");
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to");
-  command->add_flag("--stats", options->stats, "print speed and state size on stderr");
+  command->add_flag(
+      "--stats", options->stats,
+      "print speed and state size on stderr; with --draft also measure plain decoding");
+  command->add_option("--draft", options->draft,
+                      "guess ahead and check several tokens a step, for the same text sooner: a "
+                      "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
+                      "several with commas between");
+  ControllerOptions& control = options->speculation.control;
+  command
+      ->add_option("--draft-tokens", control.draft_tokens,
+                   "guess so many tokens a step (default: as many as pay)")
+      ->check(CLI::Range(int64_t{0}, kMaxDraft));
+  command
+      ->add_option("--draft-tree", control.branches,
+                   "guess up to so many tokens for one place (default 1: a chain)")
+      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
+  command->add_flag("--draft-block", options->speculation.block,
+                    "judge sampled guesses by block verification: accepts more, but the text for a "
+                    "seed depends on the drafter");
   add_precision_option(*command, options->generate.precision);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -19,6 +19,8 @@ struct TrainOptions : Common {
   bool resume = false;
   uint64_t seed = 0;
   int64_t vocab_size = 0;
+  std::filesystem::path tokenizer;
+  int64_t mtp = -1;
   int64_t evaluate_every = 0;
   std::string checkpoint_every = "30s";
   double held_out = 0.05;
@@ -56,8 +58,14 @@ void train_command(const TrainOptions& options) {
   } else {
     if (options.data.empty())
       throw UsageError("--data", "missing", "or --task for a synthetic one");
-    corpus = prepare_corpus(options.data, options.vocab_size, options.directory / "data",
-                            options.held_out);
+    if (!options.tokenizer.empty() && options.vocab_size > 0) {
+      throw UsageError("--tokenizer", "given together with --vocab");
+    }
+    corpus = options.tokenizer.empty()
+                 ? prepare_corpus(options.data, options.vocab_size, options.directory / "data",
+                                  options.held_out)
+                 : prepare_corpus_with(load_tokenizer(options.tokenizer), options.data,
+                                       options.directory / "data", options.held_out);
     shard = std::make_unique<TokenShard>(corpus.files.train);
     held_out = std::make_unique<TokenShard>(corpus.files.held_out);
     source = std::make_unique<TextSource>(*shard, run.config.window, options.seed);
@@ -66,6 +74,8 @@ void train_command(const TrainOptions& options) {
   }
   // The model remembers how it was trained: eval and compare take their window from it.
   config.train = write_train_config(run.config);
+
+  if (options.mtp >= 0) config.mtp.heads = options.mtp;
 
   Model model(config, options.seed);
   spdlog::info("{} parameters, {} tokens a step",
@@ -120,6 +130,12 @@ void add_train(CLI::App& app) {
   command->add_option("--seed", options->seed, "of weights and of the order of the data");
   command->add_option("--vocab", options->vocab_size,
                       "train a SentencePiece BPE of this size on the data (default: bytes)");
+  command->add_option("--tokenizer", options->tokenizer,
+                      "use the tokenizer of this model instead (drafts need the same one)");
+  command
+      ->add_option("--mtp", options->mtp,
+                   "train so many heads for multi-token prediction along with the model")
+      ->check(CLI::Range(0, 15));
   command->add_option("--held-out", options->held_out, "share of the text held out")
       ->check(CLI::Range(0.0, 0.5));
   command->add_option("--eval-every", options->evaluate_every, "steps between held-out scores")

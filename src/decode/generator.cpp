@@ -1,174 +1,343 @@
 #include "decode/generator.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
-#include "tensor/bytes.h"
+#include "base/random.h"
+#include "decode/scoring_drafter.h"
+#include "decode/stop_filter.h"
+#include "decode/verification.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr uint64_t kMagic = 0x3130534e4f525000;  // "\0PRONS01"
+// Noise of block verification: for judging guesses, of which there is one number more.
+constexpr uint64_t kJudgeStream = stream_id("judge draft");
 
-// Tokens of a prompt read in one forward: bounds the memory of activations.
-constexpr int64_t kPromptPiece = 2048;
-
-// Holds text back while it might be the beginning of a stop string.
-class StopFilter {
+// One text on its way: its tokens become text, and it ends where it must.
+class Writer {
  public:
-  explicit StopFilter(const std::vector<std::string>& stops) : stops_(stops) {
-    for (const std::string& stop : stops) {
-      if (stop.empty()) throw UsageError("--stop", "a stop string is empty");
-    }
+  Writer(const Tokenizer& tokenizer, const Generation& generation)
+      : tokenizer_(tokenizer),
+        session_(*generation.session),
+        options_(generation.options),
+        emit_(generation.emit),
+        position_(session_.length() + static_cast<int64_t>(generation.prompt.size())),
+        filter_(options_.stop),
+        stream_(tokenizer, position_ > 0) {
+    check(options_.sampling);
+    result_.prompt_tokens = static_cast<int64_t>(generation.prompt.size());
   }
 
-  // Adds text; returns what can be shown. stopped() tells whether a stop string was found.
-  std::string push(std::string_view text) {
-    held_ += text;
-    size_t first = std::string::npos;
-    for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
-    if (first != std::string::npos) {
-      stopped_ = true;
-      held_.resize(first);
-      return std::exchange(held_, {});
+  Session& session() const { return session_; }
+  const GenerateOptions& options() const { return options_; }
+  Generated& result() { return result_; }
+  bool ended() const { return ended_ || left() <= 0; }
+  // Tokens that may still be written.
+  int64_t left() const { return options_.max_tokens - result_.tokens; }
+
+  // The model's own choice from its scores of the next token.
+  int32_t choose(std::span<const float> scores) const {
+    return sample(scores, options_.sampling, session_.recent(), position_);
+  }
+  // Of the next token in the text.
+  int64_t position() const { return position_; }
+
+  // Takes the next token; false if the text ends with it.
+  bool take(int32_t token) {
+    ++result_.tokens;
+    ++position_;
+    session_.append({&token, 1});
+    if (options_.stop_at_eos && tokenizer_.eos() == token) {
+      result_.end = Generated::End::end_token;
+      ended_ = true;
+      return false;
     }
-    size_t keep = 0;
-    for (const std::string& stop : stops_) {
-      for (size_t n = std::min(stop.size() - 1, held_.size()); n > keep; --n) {
-        if (held_.ends_with(std::string_view(stop).substr(0, n))) keep = n;
-      }
+    show(stream_.push(token));
+    if (filter_.stopped()) {
+      result_.end = Generated::End::stop_string;
+      ended_ = true;
     }
-    std::string ready = held_.substr(0, held_.size() - keep);
-    held_.erase(0, ready.size());
-    return ready;
+    return !ended();
   }
 
-  std::string finish() { return std::exchange(held_, {}); }
-  bool stopped() const { return stopped_; }
+  // What was held back.
+  void finish() {
+    if (filter_.stopped()) return;
+    show(stream_.finish());
+    give(filter_.finish());
+  }
 
  private:
-  const std::vector<std::string>& stops_;
-  std::string held_;
-  bool stopped_ = false;
+  void show(std::string_view text) { give(filter_.push(text)); }
+  void give(const std::string& ready) {
+    result_.text += ready;
+    if (emit_ && !ready.empty()) emit_(ready);
+  }
+
+  const Tokenizer& tokenizer_;
+  Session& session_;
+  const GenerateOptions& options_;
+  const std::function<void(std::string_view)>& emit_;
+  int64_t position_;
+  StopFilter filter_;
+  TextStream stream_;
+  Generated result_;
+  bool ended_ = false;
+};
+
+// Writes several texts together. A round: guess, let the model read the last token of each text and
+// the guesses behind it, take the tokens that the model chooses as far as guesses were right, and
+// forget the rest. Without guesses a round is a step of plain decoding; there is no other loop.
+class Generator {
+ public:
+  Generator(const Model& model, const Tokenizer& tokenizer, std::span<const Generation> generations,
+            Speculation* speculation)
+      : model_(model), speculation_(speculation) {
+    for (const Generation& generation : generations) {
+      writers_.push_back(std::make_unique<Writer>(tokenizer, generation));
+      require(generation.options.precision == generations.front().options.precision, "generate",
+              "texts of one batch differ in precision");
+      for (size_t i = 0; i + 1 < writers_.size(); ++i) {
+        require(&writers_[i]->session() != generation.session, "generate",
+                "a session occurs twice in a batch");
+      }
+    }
+    if (!generations.empty()) context_.precision = generations.front().options.precision;
+    if (speculation_ != nullptr) {
+      speculation_->prepare(model, context_, static_cast<int64_t>(generations.size()));
+      speculation_->drafter().start(generations.size());
+    }
+    for (size_t i = 0; i < writers_.size(); ++i) read_prompt(i, generations[i].prompt);
+  }
+
+  std::vector<Generated> run() {
+    const double start = now_seconds();
+    std::vector<size_t> active;
+    for (size_t i = 0; i < writers_.size(); ++i) {
+      Writer& writer = *writers_[i];
+      if (writer.left() > 0) {
+        const std::vector<int32_t> token = {writer.choose(first_scores_[i].values())};
+        writer.take(token.front());
+        if (speculation_ != nullptr) speculation_->drafter().append(i, token);
+      }
+      if (writer.ended()) {
+        end(writer, start);
+      } else {
+        active.push_back(i);
+      }
+    }
+    first_scores_.clear();
+    while (!active.empty()) {
+      round(active);
+      std::erase_if(active, [&](size_t i) {
+        if (!writers_[i]->ended()) return false;
+        end(*writers_[i], start);
+        return true;
+      });
+    }
+    std::vector<Generated> results;
+    for (const auto& writer : writers_) results.push_back(std::move(writer->result()));
+    return results;
+  }
+
+ private:
+  void read_prompt(size_t index, std::span<const int32_t> prompt) {
+    Writer& writer = *writers_[index];
+    Session& session = writer.session();
+    Drafter* drafter = speculation_ == nullptr ? nullptr : &speculation_->drafter();
+    const std::span<const int32_t> recent = session.recent();
+    if (drafter != nullptr) {
+      const size_t unread = std::min(session.pending().size(), recent.size());
+      drafter->begin(index, recent.first(recent.size() - unread));
+    }
+    session.append(prompt);
+    if (drafter != nullptr) drafter->append(index, session.pending());
+    const double start = now_seconds();
+    Progress progress("reading the prompt", static_cast<double>(prompt.size()), "tokens");
+    first_scores_.push_back(
+        session.scores(model_, context_, [&](size_t done, const Tensor& hidden) {
+          progress.update(static_cast<double>(done));
+          if (drafter != nullptr && drafter->wants_hidden()) drafter->observe(index, hidden);
+        }));
+    writer.result().prompt_seconds = now_seconds() - start;
+  }
+
+  void end(Writer& writer, double start) {
+    writer.finish();
+    writer.result().decode_seconds = now_seconds() - start;
+  }
+
+  // Guesses for each active text.
+  std::vector<Draft> make_drafts(std::span<const size_t> active) {
+    const DraftShape shape = speculation_->controller().plan(kMaxDraft);
+    std::vector<DraftRequest> requests;
+    for (const size_t i : active) {
+      const Writer& writer = *writers_[i];
+      DraftRequest request;
+      request.sequence = i;
+      // The model adds a token to the guesses that come true.
+      request.limit = std::min(kMaxDraft, writer.left() - 1);
+      request.shape = shape.up_to_depth(request.limit);
+      request.sampling = &writer.options().sampling;
+      request.draw = judges_blocks(writer);
+      request.recent = writer.session().recent();
+      request.position = writer.position();
+      request.state = &writer.session().state();
+      requests.push_back(std::move(request));
+    }
+    speculation_->drafter().draft(context_, requests);
+    std::vector<Draft> drafts;
+    for (DraftRequest& request : requests) {
+      check(request.draft, model_.config().vocab_size);
+      drafts.push_back(std::move(request.draft));
+    }
+    return drafts;
+  }
+
+  bool judges_blocks(const Writer& writer) const {
+    return speculation_ != nullptr && speculation_->options().block &&
+           writer.options().sampling.temperature != 0;
+  }
+
+  void round(std::span<const size_t> active) {
+    std::vector<Draft> drafts(active.size()), made;
+    const double start = now_seconds();
+    if (speculation_ != nullptr) {
+      made = make_drafts(active);
+      drafts = made;
+      speculation_->controller().trim(drafts);
+    }
+    const double draft_end = now_seconds();
+
+    Batch batch;
+    std::vector<int64_t> lengths;  // of the states before the step
+    for (size_t i = 0; i < active.size(); ++i) {
+      Session& session = writers_[active[i]]->session();
+      const Draft& draft = drafts[i];
+      std::vector<int32_t> tokens = {session.pending().front()}, parents;
+      tokens.insert(tokens.end(), draft.tokens.begin(), draft.tokens.end());
+      if (!draft.shape.is_chain()) {
+        parents = {-1};
+        for (const int32_t parent : draft.shape.parents) parents.push_back(parent + 1);
+      }
+      lengths.push_back(session.state().length());
+      add_segment(batch, session.state(), tokens, std::move(parents));
+    }
+    const Tensor hidden = model_.forward(context_, batch);
+    const Tensor logits = model_.logits(context_, hidden);
+    const double step_end = now_seconds();
+
+    std::vector<std::vector<int32_t>> taken(active.size());
+    for (size_t i = 0; i < active.size(); ++i) {
+      Writer& writer = *writers_[active[i]];
+      const int64_t first = batch.segments[i].first_row;
+      const auto scores = [&](int32_t node) -> std::span<const float> {
+        return {logits.row(first + node + 1), static_cast<size_t>(logits.columns())};
+      };
+      const auto take = [&](int32_t token) {
+        taken[i].push_back(token);
+        return writer.take(token);
+      };
+      const std::vector<int32_t> path =
+          !drafts[i].empty() && judges_blocks(writer)
+              ? take_block(writer, drafts[i], scores, take)
+              : take_matching(
+                    drafts[i], [&](int32_t node) { return writer.choose(scores(node)); }, take);
+      forget(writer.session(), drafts[i], lengths[i], path);
+      ++writer.result().steps;
+      if (speculation_ == nullptr) continue;
+      Drafter& drafter = speculation_->drafter();
+      if (drafter.wants_hidden()) {
+        std::vector<int64_t> rows = {first};
+        for (const int32_t node : path) rows.push_back(first + node + 1);
+        drafter.observe(active[i], gather_rows(hidden, rows));
+      }
+      drafter.append(active[i], taken[i]);
+      count(speculation_->stats(), drafts[i], path, static_cast<int64_t>(taken[i].size()));
+    }
+    if (speculation_ == nullptr) return;
+    speculation_->stats().draft_seconds += draft_end - start;
+    speculation_->stats().step_seconds += step_end - draft_end;
+    speculation_->controller().observe(
+        {made, taken, batch.rows(), draft_end - start, step_end - draft_end});
+  }
+
+  // Block verification of one draft; returns what take_matching() returns.
+  template <typename Scores, typename Take>
+  static std::vector<int32_t> take_block(const Writer& writer, const Draft& draft,
+                                         const Scores& scores, const Take& take) {
+    const SamplingOptions& sampling = writer.options().sampling;
+    const std::span<const int32_t> recent = writer.session().recent();
+    std::vector<int32_t> text(recent.begin(), recent.end());
+    std::vector<TokenLaw> laws;
+    for (int32_t node = -1; node < static_cast<int32_t>(draft.tokens.size()); ++node) {
+      if (node >= 0) text.push_back(draft.tokens[static_cast<size_t>(node)]);
+      laws.push_back(token_law(scores(node), sampling, text));
+    }
+    // Noise of its own for every round: its numbers have told something of guesses once used.
+    const uint64_t round = static_cast<uint64_t>(writer.position()) << 8;
+    const BlockVerdict verdict = verify_block(draft, laws, [&](size_t i) {
+      return unit_interval(philox(sampling.seed, round | i, kJudgeStream));
+    });
+    std::vector<int32_t> path;
+    for (size_t i = 0; i < verdict.accepted; ++i) {
+      if (!take(draft.tokens[i])) return path;
+      path.push_back(static_cast<int32_t>(i));
+    }
+    take(verdict.next);
+    return path;
+  }
+
+  // The model's state keeps the last token read and the nodes of `path`.
+  static void forget(Session& session, const Draft& draft, int64_t before,
+                     std::span<const int32_t> path) {
+    const auto read = static_cast<int64_t>(path.size()) + 1;
+    if (draft.shape.is_chain()) {
+      session.state().truncate(before + read);
+    } else {
+      std::vector<int32_t> nodes = {0};
+      for (const int32_t node : path) nodes.push_back(node + 1);
+      session.state().commit(nodes);
+    }
+    session.mark_read(static_cast<size_t>(read));
+  }
+
+  static void count(SpeculationStats& stats, const Draft& draft, std::span<const int32_t> path,
+                    int64_t tokens) {
+    ++stats.rounds;
+    stats.tokens += tokens;
+    if (draft.empty()) return;
+    ++stats.speculated;
+    stats.drafted += static_cast<int64_t>(draft.tokens.size());
+    stats.accepted += static_cast<int64_t>(path.size());
+    const std::vector<int32_t> depths = draft.shape.depths();
+    for (const int32_t depth : depths) ++stats.drafted_at[static_cast<size_t>(depth - 1)];
+    for (size_t i = 0; i < path.size(); ++i) ++stats.accepted_at[i];
+  }
+
+  const Model& model_;
+  Speculation* speculation_;
+  Context context_;
+  std::vector<std::unique_ptr<Writer>> writers_;
+  std::vector<Tensor> first_scores_;
 };
 
 }  // namespace
 
-Session::Session(const Model& model) : state_(model.new_state()) {}
-
-void Session::append(std::span<const int32_t> tokens) {
-  pending_.insert(pending_.end(), tokens.begin(), tokens.end());
-  recent_.insert(recent_.end(), tokens.begin(), tokens.end());
-  if (recent_.size() > kRecent) {
-    recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(kRecent));
-  }
-}
-
-Tensor Session::scores(const Model& model, const Context& context,
-                       const std::function<void(double)>& progress) {
-  require(!pending_.empty(), "generate", "there is no text to continue (give a --prompt)");
-  Tensor last;
-  size_t done = 0;
-  while (done < pending_.size()) {
-    const size_t count = std::min(pending_.size() - done, static_cast<size_t>(kPromptPiece));
-    const Batch batch = continue_sequence(state_, std::span(pending_).subspan(done, count));
-    const Tensor hidden = model.forward(context, batch);
-    last = hidden.row_slice(static_cast<int64_t>(count) - 1, 1);
-    done += count;
-    if (progress) progress(static_cast<double>(done));
-  }
-  pending_.clear();
-  return model.logits(context, last);
-}
-
-void Session::save(const std::filesystem::path& path) const {
-  std::string out;
-  put(out, kMagic);
-  for (const std::vector<int32_t>* tokens : {&pending_, &recent_}) {
-    put(out, static_cast<uint64_t>(tokens->size()));
-    for (const int32_t token : *tokens) put(out, token);
-  }
-  put(out, static_cast<uint64_t>(XXH3_64bits(out.data(), out.size())));
-  out += state_.save();  // has a checksum of its own
-  write_file(path, out);
-}
-
-Session Session::load(const std::filesystem::path& path, const Model& model) {
-  const MappedFile file(path);
-  const std::string where = path.string();
-  std::span<const std::byte> in = file.bytes();
-  require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
-  Session session(model);
-  for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
-    const auto count = take<uint64_t>(in, where);
-    require(count <= in.size() / sizeof(int32_t), where, "ends inside its tokens");
-    for (uint64_t i = 0; i < count; ++i) {
-      tokens->push_back(take<int32_t>(in, where));
-      require(tokens->back() >= 0 && tokens->back() < model.config().vocab_size, where,
-              "holds token {} of a vocabulary of {}", tokens->back(), model.config().vocab_size);
-    }
-  }
-  const auto head = static_cast<size_t>(in.data() - file.bytes().data());
-  require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
-          "is damaged: its checksum differs");
-  session.state_ = SequenceState::load(in, model.layout(), where);
-  return session;
+std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
+                                std::span<const Generation> generations, Speculation* speculation) {
+  return Generator(model, tokenizer, generations, speculation).run();
 }
 
 Generated generate(const Model& model, const Tokenizer& tokenizer, Session& session,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
-                   const std::function<void(std::string_view)>& emit) {
-  check(options.sampling);
-  Generated result;
-  result.prompt_tokens = static_cast<int64_t>(prompt.size());
-  Context context;
-  context.precision = options.precision;
-  StopFilter filter(options.stop);
-  TextStream stream(tokenizer, session.length() + result.prompt_tokens > 0);
-  const auto show = [&](std::string_view text) {
-    const std::string ready = filter.push(text);
-    result.text += ready;
-    if (emit && !ready.empty()) emit(ready);
-  };
-
-  session.append(prompt);
-  const double start = now_seconds();
-  Tensor scores;
-  {
-    Progress progress("reading the prompt", static_cast<double>(prompt.size()), "tokens");
-    scores = session.scores(model, context, [&](double done) { progress.update(done); });
-  }
-  const double decode_start = now_seconds();
-  result.prompt_seconds = decode_start - start;
-  while (result.tokens < options.max_tokens) {
-    const int32_t token =
-        sample(scores.values(), options.sampling, session.recent(), session.length());
-    ++result.tokens;
-    session.append({&token, 1});
-    if (options.stop_at_eos && tokenizer.eos() == token) {
-      result.end = Generated::End::end_token;
-      break;
-    }
-    show(stream.push(token));
-    if (filter.stopped()) {
-      result.end = Generated::End::stop_string;
-      break;
-    }
-    if (result.tokens < options.max_tokens) scores = session.scores(model, context);
-  }
-  result.decode_seconds = now_seconds() - decode_start;
-  if (!filter.stopped()) {
-    show(stream.finish());
-    const std::string rest = filter.finish();
-    result.text += rest;
-    if (emit && !rest.empty()) emit(rest);
-  }
-  return result;
+                   const std::function<void(std::string_view)>& emit, Speculation* speculation) {
+  const Generation generation{&session, prompt, options, emit};
+  return generate(model, tokenizer, {&generation, 1}, speculation).front();
 }
 
 }  // namespace pronghorn

@@ -1,8 +1,9 @@
 #include "decode/sampling.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
+#include <numbers>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -12,11 +13,23 @@ namespace {
 
 constexpr uint64_t kSamplingStream = stream_id("sampling");
 
-double gumbel(uint64_t seed, int64_t position, int32_t token) {
+uint64_t noise_bits(uint64_t seed, int64_t position, int32_t token) {
   const uint64_t counter = static_cast<uint64_t>(position) << 32 | static_cast<uint32_t>(token);
+  return philox(seed, counter, kSamplingStream);
+}
+
+double gumbel(uint64_t bits) {
   // (0, 1): half a step above 0 keeps the logarithm finite.
-  const double u = unit_interval(philox(seed, counter, kSamplingStream)) + 0x1.0p-54;
+  const double u = unit_interval(bits) + 0x1.0p-54;
   return -std::log(-std::log(u));
+}
+
+// No less than gumbel(bits), without a logarithm: -ln(-ln u) <= -ln(1 - u), and 1 - u is at least
+// a power of two that the leading bits tell.
+double gumbel_bound(uint64_t bits) {
+  constexpr double kRounding = 1e-9;
+  const uint64_t below_one = ~bits >> 11;
+  return (54 - std::bit_width(below_one)) * std::numbers::ln2 + kRounding;
 }
 
 struct Candidate {
@@ -26,6 +39,13 @@ struct Candidate {
 
 bool likelier(const Candidate& a, const Candidate& b) {
   return a.score != b.score ? a.score > b.score : a.token < b.token;
+}
+
+[[noreturn]] void refuse_nan(std::span<const float> scores) {
+  const auto bad = std::find_if(scores.begin(), scores.end(), [](float s) { return s != s; });
+  throw Error("sampling", fmt::format("the score of token {} is not a number: the model's weights "
+                                      "are damaged",
+                                      bad - scores.begin()));
 }
 
 // Drops all but the likeliest tokens whose probabilities first add up to top_p.
@@ -59,13 +79,27 @@ void check(const SamplingOptions& options) {
   }
 }
 
-int32_t sample(std::span<const float> scores, const SamplingOptions& options,
-               std::span<const int32_t> recent, int64_t position) {
-  require(!scores.empty(), "sampling", "no scores");
+namespace {
+
+// The likeliest token of scores that nothing changes; ties go to the lower id.
+int32_t greedy(std::span<const float> scores) {
+  size_t best = 0;
+  bool numbers = true;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    numbers &= scores[i] == scores[i];
+    if (scores[i] > scores[best]) best = i;
+  }
+  if (!numbers) refuse_nan(scores);
+  return static_cast<int32_t>(best);
+}
+
+// Tokens that may be drawn, with scores relative to the likeliest's, in units of the temperature
+// (at temperature 0: as the penalty leaves them, all of them).
+std::vector<Candidate> candidates_of(std::span<const float> scores, const SamplingOptions& options,
+                                     std::span<const int32_t> recent) {
   std::vector<Candidate> candidates(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) {
-    require(!std::isnan(scores[i]), "sampling",
-            "the score of token {} is not a number: the model's weights are damaged", i);
+    if (std::isnan(scores[i])) refuse_nan(scores);
     candidates[i] = {static_cast<int32_t>(i), static_cast<double>(scores[i])};
   }
   if (options.repetition_penalty != 1) {
@@ -80,9 +114,7 @@ int32_t sample(std::span<const float> scores, const SamplingOptions& options,
       score = score > 0 ? score / options.repetition_penalty : score * options.repetition_penalty;
     }
   }
-  if (options.temperature == 0) {
-    return std::min_element(candidates.begin(), candidates.end(), likelier)->token;
-  }
+  if (options.temperature == 0) return candidates;
   // Relative to the largest, so that the smallest temperatures do not overflow.
   const double largest = std::min_element(candidates.begin(), candidates.end(), likelier)->score;
   for (Candidate& c : candidates) {
@@ -98,8 +130,80 @@ int32_t sample(std::span<const float> scores, const SamplingOptions& options,
     std::erase_if(candidates, [&](const Candidate& c) { return c.score < least; });
   }
   if (options.top_p < 1) restrict_to_top_p(candidates, options.top_p);
-  for (Candidate& c : candidates) c.score += gumbel(options.seed, position, c.token);
-  return std::min_element(candidates.begin(), candidates.end(), likelier)->token;
+  return candidates;
+}
+
+}  // namespace
+
+double TokenLaw::probability(int32_t token) const {
+  const auto found = std::lower_bound(tokens.begin(), tokens.end(), token);
+  if (found == tokens.end() || *found != token) return 0;
+  return probabilities[static_cast<size_t>(found - tokens.begin())];
+}
+
+int32_t TokenLaw::draw(double u) const {
+  require(!tokens.empty(), "sampling", "no token can be drawn");
+  double sum = 0;
+  size_t last = 0;  // with a probability above 0: what rounding leaves of the sum is its own
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (probabilities[i] > 0) last = i;
+    sum += probabilities[i];
+    if (u < sum) return tokens[i];
+  }
+  return tokens[last];
+}
+
+TokenLaw token_law(std::span<const float> scores, const SamplingOptions& options,
+                   std::span<const int32_t> recent) {
+  require(!scores.empty(), "sampling", "no scores");
+  if (options.temperature == 0) return {{sample(scores, options, recent, 0)}, {1.0}};
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent);
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+  TokenLaw law;
+  double total = 0;
+  for (const Candidate& c : candidates) {
+    law.tokens.push_back(c.token);
+    law.probabilities.push_back(std::exp(c.score));
+    total += law.probabilities.back();
+  }
+  for (double& probability : law.probabilities) probability /= total;
+  return law;
+}
+
+std::vector<int32_t> sample_ranked(std::span<const float> scores, const SamplingOptions& options,
+                                   std::span<const int32_t> recent, int64_t position,
+                                   int64_t count) {
+  require(!scores.empty() && count > 0, "sampling", "{} tokens wanted of {} scores", count,
+          scores.size());
+  if (count == 1 && options.temperature == 0 && options.repetition_penalty == 1) {
+    return {greedy(scores)};
+  }
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent);
+  std::vector<Candidate> best;  // sorted; at most `count`
+  // The likeliest first: then most others need no logarithm to be ruled out.
+  std::iter_swap(candidates.begin(),
+                 std::min_element(candidates.begin(), candidates.end(), likelier));
+  const bool noisy = options.temperature != 0;
+  const auto wanted = static_cast<size_t>(count);
+  for (Candidate& c : candidates) {
+    if (noisy) {
+      const uint64_t bits = noise_bits(options.seed, position, c.token);
+      if (best.size() == wanted && c.score + gumbel_bound(bits) < best.back().score) continue;
+      c.score += gumbel(bits);
+    }
+    if (best.size() == wanted && !likelier(c, best.back())) continue;
+    best.insert(std::upper_bound(best.begin(), best.end(), c, likelier), c);
+    if (best.size() > wanted) best.pop_back();
+  }
+  std::vector<int32_t> tokens;
+  for (const Candidate& c : best) tokens.push_back(c.token);
+  return tokens;
+}
+
+int32_t sample(std::span<const float> scores, const SamplingOptions& options,
+               std::span<const int32_t> recent, int64_t position) {
+  return sample_ranked(scores, options, recent, position, 1).front();
 }
 
 }  // namespace pronghorn

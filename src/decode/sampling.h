@@ -21,6 +21,28 @@ struct SamplingOptions {
 // Throws UsageError for values out of range.
 void check(const SamplingOptions& options);
 
+// A law of the next token: what sample() draws from. Tokens that it cannot draw are left out.
+struct TokenLaw {
+  std::vector<int32_t> tokens;        // ascending
+  std::vector<double> probabilities;  // of each; they add up to 1
+
+  double probability(int32_t token) const;
+  // The token where the running sum of probabilities first exceeds u in [0, 1).
+  int32_t draw(double u) const;
+};
+
+// The law that sample() follows: after penalty, temperature and restrictions. At temperature 0 a
+// single token. Throws Error for scores that are not numbers.
+TokenLaw token_law(std::span<const float> scores, const SamplingOptions& options,
+                   std::span<const int32_t> recent);
+
+// The `count` tokens that come first when the noise of sample() is added to their scores: the first
+// is sample()'s choice, the next what it would choose if that one were banned, and so on. Fewer if
+// the restrictions leave fewer.
+std::vector<int32_t> sample_ranked(std::span<const float> scores, const SamplingOptions& options,
+                                   std::span<const int32_t> recent, int64_t position,
+                                   int64_t count);
+
 // The next token. scores: logits of the vocabulary. recent: earlier tokens of the sequence, for the
 // penalty. position: of the token to be drawn. The noise is a Gumbel variate for each (seed,
 // position, token), so that the choice depends on nothing but the scores and these: not on the

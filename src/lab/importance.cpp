@@ -17,7 +17,7 @@ ReadText read_importance(const Model& model, const Tokenizer& tokenizer, std::st
   for (size_t done = 0; done < ids.size(); done += kPiece) {
     const auto piece = std::span(ids).subspan(done, std::min(kPiece, ids.size() - done));
     std::vector<SpanTrace> trace;
-    model.forward({}, continue_sequence(read.state, piece), &trace);
+    model.forward({}, continue_sequence(read.state, piece), nullptr, &trace);
     for (const int32_t id : piece) read.tokens.push_back({id, tokenizer.token_bytes(id), 0, {}});
     for (const SpanTrace& span : trace) {
       for (size_t i = 0; i < span.rows.size(); ++i) {

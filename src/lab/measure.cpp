@@ -113,6 +113,67 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
   return result;
 }
 
+std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& tokenizer,
+                                          std::span<const std::vector<int32_t>> prompts,
+                                          std::span<const std::string> drafters,
+                                          const DraftBenchOptions& options) {
+  require(!prompts.empty(), "bench", "no prompts");
+  std::vector<DraftBenchRow> rows(1);
+  std::vector<std::unique_ptr<Speculation>> speculations(1);
+  for (const std::string& name : drafters) {
+    rows.push_back({name, {}, 1, true, {}});
+    speculations.push_back(
+        std::make_unique<Speculation>(make_drafter(name, model, tokenizer), options.speculation));
+  }
+  GenerateOptions generation;
+  generation.max_tokens = options.generate;
+  generation.sampling.temperature = options.temperature;
+  generation.stop_at_eos = false;
+  generation.precision = options.precision;
+  const auto batch = static_cast<size_t>(options.batch);
+  std::vector<std::vector<double>> rates(rows.size());
+  std::vector<std::string> texts(prompts.size());
+  Progress progress("drafters", static_cast<double>((options.repeat + 1) * prompts.size()), "runs");
+  for (int run = 0; run <= options.repeat; ++run) {
+    std::vector<double> seconds(rows.size());
+    std::vector<int64_t> tokens(rows.size());
+    for (const auto& speculation : speculations) {
+      if (speculation != nullptr) speculation->stats() = {};
+    }
+    for (size_t first = 0; first < prompts.size(); first += batch) {
+      progress.update(static_cast<double>(static_cast<size_t>(run) * prompts.size() + first));
+      const size_t count = std::min(batch, prompts.size() - first);
+      for (size_t r = 0; r < rows.size(); ++r) {
+        std::vector<Session> sessions(count, Session(model));
+        std::vector<Generation> generations;
+        for (size_t i = 0; i < count; ++i) {
+          generations.push_back({&sessions[i], prompts[first + i], generation, {}});
+          generations.back().options.sampling.seed = first + i;
+        }
+        double longest = 0;
+        const auto results = generate(model, tokenizer, generations, speculations[r].get());
+        for (size_t i = 0; i < count; ++i) {
+          longest = std::max(longest, results[i].decode_seconds);
+          tokens[r] += results[i].tokens;
+          if (r == 0) texts[first + i] = results[i].text;
+          rows[r].same_text &= results[i].text == texts[first + i];
+        }
+        seconds[r] += longest;
+      }
+    }
+    if (run == 0 && options.repeat > 0) continue;  // packs weights, fills caches
+    for (size_t r = 0; r < rows.size(); ++r) {
+      rates[r].push_back(static_cast<double>(tokens[r]) / seconds[r]);
+      if (speculations[r] != nullptr) rows[r].stats = speculations[r]->stats();
+    }
+  }
+  for (size_t r = 0; r < rows.size(); ++r) {
+    rows[r].tokens_per_second = spread_of(rates[r]);
+    rows[r].speed_up = rows[r].tokens_per_second.median / rows[0].tokens_per_second.median;
+  }
+  return rows;
+}
+
 std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const int64_t> contexts,
                                            std::span<const int32_t> text,
                                            const ContextOptions& options) {

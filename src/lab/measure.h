@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "decode/generator.h"
 #include "model/model.h"
 
 namespace pronghorn::lab {
@@ -33,6 +35,32 @@ struct BenchResult {
 
 // Reads `batch` prompts and generates from each, `repeat` times after a warm-up.
 BenchResult bench_model(const Model& model, const BenchOptions& options);
+
+struct DraftBenchOptions {
+  int64_t generate = 128;  // tokens for each prompt
+  int64_t batch = 1;       // prompts together
+  int repeat = 3;          // measured runs, after one that warms up; 0: that one alone
+  Precision precision = Precision::f32;
+  double temperature = 0;
+  SpeculationOptions speculation;
+};
+
+// One way of decoding the same texts.
+struct DraftBenchRow {
+  std::string drafter;  // empty: plain
+  Spread tokens_per_second;
+  double speed_up = 1;  // over plain decoding, by the medians
+  bool same_text = true;
+  SpeculationStats stats;  // of the last run
+};
+
+// Continues every prompt on its own with each drafter in turn, plain decoding first, and again
+// `repeat` times: what disturbs the machine disturbs all of them. A drafter keeps what it has
+// learnt from one prompt to the next.
+std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& tokenizer,
+                                          std::span<const std::vector<int32_t>> prompts,
+                                          std::span<const std::string> drafters,
+                                          const DraftBenchOptions& options);
 
 struct ContextPoint {
   int64_t context = 0;

@@ -117,6 +117,14 @@ int64_t ModelConfig::span_count() const {
   });
 }
 
+char ModelConfig::mtp_block() const {
+  if (mtp.block != 0) return mtp.block;
+  const auto last = std::find_if(steps.rbegin(), steps.rend(), [](const PatternStep& step) {
+    return step.kind == PatternStep::Kind::block;
+  });
+  return last->block;
+}
+
 ModelConfig read_pronghorn_config(ConfigReader reader) {
   ModelConfig config;
   reader.one_of("model_type", {"pronghorn"}, "pronghorn");
@@ -166,6 +174,17 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
     require(used.contains(name), blocks.path(std::string(1, name)),
             "is defined but not used in pattern \"{}\"", config.pattern);
   }
+  if (reader.has("mtp")) {
+    ConfigReader mtp = reader.object("mtp");
+    config.mtp.heads = mtp.integer("heads", {}, 0, 15);
+    const std::string block = mtp.string("block", std::string(1, config.mtp_block()));
+    require(block.size() == 1 && config.blocks.contains(block[0]), mtp.path("block"),
+            "'{}' is not a block of this model", block);
+    config.mtp.block = block[0];
+    mtp.finish();
+  } else {
+    reader.ignore("mtp");
+  }
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");
@@ -207,6 +226,9 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       out["mixers"] = block.mixers;
     }
     if (!block.feed_forward.is_null()) out["ffn"] = block.feed_forward;
+  }
+  if (config.mtp.heads > 0) {
+    json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};
   }
   if (!config.train.is_null()) json["train"] = config.train;
   return json;

@@ -22,6 +22,13 @@ struct BlockConfig {
   nlohmann::json feed_forward;         // null: none
 };
 
+// Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads behind the last block
+// that guess tokens further ahead; only speculation uses them.
+struct MtpConfig {
+  int64_t heads = 0;
+  char block = 0;  // the kind of block in each; 0: that of the pattern's end
+};
+
 struct ModelConfig {
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
@@ -35,10 +42,12 @@ struct ModelConfig {
   bool tie_embeddings = true;
   bool recompute = false;  // activations of a block are recomputed in the backward pass
   double initializer_range = 0.02;
+  MtpConfig mtp;
   nlohmann::json train;  // recommended training settings; null: none
 
   int64_t block_count() const;
   int64_t span_count() const;
+  char mtp_block() const;
 };
 
 // vocab_size may be missing in a configuration that is to be trained (its tokenizer decides); then

@@ -30,6 +30,8 @@ const Family& find_family(std::string_view model_type, std::string_view where) {
 
 const Family& family_for(const ModelConfig& config) {
   for (const Family& family : families()) {
+    // Published families have no place for our heads.
+    if (config.mtp.heads > 0 && family.model_type != "pronghorn") continue;
     if (family.write(config)) return family;
   }
   throw Error("checkpoint", "no family can express this configuration");

@@ -114,10 +114,17 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
 
+  auto mtp_layout = std::make_shared<StateLayout>();
+  for (int64_t k = 0; k < config_.mtp.heads; ++k) {
+    mtp_.emplace_back(config_, context, scope.child("mtp").child(std::to_string(k)));
+    mtp_layout->layers = {mtp_.back().journals()};  // the same for all
+  }
+  mtp_layout_ = std::move(mtp_layout);
+
   // What decides the state, without names of blocks, which a published family does not keep.
   nlohmann::json identity = write_pronghorn_config(config_);
   const nlohmann::json blocks = identity.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp"}) {
     identity.erase(key);
   }
   for (const PatternStep& step : config_.steps) {
@@ -207,10 +214,20 @@ void Model::check(const Batch& batch) const {
           batch.positions.size(), next);
 }
 
-Tensor Model::forward(const Context& context, const Batch& batch,
+Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exit,
                       std::vector<SpanTrace>* trace) const {
   check(batch);
+  if (exit != nullptr) {
+    require(exit->layers >= 1 && exit->layers <= config_.block_count(), "early exit",
+            "{} layers of a model of {}", exit->layers, config_.block_count());
+    require(layout_->span_of(static_cast<size_t>(exit->layers - 1)) < 0, "early exit",
+            "layer {} is inside a subsampled span, where some tokens are missing", exit->layers);
+  }
   if (trace != nullptr) trace->clear();
+  const auto normalised = [&](const Stream& end) {
+    return end.delta.defined() ? norm_.add_forward(context, end.sum, end.delta).second
+                               : norm_.forward(context, end.sum);
+  };
   Stream stream{embedding(context, embeddings_.value(), batch.tokens), {}};
   struct OpenSpan {
     const Subsample& layer;
@@ -218,44 +235,38 @@ Tensor Model::forward(const Context& context, const Batch& batch,
     std::vector<int32_t> rows;  // of the whole batch that are in the span; only with a trace
   };
   std::vector<OpenSpan> open;
-  auto block = blocks_.begin();
-  auto next_span = spans_.begin();
+  size_t block = 0;
+  int64_t next_span = 0;
   for (const PatternStep& step : config_.steps) {
     const Batch& rows = open.empty() ? batch : open.back().span.batch;
-    switch (step.kind) {
-      case PatternStep::Kind::block: {
-        const Block& current = **block++;
-        if (rows.rows() == 0) break;
-        stream = config_.recompute && context.tape != nullptr
-                     ? recomputed(context, current, stream, rows)
-                     : current.forward(context, stream, rows);
-        break;
-      }
-      case PatternStep::Kind::open: {
-        const Subsample& layer = *next_span++;
-        OpenSpan inner{layer, layer.enter(context, settled(context, stream), rows), {}};
-        if (trace != nullptr) {
-          trace->push_back(traced(next_span - spans_.begin() - 1, inner.span,
-                                  open.empty() ? nullptr : &open.back().rows));
-          for (const int32_t row : inner.span.selection.rows) {
-            inner.rows.push_back(trace->back().rows[static_cast<size_t>(row)]);
-          }
+    if (step.kind == PatternStep::Kind::block) {
+      const Block& current = *blocks_[block++];
+      if (rows.rows() == 0) continue;
+      stream = config_.recompute && context.tape != nullptr
+                   ? recomputed(context, current, stream, rows)
+                   : current.forward(context, stream, rows);
+      if (exit == nullptr || static_cast<int64_t>(block) != exit->layers) continue;
+      exit->hidden = normalised(stream);
+      if (exit->stop) break;
+    } else if (step.kind == PatternStep::Kind::open) {
+      const int64_t number = next_span++;
+      const Subsample& layer = spans_[static_cast<size_t>(number)];
+      OpenSpan inner{layer, layer.enter(context, settled(context, stream), rows), {}};
+      if (trace != nullptr) {
+        trace->push_back(traced(number, inner.span, open.empty() ? nullptr : &open.back().rows));
+        for (const int32_t row : inner.span.selection.rows) {
+          inner.rows.push_back(trace->back().rows[static_cast<size_t>(row)]);
         }
-        stream = {inner.span.inner, {}};
-        open.push_back(std::move(inner));
-        break;
       }
-      case PatternStep::Kind::close: {
-        const OpenSpan& inner = open.back();
-        stream = {inner.layer.leave(context, inner.span, settled(context, stream)), {}};
-        open.pop_back();
-        break;
-      }
+      stream = {inner.span.inner, {}};
+      open.push_back(std::move(inner));
+    } else {
+      const OpenSpan& inner = open.back();
+      stream = {inner.layer.leave(context, inner.span, settled(context, stream)), {}};
+      open.pop_back();
     }
   }
-  const Tensor hidden = stream.delta.defined()
-                            ? norm_.add_forward(context, stream.sum, stream.delta).second
-                            : norm_.forward(context, stream.sum);
+  const Tensor hidden = exit != nullptr && exit->stop ? exit->hidden : normalised(stream);
   for (const Segment& segment : batch.segments) {
     if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
   }
@@ -288,6 +299,18 @@ Stream Model::recomputed(const Context& context, const Block& block, const Strea
     if (in.delta.defined() && in.delta.has_grad()) stream.delta.give_grad(in.delta.grad());
   });
   return out;
+}
+
+Tensor Model::mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
+                          const Batch& batch) const {
+  require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
+  check(batch);
+  const Tensor tokens = embedding(context, embeddings_.value(), batch.tokens);
+  const Tensor result = mtp_[static_cast<size_t>(head)].forward(context, hidden, tokens, batch);
+  for (const Segment& segment : batch.segments) {
+    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
+  }
+  return result;
 }
 
 Tensor Model::logits(const Context& context, const Tensor& hidden) const {

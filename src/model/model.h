@@ -13,6 +13,7 @@
 #include "layers/subsample.h"
 #include "model/block.h"
 #include "model/config.h"
+#include "model/mtp.h"
 #include "tensor/sequence_state.h"
 
 namespace pronghorn {
@@ -51,11 +52,18 @@ class Model {
   // Copies the numbers of a checkpoint of this very configuration into this model.
   void load_weights(const std::filesystem::path& directory);
 
+  // Looks at the stream on its way: behind the first `layers` blocks, normalised as at the end.
+  struct EarlyExit {
+    int64_t layers = 0;
+    bool stop = true;  // goes no further: forward() then returns the same
+    Tensor hidden;     // the answer
+  };
+
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
   // SequenceState::commit(). trace: unless null, receives an entry a subsampled span.
   // Throws Error for tokens out of range or a malformed batch.
-  Tensor forward(const Context& context, const Batch& batch,
+  Tensor forward(const Context& context, const Batch& batch, EarlyExit* exit = nullptr,
                  std::vector<SpanTrace>* trace = nullptr) const;
 
   // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
@@ -63,6 +71,15 @@ class Model {
 
   // The output projection, for the fused loss.
   const Weight& head() const { return head_; }
+
+  // Multi-token prediction (ModelConfig::mtp). Head k continues what head k - 1 returned (k = 0:
+  // what forward() returned) of token t, given token t + k + 1, which batch.tokens holds; its
+  // hidden states, normalised, are to be scored by logits() for token t + k + 2. Each head has a
+  // state of its own per sequence, new_mtp_state().
+  Tensor mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
+                     const Batch& batch) const;
+  int64_t mtp_depth() const { return static_cast<int64_t>(mtp_.size()); }
+  SequenceState new_mtp_state() const { return SequenceState(mtp_layout_); }
 
   // A fresh sequence.
   SequenceState new_state() const { return SequenceState(layout_); }
@@ -100,8 +117,9 @@ class Model {
   Weight embeddings_, head_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;
+  std::vector<MtpHead> mtp_;
   Norm norm_;
-  std::shared_ptr<const StateLayout> layout_;
+  std::shared_ptr<const StateLayout> layout_, mtp_layout_;
 };
 
 // A batch that continues one sequence with `tokens`, at the positions that follow.

@@ -84,4 +84,15 @@ Corpus prepare_corpus(const std::vector<std::filesystem::path>& paths, int64_t v
   return corpus;
 }
 
+Corpus prepare_corpus_with(std::unique_ptr<Tokenizer> tokenizer,
+                           const std::vector<std::filesystem::path>& paths,
+                           const std::filesystem::path& directory, double held_out_fraction) {
+  make_directories(directory);
+  Corpus corpus;
+  corpus.tokenizer_name = fmt::format("given, {} tokens", tokenizer->vocab_size());
+  corpus.tokenizer = std::move(tokenizer);
+  corpus.files = prepare_tokens(paths, *corpus.tokenizer, directory, held_out_fraction);
+  return corpus;
+}
+
 }  // namespace pronghorn

@@ -26,4 +26,9 @@ struct Corpus {
 Corpus prepare_corpus(const std::vector<std::filesystem::path>& paths, int64_t vocab_size,
                       const std::filesystem::path& directory, double held_out_fraction = 0.05);
 
+// The same with a tokenizer that exists already, such as that of another model.
+Corpus prepare_corpus_with(std::unique_ptr<Tokenizer> tokenizer,
+                           const std::vector<std::filesystem::path>& paths,
+                           const std::filesystem::path& directory, double held_out_fraction = 0.05);
+
 }  // namespace pronghorn

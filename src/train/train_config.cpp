@@ -29,6 +29,9 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
   config.epsilon = reader.number("epsilon", config.epsilon, 1e-30, 1);
   config.clip = reader.number("clip", config.clip, 0);
   config.z_loss = reader.number("z_loss", config.z_loss, 0, 10);
+  config.mtp_loss = reader.number("mtp_loss", config.mtp_loss, 0, 100);
+  config.early_exit = reader.integer("early_exit", config.early_exit, 0, 1 << 16);
+  config.early_exit_loss = reader.number("early_exit_loss", config.early_exit_loss, 0, 100);
   const bool bf16 = config.precision == Precision::bf16;
   config.precision = reader.one_of("precision", {"f32", "bf16"}, bf16 ? "bf16" : "f32") == "bf16"
                          ? Precision::bf16
@@ -38,21 +41,29 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
 }
 
 nlohmann::json write_train_config(const TrainConfig& config) {
-  return {{"window", config.window},
-          {"batch_tokens", config.batch_tokens},
-          {"micro_batch_tokens", config.micro_batch_tokens},
-          {"learning_rate", config.learning_rate},
-          {"final_learning_rate", config.final_learning_rate},
-          {"schedule", config.schedule == Schedule::wsd ? "wsd" : "cosine"},
-          {"warmup", config.warmup},
-          {"decay", config.decay},
-          {"weight_decay", config.weight_decay},
-          {"beta1", config.beta1},
-          {"beta2", config.beta2},
-          {"epsilon", config.epsilon},
-          {"clip", config.clip},
-          {"z_loss", config.z_loss},
-          {"precision", config.precision == Precision::bf16 ? "bf16" : "f32"}};
+  nlohmann::json json = {{"window", config.window},
+                         {"batch_tokens", config.batch_tokens},
+                         {"micro_batch_tokens", config.micro_batch_tokens},
+                         {"learning_rate", config.learning_rate},
+                         {"final_learning_rate", config.final_learning_rate},
+                         {"schedule", config.schedule == Schedule::wsd ? "wsd" : "cosine"},
+                         {"warmup", config.warmup},
+                         {"decay", config.decay},
+                         {"weight_decay", config.weight_decay},
+                         {"beta1", config.beta1},
+                         {"beta2", config.beta2},
+                         {"epsilon", config.epsilon},
+                         {"clip", config.clip},
+                         {"z_loss", config.z_loss},
+                         {"precision", config.precision == Precision::bf16 ? "bf16" : "f32"}};
+  // Left out unless asked for: they are settings of few runs.
+  const TrainConfig defaults;
+  if (config.mtp_loss != defaults.mtp_loss) json["mtp_loss"] = config.mtp_loss;
+  if (config.early_exit > 0) {
+    json["early_exit"] = config.early_exit;
+    json["early_exit_loss"] = config.early_exit_loss;
+  }
+  return json;
 }
 
 double learning_rate_at(const TrainConfig& config, double progress) {

@@ -24,8 +24,12 @@ struct TrainConfig {
   double decay = 0.2;    // wsd: share of the run, at its end, in which the rate falls
   double weight_decay = 0.1;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
-  double clip = 1.0;  // largest norm of the gradient; 0: no limit
-  double z_loss = 0;  // weight of (ln Z)^2
+  double clip = 1.0;       // largest norm of the gradient; 0: no limit
+  double z_loss = 0;       // weight of (ln Z)^2
+  double mtp_loss = 0.3;   // weight of the mean loss of a model's multi-token prediction heads
+                           // (DeepSeek-V3, arXiv 2412.19437, section 4.2)
+  int64_t early_exit = 0;  // also score the stream behind so many blocks; 0: not
+  double early_exit_loss = 0.3;  // weight of that loss
   Precision precision = Precision::bf16;
 };
 

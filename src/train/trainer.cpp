@@ -97,6 +97,52 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+// The losses of what speculation guesses with: an early exit and the heads for multi-token
+// prediction. Both learn along with the model and are left out of its loss.
+class DraftLosses {
+ public:
+  DraftLosses(const Model& model, const TrainConfig& config)
+      : model_(model), config_(config), exit_{config.early_exit, false, {}} {
+    require(config.early_exit <= model.config().block_count(), "early_exit",
+            "{} blocks of a model of {}", config.early_exit, model.config().block_count());
+  }
+
+  Model::EarlyExit* exit() { return config_.early_exit > 0 ? &exit_ : nullptr; }
+
+  // After the forward of `tokens` (segments of `length`), which gave `hidden` and filled exit().
+  void record(const Context& context, const Tensor& hidden, std::span<const int32_t> tokens,
+              std::span<const int32_t> targets, int64_t length, double gradient_scale) {
+    if (config_.early_exit > 0) {
+      linear_cross_entropy(context, exit_.hidden, model_.head(), targets,
+                           gradient_scale * config_.early_exit_loss, 0);
+    }
+    const int64_t heads = model_.mtp_depth();
+    batches_.reserve(static_cast<size_t>(heads));  // the tape refers to them
+    Tensor last = hidden;
+    for (int64_t k = 0; k < heads; ++k) {
+      // Head k sees of token t the one k + 1 behind it and predicts the next but that: targets move
+      // along, and the last k + 1 of a segment have none.
+      std::vector<int32_t> seen(tokens.size(), 0), wanted(tokens.size(), -1);
+      for (size_t row = 0; row < tokens.size(); ++row) {
+        const auto place = static_cast<int64_t>(row) % length;
+        if (place + k + 1 >= length) continue;
+        seen[row] = tokens[row + static_cast<size_t>(k) + 1];
+        wanted[row] = targets[row + static_cast<size_t>(k) + 1];
+      }
+      batches_.push_back(fresh_segments(seen, length));
+      last = model_.mtp_forward(context, k, last, batches_.back());
+      linear_cross_entropy(context, last, model_.head(), wanted,
+                           gradient_scale * config_.mtp_loss / static_cast<double>(heads), 0);
+    }
+  }
+
+ private:
+  const Model& model_;
+  const TrainConfig& config_;
+  Model::EarlyExit exit_;
+  std::vector<Batch> batches_;
+};
+
 // How far the run has come, in [0, 1]; `ahead` counts the step about to be made.
 double progress_of(const TrainBudget& budget, const TrainingState& state, int64_t step_tokens) {
   if (budget.seconds) return state.seconds / std::max(1e-9, *budget.seconds);
@@ -294,6 +340,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   for (int64_t first = 0; first < sequences; first += micro) {
     const int64_t rows = std::min(micro, sequences - first) * length;
     const auto at = static_cast<size_t>(first * length);
+    DraftLosses draft_losses(model, config);  // outlives the tape
     Tape tape;
     Context context;
     context.tape = &tape;
@@ -301,10 +348,12 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     context.training_step = state.step;
     const Batch batch =
         fresh_segments(std::span(tokens).subspan(at, static_cast<size_t>(rows)), length);
-    const Tensor hidden = model.forward(context, batch);
-    const CrossEntropy result = linear_cross_entropy(
-        context, hidden, model.head(), std::span(targets).subspan(at, static_cast<size_t>(rows)),
-        gradient_scale, config.z_loss);
+    const Tensor hidden = model.forward(context, batch, draft_losses.exit());
+    const auto wanted = std::span(targets).subspan(at, static_cast<size_t>(rows));
+    const CrossEntropy result =
+        linear_cross_entropy(context, hidden, model.head(), wanted, gradient_scale, config.z_loss);
+    draft_losses.record(context, hidden, std::span(tokens).subspan(at, static_cast<size_t>(rows)),
+                        wanted, length, gradient_scale);
     loss += result.nll * gradient_scale;
     correct += result.correct;
     tape.run_backward();

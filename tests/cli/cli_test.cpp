@@ -313,6 +313,48 @@ TEST_F(CliTest, SessionsContinueWhereTheyWere) {
               HasSubstr("s.bin"));
 }
 
+TEST_F(CliTest, SpeculationWritesTheSameText) {
+  auto command = train_of("tiny.json", "text.txt", "run", "40");
+  command.insert(command.end(), {"--mtp", "1", "--set", "early_exit=1", "--vocab", "300"});
+  output_of(command);
+  command = train_of("llama.json", "text.txt", "small", "10");
+  command.insert(command.end(), {"--tokenizer", "run"});
+  output_of(command);
+  const std::vector<std::string> plain = {"generate", "run", "--prompt", "line 7", "-n", "60"};
+  const auto expected = json_of(plain);
+  EXPECT_FALSE(expected.contains("speculation"));
+  for (const char* draft : {"ngram", "suffix", "small", "early-exit", "mtp", "suffix,small"}) {
+    auto with = plain;
+    with.insert(with.end(), {"--draft", draft, "--stats", "--draft-tree", "2"});
+    const auto result = json_of(with);
+    EXPECT_EQ(result["text"], expected["text"]) << draft;
+    const auto& report = result["speculation"];
+    EXPECT_TRUE(report["same_text_as_plain"].get<bool>()) << draft;
+    EXPECT_GT(report["speed_up"].get<double>(), 0);
+    EXPECT_GE(report["tokens_per_step"].get<double>(), 1);
+    EXPECT_LE(report["accepted"].get<int64_t>(), report["drafted"].get<int64_t>());
+  }
+  const auto table = json_of({"bench", "run", "--draft", "ngram", "--draft", "mtp", "--draft-text",
+                              "text.txt", "--prompt", "20", "--generate", "12", "--draft-prompts",
+                              "3", "--batch", "2", "--repeat", "1"});
+  ASSERT_EQ(table["drafters"].size(), 3u);
+  for (const auto& row : table["drafters"]) {
+    EXPECT_TRUE(row["same_text_as_plain"].get<bool>()) << row["drafter"];
+    EXPECT_GT(row["tokens_per_second"]["median"].get<double>(), 0);
+  }
+  // A run without heads, with another tokenizer, without an early exit, and nonsense.
+  output_of(train_of("tiny.json", "text.txt", "other", "1"));
+  const auto refused = [&](const char* model, const char* draft, int code, const char* text) {
+    EXPECT_THAT(failure_of(code, {"generate", model, "--prompt", "a", "--draft", draft}),
+                HasSubstr(text));
+  };
+  refused("other", "mtp", 1, "--mtp");
+  refused("run", "other", 1, "tokenizer");
+  refused("other", "early-exit", 2, "early exit");
+  refused("run", "nowhere", 2, "nowhere");
+  EXPECT_THAT(failure_of(2, {"bench", "run", "--draft", "ngram"}), HasSubstr("--draft-text"));
+}
+
 TEST_F(CliTest, TokenizeRoundTrip) {
   auto command = train_of("tiny.json", "text.txt", "run", "2");
   command.insert(command.end(), {"--vocab", "300"});

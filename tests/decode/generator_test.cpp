@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "decode/syllable_tokenizer.h"
 #include "model/model_check.h"
 #include "model/model_configs.h"
 
@@ -18,27 +19,8 @@ using testing_models::Folder;
 using testing_models::model_config;
 using testing_models::model_configs;
 using testing_models::random_tokens;
+using testing_models::SyllableTokenizer;
 using testing_models::Threads;
-
-// 61 tokens of one to three letters, so that texts have places between tokens.
-class SyllableTokenizer final : public Tokenizer {
- public:
-  explicit SyllableTokenizer(std::optional<int32_t> eos = {}) : Tokenizer({}), eos_(eos) {}
-
-  std::vector<int32_t> encode(std::string_view, bool) const override { return {}; }
-  std::string token_bytes(int32_t id, bool) const override {
-    require(id >= 0 && id < 61, "tokenizer", "no token {}", id);
-    const std::string letters = {static_cast<char>('a' + id % 26),
-                                 static_cast<char>('a' + id * 7 % 26),
-                                 static_cast<char>('a' + id * 11 % 26)};
-    return letters.substr(0, static_cast<size_t>(id % 3) + 1);
-  }
-  int64_t vocab_size() const override { return 61; }
-  std::optional<int32_t> eos() const override { return eos_; }
-
- private:
-  std::optional<int32_t> eos_;
-};
 
 const std::vector<int32_t> kPrompt = {3, 14, 15, 9, 2, 6};
 
@@ -316,7 +298,9 @@ TEST(Sessions, ReadLongPromptsInPieces) {
   Session session(model);
   session.append(text);
   std::vector<double> progress;
-  const Tensor scores = session.scores(model, {}, [&](double done) { progress.push_back(done); });
+  const Tensor scores = session.scores(model, {}, [&](size_t done, const Tensor&) {
+    progress.push_back(static_cast<double>(done));
+  });
   EXPECT_THAT(progress, testing::ElementsAre(2048, 2500));
   SequenceState state = model.new_state();
   const Tensor hidden = model.forward({}, continue_sequence(state, text));

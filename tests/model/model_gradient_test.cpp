@@ -88,7 +88,7 @@ bool selects_clearly(const Model& model) {
   const auto tokens = random_tokens(kLength * kSegments, model.config().vocab_size, 1);
   Tape tape;
   std::vector<SpanTrace> trace;
-  model.forward({&tape, Precision::f32}, fresh_segments(tokens, kLength), &trace);
+  model.forward({&tape, Precision::f32}, fresh_segments(tokens, kLength), nullptr, &trace);
   for (const SpanTrace& span : trace) {
     const double keep = model.config().subsample.keep[static_cast<size_t>(span.span)];
     std::vector<std::vector<float>> scores(kSegments);

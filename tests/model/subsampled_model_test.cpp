@@ -109,7 +109,7 @@ TEST_P(SubsampleTest, AnEmptySpanIsSkipped) {
   for (int32_t& token : text) ++token;
   std::vector<SpanTrace> trace;
   SequenceState state = model.new_state();
-  model.forward({}, continue_sequence(state, text), &trace);
+  model.forward({}, continue_sequence(state, text), nullptr, &trace);
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].rows.size(), 40u);
   EXPECT_TRUE(trace[1].rows.empty()) << "nothing reaches the inner span";
@@ -133,7 +133,7 @@ TEST(Subsample, TrainingKeepsTheConfiguredShareWhateverTheScores) {
   context.tape = &tape;
   context.training_step = 0;
   std::vector<SpanTrace> trace;
-  model.forward(context, fresh_segments(text, 32), &trace);
+  model.forward(context, fresh_segments(text, 32), nullptr, &trace);
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].rows.size(), 64u);
   EXPECT_EQ(trace[1].rows.size(), 32u);

@@ -1,0 +1,171 @@
+// Drafts by a smaller model with a state of its own, or by the first layers of the model itself.
+#include <algorithm>
+
+#include "base/error.h"
+#include "decode/scoring_drafter.h"
+
+namespace pronghorn {
+namespace {
+
+// Tokens read in one forward: bounds the memory of activations.
+constexpr size_t kPiece = 2048;
+
+// The state of each sequence follows the text: what was read for a draft and came true stays, the
+// rest is dropped. Guesses of a chain are read one by one; a tree is read anew for each of its
+// levels, by a copy of the state, since nothing can follow a tree that is not yet decided, and a
+// small model reads a dozen rows in the time of one.
+class ModelDrafter : public ScoringDrafter {
+ public:
+  ModelDrafter(std::shared_ptr<const Model> model, int64_t vocab_size, std::string name)
+      : model_(std::move(model)), vocab_size_(vocab_size), name_(std::move(name)) {}
+
+  std::string name() const override { return name_; }
+
+  void start(size_t count) override {
+    texts_.assign(count, {});
+    for (Text& text : texts_) text.state = model_->new_state();
+  }
+
+  void append(size_t sequence, std::span<const int32_t> tokens) override {
+    Text& text = texts_[sequence];
+    const auto same =
+        std::mismatch(tokens.begin(), tokens.end(), text.guessed.begin(), text.guessed.end())
+            .first -
+        tokens.begin();
+    const auto wrong = static_cast<int64_t>(text.guessed.size()) - same;
+    if (wrong > 0) text.state.truncate(text.state.length() - wrong);
+    text.guessed.clear();
+    text.unread.insert(text.unread.end(), tokens.begin() + same, tokens.end());
+  }
+
+ protected:
+  struct Text {
+    SequenceState state;
+    std::vector<int32_t> unread;
+    std::vector<int32_t> guessed;  // read by the state, and not (yet) part of the text
+  };
+
+  virtual Tensor forward(const Context& context, const Batch& batch) const {
+    return model_->forward(context, batch);
+  }
+  // Before the first level: state and unread tokens must be those of the text.
+  virtual void prepare(const DraftRequest& request, Text& text) {
+    // What was drafted and then not checked is not part of the text.
+    if (!text.guessed.empty()) append(request.sequence, {});
+  }
+
+  Tensor scores(const Context& context, int64_t level, std::span<const Asked> asked) override {
+    if (level == 0) {
+      for (const Asked& ask : asked) prepare(*ask.request, texts_[ask.request->sequence]);
+      catch_up(context, asked);
+    }
+    Batch batch;
+    std::vector<SequenceState> forks;
+    forks.reserve(asked.size());  // segments point into it
+    std::vector<int64_t> rows;
+    for (const Asked& ask : asked) {
+      Text& text = texts_[ask.request->sequence];
+      const Draft& draft = ask.request->draft;
+      if (level == 0) {
+        add_segment(batch, text.state, text.unread);
+        rows.push_back(batch.rows() - 1);
+        text.unread.clear();
+      } else if (ask.request->shape.is_chain()) {
+        const int32_t token = draft.tokens[static_cast<size_t>(ask.nodes.front())];
+        add_segment(batch, text.state, {&token, 1});
+        rows.push_back(batch.rows() - 1);
+        text.guessed.push_back(token);
+      } else {
+        forks.push_back(text.state);
+        const int64_t first = batch.rows();
+        add_segment(batch, forks.back(), draft.tokens, draft.shape.parents);
+        for (const int32_t node : ask.nodes) rows.push_back(first + node);
+      }
+    }
+    const Tensor hidden = gather_rows(forward(context, batch), rows);
+    const Tensor logits = model_->logits(context, hidden);
+    return logits.columns() > vocab_size_ ? logits.column_slice(0, vocab_size_) : logits;
+  }
+
+  std::shared_ptr<const Model> model_;
+  int64_t vocab_size_;
+  std::string name_;
+  std::vector<Text> texts_;
+
+ private:
+  // Reads long texts in pieces until each has few tokens left, but at least one.
+  void catch_up(const Context& context, std::span<const Asked> asked) {
+    for (const Asked& ask : asked) {
+      Text& text = texts_[ask.request->sequence];
+      require(!text.unread.empty(), name_, "has no token to continue from");
+      size_t done = 0;
+      for (; text.unread.size() - done > kPiece; done += kPiece) {
+        Batch batch;
+        add_segment(batch, text.state, std::span(text.unread).subspan(done, kPiece));
+        forward(context, batch);
+      }
+      text.unread.erase(text.unread.begin(), text.unread.begin() + static_cast<int64_t>(done));
+    }
+  }
+};
+
+// Has no state to keep: each draft begins with a copy of the model's. (The verification could take
+// over what the first layers computed for the guesses, but it must run them for the last guess
+// anyway, and their time is that of reading the weights once, for however many rows.)
+class EarlyExitDrafter final : public ModelDrafter {
+ public:
+  EarlyExitDrafter(std::shared_ptr<const Model> model, int64_t layers)
+      : ModelDrafter(model, model->config().vocab_size, fmt::format("early-exit:{}", layers)),
+        layers_(layers) {}
+
+  void start(size_t count) override { texts_.assign(count, {}); }
+  void append(size_t, std::span<const int32_t>) override {}
+
+ protected:
+  Tensor forward(const Context& context, const Batch& batch) const override {
+    Model::EarlyExit exit{layers_, true, {}};
+    return model_->forward(context, batch, &exit);
+  }
+  void prepare(const DraftRequest& request, Text& text) override {
+    require(request.state != nullptr && !request.recent.empty(), name_,
+            "needs the model's state and the last token");
+    text.state = *request.state;
+    text.unread = {request.recent.back()};
+  }
+  void finish(std::span<DraftRequest> requests) override {
+    // Shared pages would be copied when the model writes to them.
+    for (const DraftRequest& request : requests) texts_[request.sequence] = {};
+  }
+
+ private:
+  int64_t layers_;
+};
+
+// A shared pointer to what somebody else keeps.
+std::shared_ptr<const Model> borrowed(const Model& model) {
+  return {std::shared_ptr<const Model>(), &model};
+}
+
+}  // namespace
+
+std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<const Model> model,
+                                            const Tokenizer& tokenizer, const Model& target,
+                                            const Tokenizer& target_tokenizer,
+                                            const std::string& name) {
+  if (tokenizer.fingerprint() != target_tokenizer.fingerprint()) {
+    throw Error(name,
+                fmt::format("has another tokenizer than the model ({} and {} tokens, or others)",
+                            tokenizer.vocab_size(), target_tokenizer.vocab_size()),
+                "a draft model must be trained with the tokenizer of the model: "
+                "pronghorn train --tokenizer MODEL");
+  }
+  return std::make_unique<ModelDrafter>(std::move(model), target.config().vocab_size, name);
+}
+
+std::unique_ptr<Drafter> make_early_exit_drafter(const Model& model, int64_t layers) {
+  require(layers >= 1 && layers < model.config().block_count(), "early-exit",
+          "{} layers of a model of {}", layers, model.config().block_count());
+  return std::make_unique<EarlyExitDrafter>(borrowed(model), layers);
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,88 @@
+#include "decode/session.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "tensor/bytes.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr uint64_t kMagic = 0x3130534e4f525000;  // "\0PRONS01"
+
+// Tokens of a prompt read in one forward: bounds the memory of activations.
+constexpr int64_t kPromptPiece = 2048;
+
+}  // namespace
+
+Session::Session(const Model& model) : state_(model.new_state()) {}
+
+void Session::append(std::span<const int32_t> tokens) {
+  pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+  recent_.insert(recent_.end(), tokens.begin(), tokens.end());
+  if (recent_.size() > kRecent) {
+    recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(kRecent));
+  }
+}
+
+Tensor Session::scores(const Model& model, const Context& context,
+                       const std::function<void(size_t, const Tensor&)>& on_read) {
+  require(!pending_.empty(), "generate", "there is no text to continue (give a --prompt)");
+  Tensor last;
+  size_t done = 0;
+  while (done < pending_.size()) {
+    const size_t count = std::min(pending_.size() - done, static_cast<size_t>(kPromptPiece));
+    const Batch batch = continue_sequence(state_, std::span(pending_).subspan(done, count));
+    const Tensor hidden = model.forward(context, batch);
+    last = hidden.row_slice(static_cast<int64_t>(count) - 1, 1);
+    done += count;
+    if (on_read) on_read(done, hidden);
+  }
+  pending_.clear();
+  return model.logits(context, last);
+}
+
+void Session::mark_read(size_t count) {
+  require(count <= pending_.size(), "session", "{} tokens read of {} pending", count,
+          pending_.size());
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<int64_t>(count));
+}
+
+void Session::save(const std::filesystem::path& path) const {
+  std::string out;
+  put(out, kMagic);
+  for (const std::vector<int32_t>* tokens : {&pending_, &recent_}) {
+    put(out, static_cast<uint64_t>(tokens->size()));
+    for (const int32_t token : *tokens) put(out, token);
+  }
+  put(out, static_cast<uint64_t>(XXH3_64bits(out.data(), out.size())));
+  out += state_.save();  // has a checksum of its own
+  write_file(path, out);
+}
+
+Session Session::load(const std::filesystem::path& path, const Model& model) {
+  const MappedFile file(path);
+  const std::string where = path.string();
+  std::span<const std::byte> in = file.bytes();
+  require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
+  Session session(model);
+  for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
+    const auto count = take<uint64_t>(in, where);
+    require(count <= in.size() / sizeof(int32_t), where, "ends inside its tokens");
+    for (uint64_t i = 0; i < count; ++i) {
+      tokens->push_back(take<int32_t>(in, where));
+      require(tokens->back() >= 0 && tokens->back() < model.config().vocab_size, where,
+              "holds token {} of a vocabulary of {}", tokens->back(), model.config().vocab_size);
+    }
+  }
+  const auto head = static_cast<size_t>(in.data() - file.bytes().data());
+  require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
+          "is damaged: its checksum differs");
+  session.state_ = SequenceState::load(in, model.layout(), where);
+  return session;
+}
+
+}  // namespace pronghorn

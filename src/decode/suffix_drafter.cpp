@@ -1,0 +1,103 @@
+// Drafts from a suffix automaton of the text so far and of earlier texts (after SuffixDecoding,
+// arXiv 2411.04975: what it weighs by counts is left to the controller, which knows how often
+// matches of each length have come true).
+#include <mutex>
+
+#include "decode/lookup_drafter.h"
+#include "decode/suffix_automaton.h"
+
+namespace pronghorn {
+
+// What one sequence wrote another may be offered as a guess. That cannot change a text, but the
+// time that a text takes then tells something of others: give a pool to those who may know.
+class SuffixPool {
+ public:
+  std::mutex mutex;
+  SuffixAutomaton automaton;
+};
+
+std::shared_ptr<SuffixPool> make_suffix_pool() { return std::make_shared<SuffixPool>(); }
+
+namespace {
+
+class SuffixDrafter final : public Drafter {
+ public:
+  explicit SuffixDrafter(std::shared_ptr<SuffixPool> pool) : pool_(std::move(pool)) {}
+  SuffixDrafter(const SuffixDrafter&) = delete;
+  SuffixDrafter& operator=(const SuffixDrafter&) = delete;
+  ~SuffixDrafter() override { give_to_pool(); }
+
+  std::string name() const override { return pool_ ? "suffix with pool" : "suffix"; }
+  int kinds() const override { return kMatchKinds; }
+  int costly_kind() const override { return -1; }
+
+  void start(size_t count) override {
+    give_to_pool();
+    texts_.clear();
+    texts_.resize(count);
+  }
+
+  void append(size_t sequence, std::span<const int32_t> tokens) override {
+    Text& text = texts_[sequence];
+    for (const int32_t token : tokens) text.automaton.append(token);
+    if (pool_ == nullptr) return;
+    const std::scoped_lock lock(pool_->mutex);
+    for (const int32_t token : tokens) pool_->automaton.follow(text.cursor, token);
+  }
+
+  void draft(const Context&, std::span<DraftRequest> requests) override {
+    for (DraftRequest& request : requests) {
+      request.draft = {};
+      const Text& text = texts_[request.sequence];
+      const SuffixAutomaton::Match own = text.automaton.repeated();
+      if (pool_ != nullptr) {
+        const std::scoped_lock lock(pool_->mutex);
+        const SuffixAutomaton::Match other = pool_->automaton.match(text.cursor);
+        if (other.length > own.length) {
+          copy(pool_->automaton, other, request);
+          continue;
+        }
+      }
+      if (own.length > 0) copy(text.automaton, own, request);
+    }
+  }
+
+ private:
+  struct Text {
+    SuffixAutomaton automaton;
+    SuffixAutomaton::Cursor cursor;  // in the pool
+  };
+
+  static void copy(const SuffixAutomaton& automaton, const SuffixAutomaton::Match& match,
+                   DraftRequest& request) {
+    copy_continuation(automaton.tokens(), match.next, match_kind(match.length), request);
+    // Not beyond the end of a text of the pool.
+    Draft& draft = request.draft;
+    size_t good = 0;
+    while (good < draft.tokens.size() && draft.tokens[good] >= 0) ++good;
+    draft.tokens.resize(good);
+    draft.shape = DraftShape::chain(static_cast<int64_t>(good));
+  }
+
+  void give_to_pool() {
+    if (pool_ == nullptr) return;
+    const std::scoped_lock lock(pool_->mutex);
+    for (const Text& text : texts_) {
+      if (text.automaton.tokens().empty()) continue;
+      for (const int32_t token : text.automaton.tokens()) pool_->automaton.append(token);
+      pool_->automaton.separate();
+    }
+    texts_.clear();
+  }
+
+  std::shared_ptr<SuffixPool> pool_;
+  std::vector<Text> texts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Drafter> make_suffix_drafter(std::shared_ptr<SuffixPool> pool) {
+  return std::make_unique<SuffixDrafter>(std::move(pool));
+}
+
+}  // namespace pronghorn

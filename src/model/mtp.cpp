@@ -1,0 +1,36 @@
+#include "model/mtp.h"
+
+#include <array>
+
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+Norm make_norm(const ModelConfig& model, const ParameterScope& scope) {
+  return {scope, model.norm, model.hidden_size, model.norm_epsilon, model.norm_bias};
+}
+
+}  // namespace
+
+MtpHead::MtpHead(const ModelConfig& model, const LayerContext& context, const ParameterScope& scope)
+    : hidden_norm_(make_norm(model, scope.child("hidden_norm"))),
+      embedding_norm_(make_norm(model, scope.child("embedding_norm"))),
+      projection_(scope.matrix("projection.weight", model.hidden_size, 2 * model.hidden_size,
+                               initializers::normal(model.initializer_range))),
+      // Its journals are the only layer of a state of its own.
+      block_(model.blocks.at(model.mtp_block()), model, context, scope.child("block"), 0),
+      norm_(make_norm(model, scope.child("norm"))) {}
+
+Tensor MtpHead::forward(const Context& context, const Tensor& hidden, const Tensor& embeddings,
+                        const Batch& batch) const {
+  const std::array<Tensor, 2> parts = {hidden_norm_.forward(context, hidden),
+                                       embedding_norm_.forward(context, embeddings)};
+  const Tensor x = linear(context, concatenate_columns(context, parts), projection_);
+  const Stream stream = block_.forward(context, {x, {}}, batch);
+  return stream.delta.defined() ? norm_.add_forward(context, stream.sum, stream.delta).second
+                                : norm_.forward(context, stream.sum);
+}
+
+}  // namespace pronghorn
