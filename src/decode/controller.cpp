@@ -11,8 +11,8 @@
 namespace pronghorn {
 namespace {
 
-// A round must promise this much more than a plain one: what is measured is never quite certain.
-constexpr double kMargin = 1.02;
+// A round must promise this much more than a plain one: times scatter by about as much.
+constexpr double kMargin = 1.05;
 // Share of the time of plain rounds that may be spent on trying whether guesses have become better.
 constexpr double kProbeShare = 0.01;
 // Guesses of a trial.

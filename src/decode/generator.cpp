@@ -297,7 +297,7 @@ class Generator {
                      std::span<const int32_t> path) {
     const auto read = static_cast<int64_t>(path.size()) + 1;
     if (draft.shape.is_chain()) {
-      session.state().truncate(before + read);
+      if (!draft.empty()) session.state().truncate(before + read);
     } else {
       std::vector<int32_t> nodes = {0};
       for (const int32_t node : path) nodes.push_back(node + 1);
