@@ -165,6 +165,7 @@ std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<const Model> model,
 std::unique_ptr<Drafter> make_early_exit_drafter(const Model& model, int64_t layers) {
   require(layers >= 1 && layers < model.config().block_count(), "early-exit",
           "{} layers of a model of {}", layers, model.config().block_count());
+  model.check_exit(layers, "early-exit");
   return std::make_unique<EarlyExitDrafter>(borrowed(model), layers);
 }
 

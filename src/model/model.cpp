@@ -214,15 +214,19 @@ void Model::check(const Batch& batch) const {
           batch.positions.size(), next);
 }
 
+void Model::check_exit(int64_t layers, std::string_view where) const {
+  require(layers >= 1 && layers <= config_.block_count(), where, "{} layers of a model of {}",
+          layers, config_.block_count());
+  require(layout_->span_of(static_cast<size_t>(layers - 1)) < 0, where,
+          "layer {} is inside a subsampled span, where some tokens are missing (choose one outside "
+          "the parentheses)",
+          layers);
+}
+
 Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exit,
                       std::vector<SpanTrace>* trace) const {
   check(batch);
-  if (exit != nullptr) {
-    require(exit->layers >= 1 && exit->layers <= config_.block_count(), "early exit",
-            "{} layers of a model of {}", exit->layers, config_.block_count());
-    require(layout_->span_of(static_cast<size_t>(exit->layers - 1)) < 0, "early exit",
-            "layer {} is inside a subsampled span, where some tokens are missing", exit->layers);
-  }
+  if (exit != nullptr) check_exit(exit->layers, "early exit");
   if (trace != nullptr) trace->clear();
   const auto normalised = [&](const Stream& end) {
     return end.delta.defined() ? norm_.add_forward(context, end.sum, end.delta).second

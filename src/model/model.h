@@ -66,6 +66,10 @@ class Model {
   Tensor forward(const Context& context, const Batch& batch, EarlyExit* exit = nullptr,
                  std::vector<SpanTrace>* trace = nullptr) const;
 
+  // Throws Error unless a forward can be left behind the first `layers` blocks: there are so many,
+  // and that place is outside all subsampled spans, where no token is missing.
+  void check_exit(int64_t layers, std::string_view where) const;
+
   // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
   Tensor logits(const Context& context, const Tensor& hidden) const;
 

@@ -103,8 +103,7 @@ class DraftLosses {
  public:
   DraftLosses(const Model& model, const TrainConfig& config)
       : model_(model), config_(config), exit_{config.early_exit, false, {}} {
-    require(config.early_exit <= model.config().block_count(), "early_exit",
-            "{} blocks of a model of {}", config.early_exit, model.config().block_count());
+    if (config.early_exit > 0) model.check_exit(config.early_exit, "early_exit");
   }
 
   Model::EarlyExit* exit() { return config_.early_exit > 0 ? &exit_ : nullptr; }
