@@ -46,23 +46,12 @@ TokenCost PersistentAttention::cost(double context) const {
           4 * outputs * (seen + static_cast<double>(persistent_))};
 }
 
-nlohmann::json complete_persistent_attention(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config;
-  const int64_t heads = reader.integer("heads", {}, 1, 4096);
-  if (!reader.has("head_dim")) {
-    require(context.hidden_size % heads == 0, reader.path("heads"),
-            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
-            context.hidden_size);
-  }
-  const int64_t head_dim = reader.integer("head_dim", context.hidden_size / heads, 2, 4096);
+void complete_persistent_attention(ConfigReader& reader, nlohmann::json& config) {
+  const int64_t head_dim = config.at("head_dim");
   require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
-  config["heads"] = heads;
-  config["head_dim"] = head_dim;
   config["window"] = reader.integer("window", 64, 0);
   config["persistent"] = reader.integer("persistent", 4, 0, 1024);
   config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
-  reader.finish();
-  return config;
 }
 
 }  // namespace pronghorn

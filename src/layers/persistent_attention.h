@@ -31,7 +31,7 @@ class PersistentAttention {
   Tensor persistent_keys_, persistent_values_;
 };
 
-// Reads heads, head_dim, window, persistent and rope_theta.
-nlohmann::json complete_persistent_attention(ConfigReader reader, const LayerContext& context);
+// Reads window, persistent and rope_theta into `config`, which has heads and head_dim.
+void complete_persistent_attention(ConfigReader& reader, nlohmann::json& config);
 
 }  // namespace pronghorn

@@ -1,7 +1,6 @@
 // Titans' memory as a gate (MAG, arXiv 2501.00663, section 4.2): a sliding window with persistent
 // memory beside a neural memory. Both answers are normalised with learned weights; the memory's
 // then gates the window's.
-#include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
 #include "layers/persistent_attention.h"
@@ -15,8 +14,8 @@ class TitansMagMixer final : public Mixer {
  public:
   TitansMagMixer(const nlohmann::json& config, const LayerContext& context,
                  const ParameterScope& scope)
-      : attention_(config.at("attention"), context, scope.child("attention")),
-        memory_(config.at("memory"), context, scope.child("memory")),
+      : attention_(config, context, scope.child("attention")),
+        memory_(config, context, scope.child("memory")),
         norm_epsilon_(context.norm_epsilon) {
     const Initializer one = initializers::constant(1);
     attention_norm_ = scope.tensor("attention_norm.weight", {attention_.width()}, one);
@@ -59,17 +58,8 @@ class TitansMagMixer final : public Mixer {
 
 nlohmann::json complete_titans_mag(ConfigReader reader, const LayerContext& context) {
   nlohmann::json config = {{"type", reader.string("type")}};
-  config["attention"] = complete_persistent_attention(reader.object("attention"), context);
-  ConfigReader memory = reader.object("memory");
-  config["memory"] = nlohmann::json::object();
-  complete_neural_memory(memory, context, config["memory"]);
-  memory.finish();
-  const auto width = [](const nlohmann::json& part) {
-    return part.at("heads").get<int64_t>() * part.at("head_dim").get<int64_t>();
-  };
-  require(width(config["attention"]) == width(config["memory"]), reader.path("memory"),
-          "{} wide beside attention of {}: one gates the other", width(config["memory"]),
-          width(config["attention"]));
+  complete_neural_memory(reader, context, config);
+  complete_persistent_attention(reader, config);
   reader.finish();
   return config;
 }

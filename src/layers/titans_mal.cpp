@@ -1,6 +1,5 @@
 // Titans' memory as a layer (MAL, arXiv 2501.00663, section 4.3): a neural memory, and a sliding
 // window with persistent memory that looks at what the memory made of the sequence.
-#include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
 #include "layers/persistent_attention.h"
@@ -14,8 +13,8 @@ class TitansMalMixer final : public Mixer {
  public:
   TitansMalMixer(const nlohmann::json& config, const LayerContext& context,
                  const ParameterScope& scope)
-      : memory_(config.at("memory"), context, scope.child("memory")),
-        attention_(config.at("attention"), context, scope.child("attention")),
+      : memory_(config, context, scope.child("memory")),
+        attention_(config, context, scope.child("attention")),
         norm_epsilon_(context.norm_epsilon) {
     const int64_t d = context.hidden_size;
     const Initializer one = initializers::constant(1);
@@ -67,11 +66,8 @@ class TitansMalMixer final : public Mixer {
 
 nlohmann::json complete_titans_mal(ConfigReader reader, const LayerContext& context) {
   nlohmann::json config = {{"type", reader.string("type")}};
-  ConfigReader memory = reader.object("memory");
-  config["memory"] = nlohmann::json::object();
-  complete_neural_memory(memory, context, config["memory"]);
-  memory.finish();
-  config["attention"] = complete_persistent_attention(reader.object("attention"), context);
+  complete_neural_memory(reader, context, config);
+  complete_persistent_attention(reader, config);
   reader.finish();
   return config;
 }
