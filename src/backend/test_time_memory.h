@@ -31,7 +31,7 @@
 namespace pronghorn {
 
 constexpr int64_t kMemoryDepth = 4;       // most layers
-constexpr int64_t kMemoryMiniBatch = 16;  // longest mini-batch, and rows between two anchors
+constexpr int64_t kMemoryMiniBatch = 16;  // longest mini-batch, and fewest rows between anchors
 
 // Sizes of the memory of one head, and where its numbers lie.
 struct MemoryShape {
@@ -79,6 +79,10 @@ struct MemoryProblem {
   MemoryShape shape;
   int64_t heads = 1;
   int64_t mini_batch = kMemoryMiniBatch;  // divides kMemoryMiniBatch
+  int64_t interval = kMemoryMiniBatch;    // rows between anchors, a multiple of kMemoryMiniBatch
+  // Tokens read the weights of the last anchor instead of their own; then kMemoryGroup mini-batches
+  // must be a multiple of `interval` rows.
+  bool lagged = false;
   bool residual_norm = false;
   float loss_factor = 2;
   float norm_epsilon = 1e-6f;
@@ -97,19 +101,19 @@ constexpr int64_t kMemoryGroup = 8;
 
 // Rows first_row ... first_row + length - 1 of one sequence.
 struct MemoryRun {
-  const float* anchor = nullptr;       // [heads, state_size] at a multiple of kMemoryMiniBatch
-  std::span<const float* const> path;  // fewer than kMemoryMiniBatch rows since, oldest first
+  const float* anchor = nullptr;       // [heads, state_size] at a multiple of `interval`
+  std::span<const float* const> path;  // fewer than `interval` rows since, oldest first
   int64_t first_row = 0;
   int64_t length = 0;
   // Where the rows of the last rows.size() tokens go; filled whole.
   std::span<float* const> rows;
-  // If set, gets the state after the last multiple of kMemoryMiniBatch that is not behind the last
-  // token; there must be one.
+  // If set, gets the state after the last multiple of `interval` that is not behind the last token;
+  // there must be one behind the anchor.
   float* final = nullptr;
   int64_t first_saved = 0;  // states kept for the runs before this one
 };
 
-// A state from another and the kMemoryMiniBatch rows after it.
+// A state from another and the `interval` rows after it.
 struct MemoryFold {
   const float* anchor = nullptr;
   std::span<const float* const> rows;

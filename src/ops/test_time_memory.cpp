@@ -16,6 +16,11 @@ namespace {
 constexpr const char* kWhere = "test_time_memory";
 static_assert(kMemoryMiniBatch == kExactStep, "anchors lie where journals fold");
 
+// Rows between anchors.
+int64_t interval_of(const TestTimeMemoryOptions& options) {
+  return options.read_interval > 0 ? options.read_interval : kExactStep;
+}
+
 // ---- inputs ----
 
 MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
@@ -25,6 +30,11 @@ MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
           options.head_dim, options.depth, options.hidden_dim);
   require(options.mini_batch > 0 && kMemoryMiniBatch % options.mini_batch == 0, kWhere,
           "mini-batches of {} do not divide {}", options.mini_batch, kMemoryMiniBatch);
+  require(options.read_interval == 0 ||
+              (options.read_interval > 0 && options.read_interval % kMemoryMiniBatch == 0 &&
+               kMemoryGroup * options.mini_batch % options.read_interval == 0),
+          kWhere, "{} tokens between the weights that are read, with mini-batches of {}",
+          options.read_interval, options.mini_batch);
   MemoryShape shape;
   shape.depth = options.depth;
   shape.head_dim = options.head_dim;
@@ -93,6 +103,8 @@ MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMem
   problem.shape = memory_shape(options);
   problem.heads = options.heads;
   problem.mini_batch = options.mini_batch;
+  problem.interval = interval_of(options);
+  problem.lagged = options.read_interval > 0;
   problem.residual_norm = options.residual_norm;
   problem.loss_factor = options.loss_factor;
   problem.norm_epsilon = options.norm_epsilon;
@@ -190,7 +202,7 @@ void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const Memor
 
 // ---- states ----
 
-// Folds until every journal's anchor is fewer than kExactStep rows behind its length.
+// Folds until every journal's anchor is fewer than an interval behind its length.
 void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot) {
   for (;;) {
     std::vector<Journal*> late;
@@ -198,10 +210,12 @@ void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot
     for (const Segment& segment : batch.segments) {
       if (segment.state == nullptr || segment.length == 0) continue;
       Journal& journal = segment.state->journal(slot.layer, slot.index);
-      if (journal.length() - journal.anchor_row() < kExactStep) continue;
+      if (journal.length() - journal.anchor_row() < problem.interval) continue;
       late.push_back(&journal);
       std::vector<const float*>& own = rows.emplace_back();
-      for (int64_t i = 0; i < kExactStep; ++i) own.push_back(journal.row(journal.anchor_row() + i));
+      for (int64_t i = 0; i < problem.interval; ++i) {
+        own.push_back(journal.row(journal.anchor_row() + i));
+      }
     }
     if (late.empty()) return;
     std::vector<MemoryFold> folds;
@@ -209,7 +223,9 @@ void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot
       folds.push_back({late[i]->anchor(), rows[i], late[i]->begin_anchor()});
     }
     backend().test_time_memory().fold(problem, folds);
-    for (Journal* journal : late) journal->commit_anchor(journal->anchor_row() + kExactStep, true);
+    for (Journal* journal : late) {
+      journal->commit_anchor(journal->anchor_row() + problem.interval, true);
+    }
   }
 }
 
@@ -219,6 +235,7 @@ class StatefulSegment {
  public:
   StatefulSegment(const Batch& batch, const Segment& segment, Journal& journal)
       : journal_(journal),
+        interval_(journal.shape().fold_interval),
         segment_(segment),
         base_(journal.length()),
         anchor_row_(journal.anchor_row()),
@@ -227,7 +244,8 @@ class StatefulSegment {
                                 static_cast<size_t>(segment.length))) {
     if (!segment.parents.empty()) {
       plan_tree();
-    } else if (segment.length > kExactStep) {
+    } else if (segment.length > kExactStep &&
+               (base_ + segment.length) / interval_ * interval_ > anchor_row_) {
       plan_long();
     } else {
       plan_step();
@@ -318,17 +336,17 @@ class StatefulSegment {
       token.rows.push_back(journal_.mutable_row(base_ + i));
     }
     token.path = committed_rows();
-    if (journal_.length() - anchor_row_ <= kExactStep) return;
-    new_anchor_row_ = anchor_row_ + kExactStep;
+    if (journal_.length() - anchor_row_ <= interval_) return;
+    new_anchor_row_ = anchor_row_ + interval_;
     token.final = journal_.begin_anchor();
   }
 
-  // The rows behind the last multiple of kExactStep are kept, and appended in the end.
+  // The rows behind the last multiple of the interval are kept, and appended in the end.
   void plan_long() {
     Token& token = chain();
     token.path = committed_rows();
     const int64_t end = base_ + segment_.length, width = journal_.shape().row_width;
-    new_anchor_row_ = end / kExactStep * kExactStep;
+    new_anchor_row_ = end / interval_ * interval_;
     token.final = journal_.begin_anchor();
     kept_ = std::make_unique<Storage>(
         static_cast<size_t>(std::max<int64_t>(1, (end - new_anchor_row_) * width)) * sizeof(float));
@@ -364,13 +382,14 @@ class StatefulSegment {
       }
       const Token& above = tokens_[static_cast<size_t>(token.parent)];
       token.index = above.index + 1;
-      if (token.index % kExactStep == 0) continue;
+      if (token.index % interval_ == 0) continue;
       token.path = above.path;
       token.path.push_back(above.rows.front());
     }
   }
 
   Journal& journal_;
+  int64_t interval_;
   const Segment& segment_;
   int64_t base_, anchor_row_;
   std::span<const int32_t> positions_;
@@ -388,7 +407,7 @@ JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options) {
   shape.name = "memory";
   shape.row_width = options.heads * memory.row_size();
   shape.anchor_size = options.heads * memory.state_size();
-  shape.fold_interval = kExactStep;
+  shape.fold_interval = interval_of(options);
   return shape;
 }
 

@@ -14,10 +14,13 @@ namespace pronghorn {
 
 struct TestTimeMemoryOptions {
   int64_t heads = 1;
-  int64_t head_dim = 64;       // of keys, values and queries
-  int64_t depth = 1;           // layers of the memory, 1 to 4, gelu (tanh form) between them
-  int64_t hidden_dim = 0;      // between layers
-  int64_t mini_batch = 16;     // tokens whose gradients are taken at the same weights; divides 16
+  int64_t head_dim = 64;    // of keys, values and queries
+  int64_t depth = 1;        // layers of the memory, 1 to 4, gelu (tanh form) between them
+  int64_t hidden_dim = 0;   // between layers
+  int64_t mini_batch = 16;  // tokens whose gradients are taken at the same weights; divides 16
+  // Tokens read the weights as they were at the last multiple of this many tokens of a sequence
+  // (of 16, at most 8 mini-batches); 0: as they are.
+  int64_t read_interval = 0;
   bool bias = false;           // of the memory's layers
   bool momentum = false;       // takes `eta`
   bool forgetting = false;     // takes `alpha`
@@ -48,7 +51,8 @@ JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options);
 // Numbers that the memory of a sequence consists of, momentum included.
 int64_t test_time_memory_size(const TestTimeMemoryOptions& options);
 
-// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t. Mini-batches begin at
+// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with
+// read_interval those before t's interval. Mini-batches begin at
 // the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits
 // however the sequence is cut, for steps of any length. With a tape, segments must have no state.
 Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inputs,

@@ -88,7 +88,9 @@ class MemoryReference {
         w_step = (1 - alpha) * w_step + s_step;
       }
     }
-    const Network weights = sum(carried_, tau(index % batch), steps_);
+    const auto interval = static_cast<size_t>(options_.read_interval);
+    if (interval > 0 && index % interval == 0) anchor_ = start_;
+    const Network weights = interval > 0 ? anchor_ : sum(carried_, tau(index % batch), steps_);
     Vector out = forward(weights, Vector(q, q + width_)).back();
     if (options_.residual_norm) {
       const Vector normed = normalize(out);
@@ -199,7 +201,7 @@ class MemoryReference {
 
   TestTimeMemoryOptions options_;
   size_t width_;
-  Network start_, carried_, steps_, carried_momentum_, step_momentum_;
+  Network start_, anchor_, carried_, steps_, carried_momentum_, step_momentum_;
   Vector norm_weight_, norm_bias_;
 };
 

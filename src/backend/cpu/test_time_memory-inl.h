@@ -385,6 +385,14 @@ HWY_INLINE void ReadLayer(const MemoryShape& shape, const float* state, int64_t 
   SmallMatmul(n, out, count, reads.pairs, kTokens, 1, tokens.e[layer], out, reads.h, out, true);
 }
 
+// h = x W + b, the plain layer.
+HWY_INLINE void ReadWeights(const MemoryShape& shape, const float* state, int64_t layer, int64_t n,
+                            const float* x, float* h) {
+  const int64_t in = shape.in(layer), out = shape.out(layer);
+  SmallMatmul(n, out, in, x, in, 1, state + shape.weight(layer), out, h, out, false);
+  if (shape.bias) AddToRows(n, out, state + shape.bias_weight(layer), h);
+}
+
 // ---- folding ----
 
 // Rows of a tile of W and S; a token's factor is shared by both.

@@ -239,6 +239,30 @@ HWY_INLINE void ReadGradient(const float* state, int64_t n, float* dstate, Memor
   }
 }
 
+// Through reading the weights of an anchor: from d(h) of the last layer to d(q), which is left in
+// b.dx; adds to the gradient of those weights.
+HWY_INLINE void LaggedReadGradient(const float* anchor, int64_t n, float* danchor,
+                                   MemoryBackward& b) {
+  const MemoryShape& shape = b.shape;
+  for (int64_t l = shape.depth - 1; l >= 0; --l) {
+    const int64_t in = shape.in(l), out = shape.out(l);
+    const float* dh = b.right[l];
+    SmallMatmul(in, out, n, b.x[l], 1, in, dh, out, danchor + shape.weight(l), out, true);
+    for (int64_t t = 0; shape.bias && t < n; ++t) {
+      AddScaled(out, 1.0f, dh + t * out, danchor + shape.bias_weight(l));
+    }
+    ToColumns(n, out, dh, b.columns);
+    TimesColumns(in, out, anchor + shape.weight(l), b.columns, b.products, false);
+    Transpose(in, n, b.products, kTokens, b.dx, in);
+    if (l > 0) {
+      float* HWY_RESTRICT below = b.right[l - 1];
+      const float* slope = b.read_slope[l - 1];
+      for (int64_t c = 0; c < n * in; ++c) below[c] = b.dx[c] * slope[c];
+    }
+    std::fill_n(b.left[l], n * in, 0.0f);
+  }
+}
+
 // Through LossGradient of one token: from de to dz, dv and the part of dk that does not pass
 // through the memory. k: the token's key.
 HWY_INLINE void LossSecondGradient(const MemoryProblem& problem, int64_t head, const float* z,
@@ -379,11 +403,13 @@ HWY_INLINE void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryG
 }
 
 // Rows row ... row + n - 1, a mini-batch that starts from `state`. dstate: the gradient of the
-// state behind it (zeros if nothing is folded), and then of `state`.
+// state behind it (zeros if nothing is folded), and then of `state`. anchor, danchor: the weights
+// that are read where that is not done from `state`, and their gradient, which is added to.
 HWY_INLINE void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const float* state,
-                                  int64_t row, int64_t n, bool folded, const InputRows& out_grad,
-                                  const MemoryGradients& gradients, const MemoryTaskGradients& own,
-                                  float* dstate, MemoryBackward& b) {
+                                  const float* anchor, int64_t row, int64_t n, bool folded,
+                                  const InputRows& out_grad, const MemoryGradients& gradients,
+                                  const MemoryTaskGradients& own, float* dstate, float* danchor,
+                                  MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const int64_t width = shape.head_dim, column = head * width;
   ReadGates(problem, head, row, n, 0, b.gates);
@@ -396,7 +422,11 @@ HWY_INLINE void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, co
     b.reads.carried = b.carried[l];
     b.reads.dots = b.dots[l];
     b.reads.pairs = b.pairs[l];
-    ReadLayer(shape, state, l, 0, n, b.tokens, b.gates, b.x[l], b.reads);
+    if (problem.lagged) {
+      ReadWeights(shape, anchor, l, n, b.x[l], b.reads.h);
+    } else {
+      ReadLayer(shape, state, l, 0, n, b.tokens, b.gates, b.x[l], b.reads);
+    }
     if (l + 1 < shape.depth) {
       GeluRows(n * shape.out(l), b.reads.h, b.x[l + 1], b.read_slope[l], nullptr);
     }
@@ -418,7 +448,11 @@ HWY_INLINE void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, co
     Unfold<false>(state, n, dstate, b);
   }
   OutputGradient(problem, head, row, n, out_grad, own, b);
-  ReadGradient(state, n, dstate, b);
+  if (problem.lagged) {
+    LaggedReadGradient(anchor, n, danchor, b);
+  } else {
+    ReadGradient(state, n, dstate, b);
+  }
   for (int64_t t = 0; t < n; ++t) {
     if (problem.residual_norm) {
       AddScaled(width, 1.0f, out_grad.row(row + t) + column, b.dx + t * width);
@@ -437,9 +471,12 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
   const int64_t batch = problem.mini_batch, count = (run.length + batch - 1) / batch;
   Scratch scratch(memory);
   float* again = scratch.take((kMemoryGroup - 1) * size);
+  float* danchor = scratch.take(problem.lagged ? size : 0);
   float* w_rows = scratch.take(kTokens * widest);
   float* s_rows = scratch.take(kTokens * widest);
   MemoryBackward b(problem, scratch);
+  const int64_t apart = problem.interval / batch;  // mini-batches from anchor to anchor
+  if (problem.lagged) std::fill_n(danchor, size, 0.0f);
   std::fill_n(own.initial, size, 0.0f);
   std::fill_n(own.tau, kTokens, 0.0f);
   std::fill_n(own.norm_weight, shape.head_dim, 0.0f);
@@ -462,8 +499,13 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
     }
     for (int64_t i = end - 1; i >= begin; --i) {
       const int64_t n = std::min(batch, run.length - i * batch);
-      BackwardMiniBatch(problem, head, states[i - begin], run.first_row + i * batch, n,
-                        i + 1 < count, out_grad, gradients, own, own.initial, b);
+      const float* anchor = problem.lagged ? states[i / apart * apart - begin] : nullptr;
+      BackwardMiniBatch(problem, head, states[i - begin], anchor, run.first_row + i * batch, n,
+                        i + 1 < count, out_grad, gradients, own, own.initial, danchor, b);
+      if (problem.lagged && i % apart == 0) {
+        AddScaled(size, 1.0f, danchor, own.initial);
+        std::fill_n(danchor, size, 0.0f);
+      }
     }
   }
 }
@@ -472,8 +514,8 @@ int64_t BackwardScratch(const MemoryProblem& problem) {
   const MemoryShape& shape = problem.shape;
   const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
   constexpr int64_t kRounding = 256;
-  return (kMemoryGroup - 1) * shape.state_size() + 2 * kTokens * widest +
-         MemoryBackward::floats(shape) + kRounding;
+  return kMemoryGroup * shape.state_size() + 2 * kTokens * widest + MemoryBackward::floats(shape) +
+         kRounding;
 }
 
 }  // namespace HWY_NAMESPACE

@@ -10,7 +10,8 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// o of tokens first ... first + n - 1, which are rows row ... of the batch.
+// o of tokens first ... first + n - 1, which are rows row ... of the batch. state: the weights at
+// the start of the mini-batch, or with `lagged` those that are read.
 HWY_INLINE void ReadTokens(const MemoryProblem& problem, int64_t head, const float* state,
                            int64_t row, int64_t first, int64_t n, const MemoryTokens& tokens,
                            const MemoryGates& gates, MemoryReads& reads, float* x,
@@ -19,7 +20,11 @@ HWY_INLINE void ReadTokens(const MemoryProblem& problem, int64_t head, const flo
   const int64_t width = shape.head_dim, column = head * width;
   for (int64_t t = 0; t < n; ++t) CopyRow(problem.q.row(row + t) + column, width, x + t * width);
   for (int64_t l = 0; l < shape.depth; ++l) {
-    ReadLayer(shape, state, l, first, n, tokens, gates, x, reads);
+    if (problem.lagged) {
+      ReadWeights(shape, state, l, n, x, reads.h);
+    } else {
+      ReadLayer(shape, state, l, first, n, tokens, gates, x, reads);
+    }
     if (l + 1 < shape.depth) GeluRows(n * shape.out(l), reads.h, x, nullptr, nullptr);
   }
   for (int64_t t = 0; t < n; ++t) {
@@ -44,6 +49,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
   const int64_t batch = problem.mini_batch;
   Scratch scratch(memory);
   float* own = scratch.take(size);
+  float* copy = scratch.take(problem.lagged ? size : 0);
   float* w_rows = scratch.take(kTokens * widest);
   float* s_rows = scratch.take(kTokens * widest);
   float* x = scratch.take(kTokens * widest);
@@ -52,6 +58,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
   MemoryGates gates;
 
   const float* state = (run.anchor != nullptr ? run.anchor : problem.initial) + head * size;
+  const float* anchor_state = state;  // of the last anchor
   const auto before = static_cast<int64_t>(run.path.size());
   int64_t held = 0;  // tokens of the open mini-batch
   for (const float* row : run.path) {
@@ -62,7 +69,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     state = own;
     held = 0;
   }
-  const int64_t last_anchor = (before + run.length) / kTokens * kTokens;
+  const int64_t last_anchor = (before + run.length) / problem.interval * problem.interval;
   const int64_t first_kept = run.length - static_cast<int64_t>(run.rows.size());
   for (int64_t done = 0; done < run.length;) {
     const int64_t n = std::min(batch - held, run.length - done);
@@ -70,7 +77,8 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     ReadGates(problem, head, row, n, held, gates);
     SumGates(shape, problem.tau, held + n, gates);
     LearnTokens(problem, head, state, row, held, n, tokens);
-    ReadTokens(problem, head, state, row, held, n, tokens, gates, reads, x, out);
+    ReadTokens(problem, head, problem.lagged ? anchor_state : state, row, held, n, tokens, gates,
+               reads, x, out);
     for (int64_t t = std::max<int64_t>(0, first_kept - done); t < n; ++t) {
       float* to = run.rows[static_cast<size_t>(done + t - first_kept)];
       StoreToken(shape, tokens, gates, held + t, to + head * shape.row_size());
@@ -78,12 +86,16 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     held += n;
     done += n;
     const bool more = done < run.length;
-    const bool anchor = run.final != nullptr && before + done == last_anchor;
-    if (held < batch || !(more || anchor)) continue;
-    float* to = anchor ? run.final + head * size : own;
+    const bool final = run.final != nullptr && before + done == last_anchor;
+    if (held < batch || !(more || final)) continue;
+    float* to = final ? run.final + head * size : own;
     Fold(shape, state, tokens, gates, held, w_rows, s_rows, to);
     state = to;
     held = 0;
+    if (problem.lagged && (before + done) % problem.interval == 0) {
+      CopyRow(state, size, copy);
+      anchor_state = copy;
+    }
     const int64_t mini_batches = done / batch;
     if (saved != nullptr && more && mini_batches % kMemoryGroup == 0) {
       const int64_t index = run.first_saved + mini_batches / kMemoryGroup - 1;
@@ -117,8 +129,8 @@ int64_t ForwardScratch(const MemoryProblem& problem) {
   const MemoryShape& shape = problem.shape;
   const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
   constexpr int64_t kPieces = 32, kCacheLine = 16;
-  return shape.state_size() + 3 * kTokens * widest + MemoryTokens::floats(shape) +
-         MemoryReads::floats(shape) + kPieces * kCacheLine;
+  return (problem.lagged ? 2 : 1) * shape.state_size() + 3 * kTokens * widest +
+         MemoryTokens::floats(shape) + MemoryReads::floats(shape) + kPieces * kCacheLine;
 }
 
 }  // namespace HWY_NAMESPACE
