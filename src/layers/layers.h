@@ -12,6 +12,7 @@ MixerType gated_deltanet_mixer_type();
 MixerType ttt_linear_mixer_type();
 MixerType ttt_mlp_mixer_type();
 MixerType titans_memory_mixer_type();
+MixerType titans_mac_mixer_type();
 MixerType titans_mag_mixer_type();
 MixerType titans_mal_mixer_type();
 

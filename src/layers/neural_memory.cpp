@@ -70,23 +70,33 @@ Tensor NeuralMemory::gate(const Context& context, const Tensor& x, const Gate& g
   return sigmoid(context, linear(context, x, gate.weight, gate.bias));
 }
 
-Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const Batch& batch,
-                             JournalSlot slot) const {
-  const auto features = [&](const Weight& projection, const Tensor& taps) {
-    const Tensor projected = linear(context, x, projection);
-    if (conv_kernel_ == 0) return projected;
-    const Tensor result = short_convolution(context, projected, taps, {}, true, batch, slot);
+Tensor NeuralMemory::unit(const Context& context, const Tensor& projected) const {
+  return l2_normalize(context, projected, options_.head_dim, kUnitEpsilon);
+}
+
+TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
+                                            const Batch& batch, JournalSlot& slot) const {
+  const auto projected = [&](const Weight& projection, const Tensor& taps) {
+    const Tensor plain = linear(context, x, projection);
+    if (conv_kernel_ == 0) return plain;
+    const Tensor result = short_convolution(context, plain, taps, {}, true, batch, slot);
     ++slot.index;
     return result;
   };
   TestTimeMemoryInputs inputs;
-  inputs.q = l2_normalize(context, features(q_proj_, q_conv_), options_.head_dim, kUnitEpsilon);
-  inputs.k = l2_normalize(context, features(k_proj_, k_conv_), options_.head_dim, kUnitEpsilon);
-  inputs.v = features(v_proj_, v_conv_);
+  inputs.q = unit(context, projected(q_proj_, q_conv_));
+  inputs.k = unit(context, projected(k_proj_, k_conv_));
+  inputs.v = projected(v_proj_, v_conv_);
   inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
   if (options_.momentum) inputs.eta = gate(context, x, eta_);
   if (options_.forgetting) inputs.alpha = gate(context, x, alpha_);
   inputs.weights = weights_;
+  return inputs;
+}
+
+Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const Batch& batch,
+                             JournalSlot slot) const {
+  const TestTimeMemoryInputs inputs = features(context, x, batch, slot);
   return test_time_memory(context, inputs, options_, batch, slot);
 }
 

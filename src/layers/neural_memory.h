@@ -21,6 +21,14 @@ class NeuralMemory {
   Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
                  JournalSlot slot) const;
 
+  // The two halves of forward(). What learns: query, key, value and gates of each row; moves `slot`
+  // on behind the journals of its convolutions.
+  TestTimeMemoryInputs features(const Context& context, const Tensor& x, const Batch& batch,
+                                JournalSlot& slot) const;
+  // Unit queries of another projection of the memory's width.
+  Tensor unit(const Context& context, const Tensor& projected) const;
+  const TestTimeMemoryOptions& options() const { return options_; }
+
   std::vector<JournalShape> journals() const;
   TokenCost cost() const;
   int64_t head_dim() const { return options_.head_dim; }
