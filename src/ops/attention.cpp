@@ -54,18 +54,24 @@ class UnitList {
 
 bool limited(const AttentionOptions& options) { return options.window > 0 || options.segment > 0; }
 
-// The first of keys 0 ... count - 1, whose positions do not decrease, inside the window and the
+// Rows before a token that it may see.
+int64_t reach(const AttentionOptions& options) {
+  if (options.window == 0 || options.segment == 0) return options.window + options.segment;
+  return std::min(options.window, options.segment);
+}
+
+// The first of keys first ... count - 1, whose positions do not decrease, inside the window and the
 // segment of a row at `position`.
 template <typename PositionOf>
-int64_t window_begin(const AttentionOptions& options, int32_t position, int64_t count,
-                     PositionOf&& position_of) {
+int64_t window_begin(const AttentionOptions& options, int32_t position, int64_t first,
+                     int64_t count, PositionOf&& position_of) {
   if (!limited(options)) return 0;
   int64_t before = -1;  // the last position that the row does not see
   if (options.window > 0) before = std::max(before, position - options.window);
   if (options.segment > 0) {
     before = std::max(before, position / options.segment * options.segment - 1);
   }
-  int64_t low = 0, high = count;
+  int64_t low = first, high = count;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (position_of(middle) > before) {
@@ -77,16 +83,18 @@ int64_t window_begin(const AttentionOptions& options, int32_t position, int64_t 
   return low;
 }
 
-// What each row of a chain sees, when `before` keys precede the segment.
+// What each row of a chain sees, when `before` keys precede the segment, those from `first` on
+// held.
 template <typename PositionOf>
 std::vector<KeyRange> chain_ranges(const AttentionOptions& options, const Batch& batch,
-                                   const Segment& segment, int64_t before,
+                                   const Segment& segment, int64_t first, int64_t before,
                                    PositionOf&& position_of) {
   std::vector<KeyRange> visible(static_cast<size_t>(segment.length));
   for (int64_t i = 0; i < segment.length; ++i) {
     const int64_t end = before + (segment.mask == Mask::full ? segment.length : i + 1);
     const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + i)];
-    visible[static_cast<size_t>(i)] = {window_begin(options, position, end, position_of), end};
+    visible[static_cast<size_t>(i)] = {window_begin(options, position, first, end, position_of),
+                                       end};
   }
   return visible;
 }
@@ -99,20 +107,25 @@ void add_fresh(const AttentionOptions& options, const Batch& batch, const Segmen
     values.push_back(v.row(segment.first_row + row));
   }
   list.add(segment.first_row, segment.length, std::move(keys), k.row_stride(), std::move(values),
-           v.row_stride(), chain_ranges(options, batch, segment, 0, [&](int64_t key) {
+           v.row_stride(), chain_ranges(options, batch, segment, 0, 0, [&](int64_t key) {
              return batch.positions[static_cast<size_t>(segment.first_row + key)];
            }));
 }
 
-// Pages of the journal that hold its first `count` rows.
+// Pages of the journal that hold its first `count` rows; null: no longer held.
 std::vector<const float*> journal_tiles(const Journal& journal, int64_t count) {
   std::vector<const float*> tiles;
-  for (int64_t row = 0; row < count; row += kAttentionTile) tiles.push_back(journal.row(row));
+  for (int64_t row = 0; row < count; row += kAttentionTile) {
+    const bool held = row + kAttentionTile > journal.first_row();
+    tiles.push_back(held ? journal.row(row) : nullptr);
+  }
   return tiles;
 }
 
 std::vector<const float*> shifted(std::vector<const float*> tiles, int64_t offset) {
-  for (const float*& tile : tiles) tile += offset;
+  for (const float*& tile : tiles) {
+    if (tile != nullptr) tile += offset;
+  }
   return tiles;
 }
 
@@ -123,7 +136,7 @@ void add_chain(const AttentionOptions& options, const Batch& batch, const Segmen
   std::vector<const float*> tiles = journal_tiles(journal, keys);
   std::vector<const float*> values = shifted(tiles, width);
   list.add(segment.first_row, keys, std::move(tiles), 2 * width, std::move(values), 2 * width,
-           chain_ranges(options, batch, segment, keys - segment.length,
+           chain_ranges(options, batch, segment, journal.first_row(), keys - segment.length,
                         [&](int64_t key) { return journal.position(key); }));
 }
 
@@ -153,9 +166,10 @@ void add_tree(const AttentionOptions& options, const Batch& batch, const Segment
     std::vector<const float*> values = shifted(tiles, width);
     const int64_t keys = whole + tail;
     const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + node)];
-    const int64_t begin = window_begin(options, position, keys, [&](int64_t key) {
-      return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
-    });
+    const int64_t begin =
+        window_begin(options, position, journal.first_row(), keys, [&](int64_t key) {
+          return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
+        });
     list.add(segment.first_row + node, keys, std::move(tiles), row_width, std::move(values),
              row_width, {{begin, keys}});
   }
@@ -176,6 +190,15 @@ void append(const Batch& batch, const Segment& segment, const Tensor& k, const T
     }
   });
   if (!segment.parents.empty()) journal.set_tree(segment.parents);
+}
+
+// Drops the rows that are out of reach of the last multiple of the fold interval, or of the one
+// before it after a step: truncate() goes back that far.
+void drop_rows(const Segment& segment, Journal& journal) {
+  const int64_t interval = journal.shape().fold_interval;
+  if (interval == 0) return;
+  const int64_t row = journal.length() / interval * interval;
+  if (row > journal.anchor_row()) journal.commit_anchor(row, segment.length <= kExactStep);
 }
 
 void check(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -262,6 +285,10 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
   }
   if (!exact.units().empty()) kernels.forward_exact(shape, exact.units(), operands);
   if (!tiled->units().empty()) kernels.forward(shape, tiled->units(), operands);
+  for (const Segment& segment : batch.segments) {
+    if (segment.state == nullptr || !segment.parents.empty()) continue;
+    drop_rows(segment, segment.state->journal(slot.layer, slot.index));
+  }
   if (!record) return {output, log_sum_exp};
 
   // The closure holds what the units and operands point to.
@@ -290,6 +317,10 @@ JournalShape attention_journal(const AttentionOptions& options) {
   JournalShape shape;
   shape.name = "key_value";
   shape.row_width = 2 * options.kv_heads * options.head_dim;
+  if (limited(options)) {
+    shape.history = reach(options);
+    shape.fold_interval = Journal::kPageRows;
+  }
   return shape;
 }
 

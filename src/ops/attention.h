@@ -23,7 +23,7 @@ struct AttentionOptions {
 };
 
 // The journal an attention layer keeps: a row is [key | value], 2 kv_heads head_dim wide; no
-// anchor.
+// anchor. With a window or segments, rows that are out of reach are dropped.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,

@@ -420,8 +420,17 @@ Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inpu
                         JournalSlot slot) {
   const Tensor tau = place_weights(inputs.token_idx);
   MemoryProblem problem = make_problem(inputs, options, batch, tau);
-  const Tensor initial = initial_states(problem.shape, inputs, options.heads);
-  problem.initial = initial.data();
+  // What a fresh sequence starts from is put together only where one does.
+  const bool starts =
+      std::any_of(batch.segments.begin(), batch.segments.end(), [&](const Segment& segment) {
+        return segment.state == nullptr ||
+               segment.state->journal(slot.layer, slot.index).anchor() == nullptr;
+      });
+  Tensor initial;
+  if (starts) {
+    initial = initial_states(problem.shape, inputs, options.heads);
+    problem.initial = initial.data();
+  }
   const Tensor out = Tensor::empty({batch.rows(), options.heads * options.head_dim});
   const OutputRows out_rows = {out.data(), out.row_stride()};
   bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.theta);
