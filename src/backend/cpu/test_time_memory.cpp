@@ -18,6 +18,18 @@ class Floats {
   Storage storage_;
 };
 
+// Multiply-adds that outweigh a fork and join.
+constexpr int64_t kTaskWork = 1 << 16;
+
+// Tasks, a head of a run each, that a thread takes at once: changes no result.
+int64_t task_grain(const MemoryProblem& problem, std::span<const MemoryRun> runs) {
+  int64_t tokens = 0;
+  for (const MemoryRun& run : runs) tokens += run.length;
+  const auto count = std::max<int64_t>(1, static_cast<int64_t>(runs.size()));
+  const int64_t work = problem.shape.state_size() * std::max<int64_t>(1, tokens / count);
+  return std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, work));
+}
+
 // to[i] (+)= the sum of from[p * part + i] over the parts p, in order.
 void sum_parts(int64_t parts, int64_t part, int64_t count, const float* from,
                const OutputRows& to) {
@@ -37,7 +49,7 @@ class CpuTestTimeMemoryKernels final : public TestTimeMemoryKernels {
   void forward(const MemoryProblem& problem, std::span<const MemoryRun> runs, const OutputRows& out,
                float* saved) override {
     const int64_t heads = problem.heads, count = static_cast<int64_t>(runs.size()) * heads;
-    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(count, task_grain(problem, runs), [&](int64_t begin, int64_t end) {
       const Floats scratch(memory_forward_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {
         memory_forward_task(problem, runs[static_cast<size_t>(i / heads)], i % heads, out, saved,
