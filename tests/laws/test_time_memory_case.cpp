@@ -90,15 +90,15 @@ std::vector<OperatorCase> test_time_memory_cases() {
       // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
       //  residual_norm, loss_factor}, token_idx, largest theta
       {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, true, 1}, true, 0.3},
-      {"ttt_mlp", {2, 8, 2, 19, 16, 0, true, false, false, true, 1}, true, 0.2},
+      {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, true, 1}, true, 0.2},
       {"linear", {2, 17, 1, 0, 16, 0, false, true, true, false, 2}},
-      {"titans", {2, 16, 2, 33, 16, 0, false, true, true, false, 2}},
+      {"titans", {1, 16, 2, 33, 16, 0, false, true, true, false, 2}},
       {"no_momentum", {3, 5, 2, 12, 16, 0, false, false, true, false, 2}},
       {"no_forgetting", {1, 12, 2, 7, 16, 0, true, true, false, false, 2}},
       {"deep", {1, 6, 4, 9, 16, 0, false, true, true, false, 2}},
       {"everything", {1, 8, 3, 10, 4, 0, true, true, true, true, 1}, true},
       {"single_tokens", {2, 6, 1, 0, 1, 0, false, true, true, false, 2}, false, 0.2},
-      {"lagged", {2, 9, 2, 18, 16, 32, false, true, true, false, 2}},
+      {"lagged", {1, 9, 2, 18, 16, 32, false, true, true, false, 2}},
       {"lagged_bias", {1, 8, 2, 12, 8, 64, true, false, false, true, 1}, true, 0.2},
   };
   std::vector<OperatorCase> cases;
