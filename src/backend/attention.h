@@ -54,6 +54,27 @@ struct AttentionGradient {
   bool accumulate = false;
 };
 
+// A result of attention that is to be joined with others.
+struct AttentionPart {
+  const float* o = nullptr;  // [rows, heads head_dim]
+  int64_t o_stride = 0;
+  const float* log_sum_exp = nullptr;  // [rows, heads]
+};
+
+struct AttentionPartGradient {
+  AttentionGradient o, log_sum_exp;
+};
+
+struct AttentionJoin {
+  AttentionShape shape;
+  int64_t rows = 0;
+  const float* q = nullptr;  // [rows, heads head_dim]
+  int64_t q_stride = 0;
+  std::span<const AttentionPart> parts;
+  const float *k = nullptr, *v = nullptr;  // [fixed, heads head_dim]
+  int64_t fixed = 0;
+};
+
 class AttentionKernels {
  public:
   virtual ~AttentionKernels() = default;
@@ -64,7 +85,7 @@ class AttentionKernels {
   virtual void forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                        const AttentionOperands& operands) = 0;
 
-  // The same function (without log_sum_exp) for units of few rows: the bits of a row depend on its
+  // The same function for units of few rows: the bits of a row depend on its
   // query, on the keys and values it sees and on their indexes alone, not on what else is computed.
   // The keys are shared out over the threads, so one row with many keys uses all of them.
   virtual void forward_exact(const AttentionShape& shape, std::span<const AttentionUnit> units,
@@ -74,10 +95,26 @@ class AttentionKernels {
   // o; `operands` as forward() left them:
   //   p_ij = exp(s_ij - log_sum_exp_i),  ds_ij = p_ij (do_i . v_j - do_i . o_i)
   //   dq_i = scale sum_j ds_ij k_j,  dk_j = scale sum_i ds_ij q_i,  dv_j = sum_i p_ij do_i
+  // grad_log_sum_exp: [rows, heads], the gradient of log_sum_exp, which adds p_ij times it to
+  // ds_ij; or null.
   virtual void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                         const AttentionOperands& operands, const float* grad_o,
-                        int64_t grad_o_stride, const AttentionGradient& grad_q,
-                        const AttentionGradient& grad_k, const AttentionGradient& grad_v) = 0;
+                        int64_t grad_o_stride, const float* grad_log_sum_exp,
+                        const AttentionGradient& grad_q, const AttentionGradient& grad_k,
+                        const AttentionGradient& grad_v) = 0;
+
+  // out_i = sum_a p_ia value_ia, p_i the softmax over: scale q_i . k_j with value v_j for each of
+  // `fixed` keys (rows of k and v, [fixed, heads head_dim]) and log_sum_exp_i with value o_i for
+  // each part. So it is attention to the union of what the parts attended to, and the fixed keys.
+  virtual void join(const AttentionJoin& arguments, float* out, int64_t out_stride) = 0;
+
+  // The gradients of join() from out's. grad_parts: for each part, [rows, heads head_dim] of its o
+  // and [rows, heads] of its log_sum_exp.
+  virtual void join_backward(const AttentionJoin& arguments, const float* out, int64_t out_stride,
+                             const float* grad_out, int64_t grad_out_stride,
+                             const AttentionGradient& grad_q, const AttentionGradient& grad_k,
+                             const AttentionGradient& grad_v,
+                             std::span<const AttentionPartGradient> grad_parts) = 0;
 };
 
 std::unique_ptr<AttentionKernels> make_cpu_attention_kernels();

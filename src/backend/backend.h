@@ -15,6 +15,7 @@
 #include "backend/outer_product_state.h"
 #include "backend/pointwise.h"
 #include "backend/scan.h"
+#include "backend/test_time_memory.h"
 
 namespace pronghorn {
 
@@ -31,6 +32,7 @@ class Backend {
   virtual ConvolutionKernels& convolution() = 0;
   virtual OuterProductStateKernels& outer_product_state() = 0;
   virtual ScanKernels& scan() = 0;
+  virtual TestTimeMemoryKernels& test_time_memory() = 0;
 };
 
 // The backend of this process.

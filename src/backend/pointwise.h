@@ -132,6 +132,7 @@ class PointwiseKernels {
   virtual ~PointwiseKernels() = default;
 
   virtual void add(Extent extent, ConstRows a, ConstRows b, Rows y) = 0;
+  virtual void multiply(Extent extent, ConstRows a, ConstRows b, Rows y) = 0;
   virtual void add_bias(Extent extent, ConstRows x, const float* bias, Rows y) = 0;
   // sums[c] = the sum of column c of x.
   virtual void column_sums(Extent extent, ConstRows x, ColumnGradient sums) = 0;

@@ -9,6 +9,12 @@ MixerType attention_mixer_type();
 MixerType mamba_mixer_type();
 MixerType mamba2_mixer_type();
 MixerType gated_deltanet_mixer_type();
+MixerType ttt_linear_mixer_type();
+MixerType ttt_mlp_mixer_type();
+MixerType titans_memory_mixer_type();
+MixerType titans_mac_mixer_type();
+MixerType titans_mag_mixer_type();
+MixerType titans_mal_mixer_type();
 
 FeedForwardType swiglu_type();
 FeedForwardType gelu_type();

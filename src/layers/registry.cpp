@@ -22,8 +22,11 @@ const Type& find_type(const std::vector<Type>& types, std::string_view name, std
 }  // namespace
 
 const std::vector<MixerType>& mixer_types() {
-  static const std::vector<MixerType> types = {attention_mixer_type(), mamba_mixer_type(),
-                                               mamba2_mixer_type(), gated_deltanet_mixer_type()};
+  static const std::vector<MixerType> types = {
+      attention_mixer_type(),      mamba_mixer_type(),      mamba2_mixer_type(),
+      gated_deltanet_mixer_type(), ttt_linear_mixer_type(), ttt_mlp_mixer_type(),
+      titans_memory_mixer_type(),  titans_mac_mixer_type(), titans_mag_mixer_type(),
+      titans_mal_mixer_type()};
   return types;
 }
 

@@ -52,15 +52,29 @@ class UnitList {
   std::vector<std::unique_ptr<Storage>> buffers_;
 };
 
-// The first of keys 0 ... count - 1, whose positions do not decrease, inside the window of a row at
-// `position`.
+bool limited(const AttentionOptions& options) { return options.window > 0 || options.segment > 0; }
+
+// Rows before a token that it may see.
+int64_t reach(const AttentionOptions& options) {
+  if (options.window == 0 || options.segment == 0) return options.window + options.segment;
+  return std::min(options.window, options.segment);
+}
+
+// The first of keys first ... count - 1, whose positions do not decrease, inside the window and the
+// segment of a row at `position`.
 template <typename PositionOf>
-int64_t window_begin(int64_t window, int32_t position, int64_t count, PositionOf&& position_of) {
-  if (window == 0) return 0;
-  int64_t low = 0, high = count;
+int64_t window_begin(const AttentionOptions& options, int32_t position, int64_t first,
+                     int64_t count, PositionOf&& position_of) {
+  if (!limited(options)) return 0;
+  int64_t before = -1;  // the last position that the row does not see
+  if (options.window > 0) before = std::max(before, position - options.window);
+  if (options.segment > 0) {
+    before = std::max(before, position / options.segment * options.segment - 1);
+  }
+  int64_t low = first, high = count;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (position_of(middle) > position - window) {
+    if (position_of(middle) > before) {
       high = middle;
     } else {
       low = middle + 1;
@@ -69,16 +83,17 @@ int64_t window_begin(int64_t window, int32_t position, int64_t count, PositionOf
   return low;
 }
 
-// What each row of a chain sees, when `before` keys precede the segment.
+// What each row of a chain sees, when `before` keys precede the segment, those from `first` on
+// held.
 template <typename PositionOf>
 std::vector<KeyRange> chain_ranges(const AttentionOptions& options, const Batch& batch,
-                                   const Segment& segment, int64_t before,
+                                   const Segment& segment, int64_t first, int64_t before,
                                    PositionOf&& position_of) {
   std::vector<KeyRange> visible(static_cast<size_t>(segment.length));
   for (int64_t i = 0; i < segment.length; ++i) {
     const int64_t end = before + (segment.mask == Mask::full ? segment.length : i + 1);
     const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + i)];
-    visible[static_cast<size_t>(i)] = {window_begin(options.window, position, end, position_of),
+    visible[static_cast<size_t>(i)] = {window_begin(options, position, first, end, position_of),
                                        end};
   }
   return visible;
@@ -92,20 +107,25 @@ void add_fresh(const AttentionOptions& options, const Batch& batch, const Segmen
     values.push_back(v.row(segment.first_row + row));
   }
   list.add(segment.first_row, segment.length, std::move(keys), k.row_stride(), std::move(values),
-           v.row_stride(), chain_ranges(options, batch, segment, 0, [&](int64_t key) {
+           v.row_stride(), chain_ranges(options, batch, segment, 0, 0, [&](int64_t key) {
              return batch.positions[static_cast<size_t>(segment.first_row + key)];
            }));
 }
 
-// Pages of the journal that hold its first `count` rows.
+// Pages of the journal that hold its first `count` rows; null: no longer held.
 std::vector<const float*> journal_tiles(const Journal& journal, int64_t count) {
   std::vector<const float*> tiles;
-  for (int64_t row = 0; row < count; row += kAttentionTile) tiles.push_back(journal.row(row));
+  for (int64_t row = 0; row < count; row += kAttentionTile) {
+    const bool held = row + kAttentionTile > journal.first_row();
+    tiles.push_back(held ? journal.row(row) : nullptr);
+  }
   return tiles;
 }
 
 std::vector<const float*> shifted(std::vector<const float*> tiles, int64_t offset) {
-  for (const float*& tile : tiles) tile += offset;
+  for (const float*& tile : tiles) {
+    if (tile != nullptr) tile += offset;
+  }
   return tiles;
 }
 
@@ -116,7 +136,7 @@ void add_chain(const AttentionOptions& options, const Batch& batch, const Segmen
   std::vector<const float*> tiles = journal_tiles(journal, keys);
   std::vector<const float*> values = shifted(tiles, width);
   list.add(segment.first_row, keys, std::move(tiles), 2 * width, std::move(values), 2 * width,
-           chain_ranges(options, batch, segment, keys - segment.length,
+           chain_ranges(options, batch, segment, journal.first_row(), keys - segment.length,
                         [&](int64_t key) { return journal.position(key); }));
 }
 
@@ -146,9 +166,10 @@ void add_tree(const AttentionOptions& options, const Batch& batch, const Segment
     std::vector<const float*> values = shifted(tiles, width);
     const int64_t keys = whole + tail;
     const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + node)];
-    const int64_t begin = window_begin(options.window, position, keys, [&](int64_t key) {
-      return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
-    });
+    const int64_t begin =
+        window_begin(options, position, journal.first_row(), keys, [&](int64_t key) {
+          return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
+        });
     list.add(segment.first_row + node, keys, std::move(tiles), row_width, std::move(values),
              row_width, {{begin, keys}});
   }
@@ -174,9 +195,9 @@ void append(const Batch& batch, const Segment& segment, const Tensor& k, const T
 void check(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
            const AttentionOptions& options, const Batch& batch) {
   require(options.heads > 0 && options.kv_heads > 0 && options.heads % options.kv_heads == 0 &&
-              options.head_dim > 0 && options.window >= 0,
-          kWhere, "{} heads of {} over {} key-value heads, window {}", options.heads,
-          options.head_dim, options.kv_heads, options.window);
+              options.head_dim > 0 && options.window >= 0 && options.segment >= 0,
+          kWhere, "{} heads of {} over {} key-value heads, window {}, segment {}", options.heads,
+          options.head_dim, options.kv_heads, options.window, options.segment);
   const int64_t rows = batch.rows(), kv_width = options.kv_heads * options.head_dim;
   require(q.rows() == rows && q.columns() == options.heads * options.head_dim, kWhere,
           "q is {} for {} rows of {} heads of {}", shape_string(q.shape()), rows, options.heads,
@@ -202,26 +223,19 @@ void check(const Context& context, const Tensor& q, const Tensor& k, const Tenso
         const int32_t parent = segment.parents[static_cast<size_t>(i)];
         require(parent >= -1 && parent < i, kWhere, "node {} of a tree has parent {}", i, parent);
       }
-    } else if (options.window > 0) {
+    } else if (limited(options)) {
       const auto first = batch.positions.begin() + segment.first_row;
       require(row <= rows && std::is_sorted(first, first + segment.length), kWhere,
-              "positions that decrease within a segment, under a window");
+              "positions that decrease within a segment, under a window or in segments");
     }
   }
   require(row == rows, kWhere, "segments of {} rows in a batch of {}", row, rows);
 }
 
-}  // namespace
-
-JournalShape attention_journal(const AttentionOptions& options) {
-  JournalShape shape;
-  shape.name = "key_value";
-  shape.row_width = 2 * options.kv_heads * options.head_dim;
-  return shape;
-}
-
-Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const Batch& batch, JournalSlot slot) {
+// log_sum_exp is filled if it is wanted or gradients are recorded.
+AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                    const AttentionOptions& options, const Batch& batch, JournalSlot slot,
+                    bool sums) {
   check(context, q, k, v, options, batch);
   const AttentionShape shape{
       options.heads, options.kv_heads, options.head_dim,
@@ -254,14 +268,19 @@ Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const
 
   AttentionOperands operands{q.data(), q.row_stride(), output.data(), output.row_stride(), nullptr};
   AttentionKernels& kernels = backend().attention();
-  if (!exact.units().empty()) kernels.forward_exact(shape, exact.units(), operands);
   Tensor log_sum_exp;
-  if (record) {
+  if (record || sums) {
     log_sum_exp = Tensor::empty({q.rows(), options.heads});
+    log_sum_exp.set_requires_grad(record && sums);
     operands.log_sum_exp = log_sum_exp.data();
   }
+  if (!exact.units().empty()) kernels.forward_exact(shape, exact.units(), operands);
   if (!tiled->units().empty()) kernels.forward(shape, tiled->units(), operands);
-  if (!record) return output;
+  for (const Segment& segment : batch.segments) {
+    if (!limited(options) || segment.state == nullptr || !segment.parents.empty()) continue;
+    segment.state->journal(slot.layer, slot.index).pass();
+  }
+  if (!record) return {output, log_sum_exp};
 
   // The closure holds what the units and operands point to.
   context.tape->record([shape, operands, tiled, q, k, v, output, log_sum_exp] {
@@ -273,13 +292,38 @@ Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const
                                gradient.accumulate};
     };
     const Tensor grad_o = output.grad();
+    const float* grad_sums = log_sum_exp.has_grad() ? log_sum_exp.grad().data() : nullptr;
     // In this order: q, k and v may be views of one tensor, whose first target() makes the gradient
     // that the others add to.
     const AttentionGradient grad_q = target(q), grad_k = target(k), grad_v = target(v);
     backend().attention().backward(shape, tiled->units(), operands, grad_o.data(),
-                                   grad_o.row_stride(), grad_q, grad_k, grad_v);
+                                   grad_o.row_stride(), grad_sums, grad_q, grad_k, grad_v);
   });
-  return output;
+  return {output, log_sum_exp};
+}
+
+}  // namespace
+
+JournalShape attention_journal(const AttentionOptions& options) {
+  JournalShape shape;
+  shape.name = "key_value";
+  shape.row_width = 2 * options.kv_heads * options.head_dim;
+  if (limited(options)) {
+    shape.history = reach(options);
+    shape.fold_interval = Journal::kPageRows;
+  }
+  return shape;
+}
+
+Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionOptions& options, const Batch& batch, JournalSlot slot) {
+  return run(context, q, k, v, options, batch, slot, false).output;
+}
+
+AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
+                                  const Tensor& v, const AttentionOptions& options,
+                                  const Batch& batch, JournalSlot slot) {
+  return run(context, q, k, v, options, batch, slot, true);
 }
 
 }  // namespace pronghorn

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "tensor/batch.h"
 #include "tensor/tape.h"
@@ -17,10 +18,12 @@ struct AttentionOptions {
   int64_t head_dim = 64;
   float scale = 0;     // of the scores; 0: 1 / sqrt(head_dim)
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
+  // a row sees keys whose position, divided by `segment`, is not less than its own; 0: all
+  int64_t segment = 0;
 };
 
 // The journal an attention layer keeps: a row is [key | value], 2 kv_heads head_dim wide; no
-// anchor.
+// anchor. With a window or segments, rows that are out of reach are dropped.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,
@@ -41,5 +44,23 @@ JournalShape attention_journal(const AttentionOptions& options);
 // do not fit the options.
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const Batch& batch, JournalSlot slot);
+
+// What attention to some keys gives, and what it takes to join it with attention to others.
+struct AttentionResult {
+  Tensor output;       // [rows, heads head_dim]
+  Tensor log_sum_exp;  // [rows, heads]
+};
+
+// attention() with its log-sum-exp, which has a gradient too.
+AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
+                                  const Tensor& v, const AttentionOptions& options,
+                                  const Batch& batch, JournalSlot slot);
+
+// Attention of q to everything that `parts` attended to and to the rows of `keys` and `values`,
+// [count, heads head_dim], which every row sees (persistent memory, arXiv 2501.00663 section 3.3);
+// they may be undefined. kv_heads must be heads. A row is computed from that row alone.
+Tensor join_attention(const Context& context, const Tensor& q,
+                      std::span<const AttentionResult> parts, const Tensor& keys,
+                      const Tensor& values, const AttentionOptions& options);
 
 }  // namespace pronghorn

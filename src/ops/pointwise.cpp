@@ -33,6 +33,22 @@ Tensor add(const Context& context, const Tensor& a, const Tensor& b) {
   return y;
 }
 
+Tensor multiply(const Context& context, const Tensor& a, const Tensor& b) {
+  require_same_shape(a, b, "multiply");
+  Tensor y = Tensor::empty(a.shape());
+  backend().pointwise().multiply(extent_of(a), rows_of(a), rows_of(b), writable_rows(y));
+  if (needs_gradient(context, y, a, b)) {
+    context.tape->record([a, b, y] {
+      if (!y.has_grad()) return;
+      const Rows da = gradient_rows(a), db = gradient_rows(b);
+      PointwiseKernels& kernels = backend().pointwise();
+      if (da.data != nullptr) kernels.multiply(extent_of(a), output_gradient(y), rows_of(b), da);
+      if (db.data != nullptr) kernels.multiply(extent_of(a), output_gradient(y), rows_of(a), db);
+    });
+  }
+  return y;
+}
+
 Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias) {
   require(bias.size() == x.columns(), "add_bias", "bias of {} for {} columns", bias.size(),
           x.columns());

@@ -15,6 +15,9 @@ namespace pronghorn {
 // a + b, same shape.
 Tensor add(const Context& context, const Tensor& a, const Tensor& b);
 
+// a b element by element, same shape.
+Tensor multiply(const Context& context, const Tensor& a, const Tensor& b);
+
 // x + bias, bias [columns].
 Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias);
 

@@ -102,9 +102,7 @@ void keep_rows(const Operands& in, const Segment& segment, const std::vector<int
     journal.set_tree(segment.parents);
     return;
   }
-  for (const int64_t row : {fold - interval, fold}) {
-    if (row > journal.anchor_row()) journal.commit_anchor(row, true);
-  }
+  journal.pass();
 }
 
 void record_backward(const Context& context, const Operands& in, const Tensor& y,

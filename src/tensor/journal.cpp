@@ -125,6 +125,15 @@ void Journal::commit_anchor(int64_t row, bool keep_previous) {
   drop_old_rows();
 }
 
+void Journal::pass() {
+  require(shape_.anchor_size == 0 && shape_.fold_interval > 0, shape_.name,
+          "keeps a state, which must be folded");
+  const int64_t fold = (length_ - 1) / shape_.fold_interval * shape_.fold_interval;
+  for (const int64_t row : {fold - shape_.fold_interval, fold}) {
+    if (row > anchor_row_) commit_anchor(row, true);
+  }
+}
+
 void Journal::drop_old_rows() {
   const int64_t oldest = previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_;
   first_row_ = std::max(first_row_, oldest - shape_.history);
@@ -196,13 +205,12 @@ int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
     oldest = std::max<int64_t>(0, anchor_row - shape.fold_interval);
     anchors = 1 + (anchor_row > 0 ? 1 : 0) + (oldest > 0 ? 1 : 0);
   } else if (shape.fold_interval > 0 && shape.anchor_size == 0) {
-    // A convolution folds as a live state does, and has nothing to keep but rows.
     const int64_t fold = (length - 1) / shape.fold_interval * shape.fold_interval;
     oldest = std::max<int64_t>(0, fold - shape.fold_interval - shape.history);
   } else if (shape.fold_interval > 0 && length > kExactStep) {
     // Whole intervals in bulk, the rest as rows; a step of up to kExactStep is all rows.
     oldest = length / shape.fold_interval * shape.fold_interval;
-    anchors = 1;
+    anchors = oldest > 0 ? 1 : 0;
   }
   // Whole pages, from that of the oldest row still needed on.
   const int64_t pages = length > oldest ? (length - 1) / kPageRows - oldest / kPageRows + 1 : 0;

@@ -81,6 +81,9 @@ class Journal {
   // convolution) there is no state, and only rows are dropped.
   float* begin_anchor();
   void commit_anchor(int64_t row, bool keep_previous);
+  // For rows without a state (convolutions, windows): drops those that neither the tokens to come
+  // nor truncate() by a fold interval can ask for.
+  void pass();
 
   // A scratch state that runs ahead of the anchor, for operators whose state is small enough to
   // update every token: derived from the anchor and the rows, so neither saved nor counted by the

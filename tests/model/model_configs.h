@@ -33,6 +33,28 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                      R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
       {"side_by_side", R"("pattern": "2b", "blocks": {"b": {"mixers": [)" + attention + ", " +
                            mamba2 + ", " + deltanet + "], " + ffn + "}}"},
+      {"ttt_linear", R"("pattern": "2t", "blocks": {"t": {"mixer": {"type": "ttt_linear",
+                        "heads": 2, "head_dim": 8, "base_learning_rate": 0.5}, )" +
+                         ffn + "}}"},
+      {"ttt_mlp", R"("pattern": "2t", "blocks": {"t": {"mixer": {"type": "ttt_mlp", "heads": 3,
+                     "share_qk": false, "use_gate": false}, )" +
+                      ffn + "}}"},
+      {"titans_memory", R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_memory",
+                           "heads": 2, "head_dim": 10, "expansion": 2}, )" +
+                            ffn + "}}"},
+      {"titans_mac",
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mac", "heads": 2,
+                        "head_dim": 8, "segment": 32, "persistent": 2, "expansion": 2}, )" +
+           ffn + "}}"},
+      {"titans_mag",
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mag", "heads": 3,
+                        "window": 20, "persistent": 3, "depth": 1}, )" +
+           ffn + "}}"},
+      {"titans_mal",
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mal", "heads": 2,
+                        "head_dim": 6, "window": 9, "persistent": 2, "conv_kernel": 0,
+                        "momentum": false, "expansion": 3}, )" +
+           ffn + "}}"},
       {"layer_norm_gelu",
        R"("pattern": "2a", "norm": {"type": "layer_norm", "bias": true},
           "blocks": {"a": {"mixer": {"type": "attention", "heads": 2, "bias": true,

@@ -366,7 +366,7 @@ TEST_P(AttentionTest, RowsThatSeeNothingGetZero) {
   EXPECT_EQ(o.row(3)[5], 0);
   const Tensor grad_q = Tensor::full(q.shape(), NAN), grad_k = Tensor::full(k.shape(), NAN);
   const Tensor grad_v = Tensor::full(v.shape(), NAN);
-  kernels.backward(shape, units, operands, grad_o.data(), 24, {grad_q.data(), 24, false},
+  kernels.backward(shape, units, operands, grad_o.data(), 24, nullptr, {grad_q.data(), 24, false},
                    {grad_k.data(), 12, false}, {grad_v.data(), 12, false});
   EXPECT_LT(difference(grad_q, want.grad_q), kTolerance);
   EXPECT_LT(difference(grad_k, want.grad_k), kTolerance);

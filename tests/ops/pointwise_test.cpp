@@ -61,7 +61,25 @@ TEST(Pointwise, Add) {
   check_operator(check);
 }
 
+TEST(Pointwise, Multiply) {
+  OperatorCheck check;
+  check.name = "multiply";
+  check.inputs = [](int64_t rows) { return matrices(rows, 2); };
+  check.forward = [](const Context& context, const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{multiply(context, in[0], in[1])};
+  };
+  check.reference = [](const Values& in, int64_t) {
+    Row y = in[0];
+    for (size_t i = 0; i < y.size(); ++i) y[i] *= in[1][i];
+    return Values{y};
+  };
+  check_operator(check);
+}
+
 TEST(Pointwise, OneTensorAsBothInputs) {
+  check_operator(unary(
+      "multiply(x, x)", [](const Context& c, const Tensor& x) { return multiply(c, x, x); },
+      [](double x) { return x * x; }));
   check_operator(unary(
       "add(x, x)", [](const Context& c, const Tensor& x) { return add(c, x, x); },
       [](double x) { return 2 * x; }));
@@ -411,6 +429,7 @@ TEST(Pointwise, ShapesAreChecked) {
   const Tensor x = Tensor::zeros({2, 6}), other = Tensor::zeros({3, 6}), five = Tensor::zeros({5});
   const std::vector<int32_t> positions = {0, 1};
   EXPECT_THROW(add({}, x, other), Error);
+  EXPECT_THROW(multiply({}, x, other), Error);
   EXPECT_THROW(swiglu({}, x, other), Error);
   EXPECT_THROW(add_bias({}, x, five), Error);
   EXPECT_THROW(rms_norm({}, x, five, kEpsilon), Error);

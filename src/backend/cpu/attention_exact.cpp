@@ -16,40 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-#if HWY_TARGET != HWY_SCALAR && !HWY_HAVE_SCALABLE
-// Stores the sum over a vector's blocks of four lanes.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void StoreSumOfBlocks(D d, V v, float* HWY_RESTRICT to) {
-  if constexpr (hn::MaxLanes(d) > 4) {
-    const hn::Half<D> half;
-    StoreSumOfBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to);
-  } else {
-    hn::StoreU(v, d, to);
-  }
-}
-
-#endif
-
-// to[i] = the sum of the lanes of the i-th of four vectors; its order does not depend on the
-// others.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void SumFour(D d, V v0, V v1, V v2, V v3, float* HWY_RESTRICT to) {
-#if HWY_TARGET == HWY_SCALAR || HWY_HAVE_SCALABLE
-  to[0] = hn::GetLane(hn::SumOfLanes(d, v0));
-  to[1] = hn::GetLane(hn::SumOfLanes(d, v1));
-  to[2] = hn::GetLane(hn::SumOfLanes(d, v2));
-  to[3] = hn::GetLane(hn::SumOfLanes(d, v3));
-#else
-  // Transposing by blocks, adding as soon as two lanes of a sum meet.
-  const hn::RepartitionToWide<D> wide;
-  const V v01 = hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
-  const V v23 = hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
-  const auto low = hn::InterleaveLower(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
-  const auto high = hn::InterleaveUpper(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
-  StoreSumOfBlocks(d, hn::Add(hn::BitCast(d, low), hn::BitCast(d, high)), to);
-#endif
-}
-
 // scores[r][c] = q_r . k_c for R queries and C <= 4 keys (four scores are written): each is one sum
 // by lanes, then over the lanes, whatever R and C are.
 template <int R, int C>
@@ -182,6 +148,12 @@ void ExactMerge(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
       maximum = joint;
     }
     if (sum > 0) ScaleBy(dim, 1 / sum, to);
+    if (operands.log_sum_exp != nullptr) {
+      const FloatTag d;
+      operands
+          .log_sum_exp[(unit.first_row + r / group) * shape.heads + kv_head * group + r % group] =
+          sum > 0 ? maximum + hn::GetLane(Log(d, hn::Set(d, sum))) : 0.0f;
+    }
   }
 }
 

@@ -87,4 +87,21 @@ void backward_task(const AttentionShape& shape, const BackwardTask& task,
 // delta[h] = grad_o . o of one row.
 void backward_delta(const AttentionShape& shape, const float* grad_o, const float* o, float* delta);
 
+// Rows begin ... end - 1 of AttentionKernels::join().
+void join_rows(const AttentionJoin& arguments, int64_t begin, int64_t end, float* out,
+               int64_t out_stride);
+
+struct JoinBackwardOperands {
+  const float* out = nullptr;
+  int64_t out_stride = 0;
+  const float* grad_out = nullptr;
+  int64_t grad_out_stride = 0;
+  AttentionGradient grad_q;
+  float *grad_k = nullptr, *grad_v = nullptr;  // [fixed, heads head_dim], added to
+  std::span<const AttentionPartGradient> grad_parts;
+};
+
+void join_rows_backward(const AttentionJoin& arguments, int64_t begin, int64_t end,
+                        const JoinBackwardOperands& operands);
+
 }  // namespace pronghorn::cpu_attention

@@ -26,57 +26,12 @@ constexpr int64_t kBlock = 16;
 // The state forgets all it held by a decay of e^-1000; sums of clamped decays stay finite.
 constexpr float kLowestLogDecay = -1000.0f;
 
-// Hands out pieces of one buffer, on cache lines.
-class Scratch {
- public:
-  explicit Scratch(float* memory) : next_(memory) {}
-  float* take(int64_t count) {
-    float* piece = next_;
-    next_ += (count + 15) / 16 * 16;
-    return piece;
-  }
-
- private:
-  float* next_;
-};
-
 // to[i, j] = scale from[i, j]; `to` has rows of `columns`.
 HWY_INLINE void PackRows(int64_t rows, int64_t columns, const float* from, int64_t from_row,
                          float scale, float* HWY_RESTRICT to) {
   for (int64_t i = 0; i < rows; ++i) {
     const float* HWY_RESTRICT source = from + i * from_row;
     for (int64_t j = 0; j < columns; ++j) to[i * columns + j] = scale * source[j];
-  }
-}
-
-// to[j, i] = from[i, j]
-HWY_INLINE void Transpose(int64_t rows, int64_t columns, const float* HWY_RESTRICT from,
-                          int64_t from_row, float* HWY_RESTRICT to, int64_t to_row) {
-  int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::FixedTag<float, 4> d;
-  for (; i + 4 <= rows; i += 4) {
-    const float* source = from + i * from_row;
-    int64_t j = 0;
-    for (; j + 4 <= columns; j += 4) {
-      const auto a = hn::LoadU(d, source + j), b = hn::LoadU(d, source + from_row + j);
-      const auto c = hn::LoadU(d, source + 2 * from_row + j);
-      const auto e = hn::LoadU(d, source + 3 * from_row + j);
-      const auto ac = hn::InterleaveLower(d, a, c), be = hn::InterleaveLower(d, b, e);
-      const auto ac_high = hn::InterleaveUpper(d, a, c), be_high = hn::InterleaveUpper(d, b, e);
-      float* target = to + j * to_row + i;
-      hn::StoreU(hn::InterleaveLower(d, ac, be), d, target);
-      hn::StoreU(hn::InterleaveUpper(d, ac, be), d, target + to_row);
-      hn::StoreU(hn::InterleaveLower(d, ac_high, be_high), d, target + 2 * to_row);
-      hn::StoreU(hn::InterleaveUpper(d, ac_high, be_high), d, target + 3 * to_row);
-    }
-    for (; j < columns; ++j) {
-      for (int64_t r = 0; r < 4; ++r) to[j * to_row + i + r] = source[r * from_row + j];
-    }
-  }
-#endif
-  for (; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
   }
 }
 

@@ -23,6 +23,16 @@ void Add(Extent extent, ConstRows a, ConstRows b, Rows y) {
   });
 }
 
+void Multiply(Extent extent, ConstRows a, ConstRows b, Rows y) {
+  ForEachSpan(extent, Contiguous(extent, a, b, y), [&](int64_t row, int64_t first, int64_t count) {
+    const float *left = a.row(row) + first, *right = b.row(row) + first;
+    float* to = y.row(row) + first;
+    ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      v.store(hn::Mul(v.load(left + i), v.load(right + i)), to + i, y.accumulate);
+    });
+  });
+}
+
 void AddBias(Extent extent, ConstRows x, const float* bias, Rows y) {
   ForEachRow(extent, [&](int64_t row) {
     const float* from = x.row(row);
@@ -110,6 +120,7 @@ HWY_AFTER_NAMESPACE();
 namespace pronghorn {
 
 HWY_EXPORT(Add);
+HWY_EXPORT(Multiply);
 HWY_EXPORT(AddBias);
 HWY_EXPORT(ColumnSums);
 HWY_EXPORT(Scale);
@@ -118,6 +129,10 @@ HWY_EXPORT(ScatterAddRows);
 
 void CpuPointwiseKernels::add(Extent extent, ConstRows a, ConstRows b, Rows y) {
   HWY_DYNAMIC_DISPATCH(Add)(extent, a, b, y);
+}
+
+void CpuPointwiseKernels::multiply(Extent extent, ConstRows a, ConstRows b, Rows y) {
+  HWY_DYNAMIC_DISPATCH(Multiply)(extent, a, b, y);
 }
 
 void CpuPointwiseKernels::add_bias(Extent extent, ConstRows x, const float* bias, Rows y) {

@@ -9,6 +9,7 @@ class CpuPointwiseKernels final : public PointwiseKernels {
  public:
   // pointwise.cpp
   void add(Extent extent, ConstRows a, ConstRows b, Rows y) override;
+  void multiply(Extent extent, ConstRows a, ConstRows b, Rows y) override;
   void add_bias(Extent extent, ConstRows x, const float* bias, Rows y) override;
   void column_sums(Extent extent, ConstRows x, ColumnGradient sums) override;
   void scale(Extent extent, ConstRows x, float factor, Rows y) override;

@@ -1,6 +1,6 @@
-// SIMD helpers shared by the CPU kernels: functions of a vector, and a small matrix product that
-// keeps its tile of results in registers. Included once for each instruction set by Highway's
-// foreach_target mechanism, so there is no ordinary include guard.
+// SIMD helpers shared by the CPU kernels: functions of a vector, a small matrix product that keeps
+// its tile of results in registers, transposing, and scratch memory. Included once for each
+// instruction set by Highway's foreach_target mechanism, so there is no ordinary include guard.
 #if defined(PRONGHORN_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PRONGHORN_SIMD_INL_H_
 #undef PRONGHORN_SIMD_INL_H_
@@ -215,6 +215,85 @@ HWY_INLINE void SmallMatmul(int64_t m, int64_t n, int64_t k, const float* a, int
     MatmulRows<1>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
                   accumulate);
   }
+}
+
+// to[j, i] = from[i, j]
+HWY_INLINE void Transpose(int64_t rows, int64_t columns, const float* HWY_RESTRICT from,
+                          int64_t from_row, float* HWY_RESTRICT to, int64_t to_row) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  for (; i + 4 <= rows; i += 4) {
+    const float* source = from + i * from_row;
+    int64_t j = 0;
+    for (; j + 4 <= columns; j += 4) {
+      const auto a = hn::LoadU(d, source + j), b = hn::LoadU(d, source + from_row + j);
+      const auto c = hn::LoadU(d, source + 2 * from_row + j);
+      const auto e = hn::LoadU(d, source + 3 * from_row + j);
+      const auto ac = hn::InterleaveLower(d, a, c), be = hn::InterleaveLower(d, b, e);
+      const auto ac_high = hn::InterleaveUpper(d, a, c), be_high = hn::InterleaveUpper(d, b, e);
+      float* target = to + j * to_row + i;
+      hn::StoreU(hn::InterleaveLower(d, ac, be), d, target);
+      hn::StoreU(hn::InterleaveUpper(d, ac, be), d, target + to_row);
+      hn::StoreU(hn::InterleaveLower(d, ac_high, be_high), d, target + 2 * to_row);
+      hn::StoreU(hn::InterleaveUpper(d, ac_high, be_high), d, target + 3 * to_row);
+    }
+    for (; j < columns; ++j) {
+      for (int64_t r = 0; r < 4; ++r) to[j * to_row + i + r] = source[r * from_row + j];
+    }
+  }
+#endif
+  for (; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
+  }
+}
+
+// Hands out pieces of one buffer, on cache lines.
+class Scratch {
+ public:
+  explicit Scratch(float* memory) : next_(memory) {}
+  float* take(int64_t count) {
+    float* piece = next_;
+    next_ += (count + 15) / 16 * 16;
+    return piece;
+  }
+
+ private:
+  float* next_;
+};
+
+#if HWY_TARGET != HWY_SCALAR && !HWY_HAVE_SCALABLE
+// Stores the sum over a vector's blocks of four lanes.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreSumOfBlocks(D d, V v, float* HWY_RESTRICT to) {
+  if constexpr (hn::MaxLanes(d) > 4) {
+    const hn::Half<D> half;
+    StoreSumOfBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to);
+  } else {
+    hn::StoreU(v, d, to);
+  }
+}
+
+#endif
+
+// to[i] = the sum of the lanes of the i-th of four vectors; its order does not depend on the
+// others.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void SumFour(D d, V v0, V v1, V v2, V v3, float* HWY_RESTRICT to) {
+#if HWY_TARGET == HWY_SCALAR || HWY_HAVE_SCALABLE
+  to[0] = hn::GetLane(hn::SumOfLanes(d, v0));
+  to[1] = hn::GetLane(hn::SumOfLanes(d, v1));
+  to[2] = hn::GetLane(hn::SumOfLanes(d, v2));
+  to[3] = hn::GetLane(hn::SumOfLanes(d, v3));
+#else
+  // Transposing by blocks, adding as soon as two lanes of a sum meet.
+  const hn::RepartitionToWide<D> wide;
+  const V v01 = hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
+  const V v23 = hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
+  const auto low = hn::InterleaveLower(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
+  const auto high = hn::InterleaveUpper(wide, hn::BitCast(wide, v01), hn::BitCast(wide, v23));
+  StoreSumOfBlocks(d, hn::Add(hn::BitCast(d, low), hn::BitCast(d, high)), to);
+#endif
 }
 
 // The sum of x[i] y[i].

@@ -1,0 +1,35 @@
+// The pieces of work that the CPU kernels of test-time memories are made of: each runs on one
+// thread and is compiled for every instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/test_time_memory.h"
+
+namespace pronghorn {
+
+// Sums over the tokens of one task; null: not wanted.
+struct MemoryTaskGradients {
+  float* initial = nullptr;      // [state_size]
+  float* tau = nullptr;          // [kMemoryMiniBatch]
+  float* norm_weight = nullptr;  // [head_dim]
+  float* norm_bias = nullptr;
+};
+
+// Floats of scratch that a task needs.
+int64_t memory_forward_scratch(const MemoryProblem& problem);
+int64_t memory_backward_scratch(const MemoryProblem& problem);
+
+void memory_forward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
+                         const OutputRows& out, float* saved, float* scratch);
+
+void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head,
+                      float* scratch);
+
+// gradients: rows of q, k, v and the gates are written where they are wanted; `own` is overwritten.
+void memory_backward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
+                          const InputRows& out_grad, const float* saved,
+                          const MemoryGradients& gradients, const MemoryTaskGradients& own,
+                          float* scratch);
+
+}  // namespace pronghorn

@@ -1,0 +1,151 @@
+// Test-time memories (kernel family D): a small network a head whose weights are the state, and
+// learn by gradient steps while a sequence is read. TTT-Linear and TTT-MLP (arXiv 2407.04620) and
+// the neural memory of Titans (arXiv 2501.00663).
+//
+// The memory is M(x) = Z_depth or, with `residual_norm`, x + LN(Z_depth), where Z_1 = x W_1 + b_1
+// and Z_l = gelu(Z_{l-1}) W_l + b_l (tanh form of gelu). Of token j, with all weights W as they
+// were at the start of its mini-batch, let a_jl be the input of layer l for key k_j and e_jl the
+// gradient of loss_factor / 2 |M(k_j) - v_j|^2 for Z_l: the gradient for W_l is a_jl^T e_jl, rank
+// one. With momentum S, learning rate theta, decay of momentum eta and forgetting alpha,
+//   S_t = eta_t S_{t-1} - theta_t a_t^T e_t        M_t = (1 - alpha_t) M_{t-1} + S_t
+// which sums up to
+//   M_t = beta_t M_0 + f_t S_0 - tau_t sum_{j <= t} G_tj a_j^T e_j
+//   S_t = m_t S_0 - sum_{j <= t} n_tj a_j^T e_j
+// with M_0, S_0 at the start of the mini-batch and, from beta_0 = m_0 = 1 and f_0 = 0, recurrences
+// without a division,
+//   beta_t = (1 - alpha_t) beta_{t-1},  m_t = eta_t m_{t-1},  f_t = (1 - alpha_t) f_{t-1} + m_t
+//   n_tj = eta_t n_{t-1,j}, n_tt = theta_t,  G_tj = (1 - alpha_t) G_{t-1,j} + n_tj
+// tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. A token reads
+// o_t = M_t(q_t), layer by layer (x_1 = q, x_l = gelu(h_{l-1})):
+//   h_l = beta_t x_l W_l + f_t x_l S_l - tau_t sum_{j <= t} G_tj (x_l . a_jl) e_jl
+// so that no weights of single tokens are ever formed. This is the only form there is: a token is
+// computed in the same order whether it comes alone, in a step or in a long segment.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "backend/outer_product_state.h"
+
+namespace pronghorn {
+
+constexpr int64_t kMemoryDepth = 4;       // most layers
+constexpr int64_t kMemoryMiniBatch = 16;  // longest mini-batch, and fewest rows between anchors
+
+// Sizes of the memory of one head, and where its numbers lie.
+struct MemoryShape {
+  int64_t depth = 1;
+  int64_t head_dim = 64;    // of keys, values and queries
+  int64_t hidden_dim = 0;   // between layers
+  bool bias = false;        // b_l
+  bool momentum = false;    // S
+  bool forgetting = false;  // alpha
+
+  int64_t in(int64_t layer) const { return layer == 0 ? head_dim : hidden_dim; }
+  int64_t out(int64_t layer) const { return layer == depth - 1 ? head_dim : hidden_dim; }
+
+  // A state is, for each layer, [W | S | b | S of b], S with momentum and b with bias only.
+  int64_t weight_size(int64_t layer) const { return in(layer)*out(layer); }
+  int64_t layer_size(int64_t layer) const {
+    return (weight_size(layer) + (bias ? out(layer) : 0)) * (momentum ? 2 : 1);
+  }
+  int64_t weight(int64_t layer) const {
+    int64_t offset = 0;
+    for (int64_t l = 0; l < layer; ++l) offset += layer_size(l);
+    return offset;
+  }
+  int64_t surprise(int64_t layer) const { return weight(layer) + weight_size(layer); }
+  int64_t bias_weight(int64_t layer) const {
+    return weight(layer) + weight_size(layer) * (momentum ? 2 : 1);
+  }
+  int64_t bias_surprise(int64_t layer) const { return bias_weight(layer) + out(layer); }
+  int64_t state_size() const { return weight(depth); }
+
+  // A row of one head is [a_1 | e_1 | a_2 | e_2 ... | theta | eta | alpha], the last two only where
+  // they are used.
+  int64_t row_in(int64_t layer) const {
+    int64_t offset = 0;
+    for (int64_t l = 0; l < layer; ++l) offset += in(l) + out(l);
+    return offset;
+  }
+  int64_t row_error(int64_t layer) const { return row_in(layer) + in(layer); }
+  int64_t row_gates() const { return row_in(depth); }
+  int64_t row_size() const { return row_gates() + 1 + (momentum ? 1 : 0) + (forgetting ? 1 : 0); }
+};
+
+// The sizes and inputs of one call; rows are those of the batch.
+struct MemoryProblem {
+  MemoryShape shape;
+  int64_t heads = 1;
+  int64_t mini_batch = kMemoryMiniBatch;  // divides kMemoryMiniBatch
+  int64_t interval = kMemoryMiniBatch;    // rows between anchors, a multiple of kMemoryMiniBatch
+  // Tokens read the weights of the last anchor instead of their own; then kMemoryGroup mini-batches
+  // must be a multiple of `interval` rows.
+  bool lagged = false;
+  bool residual_norm = false;
+  float loss_factor = 2;
+  float norm_epsilon = 1e-6f;
+  InputRows q, k, v;                   // [rows, heads head_dim]
+  InputRows theta, eta, alpha;         // [rows, heads]; eta with momentum, alpha with forgetting
+  const float* tau = nullptr;          // [mini_batch]; null: 1
+  const float* norm_weight = nullptr;  // [heads, head_dim], with residual_norm
+  const float* norm_bias = nullptr;
+  const float* initial = nullptr;  // [heads, state_size]: the state of a fresh sequence
+  int64_t rows = 0;
+};
+
+// Mini-batches between two states that forward() keeps for backward(): the states between are
+// computed again, from scratch that is as many states long.
+constexpr int64_t kMemoryGroup = 8;
+
+// Rows first_row ... first_row + length - 1 of one sequence.
+struct MemoryRun {
+  const float* anchor = nullptr;       // [heads, state_size] at a multiple of `interval`
+  std::span<const float* const> path;  // fewer than `interval` rows since, oldest first
+  int64_t first_row = 0;
+  int64_t length = 0;
+  // Where the rows of the last rows.size() tokens go; filled whole.
+  std::span<float* const> rows;
+  // If set, gets the state after the last multiple of `interval` that is not behind the last token;
+  // there must be one behind the anchor.
+  float* final = nullptr;
+  int64_t first_saved = 0;  // states kept for the runs before this one
+};
+
+// A state from another and the `interval` rows after it.
+struct MemoryFold {
+  const float* anchor = nullptr;
+  std::span<const float* const> rows;
+  float* to = nullptr;
+};
+
+// Where gradients go; data null: not wanted.
+struct MemoryGradients {
+  OutputRows q, k, v, theta, eta, alpha;
+  OutputRows tau, norm_weight, norm_bias;  // one row: [mini_batch], [heads head_dim]
+  OutputRows initial;                      // one row [heads state_size]
+};
+
+class TestTimeMemoryKernels {
+ public:
+  virtual ~TestTimeMemoryKernels() = default;
+
+  // out [rows, heads head_dim]. saved: null, or [states, heads, state_size] where the states before
+  // mini-batches kMemoryGroup, 2 kMemoryGroup, ... of each run are kept. A token's bits depend on
+  // nothing but the anchor before it and the tokens since.
+  virtual void forward(const MemoryProblem& problem, std::span<const MemoryRun> runs,
+                       const OutputRows& out, float* saved) = 0;
+
+  virtual void fold(const MemoryProblem& problem, std::span<const MemoryFold> folds) = 0;
+
+  // The gradients of everything, from out's. Runs must start from problem.initial and have no path;
+  // `saved` is what forward() left for the same runs.
+  virtual void backward(const MemoryProblem& problem, std::span<const MemoryRun> runs,
+                        const InputRows& out_grad, const float* saved,
+                        const MemoryGradients& gradients) = 0;
+};
+
+std::unique_ptr<TestTimeMemoryKernels> make_cpu_test_time_memory_kernels();
+
+}  // namespace pronghorn

@@ -1,0 +1,158 @@
+#include "layers/neural_memory.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+#include "ops/short_convolution.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm
+
+// Gradients of a mini-batch of 16 are taken at the same weights, so a linear memory with unit keys
+// overshoots where 2 theta 16 passes 2, momentum included; deeper ones a little earlier. Runs with
+// 0.1, free momentum and values of any length diverged within 20 steps of training.
+constexpr double kMaxLearningRate = 0.03;
+
+// Shares that are forgotten a token at the start: sigmoid(-2) = 0.12 to sigmoid(-6) = 0.0025, so
+// that heads remember some ten to some hundreds of tokens.
+constexpr double kLowestForgetting = -6, kHighestForgetting = -2;
+
+}  // namespace
+
+NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& context,
+                           const ParameterScope& scope)
+    : conv_kernel_(config.at("conv_kernel")), max_learning_rate_(config.at("max_learning_rate")) {
+  options_.heads = config.at("heads");
+  options_.head_dim = config.at("head_dim");
+  options_.depth = config.at("depth");
+  options_.hidden_dim = options_.head_dim * config.at("expansion").get<int64_t>();
+  options_.mini_batch = config.at("mini_batch");
+  options_.momentum = config.at("momentum");
+  options_.forgetting = config.at("forgetting");
+
+  const int64_t d = context.hidden_size, heads = options_.heads;
+  const Initializer in = initializers::normal(context.initializer_range);
+  q_proj_ = scope.matrix("q_proj.weight", width(), d, in);
+  k_proj_ = scope.matrix("k_proj.weight", width(), d, in);
+  v_proj_ = scope.matrix("v_proj.weight", width(), d, in);
+  if (conv_kernel_ > 0) {
+    const double bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
+    const Initializer taps = initializers::uniform(-bound, bound);
+    q_conv_ = scope.tensor("q_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
+    k_conv_ = scope.tensor("k_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
+    v_conv_ = scope.tensor("v_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
+  }
+  const auto make_gate = [&](const std::string& name, const Initializer& bias) {
+    return Gate{scope.matrix(name + ".weight", heads, d, in),
+                scope.tensor(name + ".bias", {heads}, bias)};
+  };
+  theta_ = make_gate("theta_proj", initializers::constant(0));
+  if (options_.momentum) eta_ = make_gate("eta_proj", initializers::constant(0));
+  if (options_.forgetting) {
+    alpha_ = make_gate("alpha_proj", initializers::uniform(kLowestForgetting, kHighestForgetting));
+  }
+  for (int64_t l = 0; l < options_.depth; ++l) {
+    const int64_t from = l == 0 ? options_.head_dim : options_.hidden_dim;
+    const int64_t to = l + 1 == options_.depth ? options_.head_dim : options_.hidden_dim;
+    const double xavier = std::sqrt(2.0 / static_cast<double>(from + to));
+    weights_.push_back(scope.tensor("memory." + std::to_string(l) + ".weight", {heads, from, to},
+                                    initializers::normal(xavier)));
+  }
+}
+
+Tensor NeuralMemory::gate(const Context& context, const Tensor& x, const Gate& gate) const {
+  return sigmoid(context, linear(context, x, gate.weight, gate.bias));
+}
+
+Tensor NeuralMemory::unit(const Context& context, const Tensor& projected) const {
+  return l2_normalize(context, projected, options_.head_dim, kUnitEpsilon);
+}
+
+TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
+                                            const Batch& batch, JournalSlot& slot) const {
+  const auto projected = [&](const Weight& projection, const Tensor& taps) {
+    const Tensor plain = linear(context, x, projection);
+    if (conv_kernel_ == 0) return plain;
+    const Tensor result = short_convolution(context, plain, taps, {}, true, batch, slot);
+    ++slot.index;
+    return result;
+  };
+  TestTimeMemoryInputs inputs;
+  inputs.q = unit(context, projected(q_proj_, q_conv_));
+  inputs.k = unit(context, projected(k_proj_, k_conv_));
+  inputs.v = unit(context, projected(v_proj_, v_conv_));
+  inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
+  if (options_.momentum) {
+    // theta is multiplied by 1 - eta, so that momentum spreads a step out and does not enlarge it.
+    const Tensor raw = linear(context, x, eta_.weight, eta_.bias);
+    inputs.eta = sigmoid(context, raw);
+    inputs.theta = multiply(context, inputs.theta, sigmoid(context, scale(context, raw, -1.0f)));
+  }
+  if (options_.forgetting) inputs.alpha = gate(context, x, alpha_);
+  inputs.weights = weights_;
+  return inputs;
+}
+
+Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const Batch& batch,
+                             JournalSlot slot) const {
+  const TestTimeMemoryInputs inputs = features(context, x, batch, slot);
+  return test_time_memory(context, inputs, options_, batch, slot);
+}
+
+std::vector<JournalShape> NeuralMemory::journals() const {
+  std::vector<JournalShape> shapes;
+  if (conv_kernel_ > 0) {
+    shapes.assign(3, short_convolution_journal(width(), conv_kernel_));
+  }
+  shapes.push_back(test_time_memory_journal(options_));
+  return shapes;
+}
+
+TokenCost NeuralMemory::cost() const {
+  const int64_t gates = 1 + (options_.momentum ? 1 : 0) + (options_.forgetting ? 1 : 0);
+  const auto outputs = static_cast<double>(3 * width() + gates * options_.heads);
+  return {2 * outputs * static_cast<double>(q_proj_.in()), test_time_memory_cost(options_)};
+}
+
+double test_time_memory_cost(const TestTimeMemoryOptions& options) {
+  // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
+  // the query, the update; with momentum a query and an update more.
+  double total = 0;
+  for (int64_t l = 0; l < options.depth; ++l) {
+    const int64_t in = l == 0 ? options.head_dim : options.hidden_dim;
+    const int64_t out = l + 1 == options.depth ? options.head_dim : options.hidden_dim;
+    const double products = 3 + (l > 0 ? 1 : 0) + (options.momentum ? 2 : 0);
+    total += 2 * products * static_cast<double>(in * out);
+  }
+  return total * static_cast<double>(options.heads);
+}
+
+void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
+                            nlohmann::json& config) {
+  const int64_t heads = reader.integer("heads", {}, 1, 4096);
+  if (!reader.has("head_dim")) {
+    require(context.hidden_size % heads == 0, reader.path("heads"),
+            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
+            context.hidden_size);
+  }
+  config["heads"] = heads;
+  config["head_dim"] = reader.integer("head_dim", context.hidden_size / heads, 1, 4096);
+  config["depth"] = reader.integer("depth", 2, 1, 4);
+  config["expansion"] = reader.integer("expansion", 4, 1, 16);
+  config["conv_kernel"] = reader.integer("conv_kernel", 4, 0, 64);
+  config["momentum"] = reader.boolean("momentum", true);
+  config["forgetting"] = reader.boolean("forgetting", true);
+  const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);
+  require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
+          mini_batch, kExactStep);
+  config["mini_batch"] = mini_batch;
+  config["max_learning_rate"] = reader.number("max_learning_rate", kMaxLearningRate, 0.0, 1.0);
+}
+
+}  // namespace pronghorn

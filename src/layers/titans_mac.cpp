@@ -1,0 +1,139 @@
+// Titans' memory as context (MAC, arXiv 2501.00663, section 4.1): attention within segments to
+// persistent memory, to what the memory recalls for each token, and to the tokens; what comes out
+// asks the memory again and is gated by its answer.
+//
+// The memory learns from the layer's input, as in titans-pytorch, and not from what attention makes
+// of it (the paper's equation): so segments need not wait for each other, and one operator runs
+// over the whole sequence. A token sees what is recalled for itself and those before it in its
+// segment, never after.
+#include "base/error.h"
+#include "layers/layers.h"
+#include "layers/neural_memory.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+class TitansMacMixer final : public Mixer {
+ public:
+  TitansMacMixer(const nlohmann::json& config, const LayerContext& context,
+                 const ParameterScope& scope)
+      : memory_(config, context, scope.child("memory")),
+        recall_options_(memory_.options()),
+        persistent_(config.at("persistent")),
+        rope_theta_(config.at("rope_theta")),
+        norm_epsilon_(context.norm_epsilon) {
+    attention_.heads = attention_.kv_heads = config.at("heads");
+    attention_.head_dim = config.at("head_dim");
+    attention_.segment = config.at("segment");
+    recall_options_.read_interval = attention_.segment;
+    const int64_t d = context.hidden_size, width = memory_.width();
+    const Initializer in = initializers::normal(context.initializer_range);
+    const Initializer one = initializers::constant(1);
+    q_proj_ = scope.matrix("q_proj.weight", width, d, in);
+    k_proj_ = scope.matrix("k_proj.weight", width, d, in);
+    v_proj_ = scope.matrix("v_proj.weight", width, d, in);
+    recall_norm_ = scope.tensor("recall_norm.weight", {width}, one);
+    recall_k_proj_ = scope.matrix("recall_k_proj.weight", width, width, in);
+    recall_v_proj_ = scope.matrix("recall_v_proj.weight", width, width, in);
+    if (persistent_ > 0) {
+      persistent_keys_ = scope.tensor("persistent_keys", {persistent_, width}, in);
+      persistent_values_ = scope.tensor("persistent_values", {persistent_, width}, in);
+    }
+    attention_norm_ = scope.tensor("attention_norm.weight", {width}, one);
+    ask_proj_ = scope.matrix("ask_proj.weight", width, width, in);
+    memory_norm_ = scope.tensor("memory_norm.weight", {width}, one);
+    o_proj_ =
+        scope.matrix("o_proj.weight", d, width,
+                     initializers::normal(context.initializer_range * context.residual_scale));
+  }
+
+  // h = M(q) at the weights of the segment's start, y = attention to [P | h | S],
+  // o = norm(y) silu(norm(M(y)))
+  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+                 JournalSlot slot) const override {
+    TestTimeMemoryInputs inputs = memory_.features(context, x, batch, slot);
+    const auto next = [&slot] { return JournalSlot{slot.layer, slot.index++}; };
+    const auto turned = [&](const Tensor& heads) {
+      return rope(context, heads, batch.positions, attention_.head_dim, attention_.head_dim,
+                  rope_theta_);
+    };
+    const Tensor recalled =
+        rms_norm(context, test_time_memory(context, inputs, recall_options_, batch, next()),
+                 recall_norm_, norm_epsilon_);
+    const Tensor q = turned(linear(context, x, q_proj_));
+    const AttentionResult parts[] = {
+        partial_attention(context, q, turned(linear(context, recalled, recall_k_proj_)),
+                          linear(context, recalled, recall_v_proj_), attention_, batch, next()),
+        partial_attention(context, q, turned(linear(context, x, k_proj_)),
+                          linear(context, x, v_proj_), attention_, batch, next())};
+    const Tensor y = rms_norm(
+        context,
+        join_attention(context, q, parts, persistent_keys_, persistent_values_, attention_),
+        attention_norm_, norm_epsilon_);
+    inputs.q = memory_.unit(context, linear(context, y, ask_proj_));
+    const Tensor answer =
+        rms_norm(context, test_time_memory(context, inputs, memory_.options(), batch, next()),
+                 memory_norm_, norm_epsilon_);
+    return linear(context, swiglu(context, answer, y), o_proj_);
+  }
+
+  std::vector<JournalShape> journals() const override {
+    std::vector<JournalShape> shapes = memory_.journals();
+    shapes.back() = test_time_memory_journal(recall_options_);
+    shapes.push_back(attention_journal(attention_));
+    shapes.push_back(attention_journal(attention_));
+    shapes.push_back(test_time_memory_journal(memory_.options()));
+    return shapes;
+  }
+
+  TokenCost cost(double) const override {
+    const TokenCost memory = memory_.cost();
+    const auto width = static_cast<double>(memory_.width());
+    const auto d = static_cast<double>(o_proj_.out());
+    // On average a token sees half of its segment, twice.
+    const auto seen = static_cast<double>(attention_.segment + persistent_);
+    return {memory.matmul + 2 * (4 * width * d + 3 * width * width),
+            2 * memory.sequence + 4 * width * seen};
+  }
+
+ private:
+  NeuralMemory memory_;
+  TestTimeMemoryOptions recall_options_;
+  AttentionOptions attention_;
+  int64_t persistent_;
+  double rope_theta_;
+  float norm_epsilon_;
+  Weight q_proj_, k_proj_, v_proj_, recall_k_proj_, recall_v_proj_, ask_proj_, o_proj_;
+  Tensor recall_norm_, attention_norm_, memory_norm_, persistent_keys_, persistent_values_;
+};
+
+nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& context) {
+  nlohmann::json config = {{"type", reader.string("type")}};
+  complete_neural_memory(reader, context, config);
+  const int64_t head_dim = config.at("head_dim"), mini_batch = config.at("mini_batch");
+  require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
+  const int64_t segment = reader.integer("segment", 64, kExactStep, 8 * kExactStep);
+  require(segment % kExactStep == 0 && 8 * mini_batch % segment == 0, reader.path("segment"),
+          "{} is not 16, 32, 64 or 128, or more than 8 mini-batches of {}", segment, mini_batch);
+  config["segment"] = segment;
+  config["persistent"] = reader.integer("persistent", 4, 0, 1024);
+  config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
+  reader.finish();
+  return config;
+}
+
+}  // namespace
+
+MixerType titans_mac_mixer_type() {
+  return {"titans_mac", "attention in segments to tokens and to what a neural memory recalls (MAC)",
+          "arXiv 2501.00663", complete_titans_mac,
+          [](const nlohmann::json& config, const LayerContext& context,
+             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
+            return std::make_unique<TitansMacMixer>(config, context, scope);
+          }};
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,80 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "ops/attention.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr char kWhere[] = "join_attention";
+
+AttentionGradient gradient_of(const Tensor& tensor) {
+  if (!tensor.defined() || !tensor.requires_grad()) return {};
+  const GradTarget target = tensor.grad_target();
+  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
+}
+
+}  // namespace
+
+Tensor join_attention(const Context& context, const Tensor& q,
+                      std::span<const AttentionResult> parts, const Tensor& keys,
+                      const Tensor& values, const AttentionOptions& options) {
+  const int64_t rows = q.rows(), width = options.heads * options.head_dim;
+  require(options.heads > 0 && options.kv_heads == options.heads && q.columns() == width, kWhere,
+          "q is {} for {} heads of {} ({} key-value heads)", shape_string(q.shape()), options.heads,
+          options.head_dim, options.kv_heads);
+  require(!parts.empty() && keys.defined() == values.defined(), kWhere,
+          "{} parts, and keys without values or values without keys", parts.size());
+  bool record = false;
+  const Tensor out = Tensor::empty({rows, width});
+  AttentionJoin arguments;
+  arguments.shape = {
+      options.heads, options.kv_heads, options.head_dim,
+      options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<float>(options.head_dim))};
+  arguments.rows = rows;
+  arguments.q = q.data();
+  arguments.q_stride = q.row_stride();
+  if (keys.defined()) {
+    require(keys.columns() == width && keys.shape() == values.shape() && keys.contiguous() &&
+                values.contiguous(),
+            kWhere, "keys {} and values {} for heads of {}", shape_string(keys.shape()),
+            shape_string(values.shape()), width);
+    arguments.k = keys.data();
+    arguments.v = values.data();
+    arguments.fixed = keys.rows();
+    record |= needs_gradient(context, out, keys, values);
+  }
+  std::vector<AttentionPart> views;
+  for (const AttentionResult& part : parts) {
+    require(part.output.rows() == rows && part.output.columns() == width &&
+                part.log_sum_exp.size() == rows * options.heads && part.log_sum_exp.contiguous(),
+            kWhere, "a part of {} and {} for {} rows", shape_string(part.output.shape()),
+            shape_string(part.log_sum_exp.shape()), rows);
+    views.push_back({part.output.data(), part.output.row_stride(), part.log_sum_exp.data()});
+    record |= needs_gradient(context, out, q, part.output, part.log_sum_exp);
+  }
+  arguments.parts = views;
+  backend().attention().join(arguments, out.data(), out.row_stride());
+  if (!record) return out;
+
+  context.tape->record([arguments, views, q, keys, values, out,
+                        kept = std::vector<AttentionResult>(parts.begin(), parts.end())]() mutable {
+    if (!out.has_grad()) return;
+    arguments.parts = views;
+    const Tensor grad_out = out.grad();
+    const AttentionGradient grad_q = gradient_of(q);
+    const AttentionGradient grad_k = gradient_of(keys), grad_v = gradient_of(values);
+    std::vector<AttentionPartGradient> grad_parts;
+    for (const AttentionResult& part : kept) {
+      grad_parts.push_back({gradient_of(part.output), gradient_of(part.log_sum_exp)});
+    }
+    backend().attention().join_backward(arguments, out.data(), out.row_stride(), grad_out.data(),
+                                        grad_out.row_stride(), grad_q, grad_k, grad_v, grad_parts);
+  });
+  return out;
+}
+
+}  // namespace pronghorn

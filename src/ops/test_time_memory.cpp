@@ -1,0 +1,495 @@
+#include "ops/test_time_memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "backend/backend.h"
+#include "base/error.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kWhere = "test_time_memory";
+static_assert(kMemoryMiniBatch == kExactStep, "anchors lie where journals fold");
+
+// Rows between anchors.
+int64_t interval_of(const TestTimeMemoryOptions& options) {
+  return options.read_interval > 0 ? options.read_interval : kExactStep;
+}
+
+// ---- inputs ----
+
+MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
+  require(options.heads > 0 && options.head_dim > 0 && options.depth >= 1 &&
+              options.depth <= kMemoryDepth && (options.depth == 1 || options.hidden_dim > 0),
+          kWhere, "impossible sizes: {} heads of {}, {} layers of {}", options.heads,
+          options.head_dim, options.depth, options.hidden_dim);
+  require(options.mini_batch > 0 && kMemoryMiniBatch % options.mini_batch == 0, kWhere,
+          "mini-batches of {} do not divide {}", options.mini_batch, kMemoryMiniBatch);
+  require(options.read_interval == 0 ||
+              (options.read_interval > 0 && options.read_interval % kMemoryMiniBatch == 0 &&
+               kMemoryGroup * options.mini_batch % options.read_interval == 0),
+          kWhere, "{} tokens between the weights that are read, with mini-batches of {}",
+          options.read_interval, options.mini_batch);
+  MemoryShape shape;
+  shape.depth = options.depth;
+  shape.head_dim = options.head_dim;
+  shape.hidden_dim = options.depth > 1 ? options.hidden_dim : 0;
+  shape.bias = options.bias;
+  shape.momentum = options.momentum;
+  shape.forgetting = options.forgetting;
+  return shape;
+}
+
+InputRows checked_rows(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
+  require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
+              tensor.columns() == columns,
+          kWhere, "{} has shape {}, not [{}, {}]", name,
+          tensor.defined() ? shape_string(tensor.shape()) : "none", rows, columns);
+  return {tensor.data(), tensor.row_stride()};
+}
+
+const float* checked_parameter(const Tensor& tensor, const char* name, int64_t size) {
+  require(tensor.defined() && tensor.size() == size && tensor.contiguous(), kWhere,
+          "{} has shape {}, not {} numbers", name,
+          tensor.defined() ? shape_string(tensor.shape()) : "none", size);
+  return tensor.data();
+}
+
+// Copies between the parameters of the memory, a tensor a layer, and states of all heads, where the
+// layers of a head lie together. transfer(parameter, its place in the states, count) is called for
+// each piece of a head.
+template <typename Transfer>
+void for_each_piece(const MemoryShape& shape, int64_t heads, int64_t layer, bool bias,
+                    const Transfer& transfer) {
+  const int64_t count = bias ? shape.out(layer) : shape.weight_size(layer);
+  const int64_t offset = bias ? shape.bias_weight(layer) : shape.weight(layer);
+  for (int64_t h = 0; h < heads; ++h) {
+    transfer(h * count, h * shape.state_size() + offset, count);
+  }
+}
+
+Tensor initial_states(const MemoryShape& shape, const TestTimeMemoryInputs& inputs, int64_t heads) {
+  const Tensor states = Tensor::zeros({heads, shape.state_size()});
+  for (int64_t l = 0; l < shape.depth; ++l) {
+    for (const bool bias : {false, true}) {
+      if (bias && !shape.bias) continue;
+      const float* from = (bias ? inputs.biases : inputs.weights)[static_cast<size_t>(l)].data();
+      for_each_piece(shape, heads, l, bias, [&](int64_t at, int64_t place, int64_t count) {
+        std::memcpy(states.data() + place, from + at, static_cast<size_t>(count) * sizeof(float));
+      });
+    }
+  }
+  return states;
+}
+
+// tau of token_idx; undefined if that is.
+Tensor place_weights(const Tensor& token_idx) {
+  if (!token_idx.defined()) return {};
+  const Tensor tau = Tensor::empty(token_idx.shape());
+  for (int64_t i = 0; i < tau.size(); ++i) {
+    tau.data()[i] = std::max(0.0f, 1 / static_cast<float>(i + 1) + token_idx.data()[i]);
+  }
+  return tau;
+}
+
+MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMemoryOptions& options,
+                           const Batch& batch, const Tensor& tau) {
+  MemoryProblem problem;
+  problem.shape = memory_shape(options);
+  problem.heads = options.heads;
+  problem.mini_batch = options.mini_batch;
+  problem.interval = interval_of(options);
+  problem.lagged = options.read_interval > 0;
+  problem.residual_norm = options.residual_norm;
+  problem.loss_factor = options.loss_factor;
+  problem.norm_epsilon = options.norm_epsilon;
+  problem.rows = batch.rows();
+  const int64_t rows = batch.rows(), width = options.heads * options.head_dim;
+  problem.q = checked_rows(inputs.q, "q", rows, width);
+  problem.k = checked_rows(inputs.k, "k", rows, width);
+  problem.v = checked_rows(inputs.v, "v", rows, width);
+  problem.theta = checked_rows(inputs.theta, "theta", rows, options.heads);
+  if (options.momentum) problem.eta = checked_rows(inputs.eta, "eta", rows, options.heads);
+  if (options.forgetting) problem.alpha = checked_rows(inputs.alpha, "alpha", rows, options.heads);
+  if (tau.defined()) {
+    problem.tau = checked_parameter(tau, "token_idx", options.mini_batch);
+  }
+  if (options.residual_norm) {
+    problem.norm_weight = checked_parameter(inputs.norm_weight, "norm_weight", width);
+    problem.norm_bias = checked_parameter(inputs.norm_bias, "norm_bias", width);
+  }
+  const auto depth = static_cast<size_t>(options.depth);
+  require(inputs.weights.size() == depth && inputs.biases.size() == (options.bias ? depth : 0),
+          kWhere, "{} weights and {} biases for {} layers", inputs.weights.size(),
+          inputs.biases.size(), depth);
+  for (size_t l = 0; l < depth; ++l) {
+    const auto layer = static_cast<int64_t>(l);
+    checked_parameter(inputs.weights[l], "weights",
+                      options.heads * problem.shape.weight_size(layer));
+    if (options.bias) {
+      checked_parameter(inputs.biases[l], "biases", options.heads * problem.shape.out(layer));
+    }
+  }
+  return problem;
+}
+
+// ---- backward ----
+
+OutputRows gradient_rows(const Tensor& tensor) {
+  if (!tensor.defined() || !tensor.requires_grad()) return {};
+  const GradTarget target = tensor.grad_target();
+  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
+}
+
+void add_initial_gradient(const MemoryShape& shape, int64_t heads, const Tensor& states,
+                          int64_t layer, bool bias, const Tensor& parameter) {
+  if (!parameter.requires_grad()) return;
+  const GradTarget target = parameter.grad_target();
+  for_each_piece(shape, heads, layer, bias, [&](int64_t at, int64_t place, int64_t count) {
+    float* to = target.tensor.data() + at;
+    const float* from = states.data() + place;
+    for (int64_t i = 0; i < count; ++i) to[i] = target.accumulate ? to[i] + from[i] : from[i];
+  });
+}
+
+void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const MemoryProblem& problem,
+                     std::vector<MemoryRun> runs, const Tensor& out, Tensor initial, Tensor tau,
+                     Tensor saved) {
+  tape.record([inputs, problem, runs = std::move(runs), out, initial = std::move(initial),
+               tau = std::move(tau), saved = std::move(saved)] {
+    if (!out.has_grad()) return;
+    const Tensor out_grad = out.grad();
+    MemoryGradients gradients;
+    gradients.q = gradient_rows(inputs.q);
+    gradients.k = gradient_rows(inputs.k);
+    gradients.v = gradient_rows(inputs.v);
+    gradients.theta = gradient_rows(inputs.theta);
+    if (problem.shape.momentum) gradients.eta = gradient_rows(inputs.eta);
+    if (problem.shape.forgetting) gradients.alpha = gradient_rows(inputs.alpha);
+    if (problem.residual_norm) {
+      gradients.norm_weight = gradient_rows(inputs.norm_weight);
+      gradients.norm_bias = gradient_rows(inputs.norm_bias);
+    }
+    const Tensor states = Tensor::empty(initial.shape());
+    gradients.initial = {states.data(), states.row_stride(), false};
+    Tensor tau_grad;
+    if (tau.defined()) {
+      tau_grad = Tensor::empty(tau.shape());
+      gradients.tau = {tau_grad.data(), tau_grad.row_stride(), false};
+    }
+    backend().test_time_memory().backward(problem, runs, {out_grad.data(), out_grad.row_stride()},
+                                          saved.defined() ? saved.data() : nullptr, gradients);
+    for (size_t l = 0; l < inputs.weights.size(); ++l) {
+      const auto layer = static_cast<int64_t>(l);
+      add_initial_gradient(problem.shape, problem.heads, states, layer, false, inputs.weights[l]);
+      if (!problem.shape.bias) continue;
+      add_initial_gradient(problem.shape, problem.heads, states, layer, true, inputs.biases[l]);
+    }
+    if (tau.defined() && inputs.token_idx.requires_grad()) {
+      const OutputRows to = gradient_rows(inputs.token_idx);
+      for (int64_t i = 0; i < tau.size(); ++i) {
+        const float own = tau.data()[i] > 0 ? tau_grad.data()[i] : 0.0f;
+        to.data[i] = to.accumulate ? to.data[i] + own : own;
+      }
+    }
+  });
+}
+
+// ---- states ----
+
+// Folds until every journal's anchor is fewer than an interval behind its length.
+void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot) {
+  for (;;) {
+    std::vector<Journal*> late;
+    std::vector<std::vector<const float*>> rows;
+    for (const Segment& segment : batch.segments) {
+      if (segment.state == nullptr || segment.length == 0) continue;
+      Journal& journal = segment.state->journal(slot.layer, slot.index);
+      if (journal.length() - journal.anchor_row() < problem.interval) continue;
+      late.push_back(&journal);
+      std::vector<const float*>& own = rows.emplace_back();
+      for (int64_t i = 0; i < problem.interval; ++i) {
+        own.push_back(journal.row(journal.anchor_row() + i));
+      }
+    }
+    if (late.empty()) return;
+    std::vector<MemoryFold> folds;
+    for (size_t i = 0; i < late.size(); ++i) {
+      folds.push_back({late[i]->anchor(), rows[i], late[i]->begin_anchor()});
+    }
+    backend().test_time_memory().fold(problem, folds);
+    for (Journal* journal : late) {
+      journal->commit_anchor(journal->anchor_row() + problem.interval, true);
+    }
+  }
+}
+
+// One segment with a state: a chain is one run, a tree a run a node, those of the same depth at the
+// same time.
+class StatefulSegment {
+ public:
+  StatefulSegment(const Batch& batch, const Segment& segment, Journal& journal)
+      : journal_(journal),
+        interval_(journal.shape().fold_interval),
+        segment_(segment),
+        base_(journal.length()),
+        anchor_row_(journal.anchor_row()),
+        positions_(std::span(batch.positions)
+                       .subspan(static_cast<size_t>(segment.first_row),
+                                static_cast<size_t>(segment.length))) {
+    if (!segment.parents.empty()) {
+      plan_tree();
+    } else if (segment.length > kExactStep &&
+               (base_ + segment.length) / interval_ * interval_ > anchor_row_) {
+      plan_long();
+    } else {
+      plan_step();
+    }
+  }
+
+  size_t waves() const { return waves_.size(); }
+
+  // What wave number `wave` needs folded before it runs, and its runs. Spans stay valid.
+  void add_wave(size_t wave, std::vector<MemoryFold>& folds, std::vector<MemoryRun>& runs) {
+    if (wave >= waves_.size()) return;
+    for (const size_t i : waves_[wave]) {
+      Token& token = tokens_[i];
+      if (token.parent >= 0 && token.path.empty() && tree()) {
+        Token& above = tokens_[static_cast<size_t>(token.parent)];
+        if (!above.folded) {
+          above.folded = std::make_unique<Storage>(
+              static_cast<size_t>(journal_.shape().anchor_size) * sizeof(float));
+          above.whole = above.path;
+          above.whole.push_back(above.rows.front());
+          folds.push_back(
+              {above.anchor, above.whole, reinterpret_cast<float*>(above.folded->data())});
+        }
+        token.anchor = reinterpret_cast<const float*>(above.folded->data());
+      } else if (token.parent >= 0) {
+        token.anchor = tokens_[static_cast<size_t>(token.parent)].anchor;
+      }
+      runs.push_back(
+          {token.anchor, token.path, token.first_row, token.length, token.rows, token.final, 0});
+    }
+  }
+
+  // Once all waves have run.
+  void commit() {
+    if (tree()) {
+      journal_.set_tree({segment_.parents.begin(), segment_.parents.end()});
+      return;
+    }
+    if (kept_) {
+      journal_.skip_to(new_anchor_row_,
+                       positions_[static_cast<size_t>(new_anchor_row_ - base_ - 1)]);
+      journal_.commit_anchor(new_anchor_row_, false);
+      const int64_t width = journal_.shape().row_width;
+      const auto count = static_cast<int64_t>(tokens_.front().rows.size());
+      const int64_t first = journal_.append(positions_.last(static_cast<size_t>(count)));
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(journal_.mutable_row(first + i), tokens_.front().rows[static_cast<size_t>(i)],
+                    static_cast<size_t>(width) * sizeof(float));
+      }
+    } else if (new_anchor_row_ >= 0) {
+      journal_.commit_anchor(new_anchor_row_, true);
+    }
+  }
+
+ private:
+  struct Token {  // or all tokens of a chain
+    int64_t parent = -1;
+    int64_t index = 0;  // in its sequence
+    int64_t first_row = 0, length = 1;
+    const float* anchor = nullptr;
+    std::vector<const float*> path;
+    std::vector<float*> rows;
+    float* final = nullptr;
+    std::vector<const float*> whole;  // rows of the fold behind it
+    std::unique_ptr<Storage> folded;
+  };
+
+  bool tree() const { return !segment_.parents.empty(); }
+
+  std::vector<const float*> committed_rows() const {
+    std::vector<const float*> rows;
+    for (int64_t r = anchor_row_; r < base_; ++r) rows.push_back(journal_.row(r));
+    return rows;
+  }
+
+  Token& chain() {
+    Token& token = tokens_.emplace_back();
+    token.first_row = segment_.first_row;
+    token.length = segment_.length;
+    token.anchor = journal_.anchor();
+    waves_ = {{0}};
+    return token;
+  }
+
+  void plan_step() {
+    journal_.append(positions_);
+    Token& token = chain();
+    for (int64_t i = 0; i < segment_.length; ++i) {
+      token.rows.push_back(journal_.mutable_row(base_ + i));
+    }
+    token.path = committed_rows();
+    if (journal_.length() - anchor_row_ <= interval_) return;
+    new_anchor_row_ = anchor_row_ + interval_;
+    token.final = journal_.begin_anchor();
+  }
+
+  // The rows behind the last multiple of the interval are kept, and appended in the end.
+  void plan_long() {
+    Token& token = chain();
+    token.path = committed_rows();
+    const int64_t end = base_ + segment_.length, width = journal_.shape().row_width;
+    new_anchor_row_ = end / interval_ * interval_;
+    token.final = journal_.begin_anchor();
+    kept_ = std::make_unique<Storage>(
+        static_cast<size_t>(std::max<int64_t>(1, (end - new_anchor_row_) * width)) * sizeof(float));
+    for (int64_t i = 0; i < end - new_anchor_row_; ++i) {
+      token.rows.push_back(reinterpret_cast<float*>(kept_->data()) + i * width);
+    }
+  }
+
+  void plan_tree() {
+    require(static_cast<int64_t>(segment_.parents.size()) == segment_.length, kWhere,
+            "{} parents for a tree of {} rows", segment_.parents.size(), segment_.length);
+    journal_.append(positions_);
+    std::vector<size_t> depths;
+    tokens_.resize(segment_.parents.size());
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      const int64_t parent = segment_.parents[i];
+      require(parent >= -1 && parent < static_cast<int64_t>(i), kWhere,
+              "row {} of a token tree has parent {}", i, parent);
+      Token& token = tokens_[i];
+      token.parent = parent;
+      token.first_row = segment_.first_row + static_cast<int64_t>(i);
+      token.rows = {journal_.mutable_row(base_ + static_cast<int64_t>(i))};
+      depths.push_back(parent < 0 ? 0 : depths[static_cast<size_t>(parent)] + 1);
+      waves_.resize(std::max(waves_.size(), depths.back() + 1));
+      waves_[depths.back()].push_back(i);
+    }
+    for (Token& token : tokens_) {
+      if (token.parent < 0) {
+        token.index = base_;
+        token.anchor = journal_.anchor();
+        token.path = committed_rows();
+        continue;
+      }
+      const Token& above = tokens_[static_cast<size_t>(token.parent)];
+      token.index = above.index + 1;
+      if (token.index % interval_ == 0) continue;
+      token.path = above.path;
+      token.path.push_back(above.rows.front());
+    }
+  }
+
+  Journal& journal_;
+  int64_t interval_;
+  const Segment& segment_;
+  int64_t base_, anchor_row_;
+  std::span<const int32_t> positions_;
+  std::vector<Token> tokens_;
+  std::vector<std::vector<size_t>> waves_;
+  int64_t new_anchor_row_ = -1;
+  std::unique_ptr<Storage> kept_;
+};
+
+}  // namespace
+
+JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options) {
+  const MemoryShape memory = memory_shape(options);
+  JournalShape shape;
+  shape.name = "memory";
+  shape.row_width = options.heads * memory.row_size();
+  shape.anchor_size = options.heads * memory.state_size();
+  shape.fold_interval = interval_of(options);
+  return shape;
+}
+
+int64_t test_time_memory_size(const TestTimeMemoryOptions& options) {
+  return options.heads * memory_shape(options).state_size();
+}
+
+Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inputs,
+                        const TestTimeMemoryOptions& options, const Batch& batch,
+                        JournalSlot slot) {
+  const Tensor tau = place_weights(inputs.token_idx);
+  MemoryProblem problem = make_problem(inputs, options, batch, tau);
+  // What a fresh sequence starts from is put together only where one does.
+  const bool starts =
+      std::any_of(batch.segments.begin(), batch.segments.end(), [&](const Segment& segment) {
+        return segment.state == nullptr ||
+               segment.state->journal(slot.layer, slot.index).anchor() == nullptr;
+      });
+  Tensor initial;
+  if (starts) {
+    initial = initial_states(problem.shape, inputs, options.heads);
+    problem.initial = initial.data();
+  }
+  const Tensor out = Tensor::empty({batch.rows(), options.heads * options.head_dim});
+  const OutputRows out_rows = {out.data(), out.row_stride()};
+  bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.theta);
+  const auto also = [&](const Tensor& input) {
+    if (input.defined()) record |= needs_gradient(context, out, input);
+  };
+  for (const Tensor* input :
+       {&inputs.eta, &inputs.alpha, &inputs.token_idx, &inputs.norm_weight, &inputs.norm_bias}) {
+    also(*input);
+  }
+  for (const Tensor& weight : inputs.weights) also(weight);
+  for (const Tensor& bias : inputs.biases) also(bias);
+
+  std::vector<MemoryRun> fresh;
+  std::vector<std::unique_ptr<StatefulSegment>> stateful;
+  int64_t saved_states = 0;
+  for (const Segment& segment : batch.segments) {
+    require(segment.mask == Mask::causal, kWhere, "a memory cannot see rows after its own");
+    if (segment.length == 0) continue;
+    if (segment.state != nullptr) {
+      require(!record, kWhere, "segments with a state cannot be differentiated");
+      continue;
+    }
+    require(segment.parents.empty(), kWhere, "a token tree needs a state");
+    fresh.push_back({nullptr, {}, segment.first_row, segment.length, {}, nullptr, saved_states});
+    const int64_t mini_batches = (segment.length + options.mini_batch - 1) / options.mini_batch;
+    saved_states += (mini_batches - 1) / kMemoryGroup;
+  }
+  catch_up(problem, batch, slot);
+  for (const Segment& segment : batch.segments) {
+    if (segment.state == nullptr || segment.length == 0) continue;
+    stateful.push_back(std::make_unique<StatefulSegment>(
+        batch, segment, segment.state->journal(slot.layer, slot.index)));
+  }
+
+  Tensor saved;
+  if (record && saved_states > 0) {
+    saved = Tensor::empty({saved_states, options.heads * problem.shape.state_size()});
+  }
+  TestTimeMemoryKernels& kernels = backend().test_time_memory();
+  if (!fresh.empty()) {
+    kernels.forward(problem, fresh, out_rows, saved.defined() ? saved.data() : nullptr);
+  }
+  size_t waves = 0;
+  for (const auto& segment : stateful) waves = std::max(waves, segment->waves());
+  for (size_t wave = 0; wave < waves; ++wave) {
+    std::vector<MemoryFold> folds;
+    std::vector<MemoryRun> runs;
+    for (const auto& segment : stateful) segment->add_wave(wave, folds, runs);
+    if (!folds.empty()) kernels.fold(problem, folds);
+    kernels.forward(problem, runs, out_rows, nullptr);
+  }
+  for (const auto& segment : stateful) segment->commit();
+  if (record) {
+    record_backward(*context.tape, inputs, problem, std::move(fresh), out, initial, tau,
+                    std::move(saved));
+  }
+  return out;
+}
+
+}  // namespace pronghorn

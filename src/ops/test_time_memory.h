@@ -1,0 +1,61 @@
+// Test-time memories: small networks whose weights are a layer's state and learn by gradient steps
+// while a sequence is read. One operator for TTT-Linear and TTT-MLP (arXiv 2407.04620) and for the
+// neural memory of Titans (arXiv 2501.00663); the equations are in backend/test_time_memory.h.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor/batch.h"
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+struct TestTimeMemoryOptions {
+  int64_t heads = 1;
+  int64_t head_dim = 64;    // of keys, values and queries
+  int64_t depth = 1;        // layers of the memory, 1 to 4, gelu (tanh form) between them
+  int64_t hidden_dim = 0;   // between layers
+  int64_t mini_batch = 16;  // tokens whose gradients are taken at the same weights; divides 16
+  // Tokens read the weights as they were at the last multiple of this many tokens of a sequence
+  // (of 16, at most 8 mini-batches); 0: as they are.
+  int64_t read_interval = 0;
+  bool bias = false;           // of the memory's layers
+  bool momentum = false;       // takes `eta`
+  bool forgetting = false;     // takes `alpha`
+  bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
+  float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
+  float norm_epsilon = 1e-6f;  // of LN
+};
+
+struct TestTimeMemoryInputs {
+  Tensor q, k, v;  // [rows, heads head_dim]
+  Tensor theta;    // [rows, heads]: learning rate
+  Tensor eta;      // [rows, heads]: decay of the momentum
+  Tensor alpha;    // [rows, heads]: share of the weights that is forgotten
+  // [mini_batch]: token i of a mini-batch reads the sum of its steps times
+  // tau_i = max(0, 1 / (i + 1) + token_idx[i]), and so does the weights' update at its end;
+  // undefined: tau = 1.
+  Tensor token_idx;
+  Tensor norm_weight, norm_bias;  // [heads, head_dim], with residual_norm
+  // What a fresh sequence starts from, a tensor a layer: [heads, in, out], and with bias
+  // [heads, out]. Layers map head_dim -> hidden_dim -> ... -> head_dim.
+  std::vector<Tensor> weights, biases;
+};
+
+// The journal it keeps: a row is, for each head, the inputs and back-signals of the memory's layers
+// for the token's key and value, and its gates; the anchor is the weights and their momentum.
+JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options);
+
+// Numbers that the memory of a sequence consists of, momentum included.
+int64_t test_time_memory_size(const TestTimeMemoryOptions& options);
+
+// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with
+// read_interval those before t's interval. Mini-batches begin at
+// the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits
+// however the sequence is cut, for steps of any length. With a tape, segments must have no state.
+Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inputs,
+                        const TestTimeMemoryOptions& options, const Batch& batch, JournalSlot slot);
+
+}  // namespace pronghorn

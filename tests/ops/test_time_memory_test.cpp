@@ -1,0 +1,181 @@
+// What test-time memories come down to in special cases, and what they refuse.
+#include "ops/test_time_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "laws/outer_product_state_reference.h"
+#include "ops/outer_product_state.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr int64_t kHeads = 2, kDim = 12, kTokens = 75;
+
+Tensor uniform(Random& random, Shape shape, double low, double high) {
+  const Tensor tensor = Tensor::empty(std::move(shape));
+  for (float& value : tensor.values()) value = static_cast<float>(random.uniform(low, high));
+  return tensor;
+}
+
+std::vector<double> doubles(const Tensor& tensor) {
+  return {tensor.values().begin(), tensor.values().end()};
+}
+
+Batch one_sequence(int64_t tokens) {
+  Batch batch;
+  for (int64_t t = 0; t < tokens; ++t) batch.positions.push_back(static_cast<int32_t>(t));
+  batch.segments.push_back({nullptr, 0, tokens, Mask::causal, {}});
+  return batch;
+}
+
+struct Problem {
+  TestTimeMemoryInputs inputs;
+  TestTimeMemoryOptions options;
+};
+
+// A linear memory from weights of zero, with unit-length keys.
+Problem linear_memory(int64_t mini_batch, bool forgetting) {
+  Random random(3, "memory");
+  Problem problem;
+  const double k = 1 / std::sqrt(static_cast<double>(kDim));
+  problem.inputs.q = uniform(random, {kTokens, kHeads * kDim}, -1, 1);
+  problem.inputs.k = uniform(random, {kTokens, kHeads * kDim}, -k, k);
+  problem.inputs.v = uniform(random, {kTokens, kHeads * kDim}, -1, 1);
+  problem.inputs.theta = uniform(random, {kTokens, kHeads}, 0.05, 0.5);
+  if (forgetting) problem.inputs.alpha = uniform(random, {kTokens, kHeads}, 0, 0.3);
+  problem.inputs.weights = {Tensor::zeros({kHeads, kDim, kDim})};
+  problem.options.heads = kHeads;
+  problem.options.head_dim = kDim;
+  problem.options.mini_batch = mini_batch;
+  problem.options.forgetting = forgetting;
+  return problem;
+}
+
+// The delta rule in float64 with the gates that the memory's correspond to: it writes 2 theta v and
+// erases 2 theta of what the key held. Gated DeltaNet reads the error from the decayed state, the
+// memory from the weights before, so its strength is 2 theta / (1 - alpha), of values (1 - alpha)
+// v.
+std::vector<double> delta_rule(const Problem& problem) {
+  OuterProductStateOptions options;
+  options.value_heads = options.key_heads = kHeads;
+  options.key_dim = options.value_dim = kDim;
+  options.erase = true;
+  laws::OuterProductValues values;
+  values.q = doubles(problem.inputs.q);
+  values.k = doubles(problem.inputs.k);
+  values.v = doubles(problem.inputs.v);
+  values.write = doubles(problem.inputs.theta);
+  for (size_t i = 0; i < values.write.size(); ++i) {
+    const double alpha =
+        problem.options.forgetting ? static_cast<double>(problem.inputs.alpha.values()[i]) : 0.0;
+    values.log_decay.push_back(std::log(1 - alpha));
+    values.write[i] *= 2 / (1 - alpha);
+    for (size_t c = 0; c < kDim; ++c) values.v[i * kDim + c] *= 1 - alpha;
+  }
+  std::vector<double> state;
+  return laws::outer_product_reference(options, values, kTokens, state);
+}
+
+void expect_close(const Tensor& actual, const std::vector<double>& expected) {
+  double largest = 0;
+  for (const double value : expected) largest = std::max(largest, std::abs(value));
+  // Sums of 75 steps in f32.
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(static_cast<double>(actual.values()[i]), expected[i], 2e-6 * largest) << i;
+  }
+}
+
+TEST(TestTimeMemory, IsTheDeltaRuleWithoutMomentumAndForgetting) {
+  const Problem problem = linear_memory(1, false);
+  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+               delta_rule(problem));
+}
+
+TEST(TestTimeMemory, IsGatedDeltaNetWithoutMomentum) {
+  const Problem problem = linear_memory(1, true);
+  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+               delta_rule(problem));
+}
+
+// In a mini-batch errors are read from the weights at its start: linear attention of the errors.
+TEST(TestTimeMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
+  Problem problem = linear_memory(16, false);
+  Random random(5, "weights");
+  problem.inputs.weights = {uniform(random, {kHeads, kDim, kDim}, -1, 1)};
+  constexpr int64_t kFew = 16;
+  for (Tensor* input : {&problem.inputs.q, &problem.inputs.k, &problem.inputs.v}) {
+    *input = input->row_slice(0, kFew);
+  }
+  problem.inputs.theta = problem.inputs.theta.row_slice(0, kFew);
+  const std::vector<double> w = doubles(problem.inputs.weights[0]);
+  std::vector<double> expected;
+  for (int64_t t = 0; t < kFew; ++t) {
+    for (int64_t h = 0; h < kHeads; ++h) {
+      const auto read = [&](const Tensor& x, int64_t row, int64_t c) {
+        double sum = 0;
+        for (int64_t i = 0; i < kDim; ++i) {
+          sum += static_cast<double>(x.row(row)[h * kDim + i]) *
+                 w[static_cast<size_t>((h * kDim + i) * kDim + c)];
+        }
+        return sum;
+      };
+      for (int64_t c = 0; c < kDim; ++c) {
+        double sum = read(problem.inputs.q, t, c);
+        for (int64_t j = 0; j <= t; ++j) {
+          double score = 0;
+          for (int64_t i = 0; i < kDim; ++i) {
+            score += static_cast<double>(problem.inputs.q.row(t)[h * kDim + i]) *
+                     static_cast<double>(problem.inputs.k.row(j)[h * kDim + i]);
+          }
+          const double error = read(problem.inputs.k, j, c) -
+                               static_cast<double>(problem.inputs.v.row(j)[h * kDim + c]);
+          sum -= 2 * static_cast<double>(problem.inputs.theta.row(j)[h]) * score * error;
+        }
+        expected.push_back(sum);
+      }
+    }
+  }
+  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kFew), {0, 0}),
+               expected);
+}
+
+TEST(TestTimeMemory, RefusesWhatDoesNotFit) {
+  const auto run = [](const Problem& problem) {
+    return test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
+  };
+  Problem problem = linear_memory(3, false);
+  EXPECT_THROW(run(problem), Error);  // mini-batch
+  problem = linear_memory(16, true);
+  problem.inputs.alpha = {};
+  EXPECT_THROW(run(problem), Error);
+  problem = linear_memory(16, false);
+  problem.inputs.weights[0] = Tensor::zeros({kHeads, kDim, kDim + 1});
+  EXPECT_THROW(run(problem), Error);
+  problem = linear_memory(16, false);
+  problem.options.depth = 2;
+  EXPECT_THROW(run(problem), Error);  // no width between the layers
+  problem = linear_memory(16, false);
+  problem.options.residual_norm = true;
+  EXPECT_THROW(run(problem), Error);  // no norm
+}
+
+TEST(TestTimeMemory, SaysHowLargeItIs) {
+  TestTimeMemoryOptions options;
+  options.heads = 3;
+  options.head_dim = 10;
+  options.depth = 3;
+  options.hidden_dim = 20;
+  options.bias = options.momentum = true;
+  // Weights and biases of layers 10 -> 20 -> 20 -> 10, twice.
+  const int64_t size = 3 * 2 * (10 * 20 + 20 + 20 * 20 + 20 + 20 * 10 + 10);
+  EXPECT_EQ(test_time_memory_size(options), size);
+  EXPECT_EQ(test_time_memory_journal(options).anchor_size, size);
+}
+
+}  // namespace
+}  // namespace pronghorn
