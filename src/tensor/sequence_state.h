@@ -41,8 +41,9 @@ class SequenceState {
   Journal& journal(int64_t layer, int64_t index);
   const std::vector<std::vector<Journal>>& layers() const { return layers_; }
 
-  // Forgets the tokens from `length` on. Any attention state can; a recurrence holds what is needed
-  // to go back kExactStep tokens, and further back throws Error: keep a copy instead.
+  // Forgets the tokens from `length` on. Attention to everything always can; a window or a
+  // recurrence holds what is needed to go back kExactStep tokens, and further back throws Error:
+  // keep a copy instead.
   void truncate(int64_t length);
 
   // After a step over a token tree: keeps the nodes of `path` (root first), forgets the others.

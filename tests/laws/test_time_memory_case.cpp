@@ -1,6 +1,8 @@
 // Rows of the table of laws for test-time memories: TTT's, Titans', and what lies between.
 #include "ops/test_time_memory.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <string>
 
@@ -62,9 +64,9 @@ OperatorCase make_case(const Member& member) {
     const int64_t in = l == 0 ? o.head_dim : o.hidden_dim;
     const int64_t out = l + 1 == o.depth ? o.head_dim : o.hidden_dim;
     const double range = 1.5 / std::sqrt(static_cast<double>(in));
-    result.inputs.push_back({"W" + std::to_string(l), 0, {o.heads, in, out}, -range, range});
+    result.inputs.push_back({fmt::format("W{}", l), 0, {o.heads, in, out}, -range, range});
     if (o.bias) {
-      result.inputs.push_back({"b" + std::to_string(l), 0, {o.heads, out}, -0.3, 0.3});
+      result.inputs.push_back({fmt::format("b{}", l), 0, {o.heads, out}, -0.3, 0.3});
     }
   }
   result.output_width = width;
