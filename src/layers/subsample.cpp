@@ -38,6 +38,7 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
                      double initializer_range, const ParameterScope& scope)
     : span_(span),
       keep_(config.keep.at(static_cast<size_t>(span))),
+      balancer_scale_(config.balancer_scale),
       balancer_steps_(config.balancer_steps),
       bypass_steps_(config.bypass_steps),
       score_(scope.tensor(
@@ -68,6 +69,7 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
       BalanceBounds bounds;
       bounds.least_share = keep_ - kShareTolerance;
       bounds.most_share = keep_ + kShareTolerance;
+      bounds.gradient_scale = balancer_scale_;
       span.scores = balance(context, span.scores, bounds);
     }
     span.selection = select(context, span.scores, batch);
