@@ -138,6 +138,7 @@ void run(const GenerateCommand& options) {
     return print_json(json);
   }
   fmt::print("\n");
+  std::fflush(stdout);  // before what goes to stderr
   if (options.stats) {
     fmt::print(stderr, "prompt {} tokens, {} tokens/s; {} tokens at {} tokens/s; state {}\n",
                result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
