@@ -220,16 +220,7 @@ void add_bench(CLI::App& app) {
                       "text files that prompts for --draft are cut from");
   command->add_option("--draft-prompts", options->draft_prompts, "number of these prompts")
       ->check(CLI::Range(1, 10000));
-  command
-      ->add_option("--draft-tokens", options->draft.speculation.control.draft_tokens,
-                   "guess so many tokens a step (default: as many as pay)")
-      ->check(CLI::Range(int64_t{0}, kMaxDraft));
-  command
-      ->add_option("--draft-tree", options->draft.speculation.control.branches,
-                   "guess up to so many tokens for one place")
-      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
-  command->add_flag("--draft-block", options->draft.speculation.block,
-                    "judge sampled guesses by block verification");
+  add_speculation_options(*command, options->draft.speculation);
   command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");
   add_precision_option(*command, options->bench.precision);
   add_common_options(*command, *options);

@@ -62,6 +62,20 @@ std::string kept_text(std::span<const double> shares) {
   return text + " of the tokens";
 }
 
+void add_speculation_options(CLI::App& command, SpeculationOptions& options) {
+  command
+      .add_option("--draft-tokens", options.control.draft_tokens,
+                  "guess so many tokens a step (default: as many as pay)")
+      ->check(CLI::Range(int64_t{0}, kMaxDraft));
+  command
+      .add_option("--draft-tree", options.control.branches,
+                  "guess up to so many tokens for one place (default 1: a chain)")
+      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
+  command.add_flag("--draft-block", options.block,
+                   "judge sampled guesses by block verification: accepts more, but the text for a "
+                   "seed depends on the drafter");
+}
+
 CLI::Validator positive_integer() { return whole_number(1, "whole number above 0"); }
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }

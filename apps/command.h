@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "decode/speculation.h"
 #include "lab/table.h"
 #include "tensor/tape.h"
 #include "train/trainer.h"
@@ -47,6 +48,9 @@ CLI::Validator natural_number();
 
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);
+
+// --draft-tokens, --draft-tree and --draft-block: how a drafter is used.
+void add_speculation_options(CLI::App& command, SpeculationOptions& options);
 
 // --steps, --tokens and --time of training; times as "90", "60s", "5m", "1.5h".
 struct BudgetOptions {

@@ -97,7 +97,9 @@ void run(const GenerateCommand& options) {
     speculation = std::make_unique<Speculation>(make_drafter(options.draft, *model, *tokenizer),
                                                 options.speculation);
   }
-  const Session before = session;
+  // Only then: what a copy shares must be copied again when it is written.
+  std::optional<Session> before;
+  if (speculation != nullptr && options.stats) before = session;
 
   if (!options.json && !resumes) fmt::print("{}", prompt);
   const auto show = [&](std::string_view text) {
@@ -110,8 +112,8 @@ void run(const GenerateCommand& options) {
   std::optional<SpeculationReport> report;
   if (speculation != nullptr) {
     report = {speculation->stats(), speculation->drafter().name(), 0, result.decode_seconds, true};
-    if (options.stats) {
-      Session again = before;
+    if (before) {
+      Session again = *before;
       const Generated plain =
           pronghorn::generate(*model, *tokenizer, again, tokens, options.generate);
       report->plain_seconds = plain.decode_seconds;
@@ -177,18 +179,7 @@ void add_generate(CLI::App& app) {
                       "guess ahead and check several tokens a step, for the same text sooner: a "
                       "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
                       "several with commas between");
-  ControllerOptions& control = options->speculation.control;
-  command
-      ->add_option("--draft-tokens", control.draft_tokens,
-                   "guess so many tokens a step (default: as many as pay)")
-      ->check(CLI::Range(int64_t{0}, kMaxDraft));
-  command
-      ->add_option("--draft-tree", control.branches,
-                   "guess up to so many tokens for one place (default 1: a chain)")
-      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
-  command->add_flag("--draft-block", options->speculation.block,
-                    "judge sampled guesses by block verification: accepts more, but the text for a "
-                    "seed depends on the drafter");
+  add_speculation_options(*command, options->speculation);
   add_precision_option(*command, options->generate.precision);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -10,6 +10,7 @@
 #include "decode/scoring_drafter.h"
 #include "decode/stop_filter.h"
 #include "decode/verification.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
@@ -252,9 +253,9 @@ class Generator {
       if (speculation_ == nullptr) continue;
       Drafter& drafter = speculation_->drafter();
       if (drafter.wants_hidden()) {
-        std::vector<int64_t> rows = {first};
-        for (const int32_t node : path) rows.push_back(first + node + 1);
-        drafter.observe(active[i], gather_rows(hidden, rows));
+        std::vector<int32_t> rows = {static_cast<int32_t>(first)};
+        for (const int32_t node : path) rows.push_back(rows.front() + node + 1);
+        drafter.observe(active[i], embedding({}, hidden, rows));
       }
       drafter.append(active[i], taken[i]);
       count(speculation_->stats(), drafts[i], path, static_cast<int64_t>(taken[i].size()));

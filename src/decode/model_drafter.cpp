@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "decode/scoring_drafter.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
@@ -62,27 +63,27 @@ class ModelDrafter : public ScoringDrafter {
     Batch batch;
     std::vector<SequenceState> forks;
     forks.reserve(asked.size());  // segments point into it
-    std::vector<int64_t> rows;
+    std::vector<int32_t> rows;
     for (const Asked& ask : asked) {
       Text& text = texts_[ask.request->sequence];
       const Draft& draft = ask.request->draft;
       if (level == 0) {
         add_segment(batch, text.state, text.unread);
-        rows.push_back(batch.rows() - 1);
+        rows.push_back(static_cast<int32_t>(batch.rows() - 1));
         text.unread.clear();
       } else if (ask.request->shape.is_chain()) {
         const int32_t token = draft.tokens[static_cast<size_t>(ask.nodes.front())];
         add_segment(batch, text.state, {&token, 1});
-        rows.push_back(batch.rows() - 1);
+        rows.push_back(static_cast<int32_t>(batch.rows() - 1));
         text.guessed.push_back(token);
       } else {
         forks.push_back(text.state);
         const int64_t first = batch.rows();
         add_segment(batch, forks.back(), draft.tokens, draft.shape.parents);
-        for (const int32_t node : ask.nodes) rows.push_back(first + node);
+        for (const int32_t node : ask.nodes) rows.push_back(static_cast<int32_t>(first) + node);
       }
     }
-    const Tensor hidden = gather_rows(forward(context, batch), rows);
+    const Tensor hidden = embedding(context, forward(context, batch), rows);
     const Tensor logits = model_->logits(context, hidden);
     return logits.columns() > vocab_size_ ? logits.column_slice(0, vocab_size_) : logits;
   }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "decode/scoring_drafter.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
@@ -113,7 +114,7 @@ class MtpDrafter final : public ScoringDrafter {
     forks.reserve(asked.size());  // segments point into it
     std::vector<float> inputs;
     std::vector<std::vector<int32_t>> rows_of(asked.size());  // row of each node in its segment
-    std::vector<int64_t> rows;
+    std::vector<int32_t> rows;
     for (size_t i = 0; i < asked.size(); ++i) {
       Text& text = texts_[asked[i].request->sequence];
       const Draft& draft = asked[i].request->draft;
@@ -136,10 +137,11 @@ class MtpDrafter final : public ScoringDrafter {
       const int64_t first = batch.rows();
       add_segment(batch, forks.back(), tokens, std::move(parents));
       for (const int32_t node : asked[i].nodes) {
-        rows.push_back(first + row_of[static_cast<size_t>(node)]);
+        rows.push_back(static_cast<int32_t>(first + row_of[static_cast<size_t>(node)]));
       }
     }
-    const Tensor out = gather_rows(
+    const Tensor out = embedding(
+        context,
         model_.mtp_forward(context, head, Tensor::from(inputs, {batch.rows(), width_}), batch),
         rows);
     int64_t row = 0;

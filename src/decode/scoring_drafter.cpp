@@ -1,7 +1,6 @@
 #include "decode/scoring_drafter.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "base/random.h"
@@ -86,15 +85,6 @@ void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> to
   }
   batch.segments.push_back({&state, batch.rows(), count, Mask::causal, std::move(parents)});
   batch.positions.insert(batch.positions.end(), positions.begin(), positions.end());
-}
-
-Tensor gather_rows(const Tensor& matrix, std::span<const int64_t> rows) {
-  Tensor result = Tensor::empty({static_cast<int64_t>(rows.size()), matrix.columns()});
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(result.row(static_cast<int64_t>(i)), matrix.row(rows[i]),
-                static_cast<size_t>(matrix.columns()) * sizeof(float));
-  }
-  return result;
 }
 
 std::vector<int32_t> ScoringDrafter::path_to(const Draft& draft, int32_t node) {

@@ -13,9 +13,6 @@ namespace pronghorn {
 void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
                  std::vector<int32_t> parents = {});
 
-// Rows of a matrix, chosen by index, as a new one.
-Tensor gather_rows(const Tensor& matrix, std::span<const int64_t> rows);
-
 class ScoringDrafter : public Drafter {
  public:
   int costly_kind() const final { return 0; }

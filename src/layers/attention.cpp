@@ -129,11 +129,7 @@ nlohmann::json complete_attention(ConfigReader reader, const LayerContext& conte
 
 MixerType attention_mixer_type() {
   return {"attention", "softmax attention: MHA, GQA, MQA; causal or sliding window; RoPE",
-          "arXiv 1706.03762, 2305.13245", complete_attention,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<AttentionMixer>(config, context, scope);
-          }};
+          "arXiv 1706.03762, 2305.13245", complete_attention, create_mixer<AttentionMixer>};
 }
 
 }  // namespace pronghorn

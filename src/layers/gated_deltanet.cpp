@@ -125,11 +125,7 @@ nlohmann::json complete_gated_deltanet(ConfigReader reader, const LayerContext& 
 
 MixerType gated_deltanet_mixer_type() {
   return {"gated_deltanet", "delta rule with a decay: erases what a key held before it writes",
-          "arXiv 2412.06464", complete_gated_deltanet,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<GatedDeltaNetMixer>(config, context, scope);
-          }};
+          "arXiv 2412.06464", complete_gated_deltanet, create_mixer<GatedDeltaNetMixer>};
 }
 
 }  // namespace pronghorn

@@ -1,9 +1,18 @@
 // The layers there are. A new one is a file beside these, a line here and one in registry.cpp.
 #pragma once
 
+#include <memory>
+
 #include "layers/layer.h"
 
 namespace pronghorn {
+
+// MixerType::create of a mixer that is built from these three.
+template <class MixerClass>
+std::unique_ptr<Mixer> create_mixer(const nlohmann::json& config, const LayerContext& context,
+                                    const ParameterScope& scope) {
+  return std::make_unique<MixerClass>(config, context, scope);
+}
 
 MixerType attention_mixer_type();
 MixerType mamba_mixer_type();

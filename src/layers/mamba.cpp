@@ -110,11 +110,7 @@ nlohmann::json complete_mamba(ConfigReader reader, const LayerContext& context) 
 
 MixerType mamba_mixer_type() {
   return {"mamba", "selective state space model with a diagonal state (S6)", "arXiv 2312.00752",
-          complete_mamba,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<MambaMixer>(config, context, scope);
-          }};
+          complete_mamba, create_mixer<MambaMixer>};
 }
 
 }  // namespace pronghorn

@@ -152,11 +152,7 @@ nlohmann::json complete_mamba2(ConfigReader reader, const LayerContext& context)
 
 MixerType mamba2_mixer_type() {
   return {"mamba2", "state space duality: an outer-product state with one decay a head",
-          "arXiv 2405.21060", complete_mamba2,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<Mamba2Mixer>(config, context, scope);
-          }};
+          "arXiv 2405.21060", complete_mamba2, create_mixer<Mamba2Mixer>};
 }
 
 }  // namespace pronghorn

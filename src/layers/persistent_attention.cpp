@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "layers/neural_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
@@ -46,12 +47,20 @@ TokenCost PersistentAttention::cost(double context) const {
           4 * outputs * (seen + static_cast<double>(persistent_))};
 }
 
-void complete_persistent_attention(ConfigReader& reader, nlohmann::json& config) {
+void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config) {
   const int64_t head_dim = config.at("head_dim");
   require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
-  config["window"] = reader.integer("window", 64, 0);
   config["persistent"] = reader.integer("persistent", 4, 0, 1024);
   config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
+}
+
+nlohmann::json complete_memory_and_window(ConfigReader reader, const LayerContext& context) {
+  nlohmann::json config = {{"type", reader.string("type")}};
+  complete_neural_memory(reader, context, config);
+  complete_persistent_memory(reader, config);
+  config["window"] = reader.integer("window", 64, 0);
+  reader.finish();
+  return config;
 }
 
 }  // namespace pronghorn

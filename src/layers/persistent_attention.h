@@ -11,7 +11,7 @@ namespace pronghorn {
 
 class PersistentAttention {
  public:
-  // config: as completed by complete_persistent_attention().
+  // config: as completed by complete_memory_and_window().
   PersistentAttention(const nlohmann::json& config, const LayerContext& context,
                       const ParameterScope& scope);
 
@@ -31,7 +31,10 @@ class PersistentAttention {
   Tensor persistent_keys_, persistent_values_;
 };
 
-// Reads window, persistent and rope_theta into `config`, which has heads and head_dim.
-void complete_persistent_attention(ConfigReader& reader, nlohmann::json& config);
+// Reads persistent and rope_theta into `config`, which has heads and head_dim.
+void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config);
+
+// The configuration of a mixer of a neural memory and a PersistentAttention.
+nlohmann::json complete_memory_and_window(ConfigReader reader, const LayerContext& context);
 
 }  // namespace pronghorn

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
+#include "layers/persistent_attention.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -113,14 +114,12 @@ class TitansMacMixer final : public Mixer {
 nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& context) {
   nlohmann::json config = {{"type", reader.string("type")}};
   complete_neural_memory(reader, context, config);
-  const int64_t head_dim = config.at("head_dim"), mini_batch = config.at("mini_batch");
-  require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
+  complete_persistent_memory(reader, config);
+  const int64_t mini_batch = config.at("mini_batch");
   const int64_t segment = reader.integer("segment", 64, kExactStep, 8 * kExactStep);
   require(segment % kExactStep == 0 && 8 * mini_batch % segment == 0, reader.path("segment"),
           "{} is not 16, 32, 64 or 128, or more than 8 mini-batches of {}", segment, mini_batch);
   config["segment"] = segment;
-  config["persistent"] = reader.integer("persistent", 4, 0, 1024);
-  config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
   reader.finish();
   return config;
 }
@@ -129,11 +128,7 @@ nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& cont
 
 MixerType titans_mac_mixer_type() {
   return {"titans_mac", "attention in segments to tokens and to what a neural memory recalls (MAC)",
-          "arXiv 2501.00663", complete_titans_mac,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<TitansMacMixer>(config, context, scope);
-          }};
+          "arXiv 2501.00663", complete_titans_mac, create_mixer<TitansMacMixer>};
 }
 
 }  // namespace pronghorn

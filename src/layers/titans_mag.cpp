@@ -56,23 +56,11 @@ class TitansMagMixer final : public Mixer {
   Weight o_proj_;
 };
 
-nlohmann::json complete_titans_mag(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  complete_neural_memory(reader, context, config);
-  complete_persistent_attention(reader, config);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_mag_mixer_type() {
   return {"titans_mag", "a sliding window gated by a neural memory, with persistent memory (MAG)",
-          "arXiv 2501.00663", complete_titans_mag,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<TitansMagMixer>(config, context, scope);
-          }};
+          "arXiv 2501.00663", complete_memory_and_window, create_mixer<TitansMagMixer>};
 }
 
 }  // namespace pronghorn

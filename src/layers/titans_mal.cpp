@@ -64,23 +64,11 @@ class TitansMalMixer final : public Mixer {
   Tensor memory_norm_, attention_norm_;
 };
 
-nlohmann::json complete_titans_mal(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  complete_neural_memory(reader, context, config);
-  complete_persistent_attention(reader, config);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_mal_mixer_type() {
   return {"titans_mal", "a neural memory, then a sliding window with persistent memory (MAL)",
-          "arXiv 2501.00663", complete_titans_mal,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<TitansMalMixer>(config, context, scope);
-          }};
+          "arXiv 2501.00663", complete_memory_and_window, create_mixer<TitansMalMixer>};
 }
 
 }  // namespace pronghorn

@@ -57,11 +57,7 @@ nlohmann::json complete_titans_memory(ConfigReader reader, const LayerContext& c
 
 MixerType titans_memory_mixer_type() {
   return {"titans_memory", "a network that learns at test time: momentum, forgetting (LMM)",
-          "arXiv 2501.00663", complete_titans_memory,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<Mixer> {
-            return std::make_unique<TitansMemoryMixer>(config, context, scope);
-          }};
+          "arXiv 2501.00663", complete_titans_memory, create_mixer<TitansMemoryMixer>};
 }
 
 }  // namespace pronghorn

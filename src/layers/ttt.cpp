@@ -157,21 +157,16 @@ nlohmann::json complete_ttt(ConfigReader reader, const LayerContext& context) {
   return config;
 }
 
-std::unique_ptr<Mixer> create_ttt(const nlohmann::json& config, const LayerContext& context,
-                                  const ParameterScope& scope) {
-  return std::make_unique<TttMixer>(config, context, scope);
-}
-
 }  // namespace
 
 MixerType ttt_linear_mixer_type() {
   return {"ttt_linear", "test-time training of a linear map a head, in mini-batches",
-          "arXiv 2407.04620", complete_ttt, create_ttt};
+          "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
 }
 
 MixerType ttt_mlp_mixer_type() {
   return {"ttt_mlp", "test-time training of a two-layer network a head, in mini-batches",
-          "arXiv 2407.04620", complete_ttt, create_ttt};
+          "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
 }
 
 }  // namespace pronghorn

@@ -1,7 +1,6 @@
 #include "ops/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -10,6 +9,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/attention_operands.h"
 
 namespace pronghorn {
 namespace {
@@ -237,9 +237,7 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
                     const AttentionOptions& options, const Batch& batch, JournalSlot slot,
                     bool sums) {
   check(context, q, k, v, options, batch);
-  const AttentionShape shape{
-      options.heads, options.kv_heads, options.head_dim,
-      options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<float>(options.head_dim))};
+  const AttentionShape shape = attention_shape(options);
   const Tensor output = Tensor::empty({q.rows(), q.columns()});
   const bool record = needs_gradient(context, output, q, k, v);
   require(!record || (q.data() != k.data() && q.data() != v.data()), kWhere,
@@ -285,17 +283,12 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
   // The closure holds what the units and operands point to.
   context.tape->record([shape, operands, tiled, q, k, v, output, log_sum_exp] {
     if (!output.has_grad()) return;
-    const auto target = [](const Tensor& tensor) {
-      if (!tensor.requires_grad()) return AttentionGradient{};
-      const GradTarget gradient = tensor.grad_target();
-      return AttentionGradient{gradient.tensor.data(), gradient.tensor.row_stride(),
-                               gradient.accumulate};
-    };
     const Tensor grad_o = output.grad();
     const float* grad_sums = log_sum_exp.has_grad() ? log_sum_exp.grad().data() : nullptr;
-    // In this order: q, k and v may be views of one tensor, whose first target() makes the gradient
+    // In this order: q, k and v may be views of one tensor, whose first call makes the gradient
     // that the others add to.
-    const AttentionGradient grad_q = target(q), grad_k = target(k), grad_v = target(v);
+    const AttentionGradient grad_q = attention_gradient(q), grad_k = attention_gradient(k),
+                            grad_v = attention_gradient(v);
     backend().attention().backward(shape, tiled->units(), operands, grad_o.data(),
                                    grad_o.row_stride(), grad_sums, grad_q, grad_k, grad_v);
   });

@@ -1,21 +1,14 @@
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
-#include "ops/attention.h"
+#include "ops/attention_operands.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr char kWhere[] = "join_attention";
-
-AttentionGradient gradient_of(const Tensor& tensor) {
-  if (!tensor.defined() || !tensor.requires_grad()) return {};
-  const GradTarget target = tensor.grad_target();
-  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
-}
 
 }  // namespace
 
@@ -31,9 +24,7 @@ Tensor join_attention(const Context& context, const Tensor& q,
   bool record = false;
   const Tensor out = Tensor::empty({rows, width});
   AttentionJoin arguments;
-  arguments.shape = {
-      options.heads, options.kv_heads, options.head_dim,
-      options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<float>(options.head_dim))};
+  arguments.shape = attention_shape(options);
   arguments.rows = rows;
   arguments.q = q.data();
   arguments.q_stride = q.row_stride();
@@ -65,11 +56,11 @@ Tensor join_attention(const Context& context, const Tensor& q,
     if (!out.has_grad()) return;
     arguments.parts = views;
     const Tensor grad_out = out.grad();
-    const AttentionGradient grad_q = gradient_of(q);
-    const AttentionGradient grad_k = gradient_of(keys), grad_v = gradient_of(values);
+    const AttentionGradient grad_q = attention_gradient(q);
+    const AttentionGradient grad_k = attention_gradient(keys), grad_v = attention_gradient(values);
     std::vector<AttentionPartGradient> grad_parts;
     for (const AttentionResult& part : kept) {
-      grad_parts.push_back({gradient_of(part.output), gradient_of(part.log_sum_exp)});
+      grad_parts.push_back({attention_gradient(part.output), attention_gradient(part.log_sum_exp)});
     }
     backend().attention().join_backward(arguments, out.data(), out.row_stride(), grad_out.data(),
                                         grad_out.row_stride(), grad_q, grad_k, grad_v, grad_parts);

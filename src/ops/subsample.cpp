@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/pointwise.h"
 #include "ops/rows.h"
 
 namespace pronghorn {
@@ -25,6 +26,13 @@ void check_rows(std::span<const int32_t> rows, int64_t count) {
     require(rows[i] >= 0 && rows[i] < count && (i == 0 || rows[i] > rows[i - 1]), kWhere,
             "row {} is selected where {} rows are there and rows must ascend", rows[i], count);
   }
+}
+
+// The gradient of x to add to, cleared if nobody has added to it yet.
+Tensor added_gradient(const Tensor& x) {
+  const GradTarget target = x.grad_target();
+  if (!target.accumulate) target.tensor.fill(0);
+  return target.tensor;
 }
 
 float weight_of(float score) { return std::clamp(score, 0.0f, 1.0f); }
@@ -123,16 +131,7 @@ Batch selected_batch(const Batch& batch, const RowSelection& selection) {
 
 Tensor gather_rows(const Context& context, const Tensor& x, std::span<const int32_t> rows) {
   check_rows(rows, x.rows());
-  const Tensor y = Tensor::empty({static_cast<int64_t>(rows.size()), x.columns()});
-  backend().pointwise().gather_rows(extent_of(y), rows_of(x), rows.data(), writable_rows(y));
-  if (needs_gradient(context, y, x)) {
-    context.tape->record([x, y, kept = std::vector<int32_t>(rows.begin(), rows.end())] {
-      if (!y.has_grad()) return;
-      backend().pointwise().scatter_add_rows(extent_of(y), output_gradient(y), kept.data(),
-                                             x.rows(), gradient_rows(x));
-    });
-  }
-  return y;
+  return embedding(context, x, rows);
 }
 
 Tensor selected_weights(const Context& context, const Tensor& scores,
@@ -150,11 +149,10 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
     context.tape->record([scores, weights, rows, penalties] {
       if (!weights.has_grad()) return;
       const Tensor gradient = weights.grad();
-      const GradTarget target = scores.grad_target();
-      if (!target.accumulate) target.tensor.fill(0);
+      const Tensor target = added_gradient(scores);
       const float* values = scores.data();
       const auto pass = [&](int32_t row, float g) {
-        if (row >= 0 && values[row] >= 0 && values[row] <= 1) *target.tensor.row(row) += g;
+        if (row >= 0 && values[row] >= 0 && values[row] <= 1) *target.row(row) += g;
       };
       for (size_t i = 0; i < rows.size(); ++i) {
         const float g = *gradient.row(static_cast<int64_t>(i));
@@ -207,12 +205,11 @@ Tensor limit(const Context& context, const Tensor& x, float low, float high) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
       const Tensor dy = y.grad();
-      const GradTarget target = x.grad_target();
-      if (!target.accumulate) target.tensor.fill(0);
+      const Tensor target = added_gradient(x);
       for (int64_t i = 0; i < x.size(); ++i) {
         const float value = x.data()[i], g = dy.data()[i];
         if ((value < low && g > 0) || (value > high && g < 0)) continue;
-        target.tensor.data()[i] += g;
+        target.data()[i] += g;
       }
     });
   }
@@ -228,11 +225,10 @@ Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds
     if (!balanced.has_grad()) return;
     const Tensor incoming = balanced.grad();
     const std::vector<float> push = balance_gradient(scores.values(), bounds);
-    const GradTarget target = scores.grad_target();
-    if (!target.accumulate) target.tensor.fill(0);
+    const Tensor target = added_gradient(scores);
     for (int64_t i = 0; i < scores.rows(); ++i) {
       const float g = *incoming.row(i);
-      *target.tensor.row(i) += g + std::abs(g) * push[static_cast<size_t>(i)];
+      *target.row(i) += g + std::abs(g) * push[static_cast<size_t>(i)];
     }
   });
   return balanced;

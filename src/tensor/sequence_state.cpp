@@ -33,6 +33,12 @@ int64_t rows_before(const Journal& journal, int64_t length) {
   return low;
 }
 
+int64_t bytes_of(const std::vector<Journal>& journals) {
+  int64_t total = 0;
+  for (const Journal& journal : journals) total += journal.bytes();
+  return total;
+}
+
 }  // namespace
 
 SequenceState::SequenceState(std::shared_ptr<const StateLayout> layout)
@@ -113,17 +119,14 @@ std::optional<int64_t> SequenceState::rows(int64_t span) const {
 int64_t SequenceState::bytes(int64_t span) const {
   int64_t total = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    if (layout_->span_of(layer) != span) continue;
-    for (const Journal& journal : layers_[layer]) total += journal.bytes();
+    if (layout_->span_of(layer) == span) total += bytes_of(layers_[layer]);
   }
   return total;
 }
 
 int64_t SequenceState::bytes() const {
   int64_t total = 0;
-  for (const auto& layer : layers_) {
-    for (const Journal& journal : layer) total += journal.bytes();
-  }
+  for (const auto& layer : layers_) total += bytes_of(layer);
   return total;
 }
 
