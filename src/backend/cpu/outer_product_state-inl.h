@@ -27,8 +27,8 @@ constexpr int64_t kBlock = 16;
 constexpr float kLowestLogDecay = -1000.0f;
 
 // to[i, j] = scale from[i, j]; `to` has rows of `columns`.
-HWY_INLINE void PackRows(int64_t rows, int64_t columns, const float* from, int64_t from_row,
-                         float scale, float* HWY_RESTRICT to) {
+inline void PackRows(int64_t rows, int64_t columns, const float* from, int64_t from_row,
+                     float scale, float* HWY_RESTRICT to) {
   for (int64_t i = 0; i < rows; ++i) {
     const float* HWY_RESTRICT source = from + i * from_row;
     for (int64_t j = 0; j < columns; ++j) to[i * columns + j] = scale * source[j];
@@ -54,10 +54,10 @@ struct ChunkDecay {
 };
 
 // End of the columns of row i that are touched.
-HWY_INLINE int64_t RowEnd(int64_t i) { return (i / kBlock + 1) * kBlock; }
+inline int64_t RowEnd(int64_t i) { return (i / kBlock + 1) * kBlock; }
 
 template <bool kGated>
-HWY_INLINE void ComputeDecay(int64_t n, const float* log_decay, int64_t stride, ChunkDecay& decay) {
+inline void ComputeDecay(int64_t n, const float* log_decay, int64_t stride, ChunkDecay& decay) {
   if constexpr (!kGated) {
     std::fill_n(decay.from_start, n, 1.0f);
     std::fill_n(decay.to_end, n, 1.0f);
@@ -99,7 +99,7 @@ HWY_INLINE void ComputeDecay(int64_t n, const float* log_decay, int64_t stride, 
 
 // scores[i, j] = a_i . b_j for j <= i (and the rest of i's block); b_t is b transposed,
 // [k, kChunk].
-HWY_INLINE void LowerScores(int64_t n, int64_t k, const float* a, const float* b_t, float* scores) {
+inline void LowerScores(int64_t n, int64_t k, const float* a, const float* b_t, float* scores) {
   for (int64_t i = 0; i < n; i += kBlock) {
     const int64_t rows = std::min(kBlock, n - i);
     SmallMatmul(rows, i + rows, k, a + i * k, k, 1, b_t, kChunk, scores + i * kChunk, kChunk,
@@ -108,8 +108,8 @@ HWY_INLINE void LowerScores(int64_t n, int64_t k, const float* a, const float* b
 }
 
 // c (+)= lower b: c, b [n, columns].
-HWY_INLINE void LowerProduct(int64_t n, int64_t columns, const float* lower, const float* b,
-                             float* c, bool accumulate) {
+inline void LowerProduct(int64_t n, int64_t columns, const float* lower, const float* b, float* c,
+                         bool accumulate) {
   for (int64_t i = 0; i < n; i += kBlock) {
     const int64_t rows = std::min(kBlock, n - i);
     SmallMatmul(rows, columns, i + rows, lower + i * kChunk, kChunk, 1, b, columns, c + i * columns,
@@ -118,8 +118,8 @@ HWY_INLINE void LowerProduct(int64_t n, int64_t columns, const float* lower, con
 }
 
 // c (+)= lower^T b: c, b [n, columns].
-HWY_INLINE void LowerTransposedProduct(int64_t n, int64_t columns, const float* lower,
-                                       const float* b, float* c, bool accumulate) {
+inline void LowerTransposedProduct(int64_t n, int64_t columns, const float* lower, const float* b,
+                                   float* c, bool accumulate) {
   for (int64_t j = 0; j < n; j += kBlock) {
     const int64_t rows = std::min(kBlock, n - j);
     SmallMatmul(rows, columns, n - j, lower + j * kChunk + j, 1, kChunk, b + j * columns, columns,
@@ -128,8 +128,8 @@ HWY_INLINE void LowerTransposedProduct(int64_t n, int64_t columns, const float* 
 }
 
 // to = x * y within the lower triangle.
-HWY_INLINE void LowerMultiply(int64_t n, const float* HWY_RESTRICT x, const float* HWY_RESTRICT y,
-                              float* HWY_RESTRICT to) {
+inline void LowerMultiply(int64_t n, const float* HWY_RESTRICT x, const float* HWY_RESTRICT y,
+                          float* HWY_RESTRICT to) {
   for (int64_t i = 0; i < n; ++i) {
     const int64_t end = RowEnd(i);
     for (int64_t j = 0; j < end; ++j) to[i * kChunk + j] = x[i * kChunk + j] * y[i * kChunk + j];
@@ -137,8 +137,8 @@ HWY_INLINE void LowerMultiply(int64_t n, const float* HWY_RESTRICT x, const floa
 }
 
 // to[i] = factors[i] from[i], rows of `columns`.
-HWY_INLINE void ScaleRows(int64_t n, int64_t columns, const float* factors, const float* from,
-                          float* to) {
+inline void ScaleRows(int64_t n, int64_t columns, const float* factors, const float* from,
+                      float* to) {
   for (int64_t i = 0; i < n; ++i) {
     const float factor = factors[i];
     for (int64_t c = 0; c < columns; ++c) to[i * columns + c] = factor * from[i * columns + c];

@@ -16,8 +16,8 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 
 // Solves (I + diag(write) L)^T Y = dU in place. `work` is a matrix of pairs.
-HWY_INLINE void SolveTransposed(int64_t n, int64_t columns, const float* decayed_k_scores,
-                                const float* write, float* y, float* work) {
+inline void SolveTransposed(int64_t n, int64_t columns, const float* decayed_k_scores,
+                            const float* write, float* y, float* work) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) {
       work[i * kChunk + j] = -write[i] * decayed_k_scores[i * kChunk + j];
@@ -44,10 +44,10 @@ HWY_INLINE void SolveTransposed(int64_t n, int64_t columns, const float* decayed
 // rows_minus_columns[t] += the sum of row t minus that of column t of gradient * decay * score,
 // below the diagonal (on it the decay is 1 whatever the gates are).
 template <bool kGated>
-HWY_INLINE void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
-                              const float* HWY_RESTRICT scores, const float* HWY_RESTRICT pairs,
-                              bool diagonal, float sign, float* HWY_RESTRICT score_gradient,
-                              float* HWY_RESTRICT column_sums, double* rows_minus_columns) {
+inline void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
+                          const float* HWY_RESTRICT scores, const float* HWY_RESTRICT pairs,
+                          bool diagonal, float sign, float* HWY_RESTRICT score_gradient,
+                          float* HWY_RESTRICT column_sums, double* rows_minus_columns) {
   if (kGated) std::fill_n(column_sums, kChunk, 0.0f);
   for (int64_t i = 0; i < n; ++i) {
     const float* g = gradient + i * kChunk;
@@ -73,8 +73,8 @@ HWY_INLINE void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
   }
 }
 
-HWY_INLINE void Store(const OutputRows& to, int64_t row, int64_t column, int64_t count, float scale,
-                      const float* HWY_RESTRICT from) {
+inline void Store(const OutputRows& to, int64_t row, int64_t column, int64_t count, float scale,
+                  const float* HWY_RESTRICT from) {
   float* HWY_RESTRICT target = to.row(row) + column;
   if (to.accumulate) {
     for (int64_t c = 0; c < count; ++c) target[c] += scale * from[c];

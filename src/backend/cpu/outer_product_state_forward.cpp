@@ -11,8 +11,8 @@ namespace HWY_NAMESPACE {
 
 // Solves (I + L diag(write)) Z = R in place, R [n, columns], L strictly lower with
 // L_ij = (k_i . k_j) exp(G_i - G_j). `work` is a matrix of pairs.
-HWY_INLINE void SolveResiduals(int64_t n, int64_t columns, const float* k_scores,
-                               const float* pairs, const float* write, float* z, float* work) {
+inline void SolveResiduals(int64_t n, int64_t columns, const float* k_scores, const float* pairs,
+                           const float* write, float* z, float* work) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) {
       work[i * kChunk + j] = -k_scores[i * kChunk + j] * pairs[i * kChunk + j] * write[j];

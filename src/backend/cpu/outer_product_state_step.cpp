@@ -23,8 +23,8 @@ struct RowPlace {
 // decays[j] = exp(sum of the log-decays after path row j), decays[count] = exp(the whole sum).
 // Rows: those of `path` and then, unless it is null, `own`.
 template <bool kGated>
-HWY_INLINE void PathDecays(std::span<const float* const> path, const float* own, int64_t place,
-                           float* HWY_RESTRICT decays) {
+inline void PathDecays(std::span<const float* const> path, const float* own, int64_t place,
+                       float* HWY_RESTRICT decays) {
   constexpr int64_t kLongest = kExactStep + 1;
   const auto count = static_cast<int64_t>(path.size()) + (own != nullptr ? 1 : 0);
   if constexpr (!kGated) {
@@ -49,9 +49,9 @@ HWY_INLINE void PathDecays(std::span<const float* const> path, const float* own,
 
 // state[c, :] = exp(G_n) anchor[c, :] + sum_j exp(G_n - G_j) k_jc u_j
 template <bool kGated>
-HWY_INLINE void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
-                     std::span<const float* const> rows, const RowPlace& place,
-                     float* HWY_RESTRICT state, float* HWY_RESTRICT k, float* HWY_RESTRICT u) {
+inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
+                 std::span<const float* const> rows, const RowPlace& place,
+                 float* HWY_RESTRICT state, float* HWY_RESTRICT k, float* HWY_RESTRICT u) {
   const auto count = static_cast<int64_t>(rows.size());
   alignas(64) float decays[2 * kExactStep] = {};
   PathDecays<kGated>(rows, nullptr, place.log_decay, decays);
@@ -71,8 +71,8 @@ HWY_INLINE void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
 }
 
 // to[c] += sum_j factors[j] rows[j][place + c]
-HWY_INLINE void WeightedRows(std::span<const float* const> rows, int64_t place, int64_t count,
-                             const float* factors, float* HWY_RESTRICT to) {
+inline void WeightedRows(std::span<const float* const> rows, int64_t place, int64_t count,
+                         const float* factors, float* HWY_RESTRICT to) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t c = 0;

@@ -133,93 +133,110 @@ constexpr int kTileRows = 6;
 #endif
 constexpr int kTileVectors = 2;
 
-// One register tile: c[R x (V vectors)] (+)= a[R x k] b[k x ...]; the last vector may be partial.
-template <int R, int V, class D>
-HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t a_row,
-                           int64_t a_column, const float* HWY_RESTRICT b, int64_t b_row,
-                           float* HWY_RESTRICT c, int64_t c_row, bool accumulate,
-                           size_t last_lanes) {
+// One register tile: c[R x (V vectors)] (+)= a[R x k] b[k x ...]. `a` is read as a[i * a_stride +
+// p], or transposed as a[p * a_stride + i]. With kPartial the last vector has last_lanes <
+// Lanes(d).
+template <int R, int V, bool kTransposed, bool kPartial, class D>
+HWY_INLINE void MatmulTile(D d, int64_t k, const float* HWY_RESTRICT a, int64_t a_stride,
+                           const float* HWY_RESTRICT b, int64_t b_row, float* HWY_RESTRICT c,
+                           int64_t c_row, bool accumulate, size_t last_lanes) {
   using Vec = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d);
-  const bool partial = last_lanes != lanes;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto load = [&](int j, const float* from) HWY_ATTR {
+    return kPartial && j == V - 1 ? LoadPartial(d, last_lanes, from) : hn::LoadU(d, from);
+  };
   Vec acc[R][V];
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < V; ++j) acc[i][j] = hn::Zero(d);
   }
   for (int64_t p = 0; p < k; ++p) {
     Vec right[V];
-    for (int j = 0; j < V; ++j) {
-      const float* from = b + p * b_row + j * static_cast<int64_t>(lanes);
-      right[j] = j == V - 1 && partial ? LoadPartial(d, last_lanes, from) : hn::LoadU(d, from);
-    }
+    for (int j = 0; j < V; ++j) right[j] = load(j, b + j * lanes);
     for (int i = 0; i < R; ++i) {
-      const Vec left = hn::Set(d, a[i * a_row + p * a_column]);
+      const Vec left = hn::Set(d, a[kTransposed ? i : i * a_stride]);
       for (int j = 0; j < V; ++j) acc[i][j] = hn::MulAdd(left, right[j], acc[i][j]);
     }
+    a += kTransposed ? a_stride : 1;
+    b += b_row;
   }
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < V; ++j) {
-      float* to = c + i * c_row + j * static_cast<int64_t>(lanes);
-      if (j == V - 1 && partial) {
-        Vec value = acc[i][j];
-        if (accumulate) value = hn::Add(value, LoadPartial(d, last_lanes, to));
+      float* to = c + i * c_row + j * lanes;
+      Vec value = acc[i][j];
+      if (accumulate) value = hn::Add(value, load(j, to));
+      if (kPartial && j == V - 1) {
         StorePartial(d, last_lanes, value, to);
       } else {
-        Vec value = acc[i][j];
-        if (accumulate) value = hn::Add(value, hn::LoadU(d, to));
         hn::StoreU(value, d, to);
       }
     }
   }
 }
 
-template <int R, class D>
-HWY_INLINE void MatmulRows(D d, int64_t n, int64_t k, const float* a, int64_t a_row,
-                           int64_t a_column, const float* b, int64_t b_row, float* c, int64_t c_row,
+template <int R, bool kTransposed, class D>
+HWY_INLINE void MatmulRows(D d, int64_t n, int64_t k, const float* a, int64_t a_stride,
+                           const float* b, int64_t b_row, float* c, int64_t c_row,
                            bool accumulate) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t wide = kTileVectors * lanes;
   int64_t j = 0;
   for (; j + wide <= n; j += wide) {
-    MatmulTile<R, kTileVectors>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
-                                static_cast<size_t>(lanes));
+    MatmulTile<R, kTileVectors, kTransposed, false>(d, k, a, a_stride, b + j, b_row, c + j, c_row,
+                                                    accumulate, 0);
   }
   const int64_t rest = n - j;
+  const auto last = static_cast<size_t>(rest % lanes);
   if (rest > lanes) {
-    MatmulTile<R, 2>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
-                     static_cast<size_t>(rest - lanes));
+    MatmulTile<R, 2, kTransposed, true>(d, k, a, a_stride, b + j, b_row, c + j, c_row, accumulate,
+                                        last);
+  } else if (rest == lanes) {
+    MatmulTile<R, 1, kTransposed, false>(d, k, a, a_stride, b + j, b_row, c + j, c_row, accumulate,
+                                         last);
   } else if (rest > 0) {
-    MatmulTile<R, 1>(d, k, a, a_row, a_column, b + j, b_row, c + j, c_row, accumulate,
-                     static_cast<size_t>(rest));
+    MatmulTile<R, 1, kTransposed, true>(d, k, a, a_stride, b + j, b_row, c + j, c_row, accumulate,
+                                        last);
+  }
+}
+
+template <bool kTransposed>
+HWY_INLINE void MatmulAllRows(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride,
+                              const float* b, int64_t b_row, float* c, int64_t c_row,
+                              bool accumulate) {
+  const FloatTag d;
+  const int64_t next = kTransposed ? 1 : a_stride;
+  int64_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows) {
+    MatmulRows<kTileRows, kTransposed>(d, n, k, a + i * next, a_stride, b, b_row, c + i * c_row,
+                                       c_row, accumulate);
+  }
+  for (; i + 4 <= m; i += 4) {
+    MatmulRows<4, kTransposed>(d, n, k, a + i * next, a_stride, b, b_row, c + i * c_row, c_row,
+                               accumulate);
+  }
+  for (; i < m; ++i) {
+    MatmulRows<1, kTransposed>(d, n, k, a + i * next, a_stride, b, b_row, c + i * c_row, c_row,
+                               accumulate);
   }
 }
 
 // c[m x n] (+)= a[m x k] b[k x n] in f32, single thread, for operands that fit the caches (tiles of
-// attention and of chunked recurrences). a is read as a[i * a_row + p * a_column], so it may be
-// transposed; b and c have adjacent columns. Each element of c is one sum over p in increasing
-// order whatever m and n are, so a row's result does not depend on the rows computed with it.
-HWY_INLINE void SmallMatmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row,
-                            int64_t a_column, const float* b, int64_t b_row, float* c,
-                            int64_t c_row, bool accumulate) {
-  const FloatTag d;
-  int64_t i = 0;
-  for (; i + kTileRows <= m; i += kTileRows) {
-    MatmulRows<kTileRows>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
-                          accumulate);
-  }
-  for (; i + 4 <= m; i += 4) {
-    MatmulRows<4>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
-                  accumulate);
-  }
-  for (; i < m; ++i) {
-    MatmulRows<1>(d, n, k, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row,
-                  accumulate);
+// attention and of chunked recurrences). a is read as a[i * a_row + p * a_column], where one of the
+// two strides is 1; b and c have adjacent columns. Each element of c is one sum over p in
+// increasing order whatever m and n are, so a row's result does not depend on the rows computed
+// with it. Not inlined: kernels call it dozens of times, and each copy is hundreds of instructions.
+inline HWY_NOINLINE void SmallMatmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row,
+                                     int64_t a_column, const float* b, int64_t b_row, float* c,
+                                     int64_t c_row, bool accumulate) {
+  if (a_column == 1) {
+    MatmulAllRows<false>(m, n, k, a, a_row, b, b_row, c, c_row, accumulate);
+  } else {
+    MatmulAllRows<true>(m, n, k, a, a_column, b, b_row, c, c_row, accumulate);
   }
 }
 
 // to[j, i] = from[i, j]
-HWY_INLINE void Transpose(int64_t rows, int64_t columns, const float* HWY_RESTRICT from,
-                          int64_t from_row, float* HWY_RESTRICT to, int64_t to_row) {
+inline HWY_NOINLINE void Transpose(int64_t rows, int64_t columns, const float* HWY_RESTRICT from,
+                                   int64_t from_row, float* HWY_RESTRICT to, int64_t to_row) {
   int64_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;

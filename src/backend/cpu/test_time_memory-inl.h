@@ -23,7 +23,7 @@ namespace HWY_NAMESPACE {
 constexpr int64_t kTokens = kMemoryMiniBatch;
 constexpr int64_t kPairs = kTokens * kTokens;
 
-HWY_INLINE void CopyRow(const float* from, int64_t count, float* to) {
+inline void CopyRow(const float* from, int64_t count, float* to) {
   std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
 }
 
@@ -66,7 +66,7 @@ struct Gelu {
 };
 
 // value = gelu(x); slope and curve: its derivatives, or null.
-HWY_INLINE void GeluRows(int64_t count, const float* x, float* value, float* slope, float* curve) {
+inline void GeluRows(int64_t count, const float* x, float* value, float* slope, float* curve) {
   ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
     const Gelu gelu(v.load(x + i));
     v.store(gelu.value(), value + i);
@@ -77,19 +77,19 @@ HWY_INLINE void GeluRows(int64_t count, const float* x, float* value, float* slo
 
 // ---- sums over a row ----
 
-HWY_INLINE float Mean(int64_t n, const float* x) {
+inline float Mean(int64_t n, const float* x) {
   auto sum = hn::Zero(FloatTag());
   ForEachVector(
       n, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA { sum = hn::Add(sum, v.load(x + i)); });
   return Total(sum) / static_cast<float>(n);
 }
 
-HWY_INLINE float MeanProduct(int64_t n, const float* x, const float* y) {
+inline float MeanProduct(int64_t n, const float* x, const float* y) {
   return DotProduct(x, y, n) / static_cast<float>(n);
 }
 
 // to = (x - mean) / sqrt(variance + epsilon); returns 1 / sqrt(variance + epsilon).
-HWY_INLINE float Normalize(int64_t n, float epsilon, const float* x, float* to) {
+inline float Normalize(int64_t n, float epsilon, const float* x, float* to) {
   const float mean = Mean(n, x);
   ForEachVector(n, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
     v.store(hn::Sub(v.load(x + i), hn::Set(FloatTag(), mean)), to + i);
@@ -105,8 +105,8 @@ HWY_INLINE float Normalize(int64_t n, float epsilon, const float* x, float* to) 
 
 // to[i, j] = x_i . y_j for i < n, j < count, in rows of kTokens; what follows `count` in a row up
 // to a multiple of four is undefined. A sum's order does not depend on n and count.
-HWY_INLINE void DotProducts(int64_t n, int64_t count, int64_t width, const float* HWY_RESTRICT x,
-                            const float* HWY_RESTRICT y, float* HWY_RESTRICT to) {
+inline void DotProducts(int64_t n, int64_t count, int64_t width, const float* HWY_RESTRICT x,
+                        const float* HWY_RESTRICT y, float* HWY_RESTRICT to) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; ++i) {
@@ -138,13 +138,13 @@ HWY_INLINE void DotProducts(int64_t n, int64_t count, int64_t width, const float
 
 // y (+)= W x for the n <= kTokens columns x of a transposed matrix: W [rows, columns], x [columns,
 // kTokens], y [rows, kTokens]. Columns from n on are zeros.
-HWY_INLINE void TimesColumns(int64_t rows, int64_t columns, const float* w, const float* x,
-                             float* y, bool accumulate) {
+inline void TimesColumns(int64_t rows, int64_t columns, const float* w, const float* x, float* y,
+                         bool accumulate) {
   SmallMatmul(rows, kTokens, columns, w, columns, 1, x, kTokens, y, kTokens, accumulate);
 }
 
 // x_t [columns, kTokens] = the transpose of x [n, columns], with zeros behind.
-HWY_INLINE void ToColumns(int64_t n, int64_t columns, const float* x, float* x_t) {
+inline void ToColumns(int64_t n, int64_t columns, const float* x, float* x_t) {
   if (n < kTokens) std::fill_n(x_t, columns * kTokens, 0.0f);
   Transpose(n, columns, x, columns, x_t, kTokens);
 }
@@ -161,8 +161,8 @@ struct MemoryGates {
   alignas(64) float n[kPairs];      // n_tj
 };
 
-HWY_INLINE void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
-                         MemoryGates& gates) {
+inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
+                     MemoryGates& gates) {
   float beta = 1, f = 0, m = 1;
   for (int64_t t = 0; t < count; ++t) {
     const float keep = shape.forgetting ? 1 - gates.alpha[t] : 1.0f;
@@ -217,8 +217,8 @@ struct MemoryTokens {
   float* z_last = nullptr;
 };
 
-HWY_INLINE void LoadToken(const MemoryShape& shape, const float* row, int64_t token,
-                          MemoryTokens& tokens, MemoryGates& gates) {
+inline void LoadToken(const MemoryShape& shape, const float* row, int64_t token,
+                      MemoryTokens& tokens, MemoryGates& gates) {
   for (int64_t l = 0; l < shape.depth; ++l) {
     CopyRow(row + shape.row_in(l), shape.in(l), tokens.a[l] + token * shape.in(l));
     CopyRow(row + shape.row_error(l), shape.out(l), tokens.e[l] + token * shape.out(l));
@@ -229,8 +229,8 @@ HWY_INLINE void LoadToken(const MemoryShape& shape, const float* row, int64_t to
   if (shape.forgetting) gates.alpha[token] = *from;
 }
 
-HWY_INLINE void StoreToken(const MemoryShape& shape, const MemoryTokens& tokens,
-                           const MemoryGates& gates, int64_t token, float* row) {
+inline void StoreToken(const MemoryShape& shape, const MemoryTokens& tokens,
+                       const MemoryGates& gates, int64_t token, float* row) {
   for (int64_t l = 0; l < shape.depth; ++l) {
     CopyRow(tokens.a[l] + token * shape.in(l), shape.in(l), row + shape.row_in(l));
     CopyRow(tokens.e[l] + token * shape.out(l), shape.out(l), row + shape.row_error(l));
@@ -241,8 +241,8 @@ HWY_INLINE void StoreToken(const MemoryShape& shape, const MemoryTokens& tokens,
   if (shape.forgetting) *to = gates.alpha[token];
 }
 
-HWY_INLINE void ReadGates(const MemoryProblem& problem, int64_t head, int64_t row, int64_t n,
-                          int64_t first, MemoryGates& gates) {
+inline void ReadGates(const MemoryProblem& problem, int64_t head, int64_t row, int64_t n,
+                      int64_t first, MemoryGates& gates) {
   for (int64_t t = 0; t < n; ++t) {
     gates.theta[first + t] = problem.theta.row(row + t)[head];
     if (problem.shape.momentum) gates.eta[first + t] = problem.eta.row(row + t)[head];
@@ -250,15 +250,15 @@ HWY_INLINE void ReadGates(const MemoryProblem& problem, int64_t head, int64_t ro
   }
 }
 
-HWY_INLINE void AddToRows(int64_t n, int64_t width, const float* addend, float* to) {
+inline void AddToRows(int64_t n, int64_t width, const float* addend, float* to) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t c = 0; c < width; ++c) to[i * width + c] += addend[c];
   }
 }
 
 // e = gradient of loss_factor / 2 |M(k) - v|^2 for z. `normed`: [head_dim] of scratch.
-HWY_INLINE void LossGradient(const MemoryProblem& problem, int64_t head, const float* z,
-                             const float* k, const float* v, float* normed, float* e) {
+inline void LossGradient(const MemoryProblem& problem, int64_t head, const float* z, const float* k,
+                         const float* v, float* normed, float* e) {
   const int64_t width = problem.shape.head_dim;
   const float factor = problem.loss_factor;
   if (!problem.residual_norm) {
@@ -277,8 +277,8 @@ HWY_INLINE void LossGradient(const MemoryProblem& problem, int64_t head, const f
 
 // Inputs and back-signals of tokens first ... first + n - 1, which are rows row ... of the batch,
 // at the weights of `state`.
-HWY_INLINE void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state,
-                            int64_t row, int64_t first, int64_t n, MemoryTokens& tokens) {
+inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
+                        int64_t first, int64_t n, MemoryTokens& tokens) {
   const MemoryShape& shape = problem.shape;
   const int64_t width = shape.head_dim, last = shape.depth - 1;
   for (int64_t t = 0; t < n; ++t) {
@@ -338,9 +338,9 @@ struct MemoryReads {
 };
 
 // h_l of tokens first ... first + n - 1 from their inputs x [n, in], into reads.h.
-HWY_INLINE void ReadLayer(const MemoryShape& shape, const float* state, int64_t layer,
-                          int64_t first, int64_t n, const MemoryTokens& tokens,
-                          const MemoryGates& gates, const float* x, MemoryReads& reads) {
+inline void ReadLayer(const MemoryShape& shape, const float* state, int64_t layer, int64_t first,
+                      int64_t n, const MemoryTokens& tokens, const MemoryGates& gates,
+                      const float* x, MemoryReads& reads) {
   const int64_t in = shape.in(layer), out = shape.out(layer), count = first + n;
   const float* kept = x;
   if (shape.forgetting) {
@@ -386,8 +386,8 @@ HWY_INLINE void ReadLayer(const MemoryShape& shape, const float* state, int64_t 
 }
 
 // h = x W + b, the plain layer.
-HWY_INLINE void ReadWeights(const MemoryShape& shape, const float* state, int64_t layer, int64_t n,
-                            const float* x, float* h) {
+inline void ReadWeights(const MemoryShape& shape, const float* state, int64_t layer, int64_t n,
+                        const float* x, float* h) {
   const int64_t in = shape.in(layer), out = shape.out(layer);
   SmallMatmul(n, out, in, x, in, 1, state + shape.weight(layer), out, h, out, false);
   if (shape.bias) AddToRows(n, out, state + shape.bias_weight(layer), h);
@@ -402,10 +402,10 @@ constexpr int kFoldRows = kTileRows / 2;
 //   W' = beta W + f S + sum_j a_j^T w_j,  S' = m S + sum_j a_j^T s_j
 // with w_j = - tau G_j e_j and s_j = - n_j e_j.
 template <int R, int V, bool kMomentum>
-HWY_INLINE void FoldTile(int64_t in, int64_t out, int64_t count, const float* HWY_RESTRICT a,
-                         const float* HWY_RESTRICT w_rows, const float* HWY_RESTRICT s_rows,
-                         float beta, float f, float m, const float* w, const float* s, float* w_to,
-                         float* s_to, size_t last_lanes) {
+inline void FoldTile(int64_t in, int64_t out, int64_t count, const float* HWY_RESTRICT a,
+                     const float* HWY_RESTRICT w_rows, const float* HWY_RESTRICT s_rows, float beta,
+                     float f, float m, const float* w, const float* s, float* w_to, float* s_to,
+                     size_t last_lanes) {
   const FloatTag d;
   const size_t lanes = hn::Lanes(d);
   const auto stride = static_cast<int64_t>(lanes);
@@ -457,10 +457,9 @@ HWY_INLINE void FoldTile(int64_t in, int64_t out, int64_t count, const float* HW
 }
 
 template <int V, bool kMomentum>
-HWY_INLINE void FoldColumns(int64_t in, int64_t out, int64_t count, const float* a,
-                            const float* w_rows, const float* s_rows, float beta, float f, float m,
-                            const float* w, const float* s, float* w_to, float* s_to,
-                            size_t last_lanes) {
+inline void FoldColumns(int64_t in, int64_t out, int64_t count, const float* a, const float* w_rows,
+                        const float* s_rows, float beta, float f, float m, const float* w,
+                        const float* s, float* w_to, float* s_to, size_t last_lanes) {
   int64_t i = 0;
   for (; i + kFoldRows <= in; i += kFoldRows) {
     FoldTile<kFoldRows, V, kMomentum>(in, out, count, a + i, w_rows, s_rows, beta, f, m,
@@ -476,9 +475,9 @@ HWY_INLINE void FoldColumns(int64_t in, int64_t out, int64_t count, const float*
 // The state after the first `count` tokens of the mini-batch that `from` starts, written to `to`,
 // which may be `from`. w_rows, s_rows: [count, widest] of scratch.
 template <bool kMomentum>
-HWY_INLINE void FoldState(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
-                          const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows,
-                          float* to) {
+inline void FoldState(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
+                      const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows,
+                      float* to) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   const int64_t end = count - 1;
   const float beta = gates.beta[end], f = gates.f[end], m = gates.m[end];
@@ -522,9 +521,8 @@ HWY_INLINE void FoldState(const MemoryShape& shape, const float* from, const Mem
   }
 }
 
-HWY_INLINE void Fold(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
-                     const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows,
-                     float* to) {
+inline void Fold(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
+                 const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows, float* to) {
   if (shape.momentum) {
     FoldState<true>(shape, from, tokens, gates, count, w_rows, s_rows, to);
   } else {

@@ -71,18 +71,18 @@ struct MemoryBackward {
   float dbeta[kTokens], df[kTokens], dn[kTokens], dm;
 };
 
-HWY_INLINE void Scale(int64_t count, float factor, const float* HWY_RESTRICT from,
-                      float* HWY_RESTRICT to) {
+inline void Scale(int64_t count, float factor, const float* HWY_RESTRICT from,
+                  float* HWY_RESTRICT to) {
   for (int64_t c = 0; c < count; ++c) to[c] = factor * from[c];
 }
 
-HWY_INLINE void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT from,
-                          float* HWY_RESTRICT to) {
+inline void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT from,
+                      float* HWY_RESTRICT to) {
   for (int64_t c = 0; c < count; ++c) to[c] += factor * from[c];
 }
 
-HWY_INLINE void Write(const OutputRows& to, int64_t row, int64_t column, int64_t count,
-                      const float* from) {
+inline void Write(const OutputRows& to, int64_t row, int64_t column, int64_t count,
+                  const float* from) {
   if (to.data == nullptr) return;
   float* target = to.row(row) + column;
   if (to.accumulate) {
@@ -95,9 +95,9 @@ HWY_INLINE void Write(const OutputRows& to, int64_t row, int64_t column, int64_t
 // Through a fold: the gradients dw and ds of count weights and their momentum become those of the
 // weights and momentum before it; adds the gradients of beta, f and m.
 template <bool kMomentum>
-HWY_INLINE void UnfoldWeights(int64_t count, float beta, float f, float m, const float* w,
-                              const float* s, float* dw, float* ds, float& dbeta, float& df,
-                              float& dm) {
+inline void UnfoldWeights(int64_t count, float beta, float f, float m, const float* w,
+                          const float* s, float* dw, float* ds, float& dbeta, float& df,
+                          float& dm) {
   const FloatTag d;
   auto to_beta = hn::Zero(d), to_f = hn::Zero(d), to_m = hn::Zero(d);
   ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
@@ -119,7 +119,7 @@ HWY_INLINE void UnfoldWeights(int64_t count, float beta, float f, float m, const
 
 // d(state behind the mini-batch) -> d(state before it), d(a), d(e) and d(gates).
 template <bool kMomentum>
-HWY_INLINE void Unfold(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
+inline void Unfold(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const int64_t end = n - 1;
   const float* weights = b.gates.pairs + end * kTokens;
@@ -161,9 +161,9 @@ HWY_INLINE void Unfold(const float* state, int64_t n, float* dstate, MemoryBackw
 }
 
 // d(o) of the mini-batch's rows -> d(h) of the last layer, in b.right.
-HWY_INLINE void OutputGradient(const MemoryProblem& problem, int64_t head, int64_t row, int64_t n,
-                               const InputRows& out_grad, const MemoryTaskGradients& own,
-                               MemoryBackward& b) {
+inline void OutputGradient(const MemoryProblem& problem, int64_t head, int64_t row, int64_t n,
+                           const InputRows& out_grad, const MemoryTaskGradients& own,
+                           MemoryBackward& b) {
   const int64_t width = b.shape.head_dim, column = head * width, last = b.shape.depth - 1;
   for (int64_t t = 0; t < n; ++t) {
     const float* dy = out_grad.row(row + t) + column;
@@ -188,7 +188,7 @@ HWY_INLINE void OutputGradient(const MemoryProblem& problem, int64_t head, int64
 
 // Through reading: from d(h) of the last layer to d(q), which is left in b.dx; adds to d(a), d(e),
 // d(S) and d(gates). What belongs to d(W) is left in b.left and b.right.
-HWY_INLINE void ReadGradient(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
+inline void ReadGradient(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   for (int64_t l = shape.depth - 1; l >= 0; --l) {
     const int64_t in = shape.in(l), out = shape.out(l);
@@ -241,8 +241,7 @@ HWY_INLINE void ReadGradient(const float* state, int64_t n, float* dstate, Memor
 
 // Through reading the weights of an anchor: from d(h) of the last layer to d(q), which is left in
 // b.dx; adds to the gradient of those weights.
-HWY_INLINE void LaggedReadGradient(const float* anchor, int64_t n, float* danchor,
-                                   MemoryBackward& b) {
+inline void LaggedReadGradient(const float* anchor, int64_t n, float* danchor, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   for (int64_t l = shape.depth - 1; l >= 0; --l) {
     const int64_t in = shape.in(l), out = shape.out(l);
@@ -265,10 +264,10 @@ HWY_INLINE void LaggedReadGradient(const float* anchor, int64_t n, float* dancho
 
 // Through LossGradient of one token: from de to dz, dv and the part of dk that does not pass
 // through the memory. k: the token's key.
-HWY_INLINE void LossSecondGradient(const MemoryProblem& problem, int64_t head, const float* z,
-                                   const float* k, const float* v, const float* de,
-                                   const MemoryTaskGradients& own, float* normed, float* raw,
-                                   float* dz, float* dk, float* dv) {
+inline void LossSecondGradient(const MemoryProblem& problem, int64_t head, const float* z,
+                               const float* k, const float* v, const float* de,
+                               const MemoryTaskGradients& own, float* normed, float* raw, float* dz,
+                               float* dk, float* dv) {
   const int64_t width = problem.shape.head_dim;
   const float factor = problem.loss_factor;
   if (!problem.residual_norm) {
@@ -307,10 +306,9 @@ HWY_INLINE void LossSecondGradient(const MemoryProblem& problem, int64_t head, c
 }
 
 // Through the tokens' back-signals and inputs: from d(a) and d(e) to d(k), d(v) and d(W).
-HWY_INLINE void LearnGradient(const MemoryProblem& problem, int64_t head, const float* state,
-                              int64_t row, int64_t n, float* dstate,
-                              const MemoryGradients& gradients, const MemoryTaskGradients& own,
-                              MemoryBackward& b) {
+inline void LearnGradient(const MemoryProblem& problem, int64_t head, const float* state,
+                          int64_t row, int64_t n, float* dstate, const MemoryGradients& gradients,
+                          const MemoryTaskGradients& own, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const int64_t width = shape.head_dim, column = head * width, last = shape.depth - 1;
   for (int64_t l = 1; l <= last; ++l) {
@@ -360,8 +358,8 @@ HWY_INLINE void LearnGradient(const MemoryProblem& problem, int64_t head, const 
 }
 
 // Through the sums of gates, last token first.
-HWY_INLINE void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradients& gradients,
-                             const MemoryTaskGradients& own, MemoryBackward& b) {
+inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradients& gradients,
+                         const MemoryTaskGradients& own, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const MemoryGates& gates = b.gates;
   float of_gamma[kTokens] = {}, of_n[kTokens], of_f = 0, of_beta = 0, of_m = b.dm;
@@ -405,11 +403,11 @@ HWY_INLINE void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryG
 // Rows row ... row + n - 1, a mini-batch that starts from `state`. dstate: the gradient of the
 // state behind it (zeros if nothing is folded), and then of `state`. anchor, danchor: the weights
 // that are read where that is not done from `state`, and their gradient, which is added to.
-HWY_INLINE void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const float* state,
-                                  const float* anchor, int64_t row, int64_t n, bool folded,
-                                  const InputRows& out_grad, const MemoryGradients& gradients,
-                                  const MemoryTaskGradients& own, float* dstate, float* danchor,
-                                  MemoryBackward& b) {
+inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const float* state,
+                              const float* anchor, int64_t row, int64_t n, bool folded,
+                              const InputRows& out_grad, const MemoryGradients& gradients,
+                              const MemoryTaskGradients& own, float* dstate, float* danchor,
+                              MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const int64_t width = shape.head_dim, column = head * width;
   ReadGates(problem, head, row, n, 0, b.gates);

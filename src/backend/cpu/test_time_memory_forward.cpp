@@ -12,10 +12,10 @@ namespace HWY_NAMESPACE {
 
 // o of tokens first ... first + n - 1, which are rows row ... of the batch. state: the weights at
 // the start of the mini-batch, or with `lagged` those that are read.
-HWY_INLINE void ReadTokens(const MemoryProblem& problem, int64_t head, const float* state,
-                           int64_t row, int64_t first, int64_t n, const MemoryTokens& tokens,
-                           const MemoryGates& gates, MemoryReads& reads, float* x,
-                           const OutputRows& out) {
+inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
+                       int64_t first, int64_t n, const MemoryTokens& tokens,
+                       const MemoryGates& gates, MemoryReads& reads, float* x,
+                       const OutputRows& out) {
   const MemoryShape& shape = problem.shape;
   const int64_t width = shape.head_dim, column = head * width;
   for (int64_t t = 0; t < n; ++t) CopyRow(problem.q.row(row + t) + column, width, x + t * width);
