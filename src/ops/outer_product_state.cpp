@@ -360,10 +360,9 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
     }
     backend().outer_product_state().forward(problem, chunked, out_rows, saved);
     for (const Piece& piece : bulk) {
-      const int64_t end = piece.journal->length() + piece.length;
-      piece.journal->skip_to(
-          end, batch.positions[static_cast<size_t>(piece.first_row + piece.length - 1)]);
-      piece.journal->commit_anchor(end, false);
+      piece.journal->skip(
+          {batch.positions.data() + piece.first_row, static_cast<size_t>(piece.length)});
+      piece.journal->commit_anchor(piece.journal->length(), false);
     }
     if (record) {
       record_backward(*context.tape, inputs, problem, std::move(chunked), out, std::move(states),

@@ -106,7 +106,7 @@ void prepare_chain(const SelectiveScan& scan, const Batch& batch, const Segment&
   int64_t from = start;
   if (before > journal.anchor_row()) {
     // Long: keep the rows since the last anchor but one, which truncate() can go back to.
-    journal.skip_to(before, positions[before - start - 1]);
+    journal.skip({positions, static_cast<size_t>(before - start)});
     step.snapshots.push_back({before - start, journal.begin_anchor()});
     journal.commit_anchor(before, false);
     from = before;

@@ -90,7 +90,7 @@ void keep_rows(const Operands& in, const Segment& segment, const std::vector<int
   const int64_t oldest = std::max<int64_t>(0, fold - interval - history);
   if (!tree && oldest > start) {
     from = oldest;
-    journal.skip_to(oldest, positions[static_cast<size_t>(segment.first_row + oldest - start - 1)]);
+    journal.skip({positions.data() + segment.first_row, static_cast<size_t>(oldest - start)});
   }
   const auto first_position = positions.begin() + segment.first_row + (from - start);
   journal.append({&*first_position, static_cast<size_t>(end - from)});

@@ -285,8 +285,7 @@ class StatefulSegment {
       return;
     }
     if (kept_) {
-      journal_.skip_to(new_anchor_row_,
-                       positions_[static_cast<size_t>(new_anchor_row_ - base_ - 1)]);
+      journal_.skip(positions_.first(static_cast<size_t>(new_anchor_row_ - base_)));
       journal_.commit_anchor(new_anchor_row_, false);
       const int64_t width = journal_.shape().row_width;
       const auto count = static_cast<int64_t>(tokens_.front().rows.size());

@@ -72,13 +72,12 @@ int64_t Journal::append(std::span<const int32_t> positions) {
   return first;
 }
 
-void Journal::skip_to(int64_t index, int32_t last_position) {
-  require(tree_.empty() && index >= length_, shape_.name, "cannot skip from row {} to {}", length_,
-          index);
+void Journal::skip(std::span<const int32_t> positions) {
+  require(tree_.empty(), shape_.name, "cannot skip rows behind a token tree");
+  skipped_position_ = positions.empty() ? last_position(length_).value_or(-1) : positions.back();
   pages_.clear();
-  first_row_ = length_ = skipped_row_ = index;
-  skipped_position_ = last_position;
-  if (live_row_ != index) live_row_ = -1;
+  first_row_ = length_ = skipped_row_ = length_ + static_cast<int64_t>(positions.size());
+  if (live_row_ != length_) live_row_ = -1;
 }
 
 void Journal::require_held(int64_t length) const {

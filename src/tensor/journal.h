@@ -61,9 +61,9 @@ class Journal {
   // rows that are held and the last row before an anchor that is held.
   std::optional<int32_t> last_position(int64_t count) const;
 
-  // Holds no rows any more and continues at row `index` >= length(): after a bulk update that
-  // computed the rows between without appending them. last_position: of row index - 1.
-  void skip_to(int64_t index, int32_t last_position);
+  // Holds no rows any more and continues behind rows at these positions, if any, which a bulk
+  // update computed without appending them.
+  void skip(std::span<const int32_t> positions);
 
   // Drops the rows from `length` on. Throws Error if the state at `length` is no longer held: a
   // recurrence holds one anchor more than the newest, so it can always go back kExactStep rows.
@@ -129,7 +129,7 @@ class Journal {
   int64_t first_page_ = 0, first_row_ = 0, length_ = 0;
   Block anchor_, previous_anchor_, next_anchor_, live_;
   int64_t anchor_row_ = 0, previous_anchor_row_ = -1, live_row_ = -1;
-  // Positions of the last rows before the anchors, and of the last row that skip_to() passed.
+  // Positions of the last rows before the anchors, and of the last row before those held.
   int32_t anchor_position_ = -1, previous_anchor_position_ = -1, skipped_position_ = -1;
   int64_t skipped_row_ = 0;
   std::vector<int32_t> tree_;

@@ -16,11 +16,15 @@ namespace {
 const JournalShape kAttention{"key_value", 3, 0, 0, 0};
 const JournalShape kRecurrence{"state", 2, 4, 0, 16};
 
-// Appends a row for each of `count` tokens; its numbers tell which row it is and `mark`.
-void append_rows(Journal& journal, int64_t count, float mark) {
+std::vector<int32_t> next_positions(const Journal& journal, int64_t count) {
   std::vector<int32_t> positions(static_cast<size_t>(count));
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(journal.length()));
-  const int64_t first = journal.append(positions);
+  return positions;
+}
+
+// Appends a row for each of `count` tokens; its numbers tell which row it is and `mark`.
+void append_rows(Journal& journal, int64_t count, float mark) {
+  const int64_t first = journal.append(next_positions(journal, count));
   for (int64_t i = first; i < first + count; ++i) {
     for (int64_t c = 0; c < journal.shape().row_width; ++c) {
       journal.mutable_row(i)[c] = mark + static_cast<float>(i);
@@ -106,7 +110,8 @@ TEST(Journal, AnchorsGoBackOneFold) {
 TEST(Journal, SkippedRowsAreGone) {
   Journal journal(kRecurrence);
   append_rows(journal, 3, 0);
-  journal.skip_to(1000, 999);
+  journal.skip(next_positions(journal, 997));
+  EXPECT_EQ(journal.last_position(1000), 999);
   std::fill_n(journal.begin_anchor(), 4, 7.0f);
   journal.commit_anchor(1000, false);
   append_rows(journal, 4, 0);
@@ -115,7 +120,27 @@ TEST(Journal, SkippedRowsAreGone) {
   EXPECT_EQ(journal.contiguous_rows(1000), 4);
   EXPECT_THROW(journal.truncate(999), Error);
   EXPECT_NO_THROW(journal.truncate(1001));
-  EXPECT_THROW(journal.skip_to(1000, 999), Error);
+}
+
+TEST(Journal, SkippingNothingForgetsRowsButNotWhereTheyWere) {
+  Journal journal(kRecurrence);
+  append_rows(journal, 16, 0);
+  journal.skip({});
+  EXPECT_EQ(journal.length(), 16);
+  EXPECT_EQ(journal.first_row(), 16);
+  EXPECT_EQ(journal.last_position(16), 15);
+  std::fill_n(journal.begin_anchor(), 4, 7.0f);
+  journal.commit_anchor(16, false);
+  append_rows(journal, 20, 0);
+  EXPECT_EQ(journal.last_position(16), 15);
+  EXPECT_EQ(journal.last_position(17), 16);
+}
+
+TEST(Journal, NothingIsSkippedBehindATree) {
+  Journal journal(kRecurrence);
+  append_rows(journal, 2, 0);
+  journal.set_tree({-1, 0});
+  EXPECT_THROW(journal.skip({}), Error);
 }
 
 TEST(Journal, LiveStateIsPrivate) {
@@ -247,7 +272,7 @@ TEST_F(SequenceStateTest, TruncateBehindABulkUpdateThrows) {
   SequenceState state(layout_);
   append_rows(state.journal(0, 0), 48, 0);
   Journal& recurrence = state.journal(1, 0);
-  recurrence.skip_to(48, 47);
+  recurrence.skip(next_positions(recurrence, 48));
   std::fill_n(recurrence.begin_anchor(), 4, 1.0f);
   recurrence.commit_anchor(48, false);
   state.advance(48);
