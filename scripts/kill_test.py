@@ -68,24 +68,31 @@ def main():
         if train("whole").wait() != 0:
             return "the undisturbed run failed"
         whole_seconds = time.monotonic() - begin
-        kills, after_end, steps = 0, 0, []
-        while kills < options.kills:
+        step_seconds = whole_seconds / options.steps
+        log = folder / "killed" / "log.jsonl"
+
+        def steps_done():
+            return log.read_text().count("\n") if log.exists() else 0
+
+        # By steps rather than by the clock, which runs differently when other programs end.
+        targets = sorted(moments.randrange(options.steps - 5) for _ in range(options.kills))
+        kills, steps = 0, []
+        for target in targets:
             process = train("killed")
-            # So that the kills spread over the run; the shortest fall into its preparation.
-            time.sleep(moments.uniform(0, 2 * whole_seconds / options.kills))
+            if moments.random() < 0.75:
+                while process.poll() is None and steps_done() < target:
+                    time.sleep(step_seconds / 10)
+            # Else before the first step of this process, while it prepares.
+            time.sleep(moments.uniform(0, 2 * step_seconds))
             if process.poll() is None:
                 process.kill()
                 process.wait()
                 kills += 1
-                log = folder / "killed" / "log.jsonl"
-                steps.append(log.read_text().count("\n") if log.exists() else 0)
+                steps.append(steps_done())
             elif process.returncode != 0:
                 return f"a resumed run failed with exit code {process.returncode}"
-            else:
-                # Done before its moment came: kill it while it repeats its end.
-                after_end += 1
-                if after_end > 50:
-                    return "the run always ends before it can be killed (give more --steps)"
+        if kills == 0:
+            return "the run always ends before it can be killed (give more --steps)"
         if train("killed").wait() != 0:
             return "the last resumed run failed"
 
