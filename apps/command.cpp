@@ -80,6 +80,13 @@ CLI::Validator positive_integer() { return whole_number(1, "whole number above 0
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
 
+void add_task_options(CLI::App& command, TaskOptions& task) {
+  command.add_option("--task", task.name, "a synthetic task (see pronghorn list)");
+  command.add_option("--task-length", task.length, "tokens of a task's sequence");
+  command.add_option("--task-items", task.items, "things to remember in the task");
+  command.add_option("--task-questions", task.questions, "times that a needle is asked for");
+}
+
 void add_precision_option(CLI::App& command, Precision& precision) {
   command
       .add_option_function<std::string>(

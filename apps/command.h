@@ -12,6 +12,7 @@
 #include "decode/speculation.h"
 #include "lab/table.h"
 #include "tensor/tape.h"
+#include "train/tasks.h"
 #include "train/trainer.h"
 
 namespace pronghorn::app {
@@ -45,6 +46,9 @@ std::string kept_text(std::span<const double> shares);
 // For options that take a whole number from 1 on, and from 0 on.
 CLI::Validator positive_integer();
 CLI::Validator natural_number();
+
+// --task and its --task-length, --task-items and --task-questions.
+void add_task_options(CLI::App& command, TaskOptions& task);
 
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);

@@ -26,6 +26,11 @@ void run(CompareCommand& options) {
   options.compare.train_overrides = parse_settings(options.settings);
   options.compare.context_seconds = parse_seconds(options.context_time, "--context-time");
   if (!options.mqar.empty()) options.compare.mqar_seconds = parse_seconds(options.mqar, "--mqar");
+  const std::string& task = options.compare.task.name;
+  if (options.compare.data.empty() && (task.empty() || task_type(task).text)) {
+    throw UsageError("--data", "missing");
+  }
+  if (!task.empty() && !options.mqar.empty()) throw UsageError("--mqar", "given with --task");
   std::sort(options.compare.contexts.begin(), options.compare.contexts.end());
   const lab::CompareRun result = lab::compare(options.compare);
   if (options.json) {
@@ -54,7 +59,7 @@ void add_compare(CLI::App& app) {
   auto options = std::make_shared<CompareCommand>();
   lab::CompareOptions& compare = options->compare;
   command->add_option("configs", compare.configs, "configuration files")->required();
-  command->add_option("--data", compare.data, "text files or folders")->required();
+  command->add_option("--data", compare.data, "text files or folders");
   command->add_option("--out", compare.directory, "directory for models, results and report")
       ->required();
   add_budget_options(*command, options->budget, false);
@@ -68,6 +73,17 @@ void add_compare(CLI::App& app) {
                       "leave out contexts that would take longer to read (default 60s)");
   command->add_option("--mqar", options->mqar,
                       "also train each on associative recall for so long, and report accuracy");
+  compare.task.length = 1024;
+  add_task_options(*command, compare.task);
+  command
+      ->add_option("--task-multiples", compare.task_multiples,
+                   "lengths to judge at, as multiples of --task-length (default 1,2,4,8,16)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--task-examples", compare.task_examples,
+                   "examples to judge at each length (default 50)")
+      ->check(positive_integer());
   command->add_option("--set", options->settings,
                       "a training setting for all, KEY=VALUE (window, learning_rate, ...)");
   add_common_options(*command, *options);

@@ -49,6 +49,7 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
 
 void eval_task(const EvalOptions& options, const Model& model) {
   TaskOptions task = options.task;
+  if (task_type(task.name).text) task.text = task_text(options.data);
   if (task.vocab_size == 0) task.vocab_size = model.config().vocab_size;
   const std::unique_ptr<DataSource> source = make_task(task);
   require(source->vocab_size() <= model.config().vocab_size, "--task",
@@ -64,16 +65,21 @@ void eval_task(const EvalOptions& options, const Model& model) {
                        {"examples", options.examples},
                        {"answers", score.answers},
                        {"correct", score.correct},
+                       {"solved", score.solved},
                        {"accuracy", score.accuracy()}});
   }
-  fmt::print("{} at length {}: {} of {} answers right, {:.2f}%\n", task.name, source->length(),
-             score.correct, score.answers, 100 * score.accuracy());
+  fmt::print("{} at length {}: {} of {} answers right, {:.2f}%; {} of {} examples solved\n",
+             task.name, source->length(), score.correct, score.answers, 100 * score.accuracy(),
+             score.solved, score.examples);
 }
 
 void run(const EvalOptions& options) {
-  if (options.data.empty() == options.task.name.empty()) {
-    throw UsageError("eval", "needs either --data or --task");
+  if (options.data.empty() && options.task.name.empty()) {
+    throw UsageError("eval", "needs --data or --task");
   }
+  const bool text = options.task.name.empty() || task_type(options.task.name).text;
+  if (text && options.data.empty()) throw UsageError("--data", "missing");
+  if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
   const std::unique_ptr<Model> model = Model::load(options.model);
   if (!options.task.name.empty()) return eval_task(options, *model);
   int64_t window = options.window;
@@ -99,9 +105,7 @@ void add_eval(CLI::App& app) {
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024)")
       ->check(positive_integer());
-  command->add_option("--task", options->task.name, "a synthetic task (see pronghorn list)");
-  command->add_option("--task-length", options->task.length, "tokens of a task's sequence");
-  command->add_option("--task-items", options->task.items, "things to remember in the task");
+  add_task_options(*command, options->task);
   command->add_option("--examples", options->examples, "examples of the task")
       ->check(positive_integer());
   add_precision_option(*command, options->precision);

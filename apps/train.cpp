@@ -47,12 +47,17 @@ void train_command(const TrainOptions& options) {
   std::unique_ptr<TokenShard> shard, held_out;
   std::unique_ptr<DataSource> source;
   if (!options.task.name.empty()) {
-    if (!options.data.empty()) throw UsageError("--task", "given together with --data");
     TaskOptions task = options.task;
+    if (task_type(task.name).text) {
+      if (options.data.empty()) throw UsageError("--data", "missing");
+      task.text = task_text(options.data);
+    } else if (!options.data.empty()) {
+      throw UsageError("--task", "needs no --data");
+    }
     task.seed = options.seed;
     source = make_task(task);
-    run.data_identity =
-        fmt::format("{} {} {} {}", task.name, task.length, source->vocab_size(), task.items);
+    run.data_identity = fmt::format("{} {} {} {} {}", task.name, task.length, source->vocab_size(),
+                                    task.items, task.questions);
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {
@@ -142,11 +147,8 @@ void add_train(CLI::App& app) {
       ->check(positive_integer());
   command->add_option("--checkpoint-every", options->checkpoint_every,
                       "time between saved states (default 30s)");
-  command->add_option("--task", options->task.name,
-                      "train on a synthetic task (see pronghorn list) instead of texts");
-  command->add_option("--task-length", options->task.length, "tokens of a task's sequence");
+  add_task_options(*command, options->task);
   command->add_option("--task-vocab", options->task.vocab_size, "vocabulary of the task");
-  command->add_option("--task-items", options->task.items, "things to remember in the task");
   command->add_option("--set", options->settings,
                       "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)");
   add_common_options(*command, *options);

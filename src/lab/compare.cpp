@@ -54,10 +54,8 @@ class Comparison {
 
   CompareRun run() {
     read_entrants();
-    corpus_ = prepare_corpus(options_.data, options_.vocab_size, options_.directory / "data");
-    for (Entrant& entrant : entrants_) {
-      entrant.config.vocab_size = corpus_.tokenizer->vocab_size();
-    }
+    prepare_data();
+    for (Entrant& entrant : entrants_) entrant.config.vocab_size = run_.data.vocab_size;
     describe_run();
     const std::filesystem::path results = options_.directory / kResultsFile;
     std::vector<ArchitectureResult> earlier;
@@ -103,6 +101,29 @@ class Comparison {
     }
   }
 
+  void prepare_data() {
+    for (const auto& path : options_.data) run_.data.paths.push_back(path.string());
+    if (on_task()) {
+      task_ = options_.task;
+      task_.seed = options_.seed;
+      if (task_type(task_.name).text) task_.text = task_text(options_.data);
+      run_.data.tokenizer = fmt::format("task {}, length {}, {} questions", task_.name,
+                                        task_.length, task_.questions);
+      run_.data.vocab_size = make_task(task_)->vocab_size();
+      for (Entrant& entrant : entrants_) entrant.train.window = task_.length;
+      return;
+    }
+    corpus_ = prepare_corpus(options_.data, options_.vocab_size, options_.directory / "data");
+    run_.data.tokenizer = corpus_.tokenizer_name;
+    run_.data.vocab_size = corpus_.tokenizer->vocab_size();
+    run_.data.train_tokens = corpus_.files.train_tokens;
+    run_.data.held_out_tokens = corpus_.files.held_out_tokens;
+    run_.data.held_out_bytes = corpus_.files.held_out_bytes;
+    run_.data.gzip_bits_per_byte = gzip_bits_per_byte(corpus_.files.held_out_text);
+  }
+
+  bool on_task() const { return !options_.task.name.empty(); }
+
   void describe_run() {
     run_.title = "Pronghorn compare";
     run_.date = today();
@@ -116,13 +137,6 @@ class Comparison {
     run_.machine.peak_f32_gflops = ceilings.f32_gflops;
     run_.machine.peak_bf16_gflops = ceilings.bf16_gflops;
     run_.machine.read_gigabytes_per_second = ceilings.read_gigabytes_per_second;
-    for (const auto& path : options_.data) run_.data.paths.push_back(path.string());
-    run_.data.tokenizer = corpus_.tokenizer_name;
-    run_.data.vocab_size = corpus_.tokenizer->vocab_size();
-    run_.data.train_tokens = corpus_.files.train_tokens;
-    run_.data.held_out_tokens = corpus_.files.held_out_tokens;
-    run_.data.held_out_bytes = corpus_.files.held_out_bytes;
-    run_.data.gzip_bits_per_byte = gzip_bits_per_byte(corpus_.files.held_out_text);
     run_.budget.seconds = options_.budget.seconds;
     run_.budget.tokens = options_.budget.tokens;
   }
@@ -143,7 +157,9 @@ class Comparison {
                            {"train", write_train_config(entrant.train)},
                            {"contexts", options_.contexts},
                            {"context_seconds", options_.context_seconds},
-                           {"mqar_seconds", options_.mqar_seconds.value_or(0)}};
+                           {"mqar_seconds", options_.mqar_seconds.value_or(0)},
+                           {"task_multiples", options_.task_multiples},
+                           {"task_examples", options_.task_examples}};
     const std::string text = json.dump();
     return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
   }
@@ -160,7 +176,15 @@ class Comparison {
       result.non_embedding_parameters = model.non_embedding_parameter_count();
       spdlog::info("{}: {} parameters, pattern {}", entrant.name,
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
-      train_entrant(entrant, model, result);
+      if (on_task()) {
+        const std::unique_ptr<DataSource> source = make_task(task_);
+        train_entrant(entrant, model, *source, nullptr, result);
+        judge_on_task(entrant, model, result);
+        return result;
+      }
+      const TokenShard shard(corpus_.files.train), held_out(corpus_.files.held_out);
+      TextSource source(shard, entrant.train.window, options_.seed);
+      train_entrant(entrant, model, source, &held_out, result);
       measure_entrant(model, result);
       write_sample(model, result);
       if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
@@ -172,18 +196,17 @@ class Comparison {
     return result;
   }
 
-  void train_entrant(const Entrant& entrant, Model& model, ArchitectureResult& result) {
-    const TokenShard shard(corpus_.files.train), held_out(corpus_.files.held_out);
-    TextSource source(shard, entrant.train.window, options_.seed);
+  void train_entrant(const Entrant& entrant, Model& model, DataSource& source,
+                     const TokenShard* held_out, ArchitectureResult& result) {
     TrainRun run;
     run.config = entrant.train;
     run.budget = options_.budget;
     run.seed = options_.seed;
     run.directory = options_.directory / entrant.name;
     run.resume = true;
-    run.data_identity = corpus_.identity();
+    run.data_identity = on_task() ? run_.data.tokenizer : corpus_.identity();
     run.label = entrant.name;
-    const TrainResult trained = train(model, source, &held_out, corpus_.tokenizer.get(), run);
+    const TrainResult trained = train(model, source, held_out, corpus_.tokenizer.get(), run);
     if (trained.interrupted) interrupt();
     result.train_tokens = trained.tokens;
     result.train_seconds = trained.seconds;
@@ -200,6 +223,30 @@ class Comparison {
       result.curve.push_back(
           {line.step, line.tokens, line.seconds, line.loss, line.held_out_bits_per_byte});
     }
+  }
+
+  void judge_on_task(const Entrant& entrant, const Model& model, ArchitectureResult& result) {
+    const std::vector<std::string>& parts = task_type(task_.name).parts;
+    int64_t total = 0;
+    for (const int64_t multiple : options_.task_multiples) total += multiple * task_.length;
+    total *= static_cast<int64_t>(parts.size()) * options_.task_examples;
+    Progress progress(entrant.name + " " + task_.name, static_cast<double>(total), "tokens");
+    double before = 0;
+    for (const std::string& part : parts) {
+      for (const int64_t multiple : options_.task_multiples) {
+        TaskOptions task = task_;
+        task.name = part;
+        task.length = multiple * task_.length;
+        task.questions = 1;
+        const std::unique_ptr<DataSource> source = make_task(task);
+        const TaskScore score =
+            evaluate_task(model, entrant.train.precision, *source, options_.task_examples,
+                          [&](double done) { progress.update(before + done); });
+        before += static_cast<double>(options_.task_examples * task.length);
+        result.tasks.push_back({part, task.length, score.solved_share()});
+      }
+    }
+    progress.finish();
   }
 
   void measure_entrant(const Model& model, ArchitectureResult& result) {
@@ -276,7 +323,8 @@ class Comparison {
 
   const CompareOptions& options_;
   std::vector<Entrant> entrants_;
-  Corpus corpus_;
+  Corpus corpus_;     // of a comparison on text
+  TaskOptions task_;  // of one on a task
   CompareRun run_;
   bool interrupted_ = false;
 };

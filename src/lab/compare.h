@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lab/results.h"
+#include "train/tasks.h"
 #include "train/train_config.h"
 #include "train/trainer.h"
 
@@ -23,10 +24,15 @@ struct CompareOptions {
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
   double context_seconds = 60;         // longest prompt measurement
   std::optional<double> mqar_seconds;  // train on MQAR too, for so long each
-  nlohmann::json train_overrides;      // keys of a "train" object that win over the configurations'
+  // With a name: train on this task instead of text, at its length, and judge each of its parts at
+  // task_multiples of that length. Its text, if it needs one, is the data.
+  TaskOptions task;
+  std::vector<int64_t> task_multiples = {1, 2, 4, 8, 16};
+  int64_t task_examples = 50;      // of each part at each length
+  nlohmann::json train_overrides;  // keys of a "train" object that win over the configurations'
 };
 
-// Runs the comparison in `directory`:
+// Trains and judges architectures on text, or on a synthetic task. Runs in `directory`:
 //   data/           tokenizer and token shards
 //   NAME/           the training run of each architecture, its model at the end
 //   results.json    after each architecture; an interrupted comparison continues from it

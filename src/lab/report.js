@@ -150,10 +150,10 @@ function logAxis(title, format, range) {
   });
 }
 
-function contextAxis(contexts) {
+function contextAxis(contexts, title = 'context in tokens') {
   const room = 1.25;
   return Object.assign(
-    axis('context in tokens', context, contexts[0] / room, contexts[contexts.length - 1] * room), {
+    axis(title, context, contexts[0] / room, contexts[contexts.length - 1] * room), {
       type: 'logarithmic',
       afterBuildTicks: scale => { scale.ticks = contexts.map(value => ({value})); },
     });
@@ -244,6 +244,38 @@ function drawContexts() {
   chart('state-context', 'state_bytes', 'state bytes of a sequence', bytes, '');
 }
 
+// A chart for each task, made once: accuracy by length.
+function drawTasks() {
+  const group = document.getElementById('task-charts');
+  const tasks = [...new Set(architectures.flatMap(a => a.tasks.map(p => p.task)))];
+  tasks.forEach((task, index) => {
+    const id = 'task-' + index;
+    if (!document.getElementById(id)) {
+      const figure = document.createElement('figure');
+      figure.className = 'chart';
+      figure.id = id;
+      const caption = document.createElement('figcaption');
+      const hint = document.createElement('small');
+      hint.textContent = 'share of the examples solved; higher is better';
+      caption.append(task + ' by length ', hint);
+      const box = document.createElement('div');
+      box.className = 'canvas';
+      const canvas = document.createElement('canvas');
+      canvas.setAttribute('role', 'img');
+      canvas.setAttribute('aria-label', task + ' solved against length');
+      box.append(canvas);
+      figure.append(caption, box);
+      group.append(figure);
+    }
+    const points = architectures.map(a => a.tasks.filter(p => p.task === task && p.length > 0)
+      .map(p => ({x: p.length, y: 100 * p.accuracy})).sort((p, q) => p.x - q.x));
+    const lengths = [...new Set(points.flat().map(p => p.x))].sort((p, q) => p - q);
+    draw(id, 'line', points.map((list, i) => series(i, list, {pointRadius: 4})),
+      () => ({x: contextAxis(lengths, 'length in tokens'), y: axis('solved, %', String, -2, 102)}),
+      (name, p) => name + ' at ' + context(p.x) + ': ' + p.y.toFixed(1) + '%');
+  });
+}
+
 function drawScatters() {
   const chart = (id, speed, title) => {
     const points = architectures.map(a => {
@@ -286,6 +318,7 @@ function drawAll() {
   Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   drawCurves();
   drawContexts();
+  drawTasks();
   drawScatters();
   // A heading without charts under it goes too.
   for (const group of document.querySelectorAll('.charts')) {

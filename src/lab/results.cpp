@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view kFormat = "pronghorn-compare-1";
+constexpr std::string_view kFormat = "pronghorn-compare-2";
 
 // T, const or not: one list of fields serves writing and reading.
 template <typename T, typename U>
@@ -67,6 +67,13 @@ void fields(const Io& io, T& value) {
   io("state_bytes", value.state_bytes);
 }
 
+template <typename Io, Like<TaskPoint> T>
+void fields(const Io& io, T& value) {
+  io("task", value.task);
+  io("length", value.length);
+  io("accuracy", value.accuracy);
+}
+
 template <typename Io, Like<ArchitectureResult> T>
 void fields(const Io& io, T& value) {
   io("name", value.name);
@@ -85,6 +92,7 @@ void fields(const Io& io, T& value) {
   io("curve", value.curve);
   io("inference", value.inference);
   io("mqar_accuracy", value.mqar_accuracy);
+  io("tasks", value.tasks);
   io("sample", value.sample);
   io("failure", value.failure);
 }
@@ -278,6 +286,29 @@ const InferencePoint* inference_at(const ArchitectureResult& result, int64_t con
       std::find_if(result.inference.begin(), result.inference.end(),
                    [context](const InferencePoint& point) { return point.context == context; });
   return found == result.inference.end() ? nullptr : &*found;
+}
+
+std::vector<TaskLengths> measured_tasks(const CompareRun& run) {
+  std::vector<TaskLengths> result;
+  for (const ArchitectureResult& a : run.architectures) {
+    for (const TaskPoint& point : a.tasks) {
+      auto found = std::find_if(result.begin(), result.end(),
+                                [&](const TaskLengths& known) { return known.task == point.task; });
+      if (found == result.end()) found = result.insert(result.end(), {point.task, {}});
+      std::vector<int64_t>& lengths = found->lengths;
+      const auto place = std::lower_bound(lengths.begin(), lengths.end(), point.length);
+      if (place == lengths.end() || *place != point.length) lengths.insert(place, point.length);
+    }
+  }
+  return result;
+}
+
+std::optional<double> task_accuracy(const ArchitectureResult& result, const std::string& task,
+                                    int64_t length) {
+  for (const TaskPoint& point : result.tasks) {
+    if (point.task == task && point.length == length) return point.accuracy;
+  }
+  return {};
 }
 
 }  // namespace pronghorn::lab

@@ -66,6 +66,15 @@ struct InferencePoint {
   bool operator==(const InferencePoint&) const = default;
 };
 
+// How well a synthetic task is solved at a length, trained at one of the lengths.
+struct TaskPoint {
+  std::string task;
+  int64_t length = 0;
+  double accuracy = 0;  // share of the examples whose answers are all right, 0 to 1
+
+  bool operator==(const TaskPoint&) const = default;
+};
+
 // One row of the comparison. What was not measured, or not reached before a failure, is absent.
 struct ArchitectureResult {
   std::string name;
@@ -84,6 +93,7 @@ struct ArchitectureResult {
   std::vector<CurvePoint> curve;
   std::vector<InferencePoint> inference;  // by context; a context may be missing
   std::optional<double> mqar_accuracy;    // 0 to 1
+  std::vector<TaskPoint> tasks;           // of a comparison on a task; by task, then length
   std::string sample;                     // generated text; any bytes
   std::optional<std::string> failure;     // why this architecture has no or partial results
 
@@ -127,5 +137,15 @@ CompareRun load_run(const std::filesystem::path& path);
 std::vector<int64_t> measured_contexts(const CompareRun& run);
 // The point of an architecture at a context, or nullptr.
 const InferencePoint* inference_at(const ArchitectureResult& result, int64_t context);
+
+// A task of a comparison and the lengths that any architecture was judged at, ascending.
+struct TaskLengths {
+  std::string task;
+  std::vector<int64_t> lengths;
+};
+std::vector<TaskLengths> measured_tasks(const CompareRun& run);
+// The accuracy of an architecture, or none.
+std::optional<double> task_accuracy(const ArchitectureResult& result, const std::string& task,
+                                    int64_t length);
 
 }  // namespace pronghorn::lab

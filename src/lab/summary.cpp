@@ -186,6 +186,14 @@ std::vector<Finding> find_winners(const CompareRun& run) {
                           false, format_bytes, "");
   findings.add("Recall (MQAR)", "recalls best",
                {[](const Result& a) { return a.mqar_accuracy; }, true, format_recall}, "", false);
+  for (const TaskLengths& task : measured_tasks(run)) {
+    const int64_t longest = task.lengths.back();
+    findings.add(fmt::format("{} at {}", task.task, format_context(longest)),
+                 fmt::format("solves {} best", task.task),
+                 {[&, longest](const Result& a) { return task_accuracy(a, task.task, longest); },
+                  true, format_recall},
+                 "", false);
+  }
   return std::move(findings.list);
 }
 

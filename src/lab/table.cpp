@@ -193,14 +193,16 @@ Table quality_table(const CompareRun& run) {
     return std::any_of(run.architectures.begin(), run.architectures.end(),
                        [member](const ArchitectureResult& a) { return (a.*member).has_value(); });
   };
+  const bool quality =
+      given(&ArchitectureResult::held_out_bits_per_byte) || measured_tasks(run).empty();
   const bool peak = given(&ArchitectureResult::train_fraction_of_peak);
   const bool recall = given(&ArchitectureResult::mqar_accuracy);
   std::vector<Column> columns{
       {"architecture", Align::kLeft},
       {"parameters"},
-      {"held-out bits/byte", Align::kRight, Best::kLowest},
-      {"tokens/s", Align::kRight, Best::kHighest, "training"},
   };
+  if (quality) columns.push_back({"held-out bits/byte", Align::kRight, Best::kLowest});
+  columns.push_back({"tokens/s", Align::kRight, Best::kHighest, "training"});
   if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest, "training"});
   columns.push_back({"memory", Align::kRight, Best::kLowest, "training"});
   if (recall) columns.push_back({"MQAR recall", Align::kRight, Best::kHighest});
@@ -208,9 +210,9 @@ Table quality_table(const CompareRun& run) {
   for (const ArchitectureResult& a : run.architectures) {
     const double parameters = static_cast<double>(a.parameters);
     std::vector<Cell> cells{name_cell(a),
-                            a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell(),
-                            number_cell(a.held_out_bits_per_byte, format_bits),
-                            number_cell(a.train_tokens_per_second, format_count)};
+                            a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell()};
+    if (quality) cells.push_back(number_cell(a.held_out_bits_per_byte, format_bits));
+    cells.push_back(number_cell(a.train_tokens_per_second, format_count));
     if (peak) cells.push_back(number_cell(a.train_fraction_of_peak, format_percent));
     cells.push_back(number_cell(as_double(a.peak_training_bytes), format_bytes));
     if (recall) cells.push_back(number_cell(a.mqar_accuracy, format_recall));
@@ -251,6 +253,27 @@ Table context_table(const CompareRun& run, std::string title,
   return table;
 }
 
+// One column a length for each task.
+Table task_table(const CompareRun& run, const std::vector<TaskLengths>& tasks) {
+  std::vector<Column> columns{{"architecture", Align::kLeft}};
+  for (const TaskLengths& task : tasks) {
+    for (const int64_t length : task.lengths) {
+      columns.push_back({format_context(length), Align::kRight, Best::kHighest, task.task});
+    }
+  }
+  Table table(std::move(columns), "Examples solved by length");
+  for (const ArchitectureResult& a : run.architectures) {
+    std::vector<Cell> cells{name_cell(a)};
+    for (const TaskLengths& task : tasks) {
+      for (const int64_t length : task.lengths) {
+        cells.push_back(number_cell(task_accuracy(a, task.task, length), format_recall));
+      }
+    }
+    table.add_row(std::move(cells));
+  }
+  return table;
+}
+
 Table joined(const std::vector<Table>& tables) {
   std::vector<Column> columns = tables.front().columns();
   std::vector<std::vector<Cell>> rows = tables.front().rows();
@@ -270,6 +293,8 @@ Table joined(const std::vector<Table>& tables) {
 
 std::vector<Table> comparison_tables(const CompareRun& run) {
   std::vector<Table> tables{quality_table(run)};
+  const std::vector<TaskLengths> tasks = measured_tasks(run);
+  if (!tasks.empty()) tables.push_back(task_table(run, tasks));
   if (measured_contexts(run).empty()) return tables;
   tables.push_back(context_table(
       run, "Inference speed by context",

@@ -70,13 +70,13 @@ class Table {
   std::vector<std::vector<Cell>> rows_;
 };
 
-// The three tables of a comparison, one row an architecture in the order of the run: quality and
-// training; prompt and decode speed by context; state by context. The last two are left out if
-// nothing was measured.
+// The tables of a comparison, one row an architecture in the order of the run: quality and
+// training; accuracy of synthetic tasks by length; prompt and decode speed by context; state by
+// context. All but the first are left out if nothing was measured.
 std::vector<Table> comparison_tables(const CompareRun& run);
 
-// The comparison for a terminal: one table if it fits in max_width columns, else three of the same
-// rows; then gzip's bits per byte and what failed.
+// The comparison for a terminal: one table if it fits in max_width columns, else several of the
+// same rows; then gzip's bits per byte and what failed.
 std::string compare_table(const CompareRun& run, bool bold = false, size_t max_width = 120);
 
 }  // namespace pronghorn::lab

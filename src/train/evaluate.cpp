@@ -103,10 +103,17 @@ TaskScore evaluate_task(const Model& model, Precision precision, DataSource& tas
                 std::span(targets).subspan(at, static_cast<size_t>(length)));
     }
     const Tensor hidden = model.forward(context, fresh_segments(tokens, length));
-    const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
-    score.answers += result.count;
-    score.correct += result.correct;
-    score.nll += result.nll;
+    for (int64_t i = 0; i < count; ++i) {
+      const CrossEntropy result = linear_cross_entropy(
+          context, hidden.row_slice(i * length, length), model.head(),
+          std::span(targets).subspan(static_cast<size_t>(i * length), static_cast<size_t>(length)),
+          1, 0);
+      score.answers += result.count;
+      score.correct += result.correct;
+      score.solved += result.correct == result.count ? 1 : 0;
+      score.nll += result.nll;
+    }
+    score.examples += count;
     if (progress) progress(static_cast<double>((first + count) * length));
   }
   return score;

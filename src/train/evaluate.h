@@ -35,7 +35,12 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
 struct TaskScore {
   int64_t answers = 0;
   int64_t correct = 0;
+  int64_t examples = 0;
+  int64_t solved = 0;  // examples whose answers are all correct
   double nll = 0;
+  double solved_share() const {
+    return examples == 0 ? 0 : static_cast<double>(solved) / static_cast<double>(examples);
+  }
   double accuracy() const {
     return answers == 0 ? 0 : static_cast<double>(correct) / static_cast<double>(answers);
   }

@@ -1,11 +1,13 @@
 #include "train/tasks.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 
 #include "base/error.h"
 #include "base/random.h"
+#include "train/text_source.h"
 
 namespace pronghorn {
 namespace {
@@ -181,42 +183,108 @@ class Mqar final : public TaskSource {
   }
 };
 
-// A needle in filler (after RULER, arXiv 2404.06654): a repeated filler phrase, somewhere in it a
-// mark and `items` digits; at the end the mark again, and the digits are due one after another.
-// Token 0 is the mark, 1 to 10 are digits, the others filler.
+// What a needle is, and what it lies in.
+struct Haystack {
+  int64_t items;     // characters of the needle
+  int64_t alphabet;  // of which each is one
+  int64_t filler;    // tokens from the first of the filler to the vocabulary's default end
+  bool text;         // the filler is text, a token a byte; otherwise a phrase over and over
+};
+
+// A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
+// the end the mark again, and the characters are due one after another. With more than one question
+// the others stand at random places between, each answered too: more to learn from in a sequence.
+// Token 0 is the mark, then come the characters, then the filler.
+template <const Haystack& kHaystack>
 class Needle final : public TaskSource {
  public:
   using TaskSource::TaskSource;
 
   static void complete(TaskOptions& options) {
-    if (options.vocab_size == 0) options.vocab_size = 64;
-    if (options.items == 0) options.items = 5;
-    require(options.vocab_size >= 12, "needle", "needs a vocabulary of at least 12");
-    require(options.length >= 2 * options.items + 3, "needle", "length {} is too short",
-            options.length);
+    const int64_t least = kFiller + (kHaystack.text ? kHaystack.filler : 1);
+    if (options.vocab_size == 0) options.vocab_size = kFiller + kHaystack.filler;
+    if (options.items == 0) options.items = kHaystack.items;
+    require(options.vocab_size >= least, options.name, "needs a vocabulary of at least {}", least);
+    require(options.questions >= 1 && options.questions <= options.length, options.name,
+            "{} questions are out of range", options.questions);
+    require(options.length >= (options.questions + 1) * (options.items + 1) + 1, options.name,
+            "length {} is too short for {} question(s) of {}", options.length, options.questions,
+            options.items);
+    if (!kHaystack.text) return;
+    if (options.text == nullptr || options.text->empty()) {
+      throw Error(options.name, "needs a text to hide needles in", "give one with --data");
+    }
   }
 
  protected:
   void example(Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
-    constexpr int64_t kPhrase = 8;
-    const int64_t items = options_.items;
-    std::vector<int32_t> phrase(kPhrase);
-    for (int32_t& token : phrase) token = draw(random, 11, options_.vocab_size);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = phrase[i % phrase.size()];
-    const int64_t question = options_.length - items;
-    auto place = static_cast<size_t>(draw(random, 0, question - items - 1));
-    tokens[place] = 0;
-    tokens[static_cast<size_t>(question)] = 0;
-    for (int64_t i = 0; i < items; ++i) {
-      const int32_t digit = draw(random, 1, 11);
-      tokens[++place] = digit;
-      const auto row = static_cast<size_t>(question + i);
-      targets[row] = digit;
-      if (i + 1 < items) tokens[row + 1] = digit;
+    fill(random, tokens);
+    const int64_t block = options_.items + 1;  // a mark and the characters
+    const int64_t last = options_.length - options_.items;
+    // The needle and all questions but the last: places of a shorter sequence in which each is one.
+    std::vector<int64_t> starts =
+        places(random, options_.questions, last - 1 - options_.questions * (block - 1));
+    for (size_t i = 0; i < starts.size(); ++i) starts[i] += static_cast<int64_t>(i) * (block - 1);
+    starts.push_back(last);
+    std::vector<int32_t> needle(static_cast<size_t>(options_.items));
+    for (int32_t& character : needle) character = draw(random, 1, kFiller);
+    for (size_t i = 0; i < starts.size(); ++i) {
+      const auto start = static_cast<size_t>(starts[i]);
+      tokens[start] = 0;
+      for (size_t c = 0; c < needle.size(); ++c) {
+        if (i > 0) targets[start + c] = needle[c];
+        if (start + c + 1 < tokens.size()) tokens[start + c + 1] = needle[c];
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kFiller = 1 + kHaystack.alphabet;
+
+  void fill(Random& random, std::span<int32_t> tokens) const {
+    if constexpr (kHaystack.text) {
+      const std::string& text = *options_.text;
+      const size_t begin = random.below(text.size());
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        const char character = text[(begin + i) % text.size()];
+        tokens[i] = static_cast<int32_t>(kFiller) + static_cast<unsigned char>(character);
+      }
+    } else {
+      std::array<int32_t, 8> phrase;
+      for (int32_t& token : phrase) token = draw(random, kFiller, options_.vocab_size);
+      for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = phrase[i % phrase.size()];
     }
   }
 };
+
+constexpr Haystack kNeedle{5, 10, 53, false};
+// One vocabulary for the three, so that one model learns them together.
+constexpr Haystack kPasskey{5, 16, 256, false}, kNumber{7, 16, 256, true}, kKey{16, 16, 256, true};
+
+// Examples of several tasks in turn.
+class Mixture final : public DataSource {
+ public:
+  explicit Mixture(std::vector<std::unique_ptr<DataSource>> parts) : parts_(std::move(parts)) {}
+  int64_t length() const override { return parts_.front()->length(); }
+  int64_t vocab_size() const override { return parts_.front()->vocab_size(); }
+  void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) override {
+    parts_[index % parts_.size()]->fill(index, tokens, targets);
+  }
+
+ private:
+  std::vector<std::unique_ptr<DataSource>> parts_;
+};
+
+std::unique_ptr<DataSource> make_mixture(TaskOptions options) {
+  std::vector<std::unique_ptr<DataSource>> parts;
+  for (const std::string& name : task_type(options.name).parts) {
+    TaskOptions part = options;
+    part.name = name;
+    parts.push_back(make_task(std::move(part)));
+  }
+  return std::make_unique<Mixture>(std::move(parts));
+}
 
 template <typename Task>
 std::unique_ptr<DataSource> make(TaskOptions options) {
@@ -227,14 +295,66 @@ std::unique_ptr<DataSource> make(TaskOptions options) {
 }  // namespace
 
 const std::vector<TaskType>& task_types() {
-  static const std::vector<TaskType> types = {
-      {"selective_copying", "copy scattered data tokens, in order, skipping noise",
-       "arXiv 2312.00752", make<SelectiveCopying>},
-      {"induction_heads", "recall the token that followed a mark", "arXiv 2312.00752",
-       make<InductionHeads>},
-      {"mqar", "recall the values of several keys", "arXiv 2312.04927", make<Mqar>},
-      {"needle", "recall digits hidden in repeated filler", "arXiv 2404.06654", make<Needle>}};
+  constexpr const char *kMamba = "arXiv 2312.00752", *kZoology = "arXiv 2312.04927",
+                       *kRuler = "arXiv 2404.06654";
+  static const std::vector<TaskType> types = [] {
+    std::vector<TaskType> list = {
+        {"selective_copying",
+         "copy scattered data tokens, in order, skipping noise",
+         kMamba,
+         {},
+         false,
+         make<SelectiveCopying>},
+        {"induction_heads",
+         "recall the token that followed a mark",
+         kMamba,
+         {},
+         false,
+         make<InductionHeads>},
+        {"mqar", "recall the values of several keys", kZoology, {}, false, make<Mqar>},
+        {"needle",
+         "recall digits hidden in repeated filler",
+         kRuler,
+         {},
+         false,
+         make<Needle<kNeedle>>},
+        {"niah_passkey",
+         "recall a short key hidden in repeated filler",
+         kRuler,
+         {},
+         false,
+         make<Needle<kPasskey>>},
+        {"niah_number", "recall a number hidden in text", kRuler, {}, true, make<Needle<kNumber>>},
+        {"niah_key", "recall a long key hidden in text", kRuler, {}, true, make<Needle<kKey>>},
+        {"niah",
+         "the three needles in a haystack, in turn",
+         kRuler,
+         {"niah_passkey", "niah_number", "niah_key"},
+         true,
+         make_mixture}};
+    for (TaskType& type : list) {
+      if (type.parts.empty()) type.parts = {type.name};
+    }
+    return list;
+  }();
   return types;
+}
+
+const TaskType& task_type(const std::string& name) {
+  std::vector<std::string> names;
+  for (const TaskType& type : task_types()) {
+    if (type.name == name) return type;
+    names.push_back(type.name);
+  }
+  throw Error("task", fmt::format("unknown task '{}'", name),
+              fmt::format("choose from {}", fmt::join(names, ", ")));
+}
+
+std::shared_ptr<const std::string> task_text(const std::vector<std::filesystem::path>& paths) {
+  constexpr int64_t kBytes = int64_t{16} << 20;
+  auto text = std::make_shared<std::string>();
+  for (const std::string& document : read_documents(paths, kBytes)) *text += document;
+  return text;
 }
 
 std::unique_ptr<DataSource> make_task(TaskOptions options) {
@@ -244,13 +364,8 @@ std::unique_ptr<DataSource> make_task(TaskOptions options) {
           "vocabulary {} is out of range", options.vocab_size);
   require(options.items >= 0 && options.items <= options.length, "task",
           "{} items are out of range for a length of {}", options.items, options.length);
-  for (const TaskType& type : task_types()) {
-    if (type.name == options.name) return type.make(std::move(options));
-  }
-  std::vector<std::string> names;
-  for (const TaskType& type : task_types()) names.push_back(type.name);
-  throw Error("task", fmt::format("unknown task '{}'", options.name),
-              fmt::format("choose from {}", fmt::join(names, ", ")));
+  const TaskType& type = task_type(options.name);
+  return type.make(std::move(options));
 }
 
 }  // namespace pronghorn

@@ -49,6 +49,32 @@ TEST_F(CliTest, CompareFromEndToEnd) {
               HasSubstr("other data, budget or seed"));
 }
 
+TEST_F(CliTest, CompareOnATask) {
+  const std::vector<std::string> command = {
+      "compare", "tiny.json",        "llama.json", "--task",
+      "niah",    "--data",           "text.txt",   "--out",
+      "out",     "--tokens",         "2048",       "--task-length",
+      "64",      "--task-questions", "2",          "--task-multiples",
+      "1,4",     "--task-examples",  "3"};
+  const auto run = json_of(command);
+  ASSERT_EQ(run["architectures"].size(), 2u);
+  for (const auto& architecture : run["architectures"]) {
+    EXPECT_TRUE(architecture["failure"].is_null());
+    EXPECT_TRUE(architecture["held_out_bits_per_byte"].is_null());
+    ASSERT_EQ(architecture["tasks"].size(), 6u);  // three needles at two lengths
+    EXPECT_EQ(architecture["tasks"][5]["task"], "niah_key");
+    EXPECT_EQ(architecture["tasks"][5]["length"], 256);
+  }
+  EXPECT_EQ(run["data"]["vocab_size"], 273);
+  // A second call finds all done, and prints a table with a column a needle and length.
+  const std::string table = output_of(command);
+  EXPECT_THAT(table, AllOf(HasSubstr("niah_number"), HasSubstr("256"), HasSubstr("report.html")));
+  EXPECT_EQ(table.find("held-out"), table.npos);
+  EXPECT_THAT(
+      failure_of(2, {"compare", "tiny.json", "--task", "niah", "--out", "o", "--tokens", "9"}),
+      HasSubstr("--data"));
+}
+
 TEST_F(CliTest, CompareGoesOnAfterAFailure) {
   auto hopeless = config("2a");
   hopeless["train"]["window"] = 1 << 20;  // more than the text has

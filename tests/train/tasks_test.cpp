@@ -32,12 +32,15 @@ Example example_of(DataSource& source, uint64_t index) {
 
 TaskOptions options_of(const std::string& name, int64_t length, int64_t items = 0,
                        int64_t vocab_size = 0, uint64_t seed = 3) {
-  TaskOptions options;
-  options.name = name;
-  options.length = length;
-  options.items = items;
-  options.vocab_size = vocab_size;
-  options.seed = seed;
+  TaskOptions options = testing_train::tiny_task(name, length, vocab_size, items, seed);
+  static const auto text = std::make_shared<const std::string>(testing_train::tiny_text());
+  options.text = text;
+  return options;
+}
+
+TaskOptions needle_of(const std::string& name, int64_t length, int64_t questions) {
+  TaskOptions options = options_of(name, length);
+  options.questions = questions;
   return options;
 }
 
@@ -200,6 +203,64 @@ TEST(Tasks, NeedleAsksForTheDigitsAfterTheMark) {
                  EXPECT_TRUE(tokens[place] > 10 || tokens[place] == 0);
                  EXPECT_GE(example.targets.back(), 0);
                });
+}
+
+TEST(Tasks, EveryQuestionAsksForTheNeedleAgain) {
+  for_examples({needle_of("needle", 64, 3), needle_of("niah_passkey", 64, 4),
+                needle_of("niah_number", 256, 8), needle_of("niah_key", 87, 4),
+                needle_of("niah_key", 35, 1)},
+               [](const Example& example, const DataSource& source) {
+                 const auto& tokens = example.tokens;
+                 const int32_t characters = source.vocab_size() == 64 ? 10 : 16;
+                 std::vector<std::vector<int32_t>> runs;  // what follows each mark
+                 std::vector<bool> asked;
+                 for (size_t t = 0; t < tokens.size(); ++t) {
+                   if (tokens[t] == 0) {
+                     runs.emplace_back();
+                     asked.push_back(example.targets[t] >= 0);
+                   } else if (tokens[t] <= characters) {
+                     ASSERT_FALSE(runs.empty());
+                     runs.back().push_back(tokens[t]);
+                   }
+                   if (example.targets[t] < 0) continue;
+                   EXPECT_EQ(example.targets[t], runs.front().at(runs.back().size()));
+                 }
+                 ASSERT_GE(runs.size(), 2u);
+                 EXPECT_FALSE(asked.front());
+                 EXPECT_EQ(std::count(asked.begin(), asked.end(), true),
+                           static_cast<int64_t>(runs.size()) - 1);
+                 // The last question's last character is due and not shown.
+                 for (size_t i = 1; i + 1 < runs.size(); ++i) EXPECT_EQ(runs[i], runs.front());
+                 EXPECT_EQ(runs.back().size() + 1, runs.front().size());
+                 EXPECT_EQ(example.targets.back(), runs.front().back());
+               });
+}
+
+TEST(Tasks, NumbersAndKeysAreHiddenInTheText) {
+  for (const char* name : {"niah_number", "niah_key"}) {
+    TaskOptions options = options_of(name, 128);
+    const Example example = example_of(*make_task(options), 0);
+    std::string filler;
+    for (const int32_t token : example.tokens) {
+      filler += token > 16 ? static_cast<char>(token - 17) : '.';
+    }
+    const size_t mark = filler.find("....");
+    ASSERT_NE(mark, filler.npos);
+    EXPECT_THAT(*options.text + *options.text, HasSubstr(filler.substr(0, mark)));
+    options.text = nullptr;
+    EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("--data"));
+  }
+}
+
+TEST(Tasks, TheFamilyTakesItsPartsInTurn) {
+  const auto family = make_task(needle_of("niah", 128, 2));
+  const std::vector<std::string>& parts = task_type("niah").parts;
+  ASSERT_EQ(parts.size(), 3u);
+  for (uint64_t index = 0; index < 9; ++index) {
+    const auto part = make_task(needle_of(parts[index % 3], 128, 2));
+    EXPECT_EQ(part->vocab_size(), family->vocab_size());
+    EXPECT_EQ(example_of(*family, index), example_of(*part, index));
+  }
 }
 
 TEST(Tasks, RefusesHostileSizes) {

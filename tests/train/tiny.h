@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "model/config.h"
+#include "train/tasks.h"
 #include "train/token_shards.h"
 
 namespace pronghorn::testing_train {
@@ -51,6 +52,17 @@ class Folder {
  private:
   std::filesystem::path path_;
 };
+
+inline TaskOptions tiny_task(std::string name, int64_t length, int64_t vocab_size = 0,
+                             int64_t items = 0, uint64_t seed = 1) {
+  TaskOptions options;
+  options.name = std::move(name);
+  options.length = length;
+  options.vocab_size = vocab_size;
+  options.items = items;
+  options.seed = seed;
+  return options;
+}
 
 // About `bytes` of text with something to learn in it: numbered lines of a few words.
 inline std::string tiny_text(size_t bytes = 20000) {

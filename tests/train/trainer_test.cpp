@@ -25,6 +25,7 @@ using testing::HasSubstr;
 using testing_train::error_of;
 using testing_train::Folder;
 using testing_train::tiny_config;
+using testing_train::tiny_task;
 using testing_train::tiny_text;
 
 class Quiet : public testing::Environment {
@@ -278,7 +279,7 @@ std::vector<float> gradients_of(const Model& model, TrainConfig config, DataSour
 TEST_F(TrainerTest, MicroBatchesGiveTheSameGradient) {
   const Model model(tiny_config("a m s g"), 1);
   TextSource text(*shard_, 32, 3);
-  const auto task = make_task({"mqar", 32, 64, 2, 1});  // few targets, unevenly spread
+  const auto task = make_task(tiny_task("mqar", 32, 64, 2));  // few targets, unevenly spread
   for (DataSource* source : {static_cast<DataSource*>(&text), task.get()}) {
     TrainConfig config = tiny_train();
     const std::vector<float> whole = gradients_of(model, config, *source);
@@ -496,7 +497,7 @@ TEST_F(TrainerTest, TrainsOnATask) {
         return config;
       }(),
       1);
-  const auto task = make_task({"induction_heads", 16, 0, 0, 1});
+  const auto task = make_task(tiny_task("induction_heads", 16));
   TrainRun run = run_of("run", 5);
   const TrainResult result = train(model, *task, nullptr, nullptr, run);
   ASSERT_TRUE(result.accuracy.has_value());
