@@ -7,6 +7,7 @@
 #include "command.h"
 #include "formats/tokenizer.h"
 #include "lab/importance.h"
+#include "lab/surprise.h"
 #include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
@@ -65,12 +66,51 @@ nlohmann::json to_json(std::span<const SpanCost> spans, const SequenceState* sta
   return json;
 }
 
-// Reads a text and shows how deep each of its tokens went.
+// "16 heads of 64 -> 128 -> 64 in 4 layers, 2.1 MB with their momentum"
+std::string memories_text(const std::vector<LearningMemory>& memories) {
+  int64_t numbers = 0;
+  for (const LearningMemory& memory : memories) numbers += test_time_memory_size(memory.options);
+  const TestTimeMemoryOptions& first = memories.front().options;
+  std::string sizes = std::to_string(first.head_dim);
+  for (int64_t layer = 1; layer < first.depth; ++layer) {
+    sizes += fmt::format(" -> {}", first.hidden_dim);
+  }
+  return fmt::format("{} layers, each {} heads of {} -> {}: {} that learn while reading",
+                     memories.size(), first.heads, sizes, first.head_dim,
+                     format_bytes(static_cast<double>(numbers) * 4));
+}
+
+// Reads a text and shows how surprised the model's memories were by each of its tokens.
+void inspect_surprise(const InspectOptions& options, const Model& model) {
+  const std::vector<lab::TokenSurprise> tokens =
+      lab::read_surprise(model, *load_tokenizer(options.model), read_file(options.text));
+  lab::TokenView view = lab::surprise_view(tokens);
+  view.title = options.text.filename().string();
+  view.facts = {
+      fmt::format("Read by {}, pattern {}", options.model.string(), model.config().pattern),
+      "Memories: " + memories_text(model.memories())};
+  if (!options.html.empty()) write_file(options.html, lab::html_page(view));
+  if (options.json) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const lab::TokenSurprise& token : tokens) {
+      list.push_back({{"id", token.id}, {"surprise", token.mean()}, {"memories", token.memories}});
+    }
+    return print_json({{"tokens", tokens.size()}, {"surprise", list}});
+  }
+  fmt::print("{}\n", lab::terminal_text(view, lab::terminal_shows_bold(1)));
+  fmt::print("memories  {}\n", memories_text(model.memories()));
+  if (!options.html.empty()) fmt::print("page      {}\n", options.html.string());
+}
+
+// Reads a text and shows how deep each of its tokens went, or how surprising it was.
 void inspect_text(const InspectOptions& options) {
   const std::unique_ptr<Model> model = Model::load(options.model);
-  require(model->config().span_count() > 0, options.model.string(),
-          "has no subsampled span, so all tokens reach all layers (--text shows what a model with "
-          "parentheses in its pattern keeps)");
+  if (model->config().span_count() == 0) {
+    require(!model->memories().empty(), options.model.string(),
+            "has no subsampled span and no memory that learns while it reads (--text shows what "
+            "such models make of each token)");
+    return inspect_surprise(options, *model);
+  }
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   const lab::ReadText read = lab::read_importance(*model, *tokenizer, read_file(options.text));
   const std::vector<SpanCost> spans = model->span_costs(static_cast<double>(read.state.length()),
@@ -150,6 +190,8 @@ void inspect(const InspectOptions& options) {
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())),
              format_bytes(static_cast<double>(parameters) * 4));
+  const std::vector<LearningMemory> memories = model.memories();
+  if (!memories.empty()) fmt::print("memories    {}\n", memories_text(memories));
   fmt::print("written as  {}\n\n", family_for(config).model_type);
   print_table(contexts);
   if (config.span_count() == 0) return;
@@ -170,8 +212,10 @@ void add_inspect(CLI::App& app) {
   command->add_option("--contexts", options->contexts, "contexts to look at")
       ->delimiter(',')
       ->check(positive_integer());
-  command->add_option("--text", options->text,
-                      "read this file and show how deep into the model each token went");
+  command->add_option(
+      "--text", options->text,
+      "read this file and show how deep into a subsampled model each token went, or "
+      "how surprised a model with a memory that learns was by it");
   command->add_option("--html", options->html, "with --text: write the same as a page");
   add_common_options(*command, *options);
   command->callback([options] { inspect(*options); });

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "formats/json.h"
 #include "layers/parameters.h"
+#include "ops/test_time_memory.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 
@@ -19,6 +21,12 @@ namespace pronghorn {
 struct TokenCost {
   double matmul = 0;    // products with weights
   double sequence = 0;  // the sequence operator itself, at a given context
+};
+
+// A network in a layer that learns while a sequence is read, and the journal that it is kept in.
+struct LearningMemory {
+  JournalSlot slot;
+  TestTimeMemoryOptions options;
 };
 
 // A sequence mixer, written once: the same forward trains, takes prompts, decodes, batches and
@@ -34,6 +42,9 @@ class Mixer {
 
   // What it keeps of a sequence, in slot order.
   virtual std::vector<JournalShape> journals() const = 0;
+
+  // Its memory that learns at test time, if it has one; slot as in forward().
+  virtual std::optional<LearningMemory> memory(JournalSlot) const { return {}; }
 
   // Forward work of one token whose context is `context` tokens long.
   virtual TokenCost cost(double context) const = 0;

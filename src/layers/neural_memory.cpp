@@ -114,6 +114,11 @@ std::vector<JournalShape> NeuralMemory::journals() const {
   return shapes;
 }
 
+LearningMemory NeuralMemory::memory(JournalSlot slot) const {
+  slot.index += static_cast<int64_t>(journals().size()) - 1;
+  return {slot, options_};
+}
+
 TokenCost NeuralMemory::cost() const {
   const int64_t gates = 1 + (options_.momentum ? 1 : 0) + (options_.forgetting ? 1 : 0);
   const auto outputs = static_cast<double>(3 * width() + gates * options_.heads);

@@ -30,6 +30,7 @@ class NeuralMemory {
   const TestTimeMemoryOptions& options() const { return options_; }
 
   std::vector<JournalShape> journals() const;
+  LearningMemory memory(JournalSlot slot) const;
   TokenCost cost() const;
   int64_t head_dim() const { return options_.head_dim; }
   int64_t width() const { return options_.heads * options_.head_dim; }

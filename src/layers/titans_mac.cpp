@@ -90,6 +90,11 @@ class TitansMacMixer final : public Mixer {
     return shapes;
   }
 
+  std::optional<LearningMemory> memory(JournalSlot slot) const override {
+    slot.index += static_cast<int64_t>(journals().size()) - 1;
+    return LearningMemory{slot, memory_.options()};
+  }
+
   TokenCost cost(double) const override {
     const TokenCost memory = memory_.cost();
     const auto width = static_cast<double>(memory_.width());

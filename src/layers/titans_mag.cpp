@@ -42,6 +42,11 @@ class TitansMagMixer final : public Mixer {
     return shapes;
   }
 
+  std::optional<LearningMemory> memory(JournalSlot slot) const override {
+    slot.index += static_cast<int64_t>(attention_.journals().size());
+    return memory_.memory(slot);
+  }
+
   TokenCost cost(double context) const override {
     const TokenCost attention = attention_.cost(context), memory = memory_.cost();
     const auto out = static_cast<double>(o_proj_.in() * o_proj_.out());

@@ -49,6 +49,10 @@ class TitansMalMixer final : public Mixer {
     return shapes;
   }
 
+  std::optional<LearningMemory> memory(JournalSlot slot) const override {
+    return memory_.memory(slot);
+  }
+
   TokenCost cost(double context) const override {
     const TokenCost attention = attention_.cost(context), memory = memory_.cost();
     const auto width = static_cast<double>(2 * memory_.width() + attention_.width());

@@ -33,6 +33,10 @@ class TitansMemoryMixer final : public Mixer {
 
   std::vector<JournalShape> journals() const override { return memory_.journals(); }
 
+  std::optional<LearningMemory> memory(JournalSlot slot) const override {
+    return memory_.memory(slot);
+  }
+
   TokenCost cost(double) const override {
     TokenCost cost = memory_.cost();
     cost.matmul += 4 * static_cast<double>(o_proj_.in() * o_proj_.out());

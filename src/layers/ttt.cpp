@@ -111,6 +111,11 @@ class TttMixer final : public Mixer {
     return shapes;
   }
 
+  std::optional<LearningMemory> memory(JournalSlot slot) const override {
+    slot.index += static_cast<int64_t>(journals().size()) - 1;
+    return LearningMemory{slot, options_};
+  }
+
   TokenCost cost(double) const override {
     const int64_t projections = 3 + (share_qk_ ? 0 : 1) + (g_proj_.defined() ? 1 : 0);
     const auto weights = static_cast<double>(projections * o_proj_.in() + options_.heads) *

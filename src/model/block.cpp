@@ -64,6 +64,16 @@ std::vector<JournalShape> Block::journals() const {
   return all;
 }
 
+std::vector<LearningMemory> Block::memories() const {
+  std::vector<LearningMemory> all;
+  JournalSlot slot{layer_, 0};
+  for (const auto& mixer : mixers_) {
+    if (const auto memory = mixer->memory(slot)) all.push_back(*memory);
+    slot.index += static_cast<int64_t>(mixer->journals().size());
+  }
+  return all;
+}
+
 TokenCost Block::cost(double context) const {
   TokenCost total;
   for (const auto& mixer : mixers_) {

@@ -27,6 +27,7 @@ class Block {
   Stream forward(const Context& context, const Stream& stream, const Batch& batch) const;
 
   std::vector<JournalShape> journals() const;
+  std::vector<LearningMemory> memories() const;
   TokenCost cost(double context) const;
 
  private:

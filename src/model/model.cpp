@@ -341,6 +341,14 @@ TokenCost Model::cost(double context) const {
   return total;
 }
 
+std::vector<LearningMemory> Model::memories() const {
+  std::vector<LearningMemory> all;
+  for (const auto& block : blocks_) {
+    for (LearningMemory& memory : block->memories()) all.push_back(std::move(memory));
+  }
+  return all;
+}
+
 int64_t Model::predicted_state_bytes(int64_t context) const {
   int64_t total = 0;
   for (const SpanCost& span : span_costs(static_cast<double>(context))) total += span.state_bytes;

@@ -106,6 +106,9 @@ class Model {
   // given the configured share.
   std::vector<double> measured_shares(const SequenceState& state) const;
 
+  // The memories in its layers that learn while a sequence is read; slots of a SequenceState.
+  std::vector<LearningMemory> memories() const;
+
   // The configuration of blocks and sizes, hashed: tells whether a saved session fits.
   uint64_t fingerprint() const { return layout_->fingerprint; }
 

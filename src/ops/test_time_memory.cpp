@@ -1,6 +1,7 @@
 #include "ops/test_time_memory.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -409,6 +410,19 @@ JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options) {
   shape.anchor_size = options.heads * memory.state_size();
   shape.fold_interval = interval_of(options);
   return shape;
+}
+
+double test_time_memory_surprise(const TestTimeMemoryOptions& options, const float* row) {
+  const MemoryShape shape = memory_shape(options);
+  const int64_t last = shape.depth - 1;
+  double total = 0;
+  for (int64_t head = 0; head < options.heads; ++head) {
+    const float* error = row + head * shape.row_size() + shape.row_error(last);
+    double square = 0;
+    for (int64_t c = 0; c < shape.out(last); ++c) square += double{error[c]} * double{error[c]};
+    total += std::sqrt(square);
+  }
+  return total / static_cast<double>(options.heads);
 }
 
 int64_t test_time_memory_size(const TestTimeMemoryOptions& options) {

@@ -51,6 +51,10 @@ JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options);
 // Numbers that the memory of a sequence consists of, momentum included.
 int64_t test_time_memory_size(const TestTimeMemoryOptions& options);
 
+// How surprised a memory was by the token of a journal's row: the norm of its loss' gradient with
+// respect to what it answered to the token's key, averaged over the heads.
+double test_time_memory_surprise(const TestTimeMemoryOptions& options, const float* row);
+
 // o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with
 // read_interval those before t's interval. Mini-batches begin at
 // the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits

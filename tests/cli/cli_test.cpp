@@ -53,6 +53,25 @@ TEST_F(CliTest, WrongUsageIsTwo) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "x"));
 }
 
+TEST_F(CliTest, InspectShowsHowSurprisingATextWas) {
+  auto memory = config("t");
+  memory["blocks"] = {{"t", {{"mixer", {{"type", "titans_mac"}, {"heads", 2}, {"segment", 16}}}}}};
+  put("memory.json", memory.dump());
+  output_of({"train", "memory.json", "--data", "text.txt", "--out", "run", "--steps", "2"});
+  put("words.txt", "far and wide <b>the</b> plain, far and wide");
+  const auto json = json_of({"inspect", "run", "--text", "words.txt", "--html", "page.html"});
+  ASSERT_EQ(json["tokens"], 43);
+  ASSERT_EQ(json["surprise"].size(), 43u);
+  for (const auto& token : json["surprise"]) {
+    EXPECT_EQ(token["memories"].size(), 1u);
+    EXPECT_GT(token["surprise"].get<double>(), 0);
+  }
+  EXPECT_THAT(read_file(folder_ / "page.html"), HasSubstr("surprise "));
+  EXPECT_THAT(output_of({"inspect", "run", "--text", "words.txt"}), HasSubstr("2 heads of 16"));
+  output_of({"train", "tiny.json", "--data", "text.txt", "--out", "plain", "--steps", "1"});
+  EXPECT_THAT(failure_of(1, {"inspect", "plain", "--text", "words.txt"}), HasSubstr("no memory"));
+}
+
 TEST_F(CliTest, HelpIsZero) {
   EXPECT_THAT(output_of({"--help"}), AllOf(HasSubstr("train"), HasSubstr("compare")));
   EXPECT_THAT(output_of({"--version"}), HasSubstr("0."));
@@ -99,7 +118,7 @@ TEST_F(CliTest, BadInputIsOneLineThatNamesIt) {
   EXPECT_THAT(failure_of(1, {"eval", "missing", "--data", "text.txt"}), HasSubstr("missing"));
   EXPECT_THAT(failure_of(1, {"inspect", "missing"}), HasSubstr("missing"));
   EXPECT_THAT(failure_of(1, {"generate", "missing", "--prompt", "a"}), HasSubstr("missing"));
-  EXPECT_THAT(failure_of(1, {"eval", "missing", "--task", "nothing"}), HasSubstr("missing"));
+  EXPECT_THAT(failure_of(1, {"eval", "missing", "--task", "mqar"}), HasSubstr("missing"));
   EXPECT_THAT(
       failure_of(1, {"train", "tiny.json", "--task", "nothing", "--out", "x", "--steps", "1"}),
       HasSubstr("unknown task 'nothing'"));
