@@ -121,13 +121,16 @@ class ThreadPool {
         }
         gate = gate_.load(std::memory_order_acquire);
       }
-      if (stopping_) return;
       // Come in unless the job has been closed meanwhile.
       while ((gate & kClosed) == 0 &&
              !gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {
       }
       seen = gate >> kGenerationShift;
-      if ((gate & kClosed) != 0) continue;
+      if ((gate & kClosed) != 0) {
+        // Asked of the gate that `seen` now holds, which may be the one that says so.
+        if (stopping_) return;
+        continue;
+      }
       work();
       gate_.fetch_sub(1, std::memory_order_release);
     }
