@@ -37,6 +37,7 @@ class ModelDrafter : public ScoringDrafter {
     if (wrong > 0) text.state.truncate(text.state.length() - wrong);
     text.guessed.clear();
     text.unread.insert(text.unread.end(), tokens.begin() + same, tokens.end());
+    if (!tokens.empty()) text.last = tokens.back();
   }
 
  protected:
@@ -44,6 +45,7 @@ class ModelDrafter : public ScoringDrafter {
     SequenceState state;
     std::vector<int32_t> unread;
     std::vector<int32_t> guessed;  // read by the state, and not (yet) part of the text
+    int32_t last = -1;             // token of the text
   };
 
   virtual Tensor forward(const Context& context, const Batch& batch) const {
@@ -53,6 +55,12 @@ class ModelDrafter : public ScoringDrafter {
   virtual void prepare(const DraftRequest& request, Text& text) {
     // What was drafted and then not checked is not part of the text.
     if (!text.guessed.empty()) append(request.sequence, {});
+    // Guesses that turned out right without being checked have all been read: the last once more,
+    // for the scores behind it.
+    if (text.unread.empty() && text.state.length() > 0) {
+      text.state.truncate(text.state.length() - 1);
+      text.unread = {text.last};
+    }
   }
 
   Tensor scores(const Context& context, int64_t level, std::span<const Asked> asked) override {

@@ -168,6 +168,36 @@ TEST_P(SpeculationTest, EveryDrafterWritesWhatPlainDecodingWrites) {
   }
 }
 
+// Guesses that come true without having been checked, since fewer were than were made or none at
+// all: the drafter has read the text's last token already.
+TEST_P(SpeculationTest, AModelDraftsOnAfterGuessesThatWereNotChecked) {
+  std::vector<int32_t> text = prompts_of(1).front();
+  const SamplingOptions greedy;
+  const auto guesses = [&](Drafter& drafter, int64_t count) {
+    std::vector<DraftRequest> requests(1);
+    requests[0].shape = DraftShape::chain(count);
+    requests[0].sampling = &greedy;
+    requests[0].recent = text;
+    requests[0].position = static_cast<int64_t>(text.size());
+    drafter.draft({}, requests);
+    return requests[0].draft.tokens;
+  };
+  const std::unique_ptr<Drafter> drafter = this->drafter("itself");
+  drafter->start(1);
+  drafter->append(0, text);
+  for (const size_t right : {0, 1, 3, 14, 15, 2}) {
+    const std::vector<int32_t> made = guesses(*drafter, kMaxDraft);
+    ASSERT_EQ(made.size(), static_cast<size_t>(kMaxDraft));
+    const auto fresh = this->drafter("itself");
+    fresh->start(1);
+    fresh->append(0, text);
+    EXPECT_EQ(made, guesses(*fresh, kMaxDraft)) << text.size();
+    if (right == 0) continue;  // drafted again
+    drafter->append(0, std::span(made).first(right));
+    text.insert(text.end(), made.begin(), made.begin() + static_cast<int64_t>(right));
+  }
+}
+
 // An adversary decides on speed only: guesses that it knows to be right or wrong, in all places.
 TEST_P(SpeculationTest, NoDrafterCanChangeTheText) {
   for (const auto& [kind, options] : all_options()) {
