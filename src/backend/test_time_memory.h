@@ -85,6 +85,7 @@ struct MemoryProblem {
   bool lagged = false;
   bool residual_norm = false;
   float loss_factor = 2;
+  float error_limit = 0;  // where |M(k) - v| is larger, e has the length it has there; 0: nowhere
   float norm_epsilon = 1e-6f;
   InputRows q, k, v;                   // [rows, heads head_dim]
   InputRows theta, eta, alpha;         // [rows, heads]; eta with momentum, alpha with forgetting

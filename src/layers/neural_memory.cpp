@@ -15,9 +15,13 @@ namespace {
 constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm
 
 // Gradients of a mini-batch of 16 are taken at the same weights, so a linear memory with unit keys
-// overshoots where 2 theta 16 passes 2, momentum included; deeper ones a little earlier. Runs with
-// 0.1, free momentum and values of any length diverged within 20 steps of training.
-constexpr double kMaxLearningRate = 0.03;
+// overshoots where 2 theta 16 passes 2, momentum included; deeper ones a little earlier. A rate
+// that starts low learns by the loss where it may be higher; starting at 0.06 or more, gradients
+// exploded within 200 steps of training.
+constexpr double kMaxLearningRate = 0.3, kStartLearningRate = 0.015;
+
+// Values have length one, so a memory whose answers do too is never further off than this.
+constexpr double kErrorLimit = 2;
 
 // Shares that are forgotten a token at the start: sigmoid(-2) = 0.12 to sigmoid(-6) = 0.0025, so
 // that heads remember some ten to some hundreds of tokens.
@@ -35,6 +39,7 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   options_.mini_batch = config.at("mini_batch");
   options_.momentum = config.at("momentum");
   options_.forgetting = config.at("forgetting");
+  options_.error_limit = config.at("error_limit");
 
   const int64_t d = context.hidden_size, heads = options_.heads;
   const Initializer in = initializers::normal(context.initializer_range);
@@ -52,7 +57,10 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
     return Gate{scope.matrix(name + ".weight", heads, d, in),
                 scope.tensor(name + ".bias", {heads}, bias)};
   };
-  theta_ = make_gate("theta_proj", initializers::constant(0));
+  // What it starts at does not depend on how far it may go.
+  const double share =
+      std::min(0.95, config.at("start_learning_rate").get<double>() / max_learning_rate_);
+  theta_ = make_gate("theta_proj", initializers::constant(std::log(share / (1 - share))));
   if (options_.momentum) eta_ = make_gate("eta_proj", initializers::constant(0));
   if (options_.forgetting) {
     alpha_ = make_gate("alpha_proj", initializers::uniform(kLowestForgetting, kHighestForgetting));
@@ -157,7 +165,11 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
   require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
           mini_batch, kExactStep);
   config["mini_batch"] = mini_batch;
-  config["max_learning_rate"] = reader.number("max_learning_rate", kMaxLearningRate, 0.0, 1.0);
+  config["error_limit"] = reader.number("error_limit", kErrorLimit, 0.0, 1e6);
+  const double most = reader.number("max_learning_rate", kMaxLearningRate, 1e-6, 1.0);
+  config["max_learning_rate"] = most;
+  config["start_learning_rate"] = reader.number(
+      "start_learning_rate", std::min(kStartLearningRate, most / 2), most * 1e-6, most);
 }
 
 }  // namespace pronghorn

@@ -108,6 +108,9 @@ MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMem
   problem.lagged = options.read_interval > 0;
   problem.residual_norm = options.residual_norm;
   problem.loss_factor = options.loss_factor;
+  require(options.error_limit >= 0 && (options.error_limit == 0 || !options.residual_norm), kWhere,
+          "an error limit of {} together with a residual norm", options.error_limit);
+  problem.error_limit = options.error_limit;
   problem.norm_epsilon = options.norm_epsilon;
   problem.rows = batch.rows();
   const int64_t rows = batch.rows(), width = options.heads * options.head_dim;

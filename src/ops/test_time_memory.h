@@ -26,6 +26,9 @@ struct TestTimeMemoryOptions {
   bool forgetting = false;     // takes `alpha`
   bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
   float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
+  // Where |M(k) - v| is larger, the loss grows linearly (Huber), so that steps stay bounded; 0:
+  // nowhere. Not with residual_norm.
+  float error_limit = 0;
   float norm_epsilon = 1e-6f;  // of LN
 };
 

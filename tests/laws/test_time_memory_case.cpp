@@ -90,7 +90,7 @@ OperatorCase make_case(const Member& member) {
 std::vector<OperatorCase> test_time_memory_cases() {
   const std::vector<Member> members = {
       // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
-      //  residual_norm, loss_factor}, token_idx, largest theta
+      //  residual_norm, loss_factor, error_limit}, token_idx, largest theta
       {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, true, 1}, true, 0.3},
       {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, true, 1}, true, 0.2},
       {"linear", {2, 17, 1, 0, 16, 0, false, true, true, false, 2}},
@@ -100,6 +100,9 @@ std::vector<OperatorCase> test_time_memory_cases() {
       {"deep", {1, 6, 4, 9, 16, 0, false, true, true, false, 2}},
       {"everything", {1, 8, 3, 10, 4, 0, true, true, true, true, 1}, true},
       {"single_tokens", {2, 6, 1, 0, 1, 0, false, true, true, false, 2}, false, 0.2},
+      // Errors are about sqrt(head_dim / 3) long: some are within the limit, some are not.
+      {"limited", {1, 9, 2, 14, 16, 0, false, true, true, false, 2, 1.7f}},
+      {"limited_single", {2, 7, 1, 0, 1, 0, false, true, true, false, 2, 1.5f}, false, 0.2},
       {"lagged", {1, 9, 2, 18, 16, 32, false, true, true, false, 2}},
       {"lagged_bias", {1, 8, 2, 12, 8, 64, true, false, false, true, 1}, true, 0.2},
   };

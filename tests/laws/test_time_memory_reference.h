@@ -174,7 +174,15 @@ class MemoryReference {
         }
       }
     } else {
-      for (size_t c = 0; c < width_; ++c) e[c] = factor * (z.back()[c] - v[c]);
+      double square = 0;
+      for (size_t c = 0; c < width_; ++c) {
+        e[c] = factor * (z.back()[c] - v[c]);
+        square += (z.back()[c] - v[c]) * (z.back()[c] - v[c]);
+      }
+      const auto limit = static_cast<double>(options_.error_limit);
+      if (limit > 0 && std::sqrt(square) > limit) {
+        for (double& value : e) value *= limit / std::sqrt(square);
+      }
     }
     Network gradient = zeros();
     for (size_t l = start_.size(); l-- > 0;) {

@@ -256,13 +256,25 @@ inline void AddToRows(int64_t n, int64_t width, const float* addend, float* to) 
   }
 }
 
+// What e = factor (z - v) is multiplied by to stay within the error limit.
+inline float LimitError(const MemoryProblem& problem, const float* z, const float* v) {
+  if (problem.error_limit <= 0) return 1;
+  double square = 0;
+  for (int64_t c = 0; c < problem.shape.head_dim; ++c) {
+    square += double{z[c] - v[c]} * double{z[c] - v[c]};
+  }
+  const auto size = static_cast<float>(std::sqrt(square));
+  return size > problem.error_limit ? problem.error_limit / size : 1;
+}
+
 // e = gradient of loss_factor / 2 |M(k) - v|^2 for z. `normed`: [head_dim] of scratch.
 inline void LossGradient(const MemoryProblem& problem, int64_t head, const float* z, const float* k,
                          const float* v, float* normed, float* e) {
   const int64_t width = problem.shape.head_dim;
   const float factor = problem.loss_factor;
   if (!problem.residual_norm) {
-    for (int64_t c = 0; c < width; ++c) e[c] = factor * (z[c] - v[c]);
+    const float limited = factor * LimitError(problem, z, v);
+    for (int64_t c = 0; c < width; ++c) e[c] = limited * (z[c] - v[c]);
     return;
   }
   const float* w = problem.norm_weight + head * width;

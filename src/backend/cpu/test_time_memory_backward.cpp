@@ -271,8 +271,15 @@ inline void LossSecondGradient(const MemoryProblem& problem, int64_t head, const
   const int64_t width = problem.shape.head_dim;
   const float factor = problem.loss_factor;
   if (!problem.residual_norm) {
+    // A limited e has a constant length: what would change it is projected away.
+    const float limit = LimitError(problem, z, v), limited = factor * limit;
+    float along = 0;
+    if (limit < 1) {
+      for (int64_t c = 0; c < width; ++c) along += de[c] * (z[c] - v[c]);
+      along *= limit * limit / (problem.error_limit * problem.error_limit);
+    }
     for (int64_t c = 0; c < width; ++c) {
-      dz[c] = factor * de[c];
+      dz[c] = limited * (de[c] - along * (z[c] - v[c]));
       dv[c] = -dz[c];
       dk[c] = 0;
     }
