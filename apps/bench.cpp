@@ -19,7 +19,7 @@ struct BenchCommand : Common {
   bool machine = false;
   lab::BenchOptions bench;
   std::vector<std::string> drafts;
-  std::vector<std::filesystem::path> draft_text;
+  std::vector<std::filesystem::path> text;
   int64_t draft_prompts = 8;
   lab::DraftBenchOptions draft;
 };
@@ -54,29 +54,25 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
   return std::make_unique<Model>(std::move(config), 0);
 }
 
-// Prompts cut from the texts at even distances.
-std::vector<std::vector<int32_t>> prompts_of(const BenchCommand& options,
-                                             const Tokenizer& tokenizer) {
+// `count` pieces of `length` tokens, cut from the texts at even distances.
+std::vector<std::vector<int32_t>> cut_texts(const BenchCommand& options, int64_t count,
+                                            int64_t length) {
   std::string text;
-  for (const std::string& document : read_documents(options.draft_text, 16 << 20)) text += document;
-  const std::vector<int32_t> tokens = tokenizer.encode(text, false);
-  const auto length = static_cast<size_t>(options.bench.prompt);
-  require(tokens.size() >= length, "--draft-text", "{} tokens are too few for prompts of {}",
-          tokens.size(), length);
-  std::vector<std::vector<int32_t>> prompts;
-  for (int64_t i = 0; i < options.draft_prompts; ++i) {
-    const size_t begin = (tokens.size() - length) * static_cast<size_t>(2 * i + 1) /
-                         static_cast<size_t>(2 * options.draft_prompts);
-    const auto first = tokens.begin() + static_cast<int64_t>(begin);
-    prompts.emplace_back(first, first + static_cast<int64_t>(length));
+  for (const std::string& document : read_documents(options.text, 16 << 20)) text += document;
+  const std::vector<int32_t> tokens = load_tokenizer(options.model)->encode(text, false);
+  const auto all = static_cast<int64_t>(tokens.size());
+  require(all >= length, "--text", "{} tokens are too few for pieces of {}", all, length);
+  std::vector<std::vector<int32_t>> pieces;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto first = tokens.begin() + (all - length) * (2 * i + 1) / (2 * count);
+    pieces.emplace_back(first, first + length);
   }
-  return prompts;
+  return pieces;
 }
 
 void bench_drafts(const BenchCommand& options) {
-  if (options.draft_text.empty()) {
-    throw UsageError("--draft-text", "missing",
-                     "drafters are compared on a text of the model's kind");
+  if (options.text.empty()) {
+    throw UsageError("--text", "missing", "drafters are compared on a text of the model's kind");
   }
   const std::unique_ptr<Model> model = Model::load(options.model);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
@@ -85,8 +81,9 @@ void bench_drafts(const BenchCommand& options) {
   bench.batch = options.bench.batch;
   bench.repeat = options.bench.repeat;
   bench.precision = options.bench.precision;
-  const auto rows = lab::bench_drafters(*model, *tokenizer, prompts_of(options, *tokenizer),
-                                        options.drafts, bench);
+  const auto rows = lab::bench_drafters(
+      *model, *tokenizer, cut_texts(options, options.draft_prompts, options.bench.prompt),
+      options.drafts, bench);
   if (options.json) {
     nlohmann::json json = {
         {"prompts", options.draft_prompts}, {"prompt_tokens", options.bench.prompt},
@@ -141,7 +138,11 @@ void run(const BenchCommand& options) {
   const double start = now_seconds();
   const std::unique_ptr<Model> model = load_or_make(options.model);
   const double load_seconds = now_seconds() - start;
-  const lab::BenchResult result = lab::bench_model(*model, options.bench);
+  lab::BenchOptions bench = options.bench;
+  if (!options.text.empty()) {
+    bench.texts = cut_texts(options, bench.batch, bench.prompt + bench.generate);
+  }
+  const lab::BenchResult result = lab::bench_model(*model, bench);
   // Before the ceilings are measured, which takes memory of its own.
   const int64_t peak_bytes = peak_resident_bytes();
   const MachineCeilings machine = measure_machine(1.0);
@@ -215,10 +216,11 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(0, 1000));
   command->add_option("--draft", options->drafts,
                       "compare decoding with this drafter (as in generate; may be repeated) with "
-                      "plain decoding, on --draft-text");
-  command->add_option("--draft-text", options->draft_text,
-                      "text files that prompts for --draft are cut from");
-  command->add_option("--draft-prompts", options->draft_prompts, "number of these prompts")
+                      "plain decoding, on prompts from --text");
+  command->add_option("--text", options->text,
+                      "text files that prompts, and what is decoded behind them, are cut from "
+                      "(default: random tokens, and the likeliest ones)");
+  command->add_option("--draft-prompts", options->draft_prompts, "number of prompts for --draft")
       ->check(CLI::Range(1, 10000));
   add_speculation_options(*command, options->draft.speculation);
   command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");

@@ -35,7 +35,7 @@ def main():
         if others:
             drafts.append(f"suffix,{others[0]}")
         command = [
-            options.program, "bench", model, "--json", "--quiet", "--draft-text", options.text,
+            options.program, "bench", model, "--json", "--quiet", "--text", options.text,
             "--prompt", "64", "--generate", str(options.tokens), "--repeat", "0",
             "--draft-prompts", str(options.prompts), "--batch", str(batch),
             "--threads", str(threads), "--temperature", str(temperature),

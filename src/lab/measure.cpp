@@ -56,13 +56,14 @@ Tensor read_prompts(const Model& model, const Context& context, std::vector<Sequ
   return model.logits(context, last);
 }
 
-// One greedy token for every state.
+// One token for every state: the next of its text, or the likeliest if there are no texts.
 Tensor decode_step(const Model& model, const Context& context, std::vector<SequenceState>& states,
-                   const Tensor& logits) {
+                   const Tensor& logits, std::span<const std::vector<int32_t>> texts) {
   Batch batch;
   for (size_t s = 0; s < states.size(); ++s) {
     batch.segments.push_back({&states[s], batch.rows(), 1, Mask::causal, {}});
-    batch.tokens.push_back(likeliest(logits, static_cast<int64_t>(s)));
+    batch.tokens.push_back(texts.empty() ? likeliest(logits, static_cast<int64_t>(s))
+                                         : texts[s][static_cast<size_t>(states[s].length())]);
     batch.positions.push_back(static_cast<int32_t>(states[s].length()));
   }
   return model.logits(context, model.forward(context, batch));
@@ -83,7 +84,10 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
   Context context;
   context.precision = options.precision;
   std::vector<std::vector<int32_t>> prompts;
-  for (int64_t s = 0; s < options.batch; ++s) {
+  for (const std::vector<int32_t>& text : options.texts) {
+    prompts.emplace_back(text.begin(), text.begin() + options.prompt);
+  }
+  for (int64_t s = 0; options.texts.empty() && s < options.batch; ++s) {
     prompts.push_back(
         random_tokens(options.prompt, model.config().vocab_size, static_cast<uint64_t>(s)));
   }
@@ -99,7 +103,7 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
     const double middle = now_seconds();
     result.state_bytes = states.front().bytes();
     for (int64_t i = 0; i < options.generate; ++i) {
-      logits = decode_step(model, context, states, logits);
+      logits = decode_step(model, context, states, logits, options.texts);
     }
     const double end = now_seconds();
     result.kept_shares = model.measured_shares(states.front());
@@ -202,7 +206,7 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
       prompt[0].push_back(text[static_cast<size_t>(i) % text.size()]);
     }
     logits = read_prompts(model, context, warm, prompt);
-    for (int i = 0; i < 4; ++i) logits = decode_step(model, context, warm, logits);
+    for (int i = 0; i < 4; ++i) logits = decode_step(model, context, warm, logits, {});
   }
   Progress progress("contexts", static_cast<double>(contexts.back()), "tokens");
   for (const int64_t target : contexts) {
@@ -237,10 +241,10 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
     for (size_t i = 0; i < points.size(); ++i) {
       std::vector<SequenceState> fork = {ends[i].state};
       // The first step copies shared pages, unmeasured.
-      Tensor scores = decode_step(model, context, fork, ends[i].logits);
+      Tensor scores = decode_step(model, context, fork, ends[i].logits, {});
       const double begin = now_seconds();
       for (int64_t step = 0; step < kDecodeSteps; ++step) {
-        scores = decode_step(model, context, fork, scores);
+        scores = decode_step(model, context, fork, scores, {});
       }
       rates[i].push_back(static_cast<double>(kDecodeSteps) / (now_seconds() - begin));
     }

@@ -24,6 +24,9 @@ struct BenchOptions {
   int64_t batch = 1;
   int repeat = 3;
   Precision precision = Precision::bf16;
+  // One a sequence, of prompt + generate tokens, which are fed one by one behind the prompt. Empty:
+  // prompts are random, and decoding goes on with the likeliest token.
+  std::vector<std::vector<int32_t>> texts;
 };
 
 struct BenchResult {

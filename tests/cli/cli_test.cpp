@@ -353,7 +353,7 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
     EXPECT_GE(report["tokens_per_step"].get<double>(), 1);
     EXPECT_LE(report["accepted"].get<int64_t>(), report["drafted"].get<int64_t>());
   }
-  const auto table = json_of({"bench", "run", "--draft", "ngram", "--draft", "mtp", "--draft-text",
+  const auto table = json_of({"bench", "run", "--draft", "ngram", "--draft", "mtp", "--text",
                               "text.txt", "--prompt", "20", "--generate", "12", "--draft-prompts",
                               "3", "--batch", "2", "--repeat", "1"});
   ASSERT_EQ(table["drafters"].size(), 3u);
@@ -361,6 +361,11 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
     EXPECT_TRUE(row["same_text_as_plain"].get<bool>()) << row["drafter"];
     EXPECT_GT(row["tokens_per_second"]["median"].get<double>(), 0);
   }
+  const auto read = json_of({"bench", "run", "--text", "text.txt", "--prompt", "40", "--generate",
+                             "8", "--batch", "2", "--repeat", "1"});
+  EXPECT_GT(read["decode"]["tokens_per_second"]["median"].get<double>(), 0);
+  EXPECT_THAT(failure_of(1, {"bench", "run", "--text", "text.txt", "--prompt", "100000"}),
+              HasSubstr("--text"));
   // A run without heads, with another tokenizer, without an early exit, and nonsense.
   output_of(train_of("tiny.json", "text.txt", "other", "1"));
   const auto refused = [&](const char* model, const char* draft, int code, const char* text) {
@@ -371,7 +376,7 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
   refused("run", "other", 1, "tokenizer");
   refused("other", "early-exit", 2, "early exit");
   refused("run", "nowhere", 2, "nowhere");
-  EXPECT_THAT(failure_of(2, {"bench", "run", "--draft", "ngram"}), HasSubstr("--draft-text"));
+  EXPECT_THAT(failure_of(2, {"bench", "run", "--draft", "ngram"}), HasSubstr("--text"));
 }
 
 TEST_F(CliTest, TokenizeRoundTrip) {
