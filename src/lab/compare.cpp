@@ -107,8 +107,9 @@ class Comparison {
       task_ = options_.task;
       task_.seed = options_.seed;
       if (task_type(task_.name).text) task_.text = task_text(options_.data);
-      run_.data.tokenizer = fmt::format("task {}, length {}, {} questions", task_.name,
-                                        task_.length, task_.questions);
+      run_.data.tokenizer =
+          fmt::format("task {}, length {}, {} question{}", task_.name, task_.length,
+                      task_.questions, task_.questions == 1 ? "" : "s");
       run_.data.vocab_size = make_task(task_)->vocab_size();
       for (Entrant& entrant : entrants_) entrant.train.window = task_.length;
       return;

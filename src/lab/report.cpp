@@ -119,9 +119,12 @@ std::string data_facts(const CompareRun& run) {
   return fact_list(
       {{"Data", joined(data.paths)},
        {"Tokenizer", fmt::format("{}, {} tokens", data.tokenizer, data.vocab_size)},
-       {"Training text", count_of(data.train_tokens) + " tokens"},
-       {"Held-out text", fmt::format("{} tokens, {}", count_of(data.held_out_tokens),
-                                     format_bytes(static_cast<double>(data.held_out_bytes)))},
+       {"Training text",
+        data.train_tokens > 0 ? count_of(data.train_tokens) + " tokens" : std::string()},
+       {"Held-out text", data.held_out_tokens > 0
+                             ? fmt::format("{} tokens, {}", count_of(data.held_out_tokens),
+                                           format_bytes(static_cast<double>(data.held_out_bytes)))
+                             : std::string()},
        {"gzip -9 on it", data.gzip_bits_per_byte
                              ? format_bits(*data.gzip_bits_per_byte) + " bits/byte"
                              : std::string()},
