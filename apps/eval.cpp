@@ -15,7 +15,7 @@ namespace {
 struct EvalOptions : Common {
   std::filesystem::path model;
   std::vector<std::filesystem::path> data;
-  int64_t window = 0, examples = 256;
+  int64_t window = 0, examples = 256, stream = 0;
   TaskOptions task;
   Precision precision = Precision::f32;
 };
@@ -45,6 +45,39 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
       "tokens         {}\nbytes          {:.0f}\nnll            {:.1f} nats\n"
       "perplexity     {:.4f}\nbits per byte  {:.4f}\n",
       score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte());
+}
+
+// Reads the beginning of the texts as one sequence and shows how it goes as that grows.
+void eval_stream(const EvalOptions& options, const Model& model) {
+  std::string text;
+  for (const std::string& document : read_documents(options.data, 64 << 20)) text += document;
+  std::vector<int32_t> tokens = load_tokenizer(options.model)->encode(text);
+  const auto all = static_cast<int64_t>(tokens.size());
+  require(all > options.stream, "--stream", "the texts have {} tokens, fewer than {} and a next",
+          all, options.stream);
+  tokens.resize(static_cast<size_t>(options.stream) + 1);
+  constexpr int64_t kParts = 32;
+  Progress progress("stream", static_cast<double>(options.stream), "tokens");
+  const std::vector<StreamPart> parts =
+      evaluate_stream(model, options.precision, tokens, (options.stream + kParts - 1) / kParts,
+                      [&](double done) { progress.update(done); });
+  progress.finish();
+  nlohmann::json json = nlohmann::json::array();
+  lab::Table table({{"tokens"}, {"loss"}, {"tokens/s"}, {"state"}, {"memory"}});
+  for (const StreamPart& part : parts) {
+    const double loss = part.nll / static_cast<double>(part.tokens);
+    const double speed = static_cast<double>(part.tokens) / part.seconds;
+    table.add_row({std::to_string(part.begin + part.tokens), fmt::format("{:.4f}", loss),
+                   format_count(speed), format_bytes(static_cast<double>(part.state_bytes)),
+                   format_bytes(static_cast<double>(part.peak_bytes))});
+    json.push_back({{"tokens", part.begin + part.tokens},
+                    {"loss", loss},
+                    {"tokens_per_second", speed},
+                    {"state_bytes", part.state_bytes},
+                    {"peak_bytes", part.peak_bytes}});
+  }
+  if (options.json) return print_json({{"parts", json}});
+  print_table(table);
 }
 
 void eval_task(const EvalOptions& options, const Model& model) {
@@ -82,6 +115,7 @@ void run(const EvalOptions& options) {
   if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
   const std::unique_ptr<Model> model = Model::load(options.model);
   if (!options.task.name.empty()) return eval_task(options, *model);
+  if (options.stream > 0) return eval_stream(options, *model);
   int64_t window = options.window;
   if (window == 0) {
     // A checkpoint of a published family says nothing about its training.
@@ -105,6 +139,10 @@ void add_eval(CLI::App& app) {
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024)")
       ->check(positive_integer());
+  command
+      ->add_option("--stream", options->stream,
+                   "read so many tokens as one sequence; shows loss, speed and memory on the way")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_task_options(*command, options->task);
   command->add_option("--examples", options->examples, "examples of the task")
       ->check(positive_integer());

@@ -6,6 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "base/error.h"
+#include "base/log.h"
+#include "tensor/storage.h"
+
 namespace pronghorn {
 namespace {
 
@@ -84,6 +88,41 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
       progress);
+}
+
+std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
+                                        std::span<const int32_t> tokens, int64_t part,
+                                        const ProgressFunction& progress) {
+  constexpr int64_t kStep = 2048;
+  const auto predicted = static_cast<int64_t>(tokens.size()) - 1;
+  require(predicted > 0 && part > 0, "stream", "{} tokens are too few to predict one",
+          tokens.size());
+  Context context;
+  context.precision = precision;
+  SequenceState state = model.new_state();
+  std::vector<StreamPart> parts;
+  for (int64_t begin = 0; begin < predicted; begin += part) {
+    StreamPart& one = parts.emplace_back();
+    one.begin = begin;
+    one.tokens = std::min(part, predicted - begin);
+    reset_memory_peak();
+    const double start = now_seconds();
+    for (int64_t done = begin; done < begin + one.tokens;) {
+      const int64_t count = std::min(kStep, begin + one.tokens - done);
+      const auto at = static_cast<size_t>(done), size = static_cast<size_t>(count);
+      const Tensor hidden =
+          model.forward(context, continue_sequence(state, tokens.subspan(at, size)));
+      one.nll +=
+          linear_cross_entropy(context, hidden, model.head(), tokens.subspan(at + 1, size), 1, 0)
+              .nll;
+      done += count;
+      if (progress) progress(static_cast<double>(done));
+    }
+    one.seconds = now_seconds() - start;
+    one.state_bytes = state.bytes();
+    one.peak_bytes = memory_use().peak;
+  }
+  return parts;
 }
 
 TaskScore evaluate_task(const Model& model, Precision precision, DataSource& task, int64_t examples,

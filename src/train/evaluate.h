@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "model/model.h"
 #include "ops/cross_entropy.h"
@@ -31,6 +33,22 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 // The same for tokens at hand, all of them; `bytes` of the result is left at 0.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress = {});
+
+// A stretch of a text that was read as one long sequence.
+struct StreamPart {
+  int64_t begin = 0;        // its first token
+  int64_t tokens = 0;       // that it predicts
+  double nll = 0;           // their sum, nats
+  double seconds = 0;       // to read it
+  int64_t state_bytes = 0;  // of the sequence, at its end
+  int64_t peak_bytes = 0;   // that tensors held at most meanwhile
+};
+
+// Reads `tokens` as one sequence that is carried on, however long, and predicts every token but the
+// first; a part every `part` tokens. Throws Error for fewer than two tokens.
+std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
+                                        std::span<const int32_t> tokens, int64_t part,
+                                        const ProgressFunction& progress = {});
 
 struct TaskScore {
   int64_t answers = 0;

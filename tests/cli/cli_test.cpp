@@ -239,6 +239,24 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
   EXPECT_NEAR(eval["perplexity"], std::exp(nll / tokens), 1e-9 * eval["perplexity"].get<double>());
   EXPECT_NEAR(eval["bits_per_byte"], nll / std::numbers::ln2 / bytes, 1e-9);
 
+  // As one sequence, carried on part by part: the same as in one window.
+  put("part.txt", text().substr(0, 3001));
+  const auto whole = json_of({"eval", "run", "--data", "part.txt", "--window", "3000"});
+  const auto stream = json_of({"eval", "run", "--data", "part.txt", "--stream", "3000"});
+  double sum = 0;
+  int64_t before = 0;
+  for (const auto& part : stream["parts"]) {
+    const int64_t read = part["tokens"];
+    sum += part["loss"].get<double>() * static_cast<double>(read - before);
+    before = read;
+    EXPECT_GT(part["tokens_per_second"].get<double>(), 0);
+    EXPECT_GT(part["state_bytes"], 0);
+  }
+  EXPECT_EQ(before, 3000);
+  EXPECT_NEAR(sum, whole["nll"], 1e-4 * sum);
+  EXPECT_THAT(failure_of(1, {"eval", "run", "--data", "part.txt", "--stream", "3001"}),
+              HasSubstr("--stream"));
+
   const auto list = json_of({"list"});
   EXPECT_GE(list["mixers"].size(), 4u);
   const auto inspect = json_of({"inspect", "run", "--contexts", "10,100"});
