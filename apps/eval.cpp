@@ -26,11 +26,10 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
   Progress progress("eval", 0, "tokens");
   for_each_document(options.data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = tokenizer->encode(text);
-    const TextScore part = evaluate_tokens(model, options.precision, tokens, window,
-                                           [&](double done) { progress.update(done); });
-    score.tokens += part.tokens;
-    score.nll += part.nll;
-    score.bytes += static_cast<double>(text.size());
+    TextScore part = evaluate_tokens(model, options.precision, tokens, window,
+                                     [&](double done) { progress.update(done); });
+    part.bytes = static_cast<double>(text.size());
+    score += part;
   });
   progress.finish();
   if (options.json) {
@@ -39,12 +38,14 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
                        {"nll", score.nll},
                        {"perplexity", score.perplexity()},
                        {"bits_per_byte", score.bits_per_byte()},
+                       {"kept_shares", score.kept_shares()},
                        {"window", window}});
   }
   fmt::print(
       "tokens         {}\nbytes          {:.0f}\nnll            {:.1f} nats\n"
       "perplexity     {:.4f}\nbits per byte  {:.4f}\n",
       score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte());
+  if (!score.entered.empty()) fmt::print("{}\n", kept_text(score.kept_shares()));
 }
 
 // Reads the beginning of the texts as one sequence and shows how it goes as that grows.

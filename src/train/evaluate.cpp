@@ -42,8 +42,15 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
         targets.push_back(row[static_cast<size_t>(t) + 1]);
       }
     }
-    const CrossEntropy result =
-        linear_cross_entropy(context, model.forward(context, batch), model.head(), targets, 1, 0);
+    std::vector<SpanTrace> trace;
+    const Tensor hidden = model.forward(context, batch, nullptr, &trace);
+    for (const SpanTrace& span : trace) {
+      const auto number = static_cast<size_t>(span.span);
+      score.entered.resize(std::max(score.entered.size(), number + 1));
+      score.entered[number] +=
+          std::count_if(span.scores.begin(), span.scores.end(), [](float s) { return s > 0; });
+    }
+    const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
     score.tokens += result.count;
     score.nll += result.nll;
     if (progress) progress(static_cast<double>(score.tokens));
@@ -58,6 +65,23 @@ double TextScore::perplexity() const {
 }
 
 double TextScore::bits_per_byte() const { return bytes == 0 ? 0 : nll / std::numbers::ln2 / bytes; }
+
+std::vector<double> TextScore::kept_shares() const {
+  std::vector<double> shares;
+  for (const int64_t count : entered) {
+    shares.push_back(tokens == 0 ? 0 : static_cast<double>(count) / static_cast<double>(tokens));
+  }
+  return shares;
+}
+
+TextScore& TextScore::operator+=(const TextScore& other) {
+  tokens += other.tokens;
+  bytes += other.bytes;
+  nll += other.nll;
+  entered.resize(std::max(entered.size(), other.entered.size()));
+  for (size_t span = 0; span < other.entered.size(); ++span) entered[span] += other.entered[span];
+  return *this;
+}
 
 TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
                         int64_t window, int64_t max_tokens, const ProgressFunction& progress) {

@@ -17,8 +17,12 @@ struct TextScore {
   int64_t tokens = 0;            // predicted
   double bytes = 0;              // of text that they stand for
   double nll = 0;                // their sum, nats
+  std::vector<int64_t> entered;  // tokens that entered each subsampled span
   double perplexity() const;     // e^(nll / tokens)
   double bits_per_byte() const;  // nll / ln 2 / bytes
+  // Share of the tokens that entered each subsampled span.
+  std::vector<double> kept_shares() const;
+  TextScore& operator+=(const TextScore& other);
 };
 
 // Called now and then with the tokens done so far; may be empty.

@@ -72,6 +72,18 @@ TEST_F(CliTest, InspectShowsHowSurprisingATextWas) {
   EXPECT_THAT(failure_of(1, {"inspect", "plain", "--text", "words.txt"}), HasSubstr("no memory"));
 }
 
+TEST_F(CliTest, EvalTellsWhatSpansKept) {
+  auto spans = config("a(a(m)a)a");
+  spans["subsample"] = {{"keep", 0.5}, {"score_norm", true}};
+  put("spans.json", spans.dump());
+  output_of({"train", "spans.json", "--data", "text.txt", "--out", "run", "--steps", "3"});
+  const auto shares = json_of({"eval", "run", "--data", "text.txt"})["kept_shares"];
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_LE(shares[0], 1);
+  EXPECT_GT(shares[0], shares[1]);  // both of all tokens
+  EXPECT_THAT(output_of({"eval", "run", "--data", "text.txt"}), HasSubstr("kept "));
+}
+
 TEST_F(CliTest, HelpIsZero) {
   EXPECT_THAT(output_of({"--help"}), AllOf(HasSubstr("train"), HasSubstr("compare")));
   EXPECT_THAT(output_of({"--version"}), HasSubstr("0."));
