@@ -17,6 +17,7 @@ constexpr float kScoreNormEpsilon = 1e-5f;
 constexpr float kBypassScale = 0.5f;  // initial
 constexpr double kFirstBypassLimit = 0.9, kLastBypassLimit = 0.2;
 constexpr double kFirstBalancer = 1, kLastBalancer = 0.25;  // probability that a step is balanced
+constexpr double kShareTolerance = 0.05;                    // of positive scores around keep
 
 // Linear from `first` at step 0 to `last` at step `steps`.
 double scheduled(double first, double last, int64_t step, int64_t steps) {
@@ -38,8 +39,6 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
     : span_(span),
       keep_(config.keep.at(static_cast<size_t>(span))),
       balancer_scale_(config.balancer_scale),
-      share_tolerance_(config.share_tolerance),
-      count_share_(config.count_share),
       balancer_steps_(config.balancer_steps),
       bypass_steps_(config.bypass_steps),
       score_(scope.tensor(
@@ -68,9 +67,8 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
         chance("balancer", span_, step,
                scheduled(kFirstBalancer, kLastBalancer, step, balancer_steps_))) {
       BalanceBounds bounds;
-      bounds.least_share = keep_ - share_tolerance_;
-      bounds.most_share = keep_ + share_tolerance_;
-      bounds.counted = count_share_;
+      bounds.least_share = keep_ - kShareTolerance;
+      bounds.most_share = keep_ + kShareTolerance;
       bounds.gradient_scale = balancer_scale_;
       span.scores = balance(context, span.scores, bounds);
     }

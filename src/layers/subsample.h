@@ -16,12 +16,10 @@ struct SubsampleConfig {
   // The score reads the row divided by its root mean square, so that its size does not depend on
   // how far the residual stream has grown; the paper's score reads the row itself.
   bool score_norm = false;
-  std::vector<double> keep;       // share of the rows that enters, for each span in pattern order
-  double balancer_scale = 0.04;   // size of the balancer's push, as a share of the gradient
-  double share_tolerance = 0.05;  // of positive scores around keep, before the balancer pushes
-  bool count_share = false;       // by counting them; the paper's balancer estimates the share
-  int64_t balancer_steps = 0;     // over which the balancer's probability falls from 1 to 0.25
-  int64_t bypass_steps = 0;       // over which the bypass scale's lower limit falls from 0.9 to 0.2
+  std::vector<double> keep;      // share of the rows that enters, for each span in pattern order
+  double balancer_scale = 0.04;  // size of the balancer's push, as a share of the gradient
+  int64_t balancer_steps = 0;    // over which the balancer's probability falls from 1 to 0.25
+  int64_t bypass_steps = 0;      // over which the bypass scale's lower limit falls from 0.9 to 0.2
 };
 
 class Subsample {
@@ -50,8 +48,7 @@ class Subsample {
   RowSelection select(const Context& context, const Tensor& scores, const Batch& batch) const;
 
   int64_t span_;
-  double keep_, balancer_scale_, share_tolerance_;
-  bool count_share_;
+  double keep_, balancer_scale_;
   int64_t balancer_steps_, bypass_steps_;
   Tensor unit_;          // [hidden_size] ones for the norm; undefined without score_norm
   Weight score_;         // [1, hidden_size]

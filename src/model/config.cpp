@@ -75,8 +75,6 @@ SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
   }
   config.score_norm = reader.boolean("score_norm", false);
   config.balancer_scale = reader.number("balancer_scale", config.balancer_scale, 0, 100);
-  config.share_tolerance = reader.number("share_tolerance", config.share_tolerance, 0, 1);
-  config.count_share = reader.boolean("count_share", false);
   config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
   config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
   reader.finish();
@@ -219,8 +217,6 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
     json["subsample"] = {{"keep", config.subsample.keep},
                          {"score_norm", config.subsample.score_norm},
                          {"balancer_scale", config.subsample.balancer_scale},
-                         {"share_tolerance", config.subsample.share_tolerance},
-                         {"count_share", config.subsample.count_share},
                          {"balancer_steps", config.subsample.balancer_steps},
                          {"bypass_steps", config.subsample.bypass_steps}};
   }

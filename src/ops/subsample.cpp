@@ -252,11 +252,7 @@ std::vector<float> balance_gradient(std::span<const float> scores, const Balance
   const auto side = [](double value, double low, double high) {
     return value < low ? -1.0 : value > high ? 1.0 : 0.0;
   };
-  const auto positive = std::count_if(scores.begin(), scores.end(), [](float s) { return s > 0; });
-  const double m_side =
-      bounds.counted
-          ? side(static_cast<double>(positive) / count, bounds.least_share, bounds.most_share)
-          : side(m, share_bound(bounds.least_share), share_bound(bounds.most_share));
+  const double m_side = side(m, share_bound(bounds.least_share), share_bound(bounds.most_share));
   const double rms_side =
       side(rms, of_magnitude * bounds.least_magnitude, of_magnitude * bounds.most_magnitude);
   std::vector<double> gradient;

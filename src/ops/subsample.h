@@ -60,9 +60,6 @@ struct BalanceBounds {
   double least_share = 0, most_share = 1;          // of positive scores
   double least_magnitude = 1, most_magnitude = 4;  // of the mean of |s|
   double gradient_scale = 0.04;
-  // Whether the share is within bounds is told by counting positive scores, and not by their mean
-  // and deviation, which give the share of a normal distribution only.
-  bool counted = false;
 };
 
 // The scores themselves. The backward pass adds |g| balance_gradient() to each incoming gradient g.
@@ -71,8 +68,7 @@ Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds
 // The gradient, scaled to a root mean square of gradient_scale, of
 //   |m - clamp(m)| + |ln(clamp(rms) / rms)|,  m = mean / standard deviation of the scores,
 // with the bounds of a normal distribution: m within sqrt(2) erfinv(2 share - 1), rms within
-// sqrt(pi / 2) magnitude. Zeros if both are within bounds. `counted` asks the share for the sign of
-// the first term.
+// sqrt(pi / 2) magnitude. Zeros if both are within bounds.
 std::vector<float> balance_gradient(std::span<const float> scores, const BalanceBounds& bounds);
 
 }  // namespace pronghorn

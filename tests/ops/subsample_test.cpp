@@ -226,27 +226,6 @@ TEST(Balancer, GradientIsThatOfTheFormula) {
   }
 }
 
-// Many scores a little above 0 and few far below: their mean and deviation tell of too few positive
-// ones, counting them of too many.
-TEST(Balancer, CountedSharesAreThoseOfAnyDistribution) {
-  std::vector<float> scores(70, 1.0f);
-  scores.resize(100, -10.0f);
-  BalanceBounds bounds;
-  bounds.least_share = 0.59;
-  bounds.most_share = 0.69;
-  bounds.least_magnitude = 0;
-  bounds.most_magnitude = 100;
-  const std::vector<float> normal = balance_gradient(scores, bounds);
-  bounds.counted = true;
-  const std::vector<float> counted = balance_gradient(scores, bounds);
-  for (size_t i = 0; i < scores.size(); ++i) {
-    EXPECT_NE(normal[i], 0);
-    EXPECT_FLOAT_EQ(counted[i], -normal[i]);
-  }
-  bounds.most_share = 0.71;
-  EXPECT_THAT(balance_gradient(scores, bounds), testing::Each(0));
-}
-
 TEST(Balancer, PushesInProportionToTheIncomingGradient) {
   BalanceBounds bounds;
   bounds.least_share = 0.9;  // of these scores half are positive
