@@ -55,11 +55,9 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
 }
 
 // `count` pieces of `length` tokens, cut from the texts at even distances.
-std::vector<std::vector<int32_t>> cut_texts(const BenchCommand& options, int64_t count,
-                                            int64_t length) {
-  std::string text;
-  for (const std::string& document : read_documents(options.text, 16 << 20)) text += document;
-  const std::vector<int32_t> tokens = load_tokenizer(options.model)->encode(text, false);
+std::vector<std::vector<int32_t>> cut_texts(const BenchCommand& options, const Tokenizer& tokenizer,
+                                            int64_t count, int64_t length) {
+  const std::vector<int32_t> tokens = tokenizer.encode(read_text(options.text, 16 << 20), false);
   const auto all = static_cast<int64_t>(tokens.size());
   require(all >= length, "--text", "{} tokens are too few for pieces of {}", all, length);
   std::vector<std::vector<int32_t>> pieces;
@@ -82,8 +80,9 @@ void bench_drafts(const BenchCommand& options) {
   bench.repeat = options.bench.repeat;
   bench.precision = options.bench.precision;
   const auto rows = lab::bench_drafters(
-      *model, *tokenizer, cut_texts(options, options.draft_prompts, options.bench.prompt),
-      options.drafts, bench);
+      *model, *tokenizer,
+      cut_texts(options, *tokenizer, options.draft_prompts, options.bench.prompt), options.drafts,
+      bench);
   if (options.json) {
     nlohmann::json json = {
         {"prompts", options.draft_prompts}, {"prompt_tokens", options.bench.prompt},
@@ -140,7 +139,8 @@ void run(const BenchCommand& options) {
   const double load_seconds = now_seconds() - start;
   lab::BenchOptions bench = options.bench;
   if (!options.text.empty()) {
-    bench.texts = cut_texts(options, bench.batch, bench.prompt + bench.generate);
+    bench.texts = cut_texts(options, *load_tokenizer(options.model), bench.batch,
+                            bench.prompt + bench.generate);
   }
   const lab::BenchResult result = lab::bench_model(*model, bench);
   // Before the ceilings are measured, which takes memory of its own.

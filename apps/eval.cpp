@@ -50,9 +50,8 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
 
 // Reads the beginning of the texts as one sequence and shows how it goes as that grows.
 void eval_stream(const EvalOptions& options, const Model& model) {
-  std::string text;
-  for (const std::string& document : read_documents(options.data, 64 << 20)) text += document;
-  std::vector<int32_t> tokens = load_tokenizer(options.model)->encode(text);
+  std::vector<int32_t> tokens =
+      load_tokenizer(options.model)->encode(read_text(options.data, 64 << 20));
   const auto all = static_cast<int64_t>(tokens.size());
   require(all > options.stream, "--stream", "the texts have {} tokens, fewer than {} and a next",
           all, options.stream);

@@ -352,9 +352,7 @@ const TaskType& task_type(const std::string& name) {
 
 std::shared_ptr<const std::string> task_text(const std::vector<std::filesystem::path>& paths) {
   constexpr int64_t kBytes = int64_t{16} << 20;
-  auto text = std::make_shared<std::string>();
-  for (const std::string& document : read_documents(paths, kBytes)) *text += document;
-  return text;
+  return std::make_shared<const std::string>(read_text(paths, kBytes));
 }
 
 std::unique_ptr<DataSource> make_task(TaskOptions options) {

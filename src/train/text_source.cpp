@@ -242,4 +242,10 @@ std::vector<std::string> read_documents(const std::vector<std::filesystem::path>
   return texts;
 }
 
+std::string read_text(const std::vector<std::filesystem::path>& paths, int64_t limit) {
+  std::string text;
+  for (const std::string& document : read_documents(paths, limit)) text += document;
+  return text;
+}
+
 }  // namespace pronghorn

@@ -35,4 +35,7 @@ void for_each_document(
 std::vector<std::string> read_documents(const std::vector<std::filesystem::path>& paths,
                                         int64_t limit);
 
+// The same, one behind the other.
+std::string read_text(const std::vector<std::filesystem::path>& paths, int64_t limit);
+
 }  // namespace pronghorn
