@@ -63,13 +63,20 @@ Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& 
     float* to = value.data();
     for (int64_t i = 0; i < value.size(); ++i) to[i] = initializer(random, i);
   }
-  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale});
+  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale, false});
   return value;
 }
 
 Weight ParameterStore::matrix(std::string name, int64_t out, int64_t in,
                               const Initializer& initializer) {
   return Weight(tensor(std::move(name), {out, in}, initializer, Decay::yes));
+}
+
+Tensor ParameterStore::average(std::string name, Shape shape) {
+  const Tensor value =
+      tensor(std::move(name), std::move(shape), initializers::constant(0), Decay::no);
+  parameters_.back().averaged = true;
+  return value;
 }
 
 }  // namespace pronghorn

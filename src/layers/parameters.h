@@ -19,6 +19,9 @@ struct Parameter {
   Tensor value;
   bool decay = true;  // takes part in weight decay
   double learning_rate_scale = 1;
+  // Follows an average of what it sees in place of the loss. Its gradient is the sum, over the
+  // sequences of a step, of how far it is above what each would have it be.
+  bool averaged = false;
 };
 
 // Draws the value of element `index` of a parameter.
@@ -47,6 +50,8 @@ class ParameterStore {
   Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay,
                 double learning_rate_scale = 1);
   Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
+  // A parameter that is averaged, from 0 on.
+  Tensor average(std::string name, Shape shape);
 
   const std::vector<Parameter>& all() const { return parameters_; }
   int64_t total_size() const { return total_size_; }
@@ -76,6 +81,9 @@ class ParameterScope {
   Weight matrix(std::string_view name, int64_t out, int64_t in,
                 const Initializer& initializer) const {
     return store_->matrix(path(name), out, in, initializer);
+  }
+  Tensor average(std::string_view name, Shape shape) const {
+    return store_->average(path(name), std::move(shape));
   }
 
  private:

@@ -49,6 +49,9 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
           Decay::no, kScoreLearningRate)),
       bypass_scale_(
           scope.tensor("bypass_scale", {hidden_size}, initializers::constant(kBypassScale))) {
+  if (config.score_bias) {
+    score_bias_ = scope.average("score.bias", {1});
+  }
   if (config.score_norm) unit_ = Tensor::full({hidden_size}, 1);
 }
 
@@ -60,15 +63,22 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
     // In f32 always: a threshold must not depend on how products are rounded.
     Context exact = context;
     exact.precision = Precision::f32;
-    span.scores =
-        linear(exact, unit_.defined() ? rms_norm(exact, x, unit_, kScoreNormEpsilon) : x, score_);
+    // Under a step of training the bias follows the scores and not the loss.
+    const bool counted = context.training_step && score_bias_.defined();
+    span.scores = linear(exact, unit_.defined() ? rms_norm(exact, x, unit_, kScoreNormEpsilon) : x,
+                         score_, counted ? score_bias_.detach() : score_bias_);
+    if (counted) {
+      span.scores = balance_share(context, span.scores, batch, score_bias_, keep_);
+    }
     const int64_t step = context.training_step.value_or(0);
     if (context.training_step &&
         chance("balancer", span_, step,
                scheduled(kFirstBalancer, kLastBalancer, step, balancer_steps_))) {
       BalanceBounds bounds;
-      bounds.least_share = keep_ - kShareTolerance;
-      bounds.most_share = keep_ + kShareTolerance;
+      if (!counted) {
+        bounds.least_share = keep_ - kShareTolerance;
+        bounds.most_share = keep_ + kShareTolerance;
+      }
       bounds.gradient_scale = balancer_scale_;
       span.scores = balance(context, span.scores, bounds);
     }

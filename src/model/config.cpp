@@ -74,6 +74,7 @@ SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
             "{} is not a share of the tokens, above 0 and up to 1", share);
   }
   config.score_norm = reader.boolean("score_norm", false);
+  config.score_bias = reader.boolean("score_bias", false);
   config.balancer_scale = reader.number("balancer_scale", config.balancer_scale, 0, 100);
   config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
   config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
@@ -216,6 +217,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   if (!config.subsample.keep.empty()) {
     json["subsample"] = {{"keep", config.subsample.keep},
                          {"score_norm", config.subsample.score_norm},
+                         {"score_bias", config.subsample.score_bias},
                          {"balancer_scale", config.subsample.balancer_scale},
                          {"balancer_steps", config.subsample.balancer_steps},
                          {"bypass_steps", config.subsample.bypass_steps}};

@@ -65,6 +65,17 @@ struct BalanceBounds {
 // The scores themselves. The backward pass adds |g| balance_gradient() to each incoming gradient g.
 Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds& bounds);
 
+// How far a bias of the scores is above where a share `keep` of them is positive, judged from the
+// count: (share - keep) rms / density, the density being that of a normal distribution there.
+float excess_bias(std::span<const float> scores, double keep);
+
+// The scores themselves, which contain bias [1]. The backward pass adds to the bias' gradient the
+// excess_bias() of each segment; no gradient of the loss is needed for that. From the scores'
+// gradients it takes their mean over the segment: what moves all scores alike is the bias' to
+// learn.
+Tensor balance_share(const Context& context, const Tensor& scores, const Batch& batch,
+                     const Tensor& bias, double keep);
+
 // The gradient, scaled to a root mean square of gradient_scale, of
 //   |m - clamp(m)| + |ln(clamp(rms) / rms)|,  m = mean / standard deviation of the scores,
 // with the bounds of a normal distribution: m within sqrt(2) erfinv(2 share - 1), rms within

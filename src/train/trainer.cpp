@@ -90,6 +90,16 @@ std::string first_bad_gradient(const Model& model) {
   return "none";
 }
 
+// A step of an averaged parameter: an exponential mean over about the last 10 steps.
+void follow(const Tensor& value, int64_t sequences) {
+  constexpr float kRate = 0.1f;
+  const std::span<const float> gradient = value.grad().values();
+  for (size_t i = 0; i < gradient.size(); ++i) {
+    value.data()[i] -= kRate * gradient[i] / static_cast<float>(sequences);
+  }
+  value.bump_version();
+}
+
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
   const auto middle = values.begin() + static_cast<int64_t>(values.size()) / 2;
@@ -360,7 +370,8 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
 
   double squares = 0;
   for (const Parameter& parameter : model.parameters()) {
-    if (parameter.value.has_grad()) squares += sum_of_squares(parameter.value.grad().values());
+    if (parameter.value.has_grad() && !parameter.averaged)
+      squares += sum_of_squares(parameter.value.grad().values());
   }
   const auto clear_gradients = [&] {
     for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
@@ -383,6 +394,10 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   for (size_t i = 0; i < model.parameters().size(); ++i) {
     const Parameter& parameter = model.parameters()[i];
     if (!parameter.value.has_grad()) continue;
+    if (parameter.averaged) {
+      follow(parameter.value, sequences);
+      continue;
+    }
     settings.weight_decay = parameter.decay ? config.weight_decay : 0;
     settings.learning_rate = learning_rate * parameter.learning_rate_scale;
     adamw_update(parameter.value.values(), parameter.value.grad().values(), state.m[i].values(),

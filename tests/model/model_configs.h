@@ -66,7 +66,8 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
       {"subsampled_mamba", R"("pattern": "m(m)m", "subsample": {"keep": 0.5}, "blocks": {"m":
           {"mixer": {"type": "mamba", "state": 5, "time_step_rank": 3}}})"},
       {"subsampled_hybrid",
-       R"("pattern": "(g((m)a))g", "subsample": {"keep": 0.7, "score_norm": true},
+       R"("pattern": "(g((m)a))g",
+          "subsample": {"keep": 0.7, "score_norm": true, "score_bias": true},
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "model/model_check.h"
 #include "model/model_configs.h"
+#include "ops/cross_entropy.h"
 
 namespace pronghorn {
 namespace {
@@ -137,6 +138,29 @@ TEST(Subsample, TrainingKeepsTheConfiguredShareWhateverTheScores) {
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].rows.size(), 64u);
   EXPECT_EQ(trace[1].rows.size(), 32u);
+}
+
+// All scores far below 0: no gradient of the loss comes back through the clamp.
+TEST(Subsample, TheBiasOfTheScoreComesBackFromWhereTheLossHasNoGradient) {
+  ModelConfig config = nested(kAttention);
+  config.subsample.score_bias = true;
+  const Model model(config, 4);
+  for (const char* name : {"spans.0.score.bias", "spans.1.score.bias"}) {
+    parameter(model, name).fill(-100);
+  }
+  const auto text = random_tokens(64, 61, 5);
+  Tape tape;
+  Context context;
+  context.tape = &tape;
+  context.training_step = 0;
+  const Tensor hidden = model.forward(context, fresh_segments(text, 32));
+  linear_cross_entropy(context, hidden, model.head(), text, 1, 0);
+  tape.run_backward();
+  for (const std::string span : {"spans.0.", "spans.1."}) {
+    // Two segments, in which scores without the bias are far smaller than 1.
+    EXPECT_NEAR(*parameter(model, span + "score.bias").grad().data(), -200 * 0.64 / 0.37, 3);
+    for (const float g : parameter(model, span + "score.weight").grad().values()) EXPECT_EQ(g, 0);
+  }
 }
 
 // Over the schedule the bypass scale's lower limit falls from 0.9 to 0.2; it starts at 0.5.

@@ -245,9 +245,43 @@ TEST(Balancer, PushesInProportionToTheIncomingGradient) {
   }
 }
 
+TEST(Balancer, ExcessOfTheBiasIsCounted) {
+  EXPECT_FLOAT_EQ(excess_bias(std::vector<float>{1, -1, 1, 1}, 0.75), 0);
+  EXPECT_FLOAT_EQ(excess_bias(std::vector<float>{2, -2, 0, -2, 2}, 0.64),
+                  static_cast<float>((0.4 - 0.64) * std::sqrt(3.2) / 0.37));
+  // Of normal scores it is about right: a share of 0.75 is 0.674 deviations, one of 0.64 is 0.358.
+  Random random(1, "excess");
+  std::vector<float> scores;
+  for (int i = 0; i < 20000; ++i) scores.push_back(static_cast<float>(0.674 + random.normal()));
+  EXPECT_NEAR(excess_bias(scores, 0.64), 0.674 - 0.358, 0.06);
+}
+
+TEST(Balancer, BiasLearnsItsExcessAndScoresWhatIsNotCommonToThem) {
+  const Tensor bias = Tensor::zeros({1});
+  bias.set_requires_grad(true);
+  const Tensor scores = column({3, 1, -1, -3, 8, 6});
+  scores.set_requires_grad(true);
+  const Tensor unused = column({-2, -3});  // whose gradient does not come back
+  unused.set_requires_grad(true);
+  Tape tape;
+  const Context context{&tape, Precision::f32};
+  const Tensor balanced = balance_share(context, scores, segments({4, 0, 2}), bias, 0.5);
+  balance_share(context, unused, segments({2}), bias, 0.5);
+  EXPECT_THAT(balanced.values(), ElementsAre(3, 1, -1, -3, 8, 6));
+  balanced.give_grad(column({1, 2, 0, 5, -1, 3}));
+  tape.run_backward();
+  EXPECT_FLOAT_EQ(*bias.grad().data(), excess_bias(std::vector<float>{8, 6}, 0.5) +
+                                           excess_bias(std::vector<float>{-2, -3}, 0.5));
+  EXPECT_THAT(scores.grad().values(), ElementsAre(-1, 0, -2, 3, -2, 2));
+  EXPECT_THAT(unused.grad().values(), ElementsAre(0, 0));
+}
+
 TEST(Balancer, WithoutATapeDoesNothing) {
   const Tensor scores = column({1, 2});
   EXPECT_EQ(balance({}, scores, {}).data(), scores.data());
+  const Tensor bias = Tensor::zeros({1});
+  EXPECT_EQ(balance_share({}, scores, segments({2}), bias, 0.5).data(), scores.data());
+  EXPECT_FALSE(bias.has_grad());
 }
 
 TEST(Subsample, RefusesWhatDoesNotFit) {
