@@ -19,7 +19,7 @@ struct BenchCommand : Common {
   bool machine = false;
   lab::BenchOptions bench;
   std::vector<std::string> drafts;
-  std::vector<std::filesystem::path> text;
+  std::vector<std::filesystem::path> text, prompt_files;
   int64_t draft_prompts = 8;
   lab::DraftBenchOptions draft;
 };
@@ -68,9 +68,23 @@ std::vector<std::vector<int32_t>> cut_texts(const BenchCommand& options, const T
   return pieces;
 }
 
+std::vector<std::vector<int32_t>> draft_prompts(const BenchCommand& options,
+                                                const Tokenizer& tokenizer) {
+  if (options.prompt_files.empty()) {
+    return cut_texts(options, tokenizer, options.draft_prompts, options.bench.prompt);
+  }
+  std::vector<std::vector<int32_t>> prompts;
+  for (const std::filesystem::path& path : options.prompt_files) {
+    prompts.push_back(tokenizer.encode(read_file(path), true));
+    require(!prompts.back().empty(), path.string(), "has no text for a prompt");
+  }
+  return prompts;
+}
+
 void bench_drafts(const BenchCommand& options) {
-  if (options.text.empty()) {
-    throw UsageError("--text", "missing", "drafters are compared on a text of the model's kind");
+  if (options.text.empty() == options.prompt_files.empty()) {
+    throw UsageError("--draft", "needs either --text or --prompt-file",
+                     "drafters are compared on a text of the model's kind");
   }
   const std::unique_ptr<Model> model = Model::load(options.model);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
@@ -79,15 +93,15 @@ void bench_drafts(const BenchCommand& options) {
   bench.batch = options.bench.batch;
   bench.repeat = options.bench.repeat;
   bench.precision = options.bench.precision;
-  const auto rows = lab::bench_drafters(
-      *model, *tokenizer,
-      cut_texts(options, *tokenizer, options.draft_prompts, options.bench.prompt), options.drafts,
-      bench);
+  const std::vector<std::vector<int32_t>> prompts = draft_prompts(options, *tokenizer);
+  const auto rows = lab::bench_drafters(*model, *tokenizer, prompts, options.drafts, bench);
   if (options.json) {
-    nlohmann::json json = {
-        {"prompts", options.draft_prompts}, {"prompt_tokens", options.bench.prompt},
-        {"tokens", options.bench.generate}, {"batch", options.bench.batch},
-        {"threads", thread_count()},        {"backend", backend().description()}};
+    nlohmann::json json = {{"prompts", prompts.size()},
+                           {"tokens", options.bench.generate},
+                           {"batch", options.bench.batch},
+                           {"threads", thread_count()},
+                           {"backend", backend().description()}};
+    if (options.prompt_files.empty()) json["prompt_tokens"] = options.bench.prompt;
     for (const lab::DraftBenchRow& row : rows) {
       json["drafters"].push_back({{"drafter", row.drafter.empty() ? "plain" : row.drafter},
                                   {"tokens_per_second", to_json(row.tokens_per_second)},
@@ -216,10 +230,14 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(0, 1000));
   command->add_option("--draft", options->drafts,
                       "compare decoding with this drafter (as in generate; may be repeated) with "
-                      "plain decoding, on prompts from --text");
+                      "plain decoding, on prompts from --text or --prompt-file");
   command->add_option("--text", options->text,
                       "text files that prompts, and what is decoded behind them, are cut from "
                       "(default: random tokens, and the likeliest ones)");
+  command->add_option("--prompt-file", options->prompt_files,
+                      "prompts for --draft, each file one, in place of pieces of --text");
+  command->add_option("--stop", options->draft.stop,
+                      "end each text of --draft before this (may be repeated)");
   command->add_option("--draft-prompts", options->draft_prompts, "number of prompts for --draft")
       ->check(CLI::Range(1, 10000));
   add_speculation_options(*command, options->draft.speculation);

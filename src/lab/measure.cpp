@@ -133,6 +133,7 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
   generation.max_tokens = options.generate;
   generation.sampling.temperature = options.temperature;
   generation.stop_at_eos = false;
+  generation.stop = options.stop;
   generation.precision = options.precision;
   const auto batch = static_cast<size_t>(options.batch);
   std::vector<std::vector<double>> rates(rows.size());

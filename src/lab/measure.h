@@ -45,6 +45,7 @@ struct DraftBenchOptions {
   int repeat = 3;          // measured runs, after one that warms up; 0: that one alone
   Precision precision = Precision::f32;
   double temperature = 0;
+  std::vector<std::string> stop;  // a text ends before the first of these
   SpeculationOptions speculation;
 };
 

@@ -391,6 +391,10 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
     EXPECT_TRUE(row["same_text_as_plain"].get<bool>()) << row["drafter"];
     EXPECT_GT(row["tokens_per_second"]["median"].get<double>(), 0);
   }
+  const auto own = json_of({"bench", "run", "--draft", "ngram", "--prompt-file", "text.txt",
+                            "text.txt", "--stop", " ", "--generate", "12", "--repeat", "0"});
+  EXPECT_EQ(own["prompts"], 2);
+  EXPECT_TRUE(own["drafters"][1]["same_text_as_plain"].get<bool>());
   const auto read = json_of({"bench", "run", "--text", "text.txt", "--prompt", "40", "--generate",
                              "8", "--batch", "2", "--repeat", "1"});
   EXPECT_GT(read["decode"]["tokens_per_second"]["median"].get<double>(), 0);
@@ -407,6 +411,9 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
   refused("other", "early-exit", 2, "early exit");
   refused("run", "nowhere", 2, "nowhere");
   EXPECT_THAT(failure_of(2, {"bench", "run", "--draft", "ngram"}), HasSubstr("--text"));
+  EXPECT_THAT(failure_of(2, {"bench", "run", "--draft", "ngram", "--text", "text.txt",
+                             "--prompt-file", "text.txt"}),
+              HasSubstr("--prompt-file"));
 }
 
 TEST_F(CliTest, TokenizeRoundTrip) {
