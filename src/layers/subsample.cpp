@@ -50,6 +50,7 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
       bypass_scale_(
           scope.tensor("bypass_scale", {hidden_size}, initializers::constant(kBypassScale))) {
   if (config.score_bias) {
+    score_shift_ = scope.average("score.shift", {hidden_size});
     score_bias_ = scope.average("score.bias", {1});
   }
   if (config.score_norm) unit_ = Tensor::full({hidden_size}, 1);
@@ -63,10 +64,14 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
     // In f32 always: a threshold must not depend on how products are rounded.
     Context exact = context;
     exact.precision = Precision::f32;
-    // Under a step of training the bias follows the scores and not the loss.
+    // Under a step of training shift and bias follow the rows and not the loss.
     const bool counted = context.training_step && score_bias_.defined();
-    span.scores = linear(exact, unit_.defined() ? rms_norm(exact, x, unit_, kScoreNormEpsilon) : x,
-                         score_, counted ? score_bias_.detach() : score_bias_);
+    Tensor rows = unit_.defined() ? rms_norm(exact, x, unit_, kScoreNormEpsilon) : x;
+    if (score_shift_.defined()) {
+      rows =
+          counted ? centre(exact, rows, batch, score_shift_) : add_bias(exact, rows, score_shift_);
+    }
+    span.scores = linear(exact, rows, score_, counted ? score_bias_.detach() : score_bias_);
     if (counted) {
       span.scores = balance_share(context, span.scores, batch, score_bias_, keep_);
     }

@@ -16,9 +16,9 @@ struct SubsampleConfig {
   // The score reads the row divided by its root mean square, so that its size does not depend on
   // how far the residual stream has grown; the paper's score reads the row itself.
   bool score_norm = false;
-  // The score has a bias, which is not learned from the loss: it follows the average over training
-  // sequences of where the share of positive scores is `keep`. Without it the balancer estimates
-  // that share, as the paper's does.
+  // The score shifts the rows to a mean of 0 and has a bias to where the share of positive scores
+  // is `keep`. Both are averages over training sequences and not learned from the loss. Without
+  // them the balancer estimates that share, as the paper's does.
   bool score_bias = false;
   std::vector<double> keep;      // share of the rows that enters, for each span in pattern order
   double balancer_scale = 0.04;  // size of the balancer's push, as a share of the gradient
@@ -56,6 +56,7 @@ class Subsample {
   int64_t balancer_steps_, bypass_steps_;
   Tensor unit_;          // [hidden_size] ones for the norm; undefined without score_norm
   Weight score_;         // [1, hidden_size]
+  Tensor score_shift_;   // [hidden_size], of the rows; undefined without score_bias
   Tensor score_bias_;    // [1]; undefined without score_bias
   Tensor bypass_scale_;  // [hidden_size]
 };

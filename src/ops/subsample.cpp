@@ -279,6 +279,26 @@ Tensor balance_share(const Context& context, const Tensor& scores, const Batch& 
   return balanced;
 }
 
+Tensor centre(const Context& context, const Tensor& x, const Batch& batch, const Tensor& shift) {
+  require(x.rows() == batch.rows(), "centre", "{} rows for a batch of {}", x.rows(), batch.rows());
+  const Tensor centred = add_bias(context, x, shift.detach());
+  if (context.tape == nullptr || !shift.requires_grad()) return centred;
+  std::vector<int64_t> lengths;
+  for (const Segment& segment : batch.segments) lengths.push_back(segment.length);
+  context.tape->record([centred, shift, lengths = std::move(lengths)] {
+    const Tensor excess = added_gradient(shift);
+    int64_t row = 0;
+    for (const int64_t length : lengths) {
+      for (int64_t i = 0; i < length; ++i, ++row) {
+        for (int64_t c = 0; c < shift.size(); ++c) {
+          excess.data()[c] += centred.row(row)[c] / static_cast<float>(length);
+        }
+      }
+    }
+  });
+  return centred;
+}
+
 std::vector<float> balance_gradient(std::span<const float> scores, const BalanceBounds& bounds) {
   const auto count = static_cast<double>(scores.size());
   double sum = 0, squares = 0;

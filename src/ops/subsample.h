@@ -76,6 +76,10 @@ float excess_bias(std::span<const float> scores, double keep);
 Tensor balance_share(const Context& context, const Tensor& scores, const Batch& batch,
                      const Tensor& bias, double keep);
 
+// x [rows, columns] + shift [columns]. The backward pass passes the gradients of x on, and adds to
+// the shift's the means of the results over each segment: descent moves it to where they are 0.
+Tensor centre(const Context& context, const Tensor& x, const Batch& batch, const Tensor& shift);
+
 // The gradient, scaled to a root mean square of gradient_scale, of
 //   |m - clamp(m)| + |ln(clamp(rms) / rms)|,  m = mean / standard deviation of the scores,
 // with the bounds of a normal distribution: m within sqrt(2) erfinv(2 share - 1), rms within

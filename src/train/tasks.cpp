@@ -193,7 +193,8 @@ struct Haystack {
 
 // A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
 // the end the mark again, and the characters are due one after another. With more than one question
-// the others stand at random places between, each answered too: more to learn from in a sequence.
+// up to so many others (any number is as likely) stand at random places between, each answered too:
+// more to learn from in a sequence, at all distances.
 // Token 0 is the mark, then come the characters, then the filler.
 template <const Haystack& kHaystack>
 class Needle final : public TaskSource {
@@ -222,9 +223,12 @@ class Needle final : public TaskSource {
     fill(random, tokens);
     const int64_t block = options_.items + 1;  // a mark and the characters
     const int64_t last = options_.length - options_.items;
+    const int64_t questions =
+        options_.questions == 1
+            ? 1
+            : 1 + static_cast<int64_t>(random.below(static_cast<uint64_t>(options_.questions)));
     // The needle and all questions but the last: places of a shorter sequence in which each is one.
-    std::vector<int64_t> starts =
-        places(random, options_.questions, last - 1 - options_.questions * (block - 1));
+    std::vector<int64_t> starts = places(random, questions, last - 1 - questions * (block - 1));
     for (size_t i = 0; i < starts.size(); ++i) starts[i] += static_cast<int64_t>(i) * (block - 1);
     starts.push_back(last);
     std::vector<int32_t> needle(static_cast<size_t>(options_.items));

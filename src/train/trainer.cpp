@@ -90,12 +90,14 @@ std::string first_bad_gradient(const Model& model) {
   return "none";
 }
 
-// A step of an averaged parameter: an exponential mean over about the last 10 steps.
-void follow(const Tensor& value, int64_t sequences) {
-  constexpr float kRate = 0.1f;
+// A step of an averaged parameter: an exponential mean over about the last twentieth of the run.
+// Single sequences differ far more from each other than what they have in common moves in so many
+// steps.
+void follow(const Tensor& value, int64_t step, int64_t sequences) {
+  const double observed = 1 / (5 + static_cast<double>(step) / 20) / static_cast<double>(sequences);
   const std::span<const float> gradient = value.grad().values();
   for (size_t i = 0; i < gradient.size(); ++i) {
-    value.data()[i] -= kRate * gradient[i] / static_cast<float>(sequences);
+    value.data()[i] -= static_cast<float>(observed) * gradient[i];
   }
   value.bump_version();
 }
@@ -395,7 +397,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     const Parameter& parameter = model.parameters()[i];
     if (!parameter.value.has_grad()) continue;
     if (parameter.averaged) {
-      follow(parameter.value, sequences);
+      follow(parameter.value, state.step, sequences);
       continue;
     }
     settings.weight_decay = parameter.decay ? config.weight_decay : 0;

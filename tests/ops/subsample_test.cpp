@@ -276,6 +276,21 @@ TEST(Balancer, BiasLearnsItsExcessAndScoresWhatIsNotCommonToThem) {
   EXPECT_THAT(unused.grad().values(), ElementsAre(0, 0));
 }
 
+TEST(Balancer, CentreLearnsTheMeanAndPassesGradientsOn) {
+  const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2});
+  const Tensor shift = Tensor::from(std::vector<float>{10, -1}, {2});
+  x.set_requires_grad(true);
+  shift.set_requires_grad(true);
+  Tape tape;
+  const Tensor y = centre({&tape, Precision::f32}, x, segments({2, 0, 1}), shift);
+  EXPECT_THAT(y.values(), ElementsAre(11, 1, 13, 3, 15, 5));
+  y.give_grad(Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2}));
+  tape.run_backward();
+  EXPECT_THAT(x.grad().values(), ElementsAre(1, 2, 3, 4, 5, 6));
+  // Means of two segments, of rows 0 and 1 and of row 2.
+  EXPECT_THAT(shift.grad().values(), ElementsAre(12 + 15, 2 + 5));
+}
+
 TEST(Balancer, WithoutATapeDoesNothing) {
   const Tensor scores = column({1, 2});
   EXPECT_EQ(balance({}, scores, {}).data(), scores.data());

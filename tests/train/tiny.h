@@ -92,11 +92,14 @@ inline ModelConfig tiny_config(const std::string& pattern = "a m") {
       blocks[std::string(1, c)] = known[std::string(1, c)];
     }
   }
-  const nlohmann::json config = {{"model_type", "pronghorn"},
-                                 {"vocab_size", 256},
-                                 {"hidden_size", 32},
-                                 {"pattern", pattern},
-                                 {"blocks", blocks}};
+  nlohmann::json config = {{"model_type", "pronghorn"},
+                           {"vocab_size", 256},
+                           {"hidden_size", 32},
+                           {"pattern", pattern},
+                           {"blocks", blocks}};
+  if (pattern.find('(') != std::string::npos) {
+    config["subsample"] = {{"keep", 0.64}, {"score_norm", true}, {"score_bias", true}};
+  }
   return read_pronghorn_config(ConfigReader(config, "tiny"));
 }
 

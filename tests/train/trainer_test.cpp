@@ -190,7 +190,7 @@ class Failing final : public DataSource {
 };
 
 TEST_F(TrainerTest, ResumesToTheBit) {
-  Model whole(tiny_config("a m s g"), 1);
+  Model whole(tiny_config("a m (s) g"), 1);
   const TrainRun run = run_of("whole", 30);
   const TrainResult expected = train_here(whole, run);
 
@@ -200,8 +200,8 @@ TEST_F(TrainerTest, ResumesToTheBit) {
     parts.checkpoint_seconds = checkpoint_seconds;
     TextSource source(*shard_, parts.config.window, parts.seed);
     for (const uint64_t steps : {7, 8, 20}) {
-      Model model(tiny_config("a m s g"), 99);  // the weights come from the state
-      if (!parts.resume) model = Model(tiny_config("a m s g"), 1);
+      Model model(tiny_config("a m (s) g"), 99);  // the weights come from the state
+      if (!parts.resume) model = Model(tiny_config("a m (s) g"), 1);
       Failing failing(source, steps * 8);
       EXPECT_THAT(
           error_of([&] { train(model, failing, held_out_.get(), tokenizer_.get(), parts); }),
@@ -211,7 +211,7 @@ TEST_F(TrainerTest, ResumesToTheBit) {
     // The cut-off line of a killed run.
     write_file(parts.directory / "log.jsonl",
                read_file(parts.directory / "log.jsonl") + R"({"step": 9, "los)");
-    Model model(tiny_config("a m s g"), 99);
+    Model model(tiny_config("a m (s) g"), 99);
     const TrainResult result = train_here(model, parts);
     EXPECT_EQ(weights_of(model), weights_of(whole));
     EXPECT_EQ(untimed_log(parts.directory), untimed_log(run.directory));
@@ -465,6 +465,21 @@ TEST_F(TrainerTest, DecaysMatricesOnly) {
   }
   EXPECT_GT(matrices, 5);
   EXPECT_GT(others, 5);
+}
+
+// From scores that are all below 0, where the loss has no gradient.
+TEST_F(TrainerTest, ASubsampledSpanComesToKeepItsShare) {
+  Model model(tiny_config("a (m) a"), 1);
+  for (const Parameter& parameter : model.parameters()) {
+    EXPECT_EQ(parameter.averaged,
+              parameter.name == "spans.0.score.bias" || parameter.name == "spans.0.score.shift");
+    if (parameter.name == "spans.0.score.bias") parameter.value.fill(-20);
+  }
+  const double before = evaluate_text(model, Precision::f32, *held_out_, 32).kept_shares().at(0);
+  EXPECT_EQ(before, 0);
+  train_here(model, run_of("spans", 60));
+  const double after = evaluate_text(model, Precision::f32, *held_out_, 32).kept_shares().at(0);
+  EXPECT_NEAR(after, 0.64, 0.1);
 }
 
 TEST_F(TrainerTest, ClipsTheNormOfTheGradient) {
