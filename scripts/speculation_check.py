@@ -25,11 +25,19 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--extra-drafts", nargs="*", default=[], help="such as mtp")
+    parser.add_argument("--quarter", action="store_true",
+                        help="four of the sixteen settings, in which each value and each pair of "
+                             "threads, batch and branches occurs")
     options = parser.parse_args()
 
     different = 0
-    settings = itertools.product(options.models, options.threads, options.batch, [0, 0.8], [1, 3])
-    for model, threads, batch, temperature, branches in settings:
+    choices = [options.threads, options.batch, [0, 0.8], [1, 3]]
+    places = itertools.product(*(range(len(choice)) for choice in choices))
+    if options.quarter:
+        places = [p for p in places if (p[0] + p[1] + p[3]) % 2 == 0 and p[2] == p[1]]
+    settings = [[choice[i] for choice, i in zip(choices, place)] for place in places]
+    for model, setting in itertools.product(options.models, settings):
+        threads, batch, temperature, branches = setting
         others = [other for other in options.models if other != model][:1]
         drafts = ["ngram", "suffix", "early-exit:1", *others, *options.extra_drafts]
         if others:
