@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "base/threads.h"
 #include "decode/scoring_drafter.h"
 #include "decode/stop_filter.h"
 #include "decode/verification.h"
@@ -232,13 +233,25 @@ class Generator {
     const Tensor logits = model_.logits(context_, hidden);
     const double step_end = now_seconds();
 
+    const auto scores_of = [&](size_t i, int32_t node) -> std::span<const float> {
+      return {logits.row(batch.segments[i].first_row + node + 1),
+              static_cast<size_t>(logits.columns())};
+    };
+    // The first choice of each text is due whatever the guesses were, and drawing from a large
+    // vocabulary takes as long as a small model's step.
+    std::vector<int32_t> first_choices(active.size());
+    parallel_for(static_cast<int64_t>(active.size()), 1, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        const Writer& writer = *writers_[active[i]];
+        const bool needed = drafts[i].empty() || !judges_blocks(writer);
+        if (needed) first_choices[i] = writer.choose(scores_of(i, -1));
+      }
+    });
+
     std::vector<std::vector<int32_t>> taken(active.size());
     for (size_t i = 0; i < active.size(); ++i) {
       Writer& writer = *writers_[active[i]];
-      const int64_t first = batch.segments[i].first_row;
-      const auto scores = [&](int32_t node) -> std::span<const float> {
-        return {logits.row(first + node + 1), static_cast<size_t>(logits.columns())};
-      };
+      const auto scores = [&](int32_t node) { return scores_of(i, node); };
       const auto take = [&](int32_t token) {
         taken[i].push_back(token);
         return writer.take(token);
@@ -247,13 +260,17 @@ class Generator {
           !drafts[i].empty() && judges_blocks(writer)
               ? take_block(writer, drafts[i], scores, take)
               : take_matching(
-                    drafts[i], [&](int32_t node) { return writer.choose(scores(node)); }, take);
+                    drafts[i],
+                    [&](int32_t node) {
+                      return node < 0 ? first_choices[i] : writer.choose(scores(node));
+                    },
+                    take);
       forget(writer.session(), drafts[i], lengths[i], path);
       ++writer.result().steps;
       if (speculation_ == nullptr) continue;
       Drafter& drafter = speculation_->drafter();
       if (drafter.wants_hidden()) {
-        std::vector<int32_t> rows = {static_cast<int32_t>(first)};
+        std::vector<int32_t> rows = {static_cast<int32_t>(batch.segments[i].first_row)};
         for (const int32_t node : path) rows.push_back(rows.front() + node + 1);
         drafter.observe(active[i], embedding({}, hidden, rows));
       }
