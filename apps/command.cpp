@@ -84,7 +84,8 @@ void add_task_options(CLI::App& command, TaskOptions& task) {
   command.add_option("--task", task.name, "a synthetic task (see pronghorn list)");
   command.add_option("--task-length", task.length, "tokens of a task's sequence");
   command.add_option("--task-items", task.items, "things to remember in the task");
-  command.add_option("--task-questions", task.questions, "times that a needle is asked for");
+  command.add_option("--task-questions", task.questions,
+                     "times at most that a needle is asked for");
 }
 
 void add_precision_option(CLI::App& command, Precision& precision) {

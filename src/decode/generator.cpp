@@ -237,14 +237,15 @@ class Generator {
       return {logits.row(batch.segments[i].first_row + node + 1),
               static_cast<size_t>(logits.columns())};
     };
+    const auto judged = [&](size_t i) {
+      return !drafts[i].empty() && judges_blocks(*writers_[active[i]]);
+    };
     // The first choice of each text is due whatever the guesses were, and drawing from a large
     // vocabulary takes as long as a small model's step.
     std::vector<int32_t> first_choices(active.size());
     parallel_for(static_cast<int64_t>(active.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        const Writer& writer = *writers_[active[i]];
-        const bool needed = drafts[i].empty() || !judges_blocks(writer);
-        if (needed) first_choices[i] = writer.choose(scores_of(i, -1));
+        if (!judged(i)) first_choices[i] = writers_[active[i]]->choose(scores_of(i, -1));
       }
     });
 
@@ -257,14 +258,13 @@ class Generator {
         return writer.take(token);
       };
       const std::vector<int32_t> path =
-          !drafts[i].empty() && judges_blocks(writer)
-              ? take_block(writer, drafts[i], scores, take)
-              : take_matching(
-                    drafts[i],
-                    [&](int32_t node) {
-                      return node < 0 ? first_choices[i] : writer.choose(scores(node));
-                    },
-                    take);
+          judged(i) ? take_block(writer, drafts[i], scores, take)
+                    : take_matching(
+                          drafts[i],
+                          [&](int32_t node) {
+                            return node < 0 ? first_choices[i] : writer.choose(scores(node));
+                          },
+                          take);
       forget(writer.session(), drafts[i], lengths[i], path);
       ++writer.result().steps;
       if (speculation_ == nullptr) continue;

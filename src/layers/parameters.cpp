@@ -63,7 +63,7 @@ Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& 
     float* to = value.data();
     for (int64_t i = 0; i < value.size(); ++i) to[i] = initializer(random, i);
   }
-  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale, false});
+  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale});
   return value;
 }
 

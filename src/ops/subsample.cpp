@@ -35,9 +35,10 @@ Tensor added_gradient(const Tensor& x) {
   return target.tensor;
 }
 
-// Rounded first, so that 0.64 of 100 is 64 and not, by a last bit too many, 65.
-int64_t kept_count(double keep, int64_t total) {
-  return static_cast<int64_t>(std::ceil(std::round(keep * static_cast<double>(total) * 1e6) / 1e6));
+std::vector<int64_t> segment_lengths(const Batch& batch) {
+  std::vector<int64_t> lengths;
+  for (const Segment& segment : batch.segments) lengths.push_back(segment.length);
+  return lengths;
 }
 
 float weight_of(float score) { return std::clamp(score, 0.0f, 1.0f); }
@@ -82,7 +83,9 @@ RowSelection select_highest(const Tensor& scores, const Batch& batch, double kee
     std::stable_sort(ranked.begin(), ranked.end(),
                      [values](int32_t a, int32_t b) { return values[a] > values[b]; });
     const auto total = static_cast<int64_t>(ranked.size());
-    const int64_t count = kept_count(keep, total);
+    // Rounded first, so that 0.64 of 100 is 64 and not, by a last bit too many, 65.
+    const auto count =
+        static_cast<int64_t>(std::ceil(std::round(keep * static_cast<double>(total) * 1e6) / 1e6));
     std::vector<std::pair<int32_t, int32_t>> kept;  // row and penalty
     for (int64_t i = 0; i < count; ++i) {
       const int64_t rank = reversed ? 2 * count - 1 - i : count + i;
@@ -256,9 +259,7 @@ Tensor balance_share(const Context& context, const Tensor& scores, const Batch& 
   if (context.tape == nullptr || !scores.requires_grad() || !bias.requires_grad()) return scores;
   const Tensor balanced = scores.detach();
   balanced.set_requires_grad(true);
-  std::vector<int64_t> lengths;
-  for (const Segment& segment : batch.segments) lengths.push_back(segment.length);
-  context.tape->record([scores, balanced, bias, keep, lengths = std::move(lengths)] {
+  context.tape->record([scores, balanced, bias, keep, lengths = segment_lengths(batch)] {
     float& excess = *added_gradient(bias).data();
     const Tensor target = added_gradient(scores);
     size_t first = 0;
@@ -283,9 +284,7 @@ Tensor centre(const Context& context, const Tensor& x, const Batch& batch, const
   require(x.rows() == batch.rows(), "centre", "{} rows for a batch of {}", x.rows(), batch.rows());
   const Tensor centred = add_bias(context, x, shift.detach());
   if (context.tape == nullptr || !shift.requires_grad()) return centred;
-  std::vector<int64_t> lengths;
-  for (const Segment& segment : batch.segments) lengths.push_back(segment.length);
-  context.tape->record([centred, shift, lengths = std::move(lengths)] {
+  context.tape->record([centred, shift, lengths = segment_lengths(batch)] {
     const Tensor excess = added_gradient(shift);
     int64_t row = 0;
     for (const int64_t length : lengths) {

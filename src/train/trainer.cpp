@@ -372,8 +372,8 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
 
   double squares = 0;
   for (const Parameter& parameter : model.parameters()) {
-    if (parameter.value.has_grad() && !parameter.averaged)
-      squares += sum_of_squares(parameter.value.grad().values());
+    if (!parameter.value.has_grad() || parameter.averaged) continue;
+    squares += sum_of_squares(parameter.value.grad().values());
   }
   const auto clear_gradients = [&] {
     for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
