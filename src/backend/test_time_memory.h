@@ -7,9 +7,9 @@
 // were at the start of its mini-batch, let a_jl be the input of layer l for key k_j and e_jl the
 // gradient of loss_factor / 2 |M(k_j) - v_j|^2 for Z_l: the gradient for W_l is a_jl^T e_jl, rank
 // one. With momentum S, learning rate theta, decay of momentum eta and forgetting alpha,
-//   S_t = eta_t S_{t-1} - theta_t a_t^T e_t        M_t = (1 - alpha_t) M_{t-1} + S_t
-// which sums up to
-//   M_t = beta_t M_0 + f_t S_0 - tau_t sum_{j <= t} G_tj a_j^T e_j
+//   S_t = eta_t S_{t-1} - theta_t a_t^T e_t    M_t = (1 - alpha_t) M_{t-1} + alpha_t M_* + S_t
+// with M_* what is forgotten towards (zero, or the weights of a fresh sequence), which sums up to
+//   M_t = beta_t M_0 + (1 - beta_t) M_* + f_t S_0 - tau_t sum_{j <= t} G_tj a_j^T e_j
 //   S_t = m_t S_0 - sum_{j <= t} n_tj a_j^T e_j
 // with M_0, S_0 at the start of the mini-batch and, from beta_0 = m_0 = 1 and f_0 = 0, recurrences
 // without a division,
@@ -17,7 +17,8 @@
 //   n_tj = eta_t n_{t-1,j}, n_tt = theta_t,  G_tj = (1 - alpha_t) G_{t-1,j} + n_tj
 // tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. A token reads
 // o_t = M_t(q_t), layer by layer (x_1 = q, x_l = gelu(h_{l-1})):
-//   h_l = beta_t x_l W_l + f_t x_l S_l - tau_t sum_{j <= t} G_tj (x_l . a_jl) e_jl
+//   h_l = beta_t x_l W_l + (1 - beta_t) x_l W_*l + f_t x_l S_l
+//         - tau_t sum_{j <= t} G_tj (x_l . a_jl) e_jl
 // so that no weights of single tokens are ever formed. This is the only form there is: a token is
 // computed in the same order whether it comes alone, in a step or in a long segment.
 #pragma once
@@ -93,6 +94,10 @@ struct MemoryProblem {
   const float* norm_weight = nullptr;  // [heads, head_dim], with residual_norm
   const float* norm_bias = nullptr;
   const float* initial = nullptr;  // [heads, state_size]: the state of a fresh sequence
+  // Of each layer, [heads, in, out] and [heads, out]: what is forgotten towards; null: zero.
+  // backward() takes these for the numbers of `initial`, whose gradient has them in it.
+  const float* target[kMemoryDepth] = {};
+  const float* target_bias[kMemoryDepth] = {};
   int64_t rows = 0;
 };
 

@@ -39,6 +39,7 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   options_.mini_batch = config.at("mini_batch");
   options_.momentum = config.at("momentum");
   options_.forgetting = config.at("forgetting");
+  options_.forget_to_start = config.at("forget_to") == "start";
   options_.error_limit = config.at("error_limit");
 
   const int64_t d = context.hidden_size, heads = options_.heads;
@@ -135,12 +136,14 @@ TokenCost NeuralMemory::cost() const {
 
 double test_time_memory_cost(const TestTimeMemoryOptions& options) {
   // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
-  // the query, the update; with momentum a query and an update more.
+  // the query, the update; with momentum a query and an update more, and a query of the start where
+  // that is forgotten towards.
   double total = 0;
   for (int64_t l = 0; l < options.depth; ++l) {
     const int64_t in = l == 0 ? options.head_dim : options.hidden_dim;
     const int64_t out = l + 1 == options.depth ? options.head_dim : options.hidden_dim;
-    const double products = 3 + (l > 0 ? 1 : 0) + (options.momentum ? 2 : 0);
+    const bool start = options.forgetting && options.forget_to_start;
+    const double products = 3 + (l > 0 ? 1 : 0) + (options.momentum ? 2 : 0) + (start ? 1 : 0);
     total += 2 * products * static_cast<double>(in * out);
   }
   return total * static_cast<double>(options.heads);
@@ -161,6 +164,7 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
   config["conv_kernel"] = reader.integer("conv_kernel", 4, 0, 64);
   config["momentum"] = reader.boolean("momentum", true);
   config["forgetting"] = reader.boolean("forgetting", true);
+  config["forget_to"] = reader.one_of("forget_to", {"start", "zero"}, "start");
   const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);
   require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
           mini_batch, kExactStep);

@@ -52,7 +52,7 @@ class NeuralMemory {
 };
 
 // Reads the keys of a memory (heads, head_dim, depth, expansion, conv_kernel, momentum, forgetting,
-// mini_batch, max_learning_rate, start_learning_rate, error_limit) into `config`.
+// forget_to, mini_batch, max_learning_rate, start_learning_rate, error_limit) into `config`.
 void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
                             nlohmann::json& config);
 

@@ -133,10 +133,14 @@ MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMem
           inputs.biases.size(), depth);
   for (size_t l = 0; l < depth; ++l) {
     const auto layer = static_cast<int64_t>(l);
-    checked_parameter(inputs.weights[l], "weights",
-                      options.heads * problem.shape.weight_size(layer));
-    if (options.bias) {
-      checked_parameter(inputs.biases[l], "biases", options.heads * problem.shape.out(layer));
+    const float* weight = checked_parameter(inputs.weights[l], "weights",
+                                            options.heads * problem.shape.weight_size(layer));
+    const float* bias = options.bias ? checked_parameter(inputs.biases[l], "biases",
+                                                         options.heads * problem.shape.out(layer))
+                                     : nullptr;
+    if (options.forgetting && options.forget_to_start) {
+      problem.target[l] = weight;
+      problem.target_bias[l] = bias;
     }
   }
   return problem;

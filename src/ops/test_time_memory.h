@@ -21,9 +21,12 @@ struct TestTimeMemoryOptions {
   // Tokens read the weights as they were at the last multiple of this many tokens of a sequence
   // (of 16, at most 8 mini-batches); 0: as they are.
   int64_t read_interval = 0;
-  bool bias = false;           // of the memory's layers
-  bool momentum = false;       // takes `eta`
-  bool forgetting = false;     // takes `alpha`
+  bool bias = false;        // of the memory's layers
+  bool momentum = false;    // takes `eta`
+  bool forgetting = false;  // takes `alpha`
+  // What is forgotten gives way to what a fresh sequence starts from; else to zero, where a memory
+  // of two layers and more gets no gradient to learn from.
+  bool forget_to_start = false;
   bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
   float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
   // Where |M(k) - v| is larger, the loss grows linearly (Huber), so that steps stay bounded; 0:

@@ -90,21 +90,23 @@ OperatorCase make_case(const Member& member) {
 std::vector<OperatorCase> test_time_memory_cases() {
   const std::vector<Member> members = {
       // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
-      //  residual_norm, loss_factor, error_limit}, token_idx, largest theta
-      {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, true, 1}, true, 0.3},
-      {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, true, 1}, true, 0.2},
-      {"linear", {2, 17, 1, 0, 16, 0, false, true, true, false, 2}},
-      {"titans", {1, 16, 2, 33, 16, 0, false, true, true, false, 2}},
-      {"no_momentum", {3, 5, 2, 12, 16, 0, false, false, true, false, 2}},
-      {"no_forgetting", {1, 12, 2, 7, 16, 0, true, true, false, false, 2}},
-      {"deep", {1, 6, 4, 9, 16, 0, false, true, true, false, 2}},
-      {"everything", {1, 8, 3, 10, 4, 0, true, true, true, true, 1}, true},
-      {"single_tokens", {2, 6, 1, 0, 1, 0, false, true, true, false, 2}, false, 0.2},
+      //  forget_to_start, residual_norm, loss_factor, error_limit}, token_idx, largest theta
+      {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, false, true, 1}, true, 0.3},
+      {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, false, true, 1}, true, 0.2},
+      {"linear", {2, 17, 1, 0, 16, 0, false, true, true, false, false, 2}},
+      {"titans", {1, 16, 2, 33, 16, 0, false, true, true, true, false, 2}},
+      {"to_zero", {1, 16, 2, 33, 16, 0, false, true, true, false, false, 2}},
+      {"no_momentum", {3, 5, 2, 12, 16, 0, false, false, true, true, false, 2}},
+      {"no_forgetting", {1, 12, 2, 7, 16, 0, true, true, false, false, false, 2}},
+      {"deep", {1, 6, 4, 9, 16, 0, false, true, true, true, false, 2}},
+      {"everything", {1, 8, 3, 10, 4, 0, true, true, true, true, true, 1}, true},
+      {"bias_to_zero", {1, 8, 3, 10, 4, 0, true, true, true, false, false, 1}, true},
+      {"single_tokens", {2, 6, 1, 0, 1, 0, false, true, true, true, false, 2}, false, 0.2},
       // Errors are about sqrt(head_dim / 3) long: some are within the limit, some are not.
-      {"limited", {1, 9, 2, 14, 16, 0, false, true, true, false, 2, 1.7f}},
-      {"limited_single", {2, 7, 1, 0, 1, 0, false, true, true, false, 2, 1.5f}, false, 0.2},
-      {"lagged", {1, 9, 2, 18, 16, 32, false, true, true, false, 2}},
-      {"lagged_bias", {1, 8, 2, 12, 8, 64, true, false, false, true, 1}, true, 0.2},
+      {"limited", {1, 9, 2, 14, 16, 0, false, true, true, false, false, 2, 1.7f}},
+      {"limited_single", {2, 7, 1, 0, 1, 0, false, true, true, false, false, 2, 1.5f}, false, 0.2},
+      {"lagged", {1, 9, 2, 18, 16, 32, false, true, true, true, false, 2}},
+      {"lagged_bias", {1, 8, 2, 12, 8, 64, true, false, false, false, true, 1}, true, 0.2},
   };
   std::vector<OperatorCase> cases;
   for (const Member& member : members) cases.push_back(make_case(member));

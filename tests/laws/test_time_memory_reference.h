@@ -51,6 +51,7 @@ class MemoryReference {
       }
     }
     carried_ = start_;
+    target_ = options.forget_to_start ? start_ : zeros();
     steps_ = zeros();
     carried_momentum_ = zeros();
     step_momentum_ = zeros();
@@ -80,7 +81,7 @@ class MemoryReference {
         double& s = carried_momentum_[l].numbers[i];
         double& w = carried_[l].numbers[i];
         s = (options_.momentum ? eta : 0) * s;
-        w = (1 - alpha) * w + s;
+        w = (1 - alpha) * w + alpha * target_[l].numbers[i] + s;
         double& s_step = step_momentum_[l].numbers[i];
         double& w_step = steps_[l].numbers[i];
         s_step =
@@ -209,7 +210,7 @@ class MemoryReference {
 
   TestTimeMemoryOptions options_;
   size_t width_;
-  Network start_, anchor_, carried_, steps_, carried_momentum_, step_momentum_;
+  Network target_, start_, anchor_, carried_, steps_, carried_momentum_, step_momentum_;
   Vector norm_weight_, norm_bias_;
 };
 

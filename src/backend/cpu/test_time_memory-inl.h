@@ -342,18 +342,30 @@ struct MemoryReads {
     return 3 * kTokens * widest + 2 * kPairs;
   }
 
-  float* kept;     // beta_t x_t
+  float* kept;     // beta_t x_t, then (1 - beta_t) x_t
   float* carried;  // f_t x_t
   float* h;
   float* dots;   // x_t . a_j (+ 1 with a bias)
   float* pairs;  // - tau_t G_tj times that
 };
 
+// What a layer of one head is forgotten towards; null: zero.
+struct MemoryTarget {
+  MemoryTarget(const MemoryProblem& problem, int64_t head, int64_t layer) {
+    if (problem.target[layer] == nullptr) return;
+    weight = problem.target[layer] + head * problem.shape.weight_size(layer);
+    if (problem.shape.bias) bias = problem.target_bias[layer] + head * problem.shape.out(layer);
+  }
+  const float *weight = nullptr, *bias = nullptr;
+};
+
 // h_l of tokens first ... first + n - 1 from their inputs x [n, in], into reads.h.
-inline void ReadLayer(const MemoryShape& shape, const float* state, int64_t layer, int64_t first,
-                      int64_t n, const MemoryTokens& tokens, const MemoryGates& gates,
-                      const float* x, MemoryReads& reads) {
+inline void ReadLayer(const MemoryProblem& problem, int64_t head, const float* state, int64_t layer,
+                      int64_t first, int64_t n, const MemoryTokens& tokens,
+                      const MemoryGates& gates, const float* x, MemoryReads& reads) {
+  const MemoryShape& shape = problem.shape;
   const int64_t in = shape.in(layer), out = shape.out(layer), count = first + n;
+  const MemoryTarget target(problem, head, layer);
   const float* kept = x;
   if (shape.forgetting) {
     for (int64_t t = 0; t < n; ++t) {
@@ -363,6 +375,13 @@ inline void ReadLayer(const MemoryShape& shape, const float* state, int64_t laye
     kept = reads.kept;
   }
   SmallMatmul(n, out, in, kept, in, 1, state + shape.weight(layer), out, reads.h, out, false);
+  if (target.weight != nullptr) {
+    for (int64_t t = 0; t < n; ++t) {
+      const float back = 1 - gates.beta[first + t];
+      for (int64_t c = 0; c < in; ++c) reads.kept[t * in + c] = back * x[t * in + c];
+    }
+    SmallMatmul(n, out, in, reads.kept, in, 1, target.weight, out, reads.h, out, true);
+  }
   if (shape.momentum) {
     for (int64_t t = 0; t < n; ++t) {
       const float f = gates.f[first + t];
@@ -378,6 +397,9 @@ inline void ReadLayer(const MemoryShape& shape, const float* state, int64_t laye
       float* HWY_RESTRICT h = reads.h + t * out;
       const float beta = gates.beta[first + t], f = gates.f[first + t];
       for (int64_t c = 0; c < out; ++c) h[c] += beta * b[c];
+      if (target.bias != nullptr) {
+        for (int64_t c = 0; c < out; ++c) h[c] += (1 - beta) * target.bias[c];
+      }
       if (shape.momentum) {
         for (int64_t c = 0; c < out; ++c) h[c] += f * s[c];
       }
@@ -411,13 +433,13 @@ inline void ReadWeights(const MemoryShape& shape, const float* state, int64_t la
 constexpr int kFoldRows = kTileRows / 2;
 
 // One register tile, R rows of V vectors (the last of `last_lanes`) of
-//   W' = beta W + f S + sum_j a_j^T w_j,  S' = m S + sum_j a_j^T s_j
-// with w_j = - tau G_j e_j and s_j = - n_j e_j.
+//   W' = beta W + (1 - beta) W_* + f S + sum_j a_j^T w_j,  S' = m S + sum_j a_j^T s_j
+// with w_j = - tau G_j e_j and s_j = - n_j e_j. target: W_*, or null.
 template <int R, int V, bool kMomentum>
 inline void FoldTile(int64_t in, int64_t out, int64_t count, const float* HWY_RESTRICT a,
                      const float* HWY_RESTRICT w_rows, const float* HWY_RESTRICT s_rows, float beta,
-                     float f, float m, const float* w, const float* s, float* w_to, float* s_to,
-                     size_t last_lanes) {
+                     float f, float m, const float* w, const float* target, const float* s,
+                     float* w_to, float* s_to, size_t last_lanes) {
   const FloatTag d;
   const size_t lanes = hn::Lanes(d);
   const auto stride = static_cast<int64_t>(lanes);
@@ -437,6 +459,9 @@ inline void FoldTile(int64_t in, int64_t out, int64_t count, const float* HWY_RE
     for (int v = 0; v < V; ++v) {
       const int64_t at = i * out + v * stride;
       weights[i][v] = hn::Mul(hn::Set(d, beta), load(w + at, v));
+      if (target != nullptr) {
+        weights[i][v] = hn::MulAdd(hn::Set(d, 1 - beta), load(target + at, v), weights[i][v]);
+      }
       if constexpr (kMomentum) {
         const FloatVector old = load(s + at, v);
         weights[i][v] = hn::MulAdd(hn::Set(d, f), old, weights[i][v]);
@@ -471,25 +496,29 @@ inline void FoldTile(int64_t in, int64_t out, int64_t count, const float* HWY_RE
 template <int V, bool kMomentum>
 inline void FoldColumns(int64_t in, int64_t out, int64_t count, const float* a, const float* w_rows,
                         const float* s_rows, float beta, float f, float m, const float* w,
-                        const float* s, float* w_to, float* s_to, size_t last_lanes) {
+                        const float* target, const float* s, float* w_to, float* s_to,
+                        size_t last_lanes) {
+  const auto target_row = [&](int64_t i) { return target != nullptr ? target + i * out : nullptr; };
   int64_t i = 0;
   for (; i + kFoldRows <= in; i += kFoldRows) {
     FoldTile<kFoldRows, V, kMomentum>(in, out, count, a + i, w_rows, s_rows, beta, f, m,
-                                      w + i * out, s + i * out, w_to + i * out, s_to + i * out,
-                                      last_lanes);
+                                      w + i * out, target_row(i), s + i * out, w_to + i * out,
+                                      s_to + i * out, last_lanes);
   }
   for (; i < in; ++i) {
     FoldTile<1, V, kMomentum>(in, out, count, a + i, w_rows, s_rows, beta, f, m, w + i * out,
-                              s + i * out, w_to + i * out, s_to + i * out, last_lanes);
+                              target_row(i), s + i * out, w_to + i * out, s_to + i * out,
+                              last_lanes);
   }
 }
 
 // The state after the first `count` tokens of the mini-batch that `from` starts, written to `to`,
 // which may be `from`. w_rows, s_rows: [count, widest] of scratch.
 template <bool kMomentum>
-inline void FoldState(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
-                      const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows,
-                      float* to) {
+inline void FoldState(const MemoryProblem& problem, int64_t head, const float* from,
+                      const MemoryTokens& tokens, const MemoryGates& gates, int64_t count,
+                      float* w_rows, float* s_rows, float* to) {
+  const MemoryShape& shape = problem.shape;
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   const int64_t end = count - 1;
   const float beta = gates.beta[end], f = gates.f[end], m = gates.m[end];
@@ -503,23 +532,29 @@ inline void FoldState(const MemoryShape& shape, const float* from, const MemoryT
         for (int64_t c = 0; c < out; ++c) s_rows[j * out + c] = surprise * e[c];
       }
     }
+    const MemoryTarget target(problem, head, l);
     const float* w = from + shape.weight(l);
     const float* s = kMomentum ? from + shape.surprise(l) : w;
     float* w_to = to + shape.weight(l);
     float* s_to = kMomentum ? to + shape.surprise(l) : w_to;
+    const auto target_column = [&](int64_t column) {
+      return target.weight != nullptr ? target.weight + column : nullptr;
+    };
     int64_t c = 0;
     for (; c + 2 * lanes <= out; c += 2 * lanes) {
       FoldColumns<2, kMomentum>(in, out, count, tokens.a[l], w_rows + c, s_rows + c, beta, f, m,
-                                w + c, s + c, w_to + c, s_to + c, static_cast<size_t>(lanes));
+                                w + c, target_column(c), s + c, w_to + c, s_to + c,
+                                static_cast<size_t>(lanes));
     }
     for (; c < out; c += lanes) {
       FoldColumns<1, kMomentum>(in, out, count, tokens.a[l], w_rows + c, s_rows + c, beta, f, m,
-                                w + c, s + c, w_to + c, s_to + c,
+                                w + c, target_column(c), s + c, w_to + c, s_to + c,
                                 static_cast<size_t>(std::min(lanes, out - c)));
     }
     if (!shape.bias) continue;
     for (c = 0; c < out; ++c) {
       float weight = beta * from[shape.bias_weight(l) + c];
+      if (target.bias != nullptr) weight += (1 - beta) * target.bias[c];
       if constexpr (kMomentum) {
         const float old = from[shape.bias_surprise(l) + c];
         weight += f * old;
@@ -533,12 +568,13 @@ inline void FoldState(const MemoryShape& shape, const float* from, const MemoryT
   }
 }
 
-inline void Fold(const MemoryShape& shape, const float* from, const MemoryTokens& tokens,
-                 const MemoryGates& gates, int64_t count, float* w_rows, float* s_rows, float* to) {
-  if (shape.momentum) {
-    FoldState<true>(shape, from, tokens, gates, count, w_rows, s_rows, to);
+inline void Fold(const MemoryProblem& problem, int64_t head, const float* from,
+                 const MemoryTokens& tokens, const MemoryGates& gates, int64_t count, float* w_rows,
+                 float* s_rows, float* to) {
+  if (problem.shape.momentum) {
+    FoldState<true>(problem, head, from, tokens, gates, count, w_rows, s_rows, to);
   } else {
-    FoldState<false>(shape, from, tokens, gates, count, w_rows, s_rows, to);
+    FoldState<false>(problem, head, from, tokens, gates, count, w_rows, s_rows, to);
   }
 }
 

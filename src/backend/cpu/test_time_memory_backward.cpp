@@ -67,7 +67,8 @@ struct MemoryBackward {
   float* left[kMemoryDepth];
   float* right[kMemoryDepth];
   float *dx, *work, *columns, *products, *normed, *row;
-  float *dpairs, *ddots;  // of tau_t G_tj, of x_t . a_j
+  float *dpairs, *ddots;     // of tau_t G_tj, of x_t . a_j
+  float* dtarget = nullptr;  // of what is forgotten towards, in the places of a state
   float dbeta[kTokens], df[kTokens], dn[kTokens], dm;
 };
 
@@ -93,16 +94,22 @@ inline void Write(const OutputRows& to, int64_t row, int64_t column, int64_t cou
 }
 
 // Through a fold: the gradients dw and ds of count weights and their momentum become those of the
-// weights and momentum before it; adds the gradients of beta, f and m.
+// weights and momentum before it; adds the gradients of beta, f and m, and that of what the weights
+// are forgotten towards (target; null: zero) to dtarget.
 template <bool kMomentum>
 inline void UnfoldWeights(int64_t count, float beta, float f, float m, const float* w,
-                          const float* s, float* dw, float* ds, float& dbeta, float& df,
-                          float& dm) {
+                          const float* target, const float* s, float* dw, float* dtarget, float* ds,
+                          float& dbeta, float& df, float& dm) {
   const FloatTag d;
   auto to_beta = hn::Zero(d), to_f = hn::Zero(d), to_m = hn::Zero(d);
   ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
     const auto weight_gradient = v.load(dw + i);
-    to_beta = hn::MulAdd(weight_gradient, v.load(w + i), to_beta);
+    auto forgotten = v.load(w + i);
+    if (target != nullptr) {
+      forgotten = hn::Sub(forgotten, v.load(target + i));
+      v.store(hn::MulAdd(hn::Set(d, 1 - beta), weight_gradient, v.load(dtarget + i)), dtarget + i);
+    }
+    to_beta = hn::MulAdd(weight_gradient, forgotten, to_beta);
     v.store(hn::Mul(hn::Set(d, beta), weight_gradient), dw + i);
     if constexpr (kMomentum) {
       const auto surprise = v.load(s + i), surprise_gradient = v.load(ds + i);
@@ -119,7 +126,8 @@ inline void UnfoldWeights(int64_t count, float beta, float f, float m, const flo
 
 // d(state behind the mini-batch) -> d(state before it), d(a), d(e) and d(gates).
 template <bool kMomentum>
-inline void Unfold(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
+inline void Unfold(const MemoryProblem& problem, int64_t head, const float* state, int64_t n,
+                   float* dstate, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   const int64_t end = n - 1;
   const float* weights = b.gates.pairs + end * kTokens;
@@ -150,11 +158,14 @@ inline void Unfold(const float* state, int64_t n, float* dstate, MemoryBackward&
     if constexpr (kMomentum) through(ds, dbias_surprise, surprises, b.dn, true);
     Transpose(in, n, b.products, kTokens, b.da[l], in);
 
+    const MemoryTarget target(problem, head, l);
     UnfoldWeights<kMomentum>(shape.weight_size(l), beta, f, m, state + shape.weight(l),
-                             state + shape.surprise(l), dw, ds, b.dbeta[end], b.df[end], b.dm);
+                             target.weight, state + shape.surprise(l), dw,
+                             b.dtarget + shape.weight(l), ds, b.dbeta[end], b.df[end], b.dm);
     if (shape.bias) {
-      UnfoldWeights<kMomentum>(out, beta, f, m, state + shape.bias_weight(l),
-                               state + shape.bias_surprise(l), dbias, dbias_surprise, b.dbeta[end],
+      UnfoldWeights<kMomentum>(out, beta, f, m, state + shape.bias_weight(l), target.bias,
+                               state + shape.bias_surprise(l), dbias,
+                               b.dtarget + shape.bias_weight(l), dbias_surprise, b.dbeta[end],
                                b.df[end], b.dm);
     }
   }
@@ -186,9 +197,33 @@ inline void OutputGradient(const MemoryProblem& problem, int64_t head, int64_t r
   }
 }
 
+// What reading adds for the weights that are forgotten towards: to d(x), d(beta) and b.dtarget.
+// b.columns holds d(h).
+inline void TargetReadGradient(const MemoryTarget& target, int64_t l, int64_t n,
+                               MemoryBackward& b) {
+  if (target.weight == nullptr) return;
+  const MemoryShape& shape = b.shape;
+  const int64_t in = shape.in(l), out = shape.out(l);
+  const float* dh = b.right[l];
+  TimesColumns(in, out, target.weight, b.columns, b.products, false);
+  Transpose(in, n, b.products, kTokens, b.work, in);
+  for (int64_t t = 0; t < n; ++t) {
+    const float back = 1 - b.gates.beta[t];
+    float* HWY_RESTRICT u = b.work + t * in;
+    b.dbeta[t] -= DotProduct(b.x[l] + t * in, u, in);
+    AddScaled(in, back, u, b.dx + t * in);
+    Scale(in, back, b.x[l] + t * in, u);
+    if (target.bias == nullptr) continue;
+    b.dbeta[t] -= DotProduct(dh + t * out, target.bias, out);
+    AddScaled(out, back, dh + t * out, b.dtarget + shape.bias_weight(l));
+  }
+  SmallMatmul(in, out, n, b.work, 1, in, dh, out, b.dtarget + shape.weight(l), out, true);
+}
+
 // Through reading: from d(h) of the last layer to d(q), which is left in b.dx; adds to d(a), d(e),
 // d(S) and d(gates). What belongs to d(W) is left in b.left and b.right.
-inline void ReadGradient(const float* state, int64_t n, float* dstate, MemoryBackward& b) {
+inline void ReadGradient(const MemoryProblem& problem, int64_t head, const float* state, int64_t n,
+                         float* dstate, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
   for (int64_t l = shape.depth - 1; l >= 0; --l) {
     const int64_t in = shape.in(l), out = shape.out(l);
@@ -226,6 +261,7 @@ inline void ReadGradient(const float* state, int64_t n, float* dstate, MemoryBac
         AddScaled(out, b.gates.f[t], dh + t * out, dstate + shape.bias_surprise(l));
       }
     }
+    TargetReadGradient(MemoryTarget(problem, head, l), l, n, b);
     SmallMatmul(n, in, n, b.ddots, kTokens, 1, b.tokens.a[l], in, b.dx, in, true);
     SmallMatmul(n, in, n, b.ddots, 1, kTokens, b.x[l], in, b.da[l], in, true);
     if (shape.momentum) {
@@ -430,7 +466,7 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
     if (problem.lagged) {
       ReadWeights(shape, anchor, l, n, b.x[l], b.reads.h);
     } else {
-      ReadLayer(shape, state, l, 0, n, b.tokens, b.gates, b.x[l], b.reads);
+      ReadLayer(problem, head, state, l, 0, n, b.tokens, b.gates, b.x[l], b.reads);
     }
     if (l + 1 < shape.depth) {
       GeluRows(n * shape.out(l), b.reads.h, b.x[l + 1], b.read_slope[l], nullptr);
@@ -448,15 +484,15 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
       std::fill_n(b.de[l], n * shape.out(l), 0.0f);
     }
   } else if (shape.momentum) {
-    Unfold<true>(state, n, dstate, b);
+    Unfold<true>(problem, head, state, n, dstate, b);
   } else {
-    Unfold<false>(state, n, dstate, b);
+    Unfold<false>(problem, head, state, n, dstate, b);
   }
   OutputGradient(problem, head, row, n, out_grad, own, b);
   if (problem.lagged) {
     LaggedReadGradient(anchor, n, danchor, b);
   } else {
-    ReadGradient(state, n, dstate, b);
+    ReadGradient(problem, head, state, n, dstate, b);
   }
   for (int64_t t = 0; t < n; ++t) {
     if (problem.residual_norm) {
@@ -477,11 +513,14 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
   Scratch scratch(memory);
   float* again = scratch.take((kMemoryGroup - 1) * size);
   float* danchor = scratch.take(problem.lagged ? size : 0);
+  float* dtarget = scratch.take(problem.target[0] != nullptr ? size : 0);
   float* w_rows = scratch.take(kTokens * widest);
   float* s_rows = scratch.take(kTokens * widest);
   MemoryBackward b(problem, scratch);
   const int64_t apart = problem.interval / batch;  // mini-batches from anchor to anchor
   if (problem.lagged) std::fill_n(danchor, size, 0.0f);
+  if (problem.target[0] != nullptr) std::fill_n(dtarget, size, 0.0f);
+  b.dtarget = dtarget;
   std::fill_n(own.initial, size, 0.0f);
   std::fill_n(own.tau, kTokens, 0.0f);
   std::fill_n(own.norm_weight, shape.head_dim, 0.0f);
@@ -499,7 +538,7 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
       ReadGates(problem, head, row, batch, 0, b.gates);
       SumGates(shape, problem.tau, batch, b.gates);
       LearnTokens(problem, head, from, row, 0, batch, b.tokens);
-      Fold(shape, from, b.tokens, b.gates, batch, w_rows, s_rows, to);
+      Fold(problem, head, from, b.tokens, b.gates, batch, w_rows, s_rows, to);
       states[i - begin + 1] = to;
     }
     for (int64_t i = end - 1; i >= begin; --i) {
@@ -513,14 +552,15 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
       }
     }
   }
+  if (problem.target[0] != nullptr) AddScaled(size, 1.0f, dtarget, own.initial);
 }
 
 int64_t BackwardScratch(const MemoryProblem& problem) {
   const MemoryShape& shape = problem.shape;
   const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
   constexpr int64_t kRounding = 256;
-  return kMemoryGroup * shape.state_size() + 2 * kTokens * widest + MemoryBackward::floats(shape) +
-         kRounding;
+  return (kMemoryGroup + 1) * shape.state_size() + 2 * kTokens * widest +
+         MemoryBackward::floats(shape) + kRounding;
 }
 
 }  // namespace HWY_NAMESPACE

@@ -23,7 +23,7 @@ inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* 
     if (problem.lagged) {
       ReadWeights(shape, state, l, n, x, reads.h);
     } else {
-      ReadLayer(shape, state, l, first, n, tokens, gates, x, reads);
+      ReadLayer(problem, head, state, l, first, n, tokens, gates, x, reads);
     }
     if (l + 1 < shape.depth) GeluRows(n * shape.out(l), reads.h, x, nullptr, nullptr);
   }
@@ -65,7 +65,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     LoadToken(shape, row + head * shape.row_size(), held++, tokens, gates);
     if (held < batch) continue;
     SumGates(shape, problem.tau, held, gates);
-    Fold(shape, state, tokens, gates, held, w_rows, s_rows, own);
+    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, own);
     state = own;
     held = 0;
   }
@@ -89,7 +89,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     const bool final = run.final != nullptr && before + done == last_anchor;
     if (held < batch || !(more || final)) continue;
     float* to = final ? run.final + head * size : own;
-    Fold(shape, state, tokens, gates, held, w_rows, s_rows, to);
+    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, to);
     state = to;
     held = 0;
     if (problem.lagged && (before + done) % problem.interval == 0) {
@@ -119,7 +119,7 @@ void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t head
     LoadToken(shape, row + head * shape.row_size(), held++, tokens, gates);
     if (held < problem.mini_batch) continue;
     SumGates(shape, problem.tau, held, gates);
-    Fold(shape, state, tokens, gates, held, w_rows, s_rows, to);
+    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, to);
     state = to;
     held = 0;
   }
