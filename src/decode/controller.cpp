@@ -25,6 +25,12 @@ constexpr int kPlainEvery = 48;
 constexpr double kOutlier = 2;
 // Tries after which an old one counts 1/e.
 constexpr double kMemory = 50;
+// Free guesses: the most that they save up, what they may lose at first and after a pause, in plain
+// rounds; the rounds of the shortest and of the longest pause.
+constexpr double kMostSaved = 8, kFirstAllowance = 1, kAllowance = 0.25;
+constexpr int kShortPause = 4, kLongPause = 32;
+// A lookup that took longer than this share of a plain round also read a prompt.
+constexpr double kMostLookup = 0.1;
 // Before anything is known: a share of the first guesses that come true, and how many tries that
 // counts as.
 constexpr double kPrior = 0.6, kPriorTries = 2;
@@ -134,7 +140,10 @@ void Acceptance::observe(const Draft& draft, std::span<const int32_t> tokens) {
 Controller::Controller(int kinds, int costly_kind, const ControllerOptions& options)
     : options_(options),
       costly_kind_(costly_kind),
-      acceptance_(static_cast<size_t>(std::max(1, kinds))) {
+      has_free_kinds_(kinds > (costly_kind < 0 ? 0 : 1)),
+      acceptance_(static_cast<size_t>(std::max(1, kinds))),
+      account_(kFirstAllowance),
+      pause_(kShortPause) {
   require(options.draft_tokens >= 0 && options.draft_tokens <= kMaxDraft, "--draft-tokens",
           "{} is out of range (0 to {})", options.draft_tokens, kMaxDraft);
   require(options.branches >= 1 && options.branches <= static_cast<int64_t>(Acceptance::kRanks),
@@ -159,7 +168,32 @@ bool Controller::probe(int64_t guesses) {
   return true;
 }
 
-DraftShape Controller::plan(int64_t limit) {
+bool Controller::asks_for_free_guesses() {
+  if (!has_free_kinds_ || options_.draft_tokens > 0) return has_free_kinds_;
+  if (paused_ == 0) return true;
+  --paused_;
+  return false;
+}
+
+// gain: plain rounds that a round with free guesses, or with none found, saved.
+void Controller::account_for_free_guesses(double gain) {
+  account_ = std::min(account_ + gain, kMostSaved);
+  if (account_ >= kFirstAllowance) pause_ = kShortPause;
+  if (account_ > 0) return;
+  account_ = kAllowance;
+  paused_ = pause_;
+  pause_ = std::min(2 * pause_, kLongPause);
+}
+
+std::optional<DraftShape> Controller::plan(int64_t limit) {
+  DraftShape costly = plan_costly(limit);
+  const bool free = !plain_is_due() && asks_for_free_guesses();
+  asked_ = free || !costly.empty();
+  if (!asked_) return std::nullopt;
+  return costly;
+}
+
+DraftShape Controller::plan_costly(int64_t limit) {
   limit = std::min(limit, kMaxDraft);
   if (options_.draft_tokens > 0) limit = std::min(limit, options_.draft_tokens);
   if (costly_kind_ < 0 || limit <= 0 || plain_is_due()) return {};
@@ -296,9 +330,14 @@ void Controller::observe(const Round& round) {
   }
   drafted_before_ = levels > 0;
   const double taken = round.step_seconds + round.draft_seconds;
+  const double plain = plain_seconds() * static_cast<double>(emitted) /
+                       static_cast<double>(std::max<size_t>(1, round.drafts.size()));
+  if (asked_ && has_free_kinds_ && levels == 0) {
+    account_for_free_guesses(rounds_with_guesses_ > 0
+                                 ? (plain - taken) / plain_seconds()
+                                 : -std::min(round.draft_seconds / plain_seconds(), kMostLookup));
+  }
   if (probing_) {
-    const double plain = plain_seconds() * static_cast<double>(emitted) /
-                         static_cast<double>(std::max<size_t>(1, round.drafts.size()));
     credit_ -= std::max(0.0, taken - plain);
     probing_ = false;
   } else if (levels == 0) {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "decode/drafter.h"
@@ -64,9 +65,9 @@ class Controller {
   // How the steps of `sequences` sequences are made from now on.
   void set_costs(int64_t sequences, StepCost step, double draft_level_seconds);
 
-  // The guesses that each sequence's drafter should make, at most `limit` of them (costly ones; all
-  // the same). Empty: none, the round is plain.
-  DraftShape plan(int64_t limit);
+  // What the drafter is to be asked for each sequence: so many costly guesses, at most `limit` (the
+  // same for all), beside any free ones. None: it is not to be asked, the round is plain.
+  std::optional<DraftShape> plan(int64_t limit);
 
   // Takes back the guesses that are not worth checking. Those drawn from laws stay: which are kept
   // must not depend on what was drawn.
@@ -90,16 +91,24 @@ class Controller {
   double plain_seconds() const { return step_.seconds(sequences_); }
   bool probe(int64_t guesses);
   bool plain_is_due() const;
+  DraftShape plan_costly(int64_t limit);
+  bool asks_for_free_guesses();
+  void account_for_free_guesses(double gain);
 
   ControllerOptions options_;
   int costly_kind_;
+  bool has_free_kinds_;
   std::vector<Acceptance> acceptance_;
   StepCost step_;
   int64_t sequences_ = 1;
   double level_seconds_ = 0;     // of one level of costly guesses
   int rounds_with_guesses_ = 0;  // since the last one without
   double credit_ = 0;            // seconds that may be lost by trying
-  bool probing_ = false, drafted_before_ = false;
+  bool asked_ = false, probing_ = false, drafted_before_ = false;
+  // Free guesses take a little time to look up, too. What they have gained and may still lose, in
+  // plain rounds, and the rounds for which they are left unasked once that is gone.
+  double account_;
+  int pause_, paused_ = 0;
 };
 
 }  // namespace pronghorn

@@ -89,7 +89,8 @@ class Drafter {
   // Forgets all sequences and begins `count` new ones.
   virtual void start(size_t count) = 0;
 
-  // The text of a sequence goes on by `tokens`. Called before the first draft and after every step.
+  // The text of a sequence goes on by `tokens`. Called before the first draft and after every step,
+  // whether a draft was asked for or not: what takes time is better left until one is.
   virtual void append(size_t sequence, std::span<const int32_t> tokens) = 0;
 
   // Text that the model had read before this generation began, as far as it is known: its end.

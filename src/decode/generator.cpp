@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -173,9 +174,8 @@ class Generator {
     writer.result().decode_seconds = now_seconds() - start;
   }
 
-  // Guesses for each active text.
-  std::vector<Draft> make_drafts(std::span<const size_t> active) {
-    const DraftShape shape = speculation_->controller().plan(kMaxDraft);
+  // Guesses for each active text, of the shape that is asked for.
+  std::vector<Draft> make_drafts(std::span<const size_t> active, const DraftShape& shape) {
     std::vector<DraftRequest> requests;
     for (const size_t i : active) {
       const Writer& writer = *writers_[i];
@@ -206,10 +206,12 @@ class Generator {
   }
 
   void round(std::span<const size_t> active) {
-    std::vector<Draft> drafts(active.size()), made;
+    std::vector<Draft> drafts(active.size()), made(active.size());
     const double start = now_seconds();
-    if (speculation_ != nullptr) {
-      made = make_drafts(active);
+    const std::optional<DraftShape> wanted =
+        speculation_ != nullptr ? speculation_->controller().plan(kMaxDraft) : std::nullopt;
+    if (wanted) {
+      made = make_drafts(active, *wanted);
       drafts = made;
       speculation_->controller().trim(drafts);
     }

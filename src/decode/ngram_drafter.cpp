@@ -44,39 +44,47 @@ class NgramDrafter final : public Drafter {
 
   void append(size_t sequence, std::span<const int32_t> tokens) override {
     Text& text = texts_[sequence];
-    for (const int32_t token : tokens) {
-      text.tokens.push_back(token);
-      text.hashes.push_back(text.hashes.back() * kBase + static_cast<uint32_t>(token) + 1);
-      const size_t size = text.tokens.size();
-      text.match = 0;
-      for (size_t i = 0; i < lengths_.size(); ++i) {
-        const size_t n = lengths_[i];
-        if (size < n) continue;
-        const uint64_t hash = text.hashes[size] - text.hashes[size - n] * powers_[i];
-        size_t& end = text.ends[i][hash];  // 0: new
-        if (end > 0 && text.match == 0 && common_end(text.tokens, end, size) >= n) text.match = end;
-        end = size;
-      }
-    }
+    text.tokens.insert(text.tokens.end(), tokens.begin(), tokens.end());
   }
 
   void draft(const Context&, std::span<DraftRequest> requests) override {
-    for (DraftRequest& request : requests) {
-      request.draft = {};
+    const auto unread = [this](const DraftRequest& request) {
       const Text& text = texts_[request.sequence];
-      if (text.match == 0) continue;
+      return static_cast<int64_t>(text.tokens.size() + 1 - text.hashes.size());
+    };
+    answer_each(requests, unread, [this](DraftRequest& request) {
+      Text& text = texts_[request.sequence];
+      request.draft = {};
+      while (text.hashes.size() <= text.tokens.size()) read(text);
+      if (text.match == 0) return;
       const size_t length = common_end(text.tokens, text.match, text.tokens.size());
       copy_continuation(text.tokens, text.match, match_kind(static_cast<int64_t>(length)), request);
-    }
+    });
   }
 
  private:
   struct Text {
     std::vector<int32_t> tokens;
-    std::vector<uint64_t> hashes = {0};                      // of the first i tokens
+    std::vector<uint64_t> hashes = {0};  // of the first i tokens, of as many as have been read
     std::vector<std::unordered_map<uint64_t, size_t>> ends;  // for each length: hash -> end
     size_t match = 0;  // where an earlier occurrence of the text's end ends; 0: there is none
   };
+
+  // The next token that has not been read.
+  void read(Text& text) const {
+    const size_t size = text.hashes.size();
+    text.hashes.push_back(text.hashes.back() * kBase +
+                          static_cast<uint32_t>(text.tokens[size - 1]) + 1);
+    text.match = 0;
+    for (size_t i = 0; i < lengths_.size(); ++i) {
+      const size_t n = lengths_[i];
+      if (size < n) continue;
+      const uint64_t hash = text.hashes[size] - text.hashes[size - n] * powers_[i];
+      size_t& end = text.ends[i][hash];  // 0: new
+      if (end > 0 && text.match == 0 && common_end(text.tokens, end, size) >= n) text.match = end;
+      end = size;
+    }
+  }
 
   // How many tokens before `a` and before `b` are the same, up to kLongest.
   static size_t common_end(const std::vector<int32_t>& tokens, size_t a, size_t b) {

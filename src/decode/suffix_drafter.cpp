@@ -39,33 +39,35 @@ class SuffixDrafter final : public Drafter {
 
   void append(size_t sequence, std::span<const int32_t> tokens) override {
     Text& text = texts_[sequence];
-    for (const int32_t token : tokens) text.automaton.append(token);
-    if (pool_ == nullptr) return;
-    const std::scoped_lock lock(pool_->mutex);
-    for (const int32_t token : tokens) pool_->automaton.follow(text.cursor, token);
+    text.unread.insert(text.unread.end(), tokens.begin(), tokens.end());
   }
 
   void draft(const Context&, std::span<DraftRequest> requests) override {
-    for (DraftRequest& request : requests) {
+    const auto unread = [this](const DraftRequest& request) {
+      return static_cast<int64_t>(texts_[request.sequence].unread.size());
+    };
+    answer_each(requests, unread, [this](DraftRequest& request) {
+      Text& text = texts_[request.sequence];
       request.draft = {};
-      const Text& text = texts_[request.sequence];
+      for (const int32_t token : text.unread) text.automaton.append(token);
       const SuffixAutomaton::Match own = text.automaton.repeated();
       if (pool_ != nullptr) {
         const std::scoped_lock lock(pool_->mutex);
+        for (const int32_t token : text.unread) pool_->automaton.follow(text.cursor, token);
+        text.unread.clear();
         const SuffixAutomaton::Match other = pool_->automaton.match(text.cursor);
-        if (other.length > own.length) {
-          copy(pool_->automaton, other, request);
-          continue;
-        }
+        if (other.length > own.length) return copy(pool_->automaton, other, request);
       }
+      text.unread.clear();
       if (own.length > 0) copy(text.automaton, own, request);
-    }
+    });
   }
 
  private:
   struct Text {
     SuffixAutomaton automaton;
     SuffixAutomaton::Cursor cursor;  // in the pool
+    std::vector<int32_t> unread;     // by both
   };
 
   static void copy(const SuffixAutomaton& automaton, const SuffixAutomaton::Match& match,
@@ -83,8 +85,9 @@ class SuffixDrafter final : public Drafter {
     if (pool_ == nullptr) return;
     const std::scoped_lock lock(pool_->mutex);
     for (const Text& text : texts_) {
-      if (text.automaton.tokens().empty()) continue;
+      if (text.automaton.tokens().empty() && text.unread.empty()) continue;
       for (const int32_t token : text.automaton.tokens()) pool_->automaton.append(token);
+      for (const int32_t token : text.unread) pool_->automaton.append(token);
       pool_->automaton.separate();
     }
     texts_.clear();

@@ -278,7 +278,7 @@ TEST(ControllerTest, FindsTheBestDepthOfTheSpecificationsTable) {
       controller.observe(
           {{&draft, 1}, all, 1, draft_level * kMaxDraft, controller.step_cost().seconds(1)});
     }
-    return controller.plan(kMaxDraft).depth();
+    return controller.plan(kMaxDraft).value_or(DraftShape{}).depth();
   };
   EXPECT_NEAR(static_cast<double>(depth(0, 0.05e-3)), 8, 3);
   EXPECT_NEAR(static_cast<double>(depth(0.1, 0.05e-3)), 4, 2);
@@ -292,7 +292,7 @@ TEST(ControllerTest, StopsWhenGuessesAreWrongAndTriesNowAndThen) {
   int64_t tried = 0;
   double lost = 0, plain = 0;
   for (int round = 0; round < 5000; ++round) {
-    const DraftShape shape = controller.plan(kMaxDraft);
+    const DraftShape shape = controller.plan(kMaxDraft).value_or(DraftShape{});
     const auto guesses = static_cast<int64_t>(shape.size());
     if (guesses > 0) {
       ++tried;
@@ -312,7 +312,8 @@ TEST(ControllerTest, StopsWhenGuessesAreWrongAndTriesNowAndThen) {
   EXPECT_LT(lost / plain, 0.02);
   // They have become right: after some tries it guesses again.
   for (int round = 0; round < 3000 && controller.acceptance(0).estimate(1, 0) < 0.8; ++round) {
-    const auto guesses = static_cast<int64_t>(controller.plan(kMaxDraft).size());
+    const auto guesses =
+        static_cast<int64_t>(controller.plan(kMaxDraft).value_or(DraftShape{}).size());
     if (guesses > 0) {
       teach(controller, 0, guesses, guesses, 1);
     } else {
@@ -320,7 +321,7 @@ TEST(ControllerTest, StopsWhenGuessesAreWrongAndTriesNowAndThen) {
     }
   }
   plain_round(controller);
-  EXPECT_GE(controller.plan(kMaxDraft).depth(), 2);
+  EXPECT_GE(controller.plan(kMaxDraft).value().depth(), 2);
 }
 
 TEST(ControllerTest, TrimsFreeGuessesByTheirKind) {
@@ -341,6 +342,35 @@ TEST(ControllerTest, TrimsFreeGuessesByTheirKind) {
   EXPECT_EQ(drafts[0].tokens.size(), 1u);
 }
 
+TEST(ControllerTest, LeavesFreeGuessesUnaskedWhileTheyDoNotPay) {
+  Controller controller(2, -1, {});
+  controller.set_costs(1, costs(0.1), 0);
+  const double plain = controller.step_cost().seconds(1), lookup = 0.05 * plain;
+  double lost = 0;
+  const auto round = [&](bool right) {
+    const bool asked = controller.plan(kMaxDraft).has_value();
+    const int64_t guesses = asked && right ? 4 : 0;
+    Draft draft{DraftShape::chain(guesses), Tokens(static_cast<size_t>(guesses), 1), {}, 0};
+    const std::vector<Tokens> all = {Tokens(static_cast<size_t>(guesses) + 1, 1)};
+    const double seconds = controller.step_cost().seconds(1 + guesses);
+    controller.observe({{&draft, 1}, all, 1 + guesses, asked ? lookup : 0, seconds});
+    if (asked && !right) lost += lookup;
+    return asked;
+  };
+  constexpr int kRounds = 1000;
+  int asked = 0;
+  for (int i = 0; i < kRounds; ++i) asked += round(false) ? 1 : 0;
+  EXPECT_GT(asked, kRounds / 50);
+  EXPECT_LT(lost, 0.015 * kRounds * plain);
+  // Soon after a text starts to repeat itself every round is asked but the plain ones now and then.
+  for (int i = 0; i < 60; ++i) round(true);
+  asked = 0;
+  for (int i = 0; i < kRounds; ++i) asked += round(true) ? 1 : 0;
+  EXPECT_GT(asked, kRounds * 9 / 10);
+  // Whoever names a number of guesses gets them.
+  EXPECT_TRUE(Controller(1, -1, {4, 1}).plan(kMaxDraft));
+}
+
 TEST(ControllerTest, GrowsTreesWhereSecondGuessesComeTrue) {
   Controller controller(1, 0, {0, 3});
   controller.set_costs(1, costs(0.01), 0.3e-3);
@@ -356,9 +386,9 @@ TEST(ControllerTest, GrowsTreesWhereSecondGuessesComeTrue) {
     const std::vector<Tokens> all = {i % 2 == 0 ? Tokens{1, 3, 5} : Tokens{3, 5}};
     controller.observe({{&draft, 1}, all, 10, 0.9e-3, controller.step_cost().seconds(10)});
   }
-  EXPECT_TRUE(controller.plan(kMaxDraft).empty());  // time for a plain round
+  EXPECT_FALSE(controller.plan(kMaxDraft));  // time for a plain round
   plain_round(controller);
-  const DraftShape shape = controller.plan(kMaxDraft);
+  const DraftShape shape = controller.plan(kMaxDraft).value();
   EXPECT_FALSE(shape.is_chain());
   for (size_t i = 0; i < shape.size(); ++i) EXPECT_LT(shape.parents[i], static_cast<int32_t>(i));
   EXPECT_THROW(Controller(1, 0, {16, 1}), Error);
