@@ -176,7 +176,12 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
   }
   for (size_t r = 0; r < rows.size(); ++r) {
     rows[r].tokens_per_second = spread_of(rates[r]);
-    rows[r].speed_up = rows[r].tokens_per_second.median / rows[0].tokens_per_second.median;
+    // Run by run, since a machine's speed drifts more than drafters differ.
+    std::vector<double> ratios;
+    for (size_t run = 0; run < rates[r].size(); ++run) {
+      ratios.push_back(rates[r][run] / rates[0][run]);
+    }
+    rows[r].speed_up = spread_of(ratios).median;
   }
   return rows;
 }

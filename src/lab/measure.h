@@ -53,7 +53,7 @@ struct DraftBenchOptions {
 struct DraftBenchRow {
   std::string drafter;  // empty: plain
   Spread tokens_per_second;
-  double speed_up = 1;  // over plain decoding, by the medians
+  double speed_up = 1;  // over plain decoding: the median of the runs
   bool same_text = true;
   SpeculationStats stats;  // of the last run
 };
