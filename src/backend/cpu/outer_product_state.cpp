@@ -152,9 +152,15 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
             std::span<const std::span<const OuterProductStep>> sequences,
             const OutputRows& out) override {
     const int64_t heads = problem.value_heads;
-    const int64_t work = std::max<int64_t>(1, problem.key_dim * problem.value_dim);
-    const int64_t grain = std::max<int64_t>(1, kStepGrain / work);
     const int64_t count = static_cast<int64_t>(sequences.size()) * heads;
+    int64_t rows = 0;  // that the state of a head is multiplied by, in all sequences
+    for (const std::span<const OuterProductStep> steps : sequences) {
+      for (const OuterProductStep& step : steps) {
+        rows += static_cast<int64_t>(step.tokens.size() + step.fold.size());
+      }
+    }
+    const int64_t work = rows * heads * problem.key_dim * problem.value_dim;
+    const int64_t grain = std::max<int64_t>(1, kStepGrain * count / std::max<int64_t>(1, work));
     parallel_for(count, grain, [&](int64_t begin, int64_t end) {
       const Floats scratch(step_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {

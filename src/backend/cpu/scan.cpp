@@ -513,9 +513,8 @@ HWY_EXPORT(BackwardScratch);
 HWY_EXPORT(ScanBackward);
 
 constexpr int64_t kGroup = kScanGroup;
-// State elements x tokens worth a task of their own: about 10 microseconds, several forks and
-// joins.
-constexpr int64_t kTaskWork = 1 << 15;
+// State elements x tokens worth a task of their own: about as long as a fork and join.
+constexpr int64_t kTaskWork = 1 << 13;
 
 float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.data()); }
 
