@@ -176,6 +176,46 @@ TEST(NgramDrafterTest, KeepsSequencesApart) {
   EXPECT_THROW(make_ngram_drafter(4, 3), Error);
 }
 
+// Whether a drafter is asked after every token or once behind many makes no difference, nor do the
+// threads on which several sequences are then read.
+TEST(LookupDrafters, ReadLateWhatTheyWouldHaveReadAtOnce) {
+  constexpr size_t kSequences = 6;
+  const auto drafters = [] {
+    std::vector<std::unique_ptr<Drafter>> all;
+    all.push_back(make_ngram_drafter());
+    all.push_back(make_suffix_drafter());
+    all.push_back(make_suffix_drafter(make_suffix_pool()));
+    for (const auto& drafter : all) {
+      drafter->start(1);
+      drafter->append(0, repetitive_text(300, 9, 77));
+      drafter->start(kSequences);  // a pool keeps the first text
+    }
+    return all;
+  };
+  const auto each_token = drafters(), at_once = drafters();
+  for (size_t d = 0; d < each_token.size(); ++d) {
+    const SamplingOptions sampling;
+    std::vector<DraftRequest> requests(kSequences);
+    for (size_t s = 0; s < kSequences; ++s) {
+      const Tokens text = repetitive_text(400, 9, s);
+      for (const int32_t token : text) {
+        each_token[d]->append(s, {&token, 1});
+        ask(*each_token[d], kMaxDraft, s);
+      }
+      at_once[d]->append(s, text);
+      requests[s].sequence = s;
+      requests[s].sampling = &sampling;
+    }
+    at_once[d]->draft({}, requests);
+    for (size_t s = 0; s < kSequences; ++s) {
+      const Draft expected = ask(*each_token[d], kMaxDraft, s);
+      EXPECT_FALSE(expected.empty()) << d << " " << s;
+      EXPECT_EQ(requests[s].draft.tokens, expected.tokens) << d << " " << s;
+      EXPECT_EQ(requests[s].draft.kind, expected.kind) << d << " " << s;
+    }
+  }
+}
+
 TEST(SuffixDrafterTest, GuessesFromEarlierTextsOfThePool) {
   const auto pool = make_suffix_pool();
   const auto drafter = make_suffix_drafter(pool);
