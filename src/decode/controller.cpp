@@ -169,8 +169,8 @@ bool Controller::probe(int64_t guesses) {
 }
 
 bool Controller::asks_for_free_guesses() {
-  if (!has_free_kinds_ || options_.draft_tokens > 0) return has_free_kinds_;
-  if (paused_ == 0) return true;
+  if (!has_free_kinds_) return false;
+  if (paused_ == 0 || options_.draft_tokens > 0) return true;
   --paused_;
   return false;
 }
@@ -186,9 +186,10 @@ void Controller::account_for_free_guesses(double gain) {
 }
 
 std::optional<DraftShape> Controller::plan(int64_t limit) {
+  asked_ = false;
+  if (plain_is_due()) return std::nullopt;
   DraftShape costly = plan_costly(limit);
-  const bool free = !plain_is_due() && asks_for_free_guesses();
-  asked_ = free || !costly.empty();
+  asked_ = asks_for_free_guesses() || !costly.empty();
   if (!asked_) return std::nullopt;
   return costly;
 }
@@ -196,7 +197,7 @@ std::optional<DraftShape> Controller::plan(int64_t limit) {
 DraftShape Controller::plan_costly(int64_t limit) {
   limit = std::min(limit, kMaxDraft);
   if (options_.draft_tokens > 0) limit = std::min(limit, options_.draft_tokens);
-  if (costly_kind_ < 0 || limit <= 0 || plain_is_due()) return {};
+  if (costly_kind_ < 0 || limit <= 0) return {};
   const Acceptance& acceptance = acceptance_[static_cast<size_t>(costly_kind_)];
   // The tree of n nodes that is worth most consists of the n nodes worth most: a node is never
   // worth more than its parent. `shape` grows by the best child that any of its nodes could still
@@ -274,7 +275,7 @@ void Controller::trim(std::span<Draft> drafts) {
       return static_cast<int64_t>(node.index) >= options_.draft_tokens;
     });
     keep = nodes.size();
-  } else if (!plain_is_due()) {
+  } else {
     double expected = static_cast<double>(drafts.size());
     double best_rate = kMargin * expected / step_.seconds(fixed);
     for (size_t n = 0; n < nodes.size(); ++n) {

@@ -2,6 +2,7 @@
 // arXiv 2411.04975: what it weighs by counts is left to the controller, which knows how often
 // matches of each length have come true).
 #include <mutex>
+#include <utility>
 
 #include "decode/lookup_drafter.h"
 #include "decode/suffix_automaton.h"
@@ -43,22 +44,21 @@ class SuffixDrafter final : public Drafter {
   }
 
   void draft(const Context&, std::span<DraftRequest> requests) override {
-    const auto unread = [this](const DraftRequest& request) {
+    const auto growth = [this](const DraftRequest& request) {
       return static_cast<int64_t>(texts_[request.sequence].unread.size());
     };
-    answer_each(requests, unread, [this](DraftRequest& request) {
+    answer_each(requests, growth, [this](DraftRequest& request) {
       Text& text = texts_[request.sequence];
       request.draft = {};
-      for (const int32_t token : text.unread) text.automaton.append(token);
+      const std::vector<int32_t> unread = std::exchange(text.unread, {});
+      for (const int32_t token : unread) text.automaton.append(token);
       const SuffixAutomaton::Match own = text.automaton.repeated();
       if (pool_ != nullptr) {
         const std::scoped_lock lock(pool_->mutex);
-        for (const int32_t token : text.unread) pool_->automaton.follow(text.cursor, token);
-        text.unread.clear();
+        for (const int32_t token : unread) pool_->automaton.follow(text.cursor, token);
         const SuffixAutomaton::Match other = pool_->automaton.match(text.cursor);
         if (other.length > own.length) return copy(pool_->automaton, other, request);
       }
-      text.unread.clear();
       if (own.length > 0) copy(text.automaton, own, request);
     });
   }

@@ -138,11 +138,11 @@ double test_time_memory_cost(const TestTimeMemoryOptions& options) {
   // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
   // the query, the update; with momentum a query and an update more, and a query of the start where
   // that is forgotten towards.
+  const bool start = options.forgetting && options.forget_to_start;
   double total = 0;
   for (int64_t l = 0; l < options.depth; ++l) {
     const int64_t in = l == 0 ? options.head_dim : options.hidden_dim;
     const int64_t out = l + 1 == options.depth ? options.head_dim : options.hidden_dim;
-    const bool start = options.forgetting && options.forget_to_start;
     const double products = 3 + (l > 0 ? 1 : 0) + (options.momentum ? 2 : 0) + (start ? 1 : 0);
     total += 2 * products * static_cast<double>(in * out);
   }

@@ -27,6 +27,16 @@ inline void CopyRow(const float* from, int64_t count, float* to) {
   std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
 }
 
+inline void Scale(int64_t count, float factor, const float* HWY_RESTRICT from,
+                  float* HWY_RESTRICT to) {
+  for (int64_t c = 0; c < count; ++c) to[c] = factor * from[c];
+}
+
+// `by` floats further on; null stays null.
+inline const float* Further(const float* from, int64_t by) {
+  return from != nullptr ? from + by : nullptr;
+}
+
 // ---- the activation ----
 
 // gelu(x) = x (1 + t) / 2 with t = tanh(u), u = c (x + a x^3), and its derivatives
@@ -369,23 +379,20 @@ inline void ReadLayer(const MemoryProblem& problem, int64_t head, const float* s
   const float* kept = x;
   if (shape.forgetting) {
     for (int64_t t = 0; t < n; ++t) {
-      const float beta = gates.beta[first + t];
-      for (int64_t c = 0; c < in; ++c) reads.kept[t * in + c] = beta * x[t * in + c];
+      Scale(in, gates.beta[first + t], x + t * in, reads.kept + t * in);
     }
     kept = reads.kept;
   }
   SmallMatmul(n, out, in, kept, in, 1, state + shape.weight(layer), out, reads.h, out, false);
   if (target.weight != nullptr) {
     for (int64_t t = 0; t < n; ++t) {
-      const float back = 1 - gates.beta[first + t];
-      for (int64_t c = 0; c < in; ++c) reads.kept[t * in + c] = back * x[t * in + c];
+      Scale(in, 1 - gates.beta[first + t], x + t * in, reads.kept + t * in);
     }
     SmallMatmul(n, out, in, reads.kept, in, 1, target.weight, out, reads.h, out, true);
   }
   if (shape.momentum) {
     for (int64_t t = 0; t < n; ++t) {
-      const float f = gates.f[first + t];
-      for (int64_t c = 0; c < in; ++c) reads.carried[t * in + c] = f * x[t * in + c];
+      Scale(in, gates.f[first + t], x + t * in, reads.carried + t * in);
     }
     SmallMatmul(n, out, in, reads.carried, in, 1, state + shape.surprise(layer), out, reads.h, out,
                 true);
@@ -498,16 +505,15 @@ inline void FoldColumns(int64_t in, int64_t out, int64_t count, const float* a, 
                         const float* s_rows, float beta, float f, float m, const float* w,
                         const float* target, const float* s, float* w_to, float* s_to,
                         size_t last_lanes) {
-  const auto target_row = [&](int64_t i) { return target != nullptr ? target + i * out : nullptr; };
   int64_t i = 0;
   for (; i + kFoldRows <= in; i += kFoldRows) {
     FoldTile<kFoldRows, V, kMomentum>(in, out, count, a + i, w_rows, s_rows, beta, f, m,
-                                      w + i * out, target_row(i), s + i * out, w_to + i * out,
-                                      s_to + i * out, last_lanes);
+                                      w + i * out, Further(target, i * out), s + i * out,
+                                      w_to + i * out, s_to + i * out, last_lanes);
   }
   for (; i < in; ++i) {
     FoldTile<1, V, kMomentum>(in, out, count, a + i, w_rows, s_rows, beta, f, m, w + i * out,
-                              target_row(i), s + i * out, w_to + i * out, s_to + i * out,
+                              Further(target, i * out), s + i * out, w_to + i * out, s_to + i * out,
                               last_lanes);
   }
 }
@@ -537,18 +543,15 @@ inline void FoldState(const MemoryProblem& problem, int64_t head, const float* f
     const float* s = kMomentum ? from + shape.surprise(l) : w;
     float* w_to = to + shape.weight(l);
     float* s_to = kMomentum ? to + shape.surprise(l) : w_to;
-    const auto target_column = [&](int64_t column) {
-      return target.weight != nullptr ? target.weight + column : nullptr;
-    };
     int64_t c = 0;
     for (; c + 2 * lanes <= out; c += 2 * lanes) {
       FoldColumns<2, kMomentum>(in, out, count, tokens.a[l], w_rows + c, s_rows + c, beta, f, m,
-                                w + c, target_column(c), s + c, w_to + c, s_to + c,
+                                w + c, Further(target.weight, c), s + c, w_to + c, s_to + c,
                                 static_cast<size_t>(lanes));
     }
     for (; c < out; c += lanes) {
       FoldColumns<1, kMomentum>(in, out, count, tokens.a[l], w_rows + c, s_rows + c, beta, f, m,
-                                w + c, target_column(c), s + c, w_to + c, s_to + c,
+                                w + c, Further(target.weight, c), s + c, w_to + c, s_to + c,
                                 static_cast<size_t>(std::min(lanes, out - c)));
     }
     if (!shape.bias) continue;

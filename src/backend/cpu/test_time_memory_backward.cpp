@@ -72,11 +72,6 @@ struct MemoryBackward {
   float dbeta[kTokens], df[kTokens], dn[kTokens], dm;
 };
 
-inline void Scale(int64_t count, float factor, const float* HWY_RESTRICT from,
-                  float* HWY_RESTRICT to) {
-  for (int64_t c = 0; c < count; ++c) to[c] = factor * from[c];
-}
-
 inline void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT from,
                       float* HWY_RESTRICT to) {
   for (int64_t c = 0; c < count; ++c) to[c] += factor * from[c];
