@@ -15,7 +15,10 @@
 // without a division,
 //   beta_t = (1 - alpha_t) beta_{t-1},  m_t = eta_t m_{t-1},  f_t = (1 - alpha_t) f_{t-1} + m_t
 //   n_tj = eta_t n_{t-1,j}, n_tt = theta_t,  G_tj = (1 - alpha_t) G_{t-1,j} + n_tj
-// tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. A token reads
+// tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. With `online_errors`
+// the last layer answers k_j with M_{j-1} instead of M_0 when its error is taken (the inputs of the
+// layer and what goes back through it stay those of W), and e is divided by max(1, |a_j|^2): so a
+// memory of one layer with unit keys learns as with mini-batches of one token. A token reads
 // o_t = M_t(q_t), layer by layer (x_1 = q, x_l = gelu(h_{l-1})):
 //   h_l = beta_t x_l W_l + (1 - beta_t) x_l W_*l + f_t x_l S_l
 //         - tau_t sum_{j <= t} G_tj (x_l . a_jl) e_jl
@@ -84,8 +87,10 @@ struct MemoryProblem {
   // Tokens read the weights of the last anchor instead of their own; then kMemoryGroup mini-batches
   // must be a multiple of `interval` rows.
   bool lagged = false;
+  bool online_errors = false;
   bool residual_norm = false;
   float loss_factor = 2;
+  float hidden_rate = 1;  // what e of the layers before the last is multiplied by
   float error_limit = 0;  // where |M(k) - v| is larger, e has the length it has there; 0: nowhere
   float norm_epsilon = 1e-6f;
   InputRows q, k, v;                   // [rows, heads head_dim]

@@ -106,10 +106,12 @@ MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMem
   problem.mini_batch = options.mini_batch;
   problem.interval = interval_of(options);
   problem.lagged = options.read_interval > 0;
+  problem.online_errors = options.online_errors;
   problem.residual_norm = options.residual_norm;
   problem.loss_factor = options.loss_factor;
   require(options.error_limit >= 0 && (options.error_limit == 0 || !options.residual_norm), kWhere,
           "an error limit of {} together with a residual norm", options.error_limit);
+  problem.hidden_rate = options.hidden_rate;
   problem.error_limit = options.error_limit;
   problem.norm_epsilon = options.norm_epsilon;
   problem.rows = batch.rows();
@@ -424,10 +426,15 @@ double test_time_memory_surprise(const TestTimeMemoryOptions& options, const flo
   const int64_t last = shape.depth - 1;
   double total = 0;
   for (int64_t head = 0; head < options.heads; ++head) {
-    const float* error = row + head * shape.row_size() + shape.row_error(last);
-    double square = 0;
-    for (int64_t c = 0; c < shape.out(last); ++c) square += double{error[c]} * double{error[c]};
-    total += std::sqrt(square);
+    const float* own = row + head * shape.row_size();
+    const auto square = [own](int64_t from, int64_t count) {
+      double sum = 0;
+      for (int64_t c = from; c < from + count; ++c) sum += double{own[c]} * double{own[c]};
+      return sum;
+    };
+    const double length = std::sqrt(square(shape.row_error(last), shape.out(last)));
+    const double input = square(shape.row_in(last), shape.in(last));
+    total += options.online_errors ? length * std::max(1.0, input) : length;
   }
   return total / static_cast<double>(options.heads);
 }

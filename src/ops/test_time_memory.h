@@ -27,11 +27,18 @@ struct TestTimeMemoryOptions {
   // What is forgotten gives way to what a fresh sequence starts from; else to zero, where a memory
   // of two layers and more gets no gradient to learn from.
   bool forget_to_start = false;
+  // The last layer's errors are those at the weights that the token before left (online gradient
+  // descent), as in the delta rule, and not at those of the mini-batch's start; for an input a of
+  // the layer they are divided by max(1, |a|^2) (normalised LMS), so that no step of theta up to
+  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same.
+  bool online_errors = false;
   bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
   float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
   // Where |M(k) - v| is larger, the loss grows linearly (Huber), so that steps stay bounded; 0:
   // nowhere. Not with residual_norm.
   float error_limit = 0;
+  // Learning rate of the layers before the last, in theta.
+  float hidden_rate = 1;
   float norm_epsilon = 1e-6f;  // of LN
 };
 

@@ -74,7 +74,11 @@ class MemoryReference {
       step_momentum_ = zeros();
       start_ = carried_;
     }
-    const Network gradient = loss_gradient(k, v);
+    Network before = start_;
+    if (options_.online_errors && index % batch > 0) {
+      before.back() = sum(carried_, tau(index % batch - 1), steps_).back();
+    }
+    const Network gradient = loss_gradient(before, k, v);
     for (size_t l = 0; l < start_.size(); ++l) {
       for (size_t i = 0; i < start_[l].numbers.size(); ++i) {
         const bool fixed = !options_.bias && i >= start_[l].in * start_[l].out;
@@ -156,10 +160,11 @@ class MemoryReference {
     return result;
   }
 
-  // Of loss_factor / 2 |M(k) - v|^2 at the weights of the mini-batch's start.
-  Network loss_gradient(const double* k, const double* v) const {
+  // Of loss_factor / 2 |M(k) - v|^2 at weights `at`; what goes back through a layer passes through
+  // those of the mini-batch's start.
+  Network loss_gradient(const Network& at, const double* k, const double* v) const {
     const Vector key(k, k + width_);
-    const std::vector<Vector> z = forward(start_, key);
+    const std::vector<Vector> z = forward(at, key);
     const auto factor = static_cast<double>(options_.loss_factor);
     Vector e(width_);
     if (options_.residual_norm) {
@@ -185,6 +190,14 @@ class MemoryReference {
         for (double& value : e) value *= limit / std::sqrt(square);
       }
     }
+    if (options_.online_errors) {
+      double square = 0;
+      for (size_t i = 0; i < start_.back().in; ++i) {
+        const double a = z.size() == 1 ? key[i] : gelu(z[z.size() - 2][i]);
+        square += a * a;
+      }
+      for (double& value : e) value /= std::max(1.0, square);
+    }
     Network gradient = zeros();
     for (size_t l = start_.size(); l-- > 0;) {
       const Layer& layer = start_[l];
@@ -199,6 +212,7 @@ class MemoryReference {
       for (size_t i = 0; i < layer.in; ++i) {
         for (size_t o = 0; o < layer.out; ++o) below[i] += layer.at(i, o) * e[o];
         below[i] *= gelu_slope(z[l - 1][i]);
+        if (l + 1 == start_.size()) below[i] *= static_cast<double>(options_.hidden_rate);
       }
       e = std::move(below);
     }

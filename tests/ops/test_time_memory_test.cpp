@@ -102,6 +102,42 @@ TEST(TestTimeMemory, IsGatedDeltaNetWithoutMomentum) {
                delta_rule(problem));
 }
 
+// Errors that are online make the length of a mini-batch of one layer an execution detail.
+TEST(TestTimeMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
+  for (const bool forgetting : {false, true}) {
+    for (const int64_t mini_batch : {1, 4, 16}) {
+      SCOPED_TRACE(mini_batch);
+      Problem problem = linear_memory(mini_batch, forgetting);
+      problem.options.online_errors = true;
+      expect_close(
+          test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+          delta_rule(problem));
+    }
+  }
+}
+
+// Steps of full strength at one key again and again: taken from the same weights they would
+// overshoot 16 times over, and so would those of an input three long if they were not normalised.
+TEST(TestTimeMemory, OnlineErrorsDoNotOvershoot) {
+  Problem problem = linear_memory(16, false);
+  problem.options.online_errors = true;
+  for (const float length : {1.0f, 3.0f}) {
+    SCOPED_TRACE(length);
+    for (Tensor* tensor : {&problem.inputs.k, &problem.inputs.q}) {
+      *tensor = Tensor::zeros({kTokens, kHeads * kDim});
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (int64_t h = 0; h < kHeads; ++h) tensor->row(t)[h * kDim] = length;
+      }
+    }
+    problem.inputs.theta = Tensor::empty({kTokens, kHeads});
+    for (float& theta : problem.inputs.theta.values()) theta = 0.5f;
+    // 2 theta = 1: every token's value is recalled whole.
+    expect_close(
+        test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+        doubles(problem.inputs.v));
+  }
+}
+
 // In a mini-batch errors are read from the weights at its start: linear attention of the errors.
 TEST(TestTimeMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
   Problem problem = linear_memory(16, false);

@@ -162,38 +162,38 @@ inline void ToColumns(int64_t n, int64_t columns, const float* x, float* x_t) {
 // ---- gates ----
 
 // The gates of the first tokens of a mini-batch, and what they add up to (backend/
-// test_time_memory.h). `pairs` includes tau; gamma does not.
+// test_time_memory.h): at s, or in row s, once s tokens have stepped. `pairs` includes tau; gamma
+// does not. All are zeros from column s on.
 struct MemoryGates {
   alignas(64) float theta[kTokens], eta[kTokens], alpha[kTokens], tau[kTokens];
-  alignas(64) float beta[kTokens], f[kTokens], m[kTokens];
-  alignas(64) float gamma[kPairs];  // G_tj
-  alignas(64) float pairs[kPairs];  // tau_t G_tj, zeros above the diagonal
-  alignas(64) float n[kPairs];      // n_tj
+  alignas(64) float beta[kTokens + 1], f[kTokens + 1], m[kTokens + 1];
+  alignas(64) float gamma[kPairs + kTokens];  // G_tj
+  alignas(64) float pairs[kPairs + kTokens];  // tau_t G_tj
+  alignas(64) float n[kPairs + kTokens];      // n_tj
 };
 
 inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
                      MemoryGates& gates) {
-  float beta = 1, f = 0, m = 1;
+  gates.beta[0] = gates.m[0] = 1;
+  gates.f[0] = 0;
+  for (float* sums : {gates.gamma, gates.pairs, gates.n}) {
+    std::fill_n(sums, (count + 1) * kTokens, 0.0f);
+  }
   for (int64_t t = 0; t < count; ++t) {
     const float keep = shape.forgetting ? 1 - gates.alpha[t] : 1.0f;
     gates.tau[t] = tau != nullptr ? tau[t] : 1.0f;
-    m = shape.momentum ? m * gates.eta[t] : 0.0f;
-    beta *= keep;
-    f = keep * f + m;
-    gates.beta[t] = beta;
-    gates.f[t] = f;
-    gates.m[t] = m;
-    float* n = gates.n + t * kTokens;
-    float* gamma = gates.gamma + t * kTokens;
-    float* pairs = gates.pairs + t * kTokens;
-    std::fill_n(n, kTokens, 0.0f);
-    std::fill_n(gamma, kTokens, 0.0f);
+    gates.m[t + 1] = shape.momentum ? gates.m[t] * gates.eta[t] : 0.0f;
+    gates.beta[t + 1] = keep * gates.beta[t];
+    gates.f[t + 1] = keep * gates.f[t] + gates.m[t + 1];
+    float* n = gates.n + (t + 1) * kTokens;
+    float* gamma = gates.gamma + (t + 1) * kTokens;
+    float* pairs = gates.pairs + (t + 1) * kTokens;
     for (int64_t j = 0; j < t; ++j) {
       if (shape.momentum) n[j] = gates.eta[t] * n[j - kTokens];
       gamma[j] = keep * gamma[j - kTokens] + n[j];
     }
     n[t] = gamma[t] = gates.theta[t];
-    for (int64_t j = 0; j < kTokens; ++j) pairs[j] = gates.tau[t] * gamma[j];
+    for (int64_t j = 0; j <= t; ++j) pairs[j] = gates.tau[t] * gamma[j];
   }
 }
 
@@ -297,44 +297,6 @@ inline void LossGradient(const MemoryProblem& problem, int64_t head, const float
   for (int64_t c = 0; c < width; ++c) e[c] = inverse * (e[c] - mean - normed[c] * along);
 }
 
-// Inputs and back-signals of tokens first ... first + n - 1, which are rows row ... of the batch,
-// at the weights of `state`.
-inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
-                        int64_t first, int64_t n, MemoryTokens& tokens) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t width = shape.head_dim, last = shape.depth - 1;
-  for (int64_t t = 0; t < n; ++t) {
-    CopyRow(problem.k.row(row + t) + head * width, width, tokens.a[0] + (first + t) * width);
-  }
-  for (int64_t l = 0; l <= last; ++l) {
-    const int64_t in = shape.in(l), out = shape.out(l);
-    float* z = l == last && tokens.z_last != nullptr ? tokens.z_last : tokens.z;
-    SmallMatmul(n, out, in, tokens.a[l] + first * in, in, 1, state + shape.weight(l), out, z, out,
-                false);
-    if (shape.bias) AddToRows(n, out, state + shape.bias_weight(l), z);
-    if (l < last) {
-      GeluRows(n * out, z, tokens.a[l + 1] + first * out, tokens.slope[l] + first * out,
-               tokens.curve[l]);
-    }
-  }
-  const float* z = tokens.z_last != nullptr ? tokens.z_last : tokens.z;
-  for (int64_t t = 0; t < n; ++t) {
-    LossGradient(problem, head, z + t * width, tokens.a[0] + (first + t) * width,
-                 problem.v.row(row + t) + head * width, tokens.products,
-                 tokens.e[last] + (first + t) * width);
-  }
-  for (int64_t l = last; l > 0; --l) {
-    const int64_t in = shape.in(l), out = shape.out(l);
-    ToColumns(n, out, tokens.e[l] + first * out, tokens.columns);
-    TimesColumns(in, out, state + shape.weight(l), tokens.columns, tokens.products, false);
-    float* HWY_RESTRICT signal = tokens.signal[l] != nullptr ? tokens.signal[l] : tokens.z;
-    Transpose(in, n, tokens.products, kTokens, signal, in);
-    float* HWY_RESTRICT e = tokens.e[l - 1] + first * in;
-    const float* HWY_RESTRICT slope = tokens.slope[l - 1] + first * in;
-    for (int64_t c = 0; c < n * in; ++c) e[c] = signal[c] * slope[c];
-  }
-}
-
 // ---- reading ----
 
 // What reading computes for one layer.
@@ -369,60 +331,74 @@ struct MemoryTarget {
   const float *weight = nullptr, *bias = nullptr;
 };
 
-// h_l of tokens first ... first + n - 1 from their inputs x [n, in], into reads.h.
-inline void ReadLayer(const MemoryProblem& problem, int64_t head, const float* state, int64_t layer,
-                      int64_t first, int64_t n, const MemoryTokens& tokens,
-                      const MemoryGates& gates, const float* x, MemoryReads& reads) {
+// h [n, out] of a layer for inputs x [n, in]: row t with the weights once seen + t tokens of the
+// mini-batch have stepped, but without these steps.
+inline void ReadCarried(const MemoryProblem& problem, int64_t head, const float* state,
+                        int64_t layer, int64_t seen, int64_t n, const MemoryGates& gates,
+                        const float* x, MemoryReads& reads, float* h) {
   const MemoryShape& shape = problem.shape;
-  const int64_t in = shape.in(layer), out = shape.out(layer), count = first + n;
+  const int64_t in = shape.in(layer), out = shape.out(layer);
   const MemoryTarget target(problem, head, layer);
   const float* kept = x;
   if (shape.forgetting) {
     for (int64_t t = 0; t < n; ++t) {
-      Scale(in, gates.beta[first + t], x + t * in, reads.kept + t * in);
+      Scale(in, gates.beta[seen + t], x + t * in, reads.kept + t * in);
     }
     kept = reads.kept;
   }
-  SmallMatmul(n, out, in, kept, in, 1, state + shape.weight(layer), out, reads.h, out, false);
+  SmallMatmul(n, out, in, kept, in, 1, state + shape.weight(layer), out, h, out, false);
   if (target.weight != nullptr) {
     for (int64_t t = 0; t < n; ++t) {
-      Scale(in, 1 - gates.beta[first + t], x + t * in, reads.kept + t * in);
+      Scale(in, 1 - gates.beta[seen + t], x + t * in, reads.kept + t * in);
     }
-    SmallMatmul(n, out, in, reads.kept, in, 1, target.weight, out, reads.h, out, true);
+    SmallMatmul(n, out, in, reads.kept, in, 1, target.weight, out, h, out, true);
   }
   if (shape.momentum) {
     for (int64_t t = 0; t < n; ++t) {
-      Scale(in, gates.f[first + t], x + t * in, reads.carried + t * in);
+      Scale(in, gates.f[seen + t], x + t * in, reads.carried + t * in);
     }
-    SmallMatmul(n, out, in, reads.carried, in, 1, state + shape.surprise(layer), out, reads.h, out,
-                true);
+    SmallMatmul(n, out, in, reads.carried, in, 1, state + shape.surprise(layer), out, h, out, true);
   }
-  if (shape.bias) {
-    const float* b = state + shape.bias_weight(layer);
-    const float* s = state + shape.bias_surprise(layer);
-    for (int64_t t = 0; t < n; ++t) {
-      float* HWY_RESTRICT h = reads.h + t * out;
-      const float beta = gates.beta[first + t], f = gates.f[first + t];
-      for (int64_t c = 0; c < out; ++c) h[c] += beta * b[c];
-      if (target.bias != nullptr) {
-        for (int64_t c = 0; c < out; ++c) h[c] += (1 - beta) * target.bias[c];
-      }
-      if (shape.momentum) {
-        for (int64_t c = 0; c < out; ++c) h[c] += f * s[c];
-      }
+  if (!shape.bias) return;
+  const float* b = state + shape.bias_weight(layer);
+  const float* s = state + shape.bias_surprise(layer);
+  for (int64_t t = 0; t < n; ++t) {
+    float* HWY_RESTRICT row = h + t * out;
+    const float beta = gates.beta[seen + t], f = gates.f[seen + t];
+    for (int64_t c = 0; c < out; ++c) row[c] += beta * b[c];
+    if (target.bias != nullptr) {
+      for (int64_t c = 0; c < out; ++c) row[c] += (1 - beta) * target.bias[c];
+    }
+    if (shape.momentum) {
+      for (int64_t c = 0; c < out; ++c) row[c] += f * s[c];
     }
   }
-  DotProducts(n, count, in, x, tokens.a[layer], reads.dots);
+}
+
+// What the steps add: reads.dots and reads.pairs of x with the mini-batch's first `count` tokens.
+inline void ReadPairs(const MemoryShape& shape, int64_t layer, int64_t seen, int64_t n,
+                      int64_t count, const MemoryTokens& tokens, const MemoryGates& gates,
+                      const float* x, MemoryReads& reads) {
+  DotProducts(n, count, shape.in(layer), x, tokens.a[layer], reads.dots);
   const float own = shape.bias ? 1.0f : 0.0f;
   for (int64_t t = 0; t < n; ++t) {
     float* HWY_RESTRICT dots = reads.dots + t * kTokens;
     float* HWY_RESTRICT pairs = reads.pairs + t * kTokens;
-    const float* weights = gates.pairs + (first + t) * kTokens;
+    const float* weights = gates.pairs + (seen + t) * kTokens;
     for (int64_t j = 0; j < count; ++j) {
       dots[j] += own;
       pairs[j] = -weights[j] * dots[j];
     }
   }
+}
+
+// h_l of tokens first ... first + n - 1 from their inputs x [n, in], into reads.h.
+inline void ReadLayer(const MemoryProblem& problem, int64_t head, const float* state, int64_t layer,
+                      int64_t first, int64_t n, const MemoryTokens& tokens,
+                      const MemoryGates& gates, const float* x, MemoryReads& reads) {
+  const int64_t out = problem.shape.out(layer), seen = first + 1, count = first + n;
+  ReadCarried(problem, head, state, layer, seen, n, gates, x, reads, reads.h);
+  ReadPairs(problem.shape, layer, seen, n, count, tokens, gates, x, reads);
   SmallMatmul(n, out, count, reads.pairs, kTokens, 1, tokens.e[layer], out, reads.h, out, true);
 }
 
@@ -432,6 +408,64 @@ inline void ReadWeights(const MemoryShape& shape, const float* state, int64_t la
   const int64_t in = shape.in(layer), out = shape.out(layer);
   SmallMatmul(n, out, in, x, in, 1, state + shape.weight(layer), out, h, out, false);
   if (shape.bias) AddToRows(n, out, state + shape.bias_weight(layer), h);
+}
+
+// ---- learning ----
+
+// What the last layer's error is multiplied by for its input a, so that a step never takes more
+// than its share of what the memory answers to a.
+inline float StepFactor(const MemoryProblem& problem, const float* a) {
+  if (!problem.online_errors) return 1;
+  const int64_t in = problem.shape.in(problem.shape.depth - 1);
+  return 1 / std::max(1.0f, DotProduct(a, a, in));
+}
+
+// Inputs and back-signals of tokens first ... first + n - 1, which are rows row ... of the batch,
+// in the mini-batch that starts from `state`.
+inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
+                        int64_t first, int64_t n, const MemoryGates& gates, MemoryTokens& tokens,
+                        MemoryReads& reads) {
+  const MemoryShape& shape = problem.shape;
+  const int64_t width = shape.head_dim, last = shape.depth - 1;
+  for (int64_t t = 0; t < n; ++t) {
+    CopyRow(problem.k.row(row + t) + head * width, width, tokens.a[0] + (first + t) * width);
+  }
+  for (int64_t l = 0; l < last; ++l) {
+    const int64_t in = shape.in(l), out = shape.out(l);
+    ReadWeights(shape, state, l, n, tokens.a[l] + first * in, tokens.z);
+    GeluRows(n * out, tokens.z, tokens.a[l + 1] + first * out, tokens.slope[l] + first * out,
+             tokens.curve[l]);
+  }
+  const float* a = tokens.a[last] + first * shape.in(last);
+  float* z = tokens.z_last != nullptr ? tokens.z_last : tokens.z;
+  if (problem.online_errors) {
+    ReadCarried(problem, head, state, last, first, n, gates, a, reads, z);
+    ReadPairs(shape, last, first, n, first + n, tokens, gates, a, reads);
+  } else {
+    ReadWeights(shape, state, last, n, a, z);
+  }
+  for (int64_t t = 0; t < n; ++t) {
+    if (problem.online_errors && first + t > 0) {
+      SmallMatmul(1, width, first + t, reads.pairs + t * kTokens, kTokens, 1, tokens.e[last], width,
+                  z + t * width, width, true);
+    }
+    float* e = tokens.e[last] + (first + t) * width;
+    LossGradient(problem, head, z + t * width, tokens.a[0] + (first + t) * width,
+                 problem.v.row(row + t) + head * width, tokens.products, e);
+    const float factor = StepFactor(problem, a + t * shape.in(last));
+    for (int64_t c = 0; factor < 1 && c < width; ++c) e[c] *= factor;
+  }
+  for (int64_t l = last; l > 0; --l) {
+    const int64_t in = shape.in(l), out = shape.out(l);
+    ToColumns(n, out, tokens.e[l] + first * out, tokens.columns);
+    TimesColumns(in, out, state + shape.weight(l), tokens.columns, tokens.products, false);
+    float* HWY_RESTRICT signal = tokens.signal[l] != nullptr ? tokens.signal[l] : tokens.z;
+    Transpose(in, n, tokens.products, kTokens, signal, in);
+    float* HWY_RESTRICT e = tokens.e[l - 1] + first * in;
+    const float* HWY_RESTRICT slope = tokens.slope[l - 1] + first * in;
+    const float rate = l == last ? problem.hidden_rate : 1;
+    for (int64_t c = 0; c < n * in; ++c) e[c] = rate * signal[c] * slope[c];
+  }
 }
 
 // ---- folding ----
@@ -526,13 +560,13 @@ inline void FoldState(const MemoryProblem& problem, int64_t head, const float* f
                       float* w_rows, float* s_rows, float* to) {
   const MemoryShape& shape = problem.shape;
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-  const int64_t end = count - 1;
-  const float beta = gates.beta[end], f = gates.f[end], m = gates.m[end];
+  const float beta = gates.beta[count], f = gates.f[count], m = gates.m[count];
   for (int64_t l = 0; l < shape.depth; ++l) {
     const int64_t in = shape.in(l), out = shape.out(l);
     for (int64_t j = 0; j < count; ++j) {
       const float* HWY_RESTRICT e = tokens.e[l] + j * out;
-      const float weight = -gates.pairs[end * kTokens + j], surprise = -gates.n[end * kTokens + j];
+      const float weight = -gates.pairs[count * kTokens + j];
+      const float surprise = -gates.n[count * kTokens + j];
       for (int64_t c = 0; c < out; ++c) w_rows[j * out + c] = weight * e[c];
       if constexpr (kMomentum) {
         for (int64_t c = 0; c < out; ++c) s_rows[j * out + c] = surprise * e[c];

@@ -34,20 +34,26 @@ struct MemoryBackward {
       if (l > 0) tokens.signal[l] = scratch.take(in);
     }
     tokens.z_last = scratch.take(kTokens * shape.head_dim);
+    if (problem.online_errors) {
+      error_carried = scratch.take(kTokens * shape.in(shape.depth - 1));
+      error_dots = scratch.take(kPairs);
+      error_pairs = scratch.take(kPairs);
+    }
+    dk = scratch.take(kTokens * shape.head_dim);
     dx = scratch.take(kTokens * widest);
     work = scratch.take(2 * kTokens * widest);
     columns = scratch.take(kTokens * widest);
     products = scratch.take(2 * kTokens * widest);
     normed = scratch.take(widest);
     row = scratch.take(widest);
-    dpairs = scratch.take(kPairs);
+    dpairs = scratch.take(kPairs + kTokens);
     ddots = scratch.take(kPairs);
   }
   static int64_t floats(const MemoryShape& shape) {
     const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
     constexpr int64_t kPieces = 96, kCacheLine = 16;
     return MemoryTokens::floats(shape) + MemoryReads::floats(shape) +
-           shape.depth * (14 * kTokens * widest + 2 * kPairs) + 9 * kTokens * widest + 2 * kPairs +
+           shape.depth * (14 * kTokens * widest + 2 * kPairs) + 11 * kTokens * widest + 5 * kPairs +
            kPieces * kCacheLine;
   }
 
@@ -60,16 +66,18 @@ struct MemoryBackward {
   float* read_slope[kMemoryDepth];  // gelu'(h_l)
   float* dots[kMemoryDepth];
   float* pairs[kMemoryDepth];
+  // The same of the last layer's online errors, whose x are the tokens' inputs of the layer.
+  float *error_carried = nullptr, *error_dots = nullptr, *error_pairs = nullptr;
   float* da[kMemoryDepth];
   float* de[kMemoryDepth];
   float* dz[kMemoryDepth];
   // d(W_l) += left^T right: rows of reading, of the inputs and of the back-signals.
   float* left[kMemoryDepth];
   float* right[kMemoryDepth];
-  float *dx, *work, *columns, *products, *normed, *row;
-  float *dpairs, *ddots;     // of tau_t G_tj, of x_t . a_j
+  float *dk, *dx, *work, *columns, *products, *normed, *row;
+  float *dpairs, *ddots;     // of tau_t G_tj (in the rows of MemoryGates), of x_t . a_j
   float* dtarget = nullptr;  // of what is forgotten towards, in the places of a state
-  float dbeta[kTokens], df[kTokens], dn[kTokens], dm;
+  float dbeta[kTokens + 1], df[kTokens + 1], dn[kTokens], dm;
 };
 
 inline void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT from,
@@ -124,10 +132,9 @@ template <bool kMomentum>
 inline void Unfold(const MemoryProblem& problem, int64_t head, const float* state, int64_t n,
                    float* dstate, MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
-  const int64_t end = n - 1;
-  const float* weights = b.gates.pairs + end * kTokens;
-  const float* surprises = b.gates.n + end * kTokens;
-  const float beta = b.gates.beta[end], f = b.gates.f[end], m = b.gates.m[end];
+  const float* weights = b.gates.pairs + n * kTokens;
+  const float* surprises = b.gates.n + n * kTokens;
+  const float beta = b.gates.beta[n], f = b.gates.f[n], m = b.gates.m[n];
   for (int64_t l = 0; l < shape.depth; ++l) {
     const int64_t in = shape.in(l), out = shape.out(l);
     float* dw = dstate + shape.weight(l);
@@ -149,19 +156,19 @@ inline void Unfold(const MemoryProblem& problem, int64_t head, const float* stat
       ToColumns(n, out, b.work, b.columns);
       TimesColumns(in, out, gradient, b.columns, b.products, add);
     };
-    through(dw, dbias, weights, b.dpairs + end * kTokens, false);
+    through(dw, dbias, weights, b.dpairs + n * kTokens, false);
     if constexpr (kMomentum) through(ds, dbias_surprise, surprises, b.dn, true);
     Transpose(in, n, b.products, kTokens, b.da[l], in);
 
     const MemoryTarget target(problem, head, l);
     UnfoldWeights<kMomentum>(shape.weight_size(l), beta, f, m, state + shape.weight(l),
                              target.weight, state + shape.surprise(l), dw,
-                             b.dtarget + shape.weight(l), ds, b.dbeta[end], b.df[end], b.dm);
+                             b.dtarget + shape.weight(l), ds, b.dbeta[n], b.df[n], b.dm);
     if (shape.bias) {
       UnfoldWeights<kMomentum>(out, beta, f, m, state + shape.bias_weight(l), target.bias,
                                state + shape.bias_surprise(l), dbias,
-                               b.dtarget + shape.bias_weight(l), dbias_surprise, b.dbeta[end],
-                               b.df[end], b.dm);
+                               b.dtarget + shape.bias_weight(l), dbias_surprise, b.dbeta[n],
+                               b.df[n], b.dm);
     }
   }
 }
@@ -192,27 +199,86 @@ inline void OutputGradient(const MemoryProblem& problem, int64_t head, int64_t r
   }
 }
 
+// Rows that were read from a layer: x [n, in], row t once seen + t tokens had stepped, with what
+// ReadCarried and ReadPairs left of them, and their gradient dh [n, out].
+struct LayerRead {
+  int64_t seen;
+  const float *x, *carried, *dots, *dh;
+  float* kept;  // [n, in]: beta_t x_t, which is d(W) once multiplied by dh
+};
+
 // What reading adds for the weights that are forgotten towards: to d(x), d(beta) and b.dtarget.
 // b.columns holds d(h).
 inline void TargetReadGradient(const MemoryTarget& target, int64_t l, int64_t n,
-                               MemoryBackward& b) {
+                               const LayerRead& read, MemoryBackward& b) {
   if (target.weight == nullptr) return;
   const MemoryShape& shape = b.shape;
   const int64_t in = shape.in(l), out = shape.out(l);
-  const float* dh = b.right[l];
   TimesColumns(in, out, target.weight, b.columns, b.products, false);
   Transpose(in, n, b.products, kTokens, b.work, in);
   for (int64_t t = 0; t < n; ++t) {
-    const float back = 1 - b.gates.beta[t];
+    const int64_t seen = read.seen + t;
+    const float back = 1 - b.gates.beta[seen];
     float* HWY_RESTRICT u = b.work + t * in;
-    b.dbeta[t] -= DotProduct(b.x[l] + t * in, u, in);
+    b.dbeta[seen] -= DotProduct(read.x + t * in, u, in);
     AddScaled(in, back, u, b.dx + t * in);
-    Scale(in, back, b.x[l] + t * in, u);
+    Scale(in, back, read.x + t * in, u);
     if (target.bias == nullptr) continue;
-    b.dbeta[t] -= DotProduct(dh + t * out, target.bias, out);
-    AddScaled(out, back, dh + t * out, b.dtarget + shape.bias_weight(l));
+    b.dbeta[seen] -= DotProduct(read.dh + t * out, target.bias, out);
+    AddScaled(out, back, read.dh + t * out, b.dtarget + shape.bias_weight(l));
   }
-  SmallMatmul(in, out, n, b.work, 1, in, dh, out, b.dtarget + shape.weight(l), out, true);
+  SmallMatmul(in, out, n, b.work, 1, in, read.dh, out, b.dtarget + shape.weight(l), out, true);
+}
+
+// Through reading a layer, to d(x), which is left in b.dx; adds to d(a), d(S) and d(gates), not to
+// d(e).
+inline void LayerReadGradient(const MemoryProblem& problem, int64_t head, const float* state,
+                              int64_t l, int64_t n, const LayerRead& read, float* dstate,
+                              MemoryBackward& b) {
+  const MemoryShape& shape = b.shape;
+  const int64_t in = shape.in(l), out = shape.out(l);
+  const float* dh = read.dh;
+  DotProducts(n, n, out, dh, b.tokens.e[l], b.ddots);
+  for (int64_t t = 0; t < n; ++t) {
+    float* HWY_RESTRICT ddots = b.ddots + t * kTokens;
+    const int64_t place = (read.seen + t) * kTokens;
+    for (int64_t j = 0; j < n; ++j) {
+      // The zeros of `pairs` keep tokens that had not stepped out of it all.
+      b.dpairs[place + j] -= ddots[j] * read.dots[t * kTokens + j];
+      ddots[j] *= -b.gates.pairs[place + j];
+    }
+  }
+  ToColumns(n, out, dh, b.columns);
+  const int64_t matrices = shape.momentum ? 2 : 1;
+  TimesColumns(matrices * in, out, state + shape.weight(l), b.columns, b.products, false);
+  Transpose(matrices * in, n, b.products, kTokens, b.work, matrices * in);
+  for (int64_t t = 0; t < n; ++t) {
+    const int64_t seen = read.seen + t;
+    const float beta = b.gates.beta[seen], f = b.gates.f[seen];
+    const float* x = read.x + t * in;
+    const float* u = b.work + t * matrices * in;
+    float* HWY_RESTRICT dx = b.dx + t * in;
+    b.dbeta[seen] += DotProduct(x, u, in);
+    Scale(in, beta, u, dx);
+    Scale(in, beta, x, read.kept + t * in);
+    if (shape.momentum) {
+      b.df[seen] += DotProduct(x, u + in, in);
+      AddScaled(in, f, u + in, dx);
+    }
+    if (!shape.bias) continue;
+    b.dbeta[seen] += DotProduct(dh + t * out, state + shape.bias_weight(l), out);
+    AddScaled(out, beta, dh + t * out, dstate + shape.bias_weight(l));
+    if (shape.momentum) {
+      b.df[seen] += DotProduct(dh + t * out, state + shape.bias_surprise(l), out);
+      AddScaled(out, f, dh + t * out, dstate + shape.bias_surprise(l));
+    }
+  }
+  TargetReadGradient(MemoryTarget(problem, head, l), l, n, read, b);
+  SmallMatmul(n, in, n, b.ddots, kTokens, 1, b.tokens.a[l], in, b.dx, in, true);
+  SmallMatmul(n, in, n, b.ddots, 1, kTokens, read.x, in, b.da[l], in, true);
+  if (shape.momentum) {
+    SmallMatmul(in, out, n, read.carried, 1, in, dh, out, dstate + shape.surprise(l), out, true);
+  }
 }
 
 // Through reading: from d(h) of the last layer to d(q), which is left in b.dx; adds to d(a), d(e),
@@ -223,45 +289,9 @@ inline void ReadGradient(const MemoryProblem& problem, int64_t head, const float
   for (int64_t l = shape.depth - 1; l >= 0; --l) {
     const int64_t in = shape.in(l), out = shape.out(l);
     const float* dh = b.right[l];
-    DotProducts(n, n, out, dh, b.tokens.e[l], b.ddots);
-    for (int64_t t = 0; t < n; ++t) {
-      float* HWY_RESTRICT ddots = b.ddots + t * kTokens;
-      for (int64_t j = 0; j < n; ++j) {
-        // The zeros of `pairs` above the diagonal keep later tokens out of it all.
-        b.dpairs[t * kTokens + j] -= ddots[j] * b.dots[l][t * kTokens + j];
-        ddots[j] *= -b.gates.pairs[t * kTokens + j];
-      }
-    }
     SmallMatmul(n, out, n, b.pairs[l], 1, kTokens, dh, out, b.de[l], out, true);
-    ToColumns(n, out, dh, b.columns);
-    const int64_t matrices = shape.momentum ? 2 : 1;
-    TimesColumns(matrices * in, out, state + shape.weight(l), b.columns, b.products, false);
-    Transpose(matrices * in, n, b.products, kTokens, b.work, matrices * in);
-    for (int64_t t = 0; t < n; ++t) {
-      const float* x = b.x[l] + t * in;
-      const float* u = b.work + t * matrices * in;
-      float* HWY_RESTRICT dx = b.dx + t * in;
-      b.dbeta[t] += DotProduct(x, u, in);
-      Scale(in, b.gates.beta[t], u, dx);
-      Scale(in, b.gates.beta[t], x, b.left[l] + t * in);
-      if (shape.momentum) {
-        b.df[t] += DotProduct(x, u + in, in);
-        AddScaled(in, b.gates.f[t], u + in, dx);
-      }
-      if (!shape.bias) continue;
-      b.dbeta[t] += DotProduct(dh + t * out, state + shape.bias_weight(l), out);
-      AddScaled(out, b.gates.beta[t], dh + t * out, dstate + shape.bias_weight(l));
-      if (shape.momentum) {
-        b.df[t] += DotProduct(dh + t * out, state + shape.bias_surprise(l), out);
-        AddScaled(out, b.gates.f[t], dh + t * out, dstate + shape.bias_surprise(l));
-      }
-    }
-    TargetReadGradient(MemoryTarget(problem, head, l), l, n, b);
-    SmallMatmul(n, in, n, b.ddots, kTokens, 1, b.tokens.a[l], in, b.dx, in, true);
-    SmallMatmul(n, in, n, b.ddots, 1, kTokens, b.x[l], in, b.da[l], in, true);
-    if (shape.momentum) {
-      SmallMatmul(in, out, n, b.carried[l], 1, in, dh, out, dstate + shape.surprise(l), out, true);
-    }
+    LayerReadGradient(problem, head, state, l, n,
+                      {1, b.x[l], b.carried[l], b.dots[l], dh, b.left[l]}, dstate, b);
     if (l > 0) {
       float* HWY_RESTRICT below = b.right[l - 1];
       const float* slope = b.read_slope[l - 1];
@@ -354,35 +384,56 @@ inline void LearnGradient(const MemoryProblem& problem, int64_t head, const floa
     const float* HWY_RESTRICT de = b.de[l - 1];
     float* HWY_RESTRICT dsignal = b.left[l] + 2 * n * in;
     float* HWY_RESTRICT dz = b.dz[l - 1];
+    const float rate = l == last ? problem.hidden_rate : 1;
     for (int64_t c = 0; c < n * in; ++c) {
-      dsignal[c] = de[c] * b.tokens.slope[l - 1][c];
-      dz[c] = de[c] * b.tokens.signal[l][c] * b.tokens.curve[l - 1][c];
+      dsignal[c] = rate * de[c] * b.tokens.slope[l - 1][c];
+      dz[c] = rate * de[c] * b.tokens.signal[l][c] * b.tokens.curve[l - 1][c];
     }
     CopyRow(b.tokens.e[l], n * out, b.right[l] + 2 * n * out);
     SmallMatmul(n, out, in, dsignal, in, 1, state + shape.weight(l), out, b.de[l], out, true);
   }
-  for (int64_t t = 0; t < n; ++t) {
+  // Last token first: with online errors, those before it had a part in its error.
+  for (int64_t t = n - 1; t >= 0; --t) {
+    float* dz = b.dz[last] + t * width;
+    float* de = b.de[last] + t * width;
+    const float* a = b.tokens.a[last] + t * shape.in(last);
+    const float factor = StepFactor(problem, a);
+    if (factor < 1) {
+      // e = factor g with factor = 1 / |a|^2, whose gradient is -2 factor^2 a.
+      const float along = factor * DotProduct(de, b.tokens.e[last] + t * width, width);
+      AddScaled(shape.in(last), -2 * along, a, b.da[last] + t * shape.in(last));
+      for (int64_t c = 0; c < width; ++c) de[c] *= factor;
+    }
     LossSecondGradient(problem, head, b.tokens.z_last + t * width, b.tokens.a[0] + t * width,
-                       problem.v.row(row + t) + column, b.de[last] + t * width, own, b.normed,
-                       b.row, b.dz[last] + t * width, b.dx + t * width, b.work + t * width);
-    Write(gradients.v, row + t, column, width, b.work + t * width);
+                       problem.v.row(row + t) + column, de, own, b.normed, b.row, dz,
+                       b.dk + t * width, b.work);
+    Write(gradients.v, row + t, column, width, b.work);
+    for (int64_t j = 0; problem.online_errors && j < t; ++j) {
+      AddScaled(width, b.error_pairs[t * kTokens + j], dz, b.de[last] + j * width);
+    }
   }
   for (int64_t l = last; l >= 0; --l) {
     const int64_t in = shape.in(l), out = shape.out(l);
-    CopyRow(b.tokens.a[l], n * in, b.left[l] + n * in);
     CopyRow(b.dz[l], n * out, b.right[l] + n * out);
+    float* kept = b.left[l] + n * in;
+    if (problem.online_errors && l == last) {
+      LayerReadGradient(problem, head, state, l, n,
+                        {0, b.tokens.a[l], b.error_carried, b.error_dots, b.dz[l], kept}, dstate,
+                        b);
+      AddScaled(n * in, 1.0f, b.dx, b.da[l]);
+    } else {
+      CopyRow(b.tokens.a[l], n * in, kept);
+      for (int64_t t = 0; shape.bias && t < n; ++t) {
+        AddScaled(out, 1.0f, b.dz[l] + t * out, dstate + shape.bias_weight(l));
+      }
+      ToColumns(n, out, b.dz[l], b.columns);
+      TimesColumns(in, out, state + shape.weight(l), b.columns, b.products, false);
+      Transpose(in, n, b.products, kTokens, b.work, in);
+      AddScaled(n * in, 1.0f, b.work, b.da[l]);
+    }
     const int64_t rows = (l > 0 ? 3 : 2) * n;
     SmallMatmul(in, out, rows, b.left[l], 1, in, b.right[l], out, dstate + shape.weight(l), out,
                 true);
-    if (shape.bias) {
-      for (int64_t t = 0; t < n; ++t) {
-        AddScaled(out, 1.0f, b.dz[l] + t * out, dstate + shape.bias_weight(l));
-      }
-    }
-    ToColumns(n, out, b.dz[l], b.columns);
-    TimesColumns(in, out, state + shape.weight(l), b.columns, b.products, false);
-    Transpose(in, n, b.products, kTokens, b.work, in);
-    AddScaled(n * in, 1.0f, b.work, b.da[l]);
     if (l > 0) {
       for (int64_t c = 0; c < n * in; ++c) {
         b.dz[l - 1][c] += b.da[l][c] * b.tokens.slope[l - 1][c];
@@ -390,8 +441,8 @@ inline void LearnGradient(const MemoryProblem& problem, int64_t head, const floa
     }
   }
   for (int64_t t = 0; t < n; ++t) {
-    AddScaled(width, 1.0f, b.da[0] + t * width, b.dx + t * width);
-    Write(gradients.k, row + t, column, width, b.dx + t * width);
+    AddScaled(width, 1.0f, b.da[0] + t * width, b.dk + t * width);
+    Write(gradients.k, row + t, column, width, b.dk + t * width);
   }
 }
 
@@ -404,11 +455,11 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
   std::copy_n(b.dn, kTokens, of_n);
   for (int64_t t = n - 1; t >= 0; --t) {
     const float keep = shape.forgetting ? 1 - gates.alpha[t] : 1.0f;
-    const float* dpairs = b.dpairs + t * kTokens;
-    const float* gamma = gates.gamma + t * kTokens;
-    of_f += b.df[t];
+    const float* dpairs = b.dpairs + (t + 1) * kTokens;
+    const float* gamma = gates.gamma + (t + 1) * kTokens;
+    of_f += b.df[t + 1];
     of_m += of_f;
-    of_beta += b.dbeta[t];
+    of_beta += b.dbeta[t + 1];
     float dtau = 0;
     for (int64_t j = 0; j <= t; ++j) {
       dtau += dpairs[j] * gamma[j];
@@ -416,12 +467,11 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
       of_n[j] += of_gamma[j];
     }
     own.tau[t] += dtau;
-    float dkeep = of_f * (t > 0 ? gates.f[t - 1] : 0.0f);
-    dkeep += of_beta * (t > 0 ? gates.beta[t - 1] : 1.0f);
-    float deta = of_m * (t > 0 ? gates.m[t - 1] : 1.0f);
+    float dkeep = of_f * gates.f[t] + of_beta * gates.beta[t];
+    float deta = of_m * gates.m[t];
     for (int64_t j = 0; j < t; ++j) {
       dkeep += of_gamma[j] * gamma[j - kTokens];
-      deta += of_n[j] * gates.n[(t - 1) * kTokens + j];
+      deta += of_n[j] * gates.n[t * kTokens + j];
     }
     const float dtheta = of_n[t], dalpha = -dkeep;
     Write(gradients.theta, row + t, head, 1, &dtheta);
@@ -450,7 +500,10 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
   const int64_t width = shape.head_dim, column = head * width;
   ReadGates(problem, head, row, n, 0, b.gates);
   SumGates(shape, problem.tau, n, b.gates);
-  LearnTokens(problem, head, state, row, 0, n, b.tokens);
+  b.reads.carried = b.error_carried;
+  b.reads.dots = b.error_dots;
+  b.reads.pairs = b.error_pairs;
+  LearnTokens(problem, head, state, row, 0, n, b.gates, b.tokens, b.reads);
   for (int64_t t = 0; t < n; ++t) {
     CopyRow(problem.q.row(row + t) + column, width, b.x[0] + t * width);
   }
@@ -468,9 +521,9 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
     }
   }
 
-  std::fill_n(b.dpairs, kPairs, 0.0f);
-  std::fill_n(b.dbeta, kTokens, 0.0f);
-  std::fill_n(b.df, kTokens, 0.0f);
+  std::fill_n(b.dpairs, kPairs + kTokens, 0.0f);
+  std::fill_n(b.dbeta, kTokens + 1, 0.0f);
+  std::fill_n(b.df, kTokens + 1, 0.0f);
   std::fill_n(b.dn, kTokens, 0.0f);
   b.dm = 0;
   if (!folded) {
@@ -532,7 +585,7 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
       float* to = again + (i - begin) * size;
       ReadGates(problem, head, row, batch, 0, b.gates);
       SumGates(shape, problem.tau, batch, b.gates);
-      LearnTokens(problem, head, from, row, 0, batch, b.tokens);
+      LearnTokens(problem, head, from, row, 0, batch, b.gates, b.tokens, b.reads);
       Fold(problem, head, from, b.tokens, b.gates, batch, w_rows, s_rows, to);
       states[i - begin + 1] = to;
     }

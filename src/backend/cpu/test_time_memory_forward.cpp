@@ -76,7 +76,7 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
     const int64_t row = run.first_row + done;
     ReadGates(problem, head, row, n, held, gates);
     SumGates(shape, problem.tau, held + n, gates);
-    LearnTokens(problem, head, state, row, held, n, tokens);
+    LearnTokens(problem, head, state, row, held, n, gates, tokens, reads);
     ReadTokens(problem, head, problem.lagged ? anchor_state : state, row, held, n, tokens, gates,
                reads, x, out);
     for (int64_t t = std::max<int64_t>(0, first_kept - done); t < n; ++t) {
