@@ -14,13 +14,19 @@ namespace {
 
 constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm
 
-// Gradients of a mini-batch of 16 are taken at the same weights, so a linear memory with unit keys
-// overshoots where 2 theta 16 passes 2, momentum included; deeper ones a little earlier. A rate
-// that starts low learns by the loss where it may be higher; starting at 0.06 or more, gradients
-// exploded within 200 steps of training.
-constexpr double kMaxLearningRate = 0.3, kStartLearningRate = 0.015;
+// A key's answer becomes its value at once with 2 theta = 1. What is said once, long before it is
+// asked for, has to be written strongly: memories that start at 0.08 never learn to.
+constexpr double kMaxLearningRate = 0.5, kStartLearningRate = 0.25;
 
-// Values have length one, so a memory whose answers do too is never further off than this.
+// Gradients of a mini-batch of 16 are taken at the same weights where errors are not online, so a
+// linear memory with unit keys overshoots where 2 theta 16 passes 2, momentum included.
+constexpr double kMaxMiniBatchRate = 0.3, kStartMiniBatchRate = 0.015;
+
+// The layers before the last learn by mini-batches all the same: at the full rate training
+// diverges.
+constexpr double kHiddenLearningRate = 0.25;
+
+// Values start at about length one, so a memory whose answers do too is rarely further off.
 constexpr double kErrorLimit = 2;
 
 // Shares that are forgotten a token at the start: sigmoid(-2) = 0.12 to sigmoid(-6) = 0.0025, so
@@ -40,6 +46,8 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   options_.momentum = config.at("momentum");
   options_.forgetting = config.at("forgetting");
   options_.forget_to_start = config.at("forget_to") == "start";
+  options_.online_errors = config.at("online_errors");
+  options_.hidden_rate = config.at("hidden_learning_rate");
   options_.error_limit = config.at("error_limit");
 
   const int64_t d = context.hidden_size, heads = options_.heads;
@@ -69,9 +77,13 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   for (int64_t l = 0; l < options_.depth; ++l) {
     const int64_t from = l == 0 ? options_.head_dim : options_.hidden_dim;
     const int64_t to = l + 1 == options_.depth ? options_.head_dim : options_.hidden_dim;
-    const double xavier = std::sqrt(2.0 / static_cast<double>(from + to));
+    // gelu(z) is about z / 2 near 0: so the inputs of each layer have about the keys' unit length,
+    // and a step writes about its share. What a fresh memory answers has to be learned, too, before
+    // it outweighs what is written.
+    const bool last = l + 1 == options_.depth;
+    const double deviation = last ? 0 : 2 / std::sqrt(static_cast<double>(to));
     weights_.push_back(scope.tensor("memory." + std::to_string(l) + ".weight", {heads, from, to},
-                                    initializers::normal(xavier)));
+                                    initializers::normal(deviation)));
   }
 }
 
@@ -95,7 +107,7 @@ TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor
   TestTimeMemoryInputs inputs;
   inputs.q = unit(context, projected(q_proj_, q_conv_));
   inputs.k = unit(context, projected(k_proj_, k_conv_));
-  inputs.v = unit(context, projected(v_proj_, v_conv_));
+  inputs.v = projected(v_proj_, v_conv_);
   inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
   if (options_.momentum) {
     // theta is multiplied by 1 - eta, so that momentum spreads a step out and does not enlarge it.
@@ -170,10 +182,16 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
           mini_batch, kExactStep);
   config["mini_batch"] = mini_batch;
   config["error_limit"] = reader.number("error_limit", kErrorLimit, 0.0, 1e6);
-  const double most = reader.number("max_learning_rate", kMaxLearningRate, 1e-6, 1.0);
+  const bool online = reader.boolean("online_errors", true);
+  config["online_errors"] = online;
+  const double most =
+      reader.number("max_learning_rate", online ? kMaxLearningRate : kMaxMiniBatchRate, 1e-6, 1.0);
+  const double start = online ? kStartLearningRate : kStartMiniBatchRate;
   config["max_learning_rate"] = most;
-  config["start_learning_rate"] = reader.number(
-      "start_learning_rate", std::min(kStartLearningRate, most / 2), most * 1e-6, most);
+  config["start_learning_rate"] =
+      reader.number("start_learning_rate", std::min(start, most / 2), most * 1e-6, most);
+  config["hidden_learning_rate"] =
+      reader.number("hidden_learning_rate", kHiddenLearningRate, 0.0, 1.0);
 }
 
 }  // namespace pronghorn

@@ -52,7 +52,8 @@ class NeuralMemory {
 };
 
 // Reads the keys of a memory (heads, head_dim, depth, expansion, conv_kernel, momentum, forgetting,
-// forget_to, mini_batch, max_learning_rate, start_learning_rate, error_limit) into `config`.
+// forget_to, mini_batch, online_errors, max_learning_rate, start_learning_rate,
+// hidden_learning_rate, error_limit) into `config`.
 void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
                             nlohmann::json& config);
 
