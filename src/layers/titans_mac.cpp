@@ -46,13 +46,16 @@ class TitansMacMixer final : public Mixer {
     attention_norm_ = scope.tensor("attention_norm.weight", {width}, one);
     ask_proj_ = scope.matrix("ask_proj.weight", width, width, in);
     memory_norm_ = scope.tensor("memory_norm.weight", {width}, one);
+    // From 1, so that each branch also passes by itself: a product of two unknowns teaches neither.
+    attention_bias_ = scope.tensor("attention_norm.bias", {width}, one);
+    memory_bias_ = scope.tensor("memory_norm.bias", {width}, one);
     o_proj_ =
         scope.matrix("o_proj.weight", d, width,
                      initializers::normal(context.initializer_range * context.residual_scale));
   }
 
   // h = M(q) at the weights of the segment's start, y = attention to [P | h | S],
-  // o = norm(y) silu(norm(M(y)))
+  // o = (norm(y) + b_y) silu(norm(M(y)) + b_M)
   Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
                  JournalSlot slot) const override {
     TestTimeMemoryInputs inputs = memory_.features(context, x, batch, slot);
@@ -78,7 +81,10 @@ class TitansMacMixer final : public Mixer {
     const Tensor answer =
         rms_norm(context, test_time_memory(context, inputs, memory_.options(), batch, next()),
                  memory_norm_, norm_epsilon_);
-    return linear(context, swiglu(context, answer, y), o_proj_);
+    return linear(context,
+                  swiglu(context, add_bias(context, answer, memory_bias_),
+                         add_bias(context, y, attention_bias_)),
+                  o_proj_);
   }
 
   std::vector<JournalShape> journals() const override {
@@ -113,7 +119,8 @@ class TitansMacMixer final : public Mixer {
   double rope_theta_;
   float norm_epsilon_;
   Weight q_proj_, k_proj_, v_proj_, recall_k_proj_, recall_v_proj_, ask_proj_, o_proj_;
-  Tensor recall_norm_, attention_norm_, memory_norm_, persistent_keys_, persistent_values_;
+  Tensor recall_norm_, attention_norm_, attention_bias_, memory_norm_, memory_bias_;
+  Tensor persistent_keys_, persistent_values_;
 };
 
 nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& context) {

@@ -20,12 +20,15 @@ class TitansMagMixer final : public Mixer {
     const Initializer one = initializers::constant(1);
     attention_norm_ = scope.tensor("attention_norm.weight", {attention_.width()}, one);
     memory_norm_ = scope.tensor("memory_norm.weight", {memory_.width()}, one);
+    // From 1, so that each branch also passes by itself: a product of two unknowns teaches neither.
+    attention_bias_ = scope.tensor("attention_norm.bias", {attention_.width()}, one);
+    memory_bias_ = scope.tensor("memory_norm.bias", {memory_.width()}, one);
     o_proj_ =
         scope.matrix("o_proj.weight", context.hidden_size, attention_.width(),
                      initializers::normal(context.initializer_range * context.residual_scale));
   }
 
-  // o = norm(y) silu(norm(M(x)))
+  // o = (norm(y) + b_y) silu(norm(M(x)) + b_M)
   Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
                  JournalSlot slot) const override {
     const Tensor y = rms_norm(context, attention_.forward(context, x, batch, slot), attention_norm_,
@@ -33,7 +36,10 @@ class TitansMagMixer final : public Mixer {
     slot.index += static_cast<int64_t>(attention_.journals().size());
     const Tensor answer =
         rms_norm(context, memory_.forward(context, x, batch, slot), memory_norm_, norm_epsilon_);
-    return linear(context, swiglu(context, answer, y), o_proj_);
+    return linear(context,
+                  swiglu(context, add_bias(context, answer, memory_bias_),
+                         add_bias(context, y, attention_bias_)),
+                  o_proj_);
   }
 
   std::vector<JournalShape> journals() const override {
@@ -57,7 +63,7 @@ class TitansMagMixer final : public Mixer {
   PersistentAttention attention_;
   NeuralMemory memory_;
   float norm_epsilon_;
-  Tensor attention_norm_, memory_norm_;
+  Tensor attention_norm_, attention_bias_, memory_norm_, memory_bias_;
   Weight o_proj_;
 };
 
