@@ -86,6 +86,8 @@ void add_task_options(CLI::App& command, TaskOptions& task) {
   command.add_option("--task-items", task.items, "things to remember in the task");
   command.add_option("--task-questions", task.questions,
                      "times at most that a needle is asked for");
+  command.add_option("--task-haystacks", task.haystacks,
+                     "haystacks at most in a sequence, each with a needle");
 }
 
 void add_precision_option(CLI::App& command, Precision& precision) {

@@ -56,8 +56,9 @@ void train_command(const TrainOptions& options) {
     }
     task.seed = options.seed;
     source = make_task(task);
-    run.data_identity = fmt::format("{} {} {} {} {}", task.name, task.length, source->vocab_size(),
-                                    task.items, task.questions);
+    run.data_identity =
+        fmt::format("{} {} {} {} {} {}", task.name, task.length, source->vocab_size(), task.items,
+                    task.questions, task.haystacks);
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {

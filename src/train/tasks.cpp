@@ -194,8 +194,10 @@ struct Haystack {
 // A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
 // the end the mark again, and the characters are due one after another. With more than one question
 // up to so many others (any number is as likely) stand at random places between, each answered too:
-// more to learn from in a sequence, at all distances.
-// Token 0 is the mark, then come the characters, then the filler.
+// more to learn from in a sequence, at all distances. With more than one haystack, up to so many
+// lie one behind the other, each of its own filler and with a needle of its own, of which the last
+// one counts: more needles, and shorter distances to begin with. Token 0 is the mark, then come the
+// characters, then the filler.
 template <const Haystack& kHaystack>
 class Needle final : public TaskSource {
  public:
@@ -208,6 +210,11 @@ class Needle final : public TaskSource {
     require(options.vocab_size >= least, options.name, "needs a vocabulary of at least {}", least);
     require(options.questions >= 1 && options.questions <= options.length, options.name,
             "{} questions are out of range", options.questions);
+    require(options.haystacks >= 1 && options.haystacks <= options.length, options.name,
+            "{} haystacks are out of range", options.haystacks);
+    require(options.length / options.haystacks >= 2 * (options.items + 1) + 1, options.name,
+            "length {} is too short for {} haystack(s) and needles of {}", options.length,
+            options.haystacks, options.items);
     require(options.length >= (options.questions + 1) * (options.items + 1) + 1, options.name,
             "length {} is too short for {} question(s) of {}", options.length, options.questions,
             options.items);
@@ -220,13 +227,28 @@ class Needle final : public TaskSource {
  protected:
   void example(Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
+    const int64_t count = up_to(random, options_.haystacks);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t begin = options_.length * i / count, end = options_.length * (i + 1) / count;
+      const auto first = static_cast<size_t>(begin), length = static_cast<size_t>(end - begin);
+      haystack(random, tokens.subspan(first, length), targets.subspan(first, length));
+    }
+  }
+
+ private:
+  static constexpr int64_t kFiller = 1 + kHaystack.alphabet;
+
+  // 1 ... most, any of them as likely.
+  static int64_t up_to(Random& random, int64_t most) {
+    return most == 1 ? 1 : 1 + draw(random, 0, most);
+  }
+
+  void haystack(Random& random, std::span<int32_t> tokens, std::span<int32_t> targets) const {
     fill(random, tokens);
     const int64_t block = options_.items + 1;  // a mark and the characters
-    const int64_t last = options_.length - options_.items;
-    const int64_t questions =
-        options_.questions == 1
-            ? 1
-            : 1 + static_cast<int64_t>(random.below(static_cast<uint64_t>(options_.questions)));
+    const auto length = static_cast<int64_t>(tokens.size());
+    const int64_t last = length - options_.items;
+    const int64_t questions = up_to(random, std::min(options_.questions, (length - 1) / block - 1));
     // The needle and all questions but the last: places of a shorter sequence in which each is one.
     std::vector<int64_t> starts = places(random, questions, last - 1 - questions * (block - 1));
     for (size_t i = 0; i < starts.size(); ++i) starts[i] += static_cast<int64_t>(i) * (block - 1);
@@ -242,9 +264,6 @@ class Needle final : public TaskSource {
       }
     }
   }
-
- private:
-  static constexpr int64_t kFiller = 1 + kHaystack.alphabet;
 
   void fill(Random& random, std::span<int32_t> tokens) const {
     if constexpr (kHaystack.text) {

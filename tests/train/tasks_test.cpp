@@ -236,6 +236,40 @@ TEST(Tasks, EveryQuestionAsksForTheNeedleAgain) {
                });
 }
 
+TEST(Tasks, EveryHaystackHasItsOwnNeedle) {
+  TaskOptions options = needle_of("niah_passkey", 64, 3);
+  options.haystacks = 4;
+  std::set<size_t> needles_seen;
+  for_examples({options}, [&](const Example& example, const DataSource&) {
+    // A mark at which nothing is asked begins a needle; what is due later is that of the last one.
+    std::vector<int32_t> needle;
+    size_t needles = 0, place = 0;
+    for (size_t t = 0; t < example.tokens.size(); ++t) {
+      const int32_t token = example.tokens[t], target = example.targets[t];
+      if (token == 0) {
+        place = 0;
+        if (target < 0) {
+          ++needles;
+          needle.clear();
+        }
+      }
+      const bool character = token > 0 && token <= 16;
+      if (character && needle.size() < 5 && target < 0) needle.push_back(token);
+      if (target < 0) continue;
+      ASSERT_LT(place, needle.size());
+      EXPECT_EQ(target, needle[place++]);
+    }
+    EXPECT_EQ(place, 5u);  // the last one is asked for at the end
+    EXPECT_LE(needles, 4u);
+    needles_seen.insert(needles);
+  });
+  EXPECT_EQ(needles_seen, (std::set<size_t>{1, 2, 3, 4}));
+  options.haystacks = 5;  // of 12 tokens: too short for a needle, its question and filler
+  EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("5 haystack(s)"));
+  options.haystacks = 0;
+  EXPECT_THROW(make_task(options), Error);
+}
+
 TEST(Tasks, NumbersAndKeysAreHiddenInTheText) {
   for (const char* name : {"niah_number", "niah_key"}) {
     TaskOptions options = options_of(name, 128);
