@@ -29,9 +29,10 @@ constexpr double kHiddenLearningRate = 0.25;
 // Values start at about length one, so a memory whose answers do too is rarely further off.
 constexpr double kErrorLimit = 2;
 
-// Shares that are forgotten a token at the start: sigmoid(-2) = 0.12 to sigmoid(-6) = 0.0025, so
-// that heads remember some ten to some hundreds of tokens.
-constexpr double kLowestForgetting = -6, kHighestForgetting = -2;
+// Shares that are forgotten a token at the start: sigmoid(-4) = 0.018 to sigmoid(-10) = 0.00005, so
+// that heads remember some tens to some ten thousands of tokens. From -2 to -6 they never learned
+// what has to be kept for hundreds.
+constexpr double kLowestForgetting = -10, kHighestForgetting = -4;
 
 }  // namespace
 
