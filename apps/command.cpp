@@ -88,6 +88,8 @@ void add_task_options(CLI::App& command, TaskOptions& task) {
                      "times at most that a needle is asked for");
   command.add_option("--task-haystacks", task.haystacks,
                      "haystacks at most in a sequence, each with a needle");
+  command.add_option("--task-curriculum", task.curriculum,
+                     "tokens over which both come down to one");
 }
 
 void add_precision_option(CLI::App& command, Precision& precision) {

@@ -47,7 +47,8 @@ std::string kept_text(std::span<const double> shares);
 CLI::Validator positive_integer();
 CLI::Validator natural_number();
 
-// --task and its --task-length, --task-items, --task-questions, --task-haystacks.
+// --task and its --task-length, --task-items, --task-questions, --task-haystacks,
+// --task-curriculum.
 void add_task_options(CLI::App& command, TaskOptions& task);
 
 // --precision f32|bf16, with its default.

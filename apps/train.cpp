@@ -57,8 +57,8 @@ void train_command(const TrainOptions& options) {
     task.seed = options.seed;
     source = make_task(task);
     run.data_identity =
-        fmt::format("{} {} {} {} {} {}", task.name, task.length, source->vocab_size(), task.items,
-                    task.questions, task.haystacks);
+        fmt::format("{} {} {} {} {} {} {}", task.name, task.length, source->vocab_size(),
+                    task.items, task.questions, task.haystacks, task.curriculum);
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {

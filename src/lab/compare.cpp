@@ -108,8 +108,8 @@ class Comparison {
       task_.seed = options_.seed;
       if (task_type(task_.name).text) task_.text = task_text(options_.data);
       run_.data.tokenizer =
-          fmt::format("task {}, length {}, up to {} question(s) and {} haystack(s)", task_.name,
-                      task_.length, task_.questions, task_.haystacks);
+          fmt::format("task {}, length {}, up to {} question(s) and {} haystack(s), curriculum {}",
+                      task_.name, task_.length, task_.questions, task_.haystacks, task_.curriculum);
       run_.data.vocab_size = make_task(task_)->vocab_size();
       for (Entrant& entrant : entrants_) entrant.train.window = task_.length;
       return;
@@ -239,6 +239,7 @@ class Comparison {
         task.name = part;
         task.length = multiple * task_.length;
         task.questions = task.haystacks = 1;
+        task.curriculum = 0;
         const std::unique_ptr<DataSource> source = make_task(task);
         const TaskScore score =
             evaluate_task(model, entrant.train.precision, *source, options_.task_examples,

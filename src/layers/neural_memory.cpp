@@ -22,17 +22,17 @@ constexpr double kMaxLearningRate = 0.5, kStartLearningRate = 0.25;
 // linear memory with unit keys overshoots where 2 theta 16 passes 2, momentum included.
 constexpr double kMaxMiniBatchRate = 0.3, kStartMiniBatchRate = 0.015;
 
-// The layers before the last learn by mini-batches all the same. At the full rate training diverges;
-// at a quarter, gradients through a thousand tokens came to 1e3 to 1e6, at 0.03 to 30.
+// The layers before the last learn by mini-batches all the same. At the full rate training
+// diverges; at a quarter, gradients through a thousand tokens came to 1e3 to 1e6, at 0.03 to 30.
 constexpr double kHiddenLearningRate = 0.01;
 
 // Values start at about length one, so a memory whose answers do too is rarely further off.
 constexpr double kErrorLimit = 2;
 
-// Shares that are forgotten a token at the start: sigmoid(-4) = 0.018 to sigmoid(-10) = 0.00005, so
-// that heads remember some tens to some ten thousands of tokens. From -2 to -6 they never learned
+// Shares that are forgotten a token at the start: sigmoid(-5) = 0.007 to sigmoid(-12) = 0.000006,
+// so that heads remember a hundred to a hundred thousand tokens. From -2 to -6 they never learned
 // what has to be kept for hundreds.
-constexpr double kLowestForgetting = -10, kHighestForgetting = -4;
+constexpr double kLowestForgetting = -12, kHighestForgetting = -5;
 
 }  // namespace
 

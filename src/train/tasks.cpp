@@ -21,11 +21,11 @@ class TaskSource : public DataSource {
   void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) override {
     std::fill(targets.begin(), targets.end(), -1);
     Random random(options_.seed ^ (index * 0x9E3779B97F4A7C15ull), options_.name);
-    example(random, tokens, targets);
+    example(index, random, tokens, targets);
   }
 
  protected:
-  virtual void example(Random& random, std::span<int32_t> tokens,
+  virtual void example(uint64_t index, Random& random, std::span<int32_t> tokens,
                        std::span<int32_t> targets) const = 0;
 
   static int32_t draw(Random& random, int64_t low, int64_t high) {  // low <= result < high
@@ -64,7 +64,7 @@ class SelectiveCopying final : public TaskSource {
   }
 
  protected:
-  void example(Random& random, std::span<int32_t> tokens,
+  void example(uint64_t /*index*/, Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
     const int64_t content = options_.length - options_.items;
     std::fill(tokens.begin(), tokens.end(), 0);
@@ -96,7 +96,7 @@ class InductionHeads final : public TaskSource {
   }
 
  protected:
-  void example(Random& random, std::span<int32_t> tokens,
+  void example(uint64_t /*index*/, Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
     for (int32_t& token : tokens) token = draw(random, 1, options_.vocab_size);
     const int32_t answer = draw(random, 1, options_.vocab_size);
@@ -134,7 +134,7 @@ class Mqar final : public TaskSource {
   }
 
  protected:
-  void example(Random& random, std::span<int32_t> tokens,
+  void example(uint64_t /*index*/, Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
     const int64_t pairs = options_.items, half = options_.vocab_size / 2;
     for (int32_t& token : tokens) token = draw(random, 0, options_.vocab_size);
@@ -193,10 +193,11 @@ struct Haystack {
 
 // A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
 // the end the mark again, and the characters are due one after another. With more than one question
-// up to so many others (any number is as likely) stand at random places between, each answered too:
+// up to so many others stand at random places between, each answered too:
 // more to learn from in a sequence, at all distances. With more than one haystack, up to so many
 // lie one behind the other, each of its own filler and with a needle of its own, of which the last
-// one counts: more needles, and shorter distances to begin with. Token 0 is the mark, then come the
+// one counts: more needles, and shorter distances. A curriculum begins with those and ends with one
+// haystack and one question, as examples are judged. Token 0 is the mark, then come the
 // characters, then the filler.
 template <const Haystack& kHaystack>
 class Needle final : public TaskSource {
@@ -210,6 +211,8 @@ class Needle final : public TaskSource {
     require(options.vocab_size >= least, options.name, "needs a vocabulary of at least {}", least);
     require(options.questions >= 1 && options.questions <= options.length, options.name,
             "{} questions are out of range", options.questions);
+    require(options.curriculum >= 0, options.name, "a curriculum of {} tokens is out of range",
+            options.curriculum);
     require(options.haystacks >= 1 && options.haystacks <= options.length, options.name,
             "{} haystacks are out of range", options.haystacks);
     require(options.length / options.haystacks >= 2 * (options.items + 1) + 1, options.name,
@@ -225,13 +228,14 @@ class Needle final : public TaskSource {
   }
 
  protected:
-  void example(Random& random, std::span<int32_t> tokens,
+  void example(uint64_t index, Random& random, std::span<int32_t> tokens,
                std::span<int32_t> targets) const override {
-    const int64_t count = up_to(random, options_.haystacks);
+    const int64_t count = up_to(random, at_most(index, options_.haystacks));
     for (int64_t i = 0; i < count; ++i) {
       const int64_t begin = options_.length * i / count, end = options_.length * (i + 1) / count;
       const auto first = static_cast<size_t>(begin), length = static_cast<size_t>(end - begin);
-      haystack(random, tokens.subspan(first, length), targets.subspan(first, length));
+      haystack(random, at_most(index, options_.questions), tokens.subspan(first, length),
+               targets.subspan(first, length));
     }
   }
 
@@ -243,12 +247,21 @@ class Needle final : public TaskSource {
     return most == 1 ? 1 : 1 + draw(random, 0, most);
   }
 
-  void haystack(Random& random, std::span<int32_t> tokens, std::span<int32_t> targets) const {
+  // What is left of `most` as the curriculum goes on.
+  int64_t at_most(uint64_t index, int64_t most) const {
+    if (options_.curriculum == 0) return most;
+    const double seen = static_cast<double>(index) * static_cast<double>(options_.length);
+    const double left = 1 - std::min(1.0, seen / static_cast<double>(options_.curriculum));
+    return 1 + static_cast<int64_t>(left * static_cast<double>(most - 1) + 0.5);
+  }
+
+  void haystack(Random& random, int64_t most_questions, std::span<int32_t> tokens,
+                std::span<int32_t> targets) const {
     fill(random, tokens);
     const int64_t block = options_.items + 1;  // a mark and the characters
     const auto length = static_cast<int64_t>(tokens.size());
     const int64_t last = length - options_.items;
-    const int64_t questions = up_to(random, std::min(options_.questions, (length - 1) / block - 1));
+    const int64_t questions = up_to(random, std::min(most_questions, (length - 1) / block - 1));
     // The needle and all questions but the last: places of a shorter sequence in which each is one.
     std::vector<int64_t> starts = places(random, questions, last - 1 - questions * (block - 1));
     for (size_t i = 0; i < starts.size(); ++i) starts[i] += static_cast<int64_t>(i) * (block - 1);

@@ -18,6 +18,8 @@ struct TaskOptions {
   int64_t items = 0;       // things to remember (tokens, key-value pairs); 0: the task's default
   int64_t questions = 1;   // times at most that a needle is asked for; for needle tasks only
   int64_t haystacks = 1;   // at most, in a sequence, each with a needle; for needle tasks only
+  // Tokens of examples over which the two before come down to one, evenly; 0: they stay.
+  int64_t curriculum = 0;
   // What needles are hidden in, for tasks that hide them in text.
   std::shared_ptr<const std::string> text;
   uint64_t seed = 0;

@@ -270,6 +270,26 @@ TEST(Tasks, EveryHaystackHasItsOwnNeedle) {
   EXPECT_THROW(make_task(options), Error);
 }
 
+TEST(Tasks, ACurriculumEndsWithOneHaystackAndOneQuestion) {
+  TaskOptions options = needle_of("niah_passkey", 64, 5);
+  options.haystacks = 4;
+  options.curriculum = 64 * 100;
+  const auto source = make_task(options);
+  const auto marks = [&](uint64_t index) {
+    const Example example = example_of(*source, index);
+    return std::count(example.tokens.begin(), example.tokens.end(), 0);
+  };
+  int64_t early = 0, late = 0;
+  for (uint64_t index = 0; index < 30; ++index) early += marks(index);
+  for (uint64_t index = 60; index < 90; ++index) late += marks(index);
+  EXPECT_GT(early, late + 30);
+  // A needle and its question.
+  for (uint64_t index = 100; index < 130; ++index) EXPECT_EQ(marks(index), 2) << index;
+  EXPECT_EQ(marks(INT64_MAX), 2);
+  options.curriculum = -1;
+  EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("curriculum"));
+}
+
 TEST(Tasks, NumbersAndKeysAreHiddenInTheText) {
   for (const char* name : {"niah_number", "niah_key"}) {
     TaskOptions options = options_of(name, 128);
