@@ -239,7 +239,6 @@ class Comparison {
         task.name = part;
         task.length = multiple * task_.length;
         task.questions = task.haystacks = 1;
-        task.curriculum = 0;
         const std::unique_ptr<DataSource> source = make_task(task);
         const TaskScore score =
             evaluate_task(model, entrant.train.precision, *source, options_.task_examples,

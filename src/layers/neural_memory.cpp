@@ -77,11 +77,11 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   }
   for (int64_t l = 0; l < options_.depth; ++l) {
     const int64_t from = l == 0 ? options_.head_dim : options_.hidden_dim;
-    const int64_t to = l + 1 == options_.depth ? options_.head_dim : options_.hidden_dim;
+    const bool last = l + 1 == options_.depth;
+    const int64_t to = last ? options_.head_dim : options_.hidden_dim;
     // gelu(z) is about z / 2 near 0: so the inputs of each layer have about the keys' unit length,
     // and a step writes about its share. What a fresh memory answers has to be learned, too, before
     // it outweighs what is written.
-    const bool last = l + 1 == options_.depth;
     const double deviation = last ? 0 : 2 / std::sqrt(static_cast<double>(to));
     weights_.push_back(scope.tensor("memory." + std::to_string(l) + ".weight", {heads, from, to},
                                     initializers::normal(deviation)));
