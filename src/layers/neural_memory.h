@@ -51,6 +51,27 @@ class NeuralMemory {
   std::vector<Tensor> weights_;
 };
 
+// How attention's answer y and a memory's answer m are made one, where the memory is a gate (MAG)
+// and where it is context (MAC): o = W_o ((norm(y) + b_y) silu(norm(m) + b_m)), norms with weights.
+class GatedAnswer {
+ public:
+  // Parameters attention_norm.{weight,bias}, memory_norm.{weight,bias}, o_proj.weight; y and m are
+  // [rows, width].
+  GatedAnswer(int64_t width, const LayerContext& context, const ParameterScope& scope);
+
+  // norm(y), with which MAC asks its memory.
+  Tensor normalized(const Context& context, const Tensor& y) const;
+  // o of norm(y) and m: [rows, hidden_size].
+  Tensor join(const Context& context, const Tensor& normalized, const Tensor& answer) const;
+  int64_t hidden_size() const { return o_proj_.out(); }
+  int64_t width() const { return o_proj_.in(); }
+
+ private:
+  float norm_epsilon_;
+  Tensor attention_norm_, attention_bias_, memory_norm_, memory_bias_;
+  Weight o_proj_;
+};
+
 // Reads the keys of a memory (heads, head_dim, depth, expansion, conv_kernel, momentum, forgetting,
 // forget_to, mini_batch, online_errors, max_learning_rate, start_learning_rate,
 // hidden_learning_rate, error_limit) into `config`.

@@ -25,37 +25,28 @@ class TitansMacMixer final : public Mixer {
         recall_options_(memory_.options()),
         persistent_(config.at("persistent")),
         rope_theta_(config.at("rope_theta")),
-        norm_epsilon_(context.norm_epsilon) {
+        norm_epsilon_(context.norm_epsilon),
+        output_(memory_.width(), context, scope) {
     attention_.heads = attention_.kv_heads = config.at("heads");
     attention_.head_dim = config.at("head_dim");
     attention_.segment = config.at("segment");
     recall_options_.read_interval = attention_.segment;
     const int64_t d = context.hidden_size, width = memory_.width();
     const Initializer in = initializers::normal(context.initializer_range);
-    const Initializer one = initializers::constant(1);
     q_proj_ = scope.matrix("q_proj.weight", width, d, in);
     k_proj_ = scope.matrix("k_proj.weight", width, d, in);
     v_proj_ = scope.matrix("v_proj.weight", width, d, in);
-    recall_norm_ = scope.tensor("recall_norm.weight", {width}, one);
+    recall_norm_ = scope.tensor("recall_norm.weight", {width}, initializers::constant(1));
     recall_k_proj_ = scope.matrix("recall_k_proj.weight", width, width, in);
     recall_v_proj_ = scope.matrix("recall_v_proj.weight", width, width, in);
     if (persistent_ > 0) {
       persistent_keys_ = scope.tensor("persistent_keys", {persistent_, width}, in);
       persistent_values_ = scope.tensor("persistent_values", {persistent_, width}, in);
     }
-    attention_norm_ = scope.tensor("attention_norm.weight", {width}, one);
     ask_proj_ = scope.matrix("ask_proj.weight", width, width, in);
-    memory_norm_ = scope.tensor("memory_norm.weight", {width}, one);
-    // From 1, so that each branch also passes by itself: a product of two unknowns teaches neither.
-    attention_bias_ = scope.tensor("attention_norm.bias", {width}, one);
-    memory_bias_ = scope.tensor("memory_norm.bias", {width}, one);
-    o_proj_ =
-        scope.matrix("o_proj.weight", d, width,
-                     initializers::normal(context.initializer_range * context.residual_scale));
   }
 
-  // h = M(q) at the weights of the segment's start, y = attention to [P | h | S],
-  // o = (norm(y) + b_y) silu(norm(M(y)) + b_M)
+  // h = M(q) at the weights of the segment's start, y = attention to [P | h | S], m = M(norm(y))
   Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
                  JournalSlot slot) const override {
     TestTimeMemoryInputs inputs = memory_.features(context, x, batch, slot);
@@ -73,18 +64,11 @@ class TitansMacMixer final : public Mixer {
                           linear(context, recalled, recall_v_proj_), attention_, batch, next()),
         partial_attention(context, q, turned(linear(context, x, k_proj_)),
                           linear(context, x, v_proj_), attention_, batch, next())};
-    const Tensor y = rms_norm(
-        context,
-        join_attention(context, q, parts, persistent_keys_, persistent_values_, attention_),
-        attention_norm_, norm_epsilon_);
+    const Tensor y = output_.normalized(context, join_attention(context, q, parts, persistent_keys_,
+                                                                persistent_values_, attention_));
     inputs.q = memory_.unit(context, linear(context, y, ask_proj_));
-    const Tensor answer =
-        rms_norm(context, test_time_memory(context, inputs, memory_.options(), batch, next()),
-                 memory_norm_, norm_epsilon_);
-    return linear(context,
-                  swiglu(context, add_bias(context, answer, memory_bias_),
-                         add_bias(context, y, attention_bias_)),
-                  o_proj_);
+    return output_.join(context, y,
+                        test_time_memory(context, inputs, memory_.options(), batch, next()));
   }
 
   std::vector<JournalShape> journals() const override {
@@ -104,7 +88,7 @@ class TitansMacMixer final : public Mixer {
   TokenCost cost(double) const override {
     const TokenCost memory = memory_.cost();
     const auto width = static_cast<double>(memory_.width());
-    const auto d = static_cast<double>(o_proj_.out());
+    const auto d = static_cast<double>(output_.hidden_size());
     // On average a token sees half of its segment, twice.
     const auto seen = static_cast<double>(attention_.segment + persistent_);
     return {memory.matmul + 2 * (4 * width * d + 3 * width * width),
@@ -118,9 +102,9 @@ class TitansMacMixer final : public Mixer {
   int64_t persistent_;
   double rope_theta_;
   float norm_epsilon_;
-  Weight q_proj_, k_proj_, v_proj_, recall_k_proj_, recall_v_proj_, ask_proj_, o_proj_;
-  Tensor recall_norm_, attention_norm_, attention_bias_, memory_norm_, memory_bias_;
-  Tensor persistent_keys_, persistent_values_;
+  Weight q_proj_, k_proj_, v_proj_, recall_k_proj_, recall_v_proj_, ask_proj_;
+  Tensor recall_norm_, persistent_keys_, persistent_values_;
+  GatedAnswer output_;
 };
 
 nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& context) {
