@@ -56,9 +56,7 @@ void train_command(const TrainOptions& options) {
     }
     task.seed = options.seed;
     source = make_task(task);
-    run.data_identity =
-        fmt::format("{} {} {} {} {} {} {}", task.name, task.length, source->vocab_size(),
-                    task.items, task.questions, task.haystacks, task.curriculum);
+    run.data_identity = describe(task);
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {

@@ -107,9 +107,7 @@ class Comparison {
       task_ = options_.task;
       task_.seed = options_.seed;
       if (task_type(task_.name).text) task_.text = task_text(options_.data);
-      run_.data.tokenizer =
-          fmt::format("task {}, length {}, up to {} question(s) and {} haystack(s), curriculum {}",
-                      task_.name, task_.length, task_.questions, task_.haystacks, task_.curriculum);
+      run_.data.tokenizer = "task " + describe(task_);
       run_.data.vocab_size = make_task(task_)->vocab_size();
       for (Entrant& entrant : entrants_) entrant.train.window = task_.length;
       return;
@@ -310,7 +308,7 @@ class Comparison {
     run.seed = options_.seed;
     run.directory = options_.directory / (entrant.name + ".mqar");
     run.resume = true;
-    run.data_identity = "mqar";
+    run.data_identity = describe(task);
     run.label = entrant.name + " mqar";
     const TrainResult trained = train(model, *source, nullptr, nullptr, run);
     if (trained.interrupted) interrupt();

@@ -1,5 +1,7 @@
 #include "train/tasks.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -388,6 +390,20 @@ const TaskType& task_type(const std::string& name) {
 std::shared_ptr<const std::string> task_text(const std::vector<std::filesystem::path>& paths) {
   constexpr int64_t kBytes = int64_t{16} << 20;
   return std::make_shared<const std::string>(read_text(paths, kBytes));
+}
+
+std::string describe(const TaskOptions& options) {
+  std::string words =
+      fmt::format("{}, length {}, up to {} question(s) and {} haystack(s)", options.name,
+                  options.length, options.questions, options.haystacks);
+  if (options.curriculum > 0) words += fmt::format(", curriculum {}", options.curriculum);
+  if (options.items > 0) words += fmt::format(", items {}", options.items);
+  if (options.vocab_size > 0) words += fmt::format(", vocabulary {}", options.vocab_size);
+  if (options.text != nullptr) {
+    words += fmt::format(", in {} characters of text ({:016x})", options.text->size(),
+                         XXH3_64bits(options.text->data(), options.text->size()));
+  }
+  return words;
 }
 
 std::unique_ptr<DataSource> make_task(TaskOptions options) {

@@ -47,6 +47,10 @@ const TaskType& task_type(const std::string& name);
 // for_each_document does.
 std::shared_ptr<const std::string> task_text(const std::vector<std::filesystem::path>& paths);
 
+// In words, what tells a task's examples from others', but for the seed: its name and sizes, and
+// which text needles are hidden in. A run is continued only on the same.
+std::string describe(const TaskOptions& options);
+
 // Examples of a task. Those of different seeds differ; accuracy counts the rows with a target.
 // Throws Error for an unknown name or impossible sizes.
 std::unique_ptr<DataSource> make_task(TaskOptions options);

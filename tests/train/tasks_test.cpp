@@ -290,6 +290,27 @@ TEST(Tasks, ACurriculumEndsWithOneHaystackAndOneQuestion) {
   EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("curriculum"));
 }
 
+TEST(Tasks, AreDescribedByAllThatChangesTheirExamples) {
+  const TaskOptions options = options_of("niah_number", 128);
+  const auto changed = [&](auto change) {
+    TaskOptions other = options;
+    change(other);
+    return describe(other);
+  };
+  const std::set<std::string> descriptions = {
+      describe(options),
+      changed([](TaskOptions& o) { o.name = "niah_key"; }),
+      changed([](TaskOptions& o) { o.length = 64; }),
+      changed([](TaskOptions& o) { o.items = 3; }),
+      changed([](TaskOptions& o) { o.vocab_size = 500; }),
+      changed([](TaskOptions& o) { o.questions = 2; }),
+      changed([](TaskOptions& o) { o.haystacks = 2; }),
+      changed([](TaskOptions& o) { o.curriculum = 1000; }),
+      changed([](TaskOptions& o) { o.text = std::make_shared<const std::string>("other"); }),
+      changed([](TaskOptions& o) { o.text = nullptr; })};
+  EXPECT_EQ(descriptions.size(), 10u);
+}
+
 TEST(Tasks, NumbersAndKeysAreHiddenInTheText) {
   for (const char* name : {"niah_number", "niah_key"}) {
     TaskOptions options = options_of(name, 128);
