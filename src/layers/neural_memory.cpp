@@ -177,15 +177,15 @@ double test_time_memory_cost(const TestTimeMemoryOptions& options) {
   // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
   // the query, the update; with momentum a query and an update more, and a query of the start where
   // that is forgotten towards. Online errors ask the last layer's momentum and start for keys, too.
-  const bool start = options.forgetting && options.forget_to_start;
+  const int asked =
+      (options.momentum ? 1 : 0) + (options.forgetting && options.forget_to_start ? 1 : 0);
+  const int each = 3 + (options.momentum ? 1 : 0) + asked;
   double total = 0;
   for (int64_t l = 0; l < options.depth; ++l) {
     const int64_t in = l == 0 ? options.head_dim : options.hidden_dim;
     const bool last = l + 1 == options.depth;
     const int64_t out = last ? options.head_dim : options.hidden_dim;
-    const int asked = (options.momentum ? 1 : 0) + (start ? 1 : 0);
-    const int products = 3 + (l > 0 ? 1 : 0) + (options.momentum ? 1 : 0) + asked +
-                         (last && options.online_errors ? asked : 0);
+    const int products = each + (l > 0 ? 1 : 0) + (last && options.online_errors ? asked : 0);
     total += 2 * products * static_cast<double>(in * out);
   }
   return total * static_cast<double>(options.heads);
