@@ -30,7 +30,8 @@ struct TestTimeMemoryOptions {
   // The last layer's errors are those at the weights that the token before left (online gradient
   // descent), as in the delta rule, and not at those of the mini-batch's start; for an input a of
   // the layer they are divided by max(1, |a|^2) (normalised LMS), so that no step of theta up to
-  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same.
+  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same; their errors
+  // are divided by what a step along them would change the answer by, where that is more than 1.
   bool online_errors = false;
   bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
   float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
@@ -40,6 +41,10 @@ struct TestTimeMemoryOptions {
   // Learning rate of the layers before the last, in theta.
   float hidden_rate = 1;
   float norm_epsilon = 1e-6f;  // of LN
+
+  // Widths that a layer of the memory maps from and to.
+  int64_t in(int64_t layer) const { return layer == 0 ? head_dim : hidden_dim; }
+  int64_t out(int64_t layer) const { return layer + 1 == depth ? head_dim : hidden_dim; }
 };
 
 struct TestTimeMemoryInputs {

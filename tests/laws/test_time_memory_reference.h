@@ -143,6 +143,12 @@ class MemoryReference {
     return result;
   }
 
+  static double square_of(const Vector& x) {
+    double sum = 0;
+    for (const double value : x) sum += value * value;
+    return sum;
+  }
+
   double inverse_deviation(const Vector& z) const {
     const auto n = static_cast<double>(z.size());
     double mean = 0, variance = 0;
@@ -212,8 +218,17 @@ class MemoryReference {
       for (size_t i = 0; i < layer.in; ++i) {
         for (size_t o = 0; o < layer.out; ++o) below[i] += layer.at(i, o) * e[o];
         below[i] *= gelu_slope(z[l - 1][i]);
-        if (l + 1 == start_.size()) below[i] *= static_cast<double>(options_.hidden_rate);
       }
+      double factor = l + 1 == start_.size() ? static_cast<double>(options_.hidden_rate) : 1;
+      if (options_.online_errors) {
+        double input = 0;
+        for (size_t i = 0; i < start_[l - 1].in; ++i) {
+          const double a = l == 1 ? key[i] : gelu(z[l - 2][i]);
+          input += a * a;
+        }
+        factor /= std::max(1.0, input * square_of(below) / square_of(e));
+      }
+      for (double& value : below) value *= factor;
       e = std::move(below);
     }
     return gradient;

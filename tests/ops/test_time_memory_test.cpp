@@ -138,6 +138,42 @@ TEST(TestTimeMemory, OnlineErrorsDoNotOvershoot) {
   }
 }
 
+// Layers before the last learn from errors that come back through it. However large it is, they
+// change the answer by their share: with plain gradients they would overshoot 30 times over.
+TEST(TestTimeMemory, LayersBeforeTheLastDoNotOvershoot) {
+  constexpr int64_t kHidden = 24;
+  constexpr float kGrown = 10;
+  Problem problem = linear_memory(16, false);
+  problem.options.depth = 2;
+  problem.options.hidden_dim = kHidden;
+  problem.options.online_errors = true;
+  problem.options.hidden_rate = 0.05f;
+  Random random(6, "weights");
+  problem.inputs.weights = {uniform(random, {kHeads, kDim, kHidden}, -1, 1),
+                            uniform(random, {kHeads, kHidden, kDim}, -kGrown, kGrown)};
+  for (Tensor* tensor : {&problem.inputs.k, &problem.inputs.v}) {
+    for (int64_t t = 1; t < kTokens; ++t) {
+      std::copy_n(tensor->row(0), kHeads * kDim, tensor->row(t));
+    }
+  }
+  problem.inputs.q = problem.inputs.k;
+  problem.inputs.theta = Tensor::empty({kTokens, kHeads});
+  for (float& theta : problem.inputs.theta.values()) theta = 0.25f;
+  const Tensor answers =
+      test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
+  const auto error = [&](int64_t t) {
+    double square = 0;
+    for (int64_t c = 0; c < kHeads * kDim; ++c) {
+      const double off = answers.row(t)[c] - problem.inputs.v.row(t)[c];
+      square += off * off;
+    }
+    return std::sqrt(square);
+  };
+  ASSERT_GT(error(0), 1);
+  for (int64_t t = 16; t < kTokens; ++t) EXPECT_LE(error(t), 0.5 * error(t - 16)) << t;
+  EXPECT_LT(error(kTokens - 1), 0.01 * error(0));
+}
+
 // In a mini-batch errors are read from the weights at its start: linear attention of the errors.
 TEST(TestTimeMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
   Problem problem = linear_memory(16, false);

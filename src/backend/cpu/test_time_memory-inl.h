@@ -420,6 +420,22 @@ inline float StepFactor(const MemoryProblem& problem, const float* a) {
   return 1 / std::max(1.0f, DotProduct(a, a, in));
 }
 
+// The same of a layer before the last, whose error g = (e W^T) gelu' comes from that of the next
+// layer, e: a step along g moves what the memory answers by |a|^2 |g|^2 / |e|^2 of what e asks for.
+struct BackStep {
+  BackStep(const MemoryProblem& problem, int64_t layer, const float* a, const float* g,
+           const float* e) {
+    if (!problem.online_errors) return;
+    const int64_t in = problem.shape.in(layer), out = problem.shape.out(layer);
+    input = DotProduct(a, a, in);
+    back = DotProduct(g, g, out);
+    error = DotProduct(e, e, problem.shape.out(layer + 1));
+    if (input * back > error) factor = error / (input * back);
+  }
+  float factor = 1;
+  float input = 0, back = 0, error = 0;  // |a|^2, |g|^2, |e|^2
+};
+
 // Inputs and back-signals of tokens first ... first + n - 1, which are rows row ... of the batch,
 // in the mini-batch that starts from `state`.
 inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
@@ -461,10 +477,17 @@ inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float*
     TimesColumns(in, out, state + shape.weight(l), tokens.columns, tokens.products, false);
     float* HWY_RESTRICT signal = tokens.signal[l] != nullptr ? tokens.signal[l] : tokens.z;
     Transpose(in, n, tokens.products, kTokens, signal, in);
-    float* HWY_RESTRICT e = tokens.e[l - 1] + first * in;
-    const float* HWY_RESTRICT slope = tokens.slope[l - 1] + first * in;
     const float rate = l == last ? problem.hidden_rate : 1;
-    for (int64_t c = 0; c < n * in; ++c) e[c] = rate * signal[c] * slope[c];
+    for (int64_t t = 0; t < n; ++t) {
+      float* HWY_RESTRICT e = tokens.e[l - 1] + (first + t) * in;
+      const float* HWY_RESTRICT slope = tokens.slope[l - 1] + (first + t) * in;
+      for (int64_t c = 0; c < in; ++c) e[c] = signal[t * in + c] * slope[c];
+      const float factor =
+          rate * BackStep(problem, l - 1, tokens.a[l - 1] + (first + t) * shape.in(l - 1), e,
+                          tokens.e[l] + (first + t) * out)
+                     .factor;
+      for (int64_t c = 0; c < in; ++c) e[c] *= factor;
+    }
   }
 }
 
