@@ -53,6 +53,7 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   options_.forget_to_start = config.at("forget_to") == "start";
   options_.online_errors = config.at("online_errors");
   options_.hidden_rate = config.at("hidden_learning_rate");
+  options_.averaged_momentum = config.at("averaged_momentum");
   options_.error_limit = config.at("error_limit");
 
   const int64_t d = context.hidden_size, heads = options_.heads;
@@ -204,6 +205,7 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
   config["expansion"] = reader.integer("expansion", 4, 1, 16);
   config["conv_kernel"] = reader.integer("conv_kernel", 4, 0, 64);
   config["momentum"] = reader.boolean("momentum", true);
+  config["averaged_momentum"] = reader.boolean("averaged_momentum", true);
   config["forgetting"] = reader.boolean("forgetting", true);
   config["forget_to"] = reader.one_of("forget_to", {"start", "zero"}, "start");
   const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);

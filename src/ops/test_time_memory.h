@@ -40,6 +40,10 @@ struct TestTimeMemoryOptions {
   float error_limit = 0;
   // Learning rate of the layers before the last, in theta.
   float hidden_rate = 1;
+  // S is an average, by (1 - eta) of which the weights move. The weights move by all of S
+  // otherwise, and where eta is near 1 for some tokens after a strong step, by that step again and
+  // again.
+  bool averaged_momentum = false;
   float norm_epsilon = 1e-6f;  // of LN
 
   // Widths that a layer of the memory maps from and to.

@@ -90,7 +90,8 @@ OperatorCase make_case(const Member& member) {
 std::vector<OperatorCase> test_time_memory_cases() {
   const std::vector<Member> members = {
       // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
-      //  forget_to_start, online_errors, residual_norm, loss_factor, error_limit, hidden_rate},
+      //  forget_to_start, online_errors, residual_norm, loss_factor, error_limit, hidden_rate,
+      //  averaged_momentum},
       // token_idx, largest theta, scale of the weights
       {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, false, false, true, 1}, true, 0.3},
       {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, false, false, true, 1}, true, 0.2},
@@ -114,10 +115,11 @@ std::vector<OperatorCase> test_time_memory_cases() {
        0.1},
       // Errors of the layers before the last, some of them as they come back, some normalised.
       {"online_grown",
-       {1, 9, 2, 14, 16, 0, false, true, true, true, true, false, 2, 1.7f, 0.1f},
+       {1, 9, 2, 14, 16, 0, false, true, true, true, true, false, 2, 1.7f, 0.1f, true},
        false,
        0.2,
        3},
+      {"averaged", {2, 7, 2, 11, 8, 0, true, true, true, false, false, false, 2, 0, 1, true}},
       {"online_grown_deep",
        {1, 7, 3, 9, 16, 0, true, false, true, true, true, false, 2, 0, 0.3f},
        false,

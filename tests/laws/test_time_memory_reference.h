@@ -79,18 +79,19 @@ class MemoryReference {
       before.back() = sum(carried_, tau(index % batch - 1), steps_).back();
     }
     const Network gradient = loss_gradient(before, k, v);
+    const double share = options_.momentum && options_.averaged_momentum ? 1 - eta : 1;
     for (size_t l = 0; l < start_.size(); ++l) {
       for (size_t i = 0; i < start_[l].numbers.size(); ++i) {
         const bool fixed = !options_.bias && i >= start_[l].in * start_[l].out;
         double& s = carried_momentum_[l].numbers[i];
         double& w = carried_[l].numbers[i];
         s = (options_.momentum ? eta : 0) * s;
-        w = (1 - alpha) * w + alpha * target_[l].numbers[i] + s;
+        w = (1 - alpha) * w + alpha * target_[l].numbers[i] + share * s;
         double& s_step = step_momentum_[l].numbers[i];
         double& w_step = steps_[l].numbers[i];
         s_step =
             (options_.momentum ? eta : 0) * s_step - (fixed ? 0 : theta * gradient[l].numbers[i]);
-        w_step = (1 - alpha) * w_step + s_step;
+        w_step = (1 - alpha) * w_step + share * s_step;
       }
     }
     const auto interval = static_cast<size_t>(options_.read_interval);

@@ -172,6 +172,11 @@ struct MemoryGates {
   alignas(64) float n[kPairs + kTokens];      // n_tj
 };
 
+// How far the weights of token t move along S.
+inline float MomentumShare(const MemoryShape& shape, const MemoryGates& gates, int64_t t) {
+  return shape.averaged ? 1 - gates.eta[t] : 1.0f;
+}
+
 inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
                      MemoryGates& gates) {
   gates.beta[0] = gates.m[0] = 1;
@@ -184,15 +189,17 @@ inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
     gates.tau[t] = tau != nullptr ? tau[t] : 1.0f;
     gates.m[t + 1] = shape.momentum ? gates.m[t] * gates.eta[t] : 0.0f;
     gates.beta[t + 1] = keep * gates.beta[t];
-    gates.f[t + 1] = keep * gates.f[t] + gates.m[t + 1];
+    const float share = MomentumShare(shape, gates, t);
+    gates.f[t + 1] = keep * gates.f[t] + share * gates.m[t + 1];
     float* n = gates.n + (t + 1) * kTokens;
     float* gamma = gates.gamma + (t + 1) * kTokens;
     float* pairs = gates.pairs + (t + 1) * kTokens;
     for (int64_t j = 0; j < t; ++j) {
       if (shape.momentum) n[j] = gates.eta[t] * n[j - kTokens];
-      gamma[j] = keep * gamma[j - kTokens] + n[j];
+      gamma[j] = keep * gamma[j - kTokens] + share * n[j];
     }
-    n[t] = gamma[t] = gates.theta[t];
+    n[t] = gates.theta[t];
+    gamma[t] = share * n[t];
     for (int64_t j = 0; j <= t; ++j) pairs[j] = gates.tau[t] * gamma[j];
   }
 }

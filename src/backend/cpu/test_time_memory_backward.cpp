@@ -476,14 +476,18 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
     const float keep = shape.forgetting ? 1 - gates.alpha[t] : 1.0f;
     const float* dpairs = b.dpairs + (t + 1) * kTokens;
     const float* gamma = gates.gamma + (t + 1) * kTokens;
+    const float share = MomentumShare(shape, gates, t);
+    const float* n_now = gates.n + (t + 1) * kTokens;
     of_f += b.df[t + 1];
-    of_m += of_f;
+    of_m += share * of_f;
+    float dshare = of_f * gates.m[t + 1];
     of_beta += b.dbeta[t + 1];
     float dtau = 0;
     for (int64_t j = 0; j <= t; ++j) {
       dtau += dpairs[j] * gamma[j];
       of_gamma[j] += gates.tau[t] * dpairs[j];
-      of_n[j] += of_gamma[j];
+      of_n[j] += share * of_gamma[j];
+      dshare += of_gamma[j] * n_now[j];
     }
     own.tau[t] += dtau;
     float dkeep = of_f * gates.f[t] + of_beta * gates.beta[t];
@@ -492,6 +496,7 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
       dkeep += of_gamma[j] * gamma[j - kTokens];
       deta += of_n[j] * gates.n[t * kTokens + j];
     }
+    if (shape.averaged) deta -= dshare;
     const float dtheta = of_n[t], dalpha = -dkeep;
     Write(gradients.theta, row + t, head, 1, &dtheta);
     if (shape.momentum) Write(gradients.eta, row + t, head, 1, &deta);
