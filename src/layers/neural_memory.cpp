@@ -23,8 +23,8 @@ constexpr double kMaxLearningRate = 0.5, kStartLearningRate = 0.25;
 constexpr double kMaxMiniBatchRate = 0.3, kStartMiniBatchRate = 0.015;
 
 // The layers before the last learn by mini-batches all the same: 16 steps that know nothing of each
-// other. Through 16,384 tokens of a phrase over and over, gradients of a trained model that are
-// 0.006 at this rate are 1e17 at 0.05, and 0.002 again there in mini-batches of 4.
+// other. Through 16,384 tokens of a phrase over and over, gradients of a model that moves by all of
+// S are 0.006 at this rate and 1e17 at 0.05, and 0.002 again there in mini-batches of 4.
 constexpr double kHiddenLearningRate = 0.02;
 
 // Without online errors these layers' errors are not normalised: at a hundredth gradients exploded.

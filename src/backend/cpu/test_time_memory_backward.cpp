@@ -392,10 +392,10 @@ inline void LearnGradient(const MemoryProblem& problem, int64_t head, const floa
       const float* a = b.tokens.a[l - 1] + t * shape.in(l - 1);
       const float* e = b.tokens.e[l] + t * out;
       const BackStep step(problem, l - 1, a, g, e);
-      const float along = DotProduct(dg, b.tokens.e[l - 1] + t * in, in);
       for (int64_t c = 0; c < in; ++c) dg[c] *= rate * step.factor;
       if (step.factor < 1) {
         // factor = |e|^2 / (|a|^2 |g|^2)
+        const float along = DotProduct(dg, g, in);
         AddScaled(in, -2 * along / step.back, g, dg);
         AddScaled(shape.in(l - 1), -2 * along / step.input, a, b.da[l - 1] + t * shape.in(l - 1));
         AddScaled(out, 2 * along / step.error, e, b.de[l] + t * out);
