@@ -15,15 +15,11 @@
 // without a division,
 //   beta_t = (1 - alpha_t) beta_{t-1},  m_t = eta_t m_{t-1},  f_t = (1 - alpha_t) f_{t-1} + m_t
 //   n_tj = eta_t n_{t-1,j}, n_tt = theta_t,  G_tj = (1 - alpha_t) G_{t-1,j} + n_tj
-// tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. With `averaged`, M_t
-// moves by (1 - eta_t) S_t, which multiplies m_t in f_t and n_tj in G_tj. With `online_errors`
+// tau_t, a weight of the place in the mini-batch, is TTT's; elsewhere it is 1. With `online_errors`
 // the last layer answers k_j with M_{j-1} instead of M_0 when its error is taken (the inputs of the
 // layer and what goes back through it stay those of W), and e is divided by max(1, |a_j|^2): so a
-// memory of one layer with unit keys learns as with mini-batches of one token. What comes back to a
-// layer before it, g_jl = (e_j,l+1 W_{l+1}^T) gelu'(Z_l), is divided by
-// max(1, |a_jl|^2 |g_jl|^2 / |e_j,l+1|^2), so that its step, too, changes the answer by no more
-// than its share of the error, however large the weights behind it have grown. A token reads o_t =
-// M_t(q_t), layer by layer (x_1 = q, x_l = gelu(h_{l-1})):
+// memory of one layer with unit keys learns as with mini-batches of one token. A token reads
+// o_t = M_t(q_t), layer by layer (x_1 = q, x_l = gelu(h_{l-1})):
 //   h_l = beta_t x_l W_l + (1 - beta_t) x_l W_*l + f_t x_l S_l
 //         - tau_t sum_{j <= t} G_tj (x_l . a_jl) e_jl
 // so that no weights of single tokens are ever formed. This is the only form there is: a token is
@@ -49,7 +45,6 @@ struct MemoryShape {
   bool bias = false;        // b_l
   bool momentum = false;    // S
   bool forgetting = false;  // alpha
-  bool averaged = false;    // S is an average: M moves by (1 - eta) S
 
   int64_t in(int64_t layer) const { return layer == 0 ? head_dim : hidden_dim; }
   int64_t out(int64_t layer) const { return layer == depth - 1 ? head_dim : hidden_dim; }

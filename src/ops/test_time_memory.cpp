@@ -43,7 +43,6 @@ MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
   shape.bias = options.bias;
   shape.momentum = options.momentum;
   shape.forgetting = options.forgetting;
-  shape.averaged = options.momentum && options.averaged_momentum;
   return shape;
 }
 

@@ -30,8 +30,7 @@ struct TestTimeMemoryOptions {
   // The last layer's errors are those at the weights that the token before left (online gradient
   // descent), as in the delta rule, and not at those of the mini-batch's start; for an input a of
   // the layer they are divided by max(1, |a|^2) (normalised LMS), so that no step of theta up to
-  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same; their errors
-  // are divided by what a step along them would change the answer by, where that is more than 1.
+  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same.
   bool online_errors = false;
   bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
   float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
@@ -40,10 +39,6 @@ struct TestTimeMemoryOptions {
   float error_limit = 0;
   // Learning rate of the layers before the last, in theta.
   float hidden_rate = 1;
-  // S is an average, by (1 - eta) of which the weights move. The weights move by all of S
-  // otherwise, and where eta is near 1 for some tokens after a strong step, by that step again and
-  // again.
-  bool averaged_momentum = false;
   float norm_epsilon = 1e-6f;  // of LN
 
   // Widths that a layer of the memory maps from and to.

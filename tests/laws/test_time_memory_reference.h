@@ -79,19 +79,18 @@ class MemoryReference {
       before.back() = sum(carried_, tau(index % batch - 1), steps_).back();
     }
     const Network gradient = loss_gradient(before, k, v);
-    const double share = options_.momentum && options_.averaged_momentum ? 1 - eta : 1;
     for (size_t l = 0; l < start_.size(); ++l) {
       for (size_t i = 0; i < start_[l].numbers.size(); ++i) {
         const bool fixed = !options_.bias && i >= start_[l].in * start_[l].out;
         double& s = carried_momentum_[l].numbers[i];
         double& w = carried_[l].numbers[i];
         s = (options_.momentum ? eta : 0) * s;
-        w = (1 - alpha) * w + alpha * target_[l].numbers[i] + share * s;
+        w = (1 - alpha) * w + alpha * target_[l].numbers[i] + s;
         double& s_step = step_momentum_[l].numbers[i];
         double& w_step = steps_[l].numbers[i];
         s_step =
             (options_.momentum ? eta : 0) * s_step - (fixed ? 0 : theta * gradient[l].numbers[i]);
-        w_step = (1 - alpha) * w_step + share * s_step;
+        w_step = (1 - alpha) * w_step + s_step;
       }
     }
     const auto interval = static_cast<size_t>(options_.read_interval);
@@ -142,12 +141,6 @@ class MemoryReference {
       result.push_back(std::move(z));
     }
     return result;
-  }
-
-  static double square_of(const Vector& x) {
-    double sum = 0;
-    for (const double value : x) sum += value * value;
-    return sum;
   }
 
   double inverse_deviation(const Vector& z) const {
@@ -219,17 +212,8 @@ class MemoryReference {
       for (size_t i = 0; i < layer.in; ++i) {
         for (size_t o = 0; o < layer.out; ++o) below[i] += layer.at(i, o) * e[o];
         below[i] *= gelu_slope(z[l - 1][i]);
+        if (l + 1 == start_.size()) below[i] *= static_cast<double>(options_.hidden_rate);
       }
-      double factor = l + 1 == start_.size() ? static_cast<double>(options_.hidden_rate) : 1;
-      if (options_.online_errors) {
-        double input = 0;
-        for (size_t i = 0; i < start_[l - 1].in; ++i) {
-          const double a = l == 1 ? key[i] : gelu(z[l - 2][i]);
-          input += a * a;
-        }
-        factor /= std::max(1.0, input * square_of(below) / square_of(e));
-      }
-      for (double& value : below) value *= factor;
       e = std::move(below);
     }
     return gradient;

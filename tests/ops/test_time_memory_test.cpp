@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -137,77 +136,6 @@ TEST(TestTimeMemory, OnlineErrorsDoNotOvershoot) {
         test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
         doubles(problem.inputs.v));
   }
-}
-
-// Layers before the last learn from errors that come back through it. However large it is, they
-// change the answer by their share: with plain gradients they would overshoot 30 times over.
-TEST(TestTimeMemory, LayersBeforeTheLastDoNotOvershoot) {
-  constexpr int64_t kHidden = 24;
-  constexpr float kGrown = 10;
-  Problem problem = linear_memory(16, false);
-  problem.options.depth = 2;
-  problem.options.hidden_dim = kHidden;
-  problem.options.online_errors = true;
-  problem.options.hidden_rate = 0.05f;
-  Random random(6, "weights");
-  problem.inputs.weights = {uniform(random, {kHeads, kDim, kHidden}, -1, 1),
-                            uniform(random, {kHeads, kHidden, kDim}, -kGrown, kGrown)};
-  for (Tensor* tensor : {&problem.inputs.k, &problem.inputs.v}) {
-    for (int64_t t = 1; t < kTokens; ++t) {
-      std::copy_n(tensor->row(0), kHeads * kDim, tensor->row(t));
-    }
-  }
-  problem.inputs.q = problem.inputs.k;
-  problem.inputs.theta = Tensor::empty({kTokens, kHeads});
-  for (float& theta : problem.inputs.theta.values()) theta = 0.25f;
-  const Tensor answers =
-      test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
-  const auto error = [&](int64_t t) {
-    double square = 0;
-    for (int64_t c = 0; c < kHeads * kDim; ++c) {
-      const double off = answers.row(t)[c] - problem.inputs.v.row(t)[c];
-      square += off * off;
-    }
-    return std::sqrt(square);
-  };
-  ASSERT_GT(error(0), 1);
-  for (int64_t t = 16; t < kTokens; ++t) EXPECT_LE(error(t), 0.5 * error(t - 16)) << t;
-  EXPECT_LT(error(kTokens - 1), 0.01 * error(0));
-}
-
-// A strong step, then tokens that keep their momentum, again and again: all of it at every token
-// would carry the answer further off each time, a thousand times as far by the end.
-TEST(TestTimeMemory, AveragedMomentumDoesNotRepeatSteps) {
-  constexpr int64_t kPeriod = 8;
-  Problem problem = linear_memory(16, false);
-  problem.options.online_errors = true;
-  problem.options.momentum = true;
-  problem.options.averaged_momentum = true;
-  problem.inputs.eta = Tensor::empty({kTokens, kHeads});
-  problem.inputs.theta = Tensor::empty({kTokens, kHeads});
-  problem.inputs.k = Tensor::zeros({kTokens, kHeads * kDim});
-  problem.inputs.v = Tensor::zeros({kTokens, kHeads * kDim});
-  for (int64_t t = 0; t < kTokens; ++t) {
-    for (int64_t h = 0; h < kHeads; ++h) {
-      const float eta = t % kPeriod == 0 ? 0.0f : 0.95f;
-      problem.inputs.eta.row(t)[h] = eta;
-      problem.inputs.theta.row(t)[h] = 0.5f * (1 - eta);
-      problem.inputs.k.row(t)[h * kDim] = problem.inputs.v.row(t)[h * kDim] = 1;
-    }
-  }
-  problem.inputs.q = problem.inputs.k;
-  const auto furthest_off = [&] {
-    const Tensor answers =
-        test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
-    double most = 0;
-    for (int64_t t = 0; t < kTokens; ++t) {
-      most = std::max(most, std::abs(static_cast<double>(answers.row(t)[0]) - 1));
-    }
-    return most;
-  };
-  EXPECT_LT(furthest_off(), 0.5);
-  problem.options.averaged_momentum = false;
-  EXPECT_GT(furthest_off(), 1000);
 }
 
 // In a mini-batch errors are read from the weights at its start: linear attention of the errors.

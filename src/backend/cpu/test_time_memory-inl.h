@@ -172,11 +172,6 @@ struct MemoryGates {
   alignas(64) float n[kPairs + kTokens];      // n_tj
 };
 
-// How far the weights of token t move along S.
-inline float MomentumShare(const MemoryShape& shape, const MemoryGates& gates, int64_t t) {
-  return shape.averaged ? 1 - gates.eta[t] : 1.0f;
-}
-
 inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
                      MemoryGates& gates) {
   gates.beta[0] = gates.m[0] = 1;
@@ -189,17 +184,15 @@ inline void SumGates(const MemoryShape& shape, const float* tau, int64_t count,
     gates.tau[t] = tau != nullptr ? tau[t] : 1.0f;
     gates.m[t + 1] = shape.momentum ? gates.m[t] * gates.eta[t] : 0.0f;
     gates.beta[t + 1] = keep * gates.beta[t];
-    const float share = MomentumShare(shape, gates, t);
-    gates.f[t + 1] = keep * gates.f[t] + share * gates.m[t + 1];
+    gates.f[t + 1] = keep * gates.f[t] + gates.m[t + 1];
     float* n = gates.n + (t + 1) * kTokens;
     float* gamma = gates.gamma + (t + 1) * kTokens;
     float* pairs = gates.pairs + (t + 1) * kTokens;
     for (int64_t j = 0; j < t; ++j) {
       if (shape.momentum) n[j] = gates.eta[t] * n[j - kTokens];
-      gamma[j] = keep * gamma[j - kTokens] + share * n[j];
+      gamma[j] = keep * gamma[j - kTokens] + n[j];
     }
-    n[t] = gates.theta[t];
-    gamma[t] = share * n[t];
+    n[t] = gamma[t] = gates.theta[t];
     for (int64_t j = 0; j <= t; ++j) pairs[j] = gates.tau[t] * gamma[j];
   }
 }
@@ -427,22 +420,6 @@ inline float StepFactor(const MemoryProblem& problem, const float* a) {
   return 1 / std::max(1.0f, DotProduct(a, a, in));
 }
 
-// The same of a layer before the last, whose error g = (e W^T) gelu' comes from that of the next
-// layer, e: a step along g moves what the memory answers by |a|^2 |g|^2 / |e|^2 of what e asks for.
-struct BackStep {
-  BackStep(const MemoryProblem& problem, int64_t layer, const float* a, const float* g,
-           const float* e) {
-    if (!problem.online_errors) return;
-    const int64_t in = problem.shape.in(layer), out = problem.shape.out(layer);
-    input = DotProduct(a, a, in);
-    back = DotProduct(g, g, out);
-    error = DotProduct(e, e, problem.shape.out(layer + 1));
-    if (input * back > error) factor = error / (input * back);
-  }
-  float factor = 1;
-  float input = 0, back = 0, error = 0;  // |a|^2, |g|^2, |e|^2
-};
-
 // Inputs and back-signals of tokens first ... first + n - 1, which are rows row ... of the batch,
 // in the mini-batch that starts from `state`.
 inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
@@ -484,17 +461,10 @@ inline void LearnTokens(const MemoryProblem& problem, int64_t head, const float*
     TimesColumns(in, out, state + shape.weight(l), tokens.columns, tokens.products, false);
     float* HWY_RESTRICT signal = tokens.signal[l] != nullptr ? tokens.signal[l] : tokens.z;
     Transpose(in, n, tokens.products, kTokens, signal, in);
+    float* HWY_RESTRICT e = tokens.e[l - 1] + first * in;
+    const float* HWY_RESTRICT slope = tokens.slope[l - 1] + first * in;
     const float rate = l == last ? problem.hidden_rate : 1;
-    for (int64_t t = 0; t < n; ++t) {
-      float* HWY_RESTRICT e = tokens.e[l - 1] + (first + t) * in;
-      const float* HWY_RESTRICT slope = tokens.slope[l - 1] + (first + t) * in;
-      for (int64_t c = 0; c < in; ++c) e[c] = signal[t * in + c] * slope[c];
-      const float factor =
-          rate * BackStep(problem, l - 1, tokens.a[l - 1] + (first + t) * shape.in(l - 1), e,
-                          tokens.e[l] + (first + t) * out)
-                     .factor;
-      for (int64_t c = 0; c < in; ++c) e[c] *= factor;
-    }
+    for (int64_t c = 0; c < n * in; ++c) e[c] = rate * signal[c] * slope[c];
   }
 }
 

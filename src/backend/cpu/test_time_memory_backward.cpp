@@ -381,35 +381,16 @@ inline void LearnGradient(const MemoryProblem& problem, int64_t head, const floa
   const int64_t width = shape.head_dim, column = head * width, last = shape.depth - 1;
   for (int64_t l = 1; l <= last; ++l) {
     const int64_t in = shape.in(l), out = shape.out(l);
+    const float* HWY_RESTRICT de = b.de[l - 1];
+    float* HWY_RESTRICT dsignal = b.left[l] + 2 * n * in;
+    float* HWY_RESTRICT dz = b.dz[l - 1];
     const float rate = l == last ? problem.hidden_rate : 1;
-    for (int64_t t = 0; t < n; ++t) {
-      const float* slope = b.tokens.slope[l - 1] + t * in;
-      const float* signal = b.tokens.signal[l] + t * in;
-      const float* curve = b.tokens.curve[l - 1] + t * in;
-      float* HWY_RESTRICT dg = b.de[l - 1] + t * in;
-      float* HWY_RESTRICT g = b.row;
-      for (int64_t c = 0; c < in; ++c) g[c] = signal[c] * slope[c];
-      const float* a = b.tokens.a[l - 1] + t * shape.in(l - 1);
-      const float* e = b.tokens.e[l] + t * out;
-      const BackStep step(problem, l - 1, a, g, e);
-      for (int64_t c = 0; c < in; ++c) dg[c] *= rate * step.factor;
-      if (step.factor < 1) {
-        // factor = |e|^2 / (|a|^2 |g|^2)
-        const float along = DotProduct(dg, g, in);
-        AddScaled(in, -2 * along / step.back, g, dg);
-        AddScaled(shape.in(l - 1), -2 * along / step.input, a, b.da[l - 1] + t * shape.in(l - 1));
-        AddScaled(out, 2 * along / step.error, e, b.de[l] + t * out);
-      }
-      float* HWY_RESTRICT dsignal = b.left[l] + (2 * n + t) * in;
-      float* HWY_RESTRICT dz = b.dz[l - 1] + t * in;
-      for (int64_t c = 0; c < in; ++c) {
-        dsignal[c] = dg[c] * slope[c];
-        dz[c] = dg[c] * signal[c] * curve[c];
-      }
+    for (int64_t c = 0; c < n * in; ++c) {
+      dsignal[c] = rate * de[c] * b.tokens.slope[l - 1][c];
+      dz[c] = rate * de[c] * b.tokens.signal[l][c] * b.tokens.curve[l - 1][c];
     }
     CopyRow(b.tokens.e[l], n * out, b.right[l] + 2 * n * out);
-    SmallMatmul(n, out, in, b.left[l] + 2 * n * in, in, 1, state + shape.weight(l), out, b.de[l],
-                out, true);
+    SmallMatmul(n, out, in, dsignal, in, 1, state + shape.weight(l), out, b.de[l], out, true);
   }
   // Last token first: with online errors, those before it had a part in its error.
   for (int64_t t = n - 1; t >= 0; --t) {
@@ -476,18 +457,14 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
     const float keep = shape.forgetting ? 1 - gates.alpha[t] : 1.0f;
     const float* dpairs = b.dpairs + (t + 1) * kTokens;
     const float* gamma = gates.gamma + (t + 1) * kTokens;
-    const float share = MomentumShare(shape, gates, t);
-    const float* n_now = gates.n + (t + 1) * kTokens;
     of_f += b.df[t + 1];
-    of_m += share * of_f;
-    float dshare = of_f * gates.m[t + 1];
+    of_m += of_f;
     of_beta += b.dbeta[t + 1];
     float dtau = 0;
     for (int64_t j = 0; j <= t; ++j) {
       dtau += dpairs[j] * gamma[j];
       of_gamma[j] += gates.tau[t] * dpairs[j];
-      of_n[j] += share * of_gamma[j];
-      dshare += of_gamma[j] * n_now[j];
+      of_n[j] += of_gamma[j];
     }
     own.tau[t] += dtau;
     float dkeep = of_f * gates.f[t] + of_beta * gates.beta[t];
@@ -496,7 +473,6 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
       dkeep += of_gamma[j] * gamma[j - kTokens];
       deta += of_n[j] * gates.n[t * kTokens + j];
     }
-    if (shape.averaged) deta -= dshare;
     const float dtheta = of_n[t], dalpha = -dkeep;
     Write(gradients.theta, row + t, head, 1, &dtheta);
     if (shape.momentum) Write(gradients.eta, row + t, head, 1, &deta);
