@@ -56,8 +56,7 @@ class TttMixer final : public Mixer {
     inputs_.norm_weight = scope.tensor("ttt_norm_weight", {heads, f}, one);
     inputs_.norm_bias = scope.tensor("ttt_norm_bias", {heads, f}, zero);
     for (int64_t l = 0; l < options_.depth; ++l) {
-      const int64_t from = l == 0 ? f : options_.hidden_dim;
-      const int64_t to = l + 1 == options_.depth ? f : options_.hidden_dim;
+      const int64_t from = options_.in(l), to = options_.out(l);
       const std::string number = std::to_string(l + 1);
       inputs_.weights.push_back(scope.tensor("W" + number, {heads, from, to}, in));
       inputs_.biases.push_back(scope.tensor("b" + number, {heads, to}, zero));

@@ -61,8 +61,7 @@ OperatorCase make_case(const Member& member) {
     result.inputs.push_back({"norm_bias", 0, {o.heads, o.head_dim}, -0.5, 0.5});
   }
   for (int64_t l = 0; l < o.depth; ++l) {
-    const int64_t in = l == 0 ? o.head_dim : o.hidden_dim;
-    const int64_t out = l + 1 == o.depth ? o.head_dim : o.hidden_dim;
+    const int64_t in = o.in(l), out = o.out(l);
     const double range = 1.5 / std::sqrt(static_cast<double>(in));
     result.inputs.push_back({fmt::format("W{}", l), 0, {o.heads, in, out}, -range, range});
     if (o.bias) {
