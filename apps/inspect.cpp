@@ -69,8 +69,8 @@ nlohmann::json to_json(std::span<const SpanCost> spans, const SequenceState* sta
 // "16 heads of 64 -> 128 -> 64 in 4 layers, 2.1 MB with their momentum"
 std::string memories_text(const std::vector<LearningMemory>& memories) {
   int64_t numbers = 0;
-  for (const LearningMemory& memory : memories) numbers += test_time_memory_size(memory.options);
-  const TestTimeMemoryOptions& first = memories.front().options;
+  for (const LearningMemory& memory : memories) numbers += fast_weight_memory_size(memory.options);
+  const FastWeightMemoryOptions& first = memories.front().options;
   std::string sizes = std::to_string(first.head_dim);
   for (int64_t layer = 1; layer < first.depth; ++layer) {
     sizes += fmt::format(" -> {}", first.hidden_dim);

@@ -19,7 +19,7 @@ OuterProductStateOptions shape(int64_t kind) {
   } else {  // Gated DeltaNet
     options.value_heads = options.key_heads = 4;
     options.value_dim = 128;
-    options.erase = true;
+    options.delta_rule = true;
   }
   return options;
 }
@@ -38,7 +38,7 @@ OuterProductStateInputs draw_inputs(const OuterProductStateOptions& o, int64_t r
   in.k = draw(random, rows, o.key_heads * o.key_dim, -k, k);
   in.v = draw(random, rows, o.value_heads * o.value_dim, -1, 1);
   in.log_decay = draw(random, rows, o.value_heads, -0.1, 0);
-  in.write = draw(random, rows, o.value_heads, 0, 1);
+  in.beta = draw(random, rows, o.value_heads, 0, 1);
   return in;
 }
 
@@ -56,12 +56,12 @@ Batch make_batch(int64_t segments, int64_t length, SequenceState* state) {
 }
 
 // Multiply-adds of one training token, masked halves not counted: those on states (forward 2 or
-// with erase 3, backward 5 or 6 times the size of S) and those within chunks.
+// with the delta rule 3, backward 5 or 6 times the size of S) and those within chunks.
 double training_flops(const OuterProductStateOptions& o) {
   const auto states = static_cast<double>(o.key_dim * o.value_dim);
   const double half = kOuterProductChunk / 2.0, values = half * static_cast<double>(o.value_dim);
-  const double own = (o.erase ? 9 : 7) * states + (o.erase ? 6 : 3) * values;
-  const double shared = (o.erase ? 8 : 4) * half * static_cast<double>(o.key_dim);
+  const double own = (o.delta_rule ? 9 : 7) * states + (o.delta_rule ? 6 : 3) * values;
+  const double shared = (o.delta_rule ? 8 : 4) * half * static_cast<double>(o.key_dim);
   return 2 * (own * static_cast<double>(o.value_heads) + shared * static_cast<double>(o.key_heads));
 }
 
@@ -77,7 +77,7 @@ void training(benchmark::State& bench) {
   const OuterProductStateOptions options = shape(bench.range(0));
   const int64_t rows = bench.range(1) * bench.range(2);
   const OuterProductStateInputs in = draw_inputs(options, rows);
-  for (const Tensor& t : {in.q, in.k, in.v, in.log_decay, in.write}) t.set_requires_grad(true);
+  for (const Tensor& t : {in.q, in.k, in.v, in.log_decay, in.beta}) t.set_requires_grad(true);
   const Batch batch = make_batch(bench.range(1), bench.range(2), nullptr);
   const Tensor gradient = Tensor::full({rows, options.value_heads * options.value_dim}, 0.5f);
   for (auto unused : bench) {
@@ -86,7 +86,7 @@ void training(benchmark::State& bench) {
     const Tensor out = outer_product_state({&tape}, in, options, batch, {});
     out.give_grad(gradient);
     tape.run_backward();
-    for (const Tensor& t : {in.q, in.k, in.v, in.log_decay, in.write}) t.clear_grad();
+    for (const Tensor& t : {in.q, in.k, in.v, in.log_decay, in.beta}) t.clear_grad();
   }
   report(bench, rows);
   bench.counters["GFLOP/s"] = benchmark::Counter(

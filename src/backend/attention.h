@@ -9,6 +9,8 @@
 #include <memory>
 #include <span>
 
+#include "backend/operands.h"
+
 namespace pronghorn {
 
 constexpr int64_t kAttentionTile = 64;  // keys of a tile; all but the last are full
@@ -47,14 +49,7 @@ struct AttentionOperands {
   float* log_sum_exp = nullptr;  // [rows, heads], or null: not wanted
 };
 
-// A gradient to compute: null: not wanted; accumulate: add to it.
-struct AttentionGradient {
-  float* data = nullptr;
-  int64_t stride = 0;
-  bool accumulate = false;
-};
-
-// A result of attention that is to be joined with others.
+// A result of attention that is to be merged with others.
 struct AttentionPart {
   const float* o = nullptr;  // [rows, heads head_dim]
   int64_t o_stride = 0;
@@ -62,10 +57,10 @@ struct AttentionPart {
 };
 
 struct AttentionPartGradient {
-  AttentionGradient o, log_sum_exp;
+  Matrix o, log_sum_exp;
 };
 
-struct AttentionJoin {
+struct AttentionMerge {
   AttentionShape shape;
   int64_t rows = 0;
   const float* q = nullptr;  // [rows, heads head_dim]
@@ -99,22 +94,20 @@ class AttentionKernels {
   // ds_ij; or null.
   virtual void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                         const AttentionOperands& operands, const float* grad_o,
-                        int64_t grad_o_stride, const float* grad_log_sum_exp,
-                        const AttentionGradient& grad_q, const AttentionGradient& grad_k,
-                        const AttentionGradient& grad_v) = 0;
+                        int64_t grad_o_stride, const float* grad_log_sum_exp, const Matrix& grad_q,
+                        const Matrix& grad_k, const Matrix& grad_v) = 0;
 
   // out_i = sum_a p_ia value_ia, p_i the softmax over: scale q_i . k_j with value v_j for each of
   // `fixed` keys (rows of k and v, [fixed, heads head_dim]) and log_sum_exp_i with value o_i for
   // each part. So it is attention to the union of what the parts attended to, and the fixed keys.
-  virtual void join(const AttentionJoin& arguments, float* out, int64_t out_stride) = 0;
+  virtual void merge(const AttentionMerge& arguments, float* out, int64_t out_stride) = 0;
 
-  // The gradients of join() from out's. grad_parts: for each part, [rows, heads head_dim] of its o
+  // The gradients of merge() from out's. grad_parts: for each part, [rows, heads head_dim] of its o
   // and [rows, heads] of its log_sum_exp.
-  virtual void join_backward(const AttentionJoin& arguments, const float* out, int64_t out_stride,
-                             const float* grad_out, int64_t grad_out_stride,
-                             const AttentionGradient& grad_q, const AttentionGradient& grad_k,
-                             const AttentionGradient& grad_v,
-                             std::span<const AttentionPartGradient> grad_parts) = 0;
+  virtual void merge_backward(const AttentionMerge& arguments, const float* out, int64_t out_stride,
+                              const float* grad_out, int64_t grad_out_stride, const Matrix& grad_q,
+                              const Matrix& grad_k, const Matrix& grad_v,
+                              std::span<const AttentionPartGradient> grad_parts) = 0;
 };
 
 std::unique_ptr<AttentionKernels> make_cpu_attention_kernels();

@@ -11,11 +11,11 @@
 
 #include "backend/attention.h"
 #include "backend/convolution.h"
+#include "backend/fast_weight_memory.h"
 #include "backend/matmul.h"
 #include "backend/outer_product_state.h"
 #include "backend/pointwise.h"
 #include "backend/scan.h"
-#include "backend/test_time_memory.h"
 
 namespace pronghorn {
 
@@ -32,7 +32,7 @@ class Backend {
   virtual ConvolutionKernels& convolution() = 0;
   virtual OuterProductStateKernels& outer_product_state() = 0;
   virtual ScanKernels& scan() = 0;
-  virtual TestTimeMemoryKernels& test_time_memory() = 0;
+  virtual FastWeightMemoryKernels& fast_weight_memory() = 0;
 };
 
 // The backend of this process.

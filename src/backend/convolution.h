@@ -4,14 +4,9 @@
 #include <cstdint>
 #include <memory>
 
-namespace pronghorn {
+#include "backend/operands.h"
 
-// Where a gradient goes: `rows` x `columns` are known to the kernel. Null data: not wanted.
-struct ConvolutionGradient {
-  float* data = nullptr;
-  int64_t row_stride = 0;
-  bool accumulate = false;  // add to it, else overwrite
-};
+namespace pronghorn {
 
 class ConvolutionKernels {
  public:
@@ -36,14 +31,13 @@ class ConvolutionKernels {
   // from it the sums over rows weight_grad [channels, taps] and bias_grad [channels].
   virtual void backward(const Filter& filter, int64_t rows, const float* const* inputs,
                         const float* dy, int64_t dy_stride, float* pre_grad,
-                        const ConvolutionGradient& weight_grad,
-                        const ConvolutionGradient& bias_grad) = 0;
+                        const Matrix& weight_grad, const Matrix& bias_grad) = 0;
 
   // x_grad[r] (+)= sum_j weight[:, j] pre_grads[r * taps + j]: the gradient of the inputs, where
   // pre_grads[r * taps + j] is the address of pre_grad of the row that read r with tap j (a row of
   // zeros if there is none).
   virtual void backward_input(const Filter& filter, int64_t rows, const float* const* pre_grads,
-                              const ConvolutionGradient& x_grad) = 0;
+                              const Matrix& x_grad) = 0;
 };
 
 std::unique_ptr<ConvolutionKernels> make_cpu_convolution_kernels();

@@ -1,14 +1,15 @@
-// Gated outer-product states, with or without erasing (kernel family A).
+// Gated linear attention (an outer-product state), with or without the delta rule: kernel family A.
 //
-// For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t), w_t = write_t:
-//   u_t = w_t v_t                                 without erase
-//   u_t = w_t (v_t - a_t S_{t-1}^T k_t)           with erase (the delta rule)
+// For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t):
+//   u_t = beta_t v_t                                 without the delta rule
+//   u_t = beta_t (v_t - a_t S_{t-1}^T k_t)           with the delta rule
 //   S_t = a_t S_{t-1} + k_t u_t^T,   o_t = S_t^T (query_scale q_t) + skip v_t
 //
 // Two forms of it: chunks of matrix products for long segments, with a backward pass, and steps
 // that compute tokens from an anchor (a stored S) and the rows written since.
 //
-// The seam for more members of the family: kernels are templates on the kind of gate and on erase.
+// The seam for more members of the family: kernels are templates on the kind of gate and on the
+// delta rule.
 // A gate enters a chunk in three places only: the matrix of decays between pairs of rows, the decay
 // from the start of the chunk to a row, and from a row to its end. A gate a key channel replaces
 // the scalar factors there by factors on q and k (in sub-chunks of 16, so that none exceeds 1); a
@@ -19,21 +20,9 @@
 #include <memory>
 #include <span>
 
+#include "backend/operands.h"
+
 namespace pronghorn {
-
-// Rows of numbers `stride` elements apart; data null: absent.
-struct InputRows {
-  const float* data = nullptr;
-  int64_t stride = 0;
-  const float* row(int64_t index) const { return data + index * stride; }
-};
-
-struct OutputRows {
-  float* data = nullptr;
-  int64_t stride = 0;
-  bool accumulate = false;
-  float* row(int64_t index) const { return data + index * stride; }
-};
 
 // The sizes and inputs of one call; rows are those of the batch.
 struct OuterProductProblem {
@@ -42,11 +31,11 @@ struct OuterProductProblem {
   int64_t key_dim = 0;
   int64_t value_dim = 0;
   float query_scale = 1;
-  bool erase = false;
-  InputRows q, k;               // [rows, key_heads key_dim]
-  InputRows v;                  // [rows, value_heads value_dim]
-  InputRows log_decay;          // [rows, value_heads]; absent: no decay
-  InputRows write;              // [rows, value_heads]; absent: 1
+  bool delta_rule = false;
+  ConstMatrix q, k;             // [rows, key_heads key_dim]
+  ConstMatrix v;                // [rows, value_heads value_dim]
+  ConstMatrix log_decay;        // [rows, value_heads]; absent: no decay
+  ConstMatrix beta;             // [rows, value_heads]; absent: 1
   const float* skip = nullptr;  // [value_heads]; null: 0
   int64_t rows = 0;
 };
@@ -67,13 +56,13 @@ struct OuterProductSegment {
 // What the backward pass needs of the forward; null: not kept.
 struct OuterProductSaved {
   float* states = nullptr;     // [chunks, value_heads, key_dim, value_dim]: S before each chunk
-  float* residuals = nullptr;  // with erase: u_t / w_t, [rows, value_heads value_dim]
+  float* residuals = nullptr;  // with the delta rule: u_t / beta_t, [rows, value_heads value_dim]
 };
 
 // Where gradients go; data null: not wanted.
 struct OuterProductGradients {
-  OutputRows q, k, v, log_decay, write;
-  OutputRows skip;  // one row
+  Matrix q, k, v, log_decay, beta;
+  Matrix skip;  // one row
 };
 
 // A token computed by a step. `row` [k | u | log_decay] holds k and log_decay already; its u is
@@ -99,13 +88,13 @@ class OuterProductStateKernels {
 
   // Chunked form. out [rows, value_heads value_dim].
   virtual void forward(const OuterProductProblem& problem,
-                       std::span<const OuterProductSegment> segments, const OutputRows& out,
+                       std::span<const OuterProductSegment> segments, const Matrix& out,
                        const OuterProductSaved& saved) = 0;
 
   // The gradients of everything, from out's. Segments must have no initial state; `saved` is what
   // forward() left for the same segments.
   virtual void backward(const OuterProductProblem& problem,
-                        std::span<const OuterProductSegment> segments, const InputRows& out_grad,
+                        std::span<const OuterProductSegment> segments, const ConstMatrix& out_grad,
                         const OuterProductSaved& saved, const OuterProductGradients& gradients) = 0;
 
   // Steps. `sequences`: for each sequence its steps, which run in order (a later one may fold rows
@@ -113,7 +102,7 @@ class OuterProductStateKernels {
   // token's path, so a token's bits do not depend on how tokens are grouped.
   virtual void step(const OuterProductProblem& problem,
                     std::span<const std::span<const OuterProductStep>> sequences,
-                    const OutputRows& out) = 0;
+                    const Matrix& out) = 0;
 };
 
 std::unique_ptr<OuterProductStateKernels> make_cpu_outer_product_state_kernels();

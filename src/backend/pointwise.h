@@ -8,28 +8,9 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/operands.h"
+
 namespace pronghorn {
-
-// A matrix to be read; rows are `stride` elements apart. data may be null where a comment says so.
-struct ConstRows {
-  const float* data = nullptr;
-  int64_t stride = 0;
-  const float* row(int64_t index) const { return data + index * stride; }
-};
-
-// A matrix to be written, or added to. As a gradient it may be null: not wanted.
-struct Rows {
-  float* data = nullptr;
-  int64_t stride = 0;
-  bool accumulate = false;
-  float* row(int64_t index) const { return data + index * stride; }
-};
-
-// The gradient of a vector of parameters, one a column. Null: not wanted.
-struct ColumnGradient {
-  float* data = nullptr;
-  bool accumulate = false;
-};
 
 struct Extent {
   int64_t rows = 0;
@@ -42,12 +23,12 @@ struct NormForward {
   Extent extent;
   bool centered = false;
   float epsilon = 0;
-  ConstRows x;
-  ConstRows delta;  // may be null: h = x
+  ConstMatrix x;
+  ConstMatrix delta;  // may be null: h = x
   const float* weight = nullptr;
   const float* bias = nullptr;  // may be null
-  Rows sum;                     // h; used if delta is given
-  Rows y;
+  Matrix sum;                   // h; used if delta is given
+  Matrix y;
   float* inverse_rms = nullptr;  // [rows]; may be null, as may mean
   float* mean = nullptr;
 };
@@ -56,14 +37,14 @@ struct NormForward {
 struct NormBackward {
   Extent extent;
   bool centered = false;
-  ConstRows h;
+  ConstMatrix h;
   const float* weight = nullptr;
   const float* inverse_rms = nullptr;
   const float* mean = nullptr;
-  ConstRows dy;
-  ConstRows residual;  // may be null
-  Rows dh;
-  ColumnGradient dweight, dbias;
+  ConstMatrix dy;
+  ConstMatrix residual;  // may be null
+  Matrix dh;
+  GradVector dweight, dbias;
 };
 
 // RMSNorm over groups of adjacent columns with a gate silu(z), before or after the norm.
@@ -72,7 +53,7 @@ struct GatedNorm {
   int64_t group = 0;
   float epsilon = 0;
   bool gate_first = false;
-  ConstRows x, z;
+  ConstMatrix x, z;
   const float* weight = nullptr;
   bool weight_per_group = false;  // weight has `group` elements, shared by all groups
 };
@@ -91,7 +72,7 @@ struct Rotation {
 // Parameters of decay_gate (ops/pointwise.h); extent.columns is the number of heads.
 struct DecayGate {
   Extent extent;
-  ConstRows raw;
+  ConstMatrix raw;
   const float* dt_bias = nullptr;
   const float* A_log = nullptr;
   float minimum = 0, maximum = 0;
@@ -102,7 +83,7 @@ struct Upsampling {
   Extent extent;  // of x
   int64_t selected = 0;
   const int32_t* rows = nullptr;  // ascending
-  ConstRows x, y;
+  ConstMatrix x, y;
   const float* weights = nullptr;       // [selected]
   const float* bypass_scale = nullptr;  // [columns]
 };
@@ -131,55 +112,55 @@ class PointwiseKernels {
  public:
   virtual ~PointwiseKernels() = default;
 
-  virtual void add(Extent extent, ConstRows a, ConstRows b, Rows y) = 0;
-  virtual void multiply(Extent extent, ConstRows a, ConstRows b, Rows y) = 0;
-  virtual void add_bias(Extent extent, ConstRows x, const float* bias, Rows y) = 0;
+  virtual void add(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) = 0;
+  virtual void multiply(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) = 0;
+  virtual void add_bias(Extent extent, ConstMatrix x, const float* bias, Matrix y) = 0;
   // sums[c] = the sum of column c of x.
-  virtual void column_sums(Extent extent, ConstRows x, ColumnGradient sums) = 0;
+  virtual void column_sums(Extent extent, ConstMatrix x, GradVector sums) = 0;
   // y = factor x; also the copy between matrices of different strides.
-  virtual void scale(Extent extent, ConstRows x, float factor, Rows y) = 0;
+  virtual void scale(Extent extent, ConstMatrix x, float factor, Matrix y) = 0;
 
-  virtual void sigmoid(Extent extent, ConstRows x, Rows y) = 0;
-  virtual void sigmoid_backward(Extent extent, ConstRows y, ConstRows dy, Rows dx) = 0;
-  virtual void gelu(Extent extent, ConstRows x, bool tanh_approximation, Rows y) = 0;
-  virtual void gelu_backward(Extent extent, ConstRows x, ConstRows dy, bool tanh_approximation,
-                             Rows dx) = 0;
-  virtual void swiglu(Extent extent, ConstRows gate, ConstRows up, Rows y) = 0;
-  virtual void swiglu_backward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy,
-                               Rows dgate, Rows dup) = 0;
-  virtual void decay_gate(const DecayGate& gate, Rows dt, Rows log_decay) = 0;
+  virtual void sigmoid(Extent extent, ConstMatrix x, Matrix y) = 0;
+  virtual void sigmoid_backward(Extent extent, ConstMatrix y, ConstMatrix dy, Matrix dx) = 0;
+  virtual void gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) = 0;
+  virtual void gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
+                             Matrix dx) = 0;
+  virtual void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) = 0;
+  virtual void swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy,
+                               Matrix dgate, Matrix dup) = 0;
+  virtual void decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) = 0;
   // d_dt and d_log_decay: gradients of the results; either may be null (zero).
-  virtual void decay_gate_backward(const DecayGate& gate, ConstRows d_dt, ConstRows d_log_decay,
-                                   Rows d_raw, ColumnGradient d_dt_bias,
-                                   ColumnGradient d_A_log) = 0;
+  virtual void decay_gate_backward(const DecayGate& gate, ConstMatrix d_dt, ConstMatrix d_log_decay,
+                                   Matrix d_raw, GradVector d_dt_bias, GradVector d_A_log) = 0;
 
   virtual void norm(const NormForward& arguments) = 0;
   virtual void norm_backward(const NormBackward& arguments) = 0;
   // inverse_rms: [rows, columns / group], written by gated_norm unless null.
-  virtual void gated_norm(const GatedNorm& arguments, Rows y, float* inverse_rms) = 0;
+  virtual void gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) = 0;
   virtual void gated_norm_backward(const GatedNorm& arguments, const float* inverse_rms,
-                                   ConstRows dy, Rows dx, Rows dz, ColumnGradient dweight) = 0;
-  virtual void l2_normalize(Extent extent, int64_t group, float epsilon, ConstRows x, Rows y) = 0;
-  virtual void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstRows x,
-                                     ConstRows dy, Rows dx) = 0;
+                                   ConstMatrix dy, Matrix dx, Matrix dz, GradVector dweight) = 0;
+  virtual void l2_normalize(Extent extent, int64_t group, float epsilon, ConstMatrix x,
+                            Matrix y) = 0;
+  virtual void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
+                                     ConstMatrix dy, Matrix dx) = 0;
 
-  virtual void rotate(const Rotation& rotation, ConstRows x, Rows y) = 0;
+  virtual void rotate(const Rotation& rotation, ConstMatrix x, Matrix y) = 0;
   // y[i] = table[tokens[i]]; tokens within the table.
-  virtual void gather_rows(Extent extent, ConstRows table, const int32_t* tokens, Rows y) = 0;
+  virtual void gather_rows(Extent extent, ConstMatrix table, const int32_t* tokens, Matrix y) = 0;
   // dtable[tokens[i]] += dy[i] in the order of i. dtable [table_rows, columns] is cleared first
   // unless it accumulates.
-  virtual void scatter_add_rows(Extent extent, ConstRows dy, const int32_t* tokens,
-                                int64_t table_rows, Rows dtable) = 0;
+  virtual void scatter_add_rows(Extent extent, ConstMatrix dy, const int32_t* tokens,
+                                int64_t table_rows, Matrix dtable) = 0;
 
-  virtual void upsample(const Upsampling& arguments, Rows out) = 0;
-  virtual void upsample_backward(const Upsampling& arguments, ConstRows d_out, Rows dx, Rows dy,
-                                 Rows dweights, ColumnGradient d_bypass_scale) = 0;
+  virtual void upsample(const Upsampling& arguments, Matrix out) = 0;
+  virtual void upsample_backward(const Upsampling& arguments, ConstMatrix d_out, Matrix dx,
+                                 Matrix dy, Matrix dweights, GradVector d_bypass_scale) = 0;
 
   // For each row of logits [rows, vocabulary] with a target (targets[i] >= 0) its loss. gradient:
   // logits are overwritten by the gradients of
   //   gradient_scale (sum nll + z_loss_weight sum log_z^2),
   // zeros in rows without a target; else they are left as they are.
-  virtual void cross_entropy(Extent extent, Rows logits, const int32_t* targets, bool gradient,
+  virtual void cross_entropy(Extent extent, Matrix logits, const int32_t* targets, bool gradient,
                              double gradient_scale, double z_loss_weight, RowLoss* losses) = 0;
 
   virtual void adamw(int64_t count, float* parameters, const float* gradients, float* m, float* v,

@@ -6,28 +6,16 @@
 #include <memory>
 #include <span>
 
+#include "backend/operands.h"
+
 namespace pronghorn {
-
-// A matrix operand with adjacent columns.
-struct ScanMatrix {
-  const float* data = nullptr;
-  int64_t row_stride = 0;
-  const float* row(int64_t index) const { return data + index * row_stride; }
-};
-
-// Where a gradient goes. Null data: not wanted.
-struct ScanGradient {
-  float* data = nullptr;
-  int64_t row_stride = 0;
-  bool accumulate = false;  // add to it, else overwrite
-};
 
 // dt = softplus(dt_raw + dt_bias), h = exp(dt A) h + dt B x, y = C . h + D x, A = -exp(A_log).
 struct SelectiveScan {
   int64_t channels = 0, state_size = 0;
-  ScanMatrix x, dt_raw;            // [rows, channels]
-  ScanMatrix B, C;                 // [rows, state_size]
-  ScanMatrix A_log;                // [channels, state_size]
+  ConstMatrix x, dt_raw;           // [rows, channels]
+  ConstMatrix B, C;                // [rows, state_size]
+  ConstMatrix A_log;               // [channels, state_size]
   const float* dt_bias = nullptr;  // [channels]
   const float* D = nullptr;        // [channels]
 };
@@ -53,8 +41,8 @@ struct ScanSegment {
 };
 
 struct SelectiveScanGradients {
-  ScanGradient x, dt_raw, B, C;  // as the operands
-  ScanGradient A_log, dt_bias, D;
+  Matrix x, dt_raw, B, C;  // as the operands
+  Matrix A_log, dt_bias, D;
 };
 
 class ScanKernels {
@@ -79,7 +67,7 @@ class ScanKernels {
   // Gradients from dy for segments that started from zeros. The sums over rows and channels do not
   // depend on the number of threads.
   virtual void selective_backward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
-                                  const ScanMatrix& dy,
+                                  const ConstMatrix& dy,
                                   const SelectiveScanGradients& gradients) = 0;
 };
 

@@ -251,7 +251,7 @@ void Controller::trim(std::span<Draft> drafts) {
   for (size_t t = 0; t < drafts.size(); ++t) {
     const Draft& draft = drafts[t];
     // Costly guesses have been paid for as planned; the others are weighed.
-    if (draft.empty() || draft.kind == costly_kind_ || !draft.laws.empty()) {
+    if (draft.empty() || draft.kind == costly_kind_ || !draft.distributions.empty()) {
       fixed += 1 + static_cast<int64_t>(draft.tokens.size());
       continue;
     }
@@ -293,7 +293,7 @@ void Controller::trim(std::span<Draft> drafts) {
   for (size_t n = 0; n < keep; ++n) kept[nodes[n].tree][nodes[n].index] = true;
   for (size_t t = 0; t < drafts.size(); ++t) {
     Draft& draft = drafts[t];
-    if (draft.empty() || draft.kind == costly_kind_ || !draft.laws.empty()) continue;
+    if (draft.empty() || draft.kind == costly_kind_ || !draft.distributions.empty()) continue;
     Draft smaller;
     smaller.kind = draft.kind;
     std::vector<int32_t> moved(draft.tokens.size(), -1);

@@ -69,7 +69,7 @@ class Controller {
   // same for all), beside any free ones. None: it is not to be asked, the round is plain.
   std::optional<DraftShape> plan(int64_t limit);
 
-  // Takes back the guesses that are not worth checking. Those drawn from laws stay: which are kept
+  // Takes back the guesses that are not worth checking. Those drawn from distributions stay: which are kept
   // must not depend on what was drawn.
   void trim(std::span<Draft> drafts);
 

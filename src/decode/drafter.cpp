@@ -59,8 +59,9 @@ void check(const Draft& draft, int64_t vocab_size) {
               draft.shape.ranks.size() == nodes,
           "draft", "{} tokens with {} parents and {} ranks (at most {})", nodes,
           draft.shape.parents.size(), draft.shape.ranks.size(), kMaxDraft);
-  require(draft.laws.empty() || (draft.laws.size() == nodes && draft.shape.is_chain()), "draft",
-          "{} laws for {} tokens of a chain", draft.laws.size(), nodes);
+  require(draft.distributions.empty() ||
+              (draft.distributions.size() == nodes && draft.shape.is_chain()),
+          "draft", "{} distributions for {} tokens of a chain", draft.distributions.size(), nodes);
   for (size_t i = 0; i < nodes; ++i) {
     const int32_t parent = draft.shape.parents[i], token = draft.tokens[i];
     require(parent >= -1 && parent < static_cast<int32_t>(i), "draft", "node {} has parent {}", i,

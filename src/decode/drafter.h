@@ -41,9 +41,9 @@ struct DraftShape {
 struct Draft {
   DraftShape shape;
   std::vector<int32_t> tokens;  // of each node
-  // The law that each token was drawn from, for block verification; empty: nothing was drawn, the
-  // tokens are the drafter's only choice.
-  std::vector<TokenLaw> laws;
+  // The distribution that each token was drawn from, for block verification; empty: nothing was
+  // drawn, the tokens are the drafter's only choice.
+  std::vector<TokenDistribution> distributions;
   // Which of the drafter's kinds of guesses this is, below Drafter::kinds(): how often guesses come
   // true is counted for each kind. Known before a token is drawn.
   int kind = 0;
@@ -63,9 +63,10 @@ struct DraftRequest {
   DraftShape shape;           // the nodes wanted of a drafter that takes time; fewer is an answer
   int64_t limit = kMaxDraft;  // nodes that can be used at most; what free drafters answer up to
   const SamplingOptions* sampling = nullptr;
-  // Draw each token from the drafter's own law, with noise that nothing else sees, and report the
-  // law (block verification). Otherwise a token is what sample() makes of the drafter's scores,
-  // with the noise that will also choose the model's token: they agree more often.
+  // Draw each token from the drafter's own distribution, with noise that nothing else sees, and
+  // report the distribution (block verification). Otherwise a token is what sample() makes of the
+  // drafter's scores, with the noise that will also choose the model's token: they agree more
+  // often.
   bool draw = false;
   std::span<const int32_t> recent;       // the end of the text, for the penalty
   int64_t position = 0;                  // of the first token guessed

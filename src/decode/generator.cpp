@@ -293,14 +293,14 @@ class Generator {
     const SamplingOptions& sampling = writer.options().sampling;
     const std::span<const int32_t> recent = writer.session().recent();
     std::vector<int32_t> text(recent.begin(), recent.end());
-    std::vector<TokenLaw> laws;
+    std::vector<TokenDistribution> distributions;
     for (int32_t node = -1; node < static_cast<int32_t>(draft.tokens.size()); ++node) {
       if (node >= 0) text.push_back(draft.tokens[static_cast<size_t>(node)]);
-      laws.push_back(token_law(scores(node), sampling, text));
+      distributions.push_back(token_distribution(scores(node), sampling, text));
     }
     // Noise of its own for every round: its numbers have told something of guesses once used.
     const uint64_t round = static_cast<uint64_t>(writer.position()) << 8;
-    const BlockVerdict verdict = verify_block(draft, laws, [&](size_t i) {
+    const BlockVerdict verdict = verify_block(draft, distributions, [&](size_t i) {
       return unit_interval(philox(sampling.seed, round | i, kJudgeStream));
     });
     std::vector<int32_t> path;

@@ -135,13 +135,13 @@ std::vector<Candidate> candidates_of(std::span<const float> scores, const Sampli
 
 }  // namespace
 
-double TokenLaw::probability(int32_t token) const {
+double TokenDistribution::probability(int32_t token) const {
   const auto found = std::lower_bound(tokens.begin(), tokens.end(), token);
   if (found == tokens.end() || *found != token) return 0;
   return probabilities[static_cast<size_t>(found - tokens.begin())];
 }
 
-int32_t TokenLaw::draw(double u) const {
+int32_t TokenDistribution::draw(double u) const {
   require(!tokens.empty(), "sampling", "no token can be drawn");
   double sum = 0;
   size_t last = 0;  // with a probability above 0: what rounding leaves of the sum is its own
@@ -153,22 +153,22 @@ int32_t TokenLaw::draw(double u) const {
   return tokens[last];
 }
 
-TokenLaw token_law(std::span<const float> scores, const SamplingOptions& options,
-                   std::span<const int32_t> recent) {
+TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
+                                     std::span<const int32_t> recent) {
   require(!scores.empty(), "sampling", "no scores");
   if (options.temperature == 0) return {{sample(scores, options, recent, 0)}, {1.0}};
   std::vector<Candidate> candidates = candidates_of(scores, options, recent);
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
-  TokenLaw law;
+  TokenDistribution distribution;
   double total = 0;
   for (const Candidate& c : candidates) {
-    law.tokens.push_back(c.token);
-    law.probabilities.push_back(std::exp(c.score));
-    total += law.probabilities.back();
+    distribution.tokens.push_back(c.token);
+    distribution.probabilities.push_back(std::exp(c.score));
+    total += distribution.probabilities.back();
   }
-  for (double& probability : law.probabilities) probability /= total;
-  return law;
+  for (double& probability : distribution.probabilities) probability /= total;
+  return distribution;
 }
 
 std::vector<int32_t> sample_ranked(std::span<const float> scores, const SamplingOptions& options,

@@ -21,8 +21,9 @@ struct SamplingOptions {
 // Throws UsageError for values out of range.
 void check(const SamplingOptions& options);
 
-// A law of the next token: what sample() draws from. Tokens that it cannot draw are left out.
-struct TokenLaw {
+// A distribution of the next token: what sample() draws from. Tokens that it cannot draw are left
+// out.
+struct TokenDistribution {
   std::vector<int32_t> tokens;        // ascending
   std::vector<double> probabilities;  // of each; they add up to 1
 
@@ -31,10 +32,10 @@ struct TokenLaw {
   int32_t draw(double u) const;
 };
 
-// The law that sample() follows: after penalty, temperature and restrictions. At temperature 0 a
-// single token. Throws Error for scores that are not numbers.
-TokenLaw token_law(std::span<const float> scores, const SamplingOptions& options,
-                   std::span<const int32_t> recent);
+// The distribution that sample() follows: after penalty, temperature and restrictions. At
+// temperature 0 a single token. Throws Error for scores that are not numbers.
+TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
+                                     std::span<const int32_t> recent);
 
 // The `count` tokens that come first when the noise of sample() is added to their scores: the first
 // is sample()'s choice, the next what it would choose if that one were banned, and so on. Fewer if

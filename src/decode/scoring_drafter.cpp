@@ -54,10 +54,11 @@ struct Growing {
     if (request->draw) {
       // Noise of its own for every round: what a rejected guess was drawn with must not come again.
       const uint64_t counter = static_cast<uint64_t>(request->position) << 8 | path.size();
-      TokenLaw law = token_law(scores, sampling, recent);
-      const int32_t token = law.draw(unit_interval(philox(sampling.seed, counter, kDraftStream)));
+      TokenDistribution distribution = token_distribution(scores, sampling, recent);
+      const int32_t token =
+          distribution.draw(unit_interval(philox(sampling.seed, counter, kDraftStream)));
       made[children.front()] = draft.add(token, in_draft(shape_node), 0);
-      draft.laws.push_back(std::move(law));
+      draft.distributions.push_back(std::move(distribution));
       return;
     }
     const std::vector<int32_t> tokens = sample_ranked(

@@ -13,8 +13,8 @@ struct SpeculationOptions {
   ControllerOptions control;
   // How guesses are judged when sampling. false: coupled, by comparing with the model's own choice;
   // the text for a seed is the same with any drafter or none. true: block verification, which
-  // accepts more guesses; the text is drawn from the same law, but another one for each drafter and
-  // run.
+  // accepts more guesses; the text is drawn from the same distribution, but another one for each
+  // drafter and run.
   bool block = false;
 };
 

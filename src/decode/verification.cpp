@@ -13,7 +13,8 @@ struct Residual {
   double total = 0;
 };
 
-Residual residual(const TokenLaw& p, double scale, const TokenLaw* q, int32_t only) {
+Residual residual(const TokenDistribution& p, double scale, const TokenDistribution* q,
+                  int32_t only) {
   Residual result;
   for (size_t i = 0; i < p.tokens.size(); ++i) {
     const double drafted =
@@ -46,22 +47,24 @@ std::vector<int32_t> take_matching(const Draft& draft,
   }
 }
 
-BlockVerdict verify_block(const Draft& draft, std::span<const TokenLaw> laws,
+BlockVerdict verify_block(const Draft& draft, std::span<const TokenDistribution> distributions,
                           const std::function<double(size_t i)>& uniform) {
   const size_t guesses = draft.tokens.size();
-  require(laws.size() == guesses + 1 && draft.shape.is_chain(), "block verification",
-          "{} laws for a chain of {}", laws.size(), guesses);
-  const auto drafted = [&](size_t i) { return draft.laws.empty() ? nullptr : &draft.laws[i]; };
+  require(distributions.size() == guesses + 1 && draft.shape.is_chain(), "block verification",
+          "{} distributions for a chain of {}", distributions.size(), guesses);
+  const auto drafted = [&](size_t i) {
+    return draft.distributions.empty() ? nullptr : &draft.distributions[i];
+  };
   BlockVerdict verdict;
   double weight = 1, weight_there = 1;  // w_i of the paper, and that of the guesses accepted
   for (size_t i = 1; i <= guesses; ++i) {
     const int32_t token = draft.tokens[i - 1];
-    const TokenLaw* q = drafted(i - 1);
+    const TokenDistribution* q = drafted(i - 1);
     const double drawn = q != nullptr ? q->probability(token) : 1;
-    weight = std::min(1.0, weight * laws[i - 1].probability(token) / drawn);
+    weight = std::min(1.0, weight * distributions[i - 1].probability(token) / drawn);
     double accept = weight;
     if (i < guesses) {
-      const double rest = residual(laws[i], weight, drafted(i), draft.tokens[i]).total;
+      const double rest = residual(distributions[i], weight, drafted(i), draft.tokens[i]).total;
       const double denominator = rest + 1 - weight;
       accept = denominator > 0 ? rest / denominator : 1;
     }
@@ -73,16 +76,17 @@ BlockVerdict verify_block(const Draft& draft, std::span<const TokenLaw> laws,
   const size_t t = verdict.accepted;
   const double u = uniform(guesses);
   if (t < guesses) {
-    const Residual left = residual(laws[t], weight_there, drafted(t), draft.tokens[t]);
-    // If nothing is left the rejection was an artefact of rounding: then the model's law it is.
+    const Residual left = residual(distributions[t], weight_there, drafted(t), draft.tokens[t]);
+    // If nothing is left the rejection was an artefact of rounding: then the model's distribution
+    // it is.
     if (left.total > 0) {
-      TokenLaw law{laws[t].tokens, left.masses};
-      for (double& mass : law.probabilities) mass /= left.total;
-      verdict.next = law.draw(u);
+      TokenDistribution distribution{distributions[t].tokens, left.masses};
+      for (double& mass : distribution.probabilities) mass /= left.total;
+      verdict.next = distribution.draw(u);
       return verdict;
     }
   }
-  verdict.next = laws[t].draw(u);
+  verdict.next = distributions[t].draw(u);
   return verdict;
 }
 

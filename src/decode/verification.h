@@ -20,15 +20,15 @@ std::vector<int32_t> take_matching(const Draft& draft,
                                    const std::function<bool(int32_t token)>& take);
 
 // Block verification of a chain (Sun et al., arXiv 2403.10444): how many guesses to accept, and the
-// token that follows them. Exact in distribution if the guesses were drawn from draft.laws (or are
-// the drafter's only choice), which accepts more of them than comparing does.
-//   laws: the model's, behind the text and behind each guess
+// token that follows them. Exact in distribution if the guesses were drawn from draft.distributions
+// (or are the drafter's only choice), which accepts more of them than comparing does.
+//   distributions: the model's, behind the text and behind each guess
 //   uniform(i): independent numbers in [0, 1), i = 0 ... guesses; none of them seen by the drafter
 struct BlockVerdict {
   size_t accepted = 0;
   int32_t next = 0;
 };
-BlockVerdict verify_block(const Draft& draft, std::span<const TokenLaw> laws,
+BlockVerdict verify_block(const Draft& draft, std::span<const TokenDistribution> distributions,
                           const std::function<double(size_t i)>& uniform);
 
 }  // namespace pronghorn

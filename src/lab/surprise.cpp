@@ -37,7 +37,7 @@ std::vector<TokenSurprise> read_surprise(const Model& model, const Tokenizer& to
         const auto position = static_cast<size_t>(journal.position(row));
         if (position < done) break;
         tokens[position].memories.push_back(
-            test_time_memory_surprise(memory.options, journal.row(row)));
+            fast_weight_memory_surprise(memory.options, journal.row(row)));
       }
     }
   }

@@ -15,7 +15,7 @@ namespace pronghorn::lab {
 struct TokenSurprise {
   int32_t id = 0;
   std::string bytes;
-  std::vector<double> memories;  // test_time_memory_surprise of each of Model::memories()
+  std::vector<double> memories;  // fast_weight_memory_surprise of each of Model::memories()
   double mean() const;           // of these; 0 for a token that reached none
 };
 

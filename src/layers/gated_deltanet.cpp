@@ -26,7 +26,7 @@ class GatedDeltaNetMixer final : public Mixer {
     options_.key_dim = config.at("head_dim");
     options_.value_dim = config.at("value_head_dim");
     options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
-    options_.erase = true;
+    options_.delta_rule = true;
     key_width_ = options_.key_heads * options_.key_dim;
     value_width_ = options_.value_heads * options_.value_dim;
 
@@ -70,7 +70,7 @@ class GatedDeltaNetMixer final : public Mixer {
     inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
                                   std::numeric_limits<float>::infinity())
                            .second;
-    inputs.write = sigmoid(context, linear(context, x, b_proj_));
+    inputs.beta = sigmoid(context, linear(context, x, b_proj_));
     const Tensor y =
         outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 3});
     const Tensor normed =

@@ -11,7 +11,7 @@
 
 #include "formats/json.h"
 #include "layers/parameters.h"
-#include "ops/test_time_memory.h"
+#include "ops/fast_weight_memory.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 
@@ -26,7 +26,7 @@ struct TokenCost {
 // A network in a layer that learns while a sequence is read, and the journal that it is kept in.
 struct LearningMemory {
   JournalSlot slot;
-  TestTimeMemoryOptions options;
+  FastWeightMemoryOptions options;
 };
 
 // A sequence mixer, written once: the same forward trains, takes prompts, decodes, batches and

@@ -79,7 +79,7 @@ class Mamba2Mixer final : public Mixer {
     inputs.k = x_B_C.column_slice(inner_size_, groups_state_);
     inputs.q = x_B_C.column_slice(inner_size_ + groups_state_, groups_state_);
     inputs.log_decay = log_decay;
-    inputs.write = dt;
+    inputs.beta = dt;
     inputs.skip = D_;
     const Tensor y =
         outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 1});

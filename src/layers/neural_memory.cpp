@@ -95,8 +95,8 @@ Tensor NeuralMemory::unit(const Context& context, const Tensor& projected) const
   return l2_normalize(context, projected, options_.head_dim, kUnitEpsilon);
 }
 
-TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
-                                            const Batch& batch, JournalSlot& slot) const {
+FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
+                                              const Batch& batch, JournalSlot& slot) const {
   const auto projected = [&](const Weight& projection, const Tensor& taps) {
     const Tensor plain = linear(context, x, projection);
     if (conv_kernel_ == 0) return plain;
@@ -104,7 +104,7 @@ TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor
     ++slot.index;
     return result;
   };
-  TestTimeMemoryInputs inputs;
+  FastWeightMemoryInputs inputs;
   inputs.q = unit(context, projected(q_proj_, q_conv_));
   inputs.k = unit(context, projected(k_proj_, k_conv_));
   inputs.v = projected(v_proj_, v_conv_);
@@ -122,8 +122,8 @@ TestTimeMemoryInputs NeuralMemory::features(const Context& context, const Tensor
 
 Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const Batch& batch,
                              JournalSlot slot) const {
-  const TestTimeMemoryInputs inputs = features(context, x, batch, slot);
-  return test_time_memory(context, inputs, options_, batch, slot);
+  const FastWeightMemoryInputs inputs = features(context, x, batch, slot);
+  return fast_weight_memory(context, inputs, options_, batch, slot);
 }
 
 std::vector<JournalShape> NeuralMemory::journals() const {
@@ -131,7 +131,7 @@ std::vector<JournalShape> NeuralMemory::journals() const {
   if (conv_kernel_ > 0) {
     shapes.assign(3, short_convolution_journal(width(), conv_kernel_));
   }
-  shapes.push_back(test_time_memory_journal(options_));
+  shapes.push_back(fast_weight_memory_journal(options_));
   return shapes;
 }
 
@@ -143,7 +143,7 @@ LearningMemory NeuralMemory::memory(JournalSlot slot) const {
 TokenCost NeuralMemory::cost() const {
   const int64_t gates = 1 + (options_.momentum ? 1 : 0) + (options_.forgetting ? 1 : 0);
   const auto outputs = static_cast<double>(3 * width() + gates * options_.heads);
-  return {2 * outputs * static_cast<double>(q_proj_.in()), test_time_memory_cost(options_)};
+  return {2 * outputs * static_cast<double>(q_proj_.in()), fast_weight_memory_cost(options_)};
 }
 
 GatedAnswer::GatedAnswer(int64_t width, const LayerContext& context, const ParameterScope& scope)
@@ -171,7 +171,7 @@ Tensor GatedAnswer::join(const Context& context, const Tensor& normalized,
                 o_proj_);
 }
 
-double test_time_memory_cost(const TestTimeMemoryOptions& options) {
+double fast_weight_memory_cost(const FastWeightMemoryOptions& options) {
   // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
   // the query, the update; with momentum a query and an update more, and a query of the start where
   // that is forgotten towards. Online errors ask the last layer's momentum and start for keys, too.

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "layers/layer.h"
-#include "ops/test_time_memory.h"
+#include "ops/fast_weight_memory.h"
 
 namespace pronghorn {
 
@@ -23,11 +23,11 @@ class NeuralMemory {
 
   // The two halves of forward(). What learns: query, key, value and gates of each row; moves `slot`
   // on behind the journals of its convolutions.
-  TestTimeMemoryInputs features(const Context& context, const Tensor& x, const Batch& batch,
-                                JournalSlot& slot) const;
+  FastWeightMemoryInputs features(const Context& context, const Tensor& x, const Batch& batch,
+                                  JournalSlot& slot) const;
   // Unit queries of another projection of the memory's width.
   Tensor unit(const Context& context, const Tensor& projected) const;
-  const TestTimeMemoryOptions& options() const { return options_; }
+  const FastWeightMemoryOptions& options() const { return options_; }
 
   std::vector<JournalShape> journals() const;
   LearningMemory memory(JournalSlot slot) const;
@@ -42,7 +42,7 @@ class NeuralMemory {
   };
   Tensor gate(const Context& context, const Tensor& x, const Gate& gate) const;
 
-  TestTimeMemoryOptions options_;
+  FastWeightMemoryOptions options_;
   int64_t conv_kernel_ = 0;
   float max_learning_rate_ = 0;
   Weight q_proj_, k_proj_, v_proj_;
@@ -79,6 +79,6 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
                             nlohmann::json& config);
 
 // Operations of one token in a memory of these sizes, apart from projections.
-double test_time_memory_cost(const TestTimeMemoryOptions& options);
+double fast_weight_memory_cost(const FastWeightMemoryOptions& options);
 
 }  // namespace pronghorn

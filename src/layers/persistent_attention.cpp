@@ -36,7 +36,7 @@ Tensor PersistentAttention::forward(const Context& context, const Tensor& x, con
   const Tensor q = turned(q_proj_), k = turned(k_proj_), v = linear(context, x, v_proj_);
   if (persistent_ == 0) return attention(context, q, k, v, options_, batch, slot);
   const AttentionResult window = partial_attention(context, q, k, v, options_, batch, slot);
-  return join_attention(context, q, {&window, 1}, persistent_keys_, persistent_values_, options_);
+  return merge_attention(context, q, {&window, 1}, persistent_keys_, persistent_values_, options_);
 }
 
 TokenCost PersistentAttention::cost(double context) const {

@@ -49,14 +49,14 @@ class TitansMacMixer final : public Mixer {
   // h = M(q) at the weights of the segment's start, y = attention to [P | h | S], m = M(norm(y))
   Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
                  JournalSlot slot) const override {
-    TestTimeMemoryInputs inputs = memory_.features(context, x, batch, slot);
+    FastWeightMemoryInputs inputs = memory_.features(context, x, batch, slot);
     const auto next = [&slot] { return JournalSlot{slot.layer, slot.index++}; };
     const auto turned = [&](const Tensor& heads) {
       return rope(context, heads, batch.positions, attention_.head_dim, attention_.head_dim,
                   rope_theta_);
     };
     const Tensor recalled =
-        rms_norm(context, test_time_memory(context, inputs, recall_options_, batch, next()),
+        rms_norm(context, fast_weight_memory(context, inputs, recall_options_, batch, next()),
                  recall_norm_, norm_epsilon_);
     const Tensor q = turned(linear(context, x, q_proj_));
     const AttentionResult parts[] = {
@@ -64,19 +64,20 @@ class TitansMacMixer final : public Mixer {
                           linear(context, recalled, recall_v_proj_), attention_, batch, next()),
         partial_attention(context, q, turned(linear(context, x, k_proj_)),
                           linear(context, x, v_proj_), attention_, batch, next())};
-    const Tensor y = output_.normalized(context, join_attention(context, q, parts, persistent_keys_,
-                                                                persistent_values_, attention_));
+    const Tensor y = output_.normalized(
+        context,
+        merge_attention(context, q, parts, persistent_keys_, persistent_values_, attention_));
     inputs.q = memory_.unit(context, linear(context, y, ask_proj_));
     return output_.join(context, y,
-                        test_time_memory(context, inputs, memory_.options(), batch, next()));
+                        fast_weight_memory(context, inputs, memory_.options(), batch, next()));
   }
 
   std::vector<JournalShape> journals() const override {
     std::vector<JournalShape> shapes = memory_.journals();
-    shapes.back() = test_time_memory_journal(recall_options_);
+    shapes.back() = fast_weight_memory_journal(recall_options_);
     shapes.push_back(attention_journal(attention_));
     shapes.push_back(attention_journal(attention_));
-    shapes.push_back(test_time_memory_journal(memory_.options()));
+    shapes.push_back(fast_weight_memory_journal(memory_.options()));
     return shapes;
   }
 
@@ -97,7 +98,7 @@ class TitansMacMixer final : public Mixer {
 
  private:
   NeuralMemory memory_;
-  TestTimeMemoryOptions recall_options_;
+  FastWeightMemoryOptions recall_options_;
   AttentionOptions attention_;
   int64_t persistent_;
   double rope_theta_;

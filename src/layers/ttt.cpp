@@ -6,10 +6,10 @@
 #include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
+#include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 #include "ops/short_convolution.h"
-#include "ops/test_time_memory.h"
 
 namespace pronghorn {
 namespace {
@@ -79,7 +79,7 @@ class TttMixer final : public Mixer {
     const auto turned = [&](const Tensor& heads) {
       return rope(context, heads, places, options_.head_dim, options_.head_dim, rope_theta_);
     };
-    TestTimeMemoryInputs inputs = inputs_;
+    FastWeightMemoryInputs inputs = inputs_;
     const Tensor q = linear(context, x, q_proj_);
     if (share_qk_) {
       inputs.q = turned(short_convolution(context, q, conv_q_, conv_q_bias_, false, batch, slot));
@@ -93,7 +93,7 @@ class TttMixer final : public Mixer {
     inputs.v = linear(context, x, v_proj_);
     inputs.theta =
         scale(context, sigmoid(context, linear(context, x, lr_weight_, lr_bias_)), learning_rate_);
-    const Tensor read = test_time_memory(context, inputs, options_, batch, slot);
+    const Tensor read = fast_weight_memory(context, inputs, options_, batch, slot);
     Tensor y = layer_norm(context, read, post_norm_weight_, post_norm_bias_, kPostNormEpsilon);
     if (g_proj_.defined()) {
       y = multiply(context, y, gelu(context, linear(context, x, g_proj_), true));
@@ -106,7 +106,7 @@ class TttMixer final : public Mixer {
     if (share_qk_) {
       shapes.assign(2, short_convolution_journal(options_.heads * options_.head_dim, conv_kernel_));
     }
-    shapes.push_back(test_time_memory_journal(options_));
+    shapes.push_back(fast_weight_memory_journal(options_));
     return shapes;
   }
 
@@ -119,12 +119,12 @@ class TttMixer final : public Mixer {
     const int64_t projections = 3 + (share_qk_ ? 0 : 1) + (g_proj_.defined() ? 1 : 0);
     const auto weights = static_cast<double>(projections * o_proj_.in() + options_.heads) *
                          static_cast<double>(o_proj_.out());
-    return {2 * weights, test_time_memory_cost(options_)};
+    return {2 * weights, fast_weight_memory_cost(options_)};
   }
 
  private:
-  TestTimeMemoryOptions options_;
-  TestTimeMemoryInputs inputs_;  // its parameters
+  FastWeightMemoryOptions options_;
+  FastWeightMemoryInputs inputs_;  // its parameters
   int64_t conv_kernel_;
   double rope_theta_;
   bool share_qk_;

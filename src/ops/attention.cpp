@@ -287,8 +287,7 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
     const float* grad_sums = log_sum_exp.has_grad() ? log_sum_exp.grad().data() : nullptr;
     // In this order: q, k and v may be views of one tensor, whose first call makes the gradient
     // that the others add to.
-    const AttentionGradient grad_q = attention_gradient(q), grad_k = attention_gradient(k),
-                            grad_v = attention_gradient(v);
+    const Matrix grad_q = input_gradient(q), grad_k = input_gradient(k), grad_v = input_gradient(v);
     backend().attention().backward(shape, tiled->units(), operands, grad_o.data(),
                                    grad_o.row_stride(), grad_sums, grad_q, grad_k, grad_v);
   });

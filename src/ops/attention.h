@@ -45,7 +45,7 @@ JournalShape attention_journal(const AttentionOptions& options);
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const Batch& batch, JournalSlot slot);
 
-// What attention to some keys gives, and what it takes to join it with attention to others.
+// What attention to some keys gives, and what it takes to merge it with attention to others.
 struct AttentionResult {
   Tensor output;       // [rows, heads head_dim]
   Tensor log_sum_exp;  // [rows, heads]
@@ -59,8 +59,8 @@ AttentionResult partial_attention(const Context& context, const Tensor& q, const
 // Attention of q to everything that `parts` attended to and to the rows of `keys` and `values`,
 // [count, heads head_dim], which every row sees (persistent memory, arXiv 2501.00663 section 3.3);
 // they may be undefined. kv_heads must be heads. A row is computed from that row alone.
-Tensor join_attention(const Context& context, const Tensor& q,
-                      std::span<const AttentionResult> parts, const Tensor& keys,
-                      const Tensor& values, const AttentionOptions& options);
+Tensor merge_attention(const Context& context, const Tensor& q,
+                       std::span<const AttentionResult> parts, const Tensor& keys,
+                       const Tensor& values, const AttentionOptions& options);
 
 }  // namespace pronghorn

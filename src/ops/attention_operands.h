@@ -5,20 +5,13 @@
 
 #include "backend/attention.h"
 #include "ops/attention.h"
-#include "tensor/tensor.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 
 inline AttentionShape attention_shape(const AttentionOptions& options) {
   return {options.heads, options.kv_heads, options.head_dim,
           options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<float>(options.head_dim))};
-}
-
-// Where a kernel puts the gradient of an input; null if it is undefined or needs none.
-inline AttentionGradient attention_gradient(const Tensor& input) {
-  if (!input.defined() || !input.requires_grad()) return {};
-  const GradTarget target = input.grad_target();
-  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
 }
 
 }  // namespace pronghorn

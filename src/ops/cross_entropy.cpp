@@ -5,7 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
-#include "ops/rows.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -54,7 +54,7 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
     }
     matmul.linear_forward(head, x.row(first), x.row_stride(), count, nullptr, logits.data(),
                           vocabulary, context.precision, !taped);
-    backend().pointwise().cross_entropy({count, vocabulary}, writable_rows(logits), chunk_targets,
+    backend().pointwise().cross_entropy({count, vocabulary}, output_matrix(logits), chunk_targets,
                                         gradient, gradient_scale, z_loss_weight, losses.data());
     for (int64_t i = 0; i < count; ++i) {
       if (chunk_targets[i] < 0) continue;

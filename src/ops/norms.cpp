@@ -2,8 +2,8 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 #include "ops/pointwise.h"
-#include "ops/rows.h"
 
 namespace pronghorn {
 namespace {
@@ -32,14 +32,14 @@ std::pair<Tensor, Tensor> residual_norm(const Context& context, const char* wher
   forward.extent = extent_of(x);
   forward.centered = centered;
   forward.epsilon = epsilon;
-  forward.x = rows_of(x);
+  forward.x = input_matrix(x);
   if (delta.defined()) {
-    forward.delta = rows_of(delta);
-    forward.sum = writable_rows(h);
+    forward.delta = input_matrix(delta);
+    forward.sum = output_matrix(h);
   }
   forward.weight = weight.data();
   if (bias.defined()) forward.bias = bias.data();
-  forward.y = writable_rows(y);
+  forward.y = output_matrix(y);
   if (inverse_rms.defined()) forward.inverse_rms = inverse_rms.data();
   if (mean.defined()) forward.mean = mean.data();
   backend().pointwise().norm(forward);
@@ -53,20 +53,20 @@ std::pair<Tensor, Tensor> residual_norm(const Context& context, const char* wher
       NormBackward backward;
       backward.extent = extent_of(h);
       backward.centered = centered;
-      backward.h = rows_of(h);
+      backward.h = input_matrix(h);
       backward.weight = weight.data();
       backward.inverse_rms = inverse_rms.data();
       if (centered) backward.mean = mean.data();
       backward.dy = output_gradient(y);
       if (!residual) {
-        backward.dh = gradient_rows(x);
+        backward.dh = input_gradient(x);
       } else if (h.requires_grad()) {
         backward.residual = output_gradient(h);
         dh = Tensor::empty(h.shape());
-        backward.dh = writable_rows(dh);
+        backward.dh = output_matrix(dh);
       }
-      backward.dweight = gradient_columns(weight);
-      if (bias.defined()) backward.dbias = gradient_columns(bias);
+      backward.dweight = vector_gradient(weight);
+      if (bias.defined()) backward.dbias = vector_gradient(bias);
       backend().pointwise().norm_backward(backward);
     } else if (residual && h.has_grad()) {
       dh = h.grad();
@@ -116,8 +116,8 @@ Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,
     norm.group = group;
     norm.epsilon = epsilon;
     norm.gate_first = order == GateOrder::gate_then_norm;
-    norm.x = rows_of(x);
-    norm.z = rows_of(z);
+    norm.x = input_matrix(x);
+    norm.z = input_matrix(z);
     norm.weight = weight.data();
     norm.weight_per_group = weight.size() == group;
     return norm;
@@ -125,14 +125,14 @@ Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,
   Tensor y = Tensor::empty(x.shape());
   const bool record = needs_gradient(context, y, x, z, weight);
   const Tensor inverse_rms = record ? Tensor::empty({x.rows(), x.columns() / group}) : Tensor();
-  backend().pointwise().gated_norm(arguments(), writable_rows(y),
+  backend().pointwise().gated_norm(arguments(), output_matrix(y),
                                    record ? inverse_rms.data() : nullptr);
   if (record) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
-      const Rows dx = gradient_rows(x), dz = gradient_rows(z);
+      const Matrix dx = input_gradient(x), dz = input_gradient(z);
       backend().pointwise().gated_norm_backward(arguments(), inverse_rms.data(), output_gradient(y),
-                                                dx, dz, gradient_columns(weight));
+                                                dx, dz, vector_gradient(weight));
     });
   }
   return y;
@@ -142,12 +142,13 @@ Tensor l2_normalize(const Context& context, const Tensor& x, int64_t group, floa
   require(group > 0 && x.columns() % group == 0, "l2_normalize", "{} columns in groups of {}",
           x.columns(), group);
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().l2_normalize(extent_of(x), group, epsilon, rows_of(x), writable_rows(y));
+  backend().pointwise().l2_normalize(extent_of(x), group, epsilon, input_matrix(x),
+                                     output_matrix(y));
   if (needs_gradient(context, y, x)) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
-      backend().pointwise().l2_normalize_backward(extent_of(x), group, epsilon, rows_of(x),
-                                                  output_gradient(y), gradient_rows(x));
+      backend().pointwise().l2_normalize_backward(extent_of(x), group, epsilon, input_matrix(x),
+                                                  output_gradient(y), input_gradient(x));
     });
   }
   return y;

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -16,10 +17,6 @@ namespace {
 constexpr const char* kWhere = "outer_product_state";
 
 // ---- inputs ----
-
-InputRows input_rows(const Tensor& tensor) {
-  return tensor.defined() ? InputRows{tensor.data(), tensor.row_stride()} : InputRows{};
-}
 
 void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
   require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
@@ -42,7 +39,7 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   if (inputs.log_decay.defined()) {
     check_width(inputs.log_decay, "log_decay", rows, options.value_heads);
   }
-  if (inputs.write.defined()) check_width(inputs.write, "write", rows, options.value_heads);
+  if (inputs.beta.defined()) check_width(inputs.beta, "beta", rows, options.value_heads);
   if (inputs.skip.defined()) {
     require(inputs.skip.size() == options.value_heads && inputs.skip.contiguous(), kWhere,
             "skip has shape {}, not [{}]", shape_string(inputs.skip.shape()), options.value_heads);
@@ -53,12 +50,12 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   problem.key_dim = options.key_dim;
   problem.value_dim = options.value_dim;
   problem.query_scale = options.query_scale;
-  problem.erase = options.erase;
-  problem.q = input_rows(inputs.q);
-  problem.k = input_rows(inputs.k);
-  problem.v = input_rows(inputs.v);
-  problem.log_decay = input_rows(inputs.log_decay);
-  problem.write = input_rows(inputs.write);
+  problem.delta_rule = options.delta_rule;
+  problem.q = input_matrix(inputs.q);
+  problem.k = input_matrix(inputs.k);
+  problem.v = input_matrix(inputs.v);
+  problem.log_decay = input_matrix(inputs.log_decay);
+  problem.beta = input_matrix(inputs.beta);
   problem.skip = inputs.skip.defined() ? inputs.skip.data() : nullptr;
   problem.rows = rows;
   return problem;
@@ -76,12 +73,6 @@ int64_t number_chunks(std::vector<OuterProductSegment>& segments) {
   return chunks;
 }
 
-OutputRows gradient_rows(const Tensor& tensor) {
-  if (!tensor.requires_grad()) return {};
-  const GradTarget target = tensor.grad_target();
-  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
-}
-
 void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
                      const OuterProductProblem& problem, std::vector<OuterProductSegment> segments,
                      const Tensor& out, Tensor states, Tensor residuals) {
@@ -93,14 +84,14 @@ void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
     saved.states = states.data();
     if (residuals.defined()) saved.residuals = residuals.data();
     OuterProductGradients gradients;
-    gradients.q = gradient_rows(inputs.q);
-    gradients.k = gradient_rows(inputs.k);
-    gradients.v = gradient_rows(inputs.v);
-    gradients.log_decay = gradient_rows(inputs.log_decay);
-    gradients.write = gradient_rows(inputs.write);
-    gradients.skip = gradient_rows(inputs.skip);
-    backend().outer_product_state().backward(
-        problem, segments, {out_grad.data(), out_grad.row_stride()}, saved, gradients);
+    gradients.q = input_gradient(inputs.q);
+    gradients.k = input_gradient(inputs.k);
+    gradients.v = input_gradient(inputs.v);
+    gradients.log_decay = input_gradient(inputs.log_decay);
+    gradients.beta = input_gradient(inputs.beta);
+    gradients.skip = input_gradient(inputs.skip);
+    backend().outer_product_state().backward(problem, segments, input_matrix(out_grad), saved,
+                                             gradients);
   });
 }
 
@@ -271,7 +262,7 @@ void catch_up(const OuterProductProblem& problem, std::span<const Piece> pieces)
 }
 
 void run_steps(const OuterProductProblem& problem, const Batch& batch,
-               std::span<const Piece> pieces, const OutputRows& out) {
+               std::span<const Piece> pieces, const Matrix& out) {
   catch_up(problem, pieces);
   std::vector<StepPlan> plans;
   plans.reserve(pieces.size());
@@ -306,9 +297,9 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
                            JournalSlot slot) {
   const OuterProductProblem problem = make_problem(inputs, options, batch);
   const Tensor out = Tensor::empty({batch.rows(), options.value_heads * options.value_dim});
-  const OutputRows out_rows = {out.data(), out.row_stride()};
+  const Matrix out_rows = output_matrix(out);
   const bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.log_decay,
-                                     inputs.write, inputs.skip);
+                                     inputs.beta, inputs.skip);
 
   // A long segment with state is cut at multiples of kExactStep: steps, chunks, steps.
   std::vector<OuterProductSegment> chunked;
@@ -353,7 +344,7 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
       const JournalShape shape = outer_product_state_journal(options);
       states = Tensor::empty({chunks, shape.anchor_size});
       saved.states = states.data();
-      if (options.erase) {
+      if (options.delta_rule) {
         residuals = Tensor::empty(out.shape());
         saved.residuals = residuals.data();
       }

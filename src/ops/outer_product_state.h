@@ -1,4 +1,4 @@
-// Gated outer-product states with optional erasing: one chunked operator for Mamba-2 (SSD,
+// Gated linear attention with or without the delta rule: one chunked operator for Mamba-2 (SSD,
 // arXiv 2405.21060) and Gated DeltaNet (arXiv 2412.06464), and for the linear-attention family that
 // shares their algebra (RetNet, Lightning, DeltaNet; per-channel gates will follow here).
 #pragma once
@@ -13,12 +13,12 @@ namespace pronghorn {
 
 struct OuterProductStateOptions {
   int64_t value_heads = 1;
-  int64_t key_heads =
-      1;  // divides value_heads; value head h uses key head h / (value_heads/key_heads)
+  // Divides value_heads; value head h uses key head h / (value_heads / key_heads).
+  int64_t key_heads = 1;
   int64_t key_dim = 64;
   int64_t value_dim = 64;
   float query_scale = 1;
-  bool erase = false;  // the delta rule
+  bool delta_rule = false;  // erases what the state holds for a key before it writes
 };
 
 struct OuterProductStateInputs {
@@ -26,8 +26,8 @@ struct OuterProductStateInputs {
   Tensor k;          // [rows, key_heads key_dim]
   Tensor v;          // [rows, value_heads value_dim]
   Tensor log_decay;  // [rows, value_heads], <= 0; undefined: no decay
-  Tensor write;      // [rows, value_heads], write strength, with `erase` also the erase strength;
-                     // undefined: 1
+  Tensor beta;       // [rows, value_heads], strength of a write and, with `delta_rule`, of the
+                     // erasure before it; undefined: 1
   Tensor skip;       // [value_heads], D of Mamba-2; undefined: 0
 };
 
@@ -35,9 +35,9 @@ struct OuterProductStateInputs {
 // a replay needs no solve); the anchor is S [value_heads, key_dim, value_dim].
 JournalShape outer_product_state_journal(const OuterProductStateOptions& options);
 
-// For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t), w_t = write_t:
-//   u_t = w_t v_t                                 without erase
-//   u_t = w_t (v_t - a_t S_{t-1}^T k_t)           with erase (the delta rule)
+// For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t):
+//   u_t = beta_t v_t                                 without the delta rule
+//   u_t = beta_t (v_t - a_t S_{t-1}^T k_t)           with the delta rule
 //   S_t = a_t S_{t-1} + k_t u_t^T
 //   o_t = S_t^T (query_scale q_t) + skip v_t
 // Returns o [rows, value_heads value_dim]. Long segments run in chunks of matrix products; steps of

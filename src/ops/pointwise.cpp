@@ -6,7 +6,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
-#include "ops/rows.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -21,7 +21,7 @@ void require_same_shape(const Tensor& a, const Tensor& b, const char* where) {
 Tensor add(const Context& context, const Tensor& a, const Tensor& b) {
   require_same_shape(a, b, "add");
   Tensor y = Tensor::empty(a.shape());
-  backend().pointwise().add(extent_of(a), rows_of(a), rows_of(b), writable_rows(y));
+  backend().pointwise().add(extent_of(a), input_matrix(a), input_matrix(b), output_matrix(y));
   if (needs_gradient(context, y, a, b)) {
     context.tape->record([a, b, y] {
       if (!y.has_grad()) return;
@@ -36,14 +36,16 @@ Tensor add(const Context& context, const Tensor& a, const Tensor& b) {
 Tensor multiply(const Context& context, const Tensor& a, const Tensor& b) {
   require_same_shape(a, b, "multiply");
   Tensor y = Tensor::empty(a.shape());
-  backend().pointwise().multiply(extent_of(a), rows_of(a), rows_of(b), writable_rows(y));
+  backend().pointwise().multiply(extent_of(a), input_matrix(a), input_matrix(b), output_matrix(y));
   if (needs_gradient(context, y, a, b)) {
     context.tape->record([a, b, y] {
       if (!y.has_grad()) return;
-      const Rows da = gradient_rows(a), db = gradient_rows(b);
+      const Matrix da = input_gradient(a), db = input_gradient(b);
       PointwiseKernels& kernels = backend().pointwise();
-      if (da.data != nullptr) kernels.multiply(extent_of(a), output_gradient(y), rows_of(b), da);
-      if (db.data != nullptr) kernels.multiply(extent_of(a), output_gradient(y), rows_of(a), db);
+      if (da.data != nullptr)
+        kernels.multiply(extent_of(a), output_gradient(y), input_matrix(b), da);
+      if (db.data != nullptr)
+        kernels.multiply(extent_of(a), output_gradient(y), input_matrix(a), db);
     });
   }
   return y;
@@ -53,13 +55,13 @@ Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias) {
   require(bias.size() == x.columns(), "add_bias", "bias of {} for {} columns", bias.size(),
           x.columns());
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().add_bias(extent_of(x), rows_of(x), bias.data(), writable_rows(y));
+  backend().pointwise().add_bias(extent_of(x), input_matrix(x), bias.data(), output_matrix(y));
   if (needs_gradient(context, y, x, bias)) {
     context.tape->record([x, bias, y] {
       if (!y.has_grad()) return;
       const Tensor dy = y.grad();
       if (bias.requires_grad()) {
-        backend().pointwise().column_sums(extent_of(dy), rows_of(dy), gradient_columns(bias));
+        backend().pointwise().column_sums(extent_of(dy), input_matrix(dy), vector_gradient(bias));
       }
       if (x.requires_grad()) x.give_grad(dy);
     });
@@ -69,11 +71,11 @@ Tensor add_bias(const Context& context, const Tensor& x, const Tensor& bias) {
 
 Tensor scale(const Context& context, const Tensor& x, float factor) {
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().scale(extent_of(x), rows_of(x), factor, writable_rows(y));
+  backend().pointwise().scale(extent_of(x), input_matrix(x), factor, output_matrix(y));
   if (needs_gradient(context, y, x)) {
     context.tape->record([x, y, factor] {
       if (!y.has_grad()) return;
-      backend().pointwise().scale(extent_of(x), output_gradient(y), factor, gradient_rows(x));
+      backend().pointwise().scale(extent_of(x), output_gradient(y), factor, input_gradient(x));
     });
   }
   return y;
@@ -81,12 +83,12 @@ Tensor scale(const Context& context, const Tensor& x, float factor) {
 
 Tensor sigmoid(const Context& context, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().sigmoid(extent_of(x), rows_of(x), writable_rows(y));
+  backend().pointwise().sigmoid(extent_of(x), input_matrix(x), output_matrix(y));
   if (needs_gradient(context, y, x)) {
     context.tape->record([x, y] {
       if (!y.has_grad()) return;
-      backend().pointwise().sigmoid_backward(extent_of(x), rows_of(y), output_gradient(y),
-                                             gradient_rows(x));
+      backend().pointwise().sigmoid_backward(extent_of(x), input_matrix(y), output_gradient(y),
+                                             input_gradient(x));
     });
   }
   return y;
@@ -94,12 +96,12 @@ Tensor sigmoid(const Context& context, const Tensor& x) {
 
 Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation) {
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().gelu(extent_of(x), rows_of(x), tanh_approximation, writable_rows(y));
+  backend().pointwise().gelu(extent_of(x), input_matrix(x), tanh_approximation, output_matrix(y));
   if (needs_gradient(context, y, x)) {
     context.tape->record([x, y, tanh_approximation] {
       if (!y.has_grad()) return;
-      backend().pointwise().gelu_backward(extent_of(x), rows_of(x), output_gradient(y),
-                                          tanh_approximation, gradient_rows(x));
+      backend().pointwise().gelu_backward(extent_of(x), input_matrix(x), output_gradient(y),
+                                          tanh_approximation, input_gradient(x));
     });
   }
   return y;
@@ -108,12 +110,13 @@ Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation) {
 Tensor swiglu(const Context& context, const Tensor& gate, const Tensor& up) {
   require_same_shape(gate, up, "swiglu");
   Tensor y = Tensor::empty(gate.shape());
-  backend().pointwise().swiglu(extent_of(gate), rows_of(gate), rows_of(up), writable_rows(y));
+  backend().pointwise().swiglu(extent_of(gate), input_matrix(gate), input_matrix(up),
+                               output_matrix(y));
   if (needs_gradient(context, y, gate, up)) {
     context.tape->record([gate, up, y] {
       if (!y.has_grad()) return;
-      const Rows dgate = gradient_rows(gate), dup = gradient_rows(up);
-      backend().pointwise().swiglu_backward(extent_of(gate), rows_of(gate), rows_of(up),
+      const Matrix dgate = input_gradient(gate), dup = input_gradient(up);
+      backend().pointwise().swiglu_backward(extent_of(gate), input_matrix(gate), input_matrix(up),
                                             output_gradient(y), dgate, dup);
     });
   }
@@ -129,16 +132,17 @@ std::pair<Tensor, Tensor> decay_gate(const Context& context, const Tensor& raw,
   require(minimum <= maximum, "decay_gate", "dt is clamped to the empty range [{}, {}]", minimum,
           maximum);
   const auto arguments = [=] {
-    return DecayGate{extent_of(raw), rows_of(raw), dt_bias.data(), A_log.data(), minimum, maximum};
+    return DecayGate{extent_of(raw), input_matrix(raw), dt_bias.data(),
+                     A_log.data(),   minimum,           maximum};
   };
   Tensor dt = Tensor::empty(raw.shape()), log_decay = Tensor::empty(raw.shape());
-  backend().pointwise().decay_gate(arguments(), writable_rows(dt), writable_rows(log_decay));
+  backend().pointwise().decay_gate(arguments(), output_matrix(dt), output_matrix(log_decay));
   if (needs_gradient(context, dt, raw, dt_bias, A_log)) {
     log_decay.set_requires_grad(true);
     context.tape->record([=] {
       if (!dt.has_grad() && !log_decay.has_grad()) return;
-      const Rows d_raw = gradient_rows(raw);
-      const ColumnGradient d_dt_bias = gradient_columns(dt_bias), d_A_log = gradient_columns(A_log);
+      const Matrix d_raw = input_gradient(raw);
+      const GradVector d_dt_bias = vector_gradient(dt_bias), d_A_log = vector_gradient(A_log);
       backend().pointwise().decay_gate_backward(
           arguments(), output_gradient(dt), output_gradient(log_decay), d_raw, d_dt_bias, d_A_log);
     });
@@ -152,12 +156,13 @@ Tensor embedding(const Context& context, const Tensor& table, std::span<const in
             token, table.rows());
   }
   Tensor y = Tensor::empty({static_cast<int64_t>(tokens.size()), table.columns()});
-  backend().pointwise().gather_rows(extent_of(y), rows_of(table), tokens.data(), writable_rows(y));
+  backend().pointwise().gather_rows(extent_of(y), input_matrix(table), tokens.data(),
+                                    output_matrix(y));
   if (needs_gradient(context, y, table)) {
     context.tape->record([table, y, kept = std::vector<int32_t>(tokens.begin(), tokens.end())] {
       if (!y.has_grad()) return;
       backend().pointwise().scatter_add_rows(extent_of(y), output_gradient(y), kept.data(),
-                                             table.rows(), gradient_rows(table));
+                                             table.rows(), input_gradient(table));
     });
   }
   return y;
@@ -177,7 +182,7 @@ Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts
   int64_t first = 0;
   for (const Tensor& part : parts) {
     const Tensor slice = y.column_slice(first, part.columns());
-    backend().pointwise().scale(extent_of(part), rows_of(part), 1.0f, writable_rows(slice));
+    backend().pointwise().scale(extent_of(part), input_matrix(part), 1.0f, output_matrix(slice));
     first += part.columns();
   }
   if (record) {
@@ -189,7 +194,8 @@ Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts
       for (const Tensor& part : kept) {
         if (part.requires_grad()) {
           const Tensor slice = dy.column_slice(column, part.columns());
-          backend().pointwise().scale(extent_of(part), rows_of(slice), 1.0f, gradient_rows(part));
+          backend().pointwise().scale(extent_of(part), input_matrix(slice), 1.0f,
+                                      input_gradient(part));
         }
         column += part.columns();
       }

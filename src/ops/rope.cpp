@@ -8,8 +8,8 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/operands.h"
 #include "ops/pointwise.h"
-#include "ops/rows.h"
 
 namespace pronghorn {
 namespace {
@@ -95,11 +95,11 @@ Tensor rope(const Context& context, const Tensor& x, std::span<const int32_t> po
                     table->sines.data(), backwards};
   };
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().rotate(rotation(false), rows_of(x), writable_rows(y));
+  backend().pointwise().rotate(rotation(false), input_matrix(x), output_matrix(y));
   if (needs_gradient(context, y, x)) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
-      backend().pointwise().rotate(rotation(true), output_gradient(y), gradient_rows(x));
+      backend().pointwise().rotate(rotation(true), output_gradient(y), input_gradient(x));
     });
   }
   return y;

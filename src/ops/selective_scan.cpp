@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -21,11 +22,10 @@ struct Operands {
   int64_t state_size() const { return A_log.columns(); }
 };
 
-ScanMatrix matrix(const Tensor& tensor) { return {tensor.data(), tensor.row_stride()}; }
-
 SelectiveScan scan_of(const Operands& in) {
-  return {in.channels(), in.state_size(),  matrix(in.x),      matrix(in.dt_raw), matrix(in.B),
-          matrix(in.C),  matrix(in.A_log), in.dt_bias.data(), in.D.data()};
+  return {in.channels(),           in.state_size(),    input_matrix(in.x),
+          input_matrix(in.dt_raw), input_matrix(in.B), input_matrix(in.C),
+          input_matrix(in.A_log),  in.dt_bias.data(),  in.D.data()};
 }
 
 void check(const Operands& in, const Batch& batch) {
@@ -155,16 +155,12 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
                      std::shared_ptr<const Saved> saved) {
   context.tape->record([in, y, saved = std::move(saved)] {
     if (!y.has_grad()) return;
-    const auto target = [](const Tensor& tensor) -> ScanGradient {
-      if (!tensor.requires_grad()) return {};
-      const GradTarget to = tensor.grad_target();
-      return {to.tensor.data(), to.tensor.row_stride(), to.accumulate};
-    };
-    const SelectiveScanGradients gradients = {target(in.x), target(in.dt_raw), target(in.B),
-                                              target(in.C), target(in.A_log),  target(in.dt_bias),
-                                              target(in.D)};
+    const SelectiveScanGradients gradients = {input_gradient(in.x),     input_gradient(in.dt_raw),
+                                              input_gradient(in.B),     input_gradient(in.C),
+                                              input_gradient(in.A_log), input_gradient(in.dt_bias),
+                                              input_gradient(in.D)};
     const Tensor dy = y.grad();
-    backend().scan().selective_backward(scan_of(in), saved->segments, matrix(dy), gradients);
+    backend().scan().selective_backward(scan_of(in), saved->segments, input_matrix(dy), gradients);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -113,14 +114,9 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
     const Tensor dy = y.grad();
     const int64_t rows = dy.rows(), taps = in.taps();
     const Tensor pre_grad = Tensor::empty({rows, in.channels()});
-    const auto target = [](const Tensor& tensor) -> ConvolutionGradient {
-      if (!tensor.requires_grad()) return {};
-      const GradTarget to = tensor.grad_target();
-      return {to.tensor.data(), to.tensor.row_stride(), to.accumulate};
-    };
     ConvolutionKernels& kernels = backend().convolution();
     kernels.backward(in.filter(), rows, inputs->data(), dy.data(), dy.row_stride(), pre_grad.data(),
-                     target(in.weight), target(in.bias));
+                     input_gradient(in.weight), input_gradient(in.bias));
     if (!in.x.requires_grad()) return;
     Taps readers(rows, taps, in.channels());
     for (const Segment& segment : segments) {
@@ -131,7 +127,7 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
         }
       }
     }
-    kernels.backward_input(in.filter(), rows, readers.data(), target(in.x));
+    kernels.backward_input(in.filter(), rows, readers.data(), input_gradient(in.x));
   });
 }
 

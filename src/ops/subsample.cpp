@@ -8,8 +8,8 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 #include "ops/pointwise.h"
-#include "ops/rows.h"
 
 namespace pronghorn {
 namespace {
@@ -183,20 +183,20 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
   const Tensor out = Tensor::empty(x.shape());
   const auto arguments = [=](const std::vector<int32_t>& kept) {
     return Upsampling{extent_of(x),       static_cast<int64_t>(kept.size()),
-                      kept.data(),        rows_of(x),
-                      rows_of(y),         weights.data(),
+                      kept.data(),        input_matrix(x),
+                      input_matrix(y),    weights.data(),
                       bypass_scale.data()};
   };
   std::vector<int32_t> kept(rows.begin(), rows.end());
-  backend().pointwise().upsample(arguments(kept), writable_rows(out));
+  backend().pointwise().upsample(arguments(kept), output_matrix(out));
   if (needs_gradient(context, out, x, y, weights, bypass_scale)) {
     context.tape->record([=, kept = std::move(kept)] {
       if (!out.has_grad()) return;
-      const Rows dx = gradient_rows(x), dy = gradient_rows(y);
-      Rows dweights = gradient_rows(weights);
+      const Matrix dx = input_gradient(x), dy = input_gradient(y);
+      Matrix dweights = input_gradient(weights);
       dweights.stride = 1;
       backend().pointwise().upsample_backward(arguments(kept), output_gradient(out), dx, dy,
-                                              dweights, gradient_columns(bypass_scale));
+                                              dweights, vector_gradient(bypass_scale));
     });
   }
   return out;

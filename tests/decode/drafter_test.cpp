@@ -376,8 +376,8 @@ TEST(ControllerTest, TrimsFreeGuessesByTheirKind) {
   drafts = {{DraftShape::chain(10), Tokens(10, 1), {}, 1}};
   controller.trim(drafts);
   EXPECT_GE(drafts[0].tokens.size(), 8u);
-  // Guesses drawn from a law stay, whatever they are.
-  drafts = {{DraftShape::chain(1), {1}, {TokenLaw{{1}, {1.0}}}, 0}};
+  // Guesses drawn from a distribution stay, whatever they are.
+  drafts = {{DraftShape::chain(1), {1}, {TokenDistribution{{1}, {1.0}}}, 0}};
   controller.trim(drafts);
   EXPECT_EQ(drafts[0].tokens.size(), 1u);
 }

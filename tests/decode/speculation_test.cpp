@@ -296,7 +296,7 @@ TEST_F(SpeculationRules, EndTokensInsideARunEndTheText) {
   }
 }
 
-// Block verification draws from the same law: the first two tokens of many short texts.
+// Block verification draws from the same distribution: the first two tokens of many short texts.
 TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
   constexpr size_t kTexts = 64;
   constexpr int kRounds = 80;
@@ -307,7 +307,7 @@ TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
   const auto law_after = [&](std::vector<int32_t> text) {
     Session session(model_);
     session.append(text);
-    return token_law(session.scores(model_, {}).values(), sampling, text);
+    return token_distribution(session.scores(model_, {}).values(), sampling, text);
   };
   auto draft_model = std::make_shared<Model>(model_config(model_configs()[5].second), 22);
   Speculation speculation(make_model_drafter(draft_model, tokenizer_, model_, tokenizer_, "small"),
@@ -331,14 +331,14 @@ TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
     }
   }
   EXPECT_GT(speculation.stats().accepted, 0);
-  const TokenLaw first = law_after(prompt);
+  const TokenDistribution first = law_after(prompt);
   double sum = 0, bins = 0;
   const double draws = kRounds * static_cast<double>(kTexts);
   double seen = 0;
   for (size_t i = 0; i < first.tokens.size(); ++i) {
     std::vector<int32_t> text = prompt;
     text.push_back(first.tokens[i]);
-    const TokenLaw second = law_after(text);
+    const TokenDistribution second = law_after(text);
     for (size_t j = 0; j < second.tokens.size(); ++j) {
       const double expected = draws * first.probabilities[i] * second.probabilities[j];
       const double count = counts[{first.tokens[i], second.tokens[j]}];

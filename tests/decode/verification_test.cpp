@@ -1,6 +1,6 @@
-// The rules of verification on small vocabularies: their laws are computed exactly, from every
-// outcome and its probability, and compared with those of the target; rules that only look right
-// must fail the same comparison.
+// The rules of verification on small vocabularies: their distributions are computed exactly, from
+// every outcome and its probability, and compared with those of the target; rules that only look
+// right must fail the same comparison.
 #include "decode/verification.h"
 
 #include <gtest/gtest.h>
@@ -16,25 +16,25 @@ namespace {
 using Text = std::vector<int32_t>;
 using Law = std::map<Text, double>;  // of texts
 
-// A random law of the next token for each text: a quarter of the tokens is impossible.
+// A random distribution of the next token for each text: a quarter of the tokens is impossible.
 class Tables {
  public:
   Tables(int32_t vocabulary, uint64_t seed) : vocabulary_(vocabulary), seed_(seed) {}
 
-  TokenLaw operator()(const Text& text) const {
+  TokenDistribution operator()(const Text& text) const {
     uint64_t hash = 1;
     for (const int32_t token : text) hash = hash * 31 + static_cast<uint64_t>(token) + 1;
     Random random(seed_ * 1000003 + hash, "table");
-    TokenLaw law;
+    TokenDistribution distribution;
     double total = 0;
     for (int32_t token = 0; token < vocabulary_; ++token) {
       if (random.uniform() < 0.25 && !(token + 1 == vocabulary_ && total == 0)) continue;
-      law.tokens.push_back(token);
-      law.probabilities.push_back(0.05 + std::pow(random.uniform(), 3));
-      total += law.probabilities.back();
+      distribution.tokens.push_back(token);
+      distribution.probabilities.push_back(0.05 + std::pow(random.uniform(), 3));
+      total += distribution.probabilities.back();
     }
-    for (double& probability : law.probabilities) probability /= total;
-    return law;
+    for (double& probability : distribution.probabilities) probability /= total;
+    return distribution;
   }
 
  private:
@@ -49,22 +49,24 @@ Text joined(Text text, int32_t token) {
   return text;
 }
 
-// Adds to `law` what follows `text` under the tables up to `length` tokens.
-void complete(const Tables& p, const Text& text, double probability, size_t length, Law& law) {
+// Adds to `distribution` what follows `text` under the tables up to `length` tokens.
+void complete(const Tables& p, const Text& text, double probability, size_t length,
+              Law& distribution) {
   if (text.size() == length) {
-    law[text] += probability;
+    distribution[text] += probability;
     return;
   }
-  const TokenLaw next = p(text);
+  const TokenDistribution next = p(text);
   for (size_t i = 0; i < next.tokens.size(); ++i) {
-    complete(p, joined(text, next.tokens[i]), probability * next.probabilities[i], length, law);
+    complete(p, joined(text, next.tokens[i]), probability * next.probabilities[i], length,
+             distribution);
   }
 }
 
 Law target_law(const Tables& p, size_t length) {
-  Law law;
-  complete(p, {}, 1, length, law);
-  return law;
+  Law distribution;
+  complete(p, {}, 1, length, distribution);
+  return distribution;
 }
 
 // Total variation: half the sum of differences.
@@ -92,10 +94,10 @@ Text path_text(const Draft& draft, int32_t node) {
   return text;
 }
 
-// The law of what one round and plain decoding after it write: every sequence of choices that the
-// rule can ask for is played through.
+// The distribution of what one round and plain decoding after it write: every sequence of choices
+// that the rule can ask for is played through.
 Law law_of_matching(const Tables& p, const Draft& draft, size_t length) {
-  Law law;
+  Law distribution;
   std::vector<size_t> script;  // the choice to make each time it is asked
   while (true) {
     size_t asked = 0;
@@ -105,7 +107,7 @@ Law law_of_matching(const Tables& p, const Draft& draft, size_t length) {
     take_matching(
         draft,
         [&](int32_t node) {
-          const TokenLaw next = p(path_text(draft, node));
+          const TokenDistribution next = p(path_text(draft, node));
           if (asked == script.size()) script.push_back(0);
           const size_t choice = script[asked++];
           options.push_back(next.tokens.size());
@@ -116,10 +118,10 @@ Law law_of_matching(const Tables& p, const Draft& draft, size_t length) {
           text.push_back(token);
           return text.size() < length;
         });
-    complete(p, text, probability, length, law);
+    complete(p, text, probability, length, distribution);
     script.resize(asked);
     while (!script.empty() && script.back() + 1 == options[script.size() - 1]) script.pop_back();
-    if (script.empty()) return law;
+    if (script.empty()) return distribution;
     ++script.back();
   }
 }
@@ -193,7 +195,7 @@ double bisect(const std::function<bool(double)>& below) {
   return high > 1 - 1e-15 ? 1 : low;
 }
 
-Verdicts verdicts_of(const Draft& draft, std::span<const TokenLaw> laws) {
+Verdicts verdicts_of(const Draft& draft, std::span<const TokenDistribution> distributions) {
   const size_t g = draft.tokens.size();
   const double never = 1 - 0x1.0p-53;
   Verdicts verdicts;
@@ -203,7 +205,7 @@ Verdicts verdicts_of(const Draft& draft, std::span<const TokenLaw> laws) {
     double share = passed_over;
     if (t > 0) {
       const double threshold = bisect([&](double u) {
-        return verify_block(draft, laws, [&](size_t i) {
+        return verify_block(draft, distributions, [&](size_t i) {
                  return i == t - 1 ? u : never;
                }).accepted == t;
       });
@@ -212,7 +214,7 @@ Verdicts verdicts_of(const Draft& draft, std::span<const TokenLaw> laws) {
     }
     if (share < 1e-14) continue;
     const auto next = [&](double u) {
-      return verify_block(draft, laws,
+      return verify_block(draft, distributions,
                           [&](size_t i) {
                             if (i == g) return u;
                             return t > 0 && i == t - 1 ? 0.0 : never;
@@ -232,77 +234,80 @@ Verdicts verdicts_of(const Draft& draft, std::span<const TokenLaw> laws) {
 
 // What a rule does with a draft drawn from q: pairs of a text and its probability.
 struct Rule {
-  std::function<TokenLaw(const Text&)> drawn;     // tokens are drawn from this
-  std::function<TokenLaw(const Text&)> reported;  // and judged by this
-  bool point = false;                             // nothing is reported
-  bool redraw_from_target = false;                // a wrong rule: see below
-  double discard_below = 0;                       // another: unlikely guesses are left out
+  std::function<TokenDistribution(const Text&)> drawn;     // tokens are drawn from this
+  std::function<TokenDistribution(const Text&)> reported;  // and judged by this
+  bool point = false;                                      // nothing is reported
+  bool redraw_from_target = false;                         // a wrong rule: see below
+  double discard_below = 0;                                // another: unlikely guesses are left out
 };
 
 void law_of_rule(const Tables& p, const Rule& rule, size_t g, const Draft& draft,
-                 double probability, const Text& text, Law& law) {
+                 double probability, const Text& text, Law& distribution) {
   const size_t length = g + 1;
   bool complete_draft = draft.tokens.size() == g;
   if (!complete_draft) {
-    const TokenLaw next = rule.drawn(text);
-    const TokenLaw reported = rule.point ? TokenLaw{} : rule.reported(text);
+    const TokenDistribution next = rule.drawn(text);
+    const TokenDistribution reported = rule.point ? TokenDistribution{} : rule.reported(text);
     for (size_t i = 0; i < next.tokens.size(); ++i) {
       if (next.probabilities[i] == 0) continue;
       const double chance = probability * next.probabilities[i];
       Draft longer = draft;
       if (next.probabilities[i] < rule.discard_below) {
         // Judged as it is, without this guess.
-        law_of_rule(p, rule, longer.tokens.size(), longer, chance, text, law);
+        law_of_rule(p, rule, longer.tokens.size(), longer, chance, text, distribution);
         continue;
       }
       longer.add(next.tokens[i], static_cast<int32_t>(draft.tokens.size()) - 1, 0);
-      if (!rule.point) longer.laws.push_back(reported);
-      law_of_rule(p, rule, g, longer, chance, joined(text, next.tokens[i]), law);
+      if (!rule.point) longer.distributions.push_back(reported);
+      law_of_rule(p, rule, g, longer, chance, joined(text, next.tokens[i]), distribution);
     }
     return;
   }
-  std::vector<TokenLaw> laws = {p({})};
+  std::vector<TokenDistribution> distributions = {p({})};
   Text prefix;
-  for (const int32_t token : draft.tokens) laws.push_back(p(prefix = joined(prefix, token)));
-  for (const auto& [verdict, chance] : verdicts_of(draft, laws)) {
+  for (const int32_t token : draft.tokens)
+    distributions.push_back(p(prefix = joined(prefix, token)));
+  for (const auto& [verdict, chance] : verdicts_of(draft, distributions)) {
     Text emitted(draft.tokens.begin(), draft.tokens.begin() + static_cast<int64_t>(verdict.first));
     if (rule.redraw_from_target && verdict.first < g) {
-      complete(p, emitted, probability * chance, length, law);
+      complete(p, emitted, probability * chance, length, distribution);
     } else {
       emitted.push_back(verdict.second);
-      complete(p, emitted, probability * chance, length, law);
+      complete(p, emitted, probability * chance, length, distribution);
     }
   }
 }
 
 double rule_distance(const Tables& p, const Rule& rule, size_t g) {
-  Law law;
+  Law distribution;
   // Discarded guesses make shorter drafts: what they write is completed to the same length.
   Law whole;
-  law_of_rule(p, rule, g, {}, 1, {}, law);
-  for (const auto& [text, probability] : law) complete(p, text, probability, g + 1, whole);
+  law_of_rule(p, rule, g, {}, 1, {}, distribution);
+  for (const auto& [text, probability] : distribution) complete(p, text, probability, g + 1, whole);
   return distance(whole, target_law(p, g + 1));
 }
 
-TokenLaw likeliest(const TokenLaw& law) {
+TokenDistribution likeliest(const TokenDistribution& distribution) {
   size_t best = 0;
-  for (size_t i = 0; i < law.tokens.size(); ++i) {
-    if (law.probabilities[i] > law.probabilities[best]) best = i;
+  for (size_t i = 0; i < distribution.tokens.size(); ++i) {
+    if (distribution.probabilities[i] > distribution.probabilities[best]) best = i;
   }
-  return {{law.tokens[best]}, {1.0}};
+  return {{distribution.tokens[best]}, {1.0}};
 }
 
 // Only the likeliest two, renormalised.
-TokenLaw truncated(TokenLaw law) {
-  while (law.tokens.size() > 2) {
-    const auto least = std::min_element(law.probabilities.begin(), law.probabilities.end());
-    law.tokens.erase(law.tokens.begin() + (least - law.probabilities.begin()));
-    law.probabilities.erase(least);
+TokenDistribution truncated(TokenDistribution distribution) {
+  while (distribution.tokens.size() > 2) {
+    const auto least =
+        std::min_element(distribution.probabilities.begin(), distribution.probabilities.end());
+    distribution.tokens.erase(distribution.tokens.begin() +
+                              (least - distribution.probabilities.begin()));
+    distribution.probabilities.erase(least);
   }
   double total = 0;
-  for (const double probability : law.probabilities) total += probability;
-  for (double& probability : law.probabilities) probability /= total;
-  return law;
+  for (const double probability : distribution.probabilities) total += probability;
+  for (double& probability : distribution.probabilities) probability /= total;
+  return distribution;
 }
 
 constexpr uint64_t kTables = 25;
@@ -313,7 +318,7 @@ TEST(Blocks, AreExact) {
     for (size_t g = 0; g <= 3; ++g) {
       EXPECT_LT(rule_distance(p, {q, q}, g), kRounding) << seed << ", " << g << " guesses";
     }
-    // With truncated laws on either side.
+    // With truncated distributions on either side.
     const auto small_q = [&](const Text& text) { return truncated(q(text)); };
     EXPECT_LT(rule_distance(p, {small_q, small_q}, 2), kRounding) << seed;
     // A guess that is the drafter's only choice.
@@ -356,23 +361,23 @@ TEST(Blocks, ComparisonCatchesWrongRules) {
       "sampled guesses discarded for their low q");
 }
 
-// Rules that are no variant of the above, one position: the law of one token.
+// Rules that are no variant of the above, one position: the distribution of one token.
 TEST(Blocks, ComparisonCatchesSiblingsJudgedByRatiosAndTypicalAcceptance) {
   double worst_siblings = 0, worst_typical = 0;
   for (uint64_t seed = 0; seed < kTables; ++seed) {
     const Tables p_table(kVocabulary, seed), q_table(kVocabulary, seed + 1000);
-    const TokenLaw p = p_table({}), q = q_table({});
+    const TokenDistribution p = p_table({}), q = q_table({});
     // The two likeliest tokens of q, each accepted with p/q, else p without them is drawn from.
-    const TokenLaw two = truncated(q);
-    Law law, typical;
+    const TokenDistribution two = truncated(q);
+    Law distribution, typical;
     double rest = 1;
     for (const int32_t token : two.tokens) {
       const double accept = std::min(1.0, p.probability(token) / q.probability(token));
-      law[{token}] += rest * accept;
+      distribution[{token}] += rest * accept;
       rest *= 1 - accept;
     }
-    complete(p_table, {}, rest, 1, law);
-    worst_siblings = std::max(worst_siblings, distance(law, target_law(p_table, 1)));
+    complete(p_table, {}, rest, 1, distribution);
+    worst_siblings = std::max(worst_siblings, distance(distribution, target_law(p_table, 1)));
     // A guess is accepted if p(x) > 0.09 exp(-H(p)) (Medusa).
     double entropy = 0;
     for (const double probability : p.probabilities) entropy -= probability * std::log(probability);
@@ -390,11 +395,11 @@ TEST(Blocks, ComparisonCatchesSiblingsJudgedByRatiosAndTypicalAcceptance) {
 
 // A token that is impossible for the model never comes, even where the numbers are 0.
 TEST(Blocks, NeverAcceptTheImpossible) {
-  const TokenLaw p{{0, 1}, {0.5, 0.5}}, q{{2, 3}, {0.5, 0.5}};
+  const TokenDistribution p{{0, 1}, {0.5, 0.5}}, q{{2, 3}, {0.5, 0.5}};
   Draft draft{DraftShape::chain(2), {2, 3}, {q, q}, 0};
-  const std::vector<TokenLaw> laws = {p, p, p};
+  const std::vector<TokenDistribution> distributions = {p, p, p};
   for (const double u : {0.0, 0.3, 1 - 0x1.0p-53}) {
-    const BlockVerdict verdict = verify_block(draft, laws, [u](size_t) { return u; });
+    const BlockVerdict verdict = verify_block(draft, distributions, [u](size_t) { return u; });
     EXPECT_EQ(verdict.accepted, 0u);
     EXPECT_LE(verdict.next, 1);
   }
@@ -406,29 +411,29 @@ TEST(Blocks, AMillionDrawsFollowTheLaw) {
   constexpr uint64_t kDraws = 1000000;
   const Tables p(kTokens, 7), q(kTokens, 1007);
   // The tables, looked up rather than made anew. Guesses depend on the text's last token only.
-  std::vector<TokenLaw> p_after, q_after;
+  std::vector<TokenDistribution> p_after, q_after;
   for (int32_t token = 0; token <= kTokens; ++token) {
     p_after.push_back(p({token}));
     q_after.push_back(q({token}));
   }
   const auto chi_square = [&](bool wrong) {
     std::vector<double> counts(kTokens * kTokens), accepted(4);
-    std::vector<TokenLaw> laws(4);
+    std::vector<TokenDistribution> distributions(4);
     for (uint64_t draw = 0; draw < kDraws; ++draw) {
       const auto uniform = [draw](const char* purpose, uint64_t i) {
         return unit_interval(philox(17, draw << 8 | i, stream_id(purpose)));
       };
       Draft draft;
       int32_t last = kTokens;
-      laws[0] = p_after[static_cast<size_t>(last)];
+      distributions[0] = p_after[static_cast<size_t>(last)];
       for (size_t i = 0; i < 3; ++i) {
-        const TokenLaw& law = q_after[static_cast<size_t>(last)];
-        last = law.draw(uniform("draft", i));
+        const TokenDistribution& distribution = q_after[static_cast<size_t>(last)];
+        last = distribution.draw(uniform("draft", i));
         draft.add(last, static_cast<int32_t>(i) - 1, 0);
-        draft.laws.push_back(law);
-        laws[i + 1] = p_after[static_cast<size_t>(last)];
+        draft.distributions.push_back(distribution);
+        distributions[i + 1] = p_after[static_cast<size_t>(last)];
       }
-      const BlockVerdict verdict = verify_block(draft, laws, [&](size_t i) {
+      const BlockVerdict verdict = verify_block(draft, distributions, [&](size_t i) {
         // The wrong one reuses the drafter's noise.
         return uniform(wrong ? "draft" : "judge", i);
       });

@@ -92,7 +92,7 @@ OperatorCase make_joined_case() {
     const AttentionResult parts[] = {
         partial_attention(context, in[0], in[1], in[2], window, batch, {0, 0}),
         partial_attention(context, in[0], in[1], in[2], segment, batch, {0, 1})};
-    return join_attention(context, in[0], parts, in[3], in[4], window);
+    return merge_attention(context, in[0], parts, in[3], in[4], window);
   };
   result.reference = [=](const Values& in, const std::vector<int32_t>& positions) {
     const auto tokens = static_cast<int64_t>(positions.size());

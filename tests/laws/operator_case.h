@@ -55,6 +55,6 @@ std::vector<OperatorCase> attention_cases();
 std::vector<OperatorCase> short_convolution_cases();
 std::vector<OperatorCase> selective_scan_cases();
 std::vector<OperatorCase> outer_product_state_cases();
-std::vector<OperatorCase> test_time_memory_cases();
+std::vector<OperatorCase> fast_weight_memory_cases();
 
 }  // namespace pronghorn::laws

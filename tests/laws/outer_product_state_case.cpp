@@ -10,8 +10,8 @@ namespace {
 struct Member {
   std::string name;
   OuterProductStateOptions options;
-  bool log_decay, write, skip;
-  double lowest_log_decay = -0.5, largest_write = 1;
+  bool log_decay, beta, skip;
+  double lowest_log_decay = -0.5, largest_beta = 1;
 };
 
 OperatorCase make_case(const Member& member) {
@@ -26,8 +26,8 @@ OperatorCase make_case(const Member& member) {
   if (member.log_decay) {
     result.inputs.push_back({"log_decay", o.value_heads, {}, member.lowest_log_decay, 0});
   }
-  if (member.write) {
-    result.inputs.push_back({"write", o.value_heads, {}, 0, member.largest_write});
+  if (member.beta) {
+    result.inputs.push_back({"beta", o.value_heads, {}, 0, member.largest_beta});
   }
   if (member.skip) result.inputs.push_back({"skip", 0, {o.value_heads}, -1, 1});
   result.output_width = o.value_heads * o.value_dim;
@@ -37,7 +37,7 @@ OperatorCase make_case(const Member& member) {
     size_t next = 3;
     OuterProductStateInputs inputs{in[0], in[1], in[2], {}, {}, {}};
     if (member.log_decay) inputs.log_decay = in[next++];
-    if (member.write) inputs.write = in[next++];
+    if (member.beta) inputs.beta = in[next++];
     if (member.skip) inputs.skip = in[next++];
     return outer_product_state(context, inputs, member.options, batch, {0, 0});
   };
@@ -45,7 +45,7 @@ OperatorCase make_case(const Member& member) {
     size_t next = 3;
     OuterProductValues values{in[0], in[1], in[2], {}, {}, {}};
     if (member.log_decay) values.log_decay = in[next++];
-    if (member.write) values.write = in[next++];
+    if (member.beta) values.beta = in[next++];
     if (member.skip) values.skip = in[next++];
     std::vector<double> state;
     return outer_product_reference(member.options, values, static_cast<int64_t>(positions.size()),
@@ -58,7 +58,8 @@ OperatorCase make_case(const Member& member) {
 
 std::vector<OperatorCase> outer_product_state_cases() {
   const std::vector<Member> members = {
-      // {value_heads, key_heads, key_dim, value_dim, query_scale, erase}, log_decay, write, skip
+      // {value_heads, key_heads, key_dim, value_dim, query_scale, delta_rule}, log_decay, beta,
+      // skip
       {"mamba2", {4, 1, 16, 32, 1, false}, true, true, true},
       {"odd_groups", {6, 2, 12, 17, 0.5f, false}, true, true, true},
       {"retnet", {2, 2, 16, 32, 0.25f, false}, true, false, false, -0.1},

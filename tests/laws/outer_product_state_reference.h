@@ -9,11 +9,11 @@
 
 namespace pronghorn::laws {
 
-// Inputs of one sequence, row-major; log_decay, write and skip may be empty. `state` [value_heads,
+// Inputs of one sequence, row-major; log_decay, beta and skip may be empty. `state` [value_heads,
 // key_dim, value_dim] is empty (zeros) or where to start from; it is left as it is after the last
 // token. Returns o [tokens, value_heads value_dim].
 struct OuterProductValues {
-  std::vector<double> q, k, v, log_decay, write, skip;
+  std::vector<double> q, k, v, log_decay, beta, skip;
 };
 
 inline std::vector<double> outer_product_reference(const OuterProductStateOptions& options,
@@ -31,7 +31,7 @@ inline std::vector<double> outer_product_reference(const OuterProductStateOption
       const double* v = in.v.data() + (t * heads + h) * value_dim;
       const auto gate = static_cast<size_t>(t * heads + h);
       const double decay = in.log_decay.empty() ? 1 : std::exp(in.log_decay[gate]);
-      const double write = in.write.empty() ? 1 : in.write[gate];
+      const double beta = in.beta.empty() ? 1 : in.beta[gate];
       const double skip = in.skip.empty() ? 0 : in.skip[static_cast<size_t>(h)];
       for (int64_t c = 0; c < value_dim; ++c) {
         double old = 0;
@@ -39,7 +39,7 @@ inline std::vector<double> outer_product_reference(const OuterProductStateOption
           s[r * value_dim + c] *= decay;
           old += s[r * value_dim + c] * k[r];
         }
-        const double u = write * (options.erase ? v[c] - old : v[c]);
+        const double u = beta * (options.delta_rule ? v[c] - old : v[c]);
         double o = 0;
         for (int64_t r = 0; r < key_dim; ++r) {
           s[r * value_dim + c] += k[r] * u;

@@ -20,8 +20,8 @@ using laws::OuterProductValues;
 struct Variant {
   std::string name;
   OuterProductStateOptions options;
-  bool log_decay = true, write = true, skip = false;
-  double lowest_log_decay = -0.3, largest_write = 1;
+  bool log_decay = true, beta = true, skip = false;
+  double lowest_log_decay = -0.3, largest_beta = 1;
 };
 
 std::vector<Variant> variants() {
@@ -46,7 +46,7 @@ Tensor draw(Random& random, int64_t rows, int64_t columns, double low, double hi
 OuterProductStateInputs draw_inputs(const Variant& variant, int64_t rows, uint64_t seed = 1) {
   const OuterProductStateOptions& o = variant.options;
   Random random(seed, variant.name);
-  // |k| <= 1 keeps the delta rule stable for write strengths up to 2.
+  // |k| <= 1 keeps the delta rule stable for beta up to 2.
   const double k = 1 / std::sqrt(static_cast<double>(o.key_dim));
   OuterProductStateInputs in;
   in.q = draw(random, rows, o.key_heads * o.key_dim, -1, 1);
@@ -63,7 +63,7 @@ OuterProductStateInputs draw_inputs(const Variant& variant, int64_t rows, uint64
       }
     }
   }
-  if (variant.write) in.write = draw(random, rows, o.value_heads, 0, variant.largest_write);
+  if (variant.beta) in.beta = draw(random, rows, o.value_heads, 0, variant.largest_beta);
   if (variant.skip) {
     in.skip = draw(random, 1, o.value_heads, -1, 1).reshape({o.value_heads});
   }
@@ -80,9 +80,9 @@ std::vector<double> doubles(const Tensor& tensor, int64_t first_row, int64_t row
 }
 
 OuterProductValues values_of(const OuterProductStateInputs& in, int64_t first, int64_t rows) {
-  return {doubles(in.q, first, rows),     doubles(in.k, first, rows),
-          doubles(in.v, first, rows),     doubles(in.log_decay, first, rows),
-          doubles(in.write, first, rows), doubles(in.skip, 0, 1)};
+  return {doubles(in.q, first, rows),    doubles(in.k, first, rows),
+          doubles(in.v, first, rows),    doubles(in.log_decay, first, rows),
+          doubles(in.beta, first, rows), doubles(in.skip, 0, 1)};
 }
 
 Batch make_batch(const std::vector<int64_t>& lengths, const std::vector<SequenceState*>& states) {
@@ -109,7 +109,7 @@ SequenceState fresh_state(const Variant& variant) {
 
 OuterProductStateInputs rows_of(const OuterProductStateInputs& in, int64_t first, int64_t rows) {
   const auto cut = [&](const Tensor& t) { return t.defined() ? t.row_slice(first, rows) : t; };
-  return {cut(in.q), cut(in.k), cut(in.v), cut(in.log_decay), cut(in.write), in.skip};
+  return {cut(in.q), cut(in.k), cut(in.v), cut(in.log_decay), cut(in.beta), in.skip};
 }
 
 // Runs rows first ... first + length - 1 of `in` as the continuation of `state`.
@@ -165,8 +165,8 @@ TEST_P(OuterProductState, GradientsEqualDifferencesOfTheRecurrence) {
   const OuterProductStateOptions& options = GetParam().options;
   Random random(3, "gradient");
   const Tensor weights = draw(random, rows, options.value_heads * options.value_dim, -1, 1);
-  const std::vector<const Tensor*> inputs = {&in.q,         &in.k,     &in.v,
-                                             &in.log_decay, &in.write, &in.skip};
+  const std::vector<const Tensor*> inputs = {&in.q,         &in.k,    &in.v,
+                                             &in.log_decay, &in.beta, &in.skip};
 
   // The loss of the sequence that `row` belongs to, in float64, with one input value shifted.
   const auto loss = [&](size_t input, int64_t row, int64_t column, double shift) {
@@ -175,8 +175,8 @@ TEST_P(OuterProductState, GradientsEqualDifferencesOfTheRecurrence) {
       const bool mine = input == 5 || (row >= s.first_row && row < s.first_row + s.length);
       if (!mine) continue;
       OuterProductValues values = values_of(in, s.first_row, s.length);
-      std::vector<double>* all[] = {&values.q,         &values.k,     &values.v,
-                                    &values.log_decay, &values.write, &values.skip};
+      std::vector<double>* all[] = {&values.q,         &values.k,    &values.v,
+                                    &values.log_decay, &values.beta, &values.skip};
       const int64_t local = input == 5 ? 0 : row - s.first_row;
       (*all[input])[static_cast<size_t>(local * inputs[input]->columns() + column)] += shift;
       std::vector<double> state;

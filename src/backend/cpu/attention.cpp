@@ -18,7 +18,7 @@ constexpr int64_t kParallelWork = 1 << 17;
 // Backward tasks wanted at least; more partial sums of grad_q than kMostGroups cost too much
 // memory.
 constexpr int64_t kWantedTasks = 24, kMostGroups = 8;
-// Rows of a task of join(), and blocks of rows with sums of their own on its way back.
+// Rows of a task of merge(), and blocks of rows with sums of their own on its way back.
 constexpr int64_t kJoinRows = 32, kMostJoinBlocks = 32;
 
 int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
@@ -35,14 +35,13 @@ class CpuAttentionKernels final : public AttentionKernels {
                      const AttentionOperands& operands) override;
   void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                 const AttentionOperands& operands, const float* grad_o, int64_t grad_o_stride,
-                const float* grad_log_sum_exp, const AttentionGradient& grad_q,
-                const AttentionGradient& grad_k, const AttentionGradient& grad_v) override;
-  void join(const AttentionJoin& arguments, float* out, int64_t out_stride) override;
-  void join_backward(const AttentionJoin& arguments, const float* out, int64_t out_stride,
-                     const float* grad_out, int64_t grad_out_stride,
-                     const AttentionGradient& grad_q, const AttentionGradient& grad_k,
-                     const AttentionGradient& grad_v,
-                     std::span<const AttentionPartGradient> grad_parts) override;
+                const float* grad_log_sum_exp, const Matrix& grad_q, const Matrix& grad_k,
+                const Matrix& grad_v) override;
+  void merge(const AttentionMerge& arguments, float* out, int64_t out_stride) override;
+  void merge_backward(const AttentionMerge& arguments, const float* out, int64_t out_stride,
+                      const float* grad_out, int64_t grad_out_stride, const Matrix& grad_q,
+                      const Matrix& grad_k, const Matrix& grad_v,
+                      std::span<const AttentionPartGradient> grad_parts) override;
 };
 
 void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
@@ -151,8 +150,8 @@ void CpuAttentionKernels::backward(const AttentionShape& shape,
                                    std::span<const AttentionUnit> units,
                                    const AttentionOperands& operands, const float* grad_o,
                                    int64_t grad_o_stride, const float* grad_log_sum_exp,
-                                   const AttentionGradient& grad_q, const AttentionGradient& grad_k,
-                                   const AttentionGradient& grad_v) {
+                                   const Matrix& grad_q, const Matrix& grad_k,
+                                   const Matrix& grad_v) {
   const int64_t width = shape.heads * shape.head_dim;
   int64_t rows = 0, most_tiles = 1;
   for (const AttentionUnit& unit : units) {
@@ -211,18 +210,17 @@ void CpuAttentionKernels::backward(const AttentionShape& shape,
   });
 }
 
-void CpuAttentionKernels::join(const AttentionJoin& arguments, float* out, int64_t out_stride) {
+void CpuAttentionKernels::merge(const AttentionMerge& arguments, float* out, int64_t out_stride) {
   parallel_for(arguments.rows, kJoinRows, [&](int64_t begin, int64_t end) {
-    cpu_attention::join_rows(arguments, begin, end, out, out_stride);
+    cpu_attention::merge_rows(arguments, begin, end, out, out_stride);
   });
 }
 
-void CpuAttentionKernels::join_backward(const AttentionJoin& arguments, const float* out,
-                                        int64_t out_stride, const float* grad_out,
-                                        int64_t grad_out_stride, const AttentionGradient& grad_q,
-                                        const AttentionGradient& grad_k,
-                                        const AttentionGradient& grad_v,
-                                        std::span<const AttentionPartGradient> grad_parts) {
+void CpuAttentionKernels::merge_backward(const AttentionMerge& arguments, const float* out,
+                                         int64_t out_stride, const float* grad_out,
+                                         int64_t grad_out_stride, const Matrix& grad_q,
+                                         const Matrix& grad_k, const Matrix& grad_v,
+                                         std::span<const AttentionPartGradient> grad_parts) {
   // Blocks of rows have sums of their own for the fixed keys and values, which are added in order.
   const int64_t size = arguments.fixed * arguments.shape.heads * arguments.shape.head_dim;
   const int64_t block = std::max(kJoinRows, tiles_of(arguments.rows, kMostJoinBlocks));
@@ -232,12 +230,12 @@ void CpuAttentionKernels::join_backward(const AttentionJoin& arguments, const fl
     for (int64_t b = begin; b < end; ++b) {
       float* own = floats(sums) + b * 2 * size;
       std::fill_n(own, 2 * size, 0.0f);
-      cpu_attention::join_rows_backward(
+      cpu_attention::merge_rows_backward(
           arguments, b * block, std::min(arguments.rows, (b + 1) * block),
           {out, out_stride, grad_out, grad_out_stride, grad_q, own, own + size, grad_parts});
     }
   });
-  const AttentionGradient targets[] = {grad_k, grad_v};
+  const Matrix targets[] = {grad_k, grad_v};
   for (int64_t which = 0; which < 2; ++which) {
     float* to = targets[which].data;
     if (to == nullptr) continue;

@@ -33,8 +33,8 @@ HWY_INLINE void ScoreGradient(float delta, const float* HWY_RESTRICT p, float* H
   }
 }
 
-HWY_INLINE void WriteGradient(int64_t rows, int64_t dim, const float* values,
-                              const AttentionGradient& to, int64_t first_row, int64_t column) {
+HWY_INLINE void WriteGradient(int64_t rows, int64_t dim, const float* values, const Matrix& to,
+                              int64_t first_row, int64_t column) {
   if (to.data == nullptr) return;
   for (int64_t i = 0; i < rows; ++i) {
     const float* HWY_RESTRICT from = values + i * dim;

@@ -59,7 +59,7 @@ inline int64_t partial_size(const AttentionShape& shape, const AttentionUnit& un
   return unit.rows * (shape.heads / shape.kv_heads) * (shape.head_dim + 2);
 }
 
-// Joins the `splits` partials (in order of their keys) of one unit and key-value head.
+// Merges the `splits` partials (in order of their keys) of one unit and key-value head.
 void exact_merge(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
                  const float* partials, int64_t splits, const AttentionOperands& operands);
 
@@ -78,7 +78,7 @@ struct BackwardOperands {
   const float* delta = nullptr;        // [rows, heads]: grad_o . o
   float* grad_q = nullptr;             // added to; null: not wanted
   int64_t grad_q_stride = 0;
-  AttentionGradient grad_k, grad_v;
+  Matrix grad_k, grad_v;
 };
 
 void backward_task(const AttentionShape& shape, const BackwardTask& task,
@@ -87,21 +87,21 @@ void backward_task(const AttentionShape& shape, const BackwardTask& task,
 // delta[h] = grad_o . o of one row.
 void backward_delta(const AttentionShape& shape, const float* grad_o, const float* o, float* delta);
 
-// Rows begin ... end - 1 of AttentionKernels::join().
-void join_rows(const AttentionJoin& arguments, int64_t begin, int64_t end, float* out,
-               int64_t out_stride);
+// Rows begin ... end - 1 of AttentionKernels::merge().
+void merge_rows(const AttentionMerge& arguments, int64_t begin, int64_t end, float* out,
+                int64_t out_stride);
 
-struct JoinBackwardOperands {
+struct MergeBackwardOperands {
   const float* out = nullptr;
   int64_t out_stride = 0;
   const float* grad_out = nullptr;
   int64_t grad_out_stride = 0;
-  AttentionGradient grad_q;
+  Matrix grad_q;
   float *grad_k = nullptr, *grad_v = nullptr;  // [fixed, heads head_dim], added to
   std::span<const AttentionPartGradient> grad_parts;
 };
 
-void join_rows_backward(const AttentionJoin& arguments, int64_t begin, int64_t end,
-                        const JoinBackwardOperands& operands);
+void merge_rows_backward(const AttentionMerge& arguments, int64_t begin, int64_t end,
+                         const MergeBackwardOperands& operands);
 
 }  // namespace pronghorn::cpu_attention

@@ -178,8 +178,8 @@ class CpuConvolutionKernels final : public ConvolutionKernels {
   }
 
   void backward(const Filter& filter, int64_t rows, const float* const* inputs, const float* dy,
-                int64_t dy_stride, float* pre_grad, const ConvolutionGradient& weight_grad,
-                const ConvolutionGradient& bias_grad) override {
+                int64_t dy_stride, float* pre_grad, const Matrix& weight_grad,
+                const Matrix& bias_grad) override {
     const int64_t tile_sums = (filter.taps + 1) * filter.channels;
     const Storage sums = scratch_of(divide_up(rows, kConvolutionTile) * tile_sums);
     for_tiles(filter, rows, 2 * (filter.taps + 1),
@@ -191,25 +191,25 @@ class CpuConvolutionKernels final : public ConvolutionKernels {
     // The sums of the tiles in their order, whoever computed them.
     for (int64_t j = 0; j <= filter.taps; ++j) {
       const bool is_bias = j == filter.taps;
-      const ConvolutionGradient& to = is_bias ? bias_grad : weight_grad;
+      const Matrix& to = is_bias ? bias_grad : weight_grad;
       if (to.data == nullptr) continue;
       for (int64_t c = 0; c < filter.channels; ++c) {
         float total = 0;
         for (int64_t row = 0; row < rows; row += kConvolutionTile) {
           total += floats(sums)[row / kConvolutionTile * tile_sums + j * filter.channels + c];
         }
-        float& target = is_bias ? to.data[c] : to.data[c * to.row_stride + j];
+        float& target = is_bias ? to.data[c] : to.data[c * to.stride + j];
         target = to.accumulate ? target + total : total;
       }
     }
   }
 
   void backward_input(const Filter& filter, int64_t rows, const float* const* pre_grads,
-                      const ConvolutionGradient& x_grad) override {
+                      const Matrix& x_grad) override {
     Filter linear = filter;
     linear.bias = nullptr;
     linear.silu = false;
-    convolve(linear, rows, pre_grads, x_grad.data, x_grad.row_stride, x_grad.accumulate);
+    convolve(linear, rows, pre_grads, x_grad.data, x_grad.stride, x_grad.accumulate);
   }
 
  private:

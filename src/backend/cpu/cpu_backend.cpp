@@ -13,7 +13,7 @@ class CpuBackend final : public Backend {
   ConvolutionKernels& convolution() override { return *convolution_; }
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
   ScanKernels& scan() override { return *scan_; }
-  TestTimeMemoryKernels& test_time_memory() override { return *test_time_memory_; }
+  FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
  private:
   std::string first_use_ = cpu_instruction_set();  // reads PRONGHORN_CPU before any kernel runs
@@ -24,7 +24,8 @@ class CpuBackend final : public Backend {
   std::unique_ptr<OuterProductStateKernels> outer_product_state_ =
       make_cpu_outer_product_state_kernels();
   std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
-  std::unique_ptr<TestTimeMemoryKernels> test_time_memory_ = make_cpu_test_time_memory_kernels();
+  std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_ =
+      make_cpu_fast_weight_memory_kernels();
 };
 
 }  // namespace

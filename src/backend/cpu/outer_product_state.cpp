@@ -57,7 +57,7 @@ Plan make_plan(const OuterProductProblem& problem, std::span<const OuterProductS
 
 // to[i, j] (+)= sum over the parts p, in order, of from[i from_row + j from_column + p from_part].
 void sum_parts(int64_t rows, int64_t columns, int64_t parts, const float* from, int64_t from_row,
-               int64_t from_column, int64_t from_part, const OutputRows& to) {
+               int64_t from_column, int64_t from_part, const Matrix& to) {
   constexpr int64_t kGrain = 64;
   parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -75,7 +75,7 @@ void sum_parts(int64_t rows, int64_t columns, int64_t parts, const float* from, 
 class CpuOuterProductStateKernels final : public OuterProductStateKernels {
  public:
   void forward(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments,
-               const OutputRows& out, const OuterProductSaved& saved) override {
+               const Matrix& out, const OuterProductSaved& saved) override {
     const Plan plan = make_plan(problem, segments);
     parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -87,7 +87,7 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
   }
 
   void backward(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments,
-                const InputRows& out_grad, const OuterProductSaved& saved,
+                const ConstMatrix& out_grad, const OuterProductSaved& saved,
                 const OuterProductGradients& gradients) override {
     const Plan plan = make_plan(problem, segments);
     const int64_t rows = problem.rows, key_columns = problem.key_heads * problem.key_dim;
@@ -96,12 +96,12 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     const auto count = static_cast<int64_t>(segments.size());
     const Floats q_parts(split ? plan.parts * rows * key_columns : 0);
     const Floats k_parts(split ? plan.parts * rows * key_columns : 0);
-    const Floats log_decay(rows * heads), write(rows * heads), skip(count * heads);
+    const Floats log_decay(rows * heads), beta(rows * heads), skip(count * heads);
     std::fill_n(skip.data(), count * heads, 0.0f);
 
-    const auto place = [&](const OutputRows& whole, const Floats& parts, int64_t part) {
+    const auto place = [&](const Matrix& whole, const Floats& parts, int64_t part) {
       if (whole.data == nullptr || !split) return whole;
-      return OutputRows{parts.data() + part * rows * key_columns, key_columns, false};
+      return Matrix{parts.data() + part * rows * key_columns, key_columns, false};
     };
     parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -112,7 +112,7 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
         own.k = place(gradients.k, k_parts, part);
         own.v = gradients.v;
         if (gradients.log_decay.data != nullptr) own.log_decay = log_decay.data();
-        if (gradients.write.data != nullptr) own.write = write.data();
+        if (gradients.beta.data != nullptr) own.beta = beta.data();
         if (gradients.skip.data != nullptr) {
           own.skip = skip.data() + (task.segment - segments.data()) * heads;
         }
@@ -134,9 +134,9 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
       sum_parts(rows, problem.value_heads, plan.slices, log_decay.data(), heads, plan.slices, 1,
                 gradients.log_decay);
     }
-    if (gradients.write.data != nullptr) {
-      sum_parts(rows, problem.value_heads, plan.slices, write.data(), heads, plan.slices, 1,
-                gradients.write);
+    if (gradients.beta.data != nullptr) {
+      sum_parts(rows, problem.value_heads, plan.slices, beta.data(), heads, plan.slices, 1,
+                gradients.beta);
     }
     if (gradients.skip.data != nullptr) {
       // Over segments first, in place; then over slices.
@@ -150,7 +150,7 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
 
   void step(const OuterProductProblem& problem,
             std::span<const std::span<const OuterProductStep>> sequences,
-            const OutputRows& out) override {
+            const Matrix& out) override {
     const int64_t heads = problem.value_heads;
     const int64_t count = static_cast<int64_t>(sequences.size()) * heads;
     int64_t rows = 0;  // that the state of a head is multiplied by, in all sequences

@@ -1,9 +1,9 @@
 // Chunked backward pass of outer-product states, from the last chunk to the first. With U the
-// written values, Z = U / write, P_ij = (q_i . k_j) exp(G_i - G_j), dS the gradient of the state
+// written values, Z = U / beta, P_ij = (q_i . k_j) exp(G_i - G_j), dS the gradient of the state
 // that leaves the chunk and S the one that entered it:
 //   dU = P^T dO + exp(G_n - G_j) K dS
-//   Y solves (I + diag(write) L)^T Y = dU with erase, else Y = dU
-//   dwrite = rowsum(Y * Z), dR = write * Y (the gradient of v), dP = tril(dO U^T), dL = -stril(dR
+//   Y solves (I + diag(beta) L)^T Y = dU with the delta rule, else Y = dU
+//   dbeta = rowsum(Y * Z), dR = beta * Y (the gradient of v), dP = tril(dO U^T), dL = -stril(dR
 //   U^T), dS <- exp(G_n) dS + (exp(G_i) q)^T dO - (exp(G_i) k)^T dR
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/outer_product_state_backward.cpp"
@@ -15,12 +15,12 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// Solves (I + diag(write) L)^T Y = dU in place. `work` is a matrix of pairs.
+// Solves (I + diag(beta) L)^T Y = dU in place. `work` is a matrix of pairs.
 inline void SolveTransposed(int64_t n, int64_t columns, const float* decayed_k_scores,
-                            const float* write, float* y, float* work) {
+                            const float* beta, float* y, float* work) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) {
-      work[i * kChunk + j] = -write[i] * decayed_k_scores[i * kChunk + j];
+      work[i * kChunk + j] = -beta[i] * decayed_k_scores[i * kChunk + j];
     }
   }
   for (int64_t start = (n - 1) / kBlock * kBlock; start >= 0; start -= kBlock) {
@@ -73,7 +73,7 @@ inline void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
   }
 }
 
-inline void Store(const OutputRows& to, int64_t row, int64_t column, int64_t count, float scale,
+inline void Store(const Matrix& to, int64_t row, int64_t column, int64_t count, float scale,
                   const float* HWY_RESTRICT from) {
   float* HWY_RESTRICT target = to.row(row) + column;
   if (to.accumulate) {
@@ -83,9 +83,9 @@ inline void Store(const OutputRows& to, int64_t row, int64_t column, int64_t cou
   }
 }
 
-template <bool kGated, bool kErase>
+template <bool kGated, bool kDeltaRule>
 void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
-                  const InputRows& out_grad, const OuterProductSaved& saved,
+                  const ConstMatrix& out_grad, const OuterProductSaved& saved,
                   const ChunkTaskGradients& gradients, float* memory) {
   const OuterProductSegment& segment = *task.segment;
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
@@ -112,7 +112,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
   float* d_out = scratch.take(kChunk * columns);
   float* du = scratch.take(kChunk * columns);
   float* work = scratch.take(kChunk * columns);
-  float* write = scratch.take(kChunk);
+  float* beta = scratch.take(kChunk);
   float* column_sums = scratch.take(kChunk);
   ChunkDecay decay(scratch);
   double suffix[kChunk], prefix[kChunk];  // gradients of the gates up to, or after, a row
@@ -129,7 +129,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
     Transpose(n, key_dim, k, key_dim, k_t, kChunk);
     LowerScores(n, key_dim, q, k_t, q_scores);
     std::fill_n(dq_scores, kChunk * kChunk, 0.0f);
-    if constexpr (kErase) {
+    if constexpr (kDeltaRule) {
       LowerScores(n, key_dim, k, k_t, k_scores);
       std::fill_n(dk_scores, kChunk * kChunk, 0.0f);
     }
@@ -144,15 +144,15 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
       ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
                            problem.log_decay.stride, decay);
       for (int64_t i = 0; i < n; ++i) {
-        write[i] = problem.write.data != nullptr ? problem.write.row(row + i)[head] : 1.0f;
+        beta[i] = problem.beta.data != nullptr ? problem.beta.row(row + i)[head] : 1.0f;
       }
-      if (kErase) {
+      if (kDeltaRule) {
         const int64_t stride = problem.value_heads * value_dim;
         PackRows(n, columns, saved.residuals + row * stride + column, stride, 1, z);
       } else {
         PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, z);
       }
-      ScaleRows(n, columns, write, z, u);
+      ScaleRows(n, columns, beta, z, u);
       Transpose(n, columns, u, columns, u_t, kChunk);
       PackRows(n, columns, out_grad.row(row) + column, out_grad.stride, 1, d_out);
       std::fill_n(suffix, n, 0.0);
@@ -183,18 +183,18 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
       }
 
       // Through the solve; du becomes the gradient of the residuals.
-      if constexpr (kErase) {
+      if constexpr (kDeltaRule) {
         LowerMultiply(n, k_scores, decay.pairs, lower);
-        SolveTransposed(n, columns, lower, write, du, pair_grads);
+        SolveTransposed(n, columns, lower, beta, du, pair_grads);
       }
-      if (gradients.write != nullptr) {
+      if (gradients.beta != nullptr) {
         for (int64_t i = 0; i < n; ++i) {
-          gradients.write[(row + i) * gradients.virtual_heads + virtual_head] =
+          gradients.beta[(row + i) * gradients.virtual_heads + virtual_head] =
               DotProduct(du + i * columns, z + i * columns, columns);
         }
       }
-      ScaleRows(n, columns, write, du, du);
-      if constexpr (kErase) {
+      ScaleRows(n, columns, beta, du, du);
+      if constexpr (kDeltaRule) {
         LowerScores(n, columns, du, u_t, pair_grads);
         PairGradients<kGated>(n, pair_grads, k_scores, decay.pairs, false, -1, dk_scores,
                               column_sums, suffix);
@@ -236,7 +236,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
           for (int64_t c = 0; c < key_dim; ++c) to[c] += add[c];
           if (kGated) suffix[i] += DotProduct(q + i * key_dim, add, key_dim);
         }
-        if constexpr (kErase) {
+        if constexpr (kDeltaRule) {
           ScaleRows(n, columns, decay.from_start, du, du);
           for (int64_t e = 0; e < n * columns; ++e) du[e] = -du[e];
           SmallMatmul(n, key_dim, columns, du, columns, 1, state_t, key_dim, key_work, key_dim,
@@ -252,7 +252,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
           for (int64_t e = 0; e < state_size; ++e) ds[e] *= decay.total;
         }
         SmallMatmul(key_dim, columns, n, q, 1, key_dim, d_out, columns, ds, columns, true);
-        if constexpr (kErase) {
+        if constexpr (kDeltaRule) {
           SmallMatmul(key_dim, columns, n, k, 1, key_dim, du, columns, ds, columns, true);
         }
       }
@@ -276,7 +276,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
 
     LowerProduct(n, key_dim, dq_scores, k, dq, true);
     LowerTransposedProduct(n, key_dim, dq_scores, q, dk, true);
-    if constexpr (kErase) {
+    if constexpr (kDeltaRule) {
       LowerProduct(n, key_dim, dk_scores, k, dk, true);
       LowerTransposedProduct(n, key_dim, dk_scores, k, dk, true);
     }
@@ -292,12 +292,12 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
 }
 
 void BackwardKinds(const OuterProductProblem& problem, const ChunkTask& task,
-                   const InputRows& out_grad, const OuterProductSaved& saved,
+                   const ConstMatrix& out_grad, const OuterProductSaved& saved,
                    const ChunkTaskGradients& gradients, float* scratch) {
   const bool gated = problem.log_decay.data != nullptr;
-  const auto kind = gated
-                        ? (problem.erase ? BackwardTask<true, true> : BackwardTask<true, false>)
-                        : (problem.erase ? BackwardTask<false, true> : BackwardTask<false, false>);
+  const auto kind =
+      gated ? (problem.delta_rule ? BackwardTask<true, true> : BackwardTask<true, false>)
+            : (problem.delta_rule ? BackwardTask<false, true> : BackwardTask<false, false>);
   kind(problem, task, out_grad, saved, gradients, scratch);
 }
 
@@ -318,7 +318,7 @@ int64_t chunk_backward_scratch(const OuterProductProblem& problem, const ChunkTa
 }
 
 void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                         const InputRows& out_grad, const OuterProductSaved& saved,
+                         const ConstMatrix& out_grad, const OuterProductSaved& saved,
                          const ChunkTaskGradients& gradients, float* scratch) {
   HWY_DYNAMIC_DISPATCH(BackwardKinds)(problem, task, out_grad, saved, gradients, scratch);
 }

@@ -9,13 +9,13 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// Solves (I + L diag(write)) Z = R in place, R [n, columns], L strictly lower with
+// Solves (I + L diag(beta)) Z = R in place, R [n, columns], L strictly lower with
 // L_ij = (k_i . k_j) exp(G_i - G_j). `work` is a matrix of pairs.
 inline void SolveResiduals(int64_t n, int64_t columns, const float* k_scores, const float* pairs,
-                           const float* write, float* z, float* work) {
+                           const float* beta, float* z, float* work) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) {
-      work[i * kChunk + j] = -k_scores[i * kChunk + j] * pairs[i * kChunk + j] * write[j];
+      work[i * kChunk + j] = -k_scores[i * kChunk + j] * pairs[i * kChunk + j] * beta[j];
     }
   }
   for (int64_t start = 0; start < n; start += kBlock) {
@@ -35,8 +35,8 @@ inline void SolveResiduals(int64_t n, int64_t columns, const float* k_scores, co
   }
 }
 
-template <bool kGated, bool kErase>
-void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, const OutputRows& out,
+template <bool kGated, bool kDeltaRule>
+void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, const Matrix& out,
                  const OuterProductSaved& saved, float* memory) {
   const OuterProductSegment& segment = *task.segment;
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
@@ -53,7 +53,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
   float* z = scratch.take(kChunk * columns);  // what is written, before its strength
   float* u = scratch.take(kChunk * columns);
   float* o = scratch.take(kChunk * columns);
-  float* write = scratch.take(kChunk);
+  float* beta = scratch.take(kChunk);
   ChunkDecay decay(scratch);
 
   for (int64_t index = 0; index < task.heads; ++index) {
@@ -78,7 +78,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
     PackRows(n, key_dim, problem.q.row(row) + key_column, problem.q.stride, problem.query_scale, q);
     Transpose(n, key_dim, k, key_dim, k_t, kChunk);
     LowerScores(n, key_dim, q, k_t, q_scores);
-    if constexpr (kErase) LowerScores(n, key_dim, k, k_t, k_scores);
+    if constexpr (kDeltaRule) LowerScores(n, key_dim, k, k_t, k_scores);
 
     for (int64_t index = 0; index < task.heads; ++index) {
       const int64_t head = (task.first_head + index) / task.slices;
@@ -87,7 +87,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
       ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
                            problem.log_decay.stride, decay);
       for (int64_t i = 0; i < n; ++i) {
-        write[i] = problem.write.data != nullptr ? problem.write.row(row + i)[head] : 1.0f;
+        beta[i] = problem.beta.data != nullptr ? problem.beta.row(row + i)[head] : 1.0f;
       }
       PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, v);
       if (saved.states != nullptr) {
@@ -100,7 +100,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
       }
 
       std::memcpy(z, v, static_cast<size_t>(n * columns) * sizeof(float));
-      if constexpr (kErase) {
+      if constexpr (kDeltaRule) {
         if (!blank) {
           SmallMatmul(n, columns, key_dim, k, key_dim, 1, state, columns, o, columns, false);
           for (int64_t i = 0; i < n; ++i) {
@@ -109,7 +109,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
             }
           }
         }
-        SolveResiduals(n, columns, k_scores, decay.pairs, write, z, lower);
+        SolveResiduals(n, columns, k_scores, decay.pairs, beta, z, lower);
         if (saved.residuals != nullptr) {
           for (int64_t i = 0; i < n; ++i) {
             std::memcpy(saved.residuals + (row + i) * problem.value_heads * value_dim + column,
@@ -117,7 +117,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
           }
         }
       }
-      ScaleRows(n, columns, write, z, u);
+      ScaleRows(n, columns, beta, z, u);
 
       if (!blank) {
         SmallMatmul(n, columns, key_dim, q, key_dim, 1, state, columns, o, columns, false);
@@ -153,11 +153,12 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
   }
 }
 
-void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, const OutputRows& out,
+void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, const Matrix& out,
                   const OuterProductSaved& saved, float* scratch) {
   const bool gated = problem.log_decay.data != nullptr;
-  const auto kind = gated ? (problem.erase ? ForwardTask<true, true> : ForwardTask<true, false>)
-                          : (problem.erase ? ForwardTask<false, true> : ForwardTask<false, false>);
+  const auto kind =
+      gated ? (problem.delta_rule ? ForwardTask<true, true> : ForwardTask<true, false>)
+            : (problem.delta_rule ? ForwardTask<false, true> : ForwardTask<false, false>);
   kind(problem, task, out, saved, scratch);
 }
 
@@ -178,7 +179,7 @@ int64_t chunk_forward_scratch(const OuterProductProblem& problem, const ChunkTas
 }
 
 void chunk_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                        const OutputRows& out, const OuterProductSaved& saved, float* scratch) {
+                        const Matrix& out, const OuterProductSaved& saved, float* scratch) {
   HWY_DYNAMIC_DISPATCH(ForwardKinds)(problem, task, out, saved, scratch);
 }
 

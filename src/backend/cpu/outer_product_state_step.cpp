@@ -1,7 +1,7 @@
 // Steps of outer-product states: tokens from an anchor and the rows since.
 //
 // With G_i the sum of log-decays from the anchor to token i and D(i, j) = exp(G_i - G_j):
-//   u_i = w_i (v_i - exp(G_i) S^T k_i - sum_{j before i} D(i, j) (k_j . k_i) u_j)   (with erase)
+//   u_i = beta_i (v_i - exp(G_i) S^T k_i - sum_{j before i} D(i, j) (k_j . k_i) u_j)   (delta rule)
 //   o_i = exp(G_i) S^T q_i + sum_{j up to i} D(i, j) (k_j . q_i) u_j
 // Every sum runs over the path in order, so that a token's bits depend on its path alone.
 #undef HWY_TARGET_INCLUDE
@@ -92,9 +92,9 @@ inline void WeightedRows(std::span<const float* const> rows, int64_t place, int6
   StorePartial(d, rest, sum, to + c);
 }
 
-template <bool kGated, bool kErase>
+template <bool kGated, bool kDeltaRule>
 void StepTask(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-              int64_t head, const OutputRows& out, float* memory) {
+              int64_t head, const Matrix& out, float* memory) {
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t key_column = head / (problem.value_heads / problem.key_heads) * key_dim;
   const int64_t column = head * value_dim, state_offset = head * key_dim * value_dim;
@@ -103,7 +103,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
   Scratch scratch(memory);
   float* keys = scratch.take(2 * kStepTokens * key_dim);
   float* reads = scratch.take(2 * kStepTokens * value_dim);
-  constexpr int64_t kReads = kErase ? 2 : 1;  // S^T q, and with erase S^T k
+  constexpr int64_t kReads = kDeltaRule ? 2 : 1;  // S^T q, and with the delta rule S^T k
 
   for (const OuterProductStep& step : steps) {
     const float* anchor = step.anchor != nullptr ? step.anchor + state_offset : nullptr;
@@ -120,7 +120,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
           float* to = keys + static_cast<int64_t>(t) * kReads * key_dim;
           const auto bytes = static_cast<size_t>(key_dim) * sizeof(float);
           std::memcpy(to, problem.q.row(tokens[t].input_row) + key_column, bytes);
-          if (kErase) std::memcpy(to + key_dim, tokens[t].row + place.k, bytes);
+          if (kDeltaRule) std::memcpy(to + key_dim, tokens[t].row + place.k, bytes);
         }
         SmallMatmul(static_cast<int64_t>(tokens.size()) * kReads, value_dim, key_dim, keys, key_dim,
                     1, anchor, value_dim, reads, value_dim, false);
@@ -136,21 +136,21 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
         const float* q = problem.q.row(token.input_row) + key_column;
         const float* k = token.row + place.k;
         const float* v = problem.v.row(token.input_row) + column;
-        const float write =
-            problem.write.data != nullptr ? problem.write.row(token.input_row)[head] : 1.0f;
+        const float beta =
+            problem.beta.data != nullptr ? problem.beta.row(token.input_row)[head] : 1.0f;
         float* read = reads + static_cast<int64_t>(t) * kReads * value_dim;
         float* HWY_RESTRICT u = token.row + place.u;
         float factors[kExactStep];
-        if constexpr (kErase) {
+        if constexpr (kDeltaRule) {
           float* erased = read + value_dim;
           for (int64_t c = 0; c < value_dim; ++c) erased[c] *= from_anchor;
           for (size_t j = 0; j < before; ++j) {
             factors[j] = decays[j] * DotProduct(token.path[j] + place.k, k, key_dim);
           }
           WeightedRows(token.path, place.u, value_dim, factors, erased);
-          for (int64_t c = 0; c < value_dim; ++c) u[c] = write * (v[c] - erased[c]);
+          for (int64_t c = 0; c < value_dim; ++c) u[c] = beta * (v[c] - erased[c]);
         } else {
-          for (int64_t c = 0; c < value_dim; ++c) u[c] = write * v[c];
+          for (int64_t c = 0; c < value_dim; ++c) u[c] = beta * v[c];
         }
         for (size_t j = 0; j < before; ++j) {
           factors[j] = decays[j] * DotProduct(token.path[j] + place.k, q, key_dim);
@@ -170,10 +170,10 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
 }
 
 void StepKinds(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const OutputRows& out, float* scratch) {
+               int64_t head, const Matrix& out, float* scratch) {
   const bool gated = problem.log_decay.data != nullptr;
-  const auto kind = gated ? (problem.erase ? StepTask<true, true> : StepTask<true, false>)
-                          : (problem.erase ? StepTask<false, true> : StepTask<false, false>);
+  const auto kind = gated ? (problem.delta_rule ? StepTask<true, true> : StepTask<true, false>)
+                          : (problem.delta_rule ? StepTask<false, true> : StepTask<false, false>);
   kind(problem, steps, head, out, scratch);
 }
 
@@ -192,7 +192,7 @@ int64_t step_scratch(const OuterProductProblem& problem) {
 }
 
 void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const OutputRows& out, float* scratch) {
+               int64_t head, const Matrix& out, float* scratch) {
   HWY_DYNAMIC_DISPATCH(StepKinds)(problem, steps, head, out, scratch);
 }
 

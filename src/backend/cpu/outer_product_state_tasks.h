@@ -23,9 +23,9 @@ struct ChunkTask {
 // Gradients of one task: of q and k (head `key_head` of rows of all key heads), for the parts that
 // are summed over tasks a place of its own.
 struct ChunkTaskGradients {
-  OutputRows q, k, v;
+  Matrix q, k, v;
   float* log_decay = nullptr;  // [rows, virtual heads]
-  float* write = nullptr;      // [rows, virtual heads]
+  float* beta = nullptr;       // [rows, virtual heads]
   float* skip = nullptr;       // [virtual heads]
   int64_t virtual_heads = 0;
 };
@@ -36,15 +36,15 @@ int64_t chunk_backward_scratch(const OuterProductProblem& problem, const ChunkTa
 int64_t step_scratch(const OuterProductProblem& problem);
 
 void chunk_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                        const OutputRows& out, const OuterProductSaved& saved, float* scratch);
+                        const Matrix& out, const OuterProductSaved& saved, float* scratch);
 
 void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                         const InputRows& out_grad, const OuterProductSaved& saved,
+                         const ConstMatrix& out_grad, const OuterProductSaved& saved,
                          const ChunkTaskGradients& gradients, float* scratch);
 
 // All steps of one sequence, for one value head.
 void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const OutputRows& out, float* scratch);
+               int64_t head, const Matrix& out, float* scratch);
 
 // Tokens that a step computes in one pass over the anchor.
 constexpr int64_t kStepTokens = 16;

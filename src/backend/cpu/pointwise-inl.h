@@ -99,8 +99,8 @@ bool Contiguous(Extent extent, const Matrices&... matrices) {
 // second) adds a row's values to its block's sums (null where the gradient is not wanted), and the
 // blocks are combined in order.
 template <class Body>
-HWY_INLINE void SumOverRows(Extent extent, int64_t sums, ColumnGradient first,
-                            ColumnGradient second, const Body& body) {
+HWY_INLINE void SumOverRows(Extent extent, int64_t sums, GradVector first, GradVector second,
+                            const Body& body) {
   // At most kMostBlocks blocks, so that combining them costs little beside the rows themselves.
   constexpr int64_t kLeastRows = 16, kMostBlocks = 64;
   if (first.data == nullptr && second.data == nullptr) {
@@ -124,9 +124,9 @@ HWY_INLINE void SumOverRows(Extent extent, int64_t sums, ColumnGradient first,
       }
     }
   });
-  const ColumnGradient targets[] = {first, second};
+  const GradVector targets[] = {first, second};
   for (int64_t which = 0; which < 2; ++which) {
-    const ColumnGradient target = targets[which];
+    const GradVector target = targets[which];
     if (target.data == nullptr) continue;
     const float* from = partial + which * sums;
     parallel_for(sums, 1024, [&](int64_t begin, int64_t end) {

@@ -13,7 +13,7 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 namespace {
 
-void Add(Extent extent, ConstRows a, ConstRows b, Rows y) {
+void Add(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) {
   ForEachSpan(extent, Contiguous(extent, a, b, y), [&](int64_t row, int64_t first, int64_t count) {
     const float *left = a.row(row) + first, *right = b.row(row) + first;
     float* to = y.row(row) + first;
@@ -23,7 +23,7 @@ void Add(Extent extent, ConstRows a, ConstRows b, Rows y) {
   });
 }
 
-void Multiply(Extent extent, ConstRows a, ConstRows b, Rows y) {
+void Multiply(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) {
   ForEachSpan(extent, Contiguous(extent, a, b, y), [&](int64_t row, int64_t first, int64_t count) {
     const float *left = a.row(row) + first, *right = b.row(row) + first;
     float* to = y.row(row) + first;
@@ -33,7 +33,7 @@ void Multiply(Extent extent, ConstRows a, ConstRows b, Rows y) {
   });
 }
 
-void AddBias(Extent extent, ConstRows x, const float* bias, Rows y) {
+void AddBias(Extent extent, ConstMatrix x, const float* bias, Matrix y) {
   ForEachRow(extent, [&](int64_t row) {
     const float* from = x.row(row);
     float* to = y.row(row);
@@ -43,7 +43,7 @@ void AddBias(Extent extent, ConstRows x, const float* bias, Rows y) {
   });
 }
 
-void ColumnSums(Extent extent, ConstRows x, ColumnGradient sums) {
+void ColumnSums(Extent extent, ConstMatrix x, GradVector sums) {
   SumOverRows(extent, extent.columns, sums, {}, [&](int64_t row, float* to, float*) {
     const float* from = x.row(row);
     ForEachVector(extent.columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
@@ -52,7 +52,7 @@ void ColumnSums(Extent extent, ConstRows x, ColumnGradient sums) {
   });
 }
 
-void Scale(Extent extent, ConstRows x, float factor, Rows y) {
+void Scale(Extent extent, ConstMatrix x, float factor, Matrix y) {
   ForEachSpan(extent, Contiguous(extent, x, y), [&](int64_t row, int64_t first, int64_t count) {
     const float* from = x.row(row) + first;
     float* to = y.row(row) + first;
@@ -63,7 +63,7 @@ void Scale(Extent extent, ConstRows x, float factor, Rows y) {
   });
 }
 
-void Rotate(const Rotation& rotation, ConstRows x, Rows y) {
+void Rotate(const Rotation& rotation, ConstMatrix x, Matrix y) {
   const int64_t half = rotation.rotary_dim / 2;
   const float sign = rotation.backwards ? -1.0f : 1.0f;
   ForEachRow(rotation.extent, [&](int64_t row) {
@@ -87,8 +87,8 @@ void Rotate(const Rotation& rotation, ConstRows x, Rows y) {
   });
 }
 
-void ScatterAddRows(Extent extent, ConstRows dy, const int32_t* tokens, int64_t table_rows,
-                    Rows dtable) {
+void ScatterAddRows(Extent extent, ConstMatrix dy, const int32_t* tokens, int64_t table_rows,
+                    Matrix dtable) {
   if (!dtable.accumulate) {
     ForEachRow({table_rows, extent.columns},
                [&](int64_t row) { std::fill_n(dtable.row(row), extent.columns, 0.0f); });
@@ -127,32 +127,32 @@ HWY_EXPORT(Scale);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(ScatterAddRows);
 
-void CpuPointwiseKernels::add(Extent extent, ConstRows a, ConstRows b, Rows y) {
+void CpuPointwiseKernels::add(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) {
   HWY_DYNAMIC_DISPATCH(Add)(extent, a, b, y);
 }
 
-void CpuPointwiseKernels::multiply(Extent extent, ConstRows a, ConstRows b, Rows y) {
+void CpuPointwiseKernels::multiply(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y) {
   HWY_DYNAMIC_DISPATCH(Multiply)(extent, a, b, y);
 }
 
-void CpuPointwiseKernels::add_bias(Extent extent, ConstRows x, const float* bias, Rows y) {
+void CpuPointwiseKernels::add_bias(Extent extent, ConstMatrix x, const float* bias, Matrix y) {
   HWY_DYNAMIC_DISPATCH(AddBias)(extent, x, bias, y);
 }
 
-void CpuPointwiseKernels::column_sums(Extent extent, ConstRows x, ColumnGradient sums) {
+void CpuPointwiseKernels::column_sums(Extent extent, ConstMatrix x, GradVector sums) {
   HWY_DYNAMIC_DISPATCH(ColumnSums)(extent, x, sums);
 }
 
-void CpuPointwiseKernels::scale(Extent extent, ConstRows x, float factor, Rows y) {
+void CpuPointwiseKernels::scale(Extent extent, ConstMatrix x, float factor, Matrix y) {
   HWY_DYNAMIC_DISPATCH(Scale)(extent, x, factor, y);
 }
 
-void CpuPointwiseKernels::rotate(const Rotation& rotation, ConstRows x, Rows y) {
+void CpuPointwiseKernels::rotate(const Rotation& rotation, ConstMatrix x, Matrix y) {
   HWY_DYNAMIC_DISPATCH(Rotate)(rotation, x, y);
 }
 
-void CpuPointwiseKernels::gather_rows(Extent extent, ConstRows table, const int32_t* tokens,
-                                      Rows y) {
+void CpuPointwiseKernels::gather_rows(Extent extent, ConstMatrix table, const int32_t* tokens,
+                                      Matrix y) {
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, extent.columns));
   parallel_for(extent.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -162,8 +162,8 @@ void CpuPointwiseKernels::gather_rows(Extent extent, ConstRows table, const int3
   });
 }
 
-void CpuPointwiseKernels::scatter_add_rows(Extent extent, ConstRows dy, const int32_t* tokens,
-                                           int64_t table_rows, Rows dtable) {
+void CpuPointwiseKernels::scatter_add_rows(Extent extent, ConstMatrix dy, const int32_t* tokens,
+                                           int64_t table_rows, Matrix dtable) {
   HWY_DYNAMIC_DISPATCH(ScatterAddRows)(extent, dy, tokens, table_rows, dtable);
 }
 

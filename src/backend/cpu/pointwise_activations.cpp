@@ -17,7 +17,7 @@ HWY_INLINE V Constant(float value) { return hn::Set(FloatTag(), value); }
 
 // y = function(x) element by element.
 template <class Function>
-HWY_INLINE void Map(Extent extent, ConstRows x, Rows y, const Function& function) {
+HWY_INLINE void Map(Extent extent, ConstMatrix x, Matrix y, const Function& function) {
   ForEachSpan(extent, Contiguous(extent, x, y), [&](int64_t row, int64_t first, int64_t count) {
     const float* from = x.row(row) + first;
     float* to = y.row(row) + first;
@@ -29,7 +29,8 @@ HWY_INLINE void Map(Extent extent, ConstRows x, Rows y, const Function& function
 
 // y = function(a, b) element by element.
 template <class Function>
-HWY_INLINE void Map(Extent extent, ConstRows a, ConstRows b, Rows y, const Function& function) {
+HWY_INLINE void Map(Extent extent, ConstMatrix a, ConstMatrix b, Matrix y,
+                    const Function& function) {
   ForEachSpan(extent, Contiguous(extent, a, b, y), [&](int64_t row, int64_t first, int64_t count) {
     const float *left = a.row(row) + first, *right = b.row(row) + first;
     float* to = y.row(row) + first;
@@ -39,11 +40,11 @@ HWY_INLINE void Map(Extent extent, ConstRows a, ConstRows b, Rows y, const Funct
   });
 }
 
-void SigmoidForward(Extent extent, ConstRows x, Rows y) {
+void SigmoidForward(Extent extent, ConstMatrix x, Matrix y) {
   Map(extent, x, y, [](V value) PRONGHORN_VECTOR_LAMBDA { return Sigmoid(FloatTag(), value); });
 }
 
-void SigmoidBackward(Extent extent, ConstRows y, ConstRows dy, Rows dx) {
+void SigmoidBackward(Extent extent, ConstMatrix y, ConstMatrix dy, Matrix dx) {
   Map(extent, y, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
     return hn::Mul(gradient, hn::NegMulAdd(value, value, value));
   });
@@ -76,7 +77,7 @@ HWY_INLINE V GeluSigmoid(V x) {
   return Sigmoid(FloatTag(), hn::Mul(hn::Mul(cubic, x), Constant(kTwiceRootTwoOverPi)));
 }
 
-void GeluForward(Extent extent, ConstRows x, bool tanh_approximation, Rows y) {
+void GeluForward(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) {
   if (tanh_approximation) {
     Map(extent, x, y,
         [](V value) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(value, GeluSigmoid(value)); });
@@ -86,7 +87,8 @@ void GeluForward(Extent extent, ConstRows x, bool tanh_approximation, Rows y) {
   }
 }
 
-void GeluBackward(Extent extent, ConstRows x, ConstRows dy, bool tanh_approximation, Rows dx) {
+void GeluBackward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
+                  Matrix dx) {
   if (tanh_approximation) {
     Map(extent, x, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
       const V s = GeluSigmoid(value);
@@ -106,14 +108,14 @@ void GeluBackward(Extent extent, ConstRows x, ConstRows dy, bool tanh_approximat
   }
 }
 
-void SwigluForward(Extent extent, ConstRows gate, ConstRows up, Rows y) {
+void SwigluForward(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) {
   Map(extent, gate, up, y, [](V g, V u) PRONGHORN_VECTOR_LAMBDA {
     return hn::Mul(hn::Mul(g, Sigmoid(FloatTag(), g)), u);
   });
 }
 
-void SwigluBackward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy, Rows dgate,
-                    Rows dup) {
+void SwigluBackward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy, Matrix dgate,
+                    Matrix dup) {
   const bool contiguous = Contiguous(extent, gate, up, dy, dgate, dup);
   ForEachSpan(extent, contiguous, [&](int64_t row, int64_t first, int64_t count) {
     const float *g_row = gate.row(row) + first, *u_row = up.row(row) + first;
@@ -140,7 +142,7 @@ HWY_INLINE V Clamp(V x, V low, V high) {
   return hn::IfThenElse(hn::Gt(raised, high), high, raised);
 }
 
-void DecayGateForward(const DecayGate& gate, Rows dt, Rows log_decay) {
+void DecayGateForward(const DecayGate& gate, Matrix dt, Matrix log_decay) {
   ForEachRow(gate.extent, [&](int64_t row) {
     const FloatTag d;
     const float* raw = gate.raw.row(row);
@@ -155,8 +157,8 @@ void DecayGateForward(const DecayGate& gate, Rows dt, Rows log_decay) {
   });
 }
 
-void DecayGateBackward(const DecayGate& gate, ConstRows d_dt, ConstRows d_log_decay, Rows d_raw,
-                       ColumnGradient d_dt_bias, ColumnGradient d_A_log) {
+void DecayGateBackward(const DecayGate& gate, ConstMatrix d_dt, ConstMatrix d_log_decay,
+                       Matrix d_raw, GradVector d_dt_bias, GradVector d_A_log) {
   const auto row_gradients = [&](int64_t row, float* bias_sum, float* A_sum) {
     const FloatTag d;
     const float* raw = gate.raw.row(row);
@@ -202,39 +204,40 @@ HWY_EXPORT(SwigluBackward);
 HWY_EXPORT(DecayGateForward);
 HWY_EXPORT(DecayGateBackward);
 
-void CpuPointwiseKernels::sigmoid(Extent extent, ConstRows x, Rows y) {
+void CpuPointwiseKernels::sigmoid(Extent extent, ConstMatrix x, Matrix y) {
   HWY_DYNAMIC_DISPATCH(SigmoidForward)(extent, x, y);
 }
 
-void CpuPointwiseKernels::sigmoid_backward(Extent extent, ConstRows y, ConstRows dy, Rows dx) {
+void CpuPointwiseKernels::sigmoid_backward(Extent extent, ConstMatrix y, ConstMatrix dy,
+                                           Matrix dx) {
   HWY_DYNAMIC_DISPATCH(SigmoidBackward)(extent, y, dy, dx);
 }
 
-void CpuPointwiseKernels::gelu(Extent extent, ConstRows x, bool tanh_approximation, Rows y) {
+void CpuPointwiseKernels::gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) {
   HWY_DYNAMIC_DISPATCH(GeluForward)(extent, x, tanh_approximation, y);
 }
 
-void CpuPointwiseKernels::gelu_backward(Extent extent, ConstRows x, ConstRows dy,
-                                        bool tanh_approximation, Rows dx) {
+void CpuPointwiseKernels::gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy,
+                                        bool tanh_approximation, Matrix dx) {
   HWY_DYNAMIC_DISPATCH(GeluBackward)(extent, x, dy, tanh_approximation, dx);
 }
 
-void CpuPointwiseKernels::swiglu(Extent extent, ConstRows gate, ConstRows up, Rows y) {
+void CpuPointwiseKernels::swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) {
   HWY_DYNAMIC_DISPATCH(SwigluForward)(extent, gate, up, y);
 }
 
-void CpuPointwiseKernels::swiglu_backward(Extent extent, ConstRows gate, ConstRows up, ConstRows dy,
-                                          Rows dgate, Rows dup) {
+void CpuPointwiseKernels::swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up,
+                                          ConstMatrix dy, Matrix dgate, Matrix dup) {
   HWY_DYNAMIC_DISPATCH(SwigluBackward)(extent, gate, up, dy, dgate, dup);
 }
 
-void CpuPointwiseKernels::decay_gate(const DecayGate& gate, Rows dt, Rows log_decay) {
+void CpuPointwiseKernels::decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) {
   HWY_DYNAMIC_DISPATCH(DecayGateForward)(gate, dt, log_decay);
 }
 
-void CpuPointwiseKernels::decay_gate_backward(const DecayGate& gate, ConstRows d_dt,
-                                              ConstRows d_log_decay, Rows d_raw,
-                                              ColumnGradient d_dt_bias, ColumnGradient d_A_log) {
+void CpuPointwiseKernels::decay_gate_backward(const DecayGate& gate, ConstMatrix d_dt,
+                                              ConstMatrix d_log_decay, Matrix d_raw,
+                                              GradVector d_dt_bias, GradVector d_A_log) {
   HWY_DYNAMIC_DISPATCH(DecayGateBackward)(gate, d_dt, d_log_decay, d_raw, d_dt_bias, d_A_log);
 }
 

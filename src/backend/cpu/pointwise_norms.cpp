@@ -123,7 +123,7 @@ HWY_INLINE V NormInput(Vector v, const float* x, const float* z) {
 }
 
 template <bool kGateFirst>
-void GatedNormRows(const GatedNorm& a, Rows y, float* inverse_rms) {
+void GatedNormRows(const GatedNorm& a, Matrix y, float* inverse_rms) {
   const float per_column = 1.0f / static_cast<float>(a.group);
   const int64_t groups = a.extent.columns / a.group;
   ForEachRow(a.extent, [&](int64_t row) {
@@ -159,8 +159,8 @@ void GatedNormRows(const GatedNorm& a, Rows y, float* inverse_rms) {
 //   norm first (u = x):    g = dy w s,  dx = r (g - n mean(g n)), dz = dy w n s'
 // and dw = sum over rows of dy n (gate first) or dy n s.
 template <bool kGateFirst>
-void GatedNormRowsBackward(const GatedNorm& a, const float* inverse_rms, ConstRows dy, Rows dx,
-                           Rows dz, ColumnGradient dweight) {
+void GatedNormRowsBackward(const GatedNorm& a, const float* inverse_rms, ConstMatrix dy, Matrix dx,
+                           Matrix dz, GradVector dweight) {
   const float per_column = 1.0f / static_cast<float>(a.group);
   const int64_t groups = a.extent.columns / a.group;
   const int64_t weights = a.weight_per_group ? a.group : a.extent.columns;
@@ -209,12 +209,12 @@ void GatedNormRowsBackward(const GatedNorm& a, const float* inverse_rms, ConstRo
   SumOverRows(a.extent, weights, dweight, {}, row_gradients);
 }
 
-void GatedNormForward(const GatedNorm& a, Rows y, float* inverse_rms) {
+void GatedNormForward(const GatedNorm& a, Matrix y, float* inverse_rms) {
   a.gate_first ? GatedNormRows<true>(a, y, inverse_rms) : GatedNormRows<false>(a, y, inverse_rms);
 }
 
-void GatedNormGradient(const GatedNorm& a, const float* inverse_rms, ConstRows dy, Rows dx, Rows dz,
-                       ColumnGradient dweight) {
+void GatedNormGradient(const GatedNorm& a, const float* inverse_rms, ConstMatrix dy, Matrix dx,
+                       Matrix dz, GradVector dweight) {
   a.gate_first ? GatedNormRowsBackward<true>(a, inverse_rms, dy, dx, dz, dweight)
                : GatedNormRowsBackward<false>(a, inverse_rms, dy, dx, dz, dweight);
 }
@@ -228,7 +228,7 @@ HWY_INLINE float InverseLength(const float* x, int64_t count, float epsilon) {
   return 1.0f / std::sqrt(Total(squares) + epsilon);
 }
 
-void L2Normalize(Extent extent, int64_t group, float epsilon, ConstRows x, Rows y) {
+void L2Normalize(Extent extent, int64_t group, float epsilon, ConstMatrix x, Matrix y) {
   ForEachRow(extent, [&](int64_t row) {
     for (int64_t first = 0; first < extent.columns; first += group) {
       const float* from = x.row(row) + first;
@@ -242,8 +242,8 @@ void L2Normalize(Extent extent, int64_t group, float epsilon, ConstRows x, Rows 
 }
 
 // dx = r (dy - n sum(dy n)) with r the inverse length, found again, and n = x r.
-void L2NormalizeBackward(Extent extent, int64_t group, float epsilon, ConstRows x, ConstRows dy,
-                         Rows dx) {
+void L2NormalizeBackward(Extent extent, int64_t group, float epsilon, ConstMatrix x, ConstMatrix dy,
+                         Matrix dx) {
   ForEachRow(extent, [&](int64_t row) {
     for (int64_t first = 0; first < extent.columns; first += group) {
       const float *from = x.row(row) + first, *gradient = dy.row(row) + first;
@@ -283,23 +283,23 @@ void CpuPointwiseKernels::norm_backward(const NormBackward& arguments) {
   HWY_DYNAMIC_DISPATCH(NormGradient)(arguments);
 }
 
-void CpuPointwiseKernels::gated_norm(const GatedNorm& arguments, Rows y, float* inverse_rms) {
+void CpuPointwiseKernels::gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) {
   HWY_DYNAMIC_DISPATCH(GatedNormForward)(arguments, y, inverse_rms);
 }
 
 void CpuPointwiseKernels::gated_norm_backward(const GatedNorm& arguments, const float* inverse_rms,
-                                              ConstRows dy, Rows dx, Rows dz,
-                                              ColumnGradient dweight) {
+                                              ConstMatrix dy, Matrix dx, Matrix dz,
+                                              GradVector dweight) {
   HWY_DYNAMIC_DISPATCH(GatedNormGradient)(arguments, inverse_rms, dy, dx, dz, dweight);
 }
 
-void CpuPointwiseKernels::l2_normalize(Extent extent, int64_t group, float epsilon, ConstRows x,
-                                       Rows y) {
+void CpuPointwiseKernels::l2_normalize(Extent extent, int64_t group, float epsilon, ConstMatrix x,
+                                       Matrix y) {
   HWY_DYNAMIC_DISPATCH(L2Normalize)(extent, group, epsilon, x, y);
 }
 
 void CpuPointwiseKernels::l2_normalize_backward(Extent extent, int64_t group, float epsilon,
-                                                ConstRows x, ConstRows dy, Rows dx) {
+                                                ConstMatrix x, ConstMatrix dy, Matrix dx) {
   HWY_DYNAMIC_DISPATCH(L2NormalizeBackward)(extent, group, epsilon, x, dy, dx);
 }
 

@@ -11,7 +11,7 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 namespace {
 
-void Upsample(const Upsampling& in, Rows out) {
+void Upsample(const Upsampling& in, Matrix out) {
   ForEachRow({in.selected, in.extent.columns}, [&](int64_t i) {
     const float *x = in.x.row(in.rows[i]), *y = in.y.row(i);
     float* to = out.row(in.rows[i]);
@@ -25,8 +25,8 @@ void Upsample(const Upsampling& in, Rows out) {
 }
 
 // The gradients at the selected rows; dx holds d_out there already.
-void UpsampleBackward(const Upsampling& in, ConstRows d_out, Rows dx, Rows dy, Rows dweights,
-                      ColumnGradient d_bypass_scale) {
+void UpsampleBackward(const Upsampling& in, ConstMatrix d_out, Matrix dx, Matrix dy,
+                      Matrix dweights, GradVector d_bypass_scale) {
   SumOverRows({in.selected, in.extent.columns}, in.extent.columns, d_bypass_scale, {},
               [&](int64_t i, float* d_scale, float*) {
                 const float *x = in.x.row(in.rows[i]), *y = in.y.row(i), *d = d_out.row(in.rows[i]);
@@ -64,13 +64,14 @@ namespace pronghorn {
 HWY_EXPORT(Upsample);
 HWY_EXPORT(UpsampleBackward);
 
-void CpuPointwiseKernels::upsample(const Upsampling& arguments, Rows out) {
+void CpuPointwiseKernels::upsample(const Upsampling& arguments, Matrix out) {
   scale(arguments.extent, arguments.x, 1, out);
   HWY_DYNAMIC_DISPATCH(Upsample)(arguments, out);
 }
 
-void CpuPointwiseKernels::upsample_backward(const Upsampling& arguments, ConstRows d_out, Rows dx,
-                                            Rows dy, Rows dweights, ColumnGradient d_bypass_scale) {
+void CpuPointwiseKernels::upsample_backward(const Upsampling& arguments, ConstMatrix d_out,
+                                            Matrix dx, Matrix dy, Matrix dweights,
+                                            GradVector d_bypass_scale) {
   if (dx.data != nullptr) scale(arguments.extent, d_out, 1, dx);
   HWY_DYNAMIC_DISPATCH(UpsampleBackward)(arguments, d_out, dx, dy, dweights, d_bypass_scale);
 }

@@ -19,7 +19,7 @@ using V = FloatVector;
 // Columns whose exponentials are summed in f32 before the sum goes on in f64.
 constexpr int64_t kSumColumns = 4096;
 
-void CrossEntropyRows(Extent extent, Rows logits, const int32_t* targets, bool gradient,
+void CrossEntropyRows(Extent extent, Matrix logits, const int32_t* targets, bool gradient,
                       double gradient_scale, double z_loss_weight, RowLoss* losses) {
   ForEachRow(extent, [&](int64_t row) {
     const FloatTag d;
@@ -134,7 +134,7 @@ HWY_EXPORT(CrossEntropyRows);
 HWY_EXPORT(AdamWSpan);
 HWY_EXPORT(SumOfSquares);
 
-void CpuPointwiseKernels::cross_entropy(Extent extent, Rows logits, const int32_t* targets,
+void CpuPointwiseKernels::cross_entropy(Extent extent, Matrix logits, const int32_t* targets,
                                         bool gradient, double gradient_scale, double z_loss_weight,
                                         RowLoss* losses) {
   HWY_DYNAMIC_DISPATCH(CrossEntropyRows)

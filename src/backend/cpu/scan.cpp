@@ -25,7 +25,7 @@ constexpr int64_t kScanTile = 16;
 struct BackwardTask {
   const SelectiveScan* scan;
   const ScanSegment* segment;
-  ScanMatrix dy;
+  ConstMatrix dy;
   const SelectiveScanGradients* gradients;
   int64_t channel, count;
   const float* rate;       // [states][kScanGroup]
@@ -52,7 +52,7 @@ namespace HWY_NAMESPACE {
 
 // A log2(e) of kScanGroup channels as [states][kScanGroup], from A = -exp(A_log) with `count`
 // channels; zeros behind them.
-void DecayRates(const ScanMatrix& A_log, int64_t channel, int64_t count, int64_t states,
+void DecayRates(const ConstMatrix& A_log, int64_t channel, int64_t count, int64_t states,
                 float* out) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -64,7 +64,7 @@ void DecayRates(const ScanMatrix& A_log, int64_t channel, int64_t count, int64_t
   const hn::RepartitionToWide<decltype(d4)> d2;
   for (; c + 4 <= count; c += 4) {
     const float* from = A_log.row(channel + c);
-    const int64_t stride = A_log.row_stride;
+    const int64_t stride = A_log.stride;
     for (int64_t n = 0; n + 4 <= states; n += 4) {
       const auto r0 = hn::LoadU(d4, from + n), r1 = hn::LoadU(d4, from + stride + n);
       const auto r2 = hn::LoadU(d4, from + 2 * stride + n);
@@ -416,10 +416,10 @@ HWY_NOINLINE void ReverseStates(const BackwardTask& task, const BackwardBuffers&
 }
 
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE void WriteGradient(D d, const ScanGradient& to, int64_t row, int64_t column, V value,
+HWY_INLINE void WriteGradient(D d, const Matrix& to, int64_t row, int64_t column, V value,
                               int64_t part) {
   if (to.data == nullptr) return;
-  float* at = to.data + row * to.row_stride + column;
+  float* at = to.data + row * to.stride + column;
   if (to.accumulate) value = hn::Add(value, LoadPart(d, at, part));
   StorePart(d, value, at, part);
 }
@@ -543,8 +543,7 @@ void decay_rates(const SelectiveScan& scan, float* rates) {
 // Writes or adds rows x columns sums of `parts` matrices that lie part_stride apart, added in
 // order.
 template <typename At>
-void write_sums(const ScanGradient& to, int64_t rows, int64_t columns, int64_t parts,
-                const At& at) {
+void write_sums(const Matrix& to, int64_t rows, int64_t columns, int64_t parts, const At& at) {
   if (to.data == nullptr) return;
   const int64_t grain = grain_of(columns * parts);
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
@@ -552,7 +551,7 @@ void write_sums(const ScanGradient& to, int64_t rows, int64_t columns, int64_t p
       for (int64_t column = 0; column < columns; ++column) {
         float sum = 0;
         for (int64_t part = 0; part < parts; ++part) sum += at(part, row, column);
-        float& target = to.data[row * to.row_stride + column];
+        float& target = to.data[row * to.stride + column];
         target = to.accumulate ? target + sum : sum;
       }
     }
@@ -602,7 +601,7 @@ class CpuScanKernels final : public ScanKernels {
   }
 
   void selective_backward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
-                          const ScanMatrix& dy, const SelectiveScanGradients& gradients) override {
+                          const ConstMatrix& dy, const SelectiveScanGradients& gradients) override {
     const int64_t groups = group_count(scan), states = scan.state_size, size = states * kGroup;
     const auto count = static_cast<int64_t>(segments.size());
     int64_t rows = 0;

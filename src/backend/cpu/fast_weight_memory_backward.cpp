@@ -1,13 +1,13 @@
-// Backward pass of test-time memories, from the last mini-batch to the first. The states that
+// Backward pass of fast-weight memories, from the last mini-batch to the first. The states that
 // mini-batches start from are computed again in groups, from those that the forward pass kept. In a
 // mini-batch gradients flow from the state behind it through the fold, from the outputs through
 // reading, then both through the back-signals e_l (second derivatives of the memory) and the inputs
 // a_l of its tokens, and last through the sums of gates. d(x) stands for the gradient of x.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/test_time_memory_backward.cpp"
+#define HWY_TARGET_INCLUDE "backend/cpu/fast_weight_memory_backward.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 // After foreach_target: included once for each instruction set.
-#include "backend/cpu/test_time_memory-inl.h"
+#include "backend/cpu/fast_weight_memory-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
@@ -85,8 +85,7 @@ inline void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT fro
   for (int64_t c = 0; c < count; ++c) to[c] += factor * from[c];
 }
 
-inline void Write(const OutputRows& to, int64_t row, int64_t column, int64_t count,
-                  const float* from) {
+inline void Write(const Matrix& to, int64_t row, int64_t column, int64_t count, const float* from) {
   if (to.data == nullptr) return;
   float* target = to.row(row) + column;
   if (to.accumulate) {
@@ -175,7 +174,7 @@ inline void Unfold(const MemoryProblem& problem, int64_t head, const float* stat
 
 // d(o) of the mini-batch's rows -> d(h) of the last layer, in b.right.
 inline void OutputGradient(const MemoryProblem& problem, int64_t head, int64_t row, int64_t n,
-                           const InputRows& out_grad, const MemoryTaskGradients& own,
+                           const ConstMatrix& out_grad, const MemoryTaskGradients& own,
                            MemoryBackward& b) {
   const int64_t width = b.shape.head_dim, column = head * width, last = b.shape.depth - 1;
   for (int64_t t = 0; t < n; ++t) {
@@ -493,7 +492,7 @@ inline void GateGradient(int64_t head, int64_t row, int64_t n, const MemoryGradi
 // that are read where that is not done from `state`, and their gradient, which is added to.
 inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const float* state,
                               const float* anchor, int64_t row, int64_t n, bool folded,
-                              const InputRows& out_grad, const MemoryGradients& gradients,
+                              const ConstMatrix& out_grad, const MemoryGradients& gradients,
                               const MemoryTaskGradients& own, float* dstate, float* danchor,
                               MemoryBackward& b) {
   const MemoryShape& shape = b.shape;
@@ -553,7 +552,7 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
 }
 
 void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                  const InputRows& out_grad, const float* saved, const MemoryGradients& gradients,
+                  const ConstMatrix& out_grad, const float* saved, const MemoryGradients& gradients,
                   const MemoryTaskGradients& own, float* memory) {
   const MemoryShape& shape = problem.shape;
   const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
@@ -626,7 +625,7 @@ int64_t memory_backward_scratch(const MemoryProblem& problem) {
 }
 
 void memory_backward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                          const InputRows& out_grad, const float* saved,
+                          const ConstMatrix& out_grad, const float* saved,
                           const MemoryGradients& gradients, const MemoryTaskGradients& own,
                           float* scratch) {
   HWY_DYNAMIC_DISPATCH(BackwardTask)

@@ -1,8 +1,8 @@
-#include "backend/test_time_memory.h"
+#include "backend/fast_weight_memory.h"
 
 #include <algorithm>
 
-#include "backend/cpu/test_time_memory_tasks.h"
+#include "backend/cpu/fast_weight_memory_tasks.h"
 #include "base/threads.h"
 #include "tensor/storage.h"
 
@@ -31,8 +31,7 @@ int64_t task_grain(const MemoryProblem& problem, std::span<const MemoryRun> runs
 }
 
 // to[i] (+)= the sum of from[p * part + i] over the parts p, in order.
-void sum_parts(int64_t parts, int64_t part, int64_t count, const float* from,
-               const OutputRows& to) {
+void sum_parts(int64_t parts, int64_t part, int64_t count, const float* from, const Matrix& to) {
   if (to.data == nullptr) return;
   constexpr int64_t kGrain = 1024;
   parallel_for(count, kGrain, [&](int64_t begin, int64_t end) {
@@ -44,9 +43,9 @@ void sum_parts(int64_t parts, int64_t part, int64_t count, const float* from,
   });
 }
 
-class CpuTestTimeMemoryKernels final : public TestTimeMemoryKernels {
+class CpuFastWeightMemoryKernels final : public FastWeightMemoryKernels {
  public:
-  void forward(const MemoryProblem& problem, std::span<const MemoryRun> runs, const OutputRows& out,
+  void forward(const MemoryProblem& problem, std::span<const MemoryRun> runs, const Matrix& out,
                float* saved) override {
     const int64_t heads = problem.heads, count = static_cast<int64_t>(runs.size()) * heads;
     parallel_for(count, task_grain(problem, runs), [&](int64_t begin, int64_t end) {
@@ -69,7 +68,7 @@ class CpuTestTimeMemoryKernels final : public TestTimeMemoryKernels {
   }
 
   void backward(const MemoryProblem& problem, std::span<const MemoryRun> runs,
-                const InputRows& out_grad, const float* saved,
+                const ConstMatrix& out_grad, const float* saved,
                 const MemoryGradients& gradients) override {
     const int64_t heads = problem.heads, count = static_cast<int64_t>(runs.size());
     const int64_t size = problem.shape.state_size(), width = problem.shape.head_dim;
@@ -96,8 +95,8 @@ class CpuTestTimeMemoryKernels final : public TestTimeMemoryKernels {
 
 }  // namespace
 
-std::unique_ptr<TestTimeMemoryKernels> make_cpu_test_time_memory_kernels() {
-  return std::make_unique<CpuTestTimeMemoryKernels>();
+std::unique_ptr<FastWeightMemoryKernels> make_cpu_fast_weight_memory_kernels() {
+  return std::make_unique<CpuFastWeightMemoryKernels>();
 }
 
 }  // namespace pronghorn

@@ -1,10 +1,10 @@
-// Forward pass of test-time memories: tokens in mini-batches from the weights at their start, and
+// Forward pass of fast-weight memories: tokens in mini-batches from the weights at their start, and
 // weights folded at their ends.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/test_time_memory_forward.cpp"
+#define HWY_TARGET_INCLUDE "backend/cpu/fast_weight_memory_forward.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 // After foreach_target: included once for each instruction set.
-#include "backend/cpu/test_time_memory-inl.h"
+#include "backend/cpu/fast_weight_memory-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
@@ -14,8 +14,7 @@ namespace HWY_NAMESPACE {
 // the start of the mini-batch, or with `lagged` those that are read.
 inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
                        int64_t first, int64_t n, const MemoryTokens& tokens,
-                       const MemoryGates& gates, MemoryReads& reads, float* x,
-                       const OutputRows& out) {
+                       const MemoryGates& gates, MemoryReads& reads, float* x, const Matrix& out) {
   const MemoryShape& shape = problem.shape;
   const int64_t width = shape.head_dim, column = head * width;
   for (int64_t t = 0; t < n; ++t) CopyRow(problem.q.row(row + t) + column, width, x + t * width);
@@ -43,7 +42,7 @@ inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* 
 }
 
 void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                 const OutputRows& out, float* saved, float* memory) {
+                 const Matrix& out, float* saved, float* memory) {
   const MemoryShape& shape = problem.shape;
   const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
   const int64_t batch = problem.mini_batch;
@@ -149,7 +148,7 @@ int64_t memory_forward_scratch(const MemoryProblem& problem) {
 }
 
 void memory_forward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                         const OutputRows& out, float* saved, float* scratch) {
+                         const Matrix& out, float* saved, float* scratch) {
   HWY_DYNAMIC_DISPATCH(ForwardTask)(problem, run, head, out, saved, scratch);
 }
 

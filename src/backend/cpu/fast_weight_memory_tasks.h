@@ -1,10 +1,10 @@
-// The pieces of work that the CPU kernels of test-time memories are made of: each runs on one
+// The pieces of work that the CPU kernels of fast-weight memories are made of: each runs on one
 // thread and is compiled for every instruction set.
 #pragma once
 
 #include <cstdint>
 
-#include "backend/test_time_memory.h"
+#include "backend/fast_weight_memory.h"
 
 namespace pronghorn {
 
@@ -21,14 +21,14 @@ int64_t memory_forward_scratch(const MemoryProblem& problem);
 int64_t memory_backward_scratch(const MemoryProblem& problem);
 
 void memory_forward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                         const OutputRows& out, float* saved, float* scratch);
+                         const Matrix& out, float* saved, float* scratch);
 
 void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head,
                       float* scratch);
 
 // gradients: rows of q, k, v and the gates are written where they are wanted; `own` is overwritten.
 void memory_backward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                          const InputRows& out_grad, const float* saved,
+                          const ConstMatrix& out_grad, const float* saved,
                           const MemoryGradients& gradients, const MemoryTaskGradients& own,
                           float* scratch);
 

@@ -1,17 +1,17 @@
-// Test-time memories token by token in float64: the weights themselves, updated by every token.
+// Fast-weight memories token by token in float64: the weights themselves, updated by every token.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "ops/test_time_memory.h"
+#include "ops/fast_weight_memory.h"
 
 namespace pronghorn::laws {
 
 // Inputs of one sequence, row-major; absent ones are empty. weights[l] [heads, in, out], biases[l]
 // [heads, out].
-struct TestTimeMemoryValues {
+struct FastWeightMemoryValues {
   std::vector<double> q, k, v, theta, eta, alpha, token_idx, norm_weight, norm_bias;
   std::vector<std::vector<double>> weights, biases;
 };
@@ -29,7 +29,7 @@ class MemoryReference {
   };
   using Network = std::vector<Layer>;
 
-  MemoryReference(const TestTimeMemoryOptions& options, const TestTimeMemoryValues& in,
+  MemoryReference(const FastWeightMemoryOptions& options, const FastWeightMemoryValues& in,
                   int64_t head)
       : options_(options), width_(static_cast<size_t>(options.head_dim)) {
     const auto h = static_cast<size_t>(head);
@@ -222,16 +222,16 @@ class MemoryReference {
   static constexpr double kC = 0.79788456080286536;  // sqrt(2 / pi)
   static constexpr double kA = 0.044715;
 
-  TestTimeMemoryOptions options_;
+  FastWeightMemoryOptions options_;
   size_t width_;
   Network target_, start_, anchor_, carried_, steps_, carried_momentum_, step_momentum_;
   Vector norm_weight_, norm_bias_;
 };
 
 // o [tokens, heads head_dim]
-inline std::vector<double> test_time_memory_reference(const TestTimeMemoryOptions& options,
-                                                      const TestTimeMemoryValues& in,
-                                                      size_t tokens) {
+inline std::vector<double> fast_weight_memory_reference(const FastWeightMemoryOptions& options,
+                                                        const FastWeightMemoryValues& in,
+                                                        size_t tokens) {
   const auto heads = static_cast<size_t>(options.heads);
   const auto width = static_cast<size_t>(options.head_dim);
   std::vector<double> out(tokens * heads * width);

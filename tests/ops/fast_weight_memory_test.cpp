@@ -1,5 +1,5 @@
-// What test-time memories come down to in special cases, and what they refuse.
-#include "ops/test_time_memory.h"
+// What fast-weight memories come down to in special cases, and what they refuse.
+#include "ops/fast_weight_memory.h"
 
 #include <gtest/gtest.h>
 
@@ -34,8 +34,8 @@ Batch one_sequence(int64_t tokens) {
 }
 
 struct Problem {
-  TestTimeMemoryInputs inputs;
-  TestTimeMemoryOptions options;
+  FastWeightMemoryInputs inputs;
+  FastWeightMemoryOptions options;
 };
 
 // A linear memory from weights of zero, with unit-length keys.
@@ -64,17 +64,17 @@ std::vector<double> delta_rule(const Problem& problem) {
   OuterProductStateOptions options;
   options.value_heads = options.key_heads = kHeads;
   options.key_dim = options.value_dim = kDim;
-  options.erase = true;
+  options.delta_rule = true;
   laws::OuterProductValues values;
   values.q = doubles(problem.inputs.q);
   values.k = doubles(problem.inputs.k);
   values.v = doubles(problem.inputs.v);
-  values.write = doubles(problem.inputs.theta);
-  for (size_t i = 0; i < values.write.size(); ++i) {
+  values.beta = doubles(problem.inputs.theta);
+  for (size_t i = 0; i < values.beta.size(); ++i) {
     const double alpha =
         problem.options.forgetting ? static_cast<double>(problem.inputs.alpha.values()[i]) : 0.0;
     values.log_decay.push_back(std::log(1 - alpha));
-    values.write[i] *= 2 / (1 - alpha);
+    values.beta[i] *= 2 / (1 - alpha);
     for (size_t c = 0; c < kDim; ++c) values.v[i * kDim + c] *= 1 - alpha;
   }
   std::vector<double> state;
@@ -90,27 +90,29 @@ void expect_close(const Tensor& actual, const std::vector<double>& expected) {
   }
 }
 
-TEST(TestTimeMemory, IsTheDeltaRuleWithoutMomentumAndForgetting) {
+TEST(FastWeightMemory, IsTheDeltaRuleWithoutMomentumAndForgetting) {
   const Problem problem = linear_memory(1, false);
-  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
-               delta_rule(problem));
+  expect_close(
+      fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+      delta_rule(problem));
 }
 
-TEST(TestTimeMemory, IsGatedDeltaNetWithoutMomentum) {
+TEST(FastWeightMemory, IsGatedDeltaNetWithoutMomentum) {
   const Problem problem = linear_memory(1, true);
-  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
-               delta_rule(problem));
+  expect_close(
+      fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+      delta_rule(problem));
 }
 
 // Errors that are online make the length of a mini-batch of one layer an execution detail.
-TEST(TestTimeMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
+TEST(FastWeightMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
   for (const bool forgetting : {false, true}) {
     for (const int64_t mini_batch : {1, 4, 16}) {
       SCOPED_TRACE(mini_batch);
       Problem problem = linear_memory(mini_batch, forgetting);
       problem.options.online_errors = true;
       expect_close(
-          test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+          fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
           delta_rule(problem));
     }
   }
@@ -118,7 +120,7 @@ TEST(TestTimeMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
 
 // Steps of full strength at one key again and again: taken from the same weights they would
 // overshoot 16 times over, and so would those of an input three long if they were not normalised.
-TEST(TestTimeMemory, OnlineErrorsDoNotOvershoot) {
+TEST(FastWeightMemory, OnlineErrorsDoNotOvershoot) {
   Problem problem = linear_memory(16, false);
   problem.options.online_errors = true;
   for (const float length : {1.0f, 3.0f}) {
@@ -133,13 +135,13 @@ TEST(TestTimeMemory, OnlineErrorsDoNotOvershoot) {
     for (float& theta : problem.inputs.theta.values()) theta = 0.5f;
     // 2 theta = 1: every token's value is recalled whole.
     expect_close(
-        test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
+        fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
         doubles(problem.inputs.v));
   }
 }
 
 // In a mini-batch errors are read from the weights at its start: linear attention of the errors.
-TEST(TestTimeMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
+TEST(FastWeightMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
   Problem problem = linear_memory(16, false);
   Random random(5, "weights");
   problem.inputs.weights = {uniform(random, {kHeads, kDim, kDim}, -1, 1)};
@@ -176,13 +178,13 @@ TEST(TestTimeMemory, IsLinearAttentionOfErrorsInAMiniBatch) {
       }
     }
   }
-  expect_close(test_time_memory({}, problem.inputs, problem.options, one_sequence(kFew), {0, 0}),
+  expect_close(fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kFew), {0, 0}),
                expected);
 }
 
-TEST(TestTimeMemory, RefusesWhatDoesNotFit) {
+TEST(FastWeightMemory, RefusesWhatDoesNotFit) {
   const auto run = [](const Problem& problem) {
-    return test_time_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
+    return fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0});
   };
   Problem problem = linear_memory(3, false);
   EXPECT_THROW(run(problem), Error);  // mini-batch
@@ -200,8 +202,8 @@ TEST(TestTimeMemory, RefusesWhatDoesNotFit) {
   EXPECT_THROW(run(problem), Error);  // no norm
 }
 
-TEST(TestTimeMemory, SaysHowLargeItIs) {
-  TestTimeMemoryOptions options;
+TEST(FastWeightMemory, SaysHowLargeItIs) {
+  FastWeightMemoryOptions options;
   options.heads = 3;
   options.head_dim = 10;
   options.depth = 3;
@@ -209,8 +211,8 @@ TEST(TestTimeMemory, SaysHowLargeItIs) {
   options.bias = options.momentum = true;
   // Weights and biases of layers 10 -> 20 -> 20 -> 10, twice.
   const int64_t size = 3 * 2 * (10 * 20 + 20 + 20 * 20 + 20 + 20 * 10 + 10);
-  EXPECT_EQ(test_time_memory_size(options), size);
-  EXPECT_EQ(test_time_memory_journal(options).anchor_size, size);
+  EXPECT_EQ(fast_weight_memory_size(options), size);
+  EXPECT_EQ(fast_weight_memory_journal(options).anchor_size, size);
 }
 
 }  // namespace

@@ -1,20 +1,20 @@
-// What the forward and backward passes of test-time memories share: the tokens of one mini-batch of
-// one head, from the weights at its start. Matrices of pairs of tokens are [kTokens, kTokens], row
-// t the later one.
-#if defined(PRONGHORN_TEST_TIME_MEMORY_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef PRONGHORN_TEST_TIME_MEMORY_INL_H_
-#undef PRONGHORN_TEST_TIME_MEMORY_INL_H_
+// What the forward and backward passes of fast-weight memories share: the tokens of one mini-batch
+// of one head, from the weights at its start. Matrices of pairs of tokens are [kTokens, kTokens],
+// row t the later one.
+#if defined(PRONGHORN_FAST_WEIGHT_MEMORY_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PRONGHORN_FAST_WEIGHT_MEMORY_INL_H_
+#undef PRONGHORN_FAST_WEIGHT_MEMORY_INL_H_
 #else
-#define PRONGHORN_TEST_TIME_MEMORY_INL_H_
+#define PRONGHORN_FAST_WEIGHT_MEMORY_INL_H_
 #endif
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/fast_weight_memory_tasks.h"
 #include "backend/cpu/pointwise-inl.h"
 #include "backend/cpu/simd-inl.h"
-#include "backend/cpu/test_time_memory_tasks.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
@@ -162,7 +162,7 @@ inline void ToColumns(int64_t n, int64_t columns, const float* x, float* x_t) {
 // ---- gates ----
 
 // The gates of the first tokens of a mini-batch, and what they add up to (backend/
-// test_time_memory.h): at s, or in row s, once s tokens have stepped. `pairs` includes tau; gamma
+// fast_weight_memory.h): at s, or in row s, once s tokens have stepped. `pairs` includes tau; gamma
 // does not. All are zeros from column s on.
 struct MemoryGates {
   alignas(64) float theta[kTokens], eta[kTokens], alpha[kTokens], tau[kTokens];
@@ -619,4 +619,4 @@ inline void Fold(const MemoryProblem& problem, int64_t head, const float* from,
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();
 
-#endif  // PRONGHORN_TEST_TIME_MEMORY_INL_H_
+#endif  // PRONGHORN_FAST_WEIGHT_MEMORY_INL_H_

@@ -1,4 +1,4 @@
-// Test-time memories (kernel family D): a small network a head whose weights are the state, and
+// Fast-weight memories (kernel family D): a small network a head whose weights are the state, and
 // learn by gradient steps while a sequence is read. TTT-Linear and TTT-MLP (arXiv 2407.04620) and
 // the neural memory of Titans (arXiv 2501.00663).
 //
@@ -30,7 +30,7 @@
 #include <memory>
 #include <span>
 
-#include "backend/outer_product_state.h"
+#include "backend/operands.h"
 
 namespace pronghorn {
 
@@ -93,8 +93,8 @@ struct MemoryProblem {
   float hidden_rate = 1;  // what e of the layers before the last is multiplied by
   float error_limit = 0;  // where |M(k) - v| is larger, e has the length it has there; 0: nowhere
   float norm_epsilon = 1e-6f;
-  InputRows q, k, v;                   // [rows, heads head_dim]
-  InputRows theta, eta, alpha;         // [rows, heads]; eta with momentum, alpha with forgetting
+  ConstMatrix q, k, v;                 // [rows, heads head_dim]
+  ConstMatrix theta, eta, alpha;       // [rows, heads]; eta with momentum, alpha with forgetting
   const float* tau = nullptr;          // [mini_batch]; null: 1
   const float* norm_weight = nullptr;  // [heads, head_dim], with residual_norm
   const float* norm_bias = nullptr;
@@ -133,30 +133,30 @@ struct MemoryFold {
 
 // Where gradients go; data null: not wanted.
 struct MemoryGradients {
-  OutputRows q, k, v, theta, eta, alpha;
-  OutputRows tau, norm_weight, norm_bias;  // one row: [mini_batch], [heads head_dim]
-  OutputRows initial;                      // one row [heads state_size]
+  Matrix q, k, v, theta, eta, alpha;
+  Matrix tau, norm_weight, norm_bias;  // one row: [mini_batch], [heads head_dim]
+  Matrix initial;                      // one row [heads state_size]
 };
 
-class TestTimeMemoryKernels {
+class FastWeightMemoryKernels {
  public:
-  virtual ~TestTimeMemoryKernels() = default;
+  virtual ~FastWeightMemoryKernels() = default;
 
   // out [rows, heads head_dim]. saved: null, or [states, heads, state_size] where the states before
   // mini-batches kMemoryGroup, 2 kMemoryGroup, ... of each run are kept. A token's bits depend on
   // nothing but the anchor before it and the tokens since.
   virtual void forward(const MemoryProblem& problem, std::span<const MemoryRun> runs,
-                       const OutputRows& out, float* saved) = 0;
+                       const Matrix& out, float* saved) = 0;
 
   virtual void fold(const MemoryProblem& problem, std::span<const MemoryFold> folds) = 0;
 
   // The gradients of everything, from out's. Runs must start from problem.initial and have no path;
   // `saved` is what forward() left for the same runs.
   virtual void backward(const MemoryProblem& problem, std::span<const MemoryRun> runs,
-                        const InputRows& out_grad, const float* saved,
+                        const ConstMatrix& out_grad, const float* saved,
                         const MemoryGradients& gradients) = 0;
 };
 
-std::unique_ptr<TestTimeMemoryKernels> make_cpu_test_time_memory_kernels();
+std::unique_ptr<FastWeightMemoryKernels> make_cpu_fast_weight_memory_kernels();
 
 }  // namespace pronghorn

@@ -8,13 +8,13 @@
 namespace pronghorn {
 namespace {
 
-constexpr char kWhere[] = "join_attention";
+constexpr char kWhere[] = "merge_attention";
 
 }  // namespace
 
-Tensor join_attention(const Context& context, const Tensor& q,
-                      std::span<const AttentionResult> parts, const Tensor& keys,
-                      const Tensor& values, const AttentionOptions& options) {
+Tensor merge_attention(const Context& context, const Tensor& q,
+                       std::span<const AttentionResult> parts, const Tensor& keys,
+                       const Tensor& values, const AttentionOptions& options) {
   const int64_t rows = q.rows(), width = options.heads * options.head_dim;
   require(options.heads > 0 && options.kv_heads == options.heads && q.columns() == width, kWhere,
           "q is {} for {} heads of {} ({} key-value heads)", shape_string(q.shape()), options.heads,
@@ -23,7 +23,7 @@ Tensor join_attention(const Context& context, const Tensor& q,
           "{} parts, and keys without values or values without keys", parts.size());
   bool record = false;
   const Tensor out = Tensor::empty({rows, width});
-  AttentionJoin arguments;
+  AttentionMerge arguments;
   arguments.shape = attention_shape(options);
   arguments.rows = rows;
   arguments.q = q.data();
@@ -48,7 +48,7 @@ Tensor join_attention(const Context& context, const Tensor& q,
     record |= needs_gradient(context, out, q, part.output, part.log_sum_exp);
   }
   arguments.parts = views;
-  backend().attention().join(arguments, out.data(), out.row_stride());
+  backend().attention().merge(arguments, out.data(), out.row_stride());
   if (!record) return out;
 
   context.tape->record([arguments, views, q, keys, values, out,
@@ -56,14 +56,14 @@ Tensor join_attention(const Context& context, const Tensor& q,
     if (!out.has_grad()) return;
     arguments.parts = views;
     const Tensor grad_out = out.grad();
-    const AttentionGradient grad_q = attention_gradient(q);
-    const AttentionGradient grad_k = attention_gradient(keys), grad_v = attention_gradient(values);
+    const Matrix grad_q = input_gradient(q);
+    const Matrix grad_k = input_gradient(keys), grad_v = input_gradient(values);
     std::vector<AttentionPartGradient> grad_parts;
     for (const AttentionResult& part : kept) {
-      grad_parts.push_back({attention_gradient(part.output), attention_gradient(part.log_sum_exp)});
+      grad_parts.push_back({input_gradient(part.output), input_gradient(part.log_sum_exp)});
     }
-    backend().attention().join_backward(arguments, out.data(), out.row_stride(), grad_out.data(),
-                                        grad_out.row_stride(), grad_q, grad_k, grad_v, grad_parts);
+    backend().attention().merge_backward(arguments, out.data(), out.row_stride(), grad_out.data(),
+                                         grad_out.row_stride(), grad_q, grad_k, grad_v, grad_parts);
   });
   return out;
 }

@@ -1,9 +1,9 @@
-// Results of attention to different keys, joined to attention to all of them: each is one more
+// Results of attention to different keys, merged to attention to all of them: each is one more
 // "key" whose score is its log-sum-exp and whose value is its output.
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/attention_join.cpp"
+#define HWY_TARGET_INCLUDE "backend/cpu/attention_merge.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -14,8 +14,8 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 
 // Probabilities of the fixed keys and then of the parts, for one row and head.
-HWY_INLINE void JoinProbabilities(const AttentionJoin& arguments, int64_t row, int64_t head,
-                                  std::vector<float>& p) {
+HWY_INLINE void MergeProbabilities(const AttentionMerge& arguments, int64_t row, int64_t head,
+                                   std::vector<float>& p) {
   const int64_t dim = arguments.shape.head_dim, width = arguments.shape.heads * dim;
   const float* q = arguments.q + row * arguments.q_stride + head * dim;
   size_t next = 0;
@@ -34,13 +34,13 @@ HWY_INLINE void JoinProbabilities(const AttentionJoin& arguments, int64_t row, i
   for (float& value : p) value /= sum;
 }
 
-void JoinRows(const AttentionJoin& arguments, int64_t begin, int64_t end, float* out,
-              int64_t out_stride) {
+void MergeRows(const AttentionMerge& arguments, int64_t begin, int64_t end, float* out,
+               int64_t out_stride) {
   const int64_t dim = arguments.shape.head_dim, width = arguments.shape.heads * dim;
   std::vector<float> p(static_cast<size_t>(arguments.fixed) + arguments.parts.size());
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t head = 0; head < arguments.shape.heads; ++head) {
-      JoinProbabilities(arguments, row, head, p);
+      MergeProbabilities(arguments, row, head, p);
       float* HWY_RESTRICT to = out + row * out_stride + head * dim;
       std::fill_n(to, dim, 0.0f);
       size_t next = 0;
@@ -58,8 +58,8 @@ void JoinRows(const AttentionJoin& arguments, int64_t begin, int64_t end, float*
 }
 
 // to (+)= factor from
-HWY_INLINE void GiveGradient(const AttentionGradient& to, int64_t row, int64_t column,
-                             int64_t count, float factor, const float* from) {
+HWY_INLINE void GiveGradient(const Matrix& to, int64_t row, int64_t column, int64_t count,
+                             float factor, const float* from) {
   if (to.data == nullptr) return;
   float* HWY_RESTRICT target = to.data + row * to.stride + column;
   if (to.accumulate) {
@@ -70,8 +70,8 @@ HWY_INLINE void GiveGradient(const AttentionGradient& to, int64_t row, int64_t c
 }
 
 // d(value_a) = p_a d(out), d(score_a) = p_a (d(out) . value_a - d(out) . out)
-void JoinRowsBackward(const AttentionJoin& arguments, int64_t begin, int64_t end,
-                      const cpu_attention::JoinBackwardOperands& operands) {
+void MergeRowsBackward(const AttentionMerge& arguments, int64_t begin, int64_t end,
+                       const cpu_attention::MergeBackwardOperands& operands) {
   const int64_t dim = arguments.shape.head_dim, width = arguments.shape.heads * dim;
   std::vector<float> p(static_cast<size_t>(arguments.fixed) + arguments.parts.size());
   std::vector<float> grad_q(static_cast<size_t>(dim));
@@ -79,7 +79,7 @@ void JoinRowsBackward(const AttentionJoin& arguments, int64_t begin, int64_t end
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t head = 0; head < arguments.shape.heads; ++head) {
       const int64_t column = head * dim;
-      JoinProbabilities(arguments, row, head, p);
+      MergeProbabilities(arguments, row, head, p);
       const float* grad = operands.grad_out + row * operands.grad_out_stride + column;
       const float* q = arguments.q + row * arguments.q_stride + column;
       const float along = DotProduct(grad, operands.out + row * operands.out_stride + column, dim);
@@ -116,17 +116,17 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pronghorn {
 
-HWY_EXPORT(JoinRows);
-HWY_EXPORT(JoinRowsBackward);
+HWY_EXPORT(MergeRows);
+HWY_EXPORT(MergeRowsBackward);
 
-void cpu_attention::join_rows(const AttentionJoin& arguments, int64_t begin, int64_t end,
-                              float* out, int64_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(JoinRows)(arguments, begin, end, out, out_stride);
+void cpu_attention::merge_rows(const AttentionMerge& arguments, int64_t begin, int64_t end,
+                               float* out, int64_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(MergeRows)(arguments, begin, end, out, out_stride);
 }
 
-void cpu_attention::join_rows_backward(const AttentionJoin& arguments, int64_t begin, int64_t end,
-                                       const JoinBackwardOperands& operands) {
-  HWY_DYNAMIC_DISPATCH(JoinRowsBackward)(arguments, begin, end, operands);
+void cpu_attention::merge_rows_backward(const AttentionMerge& arguments, int64_t begin, int64_t end,
+                                        const MergeBackwardOperands& operands) {
+  HWY_DYNAMIC_DISPATCH(MergeRowsBackward)(arguments, begin, end, operands);
 }
 
 }  // namespace pronghorn

@@ -1,6 +1,7 @@
-// Test-time memories: small networks whose weights are a layer's state and learn by gradient steps
-// while a sequence is read. One operator for TTT-Linear and TTT-MLP (arXiv 2407.04620) and for the
-// neural memory of Titans (arXiv 2501.00663); the equations are in backend/test_time_memory.h.
+// Fast-weight memories: small networks whose weights are a layer's state and learn by gradient
+// steps while a sequence is read. One operator for TTT-Linear and TTT-MLP (arXiv 2407.04620) and
+// for the neural memory of Titans (arXiv 2501.00663); the equations are in
+// backend/fast_weight_memory.h.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 
 namespace pronghorn {
 
-struct TestTimeMemoryOptions {
+struct FastWeightMemoryOptions {
   int64_t heads = 1;
   int64_t head_dim = 64;    // of keys, values and queries
   int64_t depth = 1;        // layers of the memory, 1 to 4, gelu (tanh form) between them
@@ -46,7 +47,7 @@ struct TestTimeMemoryOptions {
   int64_t out(int64_t layer) const { return layer + 1 == depth ? head_dim : hidden_dim; }
 };
 
-struct TestTimeMemoryInputs {
+struct FastWeightMemoryInputs {
   Tensor q, k, v;  // [rows, heads head_dim]
   Tensor theta;    // [rows, heads]: learning rate
   Tensor eta;      // [rows, heads]: decay of the momentum
@@ -63,20 +64,21 @@ struct TestTimeMemoryInputs {
 
 // The journal it keeps: a row is, for each head, the inputs and back-signals of the memory's layers
 // for the token's key and value, and its gates; the anchor is the weights and their momentum.
-JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options);
+JournalShape fast_weight_memory_journal(const FastWeightMemoryOptions& options);
 
 // Numbers that the memory of a sequence consists of, momentum included.
-int64_t test_time_memory_size(const TestTimeMemoryOptions& options);
+int64_t fast_weight_memory_size(const FastWeightMemoryOptions& options);
 
 // How surprised a memory was by the token of a journal's row: the norm of its loss' gradient with
 // respect to what it answered to the token's key, averaged over the heads.
-double test_time_memory_surprise(const TestTimeMemoryOptions& options, const float* row);
+double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const float* row);
 
 // o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with
 // read_interval those before t's interval. Mini-batches begin at
 // the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits
 // however the sequence is cut, for steps of any length. With a tape, segments must have no state.
-Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inputs,
-                        const TestTimeMemoryOptions& options, const Batch& batch, JournalSlot slot);
+Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
+                          const FastWeightMemoryOptions& options, const Batch& batch,
+                          JournalSlot slot);
 
 }  // namespace pronghorn

@@ -1,20 +1,20 @@
-// Rows of the table of laws for test-time memories: TTT's, Titans', and what lies between.
-#include "ops/test_time_memory.h"
+// Rows of the table of laws for fast-weight memories: TTT's, Titans', and what lies between.
+#include "ops/fast_weight_memory.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 #include <string>
 
+#include "laws/fast_weight_memory_reference.h"
 #include "laws/operator_case.h"
-#include "laws/test_time_memory_reference.h"
 
 namespace pronghorn::laws {
 namespace {
 
 struct Member {
   std::string name;
-  TestTimeMemoryOptions options;
+  FastWeightMemoryOptions options;
   bool token_idx = false;
   double largest_theta = 0.03;
 };
@@ -22,7 +22,7 @@ struct Member {
 // Hands out the inputs of a case in order.
 template <typename Inputs, typename Value>
 void distribute(const Member& member, const std::vector<Value>& in, Inputs& to) {
-  const TestTimeMemoryOptions& o = member.options;
+  const FastWeightMemoryOptions& o = member.options;
   size_t next = 0;
   to.q = in[next++];
   to.k = in[next++];
@@ -42,13 +42,13 @@ void distribute(const Member& member, const std::vector<Value>& in, Inputs& to) 
 }
 
 OperatorCase make_case(const Member& member) {
-  const TestTimeMemoryOptions& o = member.options;
+  const FastWeightMemoryOptions& o = member.options;
   const int64_t width = o.heads * o.head_dim;
   // Gradients of a mini-batch add up at the same weights: steps of size theta diverge where
   // 2 theta sum |k|^2 passes 2, so keys and rates are as small as layers make them.
   const double k = 1 / std::sqrt(static_cast<double>(o.head_dim));
   OperatorCase result;
-  result.name = "test_time_memory_" + member.name;
+  result.name = "fast_weight_memory_" + member.name;
   result.inputs = {{"q", width, {}, -1, 1},
                    {"k", width, {}, -k, k},
                    {"v", width, {}, -1, 1},
@@ -69,24 +69,24 @@ OperatorCase make_case(const Member& member) {
     }
   }
   result.output_width = width;
-  result.journals = {test_time_memory_journal(o)};
+  result.journals = {fast_weight_memory_journal(o)};
   result.forward = [member](const Context& context, const std::vector<Tensor>& in,
                             const Batch& batch) {
-    TestTimeMemoryInputs inputs;
+    FastWeightMemoryInputs inputs;
     distribute(member, in, inputs);
-    return test_time_memory(context, inputs, member.options, batch, {0, 0});
+    return fast_weight_memory(context, inputs, member.options, batch, {0, 0});
   };
   result.reference = [member](const Values& in, const std::vector<int32_t>& positions) {
-    TestTimeMemoryValues values;
+    FastWeightMemoryValues values;
     distribute(member, in, values);
-    return test_time_memory_reference(member.options, values, positions.size());
+    return fast_weight_memory_reference(member.options, values, positions.size());
   };
   return result;
 }
 
 }  // namespace
 
-std::vector<OperatorCase> test_time_memory_cases() {
+std::vector<OperatorCase> fast_weight_memory_cases() {
   const std::vector<Member> members = {
       // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
       //  forget_to_start, online_errors, residual_norm, loss_factor, error_limit, hidden_rate},

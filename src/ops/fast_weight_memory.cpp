@@ -1,4 +1,4 @@
-#include "ops/test_time_memory.h"
+#include "ops/fast_weight_memory.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,21 +10,22 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr const char* kWhere = "test_time_memory";
+constexpr const char* kWhere = "fast_weight_memory";
 static_assert(kMemoryMiniBatch == kExactStep, "anchors lie where journals fold");
 
 // Rows between anchors.
-int64_t interval_of(const TestTimeMemoryOptions& options) {
+int64_t interval_of(const FastWeightMemoryOptions& options) {
   return options.read_interval > 0 ? options.read_interval : kExactStep;
 }
 
 // ---- inputs ----
 
-MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
+MemoryShape memory_shape(const FastWeightMemoryOptions& options) {
   require(options.heads > 0 && options.head_dim > 0 && options.depth >= 1 &&
               options.depth <= kMemoryDepth && (options.depth == 1 || options.hidden_dim > 0),
           kWhere, "impossible sizes: {} heads of {}, {} layers of {}", options.heads,
@@ -46,7 +47,7 @@ MemoryShape memory_shape(const TestTimeMemoryOptions& options) {
   return shape;
 }
 
-InputRows checked_rows(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
+ConstMatrix checked_rows(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
   require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
               tensor.columns() == columns,
           kWhere, "{} has shape {}, not [{}, {}]", name,
@@ -74,7 +75,8 @@ void for_each_piece(const MemoryShape& shape, int64_t heads, int64_t layer, bool
   }
 }
 
-Tensor initial_states(const MemoryShape& shape, const TestTimeMemoryInputs& inputs, int64_t heads) {
+Tensor initial_states(const MemoryShape& shape, const FastWeightMemoryInputs& inputs,
+                      int64_t heads) {
   const Tensor states = Tensor::zeros({heads, shape.state_size()});
   for (int64_t l = 0; l < shape.depth; ++l) {
     for (const bool bias : {false, true}) {
@@ -98,8 +100,9 @@ Tensor place_weights(const Tensor& token_idx) {
   return tau;
 }
 
-MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMemoryOptions& options,
-                           const Batch& batch, const Tensor& tau) {
+MemoryProblem make_problem(const FastWeightMemoryInputs& inputs,
+                           const FastWeightMemoryOptions& options, const Batch& batch,
+                           const Tensor& tau) {
   MemoryProblem problem;
   problem.shape = memory_shape(options);
   problem.heads = options.heads;
@@ -150,12 +153,6 @@ MemoryProblem make_problem(const TestTimeMemoryInputs& inputs, const TestTimeMem
 
 // ---- backward ----
 
-OutputRows gradient_rows(const Tensor& tensor) {
-  if (!tensor.defined() || !tensor.requires_grad()) return {};
-  const GradTarget target = tensor.grad_target();
-  return {target.tensor.data(), target.tensor.row_stride(), target.accumulate};
-}
-
 void add_initial_gradient(const MemoryShape& shape, int64_t heads, const Tensor& states,
                           int64_t layer, bool bias, const Tensor& parameter) {
   if (!parameter.requires_grad()) return;
@@ -167,7 +164,7 @@ void add_initial_gradient(const MemoryShape& shape, int64_t heads, const Tensor&
   });
 }
 
-void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const MemoryProblem& problem,
+void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const MemoryProblem& problem,
                      std::vector<MemoryRun> runs, const Tensor& out, Tensor initial, Tensor tau,
                      Tensor saved) {
   tape.record([inputs, problem, runs = std::move(runs), out, initial = std::move(initial),
@@ -175,15 +172,15 @@ void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const Memor
     if (!out.has_grad()) return;
     const Tensor out_grad = out.grad();
     MemoryGradients gradients;
-    gradients.q = gradient_rows(inputs.q);
-    gradients.k = gradient_rows(inputs.k);
-    gradients.v = gradient_rows(inputs.v);
-    gradients.theta = gradient_rows(inputs.theta);
-    if (problem.shape.momentum) gradients.eta = gradient_rows(inputs.eta);
-    if (problem.shape.forgetting) gradients.alpha = gradient_rows(inputs.alpha);
+    gradients.q = input_gradient(inputs.q);
+    gradients.k = input_gradient(inputs.k);
+    gradients.v = input_gradient(inputs.v);
+    gradients.theta = input_gradient(inputs.theta);
+    if (problem.shape.momentum) gradients.eta = input_gradient(inputs.eta);
+    if (problem.shape.forgetting) gradients.alpha = input_gradient(inputs.alpha);
     if (problem.residual_norm) {
-      gradients.norm_weight = gradient_rows(inputs.norm_weight);
-      gradients.norm_bias = gradient_rows(inputs.norm_bias);
+      gradients.norm_weight = input_gradient(inputs.norm_weight);
+      gradients.norm_bias = input_gradient(inputs.norm_bias);
     }
     const Tensor states = Tensor::empty(initial.shape());
     gradients.initial = {states.data(), states.row_stride(), false};
@@ -192,8 +189,8 @@ void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const Memor
       tau_grad = Tensor::empty(tau.shape());
       gradients.tau = {tau_grad.data(), tau_grad.row_stride(), false};
     }
-    backend().test_time_memory().backward(problem, runs, {out_grad.data(), out_grad.row_stride()},
-                                          saved.defined() ? saved.data() : nullptr, gradients);
+    backend().fast_weight_memory().backward(problem, runs, input_matrix(out_grad),
+                                            saved.defined() ? saved.data() : nullptr, gradients);
     for (size_t l = 0; l < inputs.weights.size(); ++l) {
       const auto layer = static_cast<int64_t>(l);
       add_initial_gradient(problem.shape, problem.heads, states, layer, false, inputs.weights[l]);
@@ -201,7 +198,7 @@ void record_backward(Tape& tape, const TestTimeMemoryInputs& inputs, const Memor
       add_initial_gradient(problem.shape, problem.heads, states, layer, true, inputs.biases[l]);
     }
     if (tau.defined() && inputs.token_idx.requires_grad()) {
-      const OutputRows to = gradient_rows(inputs.token_idx);
+      const Matrix to = input_gradient(inputs.token_idx);
       for (int64_t i = 0; i < tau.size(); ++i) {
         const float own = tau.data()[i] > 0 ? tau_grad.data()[i] : 0.0f;
         to.data[i] = to.accumulate ? to.data[i] + own : own;
@@ -232,7 +229,7 @@ void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot
     for (size_t i = 0; i < late.size(); ++i) {
       folds.push_back({late[i]->anchor(), rows[i], late[i]->begin_anchor()});
     }
-    backend().test_time_memory().fold(problem, folds);
+    backend().fast_weight_memory().fold(problem, folds);
     for (Journal* journal : late) {
       journal->commit_anchor(journal->anchor_row() + problem.interval, true);
     }
@@ -411,7 +408,7 @@ class StatefulSegment {
 
 }  // namespace
 
-JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options) {
+JournalShape fast_weight_memory_journal(const FastWeightMemoryOptions& options) {
   const MemoryShape memory = memory_shape(options);
   JournalShape shape;
   shape.name = "memory";
@@ -421,7 +418,7 @@ JournalShape test_time_memory_journal(const TestTimeMemoryOptions& options) {
   return shape;
 }
 
-double test_time_memory_surprise(const TestTimeMemoryOptions& options, const float* row) {
+double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const float* row) {
   const MemoryShape shape = memory_shape(options);
   const int64_t last = shape.depth - 1;
   double total = 0;
@@ -439,13 +436,13 @@ double test_time_memory_surprise(const TestTimeMemoryOptions& options, const flo
   return total / static_cast<double>(options.heads);
 }
 
-int64_t test_time_memory_size(const TestTimeMemoryOptions& options) {
+int64_t fast_weight_memory_size(const FastWeightMemoryOptions& options) {
   return options.heads * memory_shape(options).state_size();
 }
 
-Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inputs,
-                        const TestTimeMemoryOptions& options, const Batch& batch,
-                        JournalSlot slot) {
+Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
+                          const FastWeightMemoryOptions& options, const Batch& batch,
+                          JournalSlot slot) {
   const Tensor tau = place_weights(inputs.token_idx);
   MemoryProblem problem = make_problem(inputs, options, batch, tau);
   // What a fresh sequence starts from is put together only where one does.
@@ -460,7 +457,7 @@ Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inpu
     problem.initial = initial.data();
   }
   const Tensor out = Tensor::empty({batch.rows(), options.heads * options.head_dim});
-  const OutputRows out_rows = {out.data(), out.row_stride()};
+  const Matrix out_rows = output_matrix(out);
   bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.theta);
   const auto also = [&](const Tensor& input) {
     if (input.defined()) record |= needs_gradient(context, out, input);
@@ -498,7 +495,7 @@ Tensor test_time_memory(const Context& context, const TestTimeMemoryInputs& inpu
   if (record && saved_states > 0) {
     saved = Tensor::empty({saved_states, options.heads * problem.shape.state_size()});
   }
-  TestTimeMemoryKernels& kernels = backend().test_time_memory();
+  FastWeightMemoryKernels& kernels = backend().fast_weight_memory();
   if (!fresh.empty()) {
     kernels.forward(problem, fresh, out_rows, saved.defined() ? saved.data() : nullptr);
   }
