@@ -46,9 +46,11 @@ void run(const LogitsOptions& options) {
   SequenceState state = model->new_state();
   const Tensor hidden = model->forward(context, continue_sequence(state, tokens));
   const Tensor logits = model->logits(context, hidden);
-  write_npy(options.out, logits.values(), logits.shape());
+  write_npy(options.out, logits.values(), logits.shape().to_vector());
   if (options.json) {
-    print_json({{"file", options.out.string()}, {"shape", logits.shape()}, {"dtype", "float32"}});
+    print_json({{"file", options.out.string()},
+                {"shape", logits.shape().to_vector()},
+                {"dtype", "float32"}});
   } else {
     fmt::print("wrote {} float32 {}\n", options.out.string(), shape_string(logits.shape()));
   }

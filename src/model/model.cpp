@@ -156,12 +156,13 @@ void Model::load_weights(const std::filesystem::path& directory) {
     const std::string name = family.published_name(parameter.name);
     const SafetensorsEntry& entry = checkpoint.at(name);
     const std::string where = fmt::format("{}: {}", directory.string(), name);
-    Shape shape = entry.shape;
+    std::vector<int64_t> shape = entry.shape;
     // Depthwise convolutions are published as [channels, 1, taps].
     if (is_convolution(parameter) && shape.size() == 3 && shape[1] == 1)
       shape.erase(shape.begin() + 1);
-    require(shape == parameter.value.shape(), where, "has shape {} where the configuration says {}",
-            shape_string(entry.shape), shape_string(parameter.value.shape()));
+    require(std::ranges::equal(shape, parameter.value.shape()), where,
+            "has shape [{}] where the configuration says {}", fmt::join(entry.shape, ", "),
+            shape_string(parameter.value.shape()));
     to_f32(entry, parameter.value.data(), where);
     parameter.value.bump_version();
     used.insert(name);
@@ -182,7 +183,7 @@ void Model::save(const std::filesystem::path& directory,
   if (!config_.train.is_null()) json["train"] = config_.train;
   std::vector<TensorToWrite> tensors;
   for (const Parameter& parameter : parameters()) {
-    Shape shape = parameter.value.shape();
+    std::vector<int64_t> shape = parameter.value.shape().to_vector();
     if (is_convolution(parameter)) shape.insert(shape.begin() + 1, 1);
     tensors.push_back({family.published_name(parameter.name), "F32", shape, parameter.value.data(),
                        static_cast<uint64_t>(parameter.value.bytes())});

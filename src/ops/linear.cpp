@@ -11,8 +11,7 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
   require(x.columns() == in, "linear", "input of width {} for a weight [{}, {}]", x.columns(), out,
           in);
   require(!bias.defined() || (bias.size() == out && bias.contiguous()), "linear",
-          "bias of shape {} for a weight [{}, {}]",
-          bias.defined() ? shape_string(bias.shape()) : "", out, in);
+          "bias of shape {} for a weight [{}, {}]", shape_string(bias.shape()), out, in);
 
   const Tensor y = Tensor::empty({rows, out});
   const Precision precision = context.precision;

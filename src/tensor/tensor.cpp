@@ -38,8 +38,6 @@ int64_t element_count(const Shape& shape) {
 
 }  // namespace
 
-std::string shape_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
 Tensor Tensor::empty(Shape shape, DType dtype) {
   const int64_t count = element_count(shape);
   Tensor tensor;

@@ -2,21 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <span>
-#include <string>
-#include <vector>
 
 #include "tensor/dtype.h"
+#include "tensor/shape.h"
 #include "tensor/storage.h"
 
 namespace pronghorn {
-
-using Shape = std::vector<int64_t>;
-
-// "[3, 4]"
-std::string shape_string(const Shape& shape);
 
 struct GradTarget;
 
