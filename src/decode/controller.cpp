@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "decode/scoring_drafter.h"
 
 namespace pronghorn {
 namespace {

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "base/threads.h"
-#include "decode/scoring_drafter.h"
+#include "decode/drafter.h"
 #include "decode/stop_filter.h"
 #include "decode/verification.h"
 #include "ops/pointwise.h"

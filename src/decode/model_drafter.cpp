@@ -8,9 +8,6 @@
 namespace pronghorn {
 namespace {
 
-// Tokens read in one forward: bounds the memory of activations.
-constexpr size_t kPiece = 2048;
-
 // The state of each sequence follows the text: what was read for a draft and came true stays, the
 // rest is dropped. Guesses of a chain are read one by one; a tree is read anew for each of its
 // levels, by a copy of the state, since nothing can follow a tree that is not yet decided, and a
@@ -48,7 +45,7 @@ class ModelDrafter : public ScoringDrafter {
     int32_t last = -1;             // token of the text
   };
 
-  virtual Tensor forward(const Context& context, const Batch& batch) const {
+  virtual Tensor forward(const Context& context, const CheckedBatch& batch) const {
     return model_->forward(context, batch);
   }
   // Before the first level: state and unread tokens must be those of the text.
@@ -107,13 +104,14 @@ class ModelDrafter : public ScoringDrafter {
     for (const Asked& ask : asked) {
       Text& text = texts_[ask.request->sequence];
       require(!text.unread.empty(), name_, "has no token to continue from");
-      size_t done = 0;
-      for (; text.unread.size() - done > kPiece; done += kPiece) {
-        Batch batch;
-        add_segment(batch, text.state, std::span(text.unread).subspan(done, kPiece));
-        forward(context, batch);
-      }
-      text.unread.erase(text.unread.begin(), text.unread.begin() + static_cast<int64_t>(done));
+      const int64_t whole =
+          (static_cast<int64_t>(text.unread.size()) - 1) / kPromptPiece * kPromptPiece;
+      read_in_pieces(whole, [&](int64_t done, int64_t count) {
+        forward(context, continue_sequence(text.state, std::span(text.unread)
+                                                           .subspan(static_cast<size_t>(done),
+                                                                    static_cast<size_t>(count))));
+      });
+      text.unread.erase(text.unread.begin(), text.unread.begin() + whole);
     }
   }
 };
@@ -131,7 +129,7 @@ class EarlyExitDrafter final : public ModelDrafter {
   void append(size_t, std::span<const int32_t>) override {}
 
  protected:
-  Tensor forward(const Context& context, const Batch& batch) const override {
+  Tensor forward(const Context& context, const CheckedBatch& batch) const override {
     Model::EarlyExit exit{layers_, true, {}};
     return model_->forward(context, batch, &exit);
   }

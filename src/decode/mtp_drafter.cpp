@@ -9,9 +9,6 @@
 namespace pronghorn {
 namespace {
 
-// Rows of one forward: bounds the memory of activations.
-constexpr int64_t kPiece = 2048;
-
 // Head k reads for token t what the head before said of it (k = 0: the model) and token t + k + 1.
 // Its state holds the tokens for which both are known. For a draft, level l asks head l, with the
 // guesses in place of tokens; levels beyond the last head ask that one again, with its own output.
@@ -75,12 +72,10 @@ class MtpDrafter final : public ScoringDrafter {
         const auto known =
             static_cast<int64_t>(text.tokens.size() - std::min(text.tokens.size(), k + 1));
         const int64_t ready = std::min(waiting, known - head.state.length());
-        for (int64_t done = 0; done < ready;) {
-          const int64_t count = std::min(ready - done, kPiece);
+        read_in_pieces(ready, [&](int64_t done, int64_t count) {
           const auto from = static_cast<size_t>(head.state.length()) + k + 1;
-          Batch batch;
-          add_segment(batch, head.state,
-                      std::span(text.tokens).subspan(from, static_cast<size_t>(count)));
+          const Batch batch = continue_sequence(
+              head.state, std::span(text.tokens).subspan(from, static_cast<size_t>(count)));
           const Tensor in = Tensor::from(
               std::span(head.waiting)
                   .subspan(static_cast<size_t>(done * width_), static_cast<size_t>(count * width_)),
@@ -92,8 +87,7 @@ class MtpDrafter final : public ScoringDrafter {
             next.insert(next.end(), values.begin(), values.end());
           }
           if (k == 0) text.root.assign(values.end() - width_, values.end());
-          done += count;
-        }
+        });
         if (ready > 0) {
           head.waiting.erase(head.waiting.begin(), head.waiting.begin() + ready * width_);
         }

@@ -71,23 +71,6 @@ struct Growing {
 
 }  // namespace
 
-void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
-                 std::vector<int32_t> parents) {
-  const auto count = static_cast<int64_t>(tokens.size());
-  const auto first = static_cast<int32_t>(state.length());
-  batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());
-  std::vector<int32_t> positions(tokens.size());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (parents.empty()) {
-      positions[i] = first + static_cast<int32_t>(i);
-    } else {
-      positions[i] = parents[i] < 0 ? first : positions[static_cast<size_t>(parents[i])] + 1;
-    }
-  }
-  batch.segments.push_back({&state, batch.rows(), count, Mask::causal, std::move(parents)});
-  batch.positions.insert(batch.positions.end(), positions.begin(), positions.end());
-}
-
 std::vector<int32_t> ScoringDrafter::path_to(const Draft& draft, int32_t node) {
   std::vector<int32_t> path;
   for (; node >= 0; node = draft.shape.parents[static_cast<size_t>(node)]) {

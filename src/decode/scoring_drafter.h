@@ -9,10 +9,6 @@
 
 namespace pronghorn {
 
-// Adds rows that continue `state` by `tokens` to a batch; parents as in Segment.
-void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
-                 std::vector<int32_t> parents = {});
-
 class ScoringDrafter : public Drafter {
  public:
   int costly_kind() const final { return 0; }

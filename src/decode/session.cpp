@@ -13,9 +13,6 @@ namespace {
 
 constexpr uint64_t kMagic = 0x3130534e4f525000;  // "\0PRONS01"
 
-// Tokens of a prompt read in one forward: bounds the memory of activations.
-constexpr int64_t kPromptPiece = 2048;
-
 }  // namespace
 
 Session::Session(const Model& model) : state_(model.new_state()) {}
@@ -32,15 +29,14 @@ Tensor Session::scores(const Model& model, const Context& context,
                        const std::function<void(size_t, const Tensor&)>& on_read) {
   require(!pending_.empty(), "generate", "there is no text to continue (give a --prompt)");
   Tensor last;
-  size_t done = 0;
-  while (done < pending_.size()) {
-    const size_t count = std::min(pending_.size() - done, static_cast<size_t>(kPromptPiece));
-    const Batch batch = continue_sequence(state_, std::span(pending_).subspan(done, count));
+  read_in_pieces(static_cast<int64_t>(pending_.size()), [&](int64_t done, int64_t count) {
+    const auto piece =
+        std::span(pending_).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
+    const Batch batch = continue_sequence(state_, piece);
     const Tensor hidden = model.forward(context, batch);
-    last = hidden.row_slice(static_cast<int64_t>(count) - 1, 1);
-    done += count;
-    if (on_read) on_read(done, hidden);
-  }
+    last = hidden.row_slice(count - 1, 1);
+    if (on_read) on_read(static_cast<size_t>(done + count), hidden);
+  });
   pending_.clear();
   return model.logits(context, last);
 }

@@ -10,23 +10,23 @@
 namespace pronghorn::lab {
 
 ReadText read_importance(const Model& model, const Tokenizer& tokenizer, std::string_view text) {
-  constexpr size_t kPiece = 2048;
   const std::vector<int32_t> ids = tokenizer.encode(text);
   require(!ids.empty(), "text", "gives no token");
   ReadText read{{}, model.new_state()};
-  for (size_t done = 0; done < ids.size(); done += kPiece) {
-    const auto piece = std::span(ids).subspan(done, std::min(kPiece, ids.size() - done));
+  read_in_pieces(static_cast<int64_t>(ids.size()), [&](int64_t done, int64_t count) {
+    const auto piece =
+        std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
     std::vector<SpanTrace> trace;
     model.forward({}, continue_sequence(read.state, piece), nullptr, &trace);
     for (const int32_t id : piece) read.tokens.push_back({id, tokenizer.token_bytes(id), 0, {}});
     for (const SpanTrace& span : trace) {
       for (size_t i = 0; i < span.rows.size(); ++i) {
-        TokenImportance& token = read.tokens[done + static_cast<size_t>(span.rows[i])];
+        TokenImportance& token = read.tokens[static_cast<size_t>(done + span.rows[i])];
         token.scores.push_back(span.scores[i]);
         token.depth += span.scores[i] > 0;
       }
     }
-  }
+  });
   return read;
 }
 

@@ -10,7 +10,6 @@ namespace pronghorn::lab {
 namespace {
 
 // Tokens of one forward while reading a prompt.
-constexpr int64_t kPromptPiece = 2048;
 
 // Decode steps of one measurement, and how many measurements the median is of.
 constexpr int64_t kDecodeSteps = 64;
@@ -37,22 +36,20 @@ Tensor read_prompts(const Model& model, const Context& context, std::vector<Sequ
   const auto count = static_cast<int64_t>(states.size());
   const int64_t piece = std::max<int64_t>(1, kPromptPiece / count);
   Tensor last = Tensor::empty({count, model.config().hidden_size});
-  for (int64_t done = 0; done < length; done += piece) {
-    const int64_t now = std::min(piece, length - done);
+  const auto read = [&](int64_t done, int64_t now) {
     Batch batch;
     for (size_t s = 0; s < states.size(); ++s) {
-      batch.segments.push_back({&states[s], batch.rows(), now, Mask::causal, {}});
-      for (int64_t i = done; i < done + now; ++i) {
-        batch.tokens.push_back(prompts[s][static_cast<size_t>(i)]);
-        batch.positions.push_back(static_cast<int32_t>(i));
-      }
+      add_segment(
+          batch, states[s],
+          std::span(prompts[s]).subspan(static_cast<size_t>(done), static_cast<size_t>(now)));
     }
     const Tensor hidden = model.forward(context, batch);
-    if (done + now < length) continue;
+    if (done + now < length) return;
     for (int64_t s = 0; s < count; ++s) {
       last.row_slice(s, 1).copy_from(hidden.row_slice((s + 1) * now - 1, 1));
     }
-  }
+  };
+  read_in_pieces(length, read, piece);
   return model.logits(context, last);
 }
 
@@ -61,10 +58,9 @@ Tensor decode_step(const Model& model, const Context& context, std::vector<Seque
                    const Tensor& logits, std::span<const std::vector<int32_t>> texts) {
   Batch batch;
   for (size_t s = 0; s < states.size(); ++s) {
-    batch.segments.push_back({&states[s], batch.rows(), 1, Mask::causal, {}});
-    batch.tokens.push_back(texts.empty() ? likeliest(logits, static_cast<int64_t>(s))
-                                         : texts[s][static_cast<size_t>(states[s].length())]);
-    batch.positions.push_back(static_cast<int32_t>(states[s].length()));
+    const int32_t token = texts.empty() ? likeliest(logits, static_cast<int64_t>(s))
+                                        : texts[s][static_cast<size_t>(states[s].length())];
+    add_segment(batch, states[s], {&token, 1});
   }
   return model.logits(context, model.forward(context, batch));
 }
@@ -224,8 +220,7 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
       if (expected > options.max_seconds) break;
     }
     const double start = now_seconds();
-    while (state.length() < target) {
-      const int64_t count = std::min(kPromptPiece, target - state.length());
+    read_in_pieces(target - state.length(), [&](int64_t, int64_t count) {
       std::vector<int32_t> tokens;
       for (int64_t i = 0; i < count; ++i) {
         tokens.push_back(text[static_cast<size_t>(state.length() + i) % text.size()]);
@@ -233,7 +228,7 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
       const Tensor hidden = model.forward(context, continue_sequence(state, tokens));
       logits = model.logits(context, hidden.row_slice(count - 1, 1));
       progress.update(static_cast<double>(state.length()));
-    }
+    });
     reading += now_seconds() - start;
 
     ContextPoint point;

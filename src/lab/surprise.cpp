@@ -24,23 +24,24 @@ std::vector<TokenSurprise> read_surprise(const Model& model, const Tokenizer& to
   require(!ids.empty(), "text", "gives no token");
   std::vector<TokenSurprise> tokens;
   SequenceState state = model.new_state();
-  // The rows of so many tokens are always held.
-  for (size_t done = 0; done < ids.size(); done += kExactStep) {
+  const auto read = [&](int64_t done, int64_t count) {
     const auto piece =
-        std::span(ids).subspan(done, std::min<size_t>(kExactStep, ids.size() - done));
+        std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
     model.forward({}, continue_sequence(state, piece));
     for (const int32_t id : piece) tokens.push_back({id, tokenizer.token_bytes(id), {}});
     for (const LearningMemory& memory : memories) {
       const Journal& journal = state.journal(memory.slot.layer, memory.slot.index);
       // Layers of a subsampled span have rows of some of the tokens only.
       for (int64_t row = journal.length() - 1; row >= journal.first_row(); --row) {
-        const auto position = static_cast<size_t>(journal.position(row));
+        const int32_t position = journal.position(row);
         if (position < done) break;
-        tokens[position].memories.push_back(
+        tokens[static_cast<size_t>(position)].memories.push_back(
             fast_weight_memory_surprise(memory.options, journal.row(row)));
       }
     }
-  }
+  };
+  // The rows of that many tokens are always held.
+  read_in_pieces(static_cast<int64_t>(ids.size()), read, kExactStep);
   return tokens;
 }
 

@@ -52,7 +52,7 @@ class AttentionMixer final : public Mixer {
     }
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor q = prepare(context, linear(context, x, q_proj_, q_bias_), q_norm_, batch);
     const Tensor k = prepare(context, linear(context, x, k_proj_, k_bias_), k_norm_, batch);
@@ -73,7 +73,7 @@ class AttentionMixer final : public Mixer {
  private:
   // Heads of q or k, normalised if so configured, then turned to their positions.
   Tensor prepare(const Context& context, const Tensor& heads, const Tensor& norm,
-                 const Batch& batch) const {
+                 const CheckedBatch& batch) const {
     Tensor result = heads;
     if (norm.defined()) {
       const int64_t count = heads.size() / options_.head_dim;
@@ -81,7 +81,7 @@ class AttentionMixer final : public Mixer {
                    .reshape(heads.shape());
     }
     if (rotary_dim_ == 0) return result;
-    return rope(context, result, batch.positions, options_.head_dim, rotary_dim_, rope_theta_);
+    return rope(context, result, batch.positions(), options_.head_dim, rotary_dim_, rope_theta_);
   }
 
   AttentionOptions options_;

@@ -55,7 +55,7 @@ class GatedDeltaNetMixer final : public Mixer {
     o_norm_ = scope.tensor("o_norm.weight", {options_.value_dim}, initializers::constant(1));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const auto convolved = [&](const Weight& projection, const Tensor& taps, int64_t index) {
       return short_convolution(context, linear(context, x, projection), taps, {}, true, batch,

@@ -37,7 +37,7 @@ class Mixer {
 
   // x [rows, hidden_size], already normalised; returns the same shape. slot: where this mixer's
   // journals begin.
-  virtual Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  virtual Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                          JournalSlot slot) const = 0;
 
   // What it keeps of a sequence, in slot order.

@@ -54,7 +54,7 @@ class MambaMixer final : public Mixer {
     }
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor xz = linear(context, x, in_proj_, in_bias_);
     const Tensor z = xz.column_slice(inner_size_, inner_size_);

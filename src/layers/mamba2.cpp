@@ -64,7 +64,7 @@ class Mamba2Mixer final : public Mixer {
     }
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor projected = linear(context, x, in_proj_, in_bias_);
     const int64_t conv_width = inner_size_ + 2 * groups_state_;

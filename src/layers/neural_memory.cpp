@@ -96,7 +96,7 @@ Tensor NeuralMemory::unit(const Context& context, const Tensor& projected) const
 }
 
 FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
-                                              const Batch& batch, JournalSlot& slot) const {
+                                              const CheckedBatch& batch, JournalSlot& slot) const {
   const auto projected = [&](const Weight& projection, const Tensor& taps) {
     const Tensor plain = linear(context, x, projection);
     if (conv_kernel_ == 0) return plain;
@@ -120,7 +120,7 @@ FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tens
   return inputs;
 }
 
-Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const Batch& batch,
+Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                              JournalSlot slot) const {
   const FastWeightMemoryInputs inputs = features(context, x, batch, slot);
   return fast_weight_memory(context, inputs, options_, batch, slot);

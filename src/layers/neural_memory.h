@@ -18,13 +18,13 @@ class NeuralMemory {
 
   // What the memory answers each row's query with, once it has learned the row:
   // [rows, heads head_dim].
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const;
 
   // The two halves of forward(). What learns: query, key, value and gates of each row; moves `slot`
   // on behind the journals of its convolutions.
-  FastWeightMemoryInputs features(const Context& context, const Tensor& x, const Batch& batch,
-                                  JournalSlot& slot) const;
+  FastWeightMemoryInputs features(const Context& context, const Tensor& x,
+                                  const CheckedBatch& batch, JournalSlot& slot) const;
   // Unit queries of another projection of the memory's width.
   Tensor unit(const Context& context, const Tensor& projected) const;
   const FastWeightMemoryOptions& options() const { return options_; }

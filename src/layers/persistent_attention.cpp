@@ -27,10 +27,10 @@ PersistentAttention::PersistentAttention(const nlohmann::json& config, const Lay
   }
 }
 
-Tensor PersistentAttention::forward(const Context& context, const Tensor& x, const Batch& batch,
-                                    JournalSlot slot) const {
+Tensor PersistentAttention::forward(const Context& context, const Tensor& x,
+                                    const CheckedBatch& batch, JournalSlot slot) const {
   const auto turned = [&](const Weight& projection) {
-    return rope(context, linear(context, x, projection), batch.positions, options_.head_dim,
+    return rope(context, linear(context, x, projection), batch.positions(), options_.head_dim,
                 options_.head_dim, rope_theta_);
   };
   const Tensor q = turned(q_proj_), k = turned(k_proj_), v = linear(context, x, v_proj_);

@@ -16,7 +16,7 @@ class PersistentAttention {
                       const ParameterScope& scope);
 
   // [rows, heads head_dim], before any projection.
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const;
 
   std::vector<JournalShape> journals() const { return {attention_journal(options_)}; }

@@ -57,9 +57,9 @@ Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden
 }
 
 Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
-                                 const Batch& batch) const {
-  Span span;
-  span.outer = x;
+                                 const CheckedBatch& batch) const {
+  Tensor scores, weights, inner = x;
+  RowSelection selection;
   if (batch.rows() > 0) {
     // In f32 always: a threshold must not depend on how products are rounded.
     Context exact = context;
@@ -71,9 +71,9 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
       rows =
           counted ? centre(exact, rows, batch, score_shift_) : add_bias(exact, rows, score_shift_);
     }
-    span.scores = linear(exact, rows, score_, counted ? score_bias_.detach() : score_bias_);
+    scores = linear(exact, rows, score_, counted ? score_bias_.detach() : score_bias_);
     if (counted) {
-      span.scores = balance_share(context, span.scores, batch, score_bias_, keep_);
+      scores = balance_share(context, scores, batch, score_bias_, keep_);
     }
     const int64_t step = context.training_step.value_or(0);
     if (context.training_step &&
@@ -85,32 +85,31 @@ Subsample::Span Subsample::enter(const Context& context, const Tensor& x,
         bounds.most_share = keep_ + kShareTolerance;
       }
       bounds.gradient_scale = balancer_scale_;
-      span.scores = balance(context, span.scores, bounds);
+      scores = balance(context, scores, bounds);
     }
-    span.selection = select(context, span.scores, batch);
-    span.weights = selected_weights(context, span.scores, span.selection);
-    span.inner = gather_rows(context, x, span.selection.rows);
+    selection = select(context, scores, batch);
+    weights = selected_weights(context, scores, selection);
+    inner = gather_rows(context, x, selection.rows);
   } else {
-    span.selection.counts.assign(batch.segments.size(), 0);
-    span.inner = x;
+    selection.counts.assign(batch.segments().size(), 0);
   }
-  span.batch = selected_batch(batch, span.selection);
-  for (size_t s = 0; s < batch.segments.size(); ++s) {
-    const Segment& segment = batch.segments[s];
+  CheckedBatch inner_batch = selected_batch(batch, selection);
+  for (size_t s = 0; s < batch.segments().size(); ++s) {
+    const Segment& segment = batch.segments()[s];
     if (segment.state == nullptr || segment.parents.empty()) continue;
-    const int64_t first = span.batch.segments[s].first_row, count = span.selection.counts[s];
+    const int64_t first = inner_batch.segments()[s].first_row, count = selection.counts[s];
     std::vector<int32_t> nodes;
     for (int64_t i = first; i < first + count; ++i) {
-      const int32_t row = span.selection.rows[static_cast<size_t>(i)];
+      const int32_t row = selection.rows[static_cast<size_t>(i)];
       nodes.push_back(row - static_cast<int32_t>(segment.first_row));
     }
     segment.state->set_tree_nodes(span_, std::move(nodes));
   }
-  return span;
+  return {x, scores, std::move(selection), weights, inner, std::move(inner_batch)};
 }
 
 RowSelection Subsample::select(const Context& context, const Tensor& scores,
-                               const Batch& batch) const {
+                               const CheckedBatch& batch) const {
   if (context.tape == nullptr) return select_positive(scores, batch);
   const bool reversed =
       context.training_step && chance("reversed", span_, *context.training_step, 0.5);

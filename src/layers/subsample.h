@@ -37,19 +37,20 @@ class Subsample {
     Tensor outer;   // the rows in front of the span [rows, hidden_size]
     Tensor scores;  // [rows, 1]; undefined if there are no rows
     RowSelection selection;
-    Tensor weights;  // of the selected rows [selected, 1]
-    Tensor inner;    // the selected rows [selected, hidden_size]
-    Batch batch;     // of the selected rows
+    Tensor weights;      // of the selected rows [selected, 1]
+    Tensor inner;        // the selected rows [selected, hidden_size]
+    CheckedBatch batch;  // of the selected rows
   };
 
   // With a tape the highest scores of each segment enter, else those above 0.
-  Span enter(const Context& context, const Tensor& x, const Batch& batch) const;
+  Span enter(const Context& context, const Tensor& x, const CheckedBatch& batch) const;
 
   // y: what the span made of span.inner. Returns [rows, hidden_size] of the outer batch.
   Tensor leave(const Context& context, const Span& span, const Tensor& y) const;
 
  private:
-  RowSelection select(const Context& context, const Tensor& scores, const Batch& batch) const;
+  RowSelection select(const Context& context, const Tensor& scores,
+                      const CheckedBatch& batch) const;
 
   int64_t span_;
   double keep_, balancer_scale_;

@@ -47,12 +47,12 @@ class TitansMacMixer final : public Mixer {
   }
 
   // h = M(q) at the weights of the segment's start, y = attention to [P | h | S], m = M(norm(y))
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     FastWeightMemoryInputs inputs = memory_.features(context, x, batch, slot);
     const auto next = [&slot] { return JournalSlot{slot.layer, slot.index++}; };
     const auto turned = [&](const Tensor& heads) {
-      return rope(context, heads, batch.positions, attention_.head_dim, attention_.head_dim,
+      return rope(context, heads, batch.positions(), attention_.head_dim, attention_.head_dim,
                   rope_theta_);
     };
     const Tensor recalled =

@@ -16,7 +16,7 @@ class TitansMagMixer final : public Mixer {
         memory_(config, context, scope.child("memory")),
         output_(attention_.width(), context, scope) {}
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor y = attention_.forward(context, x, batch, slot);
     slot.index += static_cast<int64_t>(attention_.journals().size());

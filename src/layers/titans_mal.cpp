@@ -30,7 +30,7 @@ class TitansMalMixer final : public Mixer {
 
   // y = M(x), normalised a head, gated and projected; o = y + SWA(norm(x + y)): a residual
   // connection around each, of which the block adds the outer one.
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor answer = memory_.forward(context, x, batch, slot);
     slot.index += static_cast<int64_t>(memory_.journals().size());

@@ -22,7 +22,7 @@ class TitansMemoryMixer final : public Mixer {
                      initializers::normal(context.initializer_range * context.residual_scale));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     const Tensor answer = memory_.forward(context, x, batch, slot);
     const Tensor normed =

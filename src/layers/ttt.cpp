@@ -69,11 +69,11 @@ class TttMixer final : public Mixer {
                      initializers::normal(context.initializer_range * context.residual_scale));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const Batch& batch,
+  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
     // Positions within the mini-batch.
     std::vector<int32_t> places;
-    for (const int32_t position : batch.positions) {
+    for (const int32_t position : batch.positions()) {
       places.push_back(position % static_cast<int32_t>(options_.mini_batch));
     }
     const auto turned = [&](const Tensor& heads) {

@@ -30,7 +30,8 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
   }
 }
 
-Stream Block::forward(const Context& context, const Stream& stream, const Batch& batch) const {
+Stream Block::forward(const Context& context, const Stream& stream,
+                      const CheckedBatch& batch) const {
   Tensor sum = stream.sum, normed;
   if (stream.delta.defined()) {
     std::tie(sum, normed) = mixer_norm_.add_forward(context, stream.sum, stream.delta);
@@ -43,7 +44,7 @@ Stream Block::forward(const Context& context, const Stream& stream, const Batch&
   return {sum, feed_forward_->forward(context, normed)};
 }
 
-Tensor Block::mix(const Context& context, const Tensor& x, const Batch& batch) const {
+Tensor Block::mix(const Context& context, const Tensor& x, const CheckedBatch& batch) const {
   JournalSlot slot{layer_, 0};
   if (mixers_.size() == 1) return mixers_.front()->forward(context, x, batch, slot);
   Tensor total;

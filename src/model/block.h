@@ -24,14 +24,14 @@ class Block {
 
   // Several mixers side by side see the same input; the outputs, each under a norm of its own, are
   // averaged (Hymba, arXiv 2411.13676, equation 3).
-  Stream forward(const Context& context, const Stream& stream, const Batch& batch) const;
+  Stream forward(const Context& context, const Stream& stream, const CheckedBatch& batch) const;
 
   std::vector<JournalShape> journals() const;
   std::vector<LearningMemory> memories() const;
   TokenCost cost(double context) const;
 
  private:
-  Tensor mix(const Context& context, const Tensor& x, const Batch& batch) const;
+  Tensor mix(const Context& context, const Tensor& x, const CheckedBatch& batch) const;
 
   int64_t layer_;
   Norm mixer_norm_, ffn_norm_;

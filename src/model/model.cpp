@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
-#include <set>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -192,27 +190,26 @@ void Model::save(const std::filesystem::path& directory,
   write_file(directory / kConfigFile, json.dump(2) + "\n");
 }
 
-void Model::check(const Batch& batch) const {
-  int64_t next = 0;
-  std::set<const SequenceState*> states;
-  for (const Segment& segment : batch.segments) {
-    require(segment.first_row == next && segment.length >= 0, "batch",
-            "segments must follow one another: row {} where {} was expected", segment.first_row,
-            next);
-    next += segment.length;
-    require(segment.state == nullptr || states.insert(segment.state).second, "batch",
-            "a sequence occurs in two segments");
-    require(
-        segment.parents.empty() || static_cast<int64_t>(segment.parents.size()) == segment.length,
-        "batch", "{} parents for {} rows", segment.parents.size(), segment.length);
-    for (size_t i = 0; i < segment.parents.size(); ++i) {
-      require(segment.parents[i] >= -1 && segment.parents[i] < static_cast<int64_t>(i), "batch",
-              "row {} of a tree has parent {}", i, segment.parents[i]);
-    }
+Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const {
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state == nullptr || segment.length == 0) continue;
+    // A state counts tokens by position: truncate() and saved sessions go by it.
+    const std::span<const int32_t> positions = batch.positions(segment);
+    const int64_t first = segment.state->length();
+    const auto [least, most] = std::minmax_element(positions.begin(), positions.end());
+    require(*least == first && *most < first + segment.length, "batch",
+            "positions {} to {} continue a sequence of {} tokens by {}", *least, *most, first,
+            segment.length);
   }
-  require(next == batch.rows() && batch.tokens.size() == batch.positions.size(), "batch",
-          "{} tokens and {} positions for segments of {} rows in all", batch.tokens.size(),
-          batch.positions.size(), next);
+  if (!batch.embeddings().defined()) {
+    require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
+            "neither tokens nor embeddings for {} rows", batch.rows());
+    return embedding(context, embeddings_.value(), batch.tokens());
+  }
+  require(batch.embeddings().columns() == config_.hidden_size, "batch",
+          "embeddings {} for a model of width {}", shape_string(batch.embeddings().shape()),
+          config_.hidden_size);
+  return batch.embeddings();
 }
 
 void Model::check_exit(int64_t layers, std::string_view where) const {
@@ -224,16 +221,15 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
           layers);
 }
 
-Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exit,
+Tensor Model::forward(const Context& context, const CheckedBatch& batch, EarlyExit* exit,
                       std::vector<SpanTrace>* trace) const {
-  check(batch);
   if (exit != nullptr) check_exit(exit->layers, "early exit");
   if (trace != nullptr) trace->clear();
   const auto normalised = [&](const Stream& end) {
     return end.delta.defined() ? norm_.add_forward(context, end.sum, end.delta).second
                                : norm_.forward(context, end.sum);
   };
-  Stream stream{embedding(context, embeddings_.value(), batch.tokens), {}};
+  Stream stream{embedded(context, batch), {}};
   struct OpenSpan {
     const Subsample& layer;
     Subsample::Span span;
@@ -243,7 +239,7 @@ Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exi
   size_t block = 0;
   int64_t next_span = 0;
   for (const PatternStep& step : config_.steps) {
-    const Batch& rows = open.empty() ? batch : open.back().span.batch;
+    const CheckedBatch& rows = open.empty() ? batch : open.back().span.batch;
     if (step.kind == PatternStep::Kind::block) {
       const Block& current = *blocks_[block++];
       if (rows.rows() == 0) continue;
@@ -272,14 +268,14 @@ Tensor Model::forward(const Context& context, const Batch& batch, EarlyExit* exi
     }
   }
   const Tensor hidden = exit != nullptr && exit->stop ? exit->hidden : normalised(stream);
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
   }
   return hidden;
 }
 
 Stream Model::recomputed(const Context& context, const Block& block, const Stream& stream,
-                         const Batch& batch) const {
+                         const CheckedBatch& batch) const {
   Context plain = context;
   plain.tape = nullptr;
   const Stream result = block.forward(plain, stream, batch);
@@ -287,7 +283,7 @@ Stream Model::recomputed(const Context& context, const Block& block, const Strea
   const Stream out{result.sum.detach(), result.delta};
   out.sum.set_requires_grad(true);
   out.delta.set_requires_grad(true);
-  // A copy: the rows of a subsampled span are gone when the backward pass comes.
+  // The batch may be gone when the backward pass comes: the copy owns it.
   context.tape->record([context, &block, stream, out, batch] {
     Tape tape;
     Context inner = context;
@@ -307,12 +303,11 @@ Stream Model::recomputed(const Context& context, const Block& block, const Strea
 }
 
 Tensor Model::mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
-                          const Batch& batch) const {
+                          const CheckedBatch& batch) const {
   require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
-  check(batch);
-  const Tensor tokens = embedding(context, embeddings_.value(), batch.tokens);
+  const Tensor tokens = embedded(context, batch);
   const Tensor result = mtp_[static_cast<size_t>(head)].forward(context, hidden, tokens, batch);
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
   }
   return result;
@@ -401,31 +396,6 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     }
   }
   return costs;
-}
-
-Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens) {
-  Batch batch;
-  batch.tokens.assign(tokens.begin(), tokens.end());
-  batch.positions.resize(tokens.size());
-  std::iota(batch.positions.begin(), batch.positions.end(), static_cast<int32_t>(state.length()));
-  batch.segments.push_back({&state, 0, static_cast<int64_t>(tokens.size()), Mask::causal, {}});
-  return batch;
-}
-
-Batch fresh_segments(std::span<const int32_t> tokens, int64_t length) {
-  const auto rows = static_cast<int64_t>(tokens.size());
-  require(length > 0 && rows % length == 0, "batch", "{} tokens are not whole segments of {}", rows,
-          length);
-  Batch batch;
-  batch.tokens.assign(tokens.begin(), tokens.end());
-  batch.positions.resize(tokens.size());
-  for (int64_t row = 0; row < rows; ++row) {
-    batch.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row % length);
-  }
-  for (int64_t row = 0; row < rows; row += length) {
-    batch.segments.push_back({nullptr, row, length, Mask::causal, {}});
-  }
-  return batch;
 }
 
 }  // namespace pronghorn

@@ -62,8 +62,9 @@ class Model {
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
   // SequenceState::commit(). trace: unless null, receives an entry a subsampled span.
-  // Throws Error for tokens out of range or a malformed batch.
-  Tensor forward(const Context& context, const Batch& batch, EarlyExit* exit = nullptr,
+  // Throws Error for tokens out of range, embeddings of another width and positions that do not
+  // follow the tokens of a state.
+  Tensor forward(const Context& context, const CheckedBatch& batch, EarlyExit* exit = nullptr,
                  std::vector<SpanTrace>* trace = nullptr) const;
 
   // Throws Error unless a forward can be left behind the first `layers` blocks: there are so many,
@@ -81,7 +82,7 @@ class Model {
   // hidden states, normalised, are to be scored by logits() for token t + k + 2. Each head has a
   // state of its own per sequence, new_mtp_state().
   Tensor mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
-                     const Batch& batch) const;
+                     const CheckedBatch& batch) const;
   int64_t mtp_depth() const { return static_cast<int64_t>(mtp_.size()); }
   SequenceState new_mtp_state() const { return SequenceState(mtp_layout_); }
 
@@ -114,10 +115,12 @@ class Model {
 
  private:
   Model(ModelConfig config, uint64_t seed, bool initialize);
-  void check(const Batch& batch) const;
+  // The rows that enter the first block. Throws Error unless the batch fits the model and its
+  // states.
+  Tensor embedded(const Context& context, const CheckedBatch& batch) const;
   std::vector<double> configured_shares() const;
   Stream recomputed(const Context& context, const Block& block, const Stream& stream,
-                    const Batch& batch) const;
+                    const CheckedBatch& batch) const;
 
   ModelConfig config_;
   ParameterStore store_;
@@ -128,11 +131,5 @@ class Model {
   Norm norm_;
   std::shared_ptr<const StateLayout> layout_, mtp_layout_;
 };
-
-// A batch that continues one sequence with `tokens`, at the positions that follow.
-Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens);
-
-// A training batch: `tokens` holds segments of `length` tokens one after another, all fresh.
-Batch fresh_segments(std::span<const int32_t> tokens, int64_t length);
 
 }  // namespace pronghorn

@@ -24,7 +24,7 @@ MtpHead::MtpHead(const ModelConfig& model, const LayerContext& context, const Pa
       norm_(make_norm(model, scope.child("norm"))) {}
 
 Tensor MtpHead::forward(const Context& context, const Tensor& hidden, const Tensor& embeddings,
-                        const Batch& batch) const {
+                        const CheckedBatch& batch) const {
   const std::array<Tensor, 2> parts = {hidden_norm_.forward(context, hidden),
                                        embedding_norm_.forward(context, embeddings)};
   const Tensor x = linear(context, concatenate_columns(context, parts), projection_);

@@ -19,7 +19,7 @@ class MtpHead {
 
   // hidden, embeddings [rows, hidden_size]; returns h' of the same shape.
   Tensor forward(const Context& context, const Tensor& hidden, const Tensor& embeddings,
-                 const Batch& batch) const;
+                 const CheckedBatch& batch) const;
 
   std::vector<JournalShape> journals() const { return block_.journals(); }
 

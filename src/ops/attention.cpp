@@ -86,20 +86,20 @@ int64_t window_begin(const AttentionOptions& options, int32_t position, int64_t 
 // What each row of a chain sees, when `before` keys precede the segment, those from `first` on
 // held.
 template <typename PositionOf>
-std::vector<KeyRange> chain_ranges(const AttentionOptions& options, const Batch& batch,
+std::vector<KeyRange> chain_ranges(const AttentionOptions& options, const CheckedBatch& batch,
                                    const Segment& segment, int64_t first, int64_t before,
                                    PositionOf&& position_of) {
   std::vector<KeyRange> visible(static_cast<size_t>(segment.length));
   for (int64_t i = 0; i < segment.length; ++i) {
     const int64_t end = before + (segment.mask == Mask::full ? segment.length : i + 1);
-    const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + i)];
+    const int32_t position = batch.positions()[static_cast<size_t>(segment.first_row + i)];
     visible[static_cast<size_t>(i)] = {window_begin(options, position, first, end, position_of),
                                        end};
   }
   return visible;
 }
 
-void add_fresh(const AttentionOptions& options, const Batch& batch, const Segment& segment,
+void add_fresh(const AttentionOptions& options, const CheckedBatch& batch, const Segment& segment,
                const Tensor& k, const Tensor& v, UnitList& list) {
   std::vector<const float*> keys, values;
   for (int64_t row = 0; row < segment.length; row += kAttentionTile) {
@@ -108,7 +108,7 @@ void add_fresh(const AttentionOptions& options, const Batch& batch, const Segmen
   }
   list.add(segment.first_row, segment.length, std::move(keys), k.row_stride(), std::move(values),
            v.row_stride(), chain_ranges(options, batch, segment, 0, 0, [&](int64_t key) {
-             return batch.positions[static_cast<size_t>(segment.first_row + key)];
+             return batch.positions()[static_cast<size_t>(segment.first_row + key)];
            }));
 }
 
@@ -129,7 +129,7 @@ std::vector<const float*> shifted(std::vector<const float*> tiles, int64_t offse
   return tiles;
 }
 
-void add_chain(const AttentionOptions& options, const Batch& batch, const Segment& segment,
+void add_chain(const AttentionOptions& options, const CheckedBatch& batch, const Segment& segment,
                const Journal& journal, UnitList& list) {
   const int64_t width = options.kv_heads * options.head_dim;
   const int64_t keys = journal.length();
@@ -142,7 +142,7 @@ void add_chain(const AttentionOptions& options, const Batch& batch, const Segmen
 
 // A unit for each node of a tree. The sequence's last, partly filled page and the node's ancestors
 // are copied together, so that every key has the index that it would have in a chain.
-void add_tree(const AttentionOptions& options, const Batch& batch, const Segment& segment,
+void add_tree(const AttentionOptions& options, const CheckedBatch& batch, const Segment& segment,
               const Journal& journal, UnitList& list) {
   const int64_t width = options.kv_heads * options.head_dim, row_width = 2 * width;
   const int64_t committed = journal.length() - segment.length;
@@ -165,7 +165,7 @@ void add_tree(const AttentionOptions& options, const Batch& batch, const Segment
     for (int64_t i = 0; i < tail; i += kAttentionTile) tiles.push_back(buffer + i * row_width);
     std::vector<const float*> values = shifted(tiles, width);
     const int64_t keys = whole + tail;
-    const int32_t position = batch.positions[static_cast<size_t>(segment.first_row + node)];
+    const int32_t position = batch.positions()[static_cast<size_t>(segment.first_row + node)];
     const int64_t begin =
         window_begin(options, position, journal.first_row(), keys, [&](int64_t key) {
           return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
@@ -176,12 +176,10 @@ void add_tree(const AttentionOptions& options, const Batch& batch, const Segment
 }
 
 // Appends the segment's keys and values to its journal.
-void append(const Batch& batch, const Segment& segment, const Tensor& k, const Tensor& v,
+void append(const CheckedBatch& batch, const Segment& segment, const Tensor& k, const Tensor& v,
             Journal& journal) {
   const int64_t width = k.columns();
-  const int64_t first = journal.append(
-      std::span(batch.positions)
-          .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.length)));
+  const int64_t first = journal.append(batch.positions(segment));
   parallel_for(segment.length, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* row = journal.mutable_row(first + i);
@@ -193,7 +191,7 @@ void append(const Batch& batch, const Segment& segment, const Tensor& k, const T
 }
 
 void check(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-           const AttentionOptions& options, const Batch& batch) {
+           const AttentionOptions& options, const CheckedBatch& batch) {
   require(options.heads > 0 && options.kv_heads > 0 && options.heads % options.kv_heads == 0 &&
               options.head_dim > 0 && options.window >= 0 && options.segment >= 0,
           kWhere, "{} heads of {} over {} key-value heads, window {}, segment {}", options.heads,
@@ -206,35 +204,19 @@ void check(const Context& context, const Tensor& q, const Tensor& k, const Tenso
       k.rows() == rows && k.columns() == kv_width && v.rows() == rows && v.columns() == kv_width,
       kWhere, "k is {} and v is {} for {} rows of {} heads of {}", shape_string(k.shape()),
       shape_string(v.shape()), rows, options.kv_heads, options.head_dim);
-  int64_t row = 0;
-  for (const Segment& segment : batch.segments) {
-    require(segment.first_row == row && segment.length >= 0, kWhere,
-            "a segment of {} rows starts at row {} where {} is next", segment.length,
-            segment.first_row, row);
-    row += segment.length;
+  for (const Segment& segment : batch.segments()) {
     require(context.tape == nullptr || segment.state == nullptr, kWhere,
             "a segment with a state while gradients are recorded");
-    if (!segment.parents.empty()) {
-      require(segment.state != nullptr &&
-                  static_cast<int64_t>(segment.parents.size()) == segment.length,
-              kWhere, "a token tree of {} parents for {} rows, with {} state",
-              segment.parents.size(), segment.length, segment.state != nullptr ? "a" : "no");
-      for (int64_t i = 0; i < segment.length; ++i) {
-        const int32_t parent = segment.parents[static_cast<size_t>(i)];
-        require(parent >= -1 && parent < i, kWhere, "node {} of a tree has parent {}", i, parent);
-      }
-    } else if (limited(options)) {
-      const auto first = batch.positions.begin() + segment.first_row;
-      require(row <= rows && std::is_sorted(first, first + segment.length), kWhere,
-              "positions that decrease within a segment, under a window or in segments");
-    }
+    if (segment.state != nullptr || !limited(options)) continue;
+    const std::span<const int32_t> positions = batch.positions(segment);
+    require(std::is_sorted(positions.begin(), positions.end()), kWhere,
+            "positions that decrease within a segment, under a window or in segments");
   }
-  require(row == rows, kWhere, "segments of {} rows in a batch of {}", row, rows);
 }
 
 // log_sum_exp is filled if it is wanted or gradients are recorded.
 AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-                    const AttentionOptions& options, const Batch& batch, JournalSlot slot,
+                    const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
                     bool sums) {
   check(context, q, k, v, options, batch);
   const AttentionShape shape = attention_shape(options);
@@ -245,7 +227,7 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
 
   auto tiled = std::make_shared<UnitList>();
   UnitList exact;
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     if (segment.length == 0) continue;
     UnitList& list = context.tape == nullptr && segment.length <= kExactStep ? exact : *tiled;
     if (segment.state == nullptr) {
@@ -274,7 +256,7 @@ AttentionResult run(const Context& context, const Tensor& q, const Tensor& k, co
   }
   if (!exact.units().empty()) kernels.forward_exact(shape, exact.units(), operands);
   if (!tiled->units().empty()) kernels.forward(shape, tiled->units(), operands);
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     if (!limited(options) || segment.state == nullptr || !segment.parents.empty()) continue;
     segment.state->journal(slot.layer, slot.index).pass();
   }
@@ -308,13 +290,13 @@ JournalShape attention_journal(const AttentionOptions& options) {
 }
 
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const Batch& batch, JournalSlot slot) {
+                 const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot) {
   return run(context, q, k, v, options, batch, slot, false).output;
 }
 
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const AttentionOptions& options,
-                                  const Batch& batch, JournalSlot slot) {
+                                  const CheckedBatch& batch, JournalSlot slot) {
   return run(context, q, k, v, options, batch, slot, true);
 }
 

@@ -43,7 +43,7 @@ JournalShape attention_journal(const AttentionOptions& options);
 // window, positions must not decrease along a sequence. Throws Error on these, and on widths that
 // do not fit the options.
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const Batch& batch, JournalSlot slot);
+                 const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot);
 
 // What attention to some keys gives, and what it takes to merge it with attention to others.
 struct AttentionResult {
@@ -54,7 +54,7 @@ struct AttentionResult {
 // attention() with its log-sum-exp, which has a gradient too.
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const AttentionOptions& options,
-                                  const Batch& batch, JournalSlot slot);
+                                  const CheckedBatch& batch, JournalSlot slot);
 
 // Attention of q to everything that `parts` attended to and to the rows of `keys` and `values`,
 // [count, heads head_dim], which every row sees (persistent memory, arXiv 2501.00663 section 3.3);

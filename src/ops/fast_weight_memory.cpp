@@ -100,7 +100,7 @@ Tensor place_weights(const Tensor& token_idx) {
 }
 
 MemoryProblem make_problem(const FastWeightMemoryInputs& inputs,
-                           const FastWeightMemoryOptions& options, const Batch& batch,
+                           const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                            const Tensor& tau) {
   MemoryProblem problem;
   problem.shape = memory_shape(options);
@@ -209,11 +209,11 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
 // ---- states ----
 
 // Folds until every journal's anchor is fewer than an interval behind its length.
-void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot) {
+void catch_up(const MemoryProblem& problem, const CheckedBatch& batch, JournalSlot slot) {
   for (;;) {
     std::vector<Journal*> late;
     std::vector<std::vector<const float*>> rows;
-    for (const Segment& segment : batch.segments) {
+    for (const Segment& segment : batch.segments()) {
       if (segment.state == nullptr || segment.length == 0) continue;
       Journal& journal = segment.state->journal(slot.layer, slot.index);
       if (journal.length() - journal.anchor_row() < problem.interval) continue;
@@ -239,15 +239,13 @@ void catch_up(const MemoryProblem& problem, const Batch& batch, JournalSlot slot
 // same time.
 class StatefulSegment {
  public:
-  StatefulSegment(const Batch& batch, const Segment& segment, Journal& journal)
+  StatefulSegment(const CheckedBatch& batch, const Segment& segment, Journal& journal)
       : journal_(journal),
         interval_(journal.shape().fold_interval),
         segment_(segment),
         base_(journal.length()),
         anchor_row_(journal.anchor_row()),
-        positions_(std::span(batch.positions)
-                       .subspan(static_cast<size_t>(segment.first_row),
-                                static_cast<size_t>(segment.length))) {
+        positions_(batch.positions(segment)) {
     if (!segment.parents.empty()) {
       plan_tree();
     } else if (segment.length > kExactStep &&
@@ -362,15 +360,11 @@ class StatefulSegment {
   }
 
   void plan_tree() {
-    require(static_cast<int64_t>(segment_.parents.size()) == segment_.length, kWhere,
-            "{} parents for a tree of {} rows", segment_.parents.size(), segment_.length);
     journal_.append(positions_);
     std::vector<size_t> depths;
     tokens_.resize(segment_.parents.size());
     for (size_t i = 0; i < tokens_.size(); ++i) {
       const int64_t parent = segment_.parents[i];
-      require(parent >= -1 && parent < static_cast<int64_t>(i), kWhere,
-              "row {} of a token tree has parent {}", i, parent);
       Token& token = tokens_[i];
       token.parent = parent;
       token.first_row = segment_.first_row + static_cast<int64_t>(i);
@@ -440,13 +434,13 @@ int64_t fast_weight_memory_size(const FastWeightMemoryOptions& options) {
 }
 
 Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
-                          const FastWeightMemoryOptions& options, const Batch& batch,
+                          const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                           JournalSlot slot) {
   const Tensor tau = place_weights(inputs.token_idx);
   MemoryProblem problem = make_problem(inputs, options, batch, tau);
   // What a fresh sequence starts from is put together only where one does.
   const bool starts =
-      std::any_of(batch.segments.begin(), batch.segments.end(), [&](const Segment& segment) {
+      std::any_of(batch.segments().begin(), batch.segments().end(), [&](const Segment& segment) {
         return segment.state == nullptr ||
                segment.state->journal(slot.layer, slot.index).anchor() == nullptr;
       });
@@ -471,20 +465,19 @@ Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& 
   std::vector<MemoryRun> fresh;
   std::vector<std::unique_ptr<StatefulSegment>> stateful;
   int64_t saved_states = 0;
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     require(segment.mask == Mask::causal, kWhere, "a memory cannot see rows after its own");
     if (segment.length == 0) continue;
     if (segment.state != nullptr) {
       require(!record, kWhere, "segments with a state cannot be differentiated");
       continue;
     }
-    require(segment.parents.empty(), kWhere, "a token tree needs a state");
     fresh.push_back({nullptr, {}, segment.first_row, segment.length, {}, nullptr, saved_states});
     const int64_t mini_batches = (segment.length + options.mini_batch - 1) / options.mini_batch;
     saved_states += (mini_batches - 1) / kMemoryGroup;
   }
   catch_up(problem, batch, slot);
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     if (segment.state == nullptr || segment.length == 0) continue;
     stateful.push_back(std::make_unique<StatefulSegment>(
         batch, segment, segment.state->journal(slot.layer, slot.index)));

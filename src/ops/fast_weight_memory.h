@@ -78,7 +78,7 @@ double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const
 // the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits
 // however the sequence is cut, for steps of any length. With a tape, segments must have no state.
 Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
-                          const FastWeightMemoryOptions& options, const Batch& batch,
+                          const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                           JournalSlot slot);
 
 }  // namespace pronghorn

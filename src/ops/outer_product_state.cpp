@@ -26,7 +26,8 @@ void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t c
 }
 
 OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
-                                 const OuterProductStateOptions& options, const Batch& batch) {
+                                 const OuterProductStateOptions& options,
+                                 const CheckedBatch& batch) {
   require(options.key_heads > 0 && options.value_heads > 0 &&
               options.value_heads % options.key_heads == 0 && options.key_dim > 0 &&
               options.value_dim > 0,
@@ -103,16 +104,14 @@ class StepPlan {
  public:
   // Rows first_row ... first_row + length - 1 of the batch. The journal holds an anchor at the last
   // multiple of kExactStep. Appends journal rows for them.
-  StepPlan(Journal& journal, const OuterProductProblem& problem, const Batch& batch,
+  StepPlan(Journal& journal, const OuterProductProblem& problem, const CheckedBatch& batch,
            int64_t first_row, int64_t length, std::span<const int32_t> parents)
       : journal_(journal), problem_(problem), base_(journal.length()), first_row_(first_row) {
-    journal.append(std::span<const int32_t>(batch.positions)
-                       .subspan(static_cast<size_t>(first_row), static_cast<size_t>(length)));
+    journal.append(
+        batch.positions().subspan(static_cast<size_t>(first_row), static_cast<size_t>(length)));
     tree_ = !parents.empty();
     for (int64_t i = 0; i < length; ++i) {
       const int64_t parent = tree_ ? parents[static_cast<size_t>(i)] : i - 1;
-      require(parent >= -1 && parent < i, kWhere, "row {} of a token tree has parent {}", i,
-              parent);
       add_token(i, parent);
     }
     finish();
@@ -261,7 +260,7 @@ void catch_up(const OuterProductProblem& problem, std::span<const Piece> pieces)
   }
 }
 
-void run_steps(const OuterProductProblem& problem, const Batch& batch,
+void run_steps(const OuterProductProblem& problem, const CheckedBatch& batch,
                std::span<const Piece> pieces, const Matrix& out) {
   catch_up(problem, pieces);
   std::vector<StepPlan> plans;
@@ -293,7 +292,7 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
 }
 
 Tensor outer_product_state(const Context& context, const OuterProductStateInputs& inputs,
-                           const OuterProductStateOptions& options, const Batch& batch,
+                           const OuterProductStateOptions& options, const CheckedBatch& batch,
                            JournalSlot slot) {
   const OuterProductProblem problem = make_problem(inputs, options, batch);
   const Tensor out = Tensor::empty({batch.rows(), options.value_heads * options.value_dim});
@@ -304,10 +303,9 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
   // A long segment with state is cut at multiples of kExactStep: steps, chunks, steps.
   std::vector<OuterProductSegment> chunked;
   std::vector<Piece> leading, bulk, trailing;
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     require(segment.mask == Mask::causal, kWhere, "a recurrence cannot see rows after its own");
     if (segment.state == nullptr) {
-      require(segment.parents.empty(), kWhere, "a token tree needs a state");
       if (segment.length > 0) {
         chunked.push_back({segment.first_row, segment.length, nullptr, nullptr, 0});
       }
@@ -315,9 +313,6 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
     }
     require(!record, kWhere, "segments with a state cannot be differentiated");
     Journal& journal = segment.state->journal(slot.layer, slot.index);
-    require(
-        segment.parents.empty() || static_cast<int64_t>(segment.parents.size()) == segment.length,
-        kWhere, "{} parents for a tree of {} rows", segment.parents.size(), segment.length);
     int64_t lead = segment.length, middle = 0;
     if (segment.parents.empty() && segment.length > kExactStep) {
       lead = (kExactStep - journal.length() % kExactStep) % kExactStep;
@@ -352,7 +347,7 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
     backend().outer_product_state().forward(problem, chunked, out_rows, saved);
     for (const Piece& piece : bulk) {
       piece.journal->skip(
-          {batch.positions.data() + piece.first_row, static_cast<size_t>(piece.length)});
+          {batch.positions().data() + piece.first_row, static_cast<size_t>(piece.length)});
       piece.journal->commit_anchor(piece.journal->length(), false);
     }
     if (record) {

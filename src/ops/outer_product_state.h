@@ -44,7 +44,7 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
 // up to kExactStep tokens from the anchor and the journal's rows, to the bit the same however cut.
 // State and gates are f32. With a tape, segments must have no state.
 Tensor outer_product_state(const Context& context, const OuterProductStateInputs& inputs,
-                           const OuterProductStateOptions& options, const Batch& batch,
+                           const OuterProductStateOptions& options, const CheckedBatch& batch,
                            JournalSlot slot);
 
 }  // namespace pronghorn

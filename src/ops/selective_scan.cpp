@@ -28,7 +28,7 @@ SelectiveScan scan_of(const Operands& in) {
           input_matrix(in.A_log),  in.dt_bias.data(),  in.D.data()};
 }
 
-void check(const Operands& in, const Batch& batch) {
+void check(const Operands& in, const CheckedBatch& batch) {
   const int64_t channels = in.channels(), states = in.state_size(), rows = batch.rows();
   // Messages are put together only when they are needed: this runs for every decoded token.
   const auto expect = [&](const Tensor& tensor, std::string_view name, int64_t height,
@@ -44,15 +44,6 @@ void check(const Operands& in, const Batch& batch) {
   expect(in.C, "C", rows, states);
   expect(in.dt_bias, "dt_bias", 1, channels);
   expect(in.D, "D", 1, channels);
-  for (const Segment& segment : batch.segments) {
-    const auto nodes = static_cast<int64_t>(segment.parents.size());
-    require(nodes == 0 || nodes == segment.length, kWhere, "{} parents for {} rows", nodes,
-            segment.length);
-    for (int64_t i = 0; i < nodes; ++i) {
-      const int32_t parent = segment.parents[static_cast<size_t>(i)];
-      require(parent >= -1 && parent < i, kWhere, "row {} has parent {}", i, parent);
-    }
-  }
 }
 
 // Advances the live state from where it is, or from the anchor, to `row` rows.
@@ -93,7 +84,7 @@ struct Step {
 
 // Appends the rows of a segment and places the anchors that its tokens need; the kernel then writes
 // dt and x into the rows, and the states into the anchors and the live state.
-void prepare_chain(const SelectiveScan& scan, const Batch& batch, const Segment& segment,
+void prepare_chain(const SelectiveScan& scan, const CheckedBatch& batch, const Segment& segment,
                    Journal& journal, Step& step, ScanSegment& to) {
   catch_up(scan, journal);
   const int64_t interval = journal.shape().fold_interval;
@@ -102,7 +93,7 @@ void prepare_chain(const SelectiveScan& scan, const Batch& batch, const Segment&
   if (start == 0) to.state_in = nullptr;
   // An anchor comes right before the first token that needs it, so the last token is behind one.
   const int64_t fold = (end - 1) / interval * interval, before = fold - interval;
-  const int32_t* positions = batch.positions.data() + segment.first_row;
+  const int32_t* positions = batch.positions().data() + segment.first_row;
   int64_t from = start;
   if (before > journal.anchor_row()) {
     // Long: keep the rows since the last anchor but one, which truncate() can go back to.
@@ -121,12 +112,12 @@ void prepare_chain(const SelectiveScan& scan, const Batch& batch, const Segment&
   journal.set_live_row(end);
 }
 
-void prepare_tree(const SelectiveScan& scan, const Batch& batch, const Segment& segment,
+void prepare_tree(const SelectiveScan& scan, const CheckedBatch& batch, const Segment& segment,
                   Journal& journal, Step& step, ScanSegment& to) {
   catch_up(scan, journal);
   const int64_t start = journal.length();
   if (start > 0) to.state_in = journal.live();
-  journal.append({batch.positions.data() + segment.first_row, segment.parents.size()});
+  journal.append({batch.positions().data() + segment.first_row, segment.parents.size()});
   for (int64_t i = 0; i < segment.length; ++i) {
     step.rows.push_back(journal.mutable_row(start + i));
   }
@@ -172,7 +163,7 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
 
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
-                      const Tensor& D, const Batch& batch, JournalSlot slot) {
+                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot) {
   const Operands in{x, dt_raw, dt_bias, A_log, B, C, D};
   check(in, batch);
   const SelectiveScan scan = scan_of(in);
@@ -180,20 +171,19 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   const bool record = needs_gradient(context, y, x, dt_raw, dt_bias, A_log, B, C, D);
 
   const auto saved = std::make_shared<Saved>();
-  saved->steps.resize(batch.segments.size());
-  saved->segments.resize(batch.segments.size());
+  saved->steps.resize(batch.segments().size());
+  saved->segments.resize(batch.segments().size());
   if (record) {
     int64_t chunks = 0;
-    for (const Segment& segment : batch.segments) {
-      require(segment.state == nullptr && segment.parents.empty(), kWhere,
-              "gradients are computed for fresh sequences only");
+    for (const Segment& segment : batch.segments()) {
+      require(segment.state == nullptr, kWhere, "gradients are computed for fresh sequences only");
       chunks += std::max<int64_t>(0, segment.length - 1) / ScanKernels::kChunk;
     }
     saved->states = Tensor::empty({chunks, in.state_size() * in.channels()});
   }
   int64_t next_chunk = 0;
-  for (size_t i = 0; i < batch.segments.size(); ++i) {
-    const Segment& segment = batch.segments[i];
+  for (size_t i = 0; i < batch.segments().size(); ++i) {
+    const Segment& segment = batch.segments()[i];
     Step& step = saved->steps[i];
     ScanSegment& to = saved->segments[i];
     to.first_row = segment.first_row;
@@ -212,10 +202,10 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   }
   backend().scan().selective_forward(scan, saved->segments, y.data(), y.row_stride());
 
-  for (size_t i = 0; i < batch.segments.size(); ++i) {
+  for (size_t i = 0; i < batch.segments().size(); ++i) {
     const std::vector<float*>& rows = saved->steps[i].rows;
-    const int64_t first =
-        batch.segments[i].first_row + batch.segments[i].length - static_cast<int64_t>(rows.size());
+    const int64_t first = batch.segments()[i].first_row + batch.segments()[i].length -
+                          static_cast<int64_t>(rows.size());
     for (size_t j = 0; j < rows.size(); ++j) {
       std::memcpy(rows[j] + 2 * in.channels(), B.row(first + static_cast<int64_t>(j)),
                   static_cast<size_t>(in.state_size()) * sizeof(float));

@@ -22,6 +22,6 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
 // break long memories). With a tape, segments must have no state.
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
-                      const Tensor& D, const Batch& batch, JournalSlot slot);
+                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot);
 
 }  // namespace pronghorn

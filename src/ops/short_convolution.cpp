@@ -80,7 +80,7 @@ void tree_taps(const Operands& in, const Segment& segment, const Journal* journa
 
 // Appends the segment's rows, as many as later tokens and truncate() can ask for: all since the
 // multiple of the fold interval before the last, and the history before it.
-void keep_rows(const Operands& in, const Segment& segment, const std::vector<int32_t>& positions,
+void keep_rows(const Operands& in, const Segment& segment, std::span<const int32_t> positions,
                Journal& journal) {
   const int64_t interval = journal.shape().fold_interval, history = journal.shape().history;
   const int64_t start = journal.length(), end = start + segment.length;
@@ -91,10 +91,9 @@ void keep_rows(const Operands& in, const Segment& segment, const std::vector<int
   const int64_t oldest = std::max<int64_t>(0, fold - interval - history);
   if (!tree && oldest > start) {
     from = oldest;
-    journal.skip({positions.data() + segment.first_row, static_cast<size_t>(oldest - start)});
+    journal.skip(positions.first(static_cast<size_t>(oldest - start)));
   }
-  const auto first_position = positions.begin() + segment.first_row + (from - start);
-  journal.append({&*first_position, static_cast<size_t>(end - from)});
+  journal.append(positions.subspan(static_cast<size_t>(from - start)));
   for (int64_t i = from; i < end; ++i) {
     std::memcpy(journal.mutable_row(i), in.x.row(segment.first_row + i - start),
                 static_cast<size_t>(in.channels()) * sizeof(float));
@@ -107,9 +106,8 @@ void keep_rows(const Operands& in, const Segment& segment, const std::vector<int
 }
 
 void record_backward(const Context& context, const Operands& in, const Tensor& y,
-                     const std::shared_ptr<const Taps>& inputs, const Batch& batch) {
-  std::vector<Segment> segments = batch.segments;
-  context.tape->record([in, y, inputs, segments = std::move(segments)] {
+                     const std::shared_ptr<const Taps>& inputs, const CheckedBatch& batch) {
+  context.tape->record([in, y, inputs, batch] {
     if (!y.has_grad()) return;
     const Tensor dy = y.grad();
     const int64_t rows = dy.rows(), taps = in.taps();
@@ -119,7 +117,7 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
                      input_gradient(in.weight), input_gradient(in.bias));
     if (!in.x.requires_grad()) return;
     Taps readers(rows, taps, in.channels());
-    for (const Segment& segment : segments) {
+    for (const Segment& segment : batch.segments()) {
       for (int64_t i = 0; i < segment.length; ++i) {
         for (int64_t ahead = 0; ahead < std::min(taps, segment.length - i); ++ahead) {
           const int64_t row = segment.first_row + i;
@@ -138,7 +136,8 @@ JournalShape short_convolution_journal(int64_t channels, int64_t conv_kernel) {
 }
 
 Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& weight,
-                         const Tensor& bias, bool silu, const Batch& batch, JournalSlot slot) {
+                         const Tensor& bias, bool silu, const CheckedBatch& batch,
+                         JournalSlot slot) {
   const Operands in{x, weight, bias, silu};
   // Messages are put together only when they are needed: this runs for every decoded token.
   if (!weight.contiguous() || in.taps() < 1 || x.columns() != in.channels()) {
@@ -151,15 +150,7 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});
   const auto taps = std::make_shared<Taps>(x.rows(), in.taps(), in.channels());
-  for (const Segment& segment : batch.segments) {
-    require(
-        segment.parents.empty() || static_cast<int64_t>(segment.parents.size()) == segment.length,
-        kWhere, "{} parents for {} rows", segment.parents.size(), segment.length);
-    for (size_t i = 0; i < segment.parents.size(); ++i) {
-      const int32_t parent = segment.parents[i];
-      require(parent >= -1 && parent < static_cast<int32_t>(i), kWhere, "row {} has parent {}", i,
-              parent);
-    }
+  for (const Segment& segment : batch.segments()) {
     const Journal* journal =
         segment.state != nullptr ? &segment.state->journal(slot.layer, slot.index) : nullptr;
     (segment.parents.empty() ? chain_taps : tree_taps)(in, segment, journal, *taps);
@@ -167,11 +158,12 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   backend().convolution().forward(in.filter(), x.rows(), taps->data(), y.data(), y.row_stride());
 
   const bool record = needs_gradient(context, y, x, weight, bias);
-  for (const Segment& segment : batch.segments) {
-    require(!record || (segment.state == nullptr && segment.parents.empty()), kWhere,
+  for (const Segment& segment : batch.segments()) {
+    require(!record || segment.state == nullptr, kWhere,
             "gradients are computed for fresh sequences only");
     if (segment.state == nullptr || segment.length == 0) continue;
-    keep_rows(in, segment, batch.positions, segment.state->journal(slot.layer, slot.index));
+    keep_rows(in, segment, batch.positions(segment),
+              segment.state->journal(slot.layer, slot.index));
   }
   if (record) record_backward(context, in, y, taps, batch);
   return y;

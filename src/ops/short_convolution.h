@@ -19,6 +19,7 @@ JournalShape short_convolution_journal(int64_t channels, int64_t conv_kernel);
 // [channels] or undefined. Tree nodes find their taps through their parents.
 // With a tape, segments must have no state.
 Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& weight,
-                         const Tensor& bias, bool silu, const Batch& batch, JournalSlot slot);
+                         const Tensor& bias, bool silu, const CheckedBatch& batch,
+                         JournalSlot slot);
 
 }  // namespace pronghorn

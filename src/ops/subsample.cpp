@@ -16,7 +16,7 @@ namespace {
 
 constexpr char kWhere[] = "subsample";
 
-void check_scores(const Tensor& scores, const Batch& batch) {
+void check_scores(const Tensor& scores, const CheckedBatch& batch) {
   require(scores.columns() == 1 && scores.rows() == batch.rows() && scores.contiguous(), kWhere,
           "scores {} for {} rows", shape_string(scores.shape()), batch.rows());
 }
@@ -35,9 +35,9 @@ Tensor added_gradient(const Tensor& x) {
   return target.tensor;
 }
 
-std::vector<int64_t> segment_lengths(const Batch& batch) {
+std::vector<int64_t> segment_lengths(const CheckedBatch& batch) {
   std::vector<int64_t> lengths;
-  for (const Segment& segment : batch.segments) lengths.push_back(segment.length);
+  for (const Segment& segment : batch.segments()) lengths.push_back(segment.length);
   return lengths;
 }
 
@@ -59,10 +59,10 @@ double inverse_erf(double y) {
 
 }  // namespace
 
-RowSelection select_positive(const Tensor& scores, const Batch& batch) {
+RowSelection select_positive(const Tensor& scores, const CheckedBatch& batch) {
   check_scores(scores, batch);
   RowSelection selection;
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     const size_t before = selection.rows.size();
     for (int64_t row = segment.first_row; row < segment.first_row + segment.length; ++row) {
       if (scores.data()[row] > 0) selection.rows.push_back(static_cast<int32_t>(row));
@@ -72,11 +72,12 @@ RowSelection select_positive(const Tensor& scores, const Batch& batch) {
   return selection;
 }
 
-RowSelection select_highest(const Tensor& scores, const Batch& batch, double keep, bool reversed) {
+RowSelection select_highest(const Tensor& scores, const CheckedBatch& batch, double keep,
+                            bool reversed) {
   check_scores(scores, batch);
   require(keep > 0 && keep <= 1, kWhere, "a share of {} rows is to be kept", keep);
   RowSelection selection;
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     std::vector<int32_t> ranked(static_cast<size_t>(segment.length));
     std::iota(ranked.begin(), ranked.end(), static_cast<int32_t>(segment.first_row));
     const float* values = scores.data();
@@ -102,18 +103,20 @@ RowSelection select_highest(const Tensor& scores, const Batch& batch, double kee
   return selection;
 }
 
-Batch selected_batch(const Batch& batch, const RowSelection& selection) {
-  require(selection.counts.size() == batch.segments.size(), kWhere,
-          "a selection of {} segments for {}", selection.counts.size(), batch.segments.size());
+Batch selected_batch(const CheckedBatch& batch, const RowSelection& selection) {
+  require(selection.counts.size() == batch.segments().size(), kWhere,
+          "a selection of {} segments for {}", selection.counts.size(), batch.segments().size());
   check_rows(selection.rows, batch.rows());
   Batch inner;
   for (const int32_t row : selection.rows) {
-    inner.positions.push_back(batch.positions[static_cast<size_t>(row)]);
-    if (!batch.tokens.empty()) inner.tokens.push_back(batch.tokens[static_cast<size_t>(row)]);
+    inner.positions.push_back(batch.positions()[static_cast<size_t>(row)]);
+    const int64_t count = batch.coordinate_count();
+    const auto first = batch.coordinates().begin() + row * count;
+    inner.coordinates.insert(inner.coordinates.end(), first, first + count);
   }
   int64_t first = 0;
-  for (size_t s = 0; s < batch.segments.size(); ++s) {
-    const Segment& outer = batch.segments[s];
+  for (size_t s = 0; s < batch.segments().size(); ++s) {
+    const Segment& outer = batch.segments()[s];
     Segment segment{outer.state, first, selection.counts[s], outer.mask, {}};
     if (!outer.parents.empty()) {
       // nearest[i]: index of node i, or of its nearest selected ancestor, among the selected nodes.
@@ -252,7 +255,7 @@ float excess_bias(std::span<const float> scores, double keep) {
   return static_cast<float>((positive / count - keep) * std::sqrt(squares / count) / kDensity);
 }
 
-Tensor balance_share(const Context& context, const Tensor& scores, const Batch& batch,
+Tensor balance_share(const Context& context, const Tensor& scores, const CheckedBatch& batch,
                      const Tensor& bias, double keep) {
   check_scores(scores, batch);
   require(bias.size() == 1, "balance", "a bias {} is not one number", shape_string(bias.shape()));
@@ -280,7 +283,8 @@ Tensor balance_share(const Context& context, const Tensor& scores, const Batch& 
   return balanced;
 }
 
-Tensor centre(const Context& context, const Tensor& x, const Batch& batch, const Tensor& shift) {
+Tensor centre(const Context& context, const Tensor& x, const CheckedBatch& batch,
+              const Tensor& shift) {
   require(x.rows() == batch.rows(), "centre", "{} rows for a batch of {}", x.rows(), batch.rows());
   const Tensor centred = add_bias(context, x, shift.detach());
   if (context.tape == nullptr || !shift.requires_grad()) return centred;

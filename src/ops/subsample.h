@@ -26,16 +26,17 @@ struct RowSelection {
 };
 
 // Rows with a positive score. scores [rows, 1].
-RowSelection select_positive(const Tensor& scores, const Batch& batch);
+RowSelection select_positive(const Tensor& scores, const CheckedBatch& batch);
 
 // The L = ceil(keep T) highest scores of each segment of T rows, the earlier row first among equal
 // ones. The row at rank i < L is penalised by the one at rank L + i; reversed: by that at rank
 // 2 L - 1 - i. Ranks beyond T stand for a weight of 0.
-RowSelection select_highest(const Tensor& scores, const Batch& batch, double keep, bool reversed);
+RowSelection select_highest(const Tensor& scores, const CheckedBatch& batch, double keep,
+                            bool reversed);
 
 // The batch of the selected rows: their original positions, and for trees the nearest selected
 // ancestor as parent. A segment of which nothing is selected has length 0.
-Batch selected_batch(const Batch& batch, const RowSelection& selection);
+Batch selected_batch(const CheckedBatch& batch, const RowSelection& selection);
 
 // x at the selected rows: [selected, columns].
 Tensor gather_rows(const Context& context, const Tensor& x, std::span<const int32_t> rows);
@@ -73,12 +74,13 @@ float excess_bias(std::span<const float> scores, double keep);
 // excess_bias() of each segment; no gradient of the loss is needed for that. From the scores'
 // gradients it takes their mean over the segment: what moves all scores alike is the bias' to
 // learn.
-Tensor balance_share(const Context& context, const Tensor& scores, const Batch& batch,
+Tensor balance_share(const Context& context, const Tensor& scores, const CheckedBatch& batch,
                      const Tensor& bias, double keep);
 
 // x [rows, columns] + shift [columns]. The backward pass passes the gradients of x on, and adds to
 // the shift's the means of the results over each segment: descent moves it to where they are 0.
-Tensor centre(const Context& context, const Tensor& x, const Batch& batch, const Tensor& shift);
+Tensor centre(const Context& context, const Tensor& x, const CheckedBatch& batch,
+              const Tensor& shift);
 
 // The gradient, scaled to a root mean square of gradient_scale, of
 //   |m - clamp(m)| + |ln(clamp(rms) / rms)|,  m = mean / standard deviation of the scores,

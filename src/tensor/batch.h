@@ -1,10 +1,14 @@
 // Batch: the rows of one forward and the sequences they belong to.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "tensor/sequence_state.h"
+#include "tensor/tensor.h"
 
 namespace pronghorn {
 
@@ -21,18 +25,64 @@ struct Segment {
   Mask mask = Mask::causal;
   // A token tree instead of a chain: parents[i] < i is the parent of row i within the segment, or
   // -1 if its parent is the last token of `state`. Empty: a chain.
-  std::vector<int32_t> parents;
+  std::vector<int32_t> parents = {};
 };
 
 // One call of Model::forward. Segments cover the rows in order, without gaps. A sequence may have
 // at most one segment.
 struct Batch {
-  std::vector<int32_t> tokens;     // a row each
-  std::vector<int32_t> positions;  // of each row in its sequence: data, not its index (subsampling,
-                                   // trees)
-  std::vector<Segment> segments;
+  std::vector<int32_t> tokens = {};  // one per row; or
+  Tensor embeddings = {};            // [rows, hidden_size] in place of tokens
+  // Of each row in its sequence: data, not its index (subsampling, trees). Journals go by them.
+  std::vector<int32_t> positions = {};
+  // Places of another kind than the order of the sequence, [rows, k] with any k, for operators that
+  // take them (time, height and width of an image's patches); empty: there are none.
+  std::vector<int32_t> coordinates = {};
+  std::vector<Segment> segments = {};
 
   int64_t rows() const { return static_cast<int64_t>(positions.size()); }
+};
+
+// A batch whose promises have been checked, once, for all operators of a forward:
+// - segments follow one another, have no negative length and cover the rows;
+// - a sequence is in at most one segment;
+// - a tree is causal, continues a state and has one parent per row, which comes before the row;
+// - positions are not negative, and those of a segment with a state grow along each path;
+// - there are tokens for all rows, embeddings for all rows, or neither; coordinates divide evenly.
+// It refers to the batch, which must outlive it and stay as it is. A copy, as in a closure that runs
+// later, and one made from a temporary own their batch.
+class CheckedBatch {
+ public:
+  // Implicit, so that operators and models take a Batch. Throws Error on a broken promise.
+  CheckedBatch(const Batch& batch);  // NOLINT(google-explicit-constructor)
+  CheckedBatch(Batch&& batch);       // NOLINT(google-explicit-constructor)
+
+  CheckedBatch(const CheckedBatch& other);
+  CheckedBatch(CheckedBatch&& other) = default;
+  CheckedBatch& operator=(const CheckedBatch&) = delete;
+  CheckedBatch& operator=(CheckedBatch&&) = default;
+
+  int64_t rows() const { return batch_->rows(); }
+  std::span<const Segment> segments() const { return batch_->segments; }
+  std::span<const int32_t> tokens() const { return batch_->tokens; }
+  const Tensor& embeddings() const { return batch_->embeddings; }
+  std::span<const int32_t> positions() const { return batch_->positions; }
+  std::span<const int32_t> positions(const Segment& segment) const {
+    return positions().subspan(static_cast<size_t>(segment.first_row),
+                               static_cast<size_t>(segment.length));
+  }
+  // [rows, coordinate_count()]
+  std::span<const int32_t> coordinates() const { return batch_->coordinates; }
+  int64_t coordinate_count() const {
+    return rows() == 0 ? 0 : static_cast<int64_t>(coordinates().size()) / rows();
+  }
+
+ private:
+  explicit CheckedBatch(std::shared_ptr<const Batch> batch)
+      : owned_(std::move(batch)), batch_(owned_.get()) {}
+
+  std::shared_ptr<const Batch> owned_;  // null: somebody else's
+  const Batch* batch_;
 };
 
 // Which journal of which layer an operator keeps its state in.
@@ -40,5 +90,28 @@ struct JournalSlot {
   int64_t layer = 0;
   int64_t index = 0;
 };
+
+// Adds rows that continue `state` by `tokens`, at the positions that follow; parents as in Segment.
+void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
+                 std::vector<int32_t> parents = {});
+
+// Adds a fresh sequence whose state is not kept.
+void add_fresh_segment(Batch& batch, std::span<const int32_t> tokens);
+
+// A batch that continues one sequence with `tokens`, at the positions that follow.
+Batch continue_sequence(SequenceState& state, std::span<const int32_t> tokens);
+
+// A training batch: `tokens` holds segments of `length` tokens one after another, all fresh. Throws
+// Error unless they are whole.
+Batch fresh_segments(std::span<const int32_t> tokens, int64_t length);
+
+// Most tokens of a prompt that are read in one forward: bounds the memory of activations.
+constexpr int64_t kPromptPiece = 2048;
+
+// Calls read(done, count) for the pieces of `total` tokens, `piece` each and a rest, in order.
+template <typename Read>
+void read_in_pieces(int64_t total, Read&& read, int64_t piece = kPromptPiece) {
+  for (int64_t done = 0; done < total; done += piece) read(done, std::min(piece, total - done));
+}
 
 }  // namespace pronghorn

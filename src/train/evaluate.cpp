@@ -35,12 +35,8 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
       const int64_t count = std::min(window, size - 1 - begin);
       row.resize(static_cast<size_t>(count) + 1);
       read(begin, row);
-      batch.segments.push_back({nullptr, batch.rows(), count, Mask::causal, {}});
-      for (int64_t t = 0; t < count; ++t) {
-        batch.tokens.push_back(row[static_cast<size_t>(t)]);
-        batch.positions.push_back(static_cast<int32_t>(t));
-        targets.push_back(row[static_cast<size_t>(t) + 1]);
-      }
+      add_fresh_segment(batch, std::span(row).first(static_cast<size_t>(count)));
+      targets.insert(targets.end(), row.begin() + 1, row.end());
     }
     std::vector<SpanTrace> trace;
     const Tensor hidden = model.forward(context, batch, nullptr, &trace);
@@ -117,7 +113,6 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
                                         const ProgressFunction& progress) {
-  constexpr int64_t kStep = 2048;
   const auto predicted = static_cast<int64_t>(tokens.size()) - 1;
   require(predicted > 0 && part > 0, "stream", "{} tokens are too few to predict one",
           tokens.size());
@@ -131,17 +126,15 @@ std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
     one.tokens = std::min(part, predicted - begin);
     reset_memory_peak();
     const double start = now_seconds();
-    for (int64_t done = begin; done < begin + one.tokens;) {
-      const int64_t count = std::min(kStep, begin + one.tokens - done);
-      const auto at = static_cast<size_t>(done), size = static_cast<size_t>(count);
+    read_in_pieces(one.tokens, [&](int64_t done, int64_t count) {
+      const auto at = static_cast<size_t>(begin + done), size = static_cast<size_t>(count);
       const Tensor hidden =
           model.forward(context, continue_sequence(state, tokens.subspan(at, size)));
       one.nll +=
           linear_cross_entropy(context, hidden, model.head(), tokens.subspan(at + 1, size), 1, 0)
               .nll;
-      done += count;
-      if (progress) progress(static_cast<double>(done));
-    }
+      if (progress) progress(static_cast<double>(begin + done + count));
+    });
     one.seconds = now_seconds() - start;
     one.state_bytes = state.bytes();
     one.peak_bytes = memory_use().peak;

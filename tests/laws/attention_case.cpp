@@ -63,7 +63,7 @@ OperatorCase make_case(const std::string& name, const AttentionOptions& options)
   result.output_width = width;
   result.journals = {attention_journal(options)};
   result.forward = [options](const Context& context, const std::vector<Tensor>& inputs,
-                             const Batch& batch) {
+                             const CheckedBatch& batch) {
     return attention(context, inputs[0], inputs[1], inputs[2], options, batch, {0, 0});
   };
   result.reference = [options](const Values& inputs, const std::vector<int32_t>& positions) {
@@ -88,7 +88,8 @@ OperatorCase make_joined_case() {
                    {"values", 0, {kFixed, width}, -1, 1}};
   result.output_width = width;
   result.journals = {attention_journal(window), attention_journal(segment)};
-  result.forward = [=](const Context& context, const std::vector<Tensor>& in, const Batch& batch) {
+  result.forward = [=](const Context& context, const std::vector<Tensor>& in,
+                       const CheckedBatch& batch) {
     const AttentionResult parts[] = {
         partial_attention(context, in[0], in[1], in[2], window, batch, {0, 0}),
         partial_attention(context, in[0], in[1], in[2], segment, batch, {0, 1})};

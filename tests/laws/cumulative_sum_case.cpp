@@ -74,11 +74,11 @@ void run_with_state(Fault fault, const Tensor& x, const Tensor& decay, const Ten
 }
 
 void backward(Fault fault, const Tensor& x, const Tensor& decay, const Tensor& scale,
-              const Batch& batch, const Tensor& y) {
+              const CheckedBatch& batch, const Tensor& y) {
   const Tensor dy = y.grad();
   Tensor dx = Tensor::zeros(x.shape()), ddecay = Tensor::zeros({kWidth});
   Tensor dscale = Tensor::zeros({kWidth});
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     std::vector<Channels> states = {Channels(kWidth)};
     for (int64_t i = 0; i < segment.length; ++i) {
       states.push_back(states.back());
@@ -92,7 +92,7 @@ void backward(Fault fault, const Tensor& x, const Tensor& decay, const Tensor& s
         if (fault == Fault::input_gradient && i % 64 == 63) dh = up * scale.data()[c];
         dx.row(segment.first_row + i)[c] = dh;
         ddecay.data()[c] += dh * states[static_cast<size_t>(i)][c];
-        if (fault == Fault::parameter_gradient && &segment == &batch.segments[1]) continue;
+        if (fault == Fault::parameter_gradient && &segment == &batch.segments()[1]) continue;
         dscale.data()[c] += up * states[static_cast<size_t>(i) + 1][c];
       }
     }
@@ -106,19 +106,16 @@ void backward(Fault fault, const Tensor& x, const Tensor& decay, const Tensor& s
 }
 
 Tensor forward(Fault fault, const Context& context, const std::vector<Tensor>& inputs,
-               const Batch& batch) {
+               const CheckedBatch& batch) {
   const Tensor &x = inputs[0], &decay = inputs[1], &scale = inputs[2];
-  for (const Segment& segment : batch.segments) {
+  for (const Segment& segment : batch.segments()) {
     require(context.tape == nullptr || segment.state == nullptr || fault == Fault::tape_and_state,
             "cumulative sum", "a tape and a state in one forward");
   }
   const Tensor y = Tensor::empty({batch.rows(), kWidth});
-  for (const Segment& segment : batch.segments) {
-    const std::span<const int32_t> positions =
-        std::span(batch.positions)
-            .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.length));
+  for (const Segment& segment : batch.segments()) {
     if (segment.state != nullptr) {
-      run_with_state(fault, x, decay, scale, segment, positions, y);
+      run_with_state(fault, x, decay, scale, segment, batch.positions(segment), y);
       continue;
     }
     Channels h(kWidth);
@@ -132,15 +129,15 @@ Tensor forward(Fault fault, const Context& context, const std::vector<Tensor>& i
   if (fault == Fault::positions) {
     for (int64_t i = 1; i < y.rows(); ++i) {
       const size_t row = static_cast<size_t>(i);
-      if (batch.positions[row] > batch.positions[row - 1] + 1) y.row(i)[0] = 0;
+      if (batch.positions()[row] > batch.positions()[row - 1] + 1) y.row(i)[0] = 0;
     }
   }
   if (fault == Fault::writes_input) x.row(0)[7] += 1;
   if (fault == Fault::values) {
     for (int64_t i = 0; i < y.rows(); ++i) y.row(i)[5] *= 1 + 1e-3f;
   }
-  if (fault == Fault::neighbour && batch.segments.size() > 1) {
-    y.row(batch.segments[1].first_row)[3] *= 1 + 0x1p-20f;
+  if (fault == Fault::neighbour && batch.segments().size() > 1) {
+    y.row(batch.segments()[1].first_row)[3] *= 1 + 0x1p-20f;
   }
   if (fault == Fault::threads && thread_count() > 2) y.row(0)[6] *= 1 + 0x1p-20f;
   if (needs_gradient(context, y, x, decay, scale)) {
@@ -171,7 +168,9 @@ OperatorCase cumulative_sum(Fault fault) {
   spec.output_width = kWidth;
   spec.journals = {{"sum", kWidth, kWidth, 0, kExactStep}};
   spec.forward = [fault](const Context& context, const std::vector<Tensor>& inputs,
-                         const Batch& batch) { return forward(fault, context, inputs, batch); };
+                         const CheckedBatch& batch) {
+    return forward(fault, context, inputs, batch);
+  };
   spec.reference = reference;
   // A sum of about 1 / (1 - decay) <= 100 terms, each rounded to 2^-24.
   spec.tolerance = 6e-6;

@@ -71,7 +71,7 @@ OperatorCase make_case(const Member& member) {
   result.output_width = width;
   result.journals = {fast_weight_memory_journal(o)};
   result.forward = [member](const Context& context, const std::vector<Tensor>& in,
-                            const Batch& batch) {
+                            const CheckedBatch& batch) {
     FastWeightMemoryInputs inputs;
     distribute(member, in, inputs);
     return fast_weight_memory(context, inputs, member.options, batch, {0, 0});

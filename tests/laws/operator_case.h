@@ -32,7 +32,8 @@ struct OperatorCase {
 
   // The operator under test. inputs in the order above, those with a width holding batch.rows()
   // rows.
-  std::function<Tensor(const Context&, const std::vector<Tensor>& inputs, const Batch&)> forward;
+  std::function<Tensor(const Context&, const std::vector<Tensor>& inputs, const CheckedBatch&)>
+      forward;
 
   // The naive form: one whole fresh sequence, token by token, straight from the paper's equations.
   // positions: of its tokens. Returns [tokens, output_width].

@@ -33,7 +33,7 @@ OperatorCase make_case(const Member& member) {
   result.output_width = o.value_heads * o.value_dim;
   result.journals = {outer_product_state_journal(o)};
   result.forward = [member](const Context& context, const std::vector<Tensor>& in,
-                            const Batch& batch) {
+                            const CheckedBatch& batch) {
     size_t next = 3;
     OuterProductStateInputs inputs{in[0], in[1], in[2], {}, {}, {}};
     if (member.log_decay) inputs.log_decay = in[next++];

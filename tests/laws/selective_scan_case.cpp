@@ -46,7 +46,8 @@ OperatorCase selective_scan_case(std::string name, int64_t channels, int64_t sta
                 {"D", 0, {channels}, -1, 1}};
   row.output_width = channels;
   row.journals = {selective_scan_journal(channels, states)};
-  row.forward = [](const Context& context, const std::vector<Tensor>& in, const Batch& batch) {
+  row.forward = [](const Context& context, const std::vector<Tensor>& in,
+                   const CheckedBatch& batch) {
     return selective_scan(context, in[0], in[1], in[2], in[3], in[4], in[5], in[6], batch,
                           JournalSlot{0, 0});
   };

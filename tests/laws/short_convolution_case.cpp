@@ -35,7 +35,7 @@ OperatorCase short_convolution_case(std::string name, int64_t channels, int64_t 
   row.output_width = channels;
   row.journals = {short_convolution_journal(channels, taps)};
   row.forward = [bias, silu](const Context& context, const std::vector<Tensor>& in,
-                             const Batch& batch) {
+                             const CheckedBatch& batch) {
     return short_convolution(context, in[0], in[1], bias ? in[2] : Tensor(), silu, batch,
                              JournalSlot{0, 0});
   };

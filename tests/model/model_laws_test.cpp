@@ -3,9 +3,12 @@
 // threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "model/model_check.h"
 #include "model/model_configs.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
@@ -295,6 +298,19 @@ TEST_P(ModelLawsTest, StateIsAsLargeAsPredicted) {
   }
 }
 
+TEST_P(ModelLawsTest, EmbeddingsMayStandInPlaceOfTokens) {
+  const std::vector<int32_t> text = tokens(20, 71);
+  SequenceState state = model_.new_state(), other = model_.new_state();
+  const Tensor expected = model_.forward({}, continue_sequence(state, text));
+  Batch batch = continue_sequence(other, text);
+  const Parameter& table = model_.parameters().front();
+  ASSERT_EQ(table.value.shape(), (Shape{model_.config().vocab_size, model_.config().hidden_size}));
+  batch.embeddings = embedding({}, table.value, text);
+  batch.tokens.clear();
+  const Tensor actual = model_.forward({}, batch);
+  EXPECT_TRUE(std::ranges::equal(expected.values(), actual.values()));
+}
+
 TEST_P(ModelLawsTest, RefusesMalformedBatches) {
   const std::vector<int32_t> text = tokens(4, 70);
   SequenceState state = model_.new_state();
@@ -310,6 +326,13 @@ TEST_P(ModelLawsTest, RefusesMalformedBatches) {
   refused([](Batch& batch) { batch.segments[0].first_row = 1; });
   refused([](Batch& batch) { batch.segments[0].parents = {-1, 0}; });
   refused([](Batch& batch) { batch.segments[0].parents = {-1, 1, 0, 0}; });
+  refused([](Batch& batch) { batch.positions = {0, 1, 2, 4}; });
+  refused([](Batch& batch) { batch.positions = {1, 2, 3, 4}; });
+  refused([](Batch& batch) { batch.tokens.clear(); });
+  refused([&](Batch& batch) {
+    batch.tokens.clear();
+    batch.embeddings = Tensor::zeros({4, model_.config().hidden_size + 1});
+  });
   refused([&](Batch& batch) {
     batch.segments[0].length = 2;
     batch.segments.push_back({&state, 2, 2, Mask::causal, {}});

@@ -72,9 +72,10 @@ TEST(Subsample, CountsAreRoundedUpButNotByRoundingErrors) {
 
 TEST(Subsample, TreesKeepTheNearestSelectedAncestor) {
   // 0 - 1 - 2 - 4 and 0 - 3; nodes 1 and 3 are left out.
+  SequenceState state;
   Batch batch;
   batch.positions = {7, 8, 9, 8, 10};
-  batch.segments.push_back({nullptr, 0, 5, Mask::causal, {-1, 0, 1, 0, 2}});
+  batch.segments.push_back({&state, 0, 5, Mask::causal, {-1, 0, 1, 0, 2}});
   const Batch inner = selected_batch(batch, select_positive(column({1, -1, 1, -1, 1}), batch));
   EXPECT_THAT(inner.segments[0].parents, ElementsAre(-1, 0, 1));
   EXPECT_THAT(inner.positions, ElementsAre(7, 9, 10));
