@@ -431,8 +431,8 @@ TEST_F(CliTest, TokenizeRoundTrip) {
 }
 
 TEST_F(CliTest, OutputThatCannotBeWritten) {
-  const std::string command =
-      fmt::format("cd '{}' && '{}' list > /dev/full 2> err", folder_.string(), PRONGHORN_CLI);
+  const std::string command = fmt::format("cd '{}' && '{}' list > /dev/full 2> err",
+                                          folder_.path().string(), PRONGHORN_CLI);
   const int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
   EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("pronghorn: cannot write to stdout"));

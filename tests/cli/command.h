@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "base/files.h"
+#include "support/folder.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn::testing_cli {
 
@@ -38,18 +40,9 @@ struct Conditions {
 class CliTest : public testing::Test {
  protected:
   CliTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() /
-              fmt::format("pronghorn_cli_{}_{}", info->name(), static_cast<int>(::getpid()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
     put("text.txt", text());
     put("tiny.json", config("a m").dump());
     put("llama.json", config("2a").dump());
-  }
-  ~CliTest() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
   }
 
   std::filesystem::path put(const std::string& name, std::string_view bytes) {
@@ -65,20 +58,10 @@ class CliTest : public testing::Test {
   }
 
   static nlohmann::json config(const std::string& pattern) {
-    nlohmann::json blocks = {
-        {"a",
-         {{"mixer", {{"type", "attention"}, {"heads", 2}, {"rope", {{"theta", 10000}}}}},
-          {"ffn", {{"type", "swiglu"}, {"size", 48}}}}}};
-    if (pattern.find('m') != std::string::npos) {
-      blocks["m"] = {{"mixer", {{"type", "mamba2"}, {"heads", 2}, {"state", 8}}}};
-    }
-    return {
-        {"model_type", "pronghorn"},
-        {"hidden_size", 32},
-        {"pattern", pattern},
-        {"blocks", blocks},
-        {"train",
-         {{"window", 32}, {"batch_tokens", 256}, {"learning_rate", 0.01}, {"precision", "f32"}}}};
+    nlohmann::json config = testing_support::tiny_json(pattern);
+    config["train"] = {
+        {"window", 32}, {"batch_tokens", 256}, {"learning_rate", 0.01}, {"precision", "f32"}};
+    return config;
   }
 
   Finished run(const std::vector<std::string>& arguments, const Conditions& conditions = {}) const {
@@ -86,7 +69,7 @@ class CliTest : public testing::Test {
     if (child == 0) {
       const int out = ::open((folder_ / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       const int err = ::open((folder_ / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
-      if (::chdir(folder_.c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
+      if (::chdir(folder_.path().c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
       ::dup2(out, STDOUT_FILENO);
       ::dup2(err, STDERR_FILENO);
       if (conditions.file_bytes) {
@@ -165,7 +148,7 @@ class CliTest : public testing::Test {
     return last;
   }
 
-  std::filesystem::path folder_;
+  testing_support::Folder folder_;
 };
 
 }  // namespace pronghorn::testing_cli

@@ -7,20 +7,22 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "decode/syllable_tokenizer.h"
-#include "model/model_check.h"
-#include "model/model_configs.h"
+#include "support/folder.h"
+#include "support/machine.h"
+#include "support/model_runs.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::HasSubstr;
-using testing_models::bit_difference;
-using testing_models::Folder;
-using testing_models::model_config;
-using testing_models::model_configs;
-using testing_models::random_tokens;
-using testing_models::SyllableTokenizer;
-using testing_models::Threads;
+using testing_support::bit_difference;
+using testing_support::Folder;
+using testing_support::model_config;
+using testing_support::model_configs;
+using testing_support::random_tokens;
+using testing_support::SyllableTokenizer;
+using testing_support::Threads;
 
 const std::vector<int32_t> kPrompt = {3, 14, 15, 9, 2, 6};
 
@@ -305,7 +307,7 @@ TEST(Sessions, ReadLongPromptsInPieces) {
   SequenceState state = model.new_state();
   const Tensor hidden = model.forward({}, continue_sequence(state, text));
   // f32 sums in another order through four blocks, as in the laws of models.
-  EXPECT_LE(testing_models::relative_difference(
+  EXPECT_LE(testing_support::relative_difference(
                 scores.values(), model.logits({}, hidden.row_slice(2499, 1)).values()),
             1e-4);
 }

@@ -11,21 +11,22 @@
 #include "decode/generator.h"
 #include "decode/syllable_tokenizer.h"
 #include "decode/test_drafters.h"
-#include "model/model_check.h"
-#include "model/model_configs.h"
+#include "support/machine.h"
+#include "support/model_runs.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::HasSubstr;
-using testing_models::bit_difference;
-using testing_models::Intent;
-using testing_models::IntentDrafter;
-using testing_models::model_config;
-using testing_models::model_configs;
-using testing_models::random_tokens;
-using testing_models::SyllableTokenizer;
-using testing_models::Threads;
+using testing_support::bit_difference;
+using testing_support::Intent;
+using testing_support::IntentDrafter;
+using testing_support::model_config;
+using testing_support::model_configs;
+using testing_support::random_tokens;
+using testing_support::SyllableTokenizer;
+using testing_support::Threads;
 
 constexpr int32_t kVocabulary = 61;
 

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "formats/tokenizer.h"
 
-namespace pronghorn::testing_models {
+namespace pronghorn::testing_support {
 
 // 61 tokens of one to three letters, so that texts have places between tokens.
 class SyllableTokenizer final : public Tokenizer {
@@ -29,4 +29,4 @@ class SyllableTokenizer final : public Tokenizer {
   std::optional<int32_t> eos_;
 };
 
-}  // namespace pronghorn::testing_models
+}  // namespace pronghorn::testing_support

@@ -6,7 +6,7 @@
 #include "base/random.h"
 #include "decode/drafter.h"
 
-namespace pronghorn::testing_models {
+namespace pronghorn::testing_support {
 
 enum class Intent {
   empty,
@@ -106,4 +106,4 @@ class IntentDrafter final : public Drafter {
   std::vector<int64_t> written_;
 };
 
-}  // namespace pronghorn::testing_models
+}  // namespace pronghorn::testing_support

@@ -7,21 +7,14 @@
 #include <functional>
 
 #include "base/error.h"
+#include "support/errors.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using testing_support::error_of;
 
 ConfigReader reader(std::string_view text) {
   return ConfigReader(parse_json(text, "config.json"), "config.json");

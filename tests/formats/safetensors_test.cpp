@@ -16,42 +16,23 @@
 #include "base/files.h"
 #include "base/random.h"
 #include "formats/npy.h"
+#include "support/errors.h"
+#include "support/folder.h"
 
 namespace pronghorn {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Without the sync to disk that write_file does: attacks write thousands of files.
-void write_fast(const fs::path& path, std::string_view bytes) {
-  std::ofstream(path, std::ios::binary)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using testing_support::error_of;
+using testing_support::Folder;
+using testing_support::write_fast;
 
 class SafetensorsTest : public testing::Test {
  protected:
-  SafetensorsTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() /
-              fmt::format("pronghorn_{}_{}", info->name(), static_cast<int>(::getpid()));
-    fs::create_directories(folder_);
-    path_ = folder_ / "model.safetensors";
-  }
-  ~SafetensorsTest() override { fs::remove_all(folder_); }
-
   // Writes a file from a header as text and `data` bytes, and returns what opening it says.
   std::string open_error(std::string_view header, size_t data) {
     const uint64_t length = header.size();
@@ -71,7 +52,8 @@ class SafetensorsTest : public testing::Test {
                       {{"format", "pt"}});
   }
 
-  fs::path folder_, path_;
+  Folder folder_;
+  const fs::path path_ = folder_ / "model.safetensors";
   std::vector<float> floats_ = {1, -2, 0.5f, 3e38f, 1e-40f, -0.0f};
   std::vector<int64_t> ids_ = {7, -1};
   uint16_t bf16_ = 0xC020;  // -2.5

@@ -15,44 +15,25 @@
 #include "formats/json.h"
 #include "formats/sentencepiece_tokenizer.h"
 #include "formats/utf8.h"
+#include "support/errors.h"
+#include "support/folder.h"
 
 namespace pronghorn {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Without the sync to disk that write_file does: attacks write thousands of files.
-void write_fast(const fs::path& path, std::string_view bytes) {
-  std::ofstream(path, std::ios::binary)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
 using nlohmann::json;
 using testing::HasSubstr;
+using testing_support::error_of;
+using testing_support::Folder;
+using testing_support::write_fast;
 
 const fs::path kGolden = fs::path(PRONGHORN_SOURCE_DIR) / "tests/formats/golden";
 
-// A folder of its own for each test, removed at the end.
 class TokenizerTest : public testing::Test {
  protected:
-  TokenizerTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() /
-              fmt::format("pronghorn_{}_{}", info->name(), static_cast<int>(::getpid()));
-    fs::create_directories(folder_);
-  }
-  ~TokenizerTest() override { fs::remove_all(folder_); }
-
-  std::string error_of(const std::function<void()>& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
-  fs::path folder_;
+  Folder folder_;
 };
 
 // Text that tokenizers get wrong: spaces, line ends, control characters, combining marks,

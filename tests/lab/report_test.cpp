@@ -10,6 +10,7 @@
 #include "lab/fake_run.h"
 #include "lab/summary.h"
 #include "lab/text.h"
+#include "support/folder.h"
 
 namespace pronghorn::lab {
 namespace {
@@ -40,7 +41,8 @@ const Finding& finding(const std::vector<Finding>& findings, std::string_view to
 }
 
 TEST(Report, IsOneCompletePage) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "pronghorn_report_test.html";
+  const testing_support::Folder folder;
+  const auto path = folder / "run.html";
   save_report(fake_run(), path);
   const std::string page = read_file(path);
   EXPECT_TRUE(page.starts_with("<!DOCTYPE html>"));

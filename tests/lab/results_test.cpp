@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 #include "lab/fake_run.h"
+#include "support/errors.h"
+#include "support/folder.h"
 
 namespace pronghorn::lab {
 namespace {
@@ -18,12 +20,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 std::string error_of(const json& document) {
-  try {
-    parse_run(document.dump(), "results.json");
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  return testing_support::error_of([&] { parse_run(document.dump(), "results.json"); });
 }
 
 TEST(Results, RoundTripKeepsEveryField) {
@@ -38,10 +35,10 @@ TEST(Results, RoundTripKeepsEveryField) {
 }
 
 TEST(Results, FileRoundTrip) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "pronghorn_results_test.json";
+  const testing_support::Folder folder;
+  const auto path = folder / "run.json";
   save_run(fake_run(), path);
   EXPECT_EQ(load_run(path), fake_run());
-  std::filesystem::remove(path);
 }
 
 TEST(Results, OneArchitectureRoundTrip) {

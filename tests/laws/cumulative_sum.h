@@ -32,7 +32,4 @@ enum class Fault {
 // [8].
 OperatorCase cumulative_sum(Fault fault);
 
-// Its row in the table.
-std::vector<OperatorCase> cumulative_sum_cases();
-
 }  // namespace pronghorn::laws

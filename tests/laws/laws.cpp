@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/threads.h"
 
 namespace pronghorn::laws {
 namespace {
@@ -213,25 +212,6 @@ double Subject::bound_between_results() const {
   for (const double value : reference(0, kTokens)) largest = std::max(largest, std::fabs(value));
   return 2 * spec_.tolerance * largest;
 }
-
-std::vector<int64_t> random_steps(Random& random, int64_t total, int64_t longest) {
-  std::vector<int64_t> steps;
-  while (total > 0) {
-    const auto step = 1 + static_cast<int64_t>(random.below(static_cast<uint64_t>(longest)));
-    steps.push_back(std::min(step, total));
-    total -= steps.back();
-  }
-  return steps;
-}
-
-std::vector<int64_t> equal_steps(int64_t total, int64_t step) {
-  std::vector<int64_t> steps;
-  for (; total > 0; total -= steps.back()) steps.push_back(std::min(total, step));
-  return steps;
-}
-
-Threads::Threads(int count) : before_(thread_count()) { set_thread_count(count); }
-Threads::~Threads() { set_thread_count(before_); }
 
 std::span<const Law> laws() { return kLaws; }
 

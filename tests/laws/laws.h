@@ -13,8 +13,14 @@
 
 #include "base/random.h"
 #include "laws/operator_case.h"
+#include "support/machine.h"
+#include "support/steps.h"
 
 namespace pronghorn::laws {
+
+using testing_support::equal_steps;
+using testing_support::random_steps;
+using testing_support::Threads;
 
 // What a law found wrong, a line each; stops noting after the first few.
 class Findings {
@@ -92,23 +98,6 @@ class Subject {
   std::shared_ptr<const StateLayout> layout_;
   mutable std::map<std::pair<int, int64_t>, std::vector<double>> references_;
   mutable std::map<std::string, double> numeric_gradients_;
-};
-
-// Steps of 1 to `longest` tokens, drawn at random, that add up to `total`.
-std::vector<int64_t> random_steps(Random& random, int64_t total, int64_t longest);
-// `total` in steps of `step`, the last one shorter.
-std::vector<int64_t> equal_steps(int64_t total, int64_t step);
-
-// Sets the number of threads for a scope.
-class Threads {
- public:
-  explicit Threads(int count);
-  ~Threads();
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
 };
 
 // The laws, each split into the parts that can fail on their own, and the contract that all

@@ -18,10 +18,8 @@ class LawTest : public testing::Test {
       : law_(law), subject_(std::move(subject)), instruction_set_(std::move(instruction_set)) {}
 
   void TestBody() override {
-    const std::string before = cpu_instruction_set();
-    set_cpu_instruction_set(instruction_set_);
+    const testing_support::InstructionSet scope(instruction_set_);
     const Findings findings = check(law_.name, *subject_);
-    set_cpu_instruction_set(before);
     for (const std::string& message : findings.messages()) {
       ADD_FAILURE() << law_.name << ", " << subject_->spec().name << " on " << instruction_set_
                     << ": " << message;
@@ -41,6 +39,7 @@ std::vector<OperatorCase> table() {
   };
 #define CASES(function) add(function());
 #include "laws/case_list.inc"
+#include "support/machine.h"
 #undef CASES
   return cases;
 }

@@ -1,6 +1,6 @@
 // A row of the table of the five laws: what the suite in laws_test.cpp needs to know of a sequence
-// operator. A new operator adds a function here and a file <operator>_case.cpp with its naive
-// float64 form, and gets all five laws: laws_test --gtest_filter='Laws/*.<case>__*'.
+// operator. A new operator adds a file <operator>_case.cpp with its naive float64 form, and gets
+// all five laws: laws_test --gtest_filter='Laws/*.<case>__*'.
 #pragma once
 
 #include <functional>
@@ -49,13 +49,10 @@ struct OperatorCase {
   double gradient_tolerance = 0;
 };
 
-// The table. Each function is defined in its operator's file and returns its variants. The build
-// finds the files tests/laws/<operator>_case.cpp by name and calls <operator>_cases() for each that
-// is there: a new operator adds its file, and its declaration here.
-std::vector<OperatorCase> attention_cases();
-std::vector<OperatorCase> short_convolution_cases();
-std::vector<OperatorCase> selective_scan_cases();
-std::vector<OperatorCase> outer_product_state_cases();
-std::vector<OperatorCase> fast_weight_memory_cases();
+// The table: <operator>_cases(), defined in tests/laws/<operator>_case.cpp, returns an operator's
+// variants. The build finds the files and writes the list.
+#define CASES(function) std::vector<OperatorCase> function();
+#include "laws/case_list.inc"
+#undef CASES
 
 }  // namespace pronghorn::laws

@@ -8,27 +8,20 @@
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/families.h"
-#include "model/model_check.h"
-#include "model/model_configs.h"
+#include "support/errors.h"
+#include "support/folder.h"
+#include "support/model_runs.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing_models::Folder;
-using testing_models::model_config;
-using testing_models::model_configs;
-
-template <typename Function>
-std::string error_of(Function&& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(no error)";
-}
+using testing_support::error_of;
+using testing_support::Folder;
+using testing_support::model_config;
+using testing_support::model_configs;
 
 std::string expand(std::string_view pattern) {
   return expanded_pattern(parse_pattern(pattern, "test"));
@@ -345,7 +338,7 @@ constexpr const char* kTensor = "model.layers.1.self_attn.k_proj.weight";  // [1
 
 TEST(Checkpoint, LoadsUnchanged) {
   EXPECT_EQ(error_of_checkpoint([](auto& tensors) { ASSERT_TRUE(tensors.contains(kTensor)); }),
-            "(no error)");
+            "no error");
 }
 
 TEST(Checkpoint, NamesAMissingTensor) {
@@ -406,8 +399,8 @@ TEST(Checkpoint, SavesAndLoadsEveryKindOfModel) {
     EXPECT_EQ(again->fingerprint(), model.fingerprint()) << name;
     ASSERT_EQ(again->parameters().size(), model.parameters().size()) << name;
     for (size_t p = 0; p < model.parameters().size(); ++p) {
-      EXPECT_EQ(testing_models::bit_difference(again->parameters()[p].value.values(),
-                                               model.parameters()[p].value.values()),
+      EXPECT_EQ(testing_support::bit_difference(again->parameters()[p].value.values(),
+                                                model.parameters()[p].value.values()),
                 "")
           << name << " " << model.parameters()[p].name;
     }

@@ -7,17 +7,20 @@
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/families.h"
-#include "model/model_check.h"
+#include "support/folder.h"
+#include "support/machine.h"
+#include "support/model_runs.h"
+#include "support/steps.h"
 
 namespace pronghorn {
 namespace {
 
-using testing_models::decode;
-using testing_models::equal_steps;
-using testing_models::Folder;
-using testing_models::InstructionSet;
-using testing_models::relative_difference;
-using testing_models::test_name;
+using testing_support::decode;
+using testing_support::equal_steps;
+using testing_support::Folder;
+using testing_support::InstructionSet;
+using testing_support::relative_difference;
+using testing_support::test_name;
 
 // Two float32 programs that add up in different orders: transformers with its own threads or
 // machine differs from itself by a few 1e-6 on these models, a wrong formula by 1e-2 and more.
@@ -66,7 +69,7 @@ TEST_P(FamilyTest, GivesTheScoresOfTheReferenceHoweverTheTextIsCut) {
   // The training form: a fresh segment without state.
   EXPECT_LE(
       relative_difference(
-          testing_models::run(*model, fresh_segments(tokens, count), Precision::f32), expected),
+          testing_support::run(*model, fresh_segments(tokens, count), Precision::f32), expected),
       kTolerance);
 }
 
@@ -92,8 +95,8 @@ TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
   const std::vector<int32_t> tokens = golden_tokens(name());
   const auto steps = equal_steps(static_cast<int64_t>(tokens.size()), 9);
   SequenceState one = model->new_state(), two = again->new_state();
-  EXPECT_EQ(testing_models::bit_difference(decode(*again, two, tokens, steps),
-                                           decode(*model, one, tokens, steps)),
+  EXPECT_EQ(testing_support::bit_difference(decode(*again, two, tokens, steps),
+                                            decode(*model, one, tokens, steps)),
             "");
 }
 

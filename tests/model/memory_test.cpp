@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "model/model.h"
-#include "model/model_configs.h"
 #include "ops/cross_entropy.h"
+#include "support/tiny_models.h"
 #include "tensor/storage.h"
 
 namespace pronghorn {
@@ -32,8 +32,8 @@ int64_t training_bytes(const Model& model, int64_t length) {
 }
 
 ModelConfig config_named(std::string_view name) {
-  for (const auto& [key, body] : testing_models::model_configs()) {
-    if (key == name) return testing_models::model_config(body);
+  for (const auto& [key, body] : testing_support::model_configs()) {
+    if (key == name) return testing_support::model_config(body);
   }
   throw Error("memory_test", "no such configuration");
 }

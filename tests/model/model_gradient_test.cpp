@@ -2,21 +2,22 @@
 // and on any number of threads.
 #include <gtest/gtest.h>
 
-#include "model/model_check.h"
-#include "model/model_configs.h"
 #include "ops/cross_entropy.h"
+#include "support/machine.h"
+#include "support/model_runs.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
-using testing_models::bit_difference;
-using testing_models::InstructionSet;
-using testing_models::model_config;
-using testing_models::model_configs;
-using testing_models::random_tokens;
-using testing_models::relative_difference;
-using testing_models::test_name;
-using testing_models::Threads;
+using testing_support::bit_difference;
+using testing_support::InstructionSet;
+using testing_support::model_config;
+using testing_support::model_configs;
+using testing_support::random_tokens;
+using testing_support::relative_difference;
+using testing_support::test_name;
+using testing_support::Threads;
 
 // Past a chunk of 64 tokens and blocks of 16.
 constexpr int64_t kLength = 70;

@@ -6,24 +6,26 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "model/model_check.h"
-#include "model/model_configs.h"
 #include "ops/pointwise.h"
+#include "support/machine.h"
+#include "support/model_runs.h"
+#include "support/steps.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
-using testing_models::bit_difference;
-using testing_models::decode;
-using testing_models::equal_steps;
-using testing_models::InstructionSet;
-using testing_models::model_config;
-using testing_models::model_configs;
-using testing_models::random_steps;
-using testing_models::random_tokens;
-using testing_models::relative_difference;
-using testing_models::test_name;
-using testing_models::Threads;
+using testing_support::bit_difference;
+using testing_support::decode;
+using testing_support::equal_steps;
+using testing_support::InstructionSet;
+using testing_support::model_config;
+using testing_support::model_configs;
+using testing_support::random_steps;
+using testing_support::random_tokens;
+using testing_support::relative_difference;
+using testing_support::test_name;
+using testing_support::Threads;
 
 constexpr int kThreadCounts[] = {1, 2, 4};
 
@@ -165,7 +167,7 @@ TEST_P(ModelLawsTest, Batch) {
           owners.push_back(i);
         }
         if (owners.empty()) break;
-        const std::vector<float> logits = testing_models::run(model_, batch, precision());
+        const std::vector<float> logits = testing_support::run(model_, batch, precision());
         for (size_t s = 0; s < owners.size(); ++s) {
           const auto begin = logits.begin() + batch.segments[s].first_row * int64_t(width);
           actual[owners[s]].insert(actual[owners[s]].end(), begin,
@@ -240,7 +242,7 @@ TEST_P(ModelLawsTest, Tree) {
       batch.positions[i] = parents[i] < 0 ? static_cast<int32_t>(length)
                                           : batch.positions[static_cast<size_t>(parents[i])] + 1;
     }
-    const std::vector<float> logits = testing_models::run(model_, batch, precision());
+    const std::vector<float> logits = testing_support::run(model_, batch, precision());
     EXPECT_EQ(tree.length(), length) << "nodes count before they are committed";
     for (const auto& path : paths) {
       std::vector<int32_t> chain;

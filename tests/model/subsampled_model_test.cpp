@@ -3,18 +3,19 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "model/model_check.h"
-#include "model/model_configs.h"
 #include "ops/cross_entropy.h"
+#include "support/model_runs.h"
+#include "support/steps.h"
+#include "support/tiny_models.h"
 
 namespace pronghorn {
 namespace {
 
-using testing_models::bit_difference;
-using testing_models::decode;
-using testing_models::equal_steps;
-using testing_models::model_config;
-using testing_models::random_tokens;
+using testing_support::bit_difference;
+using testing_support::decode;
+using testing_support::equal_steps;
+using testing_support::model_config;
+using testing_support::random_tokens;
 
 constexpr const char* kAttention =
     R"({"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "rope": {}}})";
@@ -86,7 +87,7 @@ TEST_P(SubsampleTest, PromptsThatKeepNothingEverythingOrTheFirstToken) {
         EXPECT_EQ(stepped.rows(span), expected) << kept.name << ", span " << span;
       }
       // As the laws of whole models have it for long pieces in f32.
-      EXPECT_LE(testing_models::relative_difference(once, ones), 3e-5) << kept.name;
+      EXPECT_LE(testing_support::relative_difference(once, ones), 3e-5) << kept.name;
       SequenceState shorter = stepped;
       shorter.truncate(kTokens - 7);
       const auto rest = std::span(text).last(7);

@@ -13,9 +13,12 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "support/steps.h"
 
 namespace pronghorn {
 namespace {
+
+using testing_support::batch_of;
 
 using Doubles = std::vector<double>;
 
@@ -48,18 +51,6 @@ Problem problem(int64_t rows, int64_t channels, int64_t states) {
 Tensor run(const Context& context, const std::vector<Tensor>& in, const Batch& batch) {
   return selective_scan(context, in[kX], in[kDt], in[kBias], in[kA], in[kB], in[kC], in[kD], batch,
                         {0, 0});
-}
-
-Batch batch_of(const std::vector<int64_t>& lengths) {
-  Batch batch;
-  for (const int64_t length : lengths) {
-    Segment segment;
-    segment.first_row = batch.rows();
-    segment.length = length;
-    batch.segments.push_back(segment);
-    for (int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<int32_t>(i));
-  }
-  return batch;
 }
 
 SequenceState fresh_state(const Problem& p) {

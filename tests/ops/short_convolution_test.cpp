@@ -12,9 +12,12 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "support/steps.h"
 
 namespace pronghorn {
 namespace {
+
+using testing_support::batch_of;
 
 using Doubles = std::vector<double>;
 
@@ -23,18 +26,6 @@ Tensor random_tensor(Shape shape, uint64_t seed) {
   const Tensor tensor = Tensor::empty(std::move(shape));
   for (float& value : tensor.values()) value = static_cast<float>(random.uniform(-1, 1));
   return tensor;
-}
-
-Batch batch_of(const std::vector<int64_t>& lengths) {
-  Batch batch;
-  for (const int64_t length : lengths) {
-    Segment segment;
-    segment.first_row = batch.rows();
-    segment.length = length;
-    batch.segments.push_back(segment);
-    for (int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<int32_t>(i));
-  }
-  return batch;
 }
 
 struct Naive {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "ops/operator_check.h"
+#include "support/steps.h"
 
 namespace pronghorn {
 namespace {
@@ -15,6 +16,7 @@ using check::Input;
 using check::OperatorCheck;
 using check::Values;
 using testing::ElementsAre;
+using testing_support::batch_of;
 using Row = std::vector<double>;
 
 Tensor column(const std::vector<float>& values) {
@@ -22,17 +24,8 @@ Tensor column(const std::vector<float>& values) {
 }
 
 // Fresh segments of the given lengths.
-Batch segments(const std::vector<int64_t>& lengths) {
-  Batch batch;
-  for (const int64_t length : lengths) {
-    batch.segments.push_back({nullptr, batch.rows(), length, Mask::causal, {}});
-    for (int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<int32_t>(i));
-  }
-  return batch;
-}
-
 TEST(Subsample, InferenceKeepsScoresAboveZero) {
-  const Batch batch = segments({4, 0, 3});
+  const Batch batch = batch_of({4, 0, 3});
   const RowSelection selection = select_positive(column({0.1f, -1, 0, 2, -0.1f, 1e-9f, 3}), batch);
   EXPECT_THAT(selection.rows, ElementsAre(0, 3, 5, 6));
   EXPECT_THAT(selection.counts, ElementsAre(2, 0, 2));
@@ -45,7 +38,7 @@ TEST(Subsample, InferenceKeepsScoresAboveZero) {
 
 TEST(Subsample, TrainingKeepsTheHighestOfEachSegment) {
   // Ranks of the first segment: 4 (0.9), 1 (0.8), 0 (0.5), 3 (0.5), 2 (-1); of the second: 5, 6.
-  const Batch batch = segments({5, 2});
+  const Batch batch = batch_of({5, 2});
   const Tensor scores = column({0.5f, 0.8f, -1, 0.5f, 0.9f, 0, -3});
   const RowSelection plain = select_highest(scores, batch, 0.6, false);
   EXPECT_THAT(plain.counts, ElementsAre(3, 2));  // ceil(0.6 * 5), ceil(0.6 * 2)
@@ -61,7 +54,7 @@ TEST(Subsample, TrainingKeepsTheHighestOfEachSegment) {
 TEST(Subsample, CountsAreRoundedUpButNotByRoundingErrors) {
   const auto kept = [](int64_t length, double keep) {
     const Tensor scores = Tensor::zeros({length, 1});
-    return select_highest(scores, segments({length}), keep, false).counts[0];
+    return select_highest(scores, batch_of({length}), keep, false).counts[0];
   };
   EXPECT_EQ(kept(100, 0.64), 64);
   EXPECT_EQ(kept(101, 0.64), 65);
@@ -84,7 +77,7 @@ TEST(Subsample, TreesKeepTheNearestSelectedAncestor) {
 }
 
 TEST(Subsample, PenalisedWeights) {
-  const Batch batch = segments({6});
+  const Batch batch = batch_of({6});
   // Kept: rows 0 (1.5 -> 1), 2 (0.6), 4 (0.4); left out: 1 (0.3), 3 (-2 -> 0), 5 (-0.1 -> 0).
   const Tensor scores = column({1.5f, 0.3f, 0.6f, -2, 0.4f, -0.1f});
   scores.set_requires_grad(true);
@@ -266,8 +259,8 @@ TEST(Balancer, BiasLearnsItsExcessAndScoresWhatIsNotCommonToThem) {
   unused.set_requires_grad(true);
   Tape tape;
   const Context context{&tape, Precision::f32};
-  const Tensor balanced = balance_share(context, scores, segments({4, 0, 2}), bias, 0.5);
-  balance_share(context, unused, segments({2}), bias, 0.5);
+  const Tensor balanced = balance_share(context, scores, batch_of({4, 0, 2}), bias, 0.5);
+  balance_share(context, unused, batch_of({2}), bias, 0.5);
   EXPECT_THAT(balanced.values(), ElementsAre(3, 1, -1, -3, 8, 6));
   balanced.give_grad(column({1, 2, 0, 5, -1, 3}));
   tape.run_backward();
@@ -283,7 +276,7 @@ TEST(Balancer, CentreLearnsTheMeanAndPassesGradientsOn) {
   x.set_requires_grad(true);
   shift.set_requires_grad(true);
   Tape tape;
-  const Tensor y = centre({&tape, Precision::f32}, x, segments({2, 0, 1}), shift);
+  const Tensor y = centre({&tape, Precision::f32}, x, batch_of({2, 0, 1}), shift);
   EXPECT_THAT(y.values(), ElementsAre(11, 1, 13, 3, 15, 5));
   y.give_grad(Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2}));
   tape.run_backward();
@@ -296,12 +289,12 @@ TEST(Balancer, WithoutATapeDoesNothing) {
   const Tensor scores = column({1, 2});
   EXPECT_EQ(balance({}, scores, {}).data(), scores.data());
   const Tensor bias = Tensor::zeros({1});
-  EXPECT_EQ(balance_share({}, scores, segments({2}), bias, 0.5).data(), scores.data());
+  EXPECT_EQ(balance_share({}, scores, batch_of({2}), bias, 0.5).data(), scores.data());
   EXPECT_FALSE(bias.has_grad());
 }
 
 TEST(Subsample, RefusesWhatDoesNotFit) {
-  const Batch batch = segments({3});
+  const Batch batch = batch_of({3});
   EXPECT_THROW(select_positive(column({1, 2}), batch), Error);
   EXPECT_THROW(select_highest(column({1, 2, 3}), batch, 0, false), Error);
   EXPECT_THROW(select_highest(column({1, 2, 3}), batch, 1.1, false), Error);

@@ -8,14 +8,16 @@
 #include <set>
 #include <thread>
 
+#include "support/errors.h"
+#include "support/folder.h"
 #include "train/tiny.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::HasSubstr;
-using testing_train::error_of;
-using testing_train::Folder;
+using testing_support::error_of;
+using testing_support::Folder;
 
 class TextSourceTest : public testing::Test {
  protected:

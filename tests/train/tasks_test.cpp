@@ -8,13 +8,14 @@
 #include <map>
 #include <set>
 
+#include "support/errors.h"
 #include "train/tiny.h"
 
 namespace pronghorn {
 namespace {
 
 using testing::HasSubstr;
-using testing_train::error_of;
+using testing_support::error_of;
 
 struct Example {
   std::vector<int32_t> tokens, targets;

@@ -13,6 +13,8 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "support/errors.h"
+#include "support/folder.h"
 #include "train/text_source.h"
 
 namespace pronghorn {
@@ -22,15 +24,8 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using testing_support::error_of;
+using testing_support::Folder;
 
 std::string gzip(std::string_view text) {
   z_stream stream{};
@@ -48,13 +43,7 @@ std::string gzip(std::string_view text) {
 
 class TextTest : public testing::Test {
  protected:
-  TextTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() /
-              fmt::format("pronghorn_{}_{}", info->name(), static_cast<int>(::getpid()));
-    fs::create_directories(folder_ / "in/sub");
-  }
-  ~TextTest() override { fs::remove_all(folder_); }
+  TextTest() { fs::create_directories(folder_ / "in/sub"); }
 
   fs::path put(const std::string& name, std::string_view bytes) {
     write_file(folder_ / "in" / name, bytes);
@@ -79,7 +68,7 @@ class TextTest : public testing::Test {
     return make_byte_tokenizer()->decode(ids);
   }
 
-  fs::path folder_;
+  Folder folder_;
 };
 
 TEST_F(TextTest, ReadsEveryKindInOrder) {

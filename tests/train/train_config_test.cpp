@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "support/errors.h"
 #include "train/tiny.h"
 
 namespace pronghorn {
@@ -13,7 +14,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing_train::error_of;
+using testing_support::error_of;
 
 TrainConfig read(const nlohmann::json& json) {
   return read_train_config(ConfigReader(json, "c.json: train"));

@@ -13,6 +13,9 @@
 #include "base/threads.h"
 #include "formats/safetensors.h"
 #include "ops/cross_entropy.h"
+#include "support/errors.h"
+#include "support/folder.h"
+#include "support/tiny_models.h"
 #include "train/evaluate.h"
 #include "train/tasks.h"
 #include "train/tiny.h"
@@ -22,9 +25,9 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing_train::error_of;
-using testing_train::Folder;
-using testing_train::tiny_config;
+using testing_support::error_of;
+using testing_support::Folder;
+using testing_support::tiny_config;
 using testing_train::tiny_task;
 using testing_train::tiny_text;
 

@@ -7,6 +7,9 @@
 #include <algorithm>
 
 #include "base/random.h"
+#include "support/errors.h"
+#include "support/folder.h"
+#include "support/tiny_models.h"
 #include "train/tiny.h"
 
 namespace pronghorn {
@@ -14,9 +17,9 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-using testing_train::error_of;
-using testing_train::Folder;
-using testing_train::tiny_config;
+using testing_support::error_of;
+using testing_support::Folder;
+using testing_support::tiny_config;
 
 std::vector<float> numbers_of(const Model& model, const TrainingState& state) {
   std::vector<float> all;

@@ -1,13 +1,15 @@
-// Tiny models of each kind of configuration, for tests of laws that hold for all of them.
+// Tiny models: of each kind of configuration, for tests of laws that hold for all of them, and some
+// that are quick to train.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "model/config.h"
 
-namespace pronghorn::testing_models {
+namespace pronghorn::testing_support {
 
 // 24 wide and 61 tokens: multiples of no vector length, so that the remainders of kernels are used.
 inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
@@ -83,4 +85,36 @@ inline ModelConfig model_config(const std::string& body, double initializer_rang
   return read_pronghorn_config(ConfigReader(json, "test"));
 }
 
-}  // namespace pronghorn::testing_models
+// The configuration file of a model 32 wide, without a vocabulary: a pattern of attention (a),
+// Mamba-2 (m), Mamba (s) and Gated DeltaNet (g).
+inline nlohmann::json tiny_json(const std::string& pattern) {
+  const nlohmann::json known = {
+      {"a",
+       {{"mixer",
+         {{"type", "attention"}, {"heads", 2}, {"kv_heads", 1}, {"rope", {{"theta", 10000}}}}},
+        {"ffn", {{"type", "swiglu"}, {"size", 48}}}}},
+      {"m", {{"mixer", {{"type", "mamba2"}, {"heads", 2}, {"state", 8}}}}},
+      {"s", {{"mixer", {{"type", "mamba"}, {"state", 4}}}}},
+      {"g", {{"mixer", {{"type", "gated_deltanet"}, {"heads", 2}, {"head_dim", 8}}}}}};
+  nlohmann::json blocks;
+  for (const char c : pattern) {
+    const std::string letter(1, c);
+    if (known.contains(letter)) blocks[letter] = known[letter];
+  }
+  nlohmann::json config = {
+      {"model_type", "pronghorn"}, {"hidden_size", 32}, {"pattern", pattern}, {"blocks", blocks}};
+  if (pattern.find('(') != std::string::npos) {
+    config["subsample"] = {{"keep", 0.64}, {"score_norm", true}, {"score_bias", true}};
+  }
+  return config;
+}
+
+// The same for bytes. By default a hybrid of every kind of path that training takes: attention with
+// rotary positions, a scan, a feed-forward, a tied head.
+inline ModelConfig tiny_config(const std::string& pattern = "a m") {
+  nlohmann::json config = tiny_json(pattern);
+  config["vocab_size"] = 256;
+  return read_pronghorn_config(ConfigReader(config, "tiny"));
+}
+
+}  // namespace pronghorn::testing_support

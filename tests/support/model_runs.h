@@ -1,74 +1,21 @@
-// What the tests of whole models share: scopes for threads, instruction sets and folders, and
-// forwards that return logits.
+// What the tests of whole models share: tokens, forwards that return logits, and comparisons.
 #pragma once
 
-#include <gtest/gtest.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <cmath>
-#include <filesystem>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "backend/cpu/cpu_features.h"
-#include "base/error.h"
 #include "base/random.h"
-#include "base/threads.h"
 #include "model/model.h"
 
-namespace pronghorn::testing_models {
-
-// Sets the number of threads for a scope.
-class Threads {
- public:
-  explicit Threads(int count) : before_(thread_count()) { set_thread_count(count); }
-  ~Threads() { set_thread_count(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
-
-// Sets the instruction set for a scope.
-class InstructionSet {
- public:
-  explicit InstructionSet(const std::string& name) : before_(cpu_instruction_set()) {
-    set_cpu_instruction_set(name);
-  }
-  ~InstructionSet() { set_cpu_instruction_set(before_); }
-  InstructionSet(const InstructionSet&) = delete;
-  InstructionSet& operator=(const InstructionSet&) = delete;
-
- private:
-  std::string before_;
-};
-
-// An empty folder of this test, removed with what is in it.
-class Folder {
- public:
-  Folder() {
-    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    std::string name = std::string(test->test_suite_name()) + "." + test->name();
-    std::replace(name.begin(), name.end(), '/', '.');
-    path_ = std::filesystem::path(testing::TempDir()) / ("pronghorn." + name);
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+namespace pronghorn::testing_support {
 
 // Fit for the name of a test.
 inline std::string test_name(std::string text) {
@@ -84,23 +31,6 @@ inline std::vector<int32_t> random_tokens(int64_t count, int64_t vocab_size, uin
     tokens.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab_size))));
   }
   return tokens;
-}
-
-// `total` in steps of `step`, the last one shorter.
-inline std::vector<int64_t> equal_steps(int64_t total, int64_t step) {
-  std::vector<int64_t> steps;
-  for (; total > 0; total -= steps.back()) steps.push_back(std::min(step, total));
-  return steps;
-}
-
-// Steps of 1 to `longest` tokens that add up to `total`.
-inline std::vector<int64_t> random_steps(Random& random, int64_t total, int64_t longest) {
-  std::vector<int64_t> steps;
-  for (; total > 0; total -= steps.back()) {
-    const auto step = static_cast<int64_t>(random.below(static_cast<uint64_t>(longest))) + 1;
-    steps.push_back(std::min(step, total));
-  }
-  return steps;
 }
 
 // The logits of all rows of a batch.
@@ -156,4 +86,4 @@ inline double relative_difference(std::span<const float> actual, std::span<const
   return difference / largest;
 }
 
-}  // namespace pronghorn::testing_models
+}  // namespace pronghorn::testing_support
