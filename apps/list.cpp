@@ -26,7 +26,7 @@ StateSize state_size(const MixerType& type) {
   const auto mixer = type.create(complete, context, ParameterScope(store, "list"));
   StateSize size;
   for (const JournalShape& shape : mixer->journals()) {
-    const auto row = static_cast<double>(shape.row_width) * sizeof(float);
+    const auto row = static_cast<double>(shape.row_bytes());
     if (shape.fold_interval == 0) {
       size.per_token += row;
     } else {

@@ -1,25 +1,34 @@
 // Tiled softmax attention.
 //
-// The keys of a sequence come as tiles of kAttentionTile rows, so that they may lie in pages, in a
-// tensor or in a buffer; which of them a query row may see is one range of key indexes. That covers
-// causal and both-way masks, windows, prompts after a prefix and (with gathered tiles) token trees.
+// The keys of a sequence come as tiles of at most kAttentionTile rows, so that they may lie in
+// pages of a journal, in a tensor or in a buffer. Which of them a query row sees is one range of
+// key indexes. That covers causal and both-way masks, windows, prompts after a prefix, token trees
+// (with gathered tiles) and selections of blocks per key-value head (a unit for each).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 
 #include "backend/operands.h"
+#include "tensor/dtype.h"
 
 namespace pronghorn {
 
-constexpr int64_t kAttentionTile = 64;  // keys of a tile; all but the last are full
+constexpr int64_t kAttentionTile = 64;  // most keys of a tile
 
 struct AttentionShape {
   int64_t heads = 1;
-  int64_t kv_heads = 1;  // query head h reads key and value head h / (heads / kv_heads)
-  int64_t head_dim = 64;
+  int64_t kv_heads = 1;    // query head h reads key and value head h / (heads / kv_heads)
+  int64_t key_dim = 64;    // width of a head of q and k
+  int64_t value_dim = 64;  // width of a head of v and o
   float scale = 1;
+  float soft_cap = 0;         // scores are soft_cap tanh(s / soft_cap); 0: they are s
+  bool value_in_key = false;  // a head's value is the first value_dim numbers of its key
+
+  // Numbers from one head's value to the next in a row of values.
+  int64_t value_step() const { return value_in_key ? key_dim : value_dim; }
 };
 
 // Key indexes begin <= j < end.
@@ -27,87 +36,113 @@ struct KeyRange {
   int64_t begin = 0, end = 0;
 };
 
-// Query rows that look at the same keys.
+// Rows of keys and of values. With value_in_key, `values` is not read.
+struct KeyTile {
+  const std::byte* keys = nullptr;  // null: no row sees this tile
+  const std::byte* values = nullptr;
+  int32_t count = 0;
+  int32_t first_row = -1;  // of the gradients of k and v; -1: they get none
+};
+
+// Query rows that look at the same keys, for key-value heads first_kv_head ... + kv_heads - 1 and
+// the query heads that read them. Units that share a row have different heads.
 struct AttentionUnit {
   int64_t first_row = 0;  // of q, o and log_sum_exp
   int64_t rows = 0;
-  int64_t keys = 0;
-  // Tile t holds keys kAttentionTile t ...: rows of kv_heads head_dim values, a stride apart. Only
-  // tiles that some row sees are read.
-  const float* const* key_tiles = nullptr;
-  const float* const* value_tiles = nullptr;
+  int64_t first_kv_head = 0, kv_heads = 1;
+  // Key j is row j % kAttentionTile of tile j / kAttentionTile. Where a tile has fewer rows, the
+  // indexes after them are of no key.
+  std::span<const KeyTile> tiles;
+  // How the numbers of a tile's rows are held, which hold all kv_heads of the shape, and how many
+  // numbers apart the rows lie.
+  DType type = DType::f32;
   int64_t key_stride = 0, value_stride = 0;
-  const KeyRange* visible = nullptr;  // [rows]
+  const KeyRange* visible = nullptr;  // [rows], within kAttentionTile times the number of tiles
 };
 
-// Pointers to row 0 of matrices and the distance between their rows.
 struct AttentionOperands {
-  const float* q = nullptr;  // [rows, heads head_dim]
-  int64_t q_stride = 0;
-  float* o = nullptr;  // [rows, heads head_dim]
-  int64_t o_stride = 0;
+  ConstMatrix q;                 // [rows, heads key_dim]
+  Matrix o;                      // [rows, heads value_dim], written whole
   float* log_sum_exp = nullptr;  // [rows, heads], or null: not wanted
+  const float* sinks = nullptr;  // [heads], or null: none
+};
+
+// What backward() is given and where it puts its results.
+struct AttentionGradients {
+  ConstMatrix o;                       // of o
+  const float* log_sum_exp = nullptr;  // of log_sum_exp, [rows, heads], or null: it has none
+  Matrix q, k, v;                      // v: not with value_in_key, whose gradient is part of k's
+  GradVector sinks;
 };
 
 // A result of attention that is to be merged with others.
 struct AttentionPart {
-  const float* o = nullptr;  // [rows, heads head_dim]
-  int64_t o_stride = 0;
+  ConstMatrix o;                       // [rows, heads value_dim]
   const float* log_sum_exp = nullptr;  // [rows, heads]
+};
+
+struct AttentionMerge {
+  AttentionShape shape;  // kv_heads = heads
+  int64_t rows = 0;
+  ConstMatrix q;  // [rows, heads key_dim]
+  std::span<const AttentionPart> parts;
+  const float* k = nullptr;  // [fixed, heads key_dim]
+  const float* v = nullptr;  // [fixed, heads value_dim]
+  int64_t fixed = 0;
 };
 
 struct AttentionPartGradient {
   Matrix o, log_sum_exp;
 };
 
-struct AttentionMerge {
-  AttentionShape shape;
-  int64_t rows = 0;
-  const float* q = nullptr;  // [rows, heads head_dim]
-  int64_t q_stride = 0;
-  std::span<const AttentionPart> parts;
-  const float *k = nullptr, *v = nullptr;  // [fixed, heads head_dim]
-  int64_t fixed = 0;
+// What merge_backward() is given and where it puts its results.
+struct AttentionMergeGradients {
+  ConstMatrix out;  // of out
+  Matrix q, k, v;
+  std::span<const AttentionPartGradient> parts;
 };
 
 class AttentionKernels {
  public:
   virtual ~AttentionKernels() = default;
 
-  // For each row i and head h over the keys j that i sees, with s_j = scale q_i . k_j:
-  //   log_sum_exp = ln sum_j exp(s_j),  o = sum_j exp(s_j - log_sum_exp) v_j
-  // A row that sees nothing gets o = 0 and log_sum_exp = 0.
+  // For each row i and head h over the keys j that i sees, with s_j = scale q_i . k_j, capped if
+  // soft_cap > 0, and the head's sink a, if there are sinks:
+  //   log_sum_exp = ln (exp(a) + sum_j exp(s_j)),  o = sum_j exp(s_j - log_sum_exp) v_j
+  // A row that sees nothing gets o = 0, and log_sum_exp = a, or 0 without sinks. Soft cap: arXiv
+  // 2408.00118, section 2; sinks: arXiv 2508.10925, section 2.2.
   virtual void forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                        const AttentionOperands& operands) = 0;
 
-  // The same function for units of few rows: the bits of a row depend on its
-  // query, on the keys and values it sees and on their indexes alone, not on what else is computed.
-  // The keys are shared out over the threads, so one row with many keys uses all of them.
+  // The same function for units of few rows: the bits of a row depend on its query, on the keys
+  // and values it sees and on their indexes alone, not on what else is computed. The keys are
+  // shared out over the threads, so one row with many keys uses all of them.
   virtual void forward_exact(const AttentionShape& shape, std::span<const AttentionUnit> units,
                              const AttentionOperands& operands) = 0;
 
-  // Gradients of forward() for units whose keys are rows first_row ... of k and v, given those of
-  // o; `operands` as forward() left them:
-  //   p_ij = exp(s_ij - log_sum_exp_i),  ds_ij = p_ij (do_i . v_j - do_i . o_i)
+  // Gradients of forward() for units of f32 rows, given those of o; `operands` as forward() left
+  // them. Rows first_row ... of k and v belong to one tile of one unit.
+  //   p_ij = exp(s_ij - log_sum_exp_i),  ds_ij = p_ij (do_i . v_j - do_i . o_i + dl_i)
+  //   (dl the gradient of log_sum_exp; with a cap ds_ij is multiplied by 1 - (s_ij / soft_cap)^2)
   //   dq_i = scale sum_j ds_ij k_j,  dk_j = scale sum_i ds_ij q_i,  dv_j = sum_i p_ij do_i
-  // grad_log_sum_exp: [rows, heads], the gradient of log_sum_exp, which adds p_ij times it to
-  // ds_ij; or null.
+  //   da = sum_i exp(a - log_sum_exp_i) (dl_i - do_i . o_i)
   virtual void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
-                        const AttentionOperands& operands, const float* grad_o,
-                        int64_t grad_o_stride, const float* grad_log_sum_exp, const Matrix& grad_q,
-                        const Matrix& grad_k, const Matrix& grad_v) = 0;
+                        const AttentionOperands& operands, const AttentionGradients& gradients) = 0;
 
-  // out_i = sum_a p_ia value_ia, p_i the softmax over: scale q_i . k_j with value v_j for each of
-  // `fixed` keys (rows of k and v, [fixed, heads head_dim]) and log_sum_exp_i with value o_i for
-  // each part. So it is attention to the union of what the parts attended to, and the fixed keys.
-  virtual void merge(const AttentionMerge& arguments, float* out, int64_t out_stride) = 0;
+  // out_i = sum_a p_ia value_ia, p_i the softmax over: the score of q_i and k_j (as in forward())
+  // with value v_j for each of `fixed` keys, and log_sum_exp_i with value o_i for each part. So it
+  // is attention to the union of what the parts attended to, and the fixed keys.
+  virtual void merge(const AttentionMerge& arguments, const Matrix& out) = 0;
 
-  // The gradients of merge() from out's. grad_parts: for each part, [rows, heads head_dim] of its o
-  // and [rows, heads] of its log_sum_exp.
-  virtual void merge_backward(const AttentionMerge& arguments, const float* out, int64_t out_stride,
-                              const float* grad_out, int64_t grad_out_stride, const Matrix& grad_q,
-                              const Matrix& grad_k, const Matrix& grad_v,
-                              std::span<const AttentionPartGradient> grad_parts) = 0;
+  // The gradients of merge() from out's. gradients.parts: for each part, [rows, heads value_dim] of
+  // its o and [rows, heads] of its log_sum_exp.
+  virtual void merge_backward(const AttentionMerge& arguments, const ConstMatrix& out,
+                              const AttentionMergeGradients& gradients) = 0;
+
+  // Writes `rows` rows of `columns` numbers, rounded to `type` (f32, bf16 or f16; to the nearest,
+  // ties to even; beyond the range of f16: its largest number), `stride` numbers apart.
+  virtual void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type,
+                          std::byte* to, int64_t stride) = 0;
 };
 
 std::unique_ptr<AttentionKernels> make_cpu_attention_kernels();

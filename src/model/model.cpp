@@ -391,8 +391,7 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     span.cost.sequence += span.share * cost.sequence;
     const auto rows = static_cast<int64_t>(std::llround(context * span.share));
     for (const JournalShape& shape : layout_->layers[layer]) {
-      span.state_bytes +=
-          Journal::predicted_floats(shape, rows) * static_cast<int64_t>(sizeof(float));
+      span.state_bytes += Journal::predicted_bytes(shape, rows);
     }
   }
   return costs;

@@ -13,28 +13,39 @@ namespace pronghorn {
 
 struct AttentionOptions {
   int64_t heads = 1;
-  int64_t kv_heads =
-      1;  // divides heads; query head h reads key and value head h / (heads/kv_heads)
-  int64_t head_dim = 64;
+  // Divides heads; query head h reads key and value head h / (heads / kv_heads).
+  int64_t kv_heads = 1;
+  int64_t head_dim = 64;  // width of a head's query and key
+  int64_t value_dim = 0;  // width of a head's value and output; 0: head_dim
+  // A head's value is the first value_dim numbers of its key, so there is no v (the absorbed form
+  // of multi-head latent attention, arXiv 2405.04434, section 2.1).
+  bool value_in_key = false;
   float scale = 0;     // of the scores; 0: 1 / sqrt(head_dim)
+  float soft_cap = 0;  // scores become soft_cap tanh(s / soft_cap); 0: they stay
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
   // a row sees keys whose position, divided by `segment`, is not less than its own; 0: all
   int64_t segment = 0;
 };
 
-// The journal an attention layer keeps: a row is [key | value], 2 kv_heads head_dim wide; no
-// anchor. With a window or segments, rows that are out of reach are dropped.
+// The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
+// key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
+// dropped. Its rows may be held in bf16 or f16 (with_cache_type): they are rounded when they are
+// appended, and a row of a segment with a state attends to the rounded rows only, those of its own
+// segment included.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,
-//   o_i = sum_j p_ij v_j,  p_ij = exp(s_ij) / sum_j exp(s_ij),  s_ij = scale q_i . k_j
-// q [rows, heads head_dim], k and v [rows, kv_heads head_dim]; returns [rows, heads head_dim]. A
-// row that sees nothing gets 0. q and k already carry their rotary positions.
+//   o_i = sum_j p_ij v_j,  p_ij = exp(s_ij) / (exp(a) + sum_j exp(s_ij)),  s_ij = scale q_i . k_j
+// q [rows, heads head_dim], k [rows, kv_heads head_dim], v [rows, kv_heads value_dim] (undefined
+// with value_in_key); returns [rows, heads value_dim]. sinks [heads]: a for each head, learned
+// (arXiv 2508.10925, section 2.2); undefined: the denominator has no exp(a). With soft_cap, s_ij is
+// capped (arXiv 2408.00118, section 2). A row that sees nothing gets 0. q and k already carry their
+// rotary positions.
 //
 // A segment with a state first appends its k and v to the journal at `slot`, then attends to the
 // whole journal; one without attends to itself. In a token tree a row sees the journal before the
 // tree, its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps
-// of up to kExactStep tokens and trees are the same to the bit however a sequence was cut, whatever
+// of up to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever
 // else is in the batch; longer segments depend on their own cut alone, by rounding.
 //
 // Tiled with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward;
@@ -43,22 +54,25 @@ JournalShape attention_journal(const AttentionOptions& options);
 // window, positions must not decrease along a sequence. Throws Error on these, and on widths that
 // do not fit the options.
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot);
+                 const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
+                 const Tensor& sinks = {});
 
 // What attention to some keys gives, and what it takes to merge it with attention to others.
 struct AttentionResult {
-  Tensor output;       // [rows, heads head_dim]
+  Tensor output;       // [rows, heads value_dim]
   Tensor log_sum_exp;  // [rows, heads]
 };
 
 // attention() with its log-sum-exp, which has a gradient too.
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const AttentionOptions& options,
-                                  const CheckedBatch& batch, JournalSlot slot);
+                                  const CheckedBatch& batch, JournalSlot slot,
+                                  const Tensor& sinks = {});
 
-// Attention of q to everything that `parts` attended to and to the rows of `keys` and `values`,
-// [count, heads head_dim], which every row sees (persistent memory, arXiv 2501.00663 section 3.3);
-// they may be undefined. kv_heads must be heads. A row is computed from that row alone.
+// Attention of q to everything that `parts` attended to and to `count` fixed keys that every row
+// sees (persistent memory, arXiv 2501.00663 section 3.3): keys [count, heads head_dim] and values
+// [count, heads value_dim], both or neither undefined. kv_heads must be heads, and values are not
+// in keys. A row is computed from that row alone.
 Tensor merge_attention(const Context& context, const Tensor& q,
                        std::span<const AttentionResult> parts, const Tensor& keys,
                        const Tensor& values, const AttentionOptions& options);

@@ -4,6 +4,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/attention_operands.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 namespace {
@@ -15,24 +16,26 @@ constexpr char kWhere[] = "merge_attention";
 Tensor merge_attention(const Context& context, const Tensor& q,
                        std::span<const AttentionResult> parts, const Tensor& keys,
                        const Tensor& values, const AttentionOptions& options) {
-  const int64_t rows = q.rows(), width = options.heads * options.head_dim;
-  require(options.heads > 0 && options.kv_heads == options.heads && q.columns() == width, kWhere,
-          "q is {} for {} heads of {} ({} key-value heads)", shape_string(q.shape()), options.heads,
-          options.head_dim, options.kv_heads);
+  const AttentionShape shape = attention_shape(options);
+  const int64_t rows = q.rows(), key_width = shape.heads * shape.key_dim;
+  const int64_t width = shape.heads * shape.value_dim;
+  require(options.heads > 0 && options.kv_heads == options.heads && !options.value_in_key &&
+              q.columns() == key_width,
+          kWhere, "q is {} for {} heads of {} ({} key-value heads)", shape_string(q.shape()),
+          options.heads, options.head_dim, options.kv_heads);
   require(!parts.empty() && keys.defined() == values.defined(), kWhere,
           "{} parts, and keys without values or values without keys", parts.size());
   bool record = false;
   const Tensor out = Tensor::empty({rows, width});
   AttentionMerge arguments;
-  arguments.shape = attention_shape(options);
+  arguments.shape = shape;
   arguments.rows = rows;
-  arguments.q = q.data();
-  arguments.q_stride = q.row_stride();
+  arguments.q = input_matrix(q);
   if (keys.defined()) {
-    require(keys.columns() == width && keys.shape() == values.shape() && keys.contiguous() &&
-                values.contiguous(),
-            kWhere, "keys {} and values {} for heads of {}", shape_string(keys.shape()),
-            shape_string(values.shape()), width);
+    require(keys.columns() == key_width && values.columns() == width &&
+                keys.rows() == values.rows() && keys.contiguous() && values.contiguous(),
+            kWhere, "keys {} and values {} for heads of {} and {}", shape_string(keys.shape()),
+            shape_string(values.shape()), shape.key_dim, shape.value_dim);
     arguments.k = keys.data();
     arguments.v = values.data();
     arguments.fixed = keys.rows();
@@ -44,11 +47,11 @@ Tensor merge_attention(const Context& context, const Tensor& q,
                 part.log_sum_exp.size() == rows * options.heads && part.log_sum_exp.contiguous(),
             kWhere, "a part of {} and {} for {} rows", shape_string(part.output.shape()),
             shape_string(part.log_sum_exp.shape()), rows);
-    views.push_back({part.output.data(), part.output.row_stride(), part.log_sum_exp.data()});
+    views.push_back({input_matrix(part.output), part.log_sum_exp.data()});
     record |= needs_gradient(context, out, q, part.output, part.log_sum_exp);
   }
   arguments.parts = views;
-  backend().attention().merge(arguments, out.data(), out.row_stride());
+  backend().attention().merge(arguments, output_matrix(out));
   if (!record) return out;
 
   context.tape->record([arguments, views, q, keys, values, out,
@@ -56,14 +59,17 @@ Tensor merge_attention(const Context& context, const Tensor& q,
     if (!out.has_grad()) return;
     arguments.parts = views;
     const Tensor grad_out = out.grad();
-    const Matrix grad_q = input_gradient(q);
-    const Matrix grad_k = input_gradient(keys), grad_v = input_gradient(values);
+    AttentionMergeGradients gradients;
+    gradients.out = input_matrix(grad_out);
+    gradients.q = input_gradient(q);
+    gradients.k = input_gradient(keys);
+    gradients.v = input_gradient(values);
     std::vector<AttentionPartGradient> grad_parts;
     for (const AttentionResult& part : kept) {
       grad_parts.push_back({input_gradient(part.output), input_gradient(part.log_sum_exp)});
     }
-    backend().attention().merge_backward(arguments, out.data(), out.row_stride(), grad_out.data(),
-                                         grad_out.row_stride(), grad_q, grad_k, grad_v, grad_parts);
+    gradients.parts = grad_parts;
+    backend().attention().merge_backward(arguments, input_matrix(out), gradients);
   });
   return out;
 }

@@ -12,7 +12,8 @@ namespace pronghorn {
 Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {}
 
 size_t Journal::page_bytes() const {
-  return static_cast<size_t>(kPageRows * (shape_.row_width + 1)) * sizeof(float);
+  return static_cast<size_t>(kPageRows) *
+         (static_cast<size_t>(shape_.row_bytes()) + sizeof(int32_t));
 }
 
 std::byte* Journal::page(int64_t row) const {
@@ -20,7 +21,7 @@ std::byte* Journal::page(int64_t row) const {
 }
 
 int32_t* Journal::page_positions(std::byte* page) const {
-  return reinterpret_cast<int32_t*>(page) + kPageRows * shape_.row_width;
+  return reinterpret_cast<int32_t*>(page + kPageRows * shape_.row_bytes());
 }
 
 std::byte* Journal::writable_page(int64_t row) {
@@ -33,12 +34,12 @@ std::byte* Journal::writable_page(int64_t row) {
   return block->data();
 }
 
-const float* Journal::row(int64_t index) const {
-  return reinterpret_cast<const float*>(page(index)) + index % kPageRows * shape_.row_width;
+const std::byte* Journal::row_data(int64_t index) const {
+  return page(index) + index % kPageRows * shape_.row_bytes();
 }
 
-float* Journal::mutable_row(int64_t index) {
-  return reinterpret_cast<float*>(writable_page(index)) + index % kPageRows * shape_.row_width;
+std::byte* Journal::mutable_row_data(int64_t index) {
+  return writable_page(index) + index % kPageRows * shape_.row_bytes();
 }
 
 int64_t Journal::contiguous_rows(int64_t index) const {
@@ -179,8 +180,8 @@ void Journal::commit_path(std::span<const int32_t> path) {
     const int64_t to = base + static_cast<int64_t>(i), from = base + path[i];
     if (to == from) continue;
     const int32_t position_moved = position(from);
-    float* target = mutable_row(to);  // may copy the page that `from` lies on
-    std::memcpy(target, row(from), static_cast<size_t>(shape_.row_width) * sizeof(float));
+    std::byte* target = mutable_row_data(to);  // may copy the page that `from` lies on
+    std::memcpy(target, row_data(from), static_cast<size_t>(shape_.row_bytes()));
     page_positions(page(to))[to % kPageRows] = position_moved;
   }
   tree_.clear();
@@ -195,7 +196,7 @@ int64_t Journal::bytes() const {
   return total;
 }
 
-int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
+int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
   if (length == 0) return 0;
   int64_t oldest = 0, anchors = 0;
   if (shape.live) {
@@ -213,7 +214,8 @@ int64_t Journal::predicted_floats(const JournalShape& shape, int64_t length) {
   }
   // Whole pages, from that of the oldest row still needed on.
   const int64_t pages = length > oldest ? (length - 1) / kPageRows - oldest / kPageRows + 1 : 0;
-  return pages * kPageRows * (shape.row_width + 1) + anchors * shape.anchor_size;
+  return pages * kPageRows * (shape.row_bytes() + int64_t{sizeof(int32_t)}) +
+         anchors * shape.anchor_size * int64_t{sizeof(float)};
 }
 
 void Journal::save(std::string& out) const {
@@ -224,10 +226,10 @@ void Journal::save(std::string& out) const {
         previous_anchor_row_, int64_t{anchor_position_}, int64_t{previous_anchor_position_}}) {
     put(out, value);
   }
-  const auto row_bytes = static_cast<size_t>(shape_.row_width) * sizeof(float);
+  const auto row_bytes = static_cast<size_t>(shape_.row_bytes());
   for (int64_t i = first_row_; i < length_; ++i) {
     put(out, position(i));
-    out.append(reinterpret_cast<const char*>(row(i)), row_bytes);
+    out.append(reinterpret_cast<const char*>(row_data(i)), row_bytes);
   }
   for (const Block& block : {anchor_, previous_anchor_}) {
     put(out, static_cast<uint8_t>(block != nullptr));
@@ -259,7 +261,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
     require(position >= -1 && position <= INT32_MAX, where, "journal '{}' has position {}", name,
             position);
   }
-  const auto row_bytes = static_cast<size_t>(row_width) * sizeof(float);
+  const auto row_bytes = static_cast<size_t>(shape_.row_bytes());
   require(static_cast<uint64_t>(length - first_row) <= in.size() / (row_bytes + sizeof(int32_t)),
           where, "ends before the {} rows of journal '{}'", length - first_row, name);
 
@@ -268,7 +270,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   for (int64_t i = first_row; i < length; ++i) {
     const int32_t position = take<int32_t>(in, where);
     fresh.append({&position, 1});
-    take_bytes(in, fresh.mutable_row(i), row_bytes, where);
+    take_bytes(in, fresh.mutable_row_data(i), row_bytes, where);
   }
   for (Block* block : {&fresh.anchor_, &fresh.previous_anchor_}) {
     if (take<uint8_t>(in, where) == 0) continue;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/dtype.h"
 #include "tensor/storage.h"
 
 namespace pronghorn {
@@ -24,12 +25,16 @@ constexpr int64_t kExactStep = 16;
 
 // Sizes of a journal; fixed by the layer's configuration.
 struct JournalShape {
-  std::string name;           // for messages and `inspect`: "key_value", "state", "convolution"
-  int64_t row_width = 0;      // f32 a row
-  int64_t anchor_size = 0;    // f32 of the anchor; 0: rows are never folded
-  int64_t history = 0;        // rows before the anchor that a token still reads (convolutions)
-  int64_t fold_interval = 0;  // rows between anchors; 0: never folds
-  bool live = false;          // keeps a running state beside the anchor (see Journal::live)
+  std::string name;             // for messages and `inspect`: "key_value", "state", "convolution"
+  int64_t row_width = 0;        // numbers of a row
+  int64_t anchor_size = 0;      // f32 of the anchor; 0: rows are never folded
+  int64_t history = 0;          // rows before the anchor that a token still reads (convolutions)
+  int64_t fold_interval = 0;    // rows between anchors; 0: never folds
+  bool live = false;            // keeps a running state beside the anchor (see Journal::live)
+  DType row_type = DType::f32;  // how the numbers of rows are held: f32, bf16 or f16
+  bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache_type)
+
+  int64_t row_bytes() const { return row_width * dtype_size(row_type); }
 };
 
 // Copies are cheap: pages and anchors are shared and copied when written (copy on write), so a copy
@@ -46,9 +51,12 @@ class Journal {
   // The oldest row still held.
   int64_t first_row() const { return first_row_; }
 
-  // Row `index`, first_row() <= index < length(): row_width floats.
-  const float* row(int64_t index) const;
-  float* mutable_row(int64_t index);
+  // Row `index`, first_row() <= index < length(): row_width numbers of row_type.
+  const std::byte* row_data(int64_t index) const;
+  std::byte* mutable_row_data(int64_t index);
+  // The same for rows of f32.
+  const float* row(int64_t index) const { return reinterpret_cast<const float*>(row_data(index)); }
+  float* mutable_row(int64_t index) { return reinterpret_cast<float*>(mutable_row_data(index)); }
   // Number of rows that lie one after another in memory from `index` on: tiles of kPageRows rows
   // aligned to multiples of kPageRows are always contiguous.
   int64_t contiguous_rows(int64_t index) const;
@@ -105,8 +113,8 @@ class Journal {
   // Bytes of pages and anchors that this journal refers to (shared ones counted in full).
   int64_t bytes() const;
 
-  // f32 that a journal of this shape holds after `length` rows appended in one go.
-  static int64_t predicted_floats(const JournalShape& shape, int64_t length);
+  // Bytes that a journal of this shape holds after `length` rows appended in one go.
+  static int64_t predicted_bytes(const JournalShape& shape, int64_t length);
 
   // Serialised form, self-describing and checked on load: load throws Error on any mismatch.
   void save(std::string& out) const;

@@ -41,6 +41,22 @@ int64_t bytes_of(const std::vector<Journal>& journals) {
 
 }  // namespace
 
+std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLayout> layout,
+                                                   DType type) {
+  require(type == DType::f32 || type == DType::bf16 || type == DType::f16, "cache type",
+          "{} is none of f32, bf16, f16", dtype_name(type));
+  if (type == DType::f32) return layout;
+  auto result = std::make_shared<StateLayout>(*layout);
+  const uint64_t identity[] = {layout->fingerprint, static_cast<uint64_t>(type)};
+  result->fingerprint = XXH3_64bits(identity, sizeof(identity));
+  for (std::vector<JournalShape>& shapes : result->layers) {
+    for (JournalShape& shape : shapes) {
+      if (shape.is_cache) shape.row_type = type;
+    }
+  }
+  return result;
+}
+
 SequenceState::SequenceState(std::shared_ptr<const StateLayout> layout)
     : layout_(std::move(layout)) {
   for (const auto& shapes : layout_->layers) {
@@ -153,7 +169,7 @@ SequenceState SequenceState::load(std::span<const std::byte> bytes,
   require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
   require(take<uint64_t>(tail, where) == checksum, where, "is damaged: its checksum differs");
   require(take<uint64_t>(in, where) == layout->fingerprint, where,
-          "was saved by another model or configuration");
+          "was saved by another model, configuration or cache type");
   SequenceState state(std::move(layout));
   state.length_ = take<int64_t>(in, where);
   require(state.length_ >= 0 && state.length_ <= INT32_MAX, where, "has length {}", state.length_);

@@ -24,6 +24,11 @@ struct StateLayout {
   int64_t span_of(size_t layer) const { return layer_spans.empty() ? -1 : layer_spans[layer]; }
 };
 
+// The layout with the rows of attention's journals held in `type`: f32, bf16 or f16. Its
+// fingerprint is that of `layout` for f32 only. Throws Error for another type.
+std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLayout> layout,
+                                                   DType type);
+
 // A value: a copy is a fork or a mark to roll back to, and shares memory until either is changed.
 //
 //   SequenceState mark = state;   // remember

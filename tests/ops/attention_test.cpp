@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <random>
@@ -35,50 +36,85 @@ Doubles doubles(const Tensor& tensor) {
   return out;
 }
 
+int64_t value_dim(const AttentionOptions& options) {
+  return options.value_dim > 0 ? options.value_dim : options.head_dim;
+}
+int64_t query_width(const AttentionOptions& o) { return o.heads * o.head_dim; }
+int64_t key_width(const AttentionOptions& o) { return o.kv_heads * o.head_dim; }
+int64_t value_width(const AttentionOptions& o) { return o.kv_heads * value_dim(o); }
+int64_t output_width(const AttentionOptions& o) { return o.heads * value_dim(o); }
+
+// Inputs of attention, and the gradient of its output.
+struct NaiveInputs {
+  Doubles q, k, v, sinks,
+      grad_o;  // v: empty if the values are in the keys; sinks: if there are none
+};
+
 struct Naive {
-  Doubles o, grad_q, grad_k, grad_v;
+  Doubles o, grad_q, grad_k, grad_v, grad_sinks;
 };
 
 // Row i (of all rows of a batch without states) sees row j if sees(i, j). Gradients from the
-// definition: with p = softmax(s), ds = p (dp - sum p dp).
-Naive naive_attention(const AttentionOptions& options, const Doubles& q, const Doubles& k,
-                      const Doubles& v, const Doubles& grad_o, int64_t rows,
+// definition: with p = softmax(s), ds = p (dp - sum p dp); a sink is one more score whose value is
+// 0; a cap t = cap tanh(s / cap) has the derivative 1 - (t / cap)^2.
+Naive naive_attention(const AttentionOptions& options, const NaiveInputs& in, int64_t rows,
                       const std::function<bool(int64_t, int64_t)>& sees) {
-  const int64_t dim = options.head_dim, heads = options.heads, kv_heads = options.kv_heads;
+  const int64_t heads = options.heads, group = heads / options.kv_heads;
+  const auto dim = static_cast<size_t>(options.head_dim);
+  const auto width = static_cast<size_t>(value_dim(options));
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(dim));
-  Naive out{Doubles(q.size()), Doubles(q.size()), Doubles(k.size()), Doubles(v.size())};
+  Naive out{Doubles(static_cast<size_t>(rows * output_width(options))), Doubles(in.q.size()),
+            Doubles(in.k.size()), Doubles(in.v.size()), Doubles(in.sinks.size())};
+  const Doubles& values = options.value_in_key ? in.k : in.v;
+  Doubles& grad_values = options.value_in_key ? out.grad_k : out.grad_v;
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t h = 0; h < heads; ++h) {
-      const auto qi = static_cast<size_t>((i * heads + h) * dim);
+      const auto qi = static_cast<size_t>(i * heads + h) * dim;
+      const auto oi = static_cast<size_t>(i * heads + h) * width;
       const auto kj = [&](int64_t j) {
-        return static_cast<size_t>((j * kv_heads + h / (heads / kv_heads)) * dim);
+        return static_cast<size_t>(j * options.kv_heads + h / group) * dim;
+      };
+      const auto vj = [&](int64_t j) {
+        return options.value_in_key ? kj(j)
+                                    : static_cast<size_t>(j * options.kv_heads + h / group) * width;
       };
       std::vector<int64_t> seen;
       for (int64_t j = 0; j < rows; ++j) {
         if (sees(i, j)) seen.push_back(j);
       }
-      Doubles p, dp;
-      double largest = -1e300, sum = 0, mean = 0;
+      const double sink = in.sinks.empty() ? -INFINITY : in.sinks[static_cast<size_t>(h)];
+      Doubles p, dp, slope;
+      double largest = in.sinks.empty() ? -1e300 : sink, mean = 0;
       for (const int64_t j : seen) {
         double score = 0, gradient = 0;
-        for (size_t c = 0; c < static_cast<size_t>(dim); ++c) {
-          score += scale * q[qi + c] * k[kj(j) + c];
-          gradient += grad_o[qi + c] * v[kj(j) + c];
+        for (size_t c = 0; c < dim; ++c) score += scale * in.q[qi + c] * in.k[kj(j) + c];
+        for (size_t c = 0; c < width; ++c) gradient += in.grad_o[oi + c] * values[vj(j) + c];
+        slope.push_back(1);
+        if (options.soft_cap > 0) {
+          const double t = std::tanh(score / options.soft_cap);
+          score = options.soft_cap * t;
+          slope.back() = 1 - t * t;
         }
         largest = std::max(largest, score);
         p.push_back(score);
         dp.push_back(gradient);
       }
+      double sum = std::exp(sink - largest);
       for (double& value : p) sum += value = std::exp(value - largest);
       for (size_t n = 0; n < seen.size(); ++n) mean += (p[n] /= sum) * dp[n];
+      if (!in.sinks.empty()) {
+        out.grad_sinks[static_cast<size_t>(h)] -= std::exp(sink - largest) / sum * mean;
+      }
       for (size_t n = 0; n < seen.size(); ++n) {
-        const size_t key = kj(seen[n]);
-        const double ds = p[n] * (dp[n] - mean) * scale;
-        for (size_t c = 0; c < static_cast<size_t>(dim); ++c) {
-          out.o[qi + c] += p[n] * v[key + c];
-          out.grad_q[qi + c] += ds * k[key + c];
-          out.grad_k[key + c] += ds * q[qi + c];
-          out.grad_v[key + c] += p[n] * grad_o[qi + c];
+        const size_t key = kj(seen[n]), value = vj(seen[n]);
+        const double ds = p[n] * (dp[n] - mean) * slope[n] * scale;
+        for (size_t c = 0; c < width; ++c) {
+          out.o[oi + c] += p[n] * values[value + c];
+          grad_values[value + c] += p[n] * in.grad_o[oi + c];
+        }
+        for (size_t c = 0; c < dim; ++c) {
+          out.grad_q[qi + c] += ds * in.k[key + c];
+          out.grad_k[key + c] += ds * in.q[qi + c];
         }
       }
     }
@@ -102,22 +138,71 @@ double difference(const Tensor& got, const Doubles& want) {
 // f32 sums of up to ~300 terms and an exponential of 2 units in the last place: a few times 1e-6.
 constexpr double kTolerance = 1e-5;
 
+// Undefined: no sinks.
+Doubles doubles_or_none(const Tensor& tensor) {
+  return tensor.defined() ? doubles(tensor) : Doubles();
+}
+
 struct Variant {
   const char* name;
   AttentionOptions options;
   Mask mask = Mask::causal;
   std::vector<int64_t> lengths;
+  bool sinks = false;
 };
 
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all = {
-      {"multi_head", {.heads = 2, .kv_heads = 2, .head_dim = 64}, Mask::causal, {130}},
-      {"grouped", {.heads = 6, .kv_heads = 2, .head_dim = 32}, Mask::causal, {65, 1, 0, 100}},
-      {"multi_query", {.heads = 3, .kv_heads = 1, .head_dim = 20}, Mask::causal, {70, 64}},
-      {"window", {.heads = 2, .kv_heads = 1, .head_dim = 16, .window = 70}, Mask::causal, {300, 9}},
-      {"narrow", {.heads = 2, .kv_heads = 2, .head_dim = 8, .window = 3}, Mask::causal, {150}},
-      {"full", {.heads = 2, .kv_heads = 2, .head_dim = 24, .scale = 0.3f}, Mask::full, {90, 70}},
-      {"full_window", {.heads = 1, .kv_heads = 1, .head_dim = 5, .window = 9}, Mask::full, {140}}};
+      {.name = "multi_head",
+       .options = {.heads = 2, .kv_heads = 2, .head_dim = 64},
+       .lengths = {130}},
+      {.name = "grouped",
+       .options = {.heads = 6, .kv_heads = 2, .head_dim = 32},
+       .lengths = {65, 1, 0, 100}},
+      {.name = "multi_query",
+       .options = {.heads = 3, .kv_heads = 1, .head_dim = 20},
+       .lengths = {70, 64}},
+      {.name = "window",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 16, .window = 70},
+       .lengths = {300, 9}},
+      {.name = "narrow",
+       .options = {.heads = 2, .kv_heads = 2, .head_dim = 8, .window = 3},
+       .lengths = {150}},
+      {.name = "full",
+       .options = {.heads = 2, .kv_heads = 2, .head_dim = 24, .scale = 0.3f},
+       .mask = Mask::full,
+       .lengths = {90, 70}},
+      {.name = "full_window",
+       .options = {.heads = 1, .kv_heads = 1, .head_dim = 5, .window = 9},
+       .mask = Mask::full,
+       .lengths = {140}},
+      {.name = "wide_keys",
+       .options = {.heads = 4, .kv_heads = 2, .head_dim = 48, .value_dim = 20},
+       .lengths = {130, 3}},
+      {.name = "latent",
+       .options = {.heads = 8, .head_dim = 72, .value_dim = 64, .value_in_key = true},
+       .lengths = {100, 70}},
+      {.name = "latent_heads",
+       .options = {.heads = 4, .kv_heads = 2, .head_dim = 20, .value_dim = 9, .value_in_key = true},
+       .lengths = {80}},
+      // Scores reach several times the cap, so that its curve matters.
+      {.name = "soft_cap",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 1, .soft_cap = 2},
+       .lengths = {150, 40}},
+      {.name = "sinks",
+       .options = {.heads = 4, .kv_heads = 2, .head_dim = 16, .window = 20},
+       .lengths = {150, 7},
+       .sinks = true},
+      {.name = "all_of_it",
+       .options = {.heads = 4,
+                   .head_dim = 40,
+                   .value_dim = 32,
+                   .value_in_key = true,
+                   .scale = 0.4f,
+                   .soft_cap = 3},
+       .mask = Mask::full,
+       .lengths = {110},
+       .sinks = true}};
   return all;
 }
 
@@ -131,8 +216,7 @@ Batch batch_of(const Variant& variant) {
   return batch;
 }
 
-Naive naive_of(const Variant& variant, const Batch& batch, const Tensor& q, const Tensor& k,
-               const Tensor& v, const Tensor& grad_o) {
+Naive naive_of(const Variant& variant, const Batch& batch, const NaiveInputs& inputs) {
   std::vector<size_t> segment_of;
   for (size_t s = 0; s < batch.segments.size(); ++s) {
     segment_of.insert(segment_of.end(), static_cast<size_t>(batch.segments[s].length), s);
@@ -143,8 +227,7 @@ Naive naive_of(const Variant& variant, const Batch& batch, const Tensor& q, cons
            (variant.options.window == 0 ||
             batch.positions[key] > batch.positions[row] - variant.options.window);
   };
-  return naive_attention(variant.options, doubles(q), doubles(k), doubles(v), doubles(grad_o),
-                         batch.rows(), sees);
+  return naive_attention(variant.options, inputs, batch.rows(), sees);
 }
 
 class AttentionTest : public testing::TestWithParam<std::string> {
@@ -160,57 +243,71 @@ class AttentionTest : public testing::TestWithParam<std::string> {
 TEST_P(AttentionTest, ForwardAndGradientsEqualTheNaiveForm) {
   for (const Variant& variant : variants()) {
     SCOPED_TRACE(variant.name);
+    const AttentionOptions& options = variant.options;
     const Batch batch = batch_of(variant);
-    const int64_t width = variant.options.heads * variant.options.head_dim;
-    const int64_t kv_width = variant.options.kv_heads * variant.options.head_dim;
+    const int64_t width = query_width(options), keys = key_width(options);
+    const int64_t values = options.value_in_key ? 0 : value_width(options);
     // q, k and v are views of one tensor, as after a joint projection.
-    const Tensor joint = random_tensor(batch.rows(), width + 2 * kv_width, 1, 2);
-    const Tensor q = joint.column_slice(0, width), k = joint.column_slice(width, kv_width);
-    const Tensor v = joint.column_slice(width + kv_width, kv_width);
-    const Tensor grad_o = random_tensor(batch.rows(), width, 2);
-    const Naive want = naive_of(variant, batch, q, k, v, grad_o);
+    const Tensor joint = random_tensor(batch.rows(), width + keys + values, 1, 2);
+    const Tensor q = joint.column_slice(0, width), k = joint.column_slice(width, keys);
+    const Tensor v = values == 0 ? Tensor() : joint.column_slice(width + keys, values);
+    const Tensor sinks = variant.sinks ? random_tensor(1, options.heads, 5, 3) : Tensor();
+    const Tensor grad_o = random_tensor(batch.rows(), output_width(options), 2);
+    const Naive want = naive_of(
+        variant, batch,
+        {doubles(q), doubles(k), doubles_or_none(v), doubles_or_none(sinks), doubles(grad_o)});
     std::vector<float> first;
     for (const int threads : {1, 3}) {
       set_thread_count(threads);
-      joint.set_requires_grad(true);
-      joint.clear_grad();
+      for (const Tensor& tensor : {joint, sinks}) {
+        if (tensor.defined()) tensor.set_requires_grad(true).clear_grad();
+      }
       Tape tape;
-      const Tensor o = attention({&tape}, q, k, v, variant.options, batch, {});
+      const Tensor o = attention({&tape}, q, k, v, options, batch, {}, sinks);
       EXPECT_LT(difference(o, want.o), kTolerance);
       o.give_grad(grad_o);
       tape.run_backward();
       EXPECT_LT(difference(q.grad(), want.grad_q), kTolerance);
       EXPECT_LT(difference(k.grad(), want.grad_k), kTolerance);
-      EXPECT_LT(difference(v.grad(), want.grad_v), kTolerance);
+      if (v.defined()) {
+        EXPECT_LT(difference(v.grad(), want.grad_v), kTolerance);
+      }
       std::vector<float> bits(o.values().begin(), o.values().end());
       const Tensor gradient = joint.grad();
       bits.insert(bits.end(), gradient.values().begin(), gradient.values().end());
+      if (sinks.defined()) {
+        EXPECT_LT(difference(sinks.grad(), want.grad_sinks), kTolerance);
+        const Tensor of_sinks = sinks.grad();
+        bits.insert(bits.end(), of_sinks.values().begin(), of_sinks.values().end());
+      }
       if (first.empty()) first = bits;
       EXPECT_EQ(first, bits) << "on " << threads << " threads";
     }
-    const Tensor inference = attention({}, q, k, v, variant.options, batch, {});
+    const Tensor inference = attention({}, q, k, v, options, batch, {}, sinks);
     EXPECT_LT(difference(inference, want.o), kTolerance);
   }
 }
 
 TEST_P(AttentionTest, GradientOfSomeInputsAddsToWhatIsThere) {
-  const Variant& variant = variants()[1];
+  Variant variant = variants()[1];
+  variant.sinks = true;
   const Batch batch = batch_of(variant);
   const Tensor q = random_tensor(batch.rows(), 6 * 32, 1), k = random_tensor(batch.rows(), 64, 2);
   const Tensor v = random_tensor(batch.rows(), 64, 3), grad_o = random_tensor(batch.rows(), 192, 4);
-  const Naive want = naive_of(variant, batch, q, k, v, grad_o);
-  for (const Tensor& chosen : {q, k, v}) {
-    for (const Tensor& tensor : {q, k, v}) tensor.set_requires_grad(false).clear_grad();
+  const Tensor sinks = random_tensor(1, 6, 5);
+  const Naive want = naive_of(
+      variant, batch, {doubles(q), doubles(k), doubles(v), doubles(sinks), doubles(grad_o)});
+  const std::vector<std::pair<Tensor, const Doubles*>> inputs = {
+      {q, &want.grad_q}, {k, &want.grad_k}, {v, &want.grad_v}, {sinks, &want.grad_sinks}};
+  for (const auto& [chosen, gradient] : inputs) {
+    for (const auto& input : inputs) input.first.set_requires_grad(false).clear_grad();
     chosen.set_requires_grad(true);
     chosen.give_grad(Tensor::full(chosen.shape(), 1));
     Tape tape;
-    const Tensor o = attention({&tape}, q, k, v, variant.options, batch, {});
+    const Tensor o = attention({&tape}, q, k, v, variant.options, batch, {}, sinks);
     o.give_grad(grad_o);
     tape.run_backward();
-    const Doubles& part = chosen.data() == q.data()   ? want.grad_q
-                          : chosen.data() == k.data() ? want.grad_k
-                                                      : want.grad_v;
-    Doubles sum = part;
+    Doubles sum = *gradient;
     for (double& value : sum) value += 1;
     EXPECT_LT(difference(chosen.grad(), sum), kTolerance);
   }
@@ -219,17 +316,35 @@ TEST_P(AttentionTest, GradientOfSomeInputsAddsToWhatIsThere) {
 // One layer with one attention, and sequences of random rows to feed it.
 struct Sequence {
   AttentionOptions options;
-  Tensor q, k, v;
+  Tensor q, k, v;  // v undefined: the values are in the keys
   std::shared_ptr<StateLayout> layout = std::make_shared<StateLayout>();
   SequenceState state;
 
-  Sequence(const AttentionOptions& chosen, int64_t tokens, uint32_t seed) : options(chosen) {
-    const int64_t kv_width = options.kv_heads * options.head_dim;
-    q = random_tensor(tokens, options.heads * options.head_dim, seed, 3);
-    k = random_tensor(tokens, kv_width, seed + 1);
-    v = random_tensor(tokens, kv_width, seed + 2);
+  Sequence(const AttentionOptions& chosen, int64_t tokens, uint32_t seed, DType rows = DType::f32)
+      : options(chosen) {
+    q = random_tensor(tokens, query_width(options), seed, 3);
+    k = random_tensor(tokens, key_width(options), seed + 1);
+    if (!options.value_in_key) v = random_tensor(tokens, value_width(options), seed + 2);
     layout->layers = {{attention_journal(options)}};
-    state = SequenceState(layout);
+    state = SequenceState(with_cache_type(layout, rows));
+  }
+
+  Tensor values(int64_t begin, int64_t count) const {
+    return v.defined() ? v.row_slice(begin, count) : Tensor();
+  }
+
+  // All of it, of rows that are rounded to `rows`.
+  NaiveInputs inputs(DType rows = DType::f32) const {
+    NaiveInputs in{doubles(q), doubles(k), doubles_or_none(v), {}, {}};
+    in.grad_o.resize(static_cast<size_t>(q.rows() * output_width(options)));
+    for (Doubles* values : {&in.k, &in.v}) {
+      for (double& value : *values) {
+        const auto number = static_cast<float>(value);
+        if (rows == DType::bf16) value = from_bf16(to_bf16(number));
+        if (rows == DType::f16) value = from_f16(to_f16(number));
+      }
+    }
+    return in;
   }
 
   // Runs tokens begin ... begin + count - 1 as one segment.
@@ -238,7 +353,7 @@ struct Sequence {
     for (int64_t i = 0; i < count; ++i) batch.positions.push_back(static_cast<int32_t>(begin + i));
     batch.segments = {{&state, 0, count, mask, {}}};
     const Tensor o = attention({}, q.row_slice(begin, count), k.row_slice(begin, count),
-                               v.row_slice(begin, count), options, batch, {});
+                               values(begin, count), options, batch, {});
     state.advance(count);
     return {o.values().begin(), o.values().end()};
   }
@@ -253,36 +368,97 @@ struct Sequence {
   }
 };
 
-// Contexts past several splits of the keys, single tokens against steps of many sizes.
-TEST_P(AttentionTest, LongContextsAreTheSameToTheBitHoweverCut) {
-  for (const int64_t window : {0, 600}) {
-    const AttentionOptions options{.heads = 4, .kv_heads = 2, .head_dim = 36, .window = window};
+// Contexts past several splits of the keys, single tokens against steps of many sizes; journals of
+// every type, whose rounded rows are what the naive form is given.
+TEST_P(AttentionTest, LongContextsAreBitIdenticalHoweverCut) {
+  struct Long {
+    AttentionOptions options;
+    DType rows;
+  };
+  const std::vector<Long> cases = {
+      {{.heads = 4, .kv_heads = 2, .head_dim = 36}, DType::f32},
+      {{.heads = 4, .kv_heads = 2, .head_dim = 36, .window = 600}, DType::f32},
+      {{.heads = 4, .kv_heads = 2, .head_dim = 36, .value_dim = 20, .soft_cap = 5}, DType::bf16},
+      {{.heads = 4, .head_dim = 40, .value_dim = 36, .value_in_key = true}, DType::f16}};
+  for (const Long& one : cases) {
+    const AttentionOptions& options = one.options;
     constexpr int64_t kPrompt = 1000, kSteps = 60;
-    Sequence singles(options, kPrompt + kSteps, 5), steps(options, kPrompt + kSteps, 5);
+    Sequence singles(options, kPrompt + kSteps, 5, one.rows);
+    Sequence steps(options, kPrompt + kSteps, 5, one.rows);
     set_thread_count(1);
-    singles.step(0, kPrompt);
+    const std::vector<float> prompt = singles.step(0, kPrompt);
     const std::vector<float> want = singles.run(std::vector<int64_t>(kSteps, 1));
     set_thread_count(4);
-    steps.step(0, kPrompt);
+    EXPECT_EQ(steps.step(0, kPrompt), prompt);
     EXPECT_EQ(want, steps.run({16, 1, 15, 9, 3, 2, 14}));
-    Doubles reference;
     const Naive naive = naive_attention(
-        options, doubles(singles.q), doubles(singles.k), doubles(singles.v), doubles(singles.q),
-        kPrompt + kSteps,
-        [&](int64_t i, int64_t j) { return j <= i && (window == 0 || j > i - window); });
-    reference.assign(naive.o.end() - static_cast<int64_t>(want.size()), naive.o.end());
-    EXPECT_LT(difference(Tensor::from(want, {kSteps, 4 * 36}), reference), kTolerance);
+        options, singles.inputs(one.rows), kPrompt + kSteps, [&](int64_t i, int64_t j) {
+          return j <= i && (options.window == 0 || j > i - options.window);
+        });
+    const int64_t width = output_width(options);
+    const auto middle = naive.o.begin() + kPrompt * width;
+    EXPECT_LT(difference(Tensor::from(prompt, {kPrompt, width}), Doubles(naive.o.begin(), middle)),
+              kTolerance);
+    EXPECT_LT(difference(Tensor::from(want, {kSteps, width}), Doubles(middle, naive.o.end())),
+              kTolerance);
   }
 }
 
-TEST_P(AttentionTest, TreeNodesAreTheSameToTheBitAsInAChain) {
-  for (const int64_t window : {0, 20}) {
-    const AttentionOptions options{.heads = 4, .kv_heads = 2, .head_dim = 16, .window = window};
+// Every number of 16 bits as a value that a row sees alone; a row of keys holds some of them too.
+TEST_P(AttentionTest, RowsAreRoundedToTheNearestAndReadBackExactly) {
+  constexpr int64_t kDim = 64, kNumbers = 1 << 16;
+  const AttentionOptions options{.head_dim = kDim};
+  for (const DType type : {DType::bf16, DType::f16}) {
+    const auto exact = [&](uint32_t bits) {
+      return type == DType::bf16 ? from_bf16(static_cast<bf16_t>(bits))
+                                 : from_f16(static_cast<f16_t>(bits));
+    };
+    for (const bool halfway : {false, true}) {
+      Sequence sequence(options, kNumbers / kDim, 1, type);
+      sequence.q.fill(0);
+      sequence.k.fill(1);
+      std::vector<float> want;
+      for (uint32_t i = 0; i < kNumbers; ++i) {
+        float low = exact(i), high = exact(i + 1);
+        // Infinite and not a number: no rows of a sound model.
+        if (!std::isfinite(low) || !std::isfinite(high) || low * high < 0) low = high = 1;
+        float value = low;
+        if (halfway) value = static_cast<float>((double{low} + double{high}) / 2);
+        sequence.v.values()[i] = value;
+        // Ties go to the number whose last bit is 0.
+        want.push_back(halfway && low != high ? (i % 2 == 0 ? low : high) : low);
+      }
+      std::vector<float> got;
+      for (int64_t row = 0; row < kNumbers / kDim; ++row) {
+        sequence.state = SequenceState(with_cache_type(sequence.layout, type));
+        const std::vector<float> o = sequence.step(row, 1);
+        got.insert(got.end(), o.begin(), o.end());
+      }
+      for (size_t i = 0; i < want.size(); ++i) {
+        ASSERT_EQ(got[i], want[i]) << dtype_name(type) << " " << i << (halfway ? " halfway" : "");
+      }
+    }
+    Sequence sequence(options, 1, 1, type);
+    sequence.v.fill(-1e30f);
+    EXPECT_EQ(sequence.step(0, 1)[0], type == DType::f16 ? -kLargestF16 : -0x1.94p+99f);
+  }
+}
+
+TEST_P(AttentionTest, TreeNodesAreBitIdenticalToAChain) {
+  struct Case {
+    AttentionOptions options;
+    DType rows;
+  };
+  const std::vector<Case> cases = {
+      {{.heads = 4, .kv_heads = 2, .head_dim = 16}, DType::f32},
+      {{.heads = 4, .kv_heads = 2, .head_dim = 16, .window = 20}, DType::bf16},
+      {{.heads = 4, .head_dim = 16, .value_dim = 8, .value_in_key = true}, DType::f16}};
+  for (const auto& [options, type] : cases) {
     // Lengths around a page boundary, where ancestors of a node fall on either side.
     for (const int64_t prompt : {0, 3, 60, 63, 64, 500, 510}) {
       const std::vector<int32_t> parents = {-1, 0, 0, -1, 2, 1, 4, 3, 6, 8};
       const auto nodes = static_cast<int64_t>(parents.size());
-      Sequence sequence(options, prompt + nodes, 7);
+      Sequence sequence(options, prompt + nodes, 7, type);
       if (prompt > 0) sequence.step(0, prompt);
       const SequenceState mark = sequence.state;
       Batch batch;
@@ -294,7 +470,7 @@ TEST_P(AttentionTest, TreeNodesAreTheSameToTheBitAsInAChain) {
       batch.segments = {{&sequence.state, 0, nodes, Mask::causal, parents}};
       const Tensor o =
           attention({}, sequence.q.row_slice(prompt, nodes), sequence.k.row_slice(prompt, nodes),
-                    sequence.v.row_slice(prompt, nodes), options, batch, {});
+                    sequence.values(prompt, nodes), options, batch, {});
       for (int32_t node = 0; node < nodes; ++node) {
         SequenceState chain = mark;
         std::vector<int32_t> path;
@@ -309,7 +485,7 @@ TEST_P(AttentionTest, TreeNodesAreTheSameToTheBitAsInAChain) {
           const int64_t row = prompt + i;
           const Tensor single =
               attention({}, sequence.q.row_slice(row, 1), sequence.k.row_slice(row, 1),
-                        sequence.v.row_slice(row, 1), options, one, {});
+                        sequence.values(row, 1), options, one, {});
           last.assign(single.values().begin(), single.values().end());
         }
         EXPECT_EQ(last, std::vector<float>(o.row(node), o.row(node) + o.columns()))
@@ -326,12 +502,24 @@ TEST_P(AttentionTest, FullSegmentsSeeTheirSequenceAndThemselves) {
     Sequence sequence(options, 100 + block, 9);
     sequence.step(0, 100);
     const std::vector<float> got = sequence.step(100, block, Mask::full);
-    const Naive naive = naive_attention(options, doubles(sequence.q), doubles(sequence.k),
-                                        doubles(sequence.v), doubles(sequence.q), 100 + block,
+    const Naive naive = naive_attention(options, sequence.inputs(), 100 + block,
                                         [](int64_t i, int64_t j) { return j <= i || i >= 100; });
     const Doubles want(naive.o.end() - static_cast<int64_t>(got.size()), naive.o.end());
     EXPECT_LT(difference(Tensor::from(got, {block, 32}), want), kTolerance);
   }
+}
+
+const std::byte* bytes_of(const float* row) { return reinterpret_cast<const std::byte*>(row); }
+
+// Tiles over rows of f32, of the given lengths.
+std::vector<KeyTile> tiles_of(const Tensor& k, const Tensor& v, std::vector<int32_t> counts) {
+  std::vector<KeyTile> tiles;
+  int32_t row = 0;
+  for (const int32_t count : counts) {
+    tiles.push_back({bytes_of(k.row(row)), bytes_of(v.row(row)), count, row});
+    row += count;
+  }
+  return tiles;
 }
 
 // The kernels themselves, with ranges that no mask of a batch makes.
@@ -344,33 +532,117 @@ TEST_P(AttentionTest, RowsThatSeeNothingGetZero) {
   for (int64_t i = 0; i < kRows; ++i) {
     visible.push_back(i % 3 == 0 ? KeyRange{i, i} : KeyRange{i / 2, std::min(kRows, i + 40)});
   }
-  const Naive want = naive_attention(options, doubles(q), doubles(k), doubles(v), doubles(grad_o),
-                                     kRows, [&](int64_t i, int64_t j) {
-                                       const KeyRange range = visible[static_cast<size_t>(i)];
-                                       return j >= range.begin && j < range.end;
-                                     });
-  const std::vector<const float*> keys = {k.row(0), k.row(64), k.row(128)};
-  const std::vector<const float*> values = {v.row(0), v.row(64), v.row(128)};
-  const AttentionShape shape{2, 1, 12, 0.5f};
-  const std::vector<AttentionUnit> units = {
-      {0, kRows, kRows, keys.data(), values.data(), 12, 12, visible.data()}};
+  const Naive want =
+      naive_attention(options, {doubles(q), doubles(k), doubles(v), {}, doubles(grad_o)}, kRows,
+                      [&](int64_t i, int64_t j) {
+                        const KeyRange range = visible[static_cast<size_t>(i)];
+                        return j >= range.begin && j < range.end;
+                      });
+  const AttentionShape shape{
+      .heads = 2, .kv_heads = 1, .key_dim = 12, .value_dim = 12, .scale = 0.5f};
+  const std::vector<KeyTile> tiles = tiles_of(k, v, {64, 64, 22});
+  const AttentionUnit unit{.rows = kRows,
+                           .tiles = tiles,
+                           .key_stride = 12,
+                           .value_stride = 12,
+                           .visible = visible.data()};
   const Tensor o = Tensor::full({kRows, 24}, NAN), sums = Tensor::full({kRows, 2}, NAN);
   AttentionKernels& kernels = backend().attention();
-  AttentionOperands operands{q.data(), 24, o.data(), 24, nullptr};
-  kernels.forward_exact(shape, units, operands);
+  AttentionOperands operands{.q = {q.data(), 24}, .o = {o.data(), 24}};
+  kernels.forward_exact(shape, {&unit, 1}, operands);
   EXPECT_LT(difference(o, want.o), kTolerance);
   o.fill(NAN);
   operands.log_sum_exp = sums.data();
-  kernels.forward(shape, units, operands);
+  kernels.forward(shape, {&unit, 1}, operands);
   EXPECT_LT(difference(o, want.o), kTolerance);
   EXPECT_EQ(o.row(3)[5], 0);
   const Tensor grad_q = Tensor::full(q.shape(), NAN), grad_k = Tensor::full(k.shape(), NAN);
   const Tensor grad_v = Tensor::full(v.shape(), NAN);
-  kernels.backward(shape, units, operands, grad_o.data(), 24, nullptr, {grad_q.data(), 24, false},
-                   {grad_k.data(), 12, false}, {grad_v.data(), 12, false});
+  kernels.backward(shape, {&unit, 1}, operands,
+                   {.o = {grad_o.data(), 24},
+                    .q = {grad_q.data(), 24},
+                    .k = {grad_k.data(), 12},
+                    .v = {grad_v.data(), 12},
+                    .sinks = {}});
   EXPECT_LT(difference(grad_q, want.grad_q), kTolerance);
   EXPECT_LT(difference(grad_k, want.grad_k), kTolerance);
   EXPECT_LT(difference(grad_v, want.grad_v), kTolerance);
+}
+
+// A list of tiles for each key-value head, with tiles that are not full between others: as blocks
+// that a head selects.
+TEST_P(AttentionTest, EachKeyValueHeadMayHaveTilesOfItsOwn) {
+  constexpr int64_t kRows = 70, kKeys = 140;
+  const Tensor q = random_tensor(kRows, 48, 1, 3), k = random_tensor(kKeys, 24, 2);
+  const Tensor v = random_tensor(kKeys, 16, 3), grad_o = random_tensor(kRows, 32, 4);
+  // Head 0 sees rows 0 ... 139 as tiles of 64, 30 and 46; head 1 only some, in another order.
+  const std::vector<KeyTile> all = tiles_of(k, v, {64, 30, 46});
+  const std::vector<KeyTile> some = {all[2], all[1]};
+  const auto seen = [](int64_t head, int64_t j) { return head < 2 || j >= 64; };
+  const AttentionShape shape{
+      .heads = 4, .kv_heads = 2, .key_dim = 12, .value_dim = 8, .scale = 0.25f};
+  const std::vector<KeyRange> whole(kRows, {0, 3 * kAttentionTile});
+  AttentionUnit first{
+      .rows = kRows, .tiles = all, .key_stride = 24, .value_stride = 16, .visible = whole.data()};
+  AttentionUnit second = first;
+  second.tiles = some;
+  const std::vector<KeyRange> shorter(kRows, {0, 2 * kAttentionTile});
+  second.visible = shorter.data();
+  second.first_kv_head = 1;
+  const std::vector<AttentionUnit> units = {first, second};
+
+  // The naive form of one head at a time.
+  Doubles want_o(kRows * 32), want_q(kRows * 48), want_k(kKeys * 24), want_v(kKeys * 16);
+  for (int64_t head = 0; head < 4; ++head) {
+    for (int64_t i = 0; i < kRows; ++i) {
+      const float *query = q.row(i) + head * 12, *grad = grad_o.row(i) + head * 8;
+      Doubles p, dp;
+      double sum = 0, mean = 0;
+      for (int64_t j = 0; j < kKeys; ++j) {
+        double score = 0, gradient = 0;
+        for (int64_t c = 0; c < 12; ++c) score += 0.25 * query[c] * k.row(j)[head / 2 * 12 + c];
+        for (int64_t c = 0; c < 8; ++c) gradient += double{grad[c]} * v.row(j)[head / 2 * 8 + c];
+        p.push_back(seen(head, j) ? std::exp(score) : 0);
+        dp.push_back(gradient);
+        sum += p.back();
+      }
+      for (size_t j = 0; j < kKeys; ++j) mean += (p[j] /= sum) * dp[j];
+      for (int64_t j = 0; j < kKeys; ++j) {
+        const double weight = p[static_cast<size_t>(j)];
+        const double ds = 0.25 * weight * (dp[static_cast<size_t>(j)] - mean);
+        for (int64_t c = 0; c < 8; ++c) {
+          want_o[static_cast<size_t>(i * 32 + head * 8 + c)] += weight * v.row(j)[head / 2 * 8 + c];
+          want_v[static_cast<size_t>(j * 16 + head / 2 * 8 + c)] += weight * grad[c];
+        }
+        for (int64_t c = 0; c < 12; ++c) {
+          want_q[static_cast<size_t>(i * 48 + head * 12 + c)] += ds * k.row(j)[head / 2 * 12 + c];
+          want_k[static_cast<size_t>(j * 24 + head / 2 * 12 + c)] += ds * query[c];
+        }
+      }
+    }
+  }
+
+  const Tensor o = Tensor::full({kRows, 32}, NAN), sums = Tensor::full({kRows, 4}, NAN);
+  AttentionKernels& kernels = backend().attention();
+  const AttentionOperands operands{
+      .q = {q.data(), 48}, .o = {o.data(), 32}, .log_sum_exp = sums.data()};
+  kernels.forward_exact(shape, units, operands);
+  EXPECT_LT(difference(o, want_o), kTolerance);
+  o.fill(NAN);
+  kernels.forward(shape, units, operands);
+  EXPECT_LT(difference(o, want_o), kTolerance);
+  // Keys that head 1 does not see get no gradient from it.
+  const Tensor grad_q = Tensor::full(q.shape(), NAN), grad_k = Tensor::zeros(k.shape());
+  const Tensor grad_v = Tensor::zeros(v.shape());
+  kernels.backward(shape, units, operands,
+                   {.o = {grad_o.data(), 32},
+                    .q = {grad_q.data(), 48},
+                    .k = {grad_k.data(), 24},
+                    .v = {grad_v.data(), 16},
+                    .sinks = {}});
+  EXPECT_LT(difference(grad_q, want_q), kTolerance);
+  EXPECT_LT(difference(grad_k, want_k), kTolerance);
+  EXPECT_LT(difference(grad_v, want_v), kTolerance);
 }
 
 TEST(AttentionCheck, RefusesWhatDoesNotFit) {
@@ -385,6 +657,17 @@ TEST(AttentionCheck, RefusesWhatDoesNotFit) {
   AttentionOptions wrong = options;
   wrong.kv_heads = 3;
   EXPECT_THROW(attention({}, q, k, v, wrong, batch, {}), Error);
+  wrong = options;
+  wrong.value_dim = 3;
+  EXPECT_THROW(attention({}, q, k, v, wrong, batch, {}), Error);
+  wrong.value_in_key = true;  // but there is a v
+  EXPECT_THROW(attention({}, q, k, v, wrong, batch, {}), Error);
+  EXPECT_NO_THROW(attention({}, q, k, {}, wrong, batch, {}));
+  EXPECT_THROW(attention({}, q, k, {}, options, batch, {}), Error);
+  wrong.value_dim = 5;  // wider than the key
+  EXPECT_THROW(attention({}, q, k, {}, wrong, batch, {}), Error);
+  EXPECT_THROW(attention({}, q, k, v, options, batch, {}, random_tensor(1, 3, 4)), Error);
+  EXPECT_THROW(with_cache_type(std::make_shared<StateLayout>(), DType::i32), Error);
   batch.segments[0].length = 1;
   EXPECT_THROW(attention({}, q, k, v, options, batch, {}), Error);
   batch.segments[0].length = 2;

@@ -70,11 +70,94 @@ HWY_INLINE void PackTransposed(int64_t rows, int64_t columns, const float* from,
   }
 }
 
-// Sets the scores of one row with the keys of the tile at `tile_begin` that it does not see to
-// -inf.
-HWY_INLINE void MaskRow(KeyRange visible, int64_t tile_begin, float* scores) {
+// Numbers as they are held -> f32. All conversions are exact.
+HWY_INLINE void ConvertRow(int64_t n, const hwy::bfloat16_t* HWY_RESTRICT from,
+                           float* HWY_RESTRICT to) {
+  const FloatTag d;
+  const hn::RebindToUnsigned<FloatTag> wide;
+  const hn::Rebind<uint16_t, FloatTag> narrow;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto* HWY_RESTRICT bits = reinterpret_cast<const uint16_t*>(from);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto upper = hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, bits + i)));
+    hn::StoreU(hn::BitCast(d, upper), d, to + i);
+  }
+  for (; i < n; ++i) to[i] = from_bf16(bits[i]);
+}
+
+HWY_INLINE void ConvertRow(int64_t n, const hwy::float16_t* HWY_RESTRICT from,
+                           float* HWY_RESTRICT to) {
+  int64_t i = 0;
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  const FloatTag d;
+  const hn::Rebind<hwy::float16_t, FloatTag> narrow;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::PromoteTo(d, hn::LoadU(narrow, from + i)), d, to + i);
+  }
+#endif
+  const auto* HWY_RESTRICT bits = reinterpret_cast<const uint16_t*>(from);
+  for (; i < n; ++i) to[i] = from_f16(bits[i]);
+}
+
+template <class T>
+HWY_INLINE ConstMatrix ConvertRows(int64_t rows, int64_t columns, const T* from, int64_t stride,
+                                   float* to) {
+  for (int64_t i = 0; i < rows; ++i) ConvertRow(columns, from + i * stride, to + i * columns);
+  return {to, columns};
+}
+
+// Columns first_column ... of rows that are held as `type`, in f32: where they are, or converted
+// to `scratch` [rows, columns].
+HWY_INLINE ConstMatrix FloatRows(DType type, const std::byte* from, int64_t first_column,
+                                 int64_t stride, int64_t rows, int64_t columns, float* scratch) {
+  from += first_column * dtype_size(type);
+  switch (type) {
+    case DType::bf16:
+      return ConvertRows(rows, columns, reinterpret_cast<const hwy::bfloat16_t*>(from), stride,
+                         scratch);
+    case DType::f16:
+      return ConvertRows(rows, columns, reinterpret_cast<const hwy::float16_t*>(from), stride,
+                         scratch);
+    default:
+      return {reinterpret_cast<const float*>(from), stride};
+  }
+}
+
+// tanh x to about 2 units in the last place also near 0, where Tanh() of simd-inl.h cancels.
+// Polynomial: (tanh x - x) / x^3 in x^2, interpolated at Chebyshev nodes (relative error 6e-10).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExactTanh(D d, V x) {
+  const V square = hn::Mul(x, x);
+  V p = hn::Set(d, 2.2927447693e-3f);
+  p = hn::MulAdd(p, square, hn::Set(d, -8.3439454672e-3f));
+  p = hn::MulAdd(p, square, hn::Set(d, 2.1768918633e-2f));
+  p = hn::MulAdd(p, square, hn::Set(d, -5.3959259574e-2f));
+  p = hn::MulAdd(p, square, hn::Set(d, 1.3333303557e-1f));
+  p = hn::MulAdd(p, square, hn::Set(d, -3.3333333172e-1f));
+  const V small = hn::MulAdd(hn::Mul(p, square), x, x);
+  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0.625f)), small, Tanh(d, x));
+}
+
+// scores = soft_cap tanh(scores / soft_cap), a tile of one row. Where `slope` is not null, it
+// becomes the derivative: 1 - tanh^2.
+HWY_INLINE void CapScores(float soft_cap, float* HWY_RESTRICT scores, float* HWY_RESTRICT slope) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto cap = hn::Set(d, soft_cap), inverse = hn::Set(d, 1 / soft_cap);
+  for (int64_t j = 0; j < kAttentionTile; j += lanes) {
+    const auto t = ExactTanh(d, hn::Mul(hn::LoadU(d, scores + j), inverse));
+    hn::StoreU(hn::Mul(cap, t), d, scores + j);
+    if (slope != nullptr) hn::StoreU(hn::NegMulAdd(t, t, hn::Set(d, 1.0f)), d, slope + j);
+  }
+}
+
+// Sets the scores of one row with the keys of a tile that it does not see to -inf; the tile has
+// `count` keys, the first of index tile_begin.
+HWY_INLINE void MaskRow(KeyRange visible, int64_t tile_begin, int64_t count, float* scores) {
   const int64_t begin = std::clamp<int64_t>(visible.begin - tile_begin, 0, kAttentionTile);
-  const int64_t end = std::clamp<int64_t>(visible.end - tile_begin, begin, kAttentionTile);
+  const int64_t end = std::max(begin, std::min(visible.end - tile_begin, count));
   std::fill(scores, scores + begin, kMinusInfinity);
   std::fill(scores + end, scores + kAttentionTile, kMinusInfinity);
 }
@@ -82,6 +165,11 @@ HWY_INLINE void MaskRow(KeyRange visible, int64_t tile_begin, float* scores) {
 HWY_INLINE float ExpOne(float x) {
   const FloatTag d;
   return hn::GetLane(Exp(d, hn::Set(d, x)));
+}
+
+HWY_INLINE float LogOne(float x) {
+  const FloatTag d;
+  return hn::GetLane(Log(d, hn::Set(d, x)));
 }
 
 // One row's step of online softmax over a tile: replaces kAttentionTile scores by exp(score - m),

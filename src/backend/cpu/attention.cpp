@@ -18,14 +18,20 @@ constexpr int64_t kParallelWork = 1 << 17;
 // Backward tasks wanted at least; more partial sums of grad_q than kMostGroups cost too much
 // memory.
 constexpr int64_t kWantedTasks = 24, kMostGroups = 8;
-// Rows of a task of merge(), and blocks of rows with sums of their own on its way back.
-constexpr int64_t kJoinRows = 32, kMostJoinBlocks = 32;
+// Rows of a task of merge(), and blocks of rows with sums of their own in the backward pass.
+constexpr int64_t kMergeRows = 32, kMostMergeBlocks = 32;
 
 int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
 float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.data()); }
 
 size_t float_bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
+
+// The keys that some row of a unit sees; begin <= end.
+KeyRange seen_keys(const AttentionUnit& unit) {
+  const KeyRange seen = cpu_attention::rows_range(unit, 0, unit.rows).any;
+  return {std::min(seen.begin, seen.end), seen.end};
+}
 
 class CpuAttentionKernels final : public AttentionKernels {
  public:
@@ -34,18 +40,19 @@ class CpuAttentionKernels final : public AttentionKernels {
   void forward_exact(const AttentionShape& shape, std::span<const AttentionUnit> units,
                      const AttentionOperands& operands) override;
   void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
-                const AttentionOperands& operands, const float* grad_o, int64_t grad_o_stride,
-                const float* grad_log_sum_exp, const Matrix& grad_q, const Matrix& grad_k,
-                const Matrix& grad_v) override;
-  void merge(const AttentionMerge& arguments, float* out, int64_t out_stride) override;
-  void merge_backward(const AttentionMerge& arguments, const float* out, int64_t out_stride,
-                      const float* grad_out, int64_t grad_out_stride, const Matrix& grad_q,
-                      const Matrix& grad_k, const Matrix& grad_v,
-                      std::span<const AttentionPartGradient> grad_parts) override;
+                const AttentionOperands& operands, const AttentionGradients& gradients) override;
+  void merge(const AttentionMerge& arguments, const Matrix& out) override;
+  void merge_backward(const AttentionMerge& arguments, const ConstMatrix& out,
+                      const AttentionMergeGradients& gradients) override;
+  void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
+                  int64_t stride) override {
+    cpu_attention::store_rows(from, rows, columns, type, to, stride);
+  }
 };
 
-void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
-                                  const AttentionOperands& operands) {
+// What forward() does, in two rounds: first the tiles of keys and values are packed, then tiles of
+// queries meet them.
+struct ForwardPlan {
   struct PackTask {
     const AttentionUnit* unit;
     int64_t kv_head, tile, first_tile;
@@ -58,193 +65,269 @@ void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const A
   };
   std::vector<PackTask> packs;
   std::vector<TileTask> tiles;
+  int64_t size = 0;  // numbers that are packed
+
+  void add(const AttentionShape& shape, const AttentionUnit& unit);
+};
+
+void ForwardPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
   const int64_t group = shape.heads / shape.kv_heads;
-  int64_t size = 0;
-  for (const AttentionUnit& unit : units) {
-    const KeyRange seen = cpu_attention::rows_range(unit, 0, unit.rows).any;
-    const int64_t first_tile = std::min(seen.begin, seen.end) / kAttentionTile;
-    const int64_t end_tile = tiles_of(seen.end, kAttentionTile);
-    const int64_t head_size = (end_tile - first_tile) * cpu_attention::packed_tile_size(shape);
-    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-      for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-        packs.push_back({&unit, kv_head, tile, first_tile, size + kv_head * head_size});
-      }
+  const KeyRange seen = seen_keys(unit);
+  const int64_t first_tile = seen.begin / kAttentionTile;
+  const int64_t end_tile = tiles_of(seen.end, kAttentionTile);
+  const int64_t head_size = (end_tile - first_tile) * cpu_attention::packed_tile_size(shape);
+  const int64_t end_kv_head = unit.first_kv_head + unit.kv_heads;
+  const auto offset = [&](int64_t kv_head) {
+    return size + (kv_head - unit.first_kv_head) * head_size;
+  };
+  for (int64_t kv_head = unit.first_kv_head; kv_head < end_kv_head; ++kv_head) {
+    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+      packs.push_back({&unit, kv_head, tile, first_tile, offset(kv_head)});
     }
-    // The last rows see the most keys: start with them.
-    for (int64_t tile = tiles_of(unit.rows, kQueryTile) - 1; tile >= 0; --tile) {
-      const int64_t first = tile * kQueryTile, count = std::min(kQueryTile, unit.rows - first);
-      for (int64_t head = 0; head < shape.heads; ++head) {
-        tiles.push_back({&unit, head, first, count, first_tile, size + head / group * head_size});
-      }
-    }
-    size += shape.kv_heads * head_size;
   }
-  const Storage packed(float_bytes(size));
-  parallel_for(static_cast<int64_t>(packs.size()), 4, [&](int64_t begin, int64_t end) {
+  // The last rows see the most keys: start with them.
+  for (int64_t tile = tiles_of(unit.rows, kQueryTile) - 1; tile >= 0; --tile) {
+    const int64_t first = tile * kQueryTile, count = std::min(kQueryTile, unit.rows - first);
+    for (int64_t head = unit.first_kv_head * group; head < end_kv_head * group; ++head) {
+      tiles.push_back({&unit, head, first, count, first_tile, offset(head / group)});
+    }
+  }
+  size += unit.kv_heads * head_size;
+}
+
+void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
+                                  const AttentionOperands& operands) {
+  ForwardPlan plan;
+  for (const AttentionUnit& unit : units) plan.add(shape, unit);
+  const Storage packed(float_bytes(plan.size));
+  parallel_for(static_cast<int64_t>(plan.packs.size()), 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const PackTask& task = packs[static_cast<size_t>(i)];
+      const ForwardPlan::PackTask& task = plan.packs[static_cast<size_t>(i)];
       cpu_attention::pack_tile(shape, *task.unit, task.kv_head, task.tile,
                                {floats(packed) + task.offset, task.first_tile});
     }
   });
-  parallel_for(static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(static_cast<int64_t>(plan.tiles.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const TileTask& task = tiles[static_cast<size_t>(i)];
+      const ForwardPlan::TileTask& task = plan.tiles[static_cast<size_t>(i)];
       cpu_attention::forward_tile(shape, *task.unit, task.head, task.first, task.count,
                                   {floats(packed) + task.offset, task.first_tile}, operands);
     }
   });
 }
 
-void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
-                                        std::span<const AttentionUnit> units,
-                                        const AttentionOperands& operands) {
+// What forward_exact() does, in two rounds: shares of the keys, then their merging.
+struct ExactPlan {
   struct Task {  // one unit and key-value head
     const AttentionUnit* unit;
     int64_t kv_head, first_split, splits, offset;
   };
   std::vector<Task> tasks;
   std::vector<std::pair<int64_t, int64_t>> parts;  // task, split
-  int64_t size = 0, work = 0;
-  for (const AttentionUnit& unit : units) {
-    const KeyRange seen = cpu_attention::rows_range(unit, 0, unit.rows).any;
-    const int64_t first_split = std::min(seen.begin, seen.end) / kSplitKeys;
-    const int64_t splits = tiles_of(seen.end, kSplitKeys) - first_split;
-    // The heads of a share one after another: they lie side by side in memory.
-    for (int64_t s = 0; s < splits; ++s) {
-      for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-        parts.push_back({static_cast<int64_t>(tasks.size()) + kv_head, s});
-      }
+  int64_t size = 0;                                // numbers of the partial results
+  int64_t work = 0;                                // multiply-adds
+
+  void add(const AttentionShape& shape, const AttentionUnit& unit);
+};
+
+void ExactPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
+  const KeyRange seen = seen_keys(unit);
+  const int64_t first_split = seen.begin / kSplitKeys;
+  const int64_t splits = tiles_of(seen.end, kSplitKeys) - first_split;
+  // The heads of a share one after another: they lie side by side in memory.
+  for (int64_t s = 0; s < splits; ++s) {
+    for (int64_t i = 0; i < unit.kv_heads; ++i) {
+      parts.push_back({static_cast<int64_t>(tasks.size()) + i, s});
     }
-    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-      tasks.push_back({&unit, kv_head, first_split, splits, size});
-      size += splits * cpu_attention::partial_size(shape, unit);
-    }
-    work += unit.rows * shape.heads * (seen.end - std::min(seen.begin, seen.end)) * shape.head_dim;
   }
-  const Storage partials(float_bytes(std::max<int64_t>(1, size)));
+  for (int64_t i = 0; i < unit.kv_heads; ++i) {
+    tasks.push_back({&unit, unit.first_kv_head + i, first_split, splits, size});
+    size += splits * cpu_attention::partial_size(shape, unit);
+  }
+  const int64_t heads = unit.kv_heads * (shape.heads / shape.kv_heads);
+  work += unit.rows * heads * (seen.end - seen.begin) * ((shape.key_dim + shape.value_dim) / 2);
+}
+
+void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
+                                        std::span<const AttentionUnit> units,
+                                        const AttentionOperands& operands) {
+  ExactPlan plan;
+  for (const AttentionUnit& unit : units) plan.add(shape, unit);
+  const Storage partials(float_bytes(std::max<int64_t>(1, plan.size)));
   // How many tasks a thread takes at once changes no result.
-  const auto count = static_cast<int64_t>(parts.size());
-  const int64_t grain = std::max<int64_t>(1, count * kParallelWork / std::max<int64_t>(1, work));
+  const auto count = static_cast<int64_t>(plan.parts.size());
+  const int64_t grain =
+      std::max<int64_t>(1, count * kParallelWork / std::max<int64_t>(1, plan.work));
   parallel_for(count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const auto [index, split] = parts[static_cast<size_t>(i)];
-      const Task& task = tasks[static_cast<size_t>(index)];
+      const auto [index, split] = plan.parts[static_cast<size_t>(i)];
+      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(index)];
       const int64_t part_size = cpu_attention::partial_size(shape, *task.unit);
       cpu_attention::exact_split(shape, *task.unit, task.kv_head, task.first_split + split,
                                  operands, floats(partials) + task.offset + split * part_size);
     }
   });
-  const int64_t merge_grain = std::max<int64_t>(
-      1, kParallelWork / std::max<int64_t>(1, size) * static_cast<int64_t>(tasks.size()));
-  parallel_for(static_cast<int64_t>(tasks.size()), merge_grain, [&](int64_t begin, int64_t end) {
+  const auto merges = static_cast<int64_t>(plan.tasks.size());
+  const int64_t merge_grain =
+      std::max<int64_t>(1, kParallelWork / std::max<int64_t>(1, plan.size) * merges);
+  parallel_for(merges, merge_grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Task& task = tasks[static_cast<size_t>(i)];
+      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(i)];
       cpu_attention::exact_merge(shape, *task.unit, task.kv_head, floats(partials) + task.offset,
                                  task.splits, operands);
     }
   });
 }
 
-void CpuAttentionKernels::backward(const AttentionShape& shape,
-                                   std::span<const AttentionUnit> units,
-                                   const AttentionOperands& operands, const float* grad_o,
-                                   int64_t grad_o_stride, const float* grad_log_sum_exp,
-                                   const Matrix& grad_q, const Matrix& grad_k,
-                                   const Matrix& grad_v) {
-  const int64_t width = shape.heads * shape.head_dim;
-  int64_t rows = 0, most_tiles = 1;
+// How backward() is cut. Key tiles are dealt out to groups, each of which adds up its own part of
+// grad_q: the number of groups depends on the shapes alone, and the parts are added in order.
+struct BackwardPlan {
+  BackwardPlan(const AttentionShape& shape, std::span<const AttentionUnit> units);
+  struct Stream {
+    const AttentionUnit* unit;
+    int64_t kv_head;
+  };
+  std::vector<Stream> streams;
+  int64_t rows = 0;
+  int64_t width;  // of a row of q
+  int64_t groups = 1;
+};
+
+BackwardPlan::BackwardPlan(const AttentionShape& shape, std::span<const AttentionUnit> units)
+    : width(shape.heads * shape.key_dim) {
+  int64_t most_tiles = 1;
   for (const AttentionUnit& unit : units) {
     rows = std::max(rows, unit.first_row + unit.rows);
-    most_tiles = std::max(most_tiles, tiles_of(unit.keys, kAttentionTile));
+    most_tiles = std::max(most_tiles, static_cast<int64_t>(unit.tiles.size()));
+    for (int64_t i = 0; i < unit.kv_heads; ++i) {
+      streams.push_back({&unit, unit.first_kv_head + i});
+    }
   }
-  if (rows == 0) return;
-  // Key tiles are dealt out to groups, each of which adds up its own part of grad_q: the number of
-  // groups depends on the shapes alone, and the parts are added in order.
-  const int64_t streams = static_cast<int64_t>(units.size()) * shape.kv_heads;
-  const int64_t groups = std::min({tiles_of(kWantedTasks, streams), kMostGroups, most_tiles});
-  const bool parts = grad_q.data != nullptr && groups > 1;
-  const Storage part_storage(float_bytes(parts ? (groups - 1) * rows * width : 1));
-  const Storage delta_storage(float_bytes(rows * shape.heads));
-  float* delta = floats(delta_storage);
-  parallel_for(rows, 64, [&](int64_t begin, int64_t end) {
+  if (streams.empty()) return;
+  const auto count = static_cast<int64_t>(streams.size());
+  groups = std::min({tiles_of(kWantedTasks, count), kMostGroups, most_tiles});
+}
+
+// Sums of grad_q of all groups but the first, which adds to grad_q itself.
+struct QuerySums {
+  QuerySums(const BackwardPlan& plan, bool wanted)
+      : rows(plan.rows),
+        width(plan.width),
+        parts(wanted ? plan.groups - 1 : 0),
+        memory(float_bytes(std::max<int64_t>(1, parts * rows * width))) {}
+
+  float* row(int64_t part, int64_t index) const {
+    return floats(memory) + (part * rows + index) * width;
+  }
+
+  int64_t rows, width, parts;
+  Storage memory;
+};
+
+// delta of each row; and what is added to is made 0.
+void prepare_backward(const AttentionShape& shape, const AttentionOperands& operands,
+                      const AttentionGradients& gradients, const QuerySums& sums, float* delta) {
+  parallel_for(sums.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      cpu_attention::backward_delta(shape, grad_o + i * grad_o_stride,
-                                    operands.o + i * operands.o_stride, delta + i * shape.heads);
-      for (int64_t h = 0; grad_log_sum_exp != nullptr && h < shape.heads; ++h) {
-        delta[i * shape.heads + h] -= grad_log_sum_exp[i * shape.heads + h];
+      float* own = delta + i * shape.heads;
+      cpu_attention::backward_delta(shape, gradients.o.row(i), operands.o.row(i), own);
+      for (int64_t h = 0; gradients.log_sum_exp != nullptr && h < shape.heads; ++h) {
+        own[h] -= gradients.log_sum_exp[i * shape.heads + h];
       }
-      if (grad_q.data != nullptr && !grad_q.accumulate) {
-        std::fill_n(grad_q.data + i * grad_q.stride, width, 0.0f);
+      if (gradients.q.data != nullptr && !gradients.q.accumulate) {
+        std::fill_n(gradients.q.row(i), sums.width, 0.0f);
       }
-      for (int64_t part = 0; parts && part < groups - 1; ++part) {
-        std::fill_n(floats(part_storage) + (part * rows + i) * width, width, 0.0f);
+      for (int64_t part = 0; part < sums.parts; ++part) {
+        std::fill_n(sums.row(part, i), sums.width, 0.0f);
       }
     }
   });
-  const int64_t count = streams * groups;
+}
+
+void sink_gradients(const AttentionShape& shape, int64_t rows, const AttentionOperands& operands,
+                    const float* delta, const GradVector& to) {
+  if (to.data == nullptr) return;
+  parallel_for(shape.heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h) {
+      const float gradient = cpu_attention::sink_gradient(shape, h, rows, operands.sinks[h],
+                                                          operands.log_sum_exp, delta);
+      to.data[h] = to.accumulate ? to.data[h] + gradient : gradient;
+    }
+  });
+}
+
+void CpuAttentionKernels::backward(const AttentionShape& shape,
+                                   std::span<const AttentionUnit> units,
+                                   const AttentionOperands& operands,
+                                   const AttentionGradients& gradients) {
+  const BackwardPlan plan(shape, units);
+  if (plan.rows == 0) return;
+  const QuerySums sums(plan, gradients.q.data != nullptr);
+  const Storage delta(float_bytes(plan.rows * shape.heads));
+  prepare_backward(shape, operands, gradients, sums, floats(delta));
+  sink_gradients(shape, plan.rows, operands, floats(delta), gradients.sinks);
+  const int64_t count = static_cast<int64_t>(plan.streams.size()) * plan.groups;
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       // The groups of one stream one after another: they share keys and queries in the caches.
-      const int64_t group = i % groups, stream = i / groups;
-      const AttentionUnit& unit = units[static_cast<size_t>(stream / shape.kv_heads)];
-      cpu_attention::BackwardOperands task{
-          operands.q, operands.q_stride, grad_o,        grad_o_stride, operands.log_sum_exp,
-          delta,      grad_q.data,       grad_q.stride, grad_k,        grad_v};
-      if (parts && group > 0) {
-        task.grad_q = floats(part_storage) + (group - 1) * rows * width;
-        task.grad_q_stride = width;
-      }
-      cpu_attention::backward_task(shape, {&unit, stream % shape.kv_heads, group, groups}, task);
+      const int64_t group = i % plan.groups;
+      const BackwardPlan::Stream& stream = plan.streams[static_cast<size_t>(i / plan.groups)];
+      cpu_attention::BackwardOperands task{operands.q,    gradients.o, operands.log_sum_exp,
+                                           floats(delta), gradients.q, gradients.k,
+                                           gradients.v};
+      if (sums.parts > 0 && group > 0) task.grad_q = {sums.row(group - 1, 0), sums.width, true};
+      cpu_attention::backward_task(shape, {stream.unit, stream.kv_head, group, plan.groups}, task);
     }
   });
-  if (!parts) return;
-  parallel_for(rows, 16, [&](int64_t begin, int64_t end) {
+  if (sums.parts == 0) return;
+  parallel_for(sums.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      float* __restrict to = grad_q.data + i * grad_q.stride;
-      for (int64_t part = 0; part < groups - 1; ++part) {
-        const float* __restrict from = floats(part_storage) + (part * rows + i) * width;
-        for (int64_t c = 0; c < width; ++c) to[c] += from[c];
+      float* __restrict to = gradients.q.row(i);
+      for (int64_t part = 0; part < sums.parts; ++part) {
+        const float* __restrict from = sums.row(part, i);
+        for (int64_t c = 0; c < sums.width; ++c) to[c] += from[c];
       }
     }
   });
 }
 
-void CpuAttentionKernels::merge(const AttentionMerge& arguments, float* out, int64_t out_stride) {
-  parallel_for(arguments.rows, kJoinRows, [&](int64_t begin, int64_t end) {
-    cpu_attention::merge_rows(arguments, begin, end, out, out_stride);
+void CpuAttentionKernels::merge(const AttentionMerge& arguments, const Matrix& out) {
+  parallel_for(arguments.rows, kMergeRows, [&](int64_t begin, int64_t end) {
+    cpu_attention::merge_rows(arguments, begin, end, out);
   });
 }
 
-void CpuAttentionKernels::merge_backward(const AttentionMerge& arguments, const float* out,
-                                         int64_t out_stride, const float* grad_out,
-                                         int64_t grad_out_stride, const Matrix& grad_q,
-                                         const Matrix& grad_k, const Matrix& grad_v,
-                                         std::span<const AttentionPartGradient> grad_parts) {
+void CpuAttentionKernels::merge_backward(const AttentionMerge& arguments, const ConstMatrix& out,
+                                         const AttentionMergeGradients& gradients) {
   // Blocks of rows have sums of their own for the fixed keys and values, which are added in order.
-  const int64_t size = arguments.fixed * arguments.shape.heads * arguments.shape.head_dim;
-  const int64_t block = std::max(kJoinRows, tiles_of(arguments.rows, kMostJoinBlocks));
+  const int64_t key_width = arguments.shape.heads * arguments.shape.key_dim;
+  const int64_t value_width = arguments.shape.heads * arguments.shape.value_dim;
+  const int64_t block_size = arguments.fixed * (key_width + value_width);
+  const int64_t block = std::max(kMergeRows, tiles_of(arguments.rows, kMostMergeBlocks));
   const int64_t blocks = tiles_of(arguments.rows, block);
-  const Storage sums(float_bytes(std::max<int64_t>(1, blocks * 2 * size)));
+  const Storage sums(float_bytes(std::max<int64_t>(1, blocks * block_size)));
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      float* own = floats(sums) + b * 2 * size;
-      std::fill_n(own, 2 * size, 0.0f);
-      cpu_attention::merge_rows_backward(
-          arguments, b * block, std::min(arguments.rows, (b + 1) * block),
-          {out, out_stride, grad_out, grad_out_stride, grad_q, own, own + size, grad_parts});
+      float* own = floats(sums) + b * block_size;
+      std::fill_n(own, block_size, 0.0f);
+      AttentionMergeGradients part = gradients;
+      part.k = {own, key_width, true};
+      part.v = {own + arguments.fixed * key_width, value_width, true};
+      cpu_attention::merge_rows_backward(arguments, b * block,
+                                         std::min(arguments.rows, (b + 1) * block), out, part);
     }
   });
-  const Matrix targets[] = {grad_k, grad_v};
-  for (int64_t which = 0; which < 2; ++which) {
-    float* to = targets[which].data;
-    if (to == nullptr) continue;
-    if (!targets[which].accumulate) std::fill_n(to, size, 0.0f);
+  const auto add_up = [&](const Matrix& target, int64_t offset, int64_t size) {
+    float* to = target.data;
+    if (to == nullptr) return;
+    if (!target.accumulate) std::fill_n(to, size, 0.0f);
     for (int64_t b = 0; b < blocks; ++b) {
-      const float* own = floats(sums) + (2 * b + which) * size;
+      const float* own = floats(sums) + b * block_size + offset;
       for (int64_t i = 0; i < size; ++i) to[i] += own[i];
     }
-  }
+  };
+  add_up(gradients.k, 0, arguments.fixed * key_width);
+  add_up(gradients.v, arguments.fixed * key_width, arguments.fixed * value_width);
 }
 
 }  // namespace

@@ -22,14 +22,17 @@ HWY_INLINE void Probabilities(float log_sum_exp, float* HWY_RESTRICT scores) {
   }
 }
 
-// grad = p (grad - delta)
-HWY_INLINE void ScoreGradient(float delta, const float* HWY_RESTRICT p, float* HWY_RESTRICT grad) {
+// grad = p (grad - delta), times the slope of the cap unless that is null
+HWY_INLINE void ScoreGradient(float delta, const float* HWY_RESTRICT p,
+                              const float* HWY_RESTRICT slope, float* HWY_RESTRICT grad) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto shift = hn::Set(d, delta);
   for (int64_t j = 0; j < kAttentionTile; j += lanes) {
     const auto centred = hn::Sub(hn::LoadU(d, grad + j), shift);
-    hn::StoreU(hn::Mul(hn::LoadU(d, p + j), centred), d, grad + j);
+    auto result = hn::Mul(hn::LoadU(d, p + j), centred);
+    if (slope != nullptr) result = hn::Mul(result, hn::LoadU(d, slope + j));
+    hn::StoreU(result, d, grad + j);
   }
 }
 
@@ -47,78 +50,157 @@ HWY_INLINE void WriteGradient(int64_t rows, int64_t dim, const float* values, co
   }
 }
 
+// Scratch memory of one task: what belongs to a tile of keys, and to a tile of queries of a head.
+struct BackwardTiles {
+  explicit BackwardTiles(const AttentionShape& shape)
+      : key_size(kAttentionTile * shape.key_dim),
+        value_size(kAttentionTile * shape.value_dim),
+        memory(static_cast<size_t>(4 * key_size + 3 * value_size + 3 * kScores) * sizeof(float)) {
+    float* next = reinterpret_cast<float*>(memory.data());
+    const auto take = [&](int64_t count) {
+      next += count;
+      return next - count;
+    };
+    keys = take(key_size);
+    keys_transposed = take(key_size);
+    values_transposed = take(value_size);
+    grad_k = take(key_size);
+    grad_v = take(value_size);
+    q = take(key_size);
+    grad_o = take(value_size);
+    p = take(kScores);
+    grad_scores = take(kScores);
+    slope = take(kScores);
+  }
+
+  static_assert(cpu_attention::kQueryTile == kAttentionTile);
+  static constexpr int64_t kScores = kAttentionTile * kAttentionTile;
+  int64_t key_size, value_size;
+  Storage memory;
+  float* keys;               // [keys, key_dim], scaled
+  float* keys_transposed;    // [key_dim, keys]
+  float* values_transposed;  // [value_dim, keys]
+  float *grad_k, *grad_v;    // [keys, key_dim], [keys, value_dim]
+  float* q;                  // [rows, key_dim], scaled
+  float* grad_o;             // [rows, value_dim]
+  float *p, *grad_scores;    // [rows, keys]
+  float* slope;              // [rows, keys], of the cap
+};
+
+HWY_INLINE void PackKeys(const AttentionShape& shape, const AttentionUnit& unit,
+                         const KeyTile& tile, int64_t kv_head, BackwardTiles& t) {
+  const float* k = reinterpret_cast<const float*>(tile.keys) + kv_head * shape.key_dim;
+  PackRows(tile.count, shape.key_dim, shape.scale, k, unit.key_stride, t.keys);
+  PackTransposed(tile.count, shape.key_dim, k, unit.key_stride, t.keys_transposed);
+  const float* v = shape.value_in_key
+                       ? k
+                       : reinterpret_cast<const float*>(tile.values) + kv_head * shape.value_dim;
+  const int64_t stride = shape.value_in_key ? unit.key_stride : unit.value_stride;
+  PackTransposed(tile.count, shape.value_dim, v, stride, t.values_transposed);
+  std::fill_n(t.grad_k, t.key_size, 0.0f);
+  std::fill_n(t.grad_v, t.value_size, 0.0f);
+}
+
+// Query rows that meet a tile of keys.
+struct RowTile {
+  int64_t first, count;  // of the unit
+  int64_t key;           // index of the tile's first key
+  bool masked;
+};
+
+// What one head's queries add to the gradients.
+void BackwardHead(const AttentionShape& shape, const AttentionUnit& unit, const KeyTile& tile,
+                  const RowTile& rows, int64_t head,
+                  const cpu_attention::BackwardOperands& operands, BackwardTiles& t) {
+  const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
+  const int64_t row0 = unit.first_row + rows.first, count = rows.count;
+  PackRows(count, key_dim, shape.scale, operands.q.row(row0) + head * key_dim, operands.q.stride,
+           t.q);
+  PackRows(count, value_dim, 1.0f, operands.grad_o.row(row0) + head * value_dim,
+           operands.grad_o.stride, t.grad_o);
+  SmallMatmul(count, kAttentionTile, key_dim, t.q, key_dim, 1, t.keys_transposed, kAttentionTile,
+              t.p, kAttentionTile, false);
+  const bool capped = shape.soft_cap > 0;
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = t.p + i * kAttentionTile;
+    if (capped) CapScores(shape.soft_cap, row, t.slope + i * kAttentionTile);
+    if (rows.masked) MaskRow(unit.visible[rows.first + i], rows.key, tile.count, row);
+    Probabilities(operands.log_sum_exp[(row0 + i) * shape.heads + head], row);
+  }
+  SmallMatmul(tile.count, value_dim, count, t.p, 1, kAttentionTile, t.grad_o, value_dim, t.grad_v,
+              value_dim, true);
+  SmallMatmul(count, kAttentionTile, value_dim, t.grad_o, value_dim, 1, t.values_transposed,
+              kAttentionTile, t.grad_scores, kAttentionTile, false);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = i * kAttentionTile;
+    ScoreGradient(operands.delta[(row0 + i) * shape.heads + head], t.p + at,
+                  capped ? t.slope + at : nullptr, t.grad_scores + at);
+  }
+  SmallMatmul(tile.count, key_dim, count, t.grad_scores, 1, kAttentionTile, t.q, key_dim, t.grad_k,
+              key_dim, true);
+  if (operands.grad_q.data == nullptr) return;
+  SmallMatmul(count, key_dim, tile.count, t.grad_scores, kAttentionTile, 1, t.keys, key_dim,
+              operands.grad_q.row(row0) + head * key_dim, operands.grad_q.stride, true);
+}
+
+// Hands out the gradients of a tile's keys and values.
+HWY_INLINE void WriteKeyGradients(const AttentionShape& shape, const KeyTile& tile, int64_t kv_head,
+                                  const cpu_attention::BackwardOperands& operands,
+                                  BackwardTiles& t) {
+  if (tile.first_row < 0) return;
+  if (shape.value_in_key) {
+    for (int64_t i = 0; i < tile.count; ++i) {
+      float* HWY_RESTRICT to = t.grad_k + i * shape.key_dim;
+      const float* HWY_RESTRICT from = t.grad_v + i * shape.value_dim;
+      for (int64_t c = 0; c < shape.value_dim; ++c) to[c] += from[c];
+    }
+  }
+  WriteGradient(tile.count, shape.key_dim, t.grad_k, operands.grad_k, tile.first_row,
+                kv_head * shape.key_dim);
+  WriteGradient(tile.count, shape.value_dim, t.grad_v, operands.grad_v, tile.first_row,
+                kv_head * shape.value_dim);
+}
+
 void Backward(const AttentionShape& shape, const cpu_attention::BackwardTask& task,
               const cpu_attention::BackwardOperands& operands) {
   constexpr int64_t kRows = cpu_attention::kQueryTile;
   const AttentionUnit& unit = *task.unit;
-  const int64_t dim = shape.head_dim, heads = shape.heads;
-  const int64_t group = heads / shape.kv_heads;
-  const int64_t tile_size = kAttentionTile * dim;
-  const Storage scratch(static_cast<size_t>(7 * tile_size + 2 * kRows * kAttentionTile) *
-                        sizeof(float));
-  float* keys = reinterpret_cast<float*>(scratch.data());  // scaled, [kAttentionTile, dim]
-  float* keys_transposed = keys + tile_size;
-  float* values_transposed = keys_transposed + tile_size;
-  float* grad_k = values_transposed + tile_size;
-  float* grad_v = grad_k + tile_size;
-  static_assert(kRows == kAttentionTile);
-  float* q = grad_v + tile_size;  // scaled
-  float* grad_o = q + tile_size;
-  float* p = grad_o + tile_size;
-  float* grad_scores = p + kRows * kAttentionTile;
-
-  for (int64_t tile = task.first_tile; tile * kAttentionTile < unit.keys; tile += task.tile_step) {
-    const int64_t key = tile * kAttentionTile;
-    const int64_t width = std::min(kAttentionTile, unit.keys - key);
-    const float* k = unit.key_tiles[tile] + task.kv_head * dim;
-    const float* v = unit.value_tiles[tile] + task.kv_head * dim;
-    PackRows(width, dim, shape.scale, k, unit.key_stride, keys);
-    PackTransposed(width, dim, k, unit.key_stride, keys_transposed);
-    PackTransposed(width, dim, v, unit.value_stride, values_transposed);
-    std::fill_n(grad_k, 2 * tile_size, 0.0f);
+  const int64_t group = shape.heads / shape.kv_heads;
+  const auto tiles = static_cast<int64_t>(unit.tiles.size());
+  BackwardTiles t(shape);
+  for (int64_t index = task.first_tile; index < tiles; index += task.tile_step) {
+    const KeyTile& tile = unit.tiles[static_cast<size_t>(index)];
+    const int64_t key = index * kAttentionTile;
+    PackKeys(shape, unit, tile, task.kv_head, t);
     for (int64_t first = 0; first < unit.rows; first += kRows) {
       const int64_t count = std::min(kRows, unit.rows - first);
       const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
-      if (key + width <= range.any.begin || key >= range.any.end) continue;
-      const bool masked = key < range.all.begin || key + kAttentionTile > range.all.end;
-      const int64_t row0 = unit.first_row + first;
+      if (key + tile.count <= range.any.begin || key >= range.any.end) continue;
+      const RowTile rows{first, count, key, cpu_attention::needs_mask(range, tile, key)};
       for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
-        PackRows(count, dim, shape.scale, operands.q + row0 * operands.q_stride + head * dim,
-                 operands.q_stride, q);
-        PackRows(count, dim, 1.0f, operands.grad_o + row0 * operands.grad_o_stride + head * dim,
-                 operands.grad_o_stride, grad_o);
-        SmallMatmul(count, kAttentionTile, dim, q, dim, 1, keys_transposed, kAttentionTile, p,
-                    kAttentionTile, false);
-        for (int64_t i = 0; i < count; ++i) {
-          float* row = p + i * kAttentionTile;
-          if (masked) MaskRow(unit.visible[first + i], key, row);
-          Probabilities(operands.log_sum_exp[(row0 + i) * heads + head], row);
-        }
-        SmallMatmul(width, dim, count, p, 1, kAttentionTile, grad_o, dim, grad_v, dim, true);
-        SmallMatmul(count, kAttentionTile, dim, grad_o, dim, 1, values_transposed, kAttentionTile,
-                    grad_scores, kAttentionTile, false);
-        for (int64_t i = 0; i < count; ++i) {
-          ScoreGradient(operands.delta[(row0 + i) * heads + head], p + i * kAttentionTile,
-                        grad_scores + i * kAttentionTile);
-        }
-        SmallMatmul(width, dim, count, grad_scores, 1, kAttentionTile, q, dim, grad_k, dim, true);
-        if (operands.grad_q != nullptr) {
-          SmallMatmul(count, dim, width, grad_scores, kAttentionTile, 1, keys, dim,
-                      operands.grad_q + row0 * operands.grad_q_stride + head * dim,
-                      operands.grad_q_stride, true);
-        }
+        BackwardHead(shape, unit, tile, rows, head, operands, t);
       }
     }
-    const int64_t key_row = unit.first_row + key, column = task.kv_head * dim;
-    WriteGradient(width, dim, grad_k, operands.grad_k, key_row, column);
-    WriteGradient(width, dim, grad_v, operands.grad_v, key_row, column);
+    WriteKeyGradients(shape, tile, task.kv_head, operands, t);
   }
 }
 
 void Delta(const AttentionShape& shape, const float* grad_o, const float* o, float* delta) {
+  const int64_t dim = shape.value_dim;
   for (int64_t h = 0; h < shape.heads; ++h) {
-    delta[h] = DotProduct(grad_o + h * shape.head_dim, o + h * shape.head_dim, shape.head_dim);
+    delta[h] = DotProduct(grad_o + h * dim, o + h * dim, dim);
   }
+}
+
+// In double: a sum over all rows of a batch.
+float SinkGradient(const AttentionShape& shape, int64_t head, int64_t rows, float sink,
+                   const float* log_sum_exp, const float* delta) {
+  double sum = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t at = i * shape.heads + head;
+    sum -= static_cast<double>(ExpOne(sink - log_sum_exp[at])) * delta[at];
+  }
+  return static_cast<float>(sum);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -130,6 +212,7 @@ namespace pronghorn {
 
 HWY_EXPORT(Backward);
 HWY_EXPORT(Delta);
+HWY_EXPORT(SinkGradient);
 
 void cpu_attention::backward_task(const AttentionShape& shape, const BackwardTask& task,
                                   const BackwardOperands& operands) {
@@ -139,6 +222,11 @@ void cpu_attention::backward_task(const AttentionShape& shape, const BackwardTas
 void cpu_attention::backward_delta(const AttentionShape& shape, const float* grad_o, const float* o,
                                    float* delta) {
   HWY_DYNAMIC_DISPATCH(Delta)(shape, grad_o, o, delta);
+}
+
+float cpu_attention::sink_gradient(const AttentionShape& shape, int64_t head, int64_t rows,
+                                   float sink, const float* log_sum_exp, const float* delta) {
+  return HWY_DYNAMIC_DISPATCH(SinkGradient)(shape, head, rows, sink, log_sum_exp, delta);
 }
 
 }  // namespace pronghorn

@@ -51,7 +51,7 @@ HWY_INLINE void DotTile(int64_t dim, const float* HWY_RESTRICT q, const float* H
   }
 }
 
-// Scores of R queries and the first `count` keys of a tile; those behind are undefined.
+// Scores of R queries and the first `count` keys of a tile; those after them are undefined.
 template <int R>
 HWY_INLINE void DotRows(int64_t dim, const float* q, const float* keys, int64_t key_stride,
                         int64_t count, float* scores) {
@@ -64,78 +64,111 @@ HWY_INLINE void DotRows(int64_t dim, const float* q, const float* keys, int64_t 
   if (count - j == 3) DotTile<R, 3>(dim, q, keys + j * key_stride, key_stride, scores + j);
 }
 
-// Asks for one head's part of `rows` rows. They lie apart, which hides the stream from the
-// hardware's own prefetching, and often a power of two apart, so they are sent for to the
-// second-level cache: the first level would throw most of them out again.
-HWY_INLINE void PrefetchRows(int64_t rows, int64_t dim, const float* from, int64_t stride) {
-  constexpr int64_t kCacheLine = 16;  // floats
+// Asks for one head's part of `rows` rows, `bytes` long and `stride` bytes apart. They lie apart,
+// which hides the stream from the hardware's own prefetching, and often a power of two apart, so
+// they are sent for to the second-level cache: the first level would throw most of them out again.
+HWY_INLINE void PrefetchRows(int64_t rows, int64_t bytes, const std::byte* from, int64_t stride) {
+  constexpr int64_t kCacheLine = 64;
   for (int64_t j = 0; j < rows; ++j) {
-    for (int64_t c = 0; c < dim; c += kCacheLine) __builtin_prefetch(from + j * stride + c, 0, 2);
+    for (int64_t c = 0; c < bytes; c += kCacheLine) __builtin_prefetch(from + j * stride + c, 0, 2);
+  }
+}
+
+HWY_INLINE void PrefetchKeys(const AttentionShape& shape, const AttentionUnit& unit,
+                             int64_t kv_head, const std::byte* keys, int64_t rows) {
+  const int64_t size = dtype_size(unit.type);
+  PrefetchRows(rows, shape.key_dim * size, keys + kv_head * shape.key_dim * size,
+               unit.key_stride * size);
+}
+
+HWY_INLINE void PrefetchValues(const AttentionShape& shape, const AttentionUnit& unit,
+                               int64_t kv_head, const std::byte* values, int64_t rows) {
+  if (shape.value_in_key) return;
+  const int64_t size = dtype_size(unit.type);
+  PrefetchRows(rows, shape.value_dim * size, values + kv_head * shape.value_dim * size,
+               unit.value_stride * size);
+}
+
+// Scores of all queries and the first `count` keys of a tile.
+HWY_INLINE void ScoreTile(int64_t dim, int64_t queries, const float* q, const ConstMatrix& keys,
+                          int64_t count, float* scores) {
+  int64_t r = 0;
+  for (; r + 4 <= queries; r += 4) {
+    DotRows<4>(dim, q + r * dim, keys.data, keys.stride, count, scores + r * kAttentionTile);
+  }
+  for (; r < queries; ++r) {
+    DotRows<1>(dim, q + r * dim, keys.data, keys.stride, count, scores + r * kAttentionTile);
   }
 }
 
 void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
                 int64_t split, const AttentionOperands& operands, float* partial) {
-  const int64_t dim = shape.head_dim;
+  const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
   const int64_t group = shape.heads / shape.kv_heads;
   const int64_t count = unit.rows * group;  // query i * group + h: row i, head h of the group
-  const Storage scratch(static_cast<size_t>(count * (dim + kAttentionTile)) * sizeof(float));
-  float* q = reinterpret_cast<float*>(scratch.data());
-  float* scores = q + count * dim;
+  // Rows that are not f32 are converted here: the keys of a tile, then its values.
+  const int64_t converted =
+      unit.type == DType::f32 ? 0 : kAttentionTile * std::max(key_dim, value_dim);
+  const Storage memory(static_cast<size_t>(count * (key_dim + kAttentionTile) + converted) *
+                       sizeof(float));
+  float* q = reinterpret_cast<float*>(memory.data());
+  float* scores = q + count * key_dim;
+  float* scratch = scores + count * kAttentionTile;
   for (int64_t i = 0; i < unit.rows; ++i) {
-    ScaleInto(group * dim, shape.scale,
-              operands.q + (unit.first_row + i) * operands.q_stride + kv_head * group * dim,
-              q + i * group * dim);
+    ScaleInto(group * key_dim, shape.scale,
+              operands.q.row(unit.first_row + i) + kv_head * group * key_dim,
+              q + i * group * key_dim);
   }
   float* maximum = partial;
   float* sum = maximum + count;
   float* o = sum + count;
   std::fill_n(maximum, count, kMinusInfinity);
-  std::fill_n(sum, count * (dim + 1), 0.0f);
+  std::fill_n(sum, count * (value_dim + 1), 0.0f);
 
   const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, 0, unit.rows);
   const int64_t split_begin = split * cpu_attention::kSplitKeys;
   const int64_t end = std::min(range.any.end, split_begin + cpu_attention::kSplitKeys);
   int64_t key = std::max(split_begin, range.any.begin / kAttentionTile * kAttentionTile);
   for (; key < end; key += kAttentionTile) {
-    const int64_t tile = key / kAttentionTile;
-    const int64_t width = std::min(kAttentionTile, end - key);
-    const float* keys = unit.key_tiles[tile] + kv_head * dim;
-    const float* values = unit.value_tiles[tile] + kv_head * dim;
-    PrefetchRows(width, dim, values, unit.value_stride);
-    int64_t r = 0;
-    for (; r + 4 <= count; r += 4) {
-      DotRows<4>(dim, q + r * dim, keys, unit.key_stride, width, scores + r * kAttentionTile);
-    }
-    for (; r < count; ++r) {
-      DotRows<1>(dim, q + r * dim, keys, unit.key_stride, width, scores + r * kAttentionTile);
-    }
+    const KeyTile& tile = cpu_attention::tile_at(unit, key);
+    const int64_t width = std::min<int64_t>(tile.count, end - key);
+    PrefetchValues(shape, unit, kv_head, tile.values, width);
+    const ConstMatrix keys = FloatRows(unit.type, tile.keys, kv_head * key_dim, unit.key_stride,
+                                       width, key_dim, scratch);
+    ScoreTile(key_dim, count, q, keys, width, scores);
     if (key + kAttentionTile < end) {
-      PrefetchRows(std::min(kAttentionTile, end - key - kAttentionTile), dim,
-                   unit.key_tiles[tile + 1] + kv_head * dim, unit.key_stride);
+      PrefetchKeys(shape, unit, kv_head, cpu_attention::tile_at(unit, key + kAttentionTile).keys,
+                   std::min(kAttentionTile, end - key - kAttentionTile));
     }
-    for (r = 0; r < count; ++r) {
+    for (int64_t r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
-      MaskRow(unit.visible[r / group], key, row);
+      if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
+      MaskRow(unit.visible[r / group], key, tile.count, row);
       const float factor = OnlineSoftmaxRow(row, maximum[r], sum[r]);
-      if (factor != 1) ScaleBy(dim, factor, o + r * dim);
+      if (factor != 1) ScaleBy(value_dim, factor, o + r * value_dim);
     }
-    SmallMatmul(count, dim, width, scores, kAttentionTile, 1, values, unit.value_stride, o, dim,
-                true);
+    const ConstMatrix values = shape.value_in_key
+                                   ? keys
+                                   : FloatRows(unit.type, tile.values, kv_head * value_dim,
+                                               unit.value_stride, width, value_dim, scratch);
+    SmallMatmul(count, value_dim, width, scores, kAttentionTile, 1, values.data, values.stride, o,
+                value_dim, true);
   }
 }
 
 void ExactMerge(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
                 const float* partials, int64_t splits, const AttentionOperands& operands) {
-  const int64_t dim = shape.head_dim;
+  const int64_t dim = shape.value_dim;
   const int64_t group = shape.heads / shape.kv_heads;
   const int64_t count = unit.rows * group;
   const int64_t size = cpu_attention::partial_size(shape, unit);
   for (int64_t r = 0; r < count; ++r) {
-    float* to = operands.o + (unit.first_row + r / group) * operands.o_stride +
-                (kv_head * group + r % group) * dim;
+    const int64_t row = unit.first_row + r / group, head = kv_head * group + r % group;
+    float* to = operands.o.row(row) + head * dim;
     std::fill_n(to, dim, 0.0f);
-    float maximum = kMinusInfinity, sum = 0;
+    // A sink is a key whose value is 0.
+    float maximum = operands.sinks == nullptr ? kMinusInfinity : operands.sinks[head];
+    float sum = operands.sinks == nullptr ? 0.0f : 1.0f;
     for (int64_t s = 0; s < splits; ++s) {
       const float* partial = partials + s * size;
       const float part_maximum = partial[r], part_sum = partial[count + r];
@@ -148,12 +181,8 @@ void ExactMerge(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
       maximum = joint;
     }
     if (sum > 0) ScaleBy(dim, 1 / sum, to);
-    if (operands.log_sum_exp != nullptr) {
-      const FloatTag d;
-      operands
-          .log_sum_exp[(unit.first_row + r / group) * shape.heads + kv_head * group + r % group] =
-          sum > 0 ? maximum + hn::GetLane(Log(d, hn::Set(d, sum))) : 0.0f;
-    }
+    if (operands.log_sum_exp == nullptr) continue;
+    operands.log_sum_exp[row * shape.heads + head] = sum > 0 ? maximum + LogOne(sum) : 0.0f;
   }
 }
 

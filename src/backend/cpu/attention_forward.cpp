@@ -14,60 +14,75 @@ namespace HWY_NAMESPACE {
 
 void PackTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head, int64_t tile,
               const cpu_attention::PackedKeys& packed) {
-  const int64_t dim = shape.head_dim;
-  const int64_t rows = std::min(kAttentionTile, unit.keys - tile * kAttentionTile);
+  const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
+  const KeyTile& from = unit.tiles[static_cast<size_t>(tile)];
+  const int64_t rows = from.count;
   float* keys = packed.data + (tile - packed.first_tile) * cpu_attention::packed_tile_size(shape);
-  float* values = keys + kAttentionTile * dim;
-  PackTransposed(rows, dim, unit.key_tiles[tile] + kv_head * dim, unit.key_stride, keys);
-  PackRows(rows, dim, 1.0f, unit.value_tiles[tile] + kv_head * dim, unit.value_stride, values);
-  std::fill(values + rows * dim, values + kAttentionTile * dim, 0.0f);
+  float* values = keys + kAttentionTile * key_dim;
+  const Storage scratch(
+      unit.type == DType::f32 ? 1 : static_cast<size_t>(kAttentionTile * key_dim) * sizeof(float));
+  const ConstMatrix k = FloatRows(unit.type, from.keys, kv_head * key_dim, unit.key_stride, rows,
+                                  key_dim, reinterpret_cast<float*>(scratch.data()));
+  PackTransposed(rows, key_dim, k.data, k.stride, keys);
+  const ConstMatrix v = shape.value_in_key ? k
+                                           : FloatRows(unit.type, from.values, kv_head * value_dim,
+                                                       unit.value_stride, rows, value_dim, values);
+  if (v.data != values) PackRows(rows, value_dim, 1.0f, v.data, v.stride, values);
+  std::fill(values + rows * value_dim, values + kAttentionTile * value_dim, 0.0f);
+}
+
+// Writes out what ForwardTile() has added up for one row and head.
+HWY_INLINE void FinishRow(const AttentionShape& shape, int64_t row, int64_t head, float maximum,
+                          float sum, const float* o, const AttentionOperands& operands) {
+  const int64_t dim = shape.value_dim;
+  ScaleInto(dim, sum > 0 ? 1 / sum : 0.0f, o, operands.o.row(row) + head * dim);
+  if (operands.log_sum_exp == nullptr) return;
+  operands.log_sum_exp[row * shape.heads + head] = sum > 0 ? maximum + LogOne(sum) : 0.0f;
 }
 
 void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t head,
                  int64_t first, int64_t count, const cpu_attention::PackedKeys& packed,
                  const AttentionOperands& operands) {
-  const int64_t dim = shape.head_dim;
+  const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
   constexpr int64_t kRows = cpu_attention::kQueryTile;
-  const Storage scratch(static_cast<size_t>(kRows * (2 * dim + kAttentionTile)) * sizeof(float));
+  const Storage scratch(static_cast<size_t>(kRows * (key_dim + value_dim + kAttentionTile)) *
+                        sizeof(float));
   float* q = reinterpret_cast<float*>(scratch.data());
-  float* o = q + kRows * dim;
-  float* scores = o + kRows * dim;
+  float* o = q + kRows * key_dim;
+  float* scores = o + kRows * value_dim;
+  // A sink is a key whose value is 0.
   float maximum[kRows], sum[kRows];
-  std::fill_n(maximum, count, kMinusInfinity);
-  std::fill_n(sum, count, 0.0f);
-  std::fill_n(o, count * dim, 0.0f);
+  const float* sink = operands.sinks == nullptr ? nullptr : operands.sinks + head;
+  std::fill_n(maximum, count, sink == nullptr ? kMinusInfinity : *sink);
+  std::fill_n(sum, count, sink == nullptr ? 0.0f : 1.0f);
+  std::fill_n(o, count * value_dim, 0.0f);
   const int64_t row0 = unit.first_row + first;
-  PackRows(count, dim, shape.scale, operands.q + row0 * operands.q_stride + head * dim,
-           operands.q_stride, q);
+  PackRows(count, key_dim, shape.scale, operands.q.row(row0) + head * key_dim, operands.q.stride,
+           q);
 
   const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
   for (int64_t key = range.any.begin / kAttentionTile * kAttentionTile; key < range.any.end;
        key += kAttentionTile) {
-    const int64_t tile = key / kAttentionTile;
-    const float* keys =
-        packed.data + (tile - packed.first_tile) * cpu_attention::packed_tile_size(shape);
-    const float* values = keys + kAttentionTile * dim;
-    SmallMatmul(count, kAttentionTile, dim, q, dim, 1, keys, kAttentionTile, scores, kAttentionTile,
-                false);
-    const bool masked = key < range.all.begin || key + kAttentionTile > range.all.end;
+    const KeyTile& tile = cpu_attention::tile_at(unit, key);
+    const int64_t width = std::min<int64_t>(tile.count, range.any.end - key);
+    const float* keys = packed.data + (key / kAttentionTile - packed.first_tile) *
+                                          cpu_attention::packed_tile_size(shape);
+    const float* values = keys + kAttentionTile * key_dim;
+    SmallMatmul(count, kAttentionTile, key_dim, q, key_dim, 1, keys, kAttentionTile, scores,
+                kAttentionTile, false);
+    const bool masked = cpu_attention::needs_mask(range, tile, key);
     for (int64_t i = 0; i < count; ++i) {
       float* row = scores + i * kAttentionTile;
-      if (masked) MaskRow(unit.visible[first + i], key, row);
+      if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
+      if (masked) MaskRow(unit.visible[first + i], key, tile.count, row);
       const float factor = OnlineSoftmaxRow(row, maximum[i], sum[i]);
-      if (factor != 1) ScaleBy(dim, factor, o + i * dim);
+      if (factor != 1) ScaleBy(value_dim, factor, o + i * value_dim);
     }
-    SmallMatmul(count, dim, std::min(kAttentionTile, range.any.end - key), scores, kAttentionTile,
-                1, values, dim, o, dim, true);
+    SmallMatmul(count, value_dim, width, scores, kAttentionTile, 1, values, value_dim, o, value_dim,
+                true);
   }
-
-  const FloatTag d;
   for (int64_t i = 0; i < count; ++i) {
-    ScaleInto(dim, sum[i] > 0 ? 1 / sum[i] : 0.0f, o + i * dim,
-              operands.o + (row0 + i) * operands.o_stride + head * dim);
-    if (operands.log_sum_exp != nullptr) {
-      operands.log_sum_exp[(row0 + i) * shape.heads + head] =
-          sum[i] > 0 ? maximum[i] + hn::GetLane(Log(d, hn::Set(d, sum[i]))) : 0.0f;
-    }
+    FinishRow(shape, row0 + i, head, maximum[i], sum[i], o + i * value_dim, operands);
   }
 }
 

@@ -19,7 +19,8 @@ struct RowsRange {
 };
 
 inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t count) {
-  RowsRange range{{unit.keys, 0}, {0, unit.keys}};
+  const int64_t keys = static_cast<int64_t>(unit.tiles.size()) * kAttentionTile;
+  RowsRange range{{keys, 0}, {0, keys}};
   for (int64_t i = first; i < first + count; ++i) {
     const KeyRange row = unit.visible[i];
     range.all.begin = std::max(range.all.begin, row.begin);
@@ -31,15 +32,25 @@ inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t co
   return range;
 }
 
+inline const KeyTile& tile_at(const AttentionUnit& unit, int64_t key) {
+  return unit.tiles[static_cast<size_t>(key / kAttentionTile)];
+}
+
+// Whether some of the rows do not see all of the kAttentionTile indexes of a tile.
+inline bool needs_mask(const RowsRange& range, const KeyTile& tile, int64_t key) {
+  return key < range.all.begin || key + kAttentionTile > range.all.end ||
+         tile.count < kAttentionTile;
+}
+
 // Packed tiles of one unit and key-value head: tile t from `first_tile` on is the transposed keys
-// [head_dim, kAttentionTile] and then the values [kAttentionTile, head_dim], padded with zeros.
+// [key_dim, kAttentionTile] and then the values [kAttentionTile, value_dim], padded with zeros.
 struct PackedKeys {
   float* data = nullptr;
   int64_t first_tile = 0;
 };
 
 inline int64_t packed_tile_size(const AttentionShape& shape) {
-  return 2 * kAttentionTile * shape.head_dim;
+  return kAttentionTile * (shape.key_dim + shape.value_dim);
 }
 
 void pack_tile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
@@ -51,12 +62,12 @@ void forward_tile(const AttentionShape& shape, const AttentionUnit& unit, int64_
                   const AttentionOperands& operands);
 
 // The part of forward_exact() of one unit, key-value head and share of the keys. partial: for each
-// row and head of the group, its maximum, its sum, and head_dim sums of weighted values.
+// row and head of the group, its maximum, its sum, and value_dim sums of weighted values.
 void exact_split(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
                  int64_t split, const AttentionOperands& operands, float* partial);
 
 inline int64_t partial_size(const AttentionShape& shape, const AttentionUnit& unit) {
-  return unit.rows * (shape.heads / shape.kv_heads) * (shape.head_dim + 2);
+  return unit.rows * (shape.heads / shape.kv_heads) * (shape.value_dim + 2);
 }
 
 // Merges the `splits` partials (in order of their keys) of one unit and key-value head.
@@ -70,14 +81,10 @@ struct BackwardTask {
 };
 
 struct BackwardOperands {
-  const float* q = nullptr;
-  int64_t q_stride = 0;
-  const float* grad_o = nullptr;
-  int64_t grad_o_stride = 0;
+  ConstMatrix q, grad_o;
   const float* log_sum_exp = nullptr;  // [rows, heads]
-  const float* delta = nullptr;        // [rows, heads]: grad_o . o
-  float* grad_q = nullptr;             // added to; null: not wanted
-  int64_t grad_q_stride = 0;
+  const float* delta = nullptr;        // [rows, heads]: grad_o . o - grad_log_sum_exp
+  Matrix grad_q;                       // added to
   Matrix grad_k, grad_v;
 };
 
@@ -87,21 +94,19 @@ void backward_task(const AttentionShape& shape, const BackwardTask& task,
 // delta[h] = grad_o . o of one row.
 void backward_delta(const AttentionShape& shape, const float* grad_o, const float* o, float* delta);
 
+// The gradient of one head's sink.
+float sink_gradient(const AttentionShape& shape, int64_t head, int64_t rows, float sink,
+                    const float* log_sum_exp, const float* delta);
+
 // Rows begin ... end - 1 of AttentionKernels::merge().
-void merge_rows(const AttentionMerge& arguments, int64_t begin, int64_t end, float* out,
-                int64_t out_stride);
+void merge_rows(const AttentionMerge& arguments, int64_t begin, int64_t end, const Matrix& out);
 
-struct MergeBackwardOperands {
-  const float* out = nullptr;
-  int64_t out_stride = 0;
-  const float* grad_out = nullptr;
-  int64_t grad_out_stride = 0;
-  Matrix grad_q;
-  float *grad_k = nullptr, *grad_v = nullptr;  // [fixed, heads head_dim], added to
-  std::span<const AttentionPartGradient> grad_parts;
-};
-
+// Rows begin ... end - 1 of merge_backward(). gradients.k and .v are added to.
 void merge_rows_backward(const AttentionMerge& arguments, int64_t begin, int64_t end,
-                         const MergeBackwardOperands& operands);
+                         const ConstMatrix& out, const AttentionMergeGradients& gradients);
+
+// AttentionKernels::store_rows().
+void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
+                int64_t stride);
 
 }  // namespace pronghorn::cpu_attention

@@ -1,0 +1,155 @@
+#include "ops/attention_units.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/attention_operands.h"
+
+namespace pronghorn {
+
+static_assert(kAttentionTile == Journal::kPageRows, "a tile of keys is a page of the journal");
+
+AttentionUnits::AttentionUnits(const AttentionOptions& options) : options_(options) {}
+
+std::span<const AttentionUnit> AttentionUnits::units() {
+  for (size_t i = 0; i < units_.size(); ++i) {
+    const size_t end = i + 1 < units_.size() ? places_[i + 1].tile : tiles_.size();
+    units_[i].tiles = std::span(tiles_).subspan(places_[i].tile, end - places_[i].tile);
+    units_[i].visible = visible_.data() + places_[i].visible;
+  }
+  return units_;
+}
+
+// The first of keys first ... count - 1, whose positions do not decrease, inside the window and the
+// segment of a row at `position`.
+template <typename PositionOf>
+int64_t AttentionUnits::window_begin(int32_t position, int64_t first, int64_t count,
+                                     PositionOf&& position_of) const {
+  if (!is_limited(options_)) return 0;
+  int64_t before = -1;  // the last position that the row does not see
+  if (options_.window > 0) before = std::max(before, position - options_.window);
+  if (options_.segment > 0) {
+    before = std::max(before, position / options_.segment * options_.segment - 1);
+  }
+  int64_t low = first, high = count;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (position_of(middle) > before) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+template <typename PositionOf>
+void AttentionUnits::add_chain_ranges(const CheckedBatch& batch, const Segment& segment,
+                                      int64_t first, int64_t before, PositionOf&& position_of) {
+  for (int64_t i = 0; i < segment.length; ++i) {
+    const int64_t end = before + (segment.mask == Mask::full ? segment.length : i + 1);
+    const int32_t position = batch.positions()[static_cast<size_t>(segment.first_row + i)];
+    visible_.push_back({window_begin(position, first, end, position_of), end});
+  }
+}
+
+void AttentionUnits::begin_unit(int64_t first_row, int64_t rows) {
+  AttentionUnit unit;
+  unit.first_row = first_row;
+  unit.rows = rows;
+  unit.kv_heads = options_.kv_heads;
+  units_.push_back(unit);
+  places_.push_back({tiles_.size(), visible_.size()});
+}
+
+void AttentionUnits::add_tiles(const Rows& rows, int64_t count, int64_t key_stride_bytes,
+                               int64_t value_stride_bytes, int64_t first_row) {
+  for (int64_t row = 0; row < count; row += kAttentionTile) {
+    KeyTile tile;
+    tile.keys = rows.keys + row * key_stride_bytes;
+    if (rows.values != nullptr) tile.values = rows.values + row * value_stride_bytes;
+    tile.count = static_cast<int32_t>(std::min(kAttentionTile, count - row));
+    if (first_row >= 0) tile.first_row = static_cast<int32_t>(first_row + row);
+    tiles_.push_back(tile);
+  }
+}
+
+AttentionUnits::Rows AttentionUnits::journal_row(const JournalShape& shape,
+                                                 const std::byte* row) const {
+  if (options_.value_in_key) return {row, nullptr};
+  return {row, row + options_.kv_heads * options_.head_dim * dtype_size(shape.row_type)};
+}
+
+void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
+  const JournalShape& shape = journal.shape();
+  for (int64_t row = 0; row < count; row += kAttentionTile) {
+    const int64_t rows = std::min(kAttentionTile, count - row);
+    const bool held = row + kAttentionTile > journal.first_row();
+    if (held) {
+      add_tiles(journal_row(shape, journal.row_data(row)), rows, 0, 0, -1);
+    } else {
+      tiles_.push_back({nullptr, nullptr, static_cast<int32_t>(rows), -1});
+    }
+  }
+  units_.back().type = shape.row_type;
+  units_.back().key_stride = units_.back().value_stride = shape.row_width;
+}
+
+void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
+                               const Tensor& v) {
+  begin_unit(segment.first_row, segment.length);
+  Rows rows{reinterpret_cast<const std::byte*>(k.row(segment.first_row)), nullptr};
+  const auto row_bytes = [](int64_t stride) { return stride * int64_t{sizeof(float)}; };
+  units_.back().key_stride = k.row_stride();
+  if (v.defined()) {
+    rows.values = reinterpret_cast<const std::byte*>(v.row(segment.first_row));
+    units_.back().value_stride = v.row_stride();
+  }
+  add_tiles(rows, segment.length, row_bytes(k.row_stride()), row_bytes(units_.back().value_stride),
+            segment.first_row);
+  add_chain_ranges(batch, segment, 0, 0, [&](int64_t key) {
+    return batch.positions()[static_cast<size_t>(segment.first_row + key)];
+  });
+}
+
+void AttentionUnits::add_chain(const CheckedBatch& batch, const Segment& segment,
+                               const Journal& journal) {
+  begin_unit(segment.first_row, segment.length);
+  add_pages(journal, journal.length());
+  add_chain_ranges(batch, segment, journal.first_row(), journal.length() - segment.length,
+                   [&](int64_t key) { return journal.position(key); });
+}
+
+void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,
+                              const Journal& journal) {
+  const int64_t row_bytes = journal.shape().row_bytes();
+  const int64_t committed = journal.length() - segment.length;
+  const int64_t whole = committed / kAttentionTile * kAttentionTile;
+  std::vector<int64_t> rows;  // of the journal: what follows the whole pages
+  for (int64_t node = 0; node < segment.length; ++node) {
+    rows.clear();
+    for (int64_t i = node; i >= 0; i = segment.parents[static_cast<size_t>(i)]) {
+      rows.push_back(committed + i);
+    }
+    for (int64_t i = committed - 1; i >= whole; --i) rows.push_back(i);
+    std::reverse(rows.begin(), rows.end());
+    const auto tail = static_cast<int64_t>(rows.size());
+    buffers_.push_back(std::make_unique<Storage>(static_cast<size_t>(tail * row_bytes)));
+    std::byte* buffer = buffers_.back()->data();
+    for (int64_t i = 0; i < tail; ++i) {
+      std::memcpy(buffer + i * row_bytes, journal.row_data(rows[static_cast<size_t>(i)]),
+                  static_cast<size_t>(row_bytes));
+    }
+    begin_unit(segment.first_row + node, 1);
+    add_pages(journal, whole);
+    add_tiles(journal_row(journal.shape(), buffer), tail, row_bytes, row_bytes, -1);
+    const int64_t keys = whole + tail;
+    const int32_t position = batch.positions()[static_cast<size_t>(segment.first_row + node)];
+    const int64_t begin = window_begin(position, journal.first_row(), keys, [&](int64_t key) {
+      return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
+    });
+    visible_.push_back({begin, keys});
+  }
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,74 @@
+// Segments of a batch as the attention kernels see them: units of rows over tiles of keys.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/attention.h"
+#include "ops/attention.h"
+#include "tensor/batch.h"
+#include "tensor/storage.h"
+
+namespace pronghorn {
+
+// Units for the kernels, with the memory that they point to.
+class AttentionUnits {
+ public:
+  explicit AttentionUnits(const AttentionOptions& options);
+  AttentionUnits(AttentionUnits&&) = default;
+  AttentionUnits& operator=(AttentionUnits&&) = default;
+
+  // A segment without a state, which attends to its own rows of k and v (none with value_in_key).
+  void add_fresh(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
+                 const Tensor& v);
+  // A chain whose keys are already appended to `journal`.
+  void add_chain(const CheckedBatch& batch, const Segment& segment, const Journal& journal);
+  // A token tree whose keys are already appended to `journal`: a unit for each node. The
+  // sequence's last, partly filled page and the node's ancestors are copied together, so that
+  // every key has the index that it would have in a chain.
+  void add_tree(const CheckedBatch& batch, const Segment& segment, const Journal& journal);
+
+  bool empty() const { return units_.empty(); }
+  // Valid until something is added.
+  std::span<const AttentionUnit> units();
+
+ private:
+  // Rows of keys and values in memory, `stride` numbers apart.
+  struct Rows {
+    const std::byte *keys = nullptr, *values = nullptr;
+  };
+  void begin_unit(int64_t first_row, int64_t rows);
+  void add_tiles(const Rows& rows, int64_t count, int64_t key_stride_bytes,
+                 int64_t value_stride_bytes, int64_t first_row);
+  // Pages of the journal that hold its first `count` rows.
+  void add_pages(const Journal& journal, int64_t count);
+  Rows journal_row(const JournalShape& shape, const std::byte* row) const;
+
+  template <typename PositionOf>
+  int64_t window_begin(int32_t position, int64_t first, int64_t count,
+                       PositionOf&& position_of) const;
+  // What each row of a chain sees, when `before` keys precede the segment, those from `first` on
+  // held.
+  template <typename PositionOf>
+  void add_chain_ranges(const CheckedBatch& batch, const Segment& segment, int64_t first,
+                        int64_t before, PositionOf&& position_of);
+
+  AttentionOptions options_;
+  std::vector<AttentionUnit> units_;
+  // Of each unit: where its tiles and ranges begin. The pointers are set when all are there.
+  struct Place {
+    size_t tile, visible;
+  };
+  std::vector<Place> places_;
+  std::vector<KeyTile> tiles_;
+  std::vector<KeyRange> visible_;
+  std::vector<std::unique_ptr<Storage>> buffers_;
+};
+
+// Whether rows see less than all that came before.
+inline bool is_limited(const AttentionOptions& options) {
+  return options.window > 0 || options.segment > 0;
+}
+
+}  // namespace pronghorn
