@@ -14,32 +14,33 @@ namespace {
 
 constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm
 
-// A key's answer becomes its value at once with 2 theta = 1. What is said once, long before it is
-// asked for, has to be written strongly: memories that start at 0.08 never learn to.
-constexpr double kMaxLearningRate = 0.5, kStartLearningRate = 0.25;
+// Why these values: docs/architectures/titans.md#the-two-rules.
+struct RuleDefaults {
+  bool online_errors, average_momentum;
+  const char* forget_to;
+  double hidden_learning_rate, error_limit;
+};
+constexpr RuleDefaults kPublished{false, false, "zero", 1, 0};
+constexpr RuleDefaults kOnline{true, true, "start", 0.001, 2};
 
-// Gradients of a mini-batch of 16 are taken at the same weights where errors are not online, so a
-// linear memory with unit keys overshoots where 2 theta 16 passes 2, momentum included.
-constexpr double kMaxMiniBatchRate = 0.3, kStartMiniBatchRate = 0.015;
+// theta's largest value and the one that it starts from.
+struct LearningRates {
+  double largest, start;
+};
+constexpr LearningRates kOnlineRates{0.5, 0.25};
+constexpr LearningRates kMiniBatchRates{0.3, 0.015};
 
-// The layers before the last learn by mini-batches all the same, and the error that comes to them
-// grows with the last layer, so that gradients through a thousand tokens explode: at a quarter of
-// theta nearly always, at a hundredth in 260 of 4883 steps of one model, at a thousandth in two.
-constexpr double kHiddenLearningRate = 0.001;
-
-// Values start at about length one, so a memory whose answers do too is rarely further off.
-constexpr double kErrorLimit = 2;
-
-// Shares that are forgotten a token at the start: sigmoid(-5) = 0.007 to sigmoid(-12) = 0.000006,
-// so that heads remember a hundred to a hundred thousand tokens. From -2 to -6 they never learned
-// what has to be kept for hundreds.
+// Shares that are forgotten per token at the start: sigmoid of these. Heads remember from a hundred
+// to a hundred thousand tokens.
 constexpr double kLowestForgetting = -12, kHighestForgetting = -5;
 
 }  // namespace
 
 NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& context,
                            const ParameterScope& scope)
-    : conv_kernel_(config.at("conv_kernel")), max_learning_rate_(config.at("max_learning_rate")) {
+    : conv_kernel_(config.at("conv_kernel")),
+      average_momentum_(config.at("average_momentum")),
+      max_learning_rate_(config.at("max_learning_rate")) {
   options_.heads = config.at("heads");
   options_.head_dim = config.at("head_dim");
   options_.depth = config.at("depth");
@@ -110,10 +111,12 @@ FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tens
   inputs.v = projected(v_proj_, v_conv_);
   inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
   if (options_.momentum) {
-    // theta is multiplied by 1 - eta, so that momentum spreads a step out and does not enlarge it.
     const Tensor raw = linear(context, x, eta_.weight, eta_.bias);
     inputs.eta = sigmoid(context, raw);
-    inputs.theta = multiply(context, inputs.theta, sigmoid(context, scale(context, raw, -1.0f)));
+    if (average_momentum_) {
+      // theta (1 - eta): momentum spreads a step out and does not enlarge it.
+      inputs.theta = multiply(context, inputs.theta, sigmoid(context, scale(context, raw, -1.0f)));
+    }
   }
   if (options_.forgetting) inputs.alpha = gate(context, x, alpha_);
   inputs.weights = weights_;
@@ -146,14 +149,17 @@ TokenCost NeuralMemory::cost() const {
   return {2 * outputs * static_cast<double>(q_proj_.in()), fast_weight_memory_cost(options_)};
 }
 
-GatedAnswer::GatedAnswer(int64_t width, const LayerContext& context, const ParameterScope& scope)
+GatedAnswer::GatedAnswer(int64_t width, bool bias, const LayerContext& context,
+                         const ParameterScope& scope)
     : norm_epsilon_(context.norm_epsilon) {
   const Initializer one = initializers::constant(1);
   attention_norm_ = scope.tensor("attention_norm.weight", {width}, one);
   memory_norm_ = scope.tensor("memory_norm.weight", {width}, one);
-  // From 1, so that each branch also passes by itself: a product of two unknowns teaches neither.
-  attention_bias_ = scope.tensor("attention_norm.bias", {width}, one);
-  memory_bias_ = scope.tensor("memory_norm.bias", {width}, one);
+  if (bias) {
+    // From 1, so that each branch also passes by itself: a product of two unknowns teaches neither.
+    attention_bias_ = scope.tensor("attention_norm.bias", {width}, one);
+    memory_bias_ = scope.tensor("memory_norm.bias", {width}, one);
+  }
   o_proj_ = scope.matrix("o_proj.weight", context.hidden_size, width,
                          initializers::normal(context.initializer_range * context.residual_scale));
 }
@@ -164,27 +170,12 @@ Tensor GatedAnswer::normalized(const Context& context, const Tensor& y) const {
 
 Tensor GatedAnswer::join(const Context& context, const Tensor& normalized,
                          const Tensor& answer) const {
-  const Tensor gate = rms_norm(context, answer, memory_norm_, norm_epsilon_);
-  return linear(context,
-                swiglu(context, add_bias(context, gate, memory_bias_),
-                       add_bias(context, normalized, attention_bias_)),
-                o_proj_);
-}
-
-double fast_weight_memory_cost(const FastWeightMemoryOptions& options) {
-  // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
-  // the query, the update; with momentum a query and an update more, and a query of the start where
-  // that is forgotten towards. Online errors ask the last layer's momentum and start for keys, too.
-  const int asked =
-      (options.momentum ? 1 : 0) + (options.forgetting && options.forget_to_start ? 1 : 0);
-  const int each = 3 + (options.momentum ? 1 : 0) + asked;
-  double total = 0;
-  for (int64_t l = 0; l < options.depth; ++l) {
-    const bool online = options.online_errors && l + 1 == options.depth;
-    const int products = each + (l > 0 ? 1 : 0) + (online ? asked : 0);
-    total += 2 * products * static_cast<double>(options.in(l)*options.out(l));
+  Tensor gate = rms_norm(context, answer, memory_norm_, norm_epsilon_), value = normalized;
+  if (memory_bias_.defined()) {
+    gate = add_bias(context, gate, memory_bias_);
+    value = add_bias(context, value, attention_bias_);
   }
-  return total * static_cast<double>(options.heads);
+  return linear(context, swiglu(context, gate, value), o_proj_);
 }
 
 void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
@@ -202,22 +193,31 @@ void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
   config["conv_kernel"] = reader.integer("conv_kernel", 4, 0, 64);
   config["momentum"] = reader.boolean("momentum", true);
   config["forgetting"] = reader.boolean("forgetting", true);
-  config["forget_to"] = reader.one_of("forget_to", {"start", "zero"}, "start");
+  const std::string rule = reader.one_of("rule", {"published", "online"}, "published");
+  const RuleDefaults& defaults = rule == "online" ? kOnline : kPublished;
+  config["rule"] = rule;
+  const bool online = reader.boolean("online_errors", defaults.online_errors);
+  config["online_errors"] = online;
+  config["average_momentum"] =
+      reader.boolean("average_momentum", online || defaults.average_momentum);
+  config["forget_to"] = reader.one_of("forget_to", {"start", "zero"}, defaults.forget_to);
+  config["hidden_learning_rate"] =
+      reader.number("hidden_learning_rate", defaults.hidden_learning_rate, 0.0, 1.0);
+  config["error_limit"] = reader.number("error_limit", defaults.error_limit, 0.0, 1e6);
   const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);
   require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
           mini_batch, kExactStep);
   config["mini_batch"] = mini_batch;
-  config["error_limit"] = reader.number("error_limit", kErrorLimit, 0.0, 1e6);
-  const bool online = reader.boolean("online_errors", true);
-  config["online_errors"] = online;
-  const double most =
-      reader.number("max_learning_rate", online ? kMaxLearningRate : kMaxMiniBatchRate, 1e-6, 1.0);
-  const double start = online ? kStartLearningRate : kStartMiniBatchRate;
+  const LearningRates& rates = online ? kOnlineRates : kMiniBatchRates;
+  const double most = reader.number("max_learning_rate", rates.largest, 1e-6, 1.0);
   config["max_learning_rate"] = most;
   config["start_learning_rate"] =
-      reader.number("start_learning_rate", std::min(start, most / 2), most * 1e-6, most);
-  config["hidden_learning_rate"] =
-      reader.number("hidden_learning_rate", kHiddenLearningRate, 0.0, 1.0);
+      reader.number("start_learning_rate", std::min(rates.start, most / 2), most * 1e-6, most);
+}
+
+void complete_gated_answer(ConfigReader& reader, nlohmann::json& config) {
+  const bool online = config.at("rule") == "online" || config.at("online_errors").get<bool>();
+  config["answer_bias"] = reader.boolean("answer_bias", online);
 }
 
 }  // namespace pronghorn

@@ -1,6 +1,6 @@
 // The neural memory of Titans (Behrouz, Zhong and Mirrokni, arXiv 2501.00663, section 3.1): the
 // part that its layers share. Keys, values and queries through short convolutions and SiLU, unit
-// keys and queries, gates, and a network a head that learns from them at test time.
+// keys and queries, gates, and a network per head that learns from them at test time.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,7 @@ class NeuralMemory {
                  JournalSlot slot) const;
 
   // The two halves of forward(). What learns: query, key, value and gates of each row; moves `slot`
-  // on behind the journals of its convolutions.
+  // on to after the journals of its convolutions.
   FastWeightMemoryInputs features(const Context& context, const Tensor& x,
                                   const CheckedBatch& batch, JournalSlot& slot) const;
   // Unit queries of another projection of the memory's width.
@@ -44,6 +44,7 @@ class NeuralMemory {
 
   FastWeightMemoryOptions options_;
   int64_t conv_kernel_ = 0;
+  bool average_momentum_ = false;
   float max_learning_rate_ = 0;
   Weight q_proj_, k_proj_, v_proj_;
   Tensor q_conv_, k_conv_, v_conv_;
@@ -53,11 +54,12 @@ class NeuralMemory {
 
 // How attention's answer y and a memory's answer m are made one, where the memory is a gate (MAG)
 // and where it is context (MAC): o = W_o ((norm(y) + b_y) silu(norm(m) + b_m)), norms with weights.
+// The paper has no biases b_y and b_m.
 class GatedAnswer {
  public:
-  // Parameters attention_norm.{weight,bias}, memory_norm.{weight,bias}, o_proj.weight; y and m are
-  // [rows, width].
-  GatedAnswer(int64_t width, const LayerContext& context, const ParameterScope& scope);
+  // Parameters attention_norm.weight, memory_norm.weight, o_proj.weight and, with `bias`,
+  // attention_norm.bias and memory_norm.bias; y and m are [rows, width].
+  GatedAnswer(int64_t width, bool bias, const LayerContext& context, const ParameterScope& scope);
 
   // norm(y), with which MAC asks its memory.
   Tensor normalized(const Context& context, const Tensor& y) const;
@@ -72,13 +74,13 @@ class GatedAnswer {
   Weight o_proj_;
 };
 
-// Reads the keys of a memory (heads, head_dim, depth, expansion, conv_kernel, momentum, forgetting,
-// forget_to, mini_batch, online_errors, max_learning_rate, start_learning_rate,
-// hidden_learning_rate, error_limit) into `config`.
+// Reads the keys of a memory into `config`: heads, head_dim, depth, expansion, conv_kernel,
+// momentum, forgetting, mini_batch, `rule` and what its defaults depend on
+// (docs/architectures/titans.md).
 void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
                             nlohmann::json& config);
 
-// Operations of one token in a memory of these sizes, apart from projections.
-double fast_weight_memory_cost(const FastWeightMemoryOptions& options);
+// Reads answer_bias into `config`, as completed by complete_neural_memory().
+void complete_gated_answer(ConfigReader& reader, nlohmann::json& config);
 
 }  // namespace pronghorn

@@ -54,12 +54,11 @@ void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config) {
   config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
 }
 
-nlohmann::json complete_memory_and_window(ConfigReader reader, const LayerContext& context) {
+nlohmann::json complete_memory_and_window(ConfigReader& reader, const LayerContext& context) {
   nlohmann::json config = {{"type", reader.string("type")}};
   complete_neural_memory(reader, context, config);
   complete_persistent_memory(reader, config);
   config["window"] = reader.integer("window", 64, 0);
-  reader.finish();
   return config;
 }
 

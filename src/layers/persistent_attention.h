@@ -35,6 +35,6 @@ class PersistentAttention {
 void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config);
 
 // The configuration of a mixer of a neural memory and a PersistentAttention.
-nlohmann::json complete_memory_and_window(ConfigReader reader, const LayerContext& context);
+nlohmann::json complete_memory_and_window(ConfigReader& reader, const LayerContext& context);
 
 }  // namespace pronghorn

@@ -26,7 +26,7 @@ class TitansMacMixer final : public Mixer {
         persistent_(config.at("persistent")),
         rope_theta_(config.at("rope_theta")),
         norm_epsilon_(context.norm_epsilon),
-        output_(memory_.width(), context, scope) {
+        output_(memory_.width(), config.at("answer_bias"), context, scope) {
     attention_.heads = attention_.kv_heads = config.at("heads");
     attention_.head_dim = config.at("head_dim");
     attention_.segment = config.at("segment");
@@ -117,6 +117,7 @@ nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& cont
   require(segment % kExactStep == 0 && 8 * mini_batch % segment == 0, reader.path("segment"),
           "{} is not 16, 32, 64 or 128, or more than 8 mini-batches of {}", segment, mini_batch);
   config["segment"] = segment;
+  complete_gated_answer(reader, config);
   reader.finish();
   return config;
 }

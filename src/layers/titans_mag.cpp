@@ -14,7 +14,7 @@ class TitansMagMixer final : public Mixer {
                  const ParameterScope& scope)
       : attention_(config, context, scope.child("attention")),
         memory_(config, context, scope.child("memory")),
-        output_(attention_.width(), context, scope) {}
+        output_(attention_.width(), config.at("answer_bias"), context, scope) {}
 
   Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
@@ -47,11 +47,18 @@ class TitansMagMixer final : public Mixer {
   GatedAnswer output_;
 };
 
+nlohmann::json complete_titans_mag(ConfigReader reader, const LayerContext& context) {
+  nlohmann::json config = complete_memory_and_window(reader, context);
+  complete_gated_answer(reader, config);
+  reader.finish();
+  return config;
+}
+
 }  // namespace
 
 MixerType titans_mag_mixer_type() {
   return {"titans_mag", "a sliding window gated by a neural memory, with persistent memory (MAG)",
-          "arXiv 2501.00663", complete_memory_and_window, create_mixer<TitansMagMixer>};
+          "arXiv 2501.00663", complete_titans_mag, create_mixer<TitansMagMixer>};
 }
 
 }  // namespace pronghorn

@@ -28,7 +28,7 @@ class TitansMalMixer final : public Mixer {
     o_proj_ = scope.matrix("o_proj.weight", d, attention_.width(), out);
   }
 
-  // y = M(x), normalised a head, gated and projected; o = y + SWA(norm(x + y)): a residual
+  // y = M(x), normalised per head, gated and projected; o = y + SWA(norm(x + y)): a residual
   // connection around each, of which the block adds the outer one.
   Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
                  JournalSlot slot) const override {
@@ -68,11 +68,17 @@ class TitansMalMixer final : public Mixer {
   Tensor memory_norm_, attention_norm_;
 };
 
+nlohmann::json complete_titans_mal(ConfigReader reader, const LayerContext& context) {
+  nlohmann::json config = complete_memory_and_window(reader, context);
+  reader.finish();
+  return config;
+}
+
 }  // namespace
 
 MixerType titans_mal_mixer_type() {
   return {"titans_mal", "a neural memory, then a sliding window with persistent memory (MAL)",
-          "arXiv 2501.00663", complete_memory_and_window, create_mixer<TitansMalMixer>};
+          "arXiv 2501.00663", complete_titans_mal, create_mixer<TitansMalMixer>};
 }
 
 }  // namespace pronghorn

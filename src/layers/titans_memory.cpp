@@ -1,5 +1,5 @@
-// Titans' long-term memory alone (LMM, arXiv 2501.00663): a neural memory, its answers normalised a
-// head and gated.
+// Titans' long-term memory alone (LMM, arXiv 2501.00663): a neural memory, its answers normalised
+// per head and gated.
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
 #include "ops/linear.h"

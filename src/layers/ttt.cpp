@@ -1,11 +1,11 @@
-// TTT layers (Sun et al., arXiv 2407.04620): a linear map or an MLP a head whose weights take a
-// gradient step a token, x + LN(f(x)) inside, and a weight of each place in a mini-batch. Parameter
+// TTT layers (Sun et al., arXiv 2407.04620): a linear map or an MLP per head whose weights take
+// one gradient step per token, x + LN(f(x)) inside, and a weight of each place in a mini-batch. Parameter
 // names are those of the published implementation.
 #include <cmath>
+#include <string>
 
 #include "base/error.h"
 #include "layers/layers.h"
-#include "layers/neural_memory.h"
 #include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -164,12 +164,12 @@ nlohmann::json complete_ttt(ConfigReader reader, const LayerContext& context) {
 }  // namespace
 
 MixerType ttt_linear_mixer_type() {
-  return {"ttt_linear", "test-time training of a linear map a head, in mini-batches",
+  return {"ttt_linear", "test-time training of a linear map per head, in mini-batches",
           "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
 }
 
 MixerType ttt_mlp_mixer_type() {
-  return {"ttt_mlp", "test-time training of a two-layer network a head, in mini-batches",
+  return {"ttt_mlp", "test-time training of a two-layer network per head, in mini-batches",
           "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
 }
 

@@ -433,6 +433,23 @@ int64_t fast_weight_memory_size(const FastWeightMemoryOptions& options) {
   return options.heads * memory_shape(options).state_size();
 }
 
+double fast_weight_memory_cost(const FastWeightMemoryOptions& options) {
+  // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
+  // the query, the update; with momentum a query and an update more, and a query of the start where
+  // that is forgotten towards. Online errors ask the last layer's momentum and start for keys, too.
+  const int asked =
+      (options.momentum ? 1 : 0) + (options.forgetting && options.forget_to_start ? 1 : 0);
+  const int each = 3 + (options.momentum ? 1 : 0) + asked;
+  double total = 0;
+  for (int64_t l = 0; l < options.depth; ++l) {
+    const bool online = options.online_errors && l + 1 == options.depth;
+    const int products = each + (l > 0 ? 1 : 0) + (online ? asked : 0);
+    const int64_t in = options.in(l), out = options.out(l);
+    total += 2 * products * static_cast<double>(in * out);
+  }
+  return total * static_cast<double>(options.heads);
+}
+
 Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
                           const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                           JournalSlot slot) {

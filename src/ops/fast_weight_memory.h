@@ -69,6 +69,9 @@ JournalShape fast_weight_memory_journal(const FastWeightMemoryOptions& options);
 // Numbers that the memory of a sequence consists of, momentum included.
 int64_t fast_weight_memory_size(const FastWeightMemoryOptions& options);
 
+// Floating-point operations of one token, a multiply-add counted as two.
+double fast_weight_memory_cost(const FastWeightMemoryOptions& options);
+
 // How surprised a memory was by the token of a journal's row: the norm of its loss' gradient with
 // respect to what it answered to the token's key, averaged over the heads.
 double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const float* row);

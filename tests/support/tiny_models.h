@@ -42,14 +42,14 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                      "share_qk": false, "use_gate": false}, )" +
                       ffn + "}}"},
       {"titans_memory", R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_memory",
-                           "heads": 2, "head_dim": 10, "expansion": 2}, )" +
+                           "rule": "online", "heads": 2, "head_dim": 10, "expansion": 2}, )" +
                             ffn + "}}"},
       {"titans_mac",
        R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mac", "heads": 2,
                         "head_dim": 8, "segment": 32, "persistent": 2, "expansion": 2}, )" +
            ffn + "}}"},
       {"titans_mag",
-       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mag", "heads": 3,
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mag", "rule": "online", "heads": 3,
                         "window": 20, "persistent": 3, "depth": 1}, )" +
            ffn + "}}"},
       {"titans_mal",
