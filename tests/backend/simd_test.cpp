@@ -1,10 +1,15 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/cpu_features.h"
+#include "backend/cpu/scratch.h"
+#include "tensor/storage.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/simd_test.cpp"
@@ -165,6 +170,37 @@ TEST(Simd, SmallMatmulTouchesOnlyItsResult) {
       }
     }
   }
+}
+
+TEST(Scratch, KeepsPiecesApartAndTheBufferForTheNextTask) {
+  const auto task = [] {
+    Scratch scratch;
+    std::vector<std::pair<float*, int64_t>> pieces;
+    const auto take = [&pieces](Scratch& from, int64_t count) {
+      pieces.push_back({from.take(count), count});
+      std::fill_n(pieces.back().first, count, static_cast<float>(pieces.size()));
+    };
+    for (int64_t count = 1; count < 40000; count += count + 3) take(scratch, count);
+    const size_t own = pieces.size();
+    {
+      Scratch inner;
+      take(inner, 50000);
+    }
+    take(scratch, 70000);  // over what the inner task had
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      if (i == own) continue;
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(pieces[i].first) % 64, 0U);
+      for (int64_t j = 0; j < pieces[i].second; ++j) {
+        ASSERT_EQ(pieces[i].first[j], static_cast<float>(i + 1));
+      }
+    }
+  };
+  task();
+  task();  // its blocks become one
+  const int64_t before = memory_use().bytes;
+  reset_memory_peak();
+  task();
+  EXPECT_EQ(memory_use().peak, before);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include "backend/cpu/fast_weight_memory_tasks.h"
 #include "backend/cpu/pointwise-inl.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -212,10 +213,6 @@ struct MemoryTokens {
     columns = scratch.take(kTokens * widest);
     products = scratch.take(kTokens * widest);
   }
-  static int64_t floats(const MemoryShape& shape) {
-    const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
-    return (shape.depth * 3 + 3) * kTokens * widest;
-  }
 
   float* a[kMemoryDepth];
   float* e[kMemoryDepth];
@@ -308,10 +305,6 @@ struct MemoryReads {
     h = scratch.take(kTokens * widest);
     dots = scratch.take(kPairs);
     pairs = scratch.take(kPairs);
-  }
-  static int64_t floats(const MemoryShape& shape) {
-    const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
-    return 3 * kTokens * widest + 2 * kPairs;
   }
 
   float* kept;     // beta_t x_t, then (1 - beta_t) x_t

@@ -49,10 +49,8 @@ class CpuFastWeightMemoryKernels final : public FastWeightMemoryKernels {
                float* saved) override {
     const int64_t heads = problem.heads, count = static_cast<int64_t>(runs.size()) * heads;
     parallel_for(count, task_grain(problem, runs), [&](int64_t begin, int64_t end) {
-      const Floats scratch(memory_forward_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {
-        memory_forward_task(problem, runs[static_cast<size_t>(i / heads)], i % heads, out, saved,
-                            scratch.data());
+        memory_forward_task(problem, runs[static_cast<size_t>(i / heads)], i % heads, out, saved);
       }
     });
   }
@@ -60,9 +58,8 @@ class CpuFastWeightMemoryKernels final : public FastWeightMemoryKernels {
   void fold(const MemoryProblem& problem, std::span<const MemoryFold> folds) override {
     const int64_t heads = problem.heads, count = static_cast<int64_t>(folds.size()) * heads;
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      const Floats scratch(memory_forward_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {
-        memory_fold_task(problem, folds[static_cast<size_t>(i / heads)], i % heads, scratch.data());
+        memory_fold_task(problem, folds[static_cast<size_t>(i / heads)], i % heads);
       }
     });
   }
@@ -75,7 +72,6 @@ class CpuFastWeightMemoryKernels final : public FastWeightMemoryKernels {
     const Floats initial(count * heads * size), tau(count * heads * kMemoryMiniBatch);
     const Floats norm_weight(count * heads * width), norm_bias(count * heads * width);
     parallel_for(count * heads, 1, [&](int64_t begin, int64_t end) {
-      const Floats scratch(memory_backward_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {
         MemoryTaskGradients own;
         own.initial = initial.data() + i * size;
@@ -83,7 +79,7 @@ class CpuFastWeightMemoryKernels final : public FastWeightMemoryKernels {
         own.norm_weight = norm_weight.data() + i * width;
         own.norm_bias = norm_bias.data() + i * width;
         memory_backward_task(problem, runs[static_cast<size_t>(i / heads)], i % heads, out_grad,
-                             saved, gradients, own, scratch.data());
+                             saved, gradients, own);
       }
     });
     sum_parts(count, heads * size, heads * size, initial.data(), gradients.initial);

@@ -49,13 +49,6 @@ struct MemoryBackward {
     dpairs = scratch.take(kPairs + kTokens);
     ddots = scratch.take(kPairs);
   }
-  static int64_t floats(const MemoryShape& shape) {
-    const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
-    constexpr int64_t kPieces = 96, kCacheLine = 16;
-    return MemoryTokens::floats(shape) + MemoryReads::floats(shape) +
-           shape.depth * (14 * kTokens * widest + 2 * kPairs) + 11 * kTokens * widest + 5 * kPairs +
-           kPieces * kCacheLine;
-  }
 
   const MemoryShape& shape;
   MemoryTokens tokens;
@@ -553,11 +546,11 @@ inline void BackwardMiniBatch(const MemoryProblem& problem, int64_t head, const 
 
 void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
                   const ConstMatrix& out_grad, const float* saved, const MemoryGradients& gradients,
-                  const MemoryTaskGradients& own, float* memory) {
+                  const MemoryTaskGradients& own) {
   const MemoryShape& shape = problem.shape;
   const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
   const int64_t batch = problem.mini_batch, count = (run.length + batch - 1) / batch;
-  Scratch scratch(memory);
+  Scratch scratch;
   float* again = scratch.take((kMemoryGroup - 1) * size);
   float* danchor = scratch.take(problem.lagged ? size : 0);
   float* dtarget = scratch.take(problem.target[0] != nullptr ? size : 0);
@@ -602,14 +595,6 @@ void BackwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t he
   if (problem.target[0] != nullptr) AddScaled(size, 1.0f, dtarget, own.initial);
 }
 
-int64_t BackwardScratch(const MemoryProblem& problem) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
-  constexpr int64_t kRounding = 256;
-  return (kMemoryGroup + 1) * shape.state_size() + 2 * kTokens * widest +
-         MemoryBackward::floats(shape) + kRounding;
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();
@@ -618,18 +603,12 @@ HWY_AFTER_NAMESPACE();
 namespace pronghorn {
 
 HWY_EXPORT(BackwardTask);
-HWY_EXPORT(BackwardScratch);
-
-int64_t memory_backward_scratch(const MemoryProblem& problem) {
-  return HWY_DYNAMIC_DISPATCH(BackwardScratch)(problem);
-}
 
 void memory_backward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
                           const ConstMatrix& out_grad, const float* saved,
-                          const MemoryGradients& gradients, const MemoryTaskGradients& own,
-                          float* scratch) {
+                          const MemoryGradients& gradients, const MemoryTaskGradients& own) {
   HWY_DYNAMIC_DISPATCH(BackwardTask)
-  (problem, run, head, out_grad, saved, gradients, own, scratch);
+  (problem, run, head, out_grad, saved, gradients, own);
 }
 
 }  // namespace pronghorn

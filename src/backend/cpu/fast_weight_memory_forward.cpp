@@ -42,11 +42,11 @@ inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* 
 }
 
 void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                 const Matrix& out, float* saved, float* memory) {
+                 const Matrix& out, float* saved) {
   const MemoryShape& shape = problem.shape;
   const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
   const int64_t batch = problem.mini_batch;
-  Scratch scratch(memory);
+  Scratch scratch;
   float* own = scratch.take(size);
   float* copy = scratch.take(problem.lagged ? size : 0);
   float* w_rows = scratch.take(kTokens * widest);
@@ -103,10 +103,10 @@ void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t hea
   }
 }
 
-void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t head, float* memory) {
+void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t head) {
   const MemoryShape& shape = problem.shape;
   const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
-  Scratch scratch(memory);
+  Scratch scratch;
   float* w_rows = scratch.take(kTokens * widest);
   float* s_rows = scratch.take(kTokens * widest);
   MemoryTokens tokens(shape, scratch);
@@ -124,14 +124,6 @@ void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t head
   }
 }
 
-int64_t ForwardScratch(const MemoryProblem& problem) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t widest = std::max(shape.head_dim, shape.hidden_dim);
-  constexpr int64_t kPieces = 32, kCacheLine = 16;
-  return (problem.lagged ? 2 : 1) * shape.state_size() + 3 * kTokens * widest +
-         MemoryTokens::floats(shape) + MemoryReads::floats(shape) + kPieces * kCacheLine;
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();
@@ -141,20 +133,14 @@ namespace pronghorn {
 
 HWY_EXPORT(ForwardTask);
 HWY_EXPORT(FoldTask);
-HWY_EXPORT(ForwardScratch);
-
-int64_t memory_forward_scratch(const MemoryProblem& problem) {
-  return HWY_DYNAMIC_DISPATCH(ForwardScratch)(problem);
-}
 
 void memory_forward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                         const Matrix& out, float* saved, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(ForwardTask)(problem, run, head, out, saved, scratch);
+                         const Matrix& out, float* saved) {
+  HWY_DYNAMIC_DISPATCH(ForwardTask)(problem, run, head, out, saved);
 }
 
-void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head,
-                      float* scratch) {
-  HWY_DYNAMIC_DISPATCH(FoldTask)(problem, fold, head, scratch);
+void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head) {
+  HWY_DYNAMIC_DISPATCH(FoldTask)(problem, fold, head);
 }
 
 }  // namespace pronghorn

@@ -16,20 +16,14 @@ struct MemoryTaskGradients {
   float* norm_bias = nullptr;
 };
 
-// Floats of scratch that a task needs.
-int64_t memory_forward_scratch(const MemoryProblem& problem);
-int64_t memory_backward_scratch(const MemoryProblem& problem);
-
 void memory_forward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                         const Matrix& out, float* saved, float* scratch);
+                         const Matrix& out, float* saved);
 
-void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head,
-                      float* scratch);
+void memory_fold_task(const MemoryProblem& problem, const MemoryFold& fold, int64_t head);
 
 // gradients: rows of q, k, v and the gates are written where they are wanted; `own` is overwritten.
 void memory_backward_task(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
                           const ConstMatrix& out_grad, const float* saved,
-                          const MemoryGradients& gradients, const MemoryTaskGradients& own,
-                          float* scratch);
+                          const MemoryGradients& gradients, const MemoryTaskGradients& own);
 
 }  // namespace pronghorn

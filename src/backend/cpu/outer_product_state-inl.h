@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "backend/cpu/outer_product_state_tasks.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -43,7 +44,6 @@ struct ChunkDecay {
         pairs(scratch.take(kChunk * kChunk)),
         high(scratch.take(kChunk)),
         low(scratch.take(kChunk)) {}
-  static constexpr int64_t kFloats = kChunk * kChunk + 4 * kChunk;
 
   float* from_start;  // exp(G_i)
   float* to_end;      // exp(G_n - G_i)

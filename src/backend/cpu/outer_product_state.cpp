@@ -80,8 +80,7 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
-        const Floats scratch(chunk_forward_scratch(problem, task));
-        chunk_forward_task(problem, task, out, saved, scratch.data());
+        chunk_forward_task(problem, task, out, saved);
       }
     });
   }
@@ -117,8 +116,7 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
           own.skip = skip.data() + (task.segment - segments.data()) * heads;
         }
         own.virtual_heads = heads;
-        const Floats scratch(chunk_backward_scratch(problem, task));
-        chunk_backward_task(problem, task, out_grad, saved, own, scratch.data());
+        chunk_backward_task(problem, task, out_grad, saved, own);
       }
     });
 
@@ -162,10 +160,8 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     const int64_t work = rows * heads * problem.key_dim * problem.value_dim;
     const int64_t grain = std::max<int64_t>(1, kStepGrain * count / std::max<int64_t>(1, work));
     parallel_for(count, grain, [&](int64_t begin, int64_t end) {
-      const Floats scratch(step_scratch(problem));
       for (int64_t i = begin; i < end; ++i) {
-        step_task(problem, sequences[static_cast<size_t>(i / heads)], i % heads, out,
-                  scratch.data());
+        step_task(problem, sequences[static_cast<size_t>(i / heads)], i % heads, out);
       }
     });
   }

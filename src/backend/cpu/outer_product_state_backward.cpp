@@ -86,11 +86,11 @@ inline void Store(const Matrix& to, int64_t row, int64_t column, int64_t count, 
 template <bool kGated, bool kDeltaRule>
 void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
                   const ConstMatrix& out_grad, const OuterProductSaved& saved,
-                  const ChunkTaskGradients& gradients, float* memory) {
+                  const ChunkTaskGradients& gradients) {
   const OuterProductSegment& segment = *task.segment;
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t columns = value_dim / task.slices, state_size = key_dim * columns;
-  Scratch scratch(memory);
+  Scratch scratch;
   float* state_grads = scratch.take(task.heads * state_size);
   float* state = scratch.take(state_size);
   float* state_t = scratch.take(state_size);
@@ -293,12 +293,12 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
 
 void BackwardKinds(const OuterProductProblem& problem, const ChunkTask& task,
                    const ConstMatrix& out_grad, const OuterProductSaved& saved,
-                   const ChunkTaskGradients& gradients, float* scratch) {
+                   const ChunkTaskGradients& gradients) {
   const bool gated = problem.log_decay.data != nullptr;
   const auto kind =
       gated ? (problem.delta_rule ? BackwardTask<true, true> : BackwardTask<true, false>)
             : (problem.delta_rule ? BackwardTask<false, true> : BackwardTask<false, false>);
-  kind(problem, task, out_grad, saved, gradients, scratch);
+  kind(problem, task, out_grad, saved, gradients);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -310,17 +310,10 @@ namespace pronghorn {
 
 HWY_EXPORT(BackwardKinds);
 
-int64_t chunk_backward_scratch(const OuterProductProblem& problem, const ChunkTask& task) {
-  constexpr int64_t kChunk = kOuterProductChunk, kRounding = 16 * 32;
-  const int64_t columns = problem.value_dim / task.slices;
-  return (task.heads + 2) * problem.key_dim * columns + 6 * kChunk * problem.key_dim +
-         7 * kChunk * kChunk + 6 * kChunk * columns + 6 * kChunk + kRounding;
-}
-
 void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
                          const ConstMatrix& out_grad, const OuterProductSaved& saved,
-                         const ChunkTaskGradients& gradients, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(BackwardKinds)(problem, task, out_grad, saved, gradients, scratch);
+                         const ChunkTaskGradients& gradients) {
+  HWY_DYNAMIC_DISPATCH(BackwardKinds)(problem, task, out_grad, saved, gradients);
 }
 
 }  // namespace pronghorn

@@ -37,11 +37,11 @@ inline void SolveResiduals(int64_t n, int64_t columns, const float* k_scores, co
 
 template <bool kGated, bool kDeltaRule>
 void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, const Matrix& out,
-                 const OuterProductSaved& saved, float* memory) {
+                 const OuterProductSaved& saved) {
   const OuterProductSegment& segment = *task.segment;
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t columns = value_dim / task.slices, state_size = key_dim * columns;
-  Scratch scratch(memory);
+  Scratch scratch;
   float* states = scratch.take(task.heads * state_size);
   float* k = scratch.take(kChunk * key_dim);
   float* q = scratch.take(kChunk * key_dim);
@@ -154,12 +154,12 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
 }
 
 void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, const Matrix& out,
-                  const OuterProductSaved& saved, float* scratch) {
+                  const OuterProductSaved& saved) {
   const bool gated = problem.log_decay.data != nullptr;
   const auto kind =
       gated ? (problem.delta_rule ? ForwardTask<true, true> : ForwardTask<true, false>)
             : (problem.delta_rule ? ForwardTask<false, true> : ForwardTask<false, false>);
-  kind(problem, task, out, saved, scratch);
+  kind(problem, task, out, saved);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -171,16 +171,9 @@ namespace pronghorn {
 
 HWY_EXPORT(ForwardKinds);
 
-int64_t chunk_forward_scratch(const OuterProductProblem& problem, const ChunkTask& task) {
-  constexpr int64_t kChunk = kOuterProductChunk, kRounding = 16 * 24;
-  const int64_t columns = problem.value_dim / task.slices;
-  return task.heads * problem.key_dim * columns + 3 * kChunk * problem.key_dim +
-         4 * kChunk * kChunk + 4 * kChunk * columns + 5 * kChunk + kRounding;
-}
-
 void chunk_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                        const Matrix& out, const OuterProductSaved& saved, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(ForwardKinds)(problem, task, out, saved, scratch);
+                        const Matrix& out, const OuterProductSaved& saved) {
+  HWY_DYNAMIC_DISPATCH(ForwardKinds)(problem, task, out, saved);
 }
 
 }  // namespace pronghorn

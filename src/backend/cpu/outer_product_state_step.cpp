@@ -94,13 +94,13 @@ inline void WeightedRows(std::span<const float* const> rows, int64_t place, int6
 
 template <bool kGated, bool kDeltaRule>
 void StepTask(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-              int64_t head, const Matrix& out, float* memory) {
+              int64_t head, const Matrix& out) {
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t key_column = head / (problem.value_heads / problem.key_heads) * key_dim;
   const int64_t column = head * value_dim, state_offset = head * key_dim * value_dim;
   const RowPlace place = {key_column, problem.key_heads * key_dim + column,
                           problem.key_heads * key_dim + problem.value_heads * value_dim + head};
-  Scratch scratch(memory);
+  Scratch scratch;
   float* keys = scratch.take(2 * kStepTokens * key_dim);
   float* reads = scratch.take(2 * kStepTokens * value_dim);
   constexpr int64_t kReads = kDeltaRule ? 2 : 1;  // S^T q, and with the delta rule S^T k
@@ -170,11 +170,11 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
 }
 
 void StepKinds(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out, float* scratch) {
+               int64_t head, const Matrix& out) {
   const bool gated = problem.log_decay.data != nullptr;
   const auto kind = gated ? (problem.delta_rule ? StepTask<true, true> : StepTask<true, false>)
                           : (problem.delta_rule ? StepTask<false, true> : StepTask<false, false>);
-  kind(problem, steps, head, out, scratch);
+  kind(problem, steps, head, out);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -186,14 +186,9 @@ namespace pronghorn {
 
 HWY_EXPORT(StepKinds);
 
-int64_t step_scratch(const OuterProductProblem& problem) {
-  constexpr int64_t kRounding = 32;
-  return 2 * kStepTokens * (problem.key_dim + problem.value_dim) + kRounding;
-}
-
 void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(StepKinds)(problem, steps, head, out, scratch);
+               int64_t head, const Matrix& out) {
+  HWY_DYNAMIC_DISPATCH(StepKinds)(problem, steps, head, out);
 }
 
 }  // namespace pronghorn

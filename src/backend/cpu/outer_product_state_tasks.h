@@ -30,21 +30,16 @@ struct ChunkTaskGradients {
   int64_t virtual_heads = 0;
 };
 
-// Floats of scratch that a task needs.
-int64_t chunk_forward_scratch(const OuterProductProblem& problem, const ChunkTask& task);
-int64_t chunk_backward_scratch(const OuterProductProblem& problem, const ChunkTask& task);
-int64_t step_scratch(const OuterProductProblem& problem);
-
 void chunk_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
-                        const Matrix& out, const OuterProductSaved& saved, float* scratch);
+                        const Matrix& out, const OuterProductSaved& saved);
 
 void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
                          const ConstMatrix& out_grad, const OuterProductSaved& saved,
-                         const ChunkTaskGradients& gradients, float* scratch);
+                         const ChunkTaskGradients& gradients);
 
 // All steps of one sequence, for one value head.
 void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out, float* scratch);
+               int64_t head, const Matrix& out);
 
 // Tokens that a step computes in one pass over the anchor.
 constexpr int64_t kStepTokens = 16;

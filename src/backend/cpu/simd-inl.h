@@ -1,5 +1,5 @@
 // SIMD helpers shared by the CPU kernels: functions of a vector, a small matrix product that keeps
-// its tile of results in registers, transposing, and scratch memory. Included once for each
+// its tile of results in registers, and transposing. Included once for each
 // instruction set by Highway's foreach_target mechanism, so there is no ordinary include guard.
 #if defined(PRONGHORN_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PRONGHORN_SIMD_INL_H_
@@ -264,20 +264,6 @@ inline HWY_NOINLINE void Transpose(int64_t rows, int64_t columns, const float* H
     for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
   }
 }
-
-// Hands out pieces of one buffer, on cache lines.
-class Scratch {
- public:
-  explicit Scratch(float* memory) : next_(memory) {}
-  float* take(int64_t count) {
-    float* piece = next_;
-    next_ += (count + 15) / 16 * 16;
-    return piece;
-  }
-
- private:
-  float* next_;
-};
 
 #if HWY_TARGET != HWY_SCALAR && !HWY_HAVE_SCALABLE
 // Stores the sum over a vector's blocks of four lanes.
