@@ -46,12 +46,13 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   options_.depth = config.at("depth");
   options_.hidden_dim = options_.head_dim * config.at("expansion").get<int64_t>();
   options_.mini_batch = config.at("mini_batch");
-  options_.momentum = config.at("momentum");
-  options_.forgetting = config.at("forgetting");
-  options_.forget_to_start = config.at("forget_to") == "start";
-  options_.online_errors = config.at("online_errors");
-  options_.hidden_rate = config.at("hidden_learning_rate");
-  options_.error_limit = config.at("error_limit");
+  rule_.momentum = config.at("momentum");
+  rule_.forgetting = config.at("forgetting");
+  rule_.forget_to_start = config.at("forget_to") == "start";
+  rule_.online_errors = config.at("online_errors");
+  rule_.hidden_rate = config.at("hidden_learning_rate");
+  rule_.error_limit = config.at("error_limit");
+  options_.rule = rule_;
 
   const int64_t d = context.hidden_size, heads = options_.heads;
   const Initializer in = initializers::normal(context.initializer_range);
@@ -73,8 +74,8 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
   const double share =
       std::min(0.95, config.at("start_learning_rate").get<double>() / max_learning_rate_);
   theta_ = make_gate("theta_proj", initializers::constant(std::log(share / (1 - share))));
-  if (options_.momentum) eta_ = make_gate("eta_proj", initializers::constant(0));
-  if (options_.forgetting) {
+  if (rule_.momentum) eta_ = make_gate("eta_proj", initializers::constant(0));
+  if (rule_.forgetting) {
     alpha_ = make_gate("alpha_proj", initializers::uniform(kLowestForgetting, kHighestForgetting));
   }
   for (int64_t l = 0; l < options_.depth; ++l) {
@@ -110,7 +111,7 @@ FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tens
   inputs.k = unit(context, projected(k_proj_, k_conv_));
   inputs.v = projected(v_proj_, v_conv_);
   inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
-  if (options_.momentum) {
+  if (rule_.momentum) {
     const Tensor raw = linear(context, x, eta_.weight, eta_.bias);
     inputs.eta = sigmoid(context, raw);
     if (average_momentum_) {
@@ -118,7 +119,7 @@ FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tens
       inputs.theta = multiply(context, inputs.theta, sigmoid(context, scale(context, raw, -1.0f)));
     }
   }
-  if (options_.forgetting) inputs.alpha = gate(context, x, alpha_);
+  if (rule_.forgetting) inputs.alpha = gate(context, x, alpha_);
   inputs.weights = weights_;
   return inputs;
 }
@@ -144,7 +145,7 @@ LearningMemory NeuralMemory::memory(JournalSlot slot) const {
 }
 
 TokenCost NeuralMemory::cost() const {
-  const int64_t gates = 1 + (options_.momentum ? 1 : 0) + (options_.forgetting ? 1 : 0);
+  const int64_t gates = 1 + (rule_.momentum ? 1 : 0) + (rule_.forgetting ? 1 : 0);
   const auto outputs = static_cast<double>(3 * width() + gates * options_.heads);
   return {2 * outputs * static_cast<double>(q_proj_.in()), fast_weight_memory_cost(options_)};
 }

@@ -42,6 +42,7 @@ class NeuralMemory {
   };
   Tensor gate(const Context& context, const Tensor& x, const Gate& gate) const;
 
+  TitansRule rule_;
   FastWeightMemoryOptions options_;
   int64_t conv_kernel_ = 0;
   bool average_momentum_ = false;

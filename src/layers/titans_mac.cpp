@@ -6,6 +6,8 @@
 // of it (the paper's equation): so segments need not wait for each other, and one operator runs
 // over the whole sequence. A token sees what is recalled for itself and those before it in its
 // segment, never after.
+#include <variant>
+
 #include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
@@ -30,7 +32,7 @@ class TitansMacMixer final : public Mixer {
     attention_.heads = attention_.kv_heads = config.at("heads");
     attention_.head_dim = config.at("head_dim");
     attention_.segment = config.at("segment");
-    recall_options_.read_interval = attention_.segment;
+    std::get<TitansRule>(recall_options_.rule).read_interval = attention_.segment;
     const int64_t d = context.hidden_size, width = memory_.width();
     const Initializer in = initializers::normal(context.initializer_range);
     q_proj_ = scope.matrix("q_proj.weight", width, d, in);

@@ -1,6 +1,6 @@
 // TTT layers (Sun et al., arXiv 2407.04620): a linear map or an MLP per head whose weights take
-// one gradient step per token, x + LN(f(x)) inside, and a weight of each place in a mini-batch. Parameter
-// names are those of the published implementation.
+// one gradient step per token, x + LN(f(x)) inside, and a weight of each place in a mini-batch.
+// Parameter names are those of the published implementation.
 #include <cmath>
 #include <string>
 
@@ -28,9 +28,7 @@ class TttMixer final : public Mixer {
     options_.depth = config.at("type") == "ttt_mlp" ? 2 : 1;
     options_.hidden_dim = options_.depth > 1 ? kHiddenFactor * options_.head_dim : 0;
     options_.mini_batch = config.at("mini_batch");
-    options_.bias = true;
-    options_.residual_norm = true;
-    options_.loss_factor = 1;
+    options_.rule = TttRule{};
     learning_rate_ =
         config.at("base_learning_rate").get<float>() / static_cast<float>(options_.head_dim);
 

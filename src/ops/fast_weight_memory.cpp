@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <variant>
 
 #include "backend/backend.h"
 #include "base/error.h"
@@ -18,9 +19,20 @@ namespace {
 constexpr const char* kWhere = "fast_weight_memory";
 static_assert(kMemoryMiniBatch == kExactStep, "anchors lie where journals fold");
 
+// Titans' rule of a memory, or one that does nothing.
+TitansRule titans_rule(const FastWeightMemoryOptions& options) {
+  const auto* rule = std::get_if<TitansRule>(&options.rule);
+  return rule != nullptr ? *rule : TitansRule{};
+}
+
+bool is_ttt(const FastWeightMemoryOptions& options) {
+  return std::holds_alternative<TttRule>(options.rule);
+}
+
 // Rows between anchors.
 int64_t interval_of(const FastWeightMemoryOptions& options) {
-  return options.read_interval > 0 ? options.read_interval : kExactStep;
+  const int64_t interval = titans_rule(options).read_interval;
+  return interval > 0 ? interval : kExactStep;
 }
 
 // ---- inputs ----
@@ -32,18 +44,20 @@ MemoryShape memory_shape(const FastWeightMemoryOptions& options) {
           options.head_dim, options.depth, options.hidden_dim);
   require(options.mini_batch > 0 && kMemoryMiniBatch % options.mini_batch == 0, kWhere,
           "mini-batches of {} do not divide {}", options.mini_batch, kMemoryMiniBatch);
-  require(options.read_interval == 0 ||
-              (options.read_interval > 0 && options.read_interval % kMemoryMiniBatch == 0 &&
-               kMemoryGroup * options.mini_batch % options.read_interval == 0),
-          kWhere, "{} tokens between the weights that are read, with mini-batches of {}",
-          options.read_interval, options.mini_batch);
+  const TitansRule rule = titans_rule(options);
+  const int64_t interval = rule.read_interval;
+  require(interval == 0 || (interval > 0 && interval % kMemoryMiniBatch == 0 &&
+                            kMemoryGroup * options.mini_batch % interval == 0),
+          kWhere, "{} tokens between the weights that are read, with mini-batches of {}", interval,
+          options.mini_batch);
+  require(rule.error_limit >= 0, kWhere, "an error limit of {}", rule.error_limit);
   MemoryShape shape;
   shape.depth = options.depth;
   shape.head_dim = options.head_dim;
   shape.hidden_dim = options.depth > 1 ? options.hidden_dim : 0;
-  shape.bias = options.bias;
-  shape.momentum = options.momentum;
-  shape.forgetting = options.forgetting;
+  shape.bias = is_ttt(options);
+  shape.momentum = rule.momentum;
+  shape.forgetting = rule.forgetting;
   return shape;
 }
 
@@ -61,14 +75,14 @@ const float* checked_parameter(const Tensor& tensor, const char* name, int64_t s
   return tensor.data();
 }
 
-// Copies between the parameters of the memory, a tensor a layer, and states of all heads, where the
-// layers of a head lie together. transfer(parameter, its place in the states, count) is called for
-// each piece of a head.
+// Copies between the parameters of the memory, one tensor per layer, and states of all heads, where
+// the layers of a head lie together. transfer(parameter, its place in the states, count) is called
+// for each piece of a head.
 template <typename Transfer>
 void for_each_piece(const MemoryShape& shape, int64_t heads, int64_t layer, bool bias,
                     const Transfer& transfer) {
   const int64_t count = bias ? shape.out(layer) : shape.weight_size(layer);
-  const int64_t offset = bias ? shape.bias_weight(layer) : shape.weight(layer);
+  const int64_t offset = bias ? shape.bias_at(layer) : shape.weight_at(layer);
   for (int64_t h = 0; h < heads; ++h) {
     transfer(h * count, h * shape.state_size() + offset, count);
   }
@@ -107,45 +121,34 @@ MemoryProblem make_problem(const FastWeightMemoryInputs& inputs,
   problem.heads = options.heads;
   problem.mini_batch = options.mini_batch;
   problem.interval = interval_of(options);
-  problem.lagged = options.read_interval > 0;
-  problem.online_errors = options.online_errors;
-  problem.residual_norm = options.residual_norm;
-  problem.loss_factor = options.loss_factor;
-  require(options.error_limit >= 0 && (options.error_limit == 0 || !options.residual_norm), kWhere,
-          "an error limit of {} together with a residual norm", options.error_limit);
-  problem.hidden_rate = options.hidden_rate;
-  problem.error_limit = options.error_limit;
-  problem.norm_epsilon = options.norm_epsilon;
+  problem.rule = options.rule;
   problem.rows = batch.rows();
   const int64_t rows = batch.rows(), width = options.heads * options.head_dim;
   problem.q = checked_rows(inputs.q, "q", rows, width);
   problem.k = checked_rows(inputs.k, "k", rows, width);
   problem.v = checked_rows(inputs.v, "v", rows, width);
   problem.theta = checked_rows(inputs.theta, "theta", rows, options.heads);
-  if (options.momentum) problem.eta = checked_rows(inputs.eta, "eta", rows, options.heads);
-  if (options.forgetting) problem.alpha = checked_rows(inputs.alpha, "alpha", rows, options.heads);
-  if (tau.defined()) {
-    problem.tau = checked_parameter(tau, "token_idx", options.mini_batch);
-  }
-  if (options.residual_norm) {
+  const MemoryShape& shape = problem.shape;
+  if (shape.momentum) problem.eta = checked_rows(inputs.eta, "eta", rows, options.heads);
+  if (shape.forgetting) problem.alpha = checked_rows(inputs.alpha, "alpha", rows, options.heads);
+  require(!tau.defined() || is_ttt(options), kWhere, "token_idx without TTT's rule");
+  if (is_ttt(options)) {
+    if (tau.defined()) problem.tau = checked_parameter(tau, "token_idx", options.mini_batch);
     problem.norm_weight = checked_parameter(inputs.norm_weight, "norm_weight", width);
     problem.norm_bias = checked_parameter(inputs.norm_bias, "norm_bias", width);
   }
   const auto depth = static_cast<size_t>(options.depth);
-  require(inputs.weights.size() == depth && inputs.biases.size() == (options.bias ? depth : 0),
+  require(inputs.weights.size() == depth && inputs.biases.size() == (shape.bias ? depth : 0),
           kWhere, "{} weights and {} biases for {} layers", inputs.weights.size(),
           inputs.biases.size(), depth);
+  const bool to_start = shape.forgetting && titans_rule(options).forget_to_start;
   for (size_t l = 0; l < depth; ++l) {
     const auto layer = static_cast<int64_t>(l);
-    const float* weight = checked_parameter(inputs.weights[l], "weights",
-                                            options.heads * problem.shape.weight_size(layer));
-    const float* bias = options.bias ? checked_parameter(inputs.biases[l], "biases",
-                                                         options.heads * problem.shape.out(layer))
-                                     : nullptr;
-    if (options.forgetting && options.forget_to_start) {
-      problem.target[l] = weight;
-      problem.target_bias[l] = bias;
-    }
+    const float* weight =
+        checked_parameter(inputs.weights[l], "weights", options.heads * shape.weight_size(layer));
+    if (to_start) problem.target[l] = weight;
+    if (!shape.bias) continue;
+    checked_parameter(inputs.biases[l], "biases", options.heads * shape.out(layer));
   }
   return problem;
 }
@@ -177,7 +180,7 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
     gradients.theta = input_gradient(inputs.theta);
     if (problem.shape.momentum) gradients.eta = input_gradient(inputs.eta);
     if (problem.shape.forgetting) gradients.alpha = input_gradient(inputs.alpha);
-    if (problem.residual_norm) {
+    if (problem.norm_weight != nullptr) {
       gradients.norm_weight = input_gradient(inputs.norm_weight);
       gradients.norm_bias = input_gradient(inputs.norm_bias);
     }
@@ -422,9 +425,9 @@ double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const
       for (int64_t c = from; c < from + count; ++c) sum += double{own[c]} * double{own[c]};
       return sum;
     };
-    const double length = std::sqrt(square(shape.row_error(last), shape.out(last)));
-    const double input = square(shape.row_in(last), shape.in(last));
-    total += options.online_errors ? length * std::max(1.0, input) : length;
+    const double length = std::sqrt(square(shape.error_at(last), shape.out(last)));
+    const double input = square(shape.input_at(last), shape.in(last));
+    total += titans_rule(options).online_errors ? length * std::max(1.0, input) : length;
   }
   return total / static_cast<double>(options.heads);
 }
@@ -437,12 +440,12 @@ double fast_weight_memory_cost(const FastWeightMemoryOptions& options) {
   // Products with the weights of a layer: for the key, its back-signal (not of the first layer),
   // the query, the update; with momentum a query and an update more, and a query of the start where
   // that is forgotten towards. Online errors ask the last layer's momentum and start for keys, too.
-  const int asked =
-      (options.momentum ? 1 : 0) + (options.forgetting && options.forget_to_start ? 1 : 0);
-  const int each = 3 + (options.momentum ? 1 : 0) + asked;
+  const TitansRule rule = titans_rule(options);
+  const int asked = (rule.momentum ? 1 : 0) + (rule.forgetting && rule.forget_to_start ? 1 : 0);
+  const int each = 3 + (rule.momentum ? 1 : 0) + asked;
   double total = 0;
   for (int64_t l = 0; l < options.depth; ++l) {
-    const bool online = options.online_errors && l + 1 == options.depth;
+    const bool online = rule.online_errors && l + 1 == options.depth;
     const int products = each + (l > 0 ? 1 : 0) + (online ? asked : 0);
     const int64_t in = options.in(l), out = options.out(l);
     total += 2 * products * static_cast<double>(in * out);

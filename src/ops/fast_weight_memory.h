@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend/fast_weight_memory.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
@@ -19,28 +20,7 @@ struct FastWeightMemoryOptions {
   int64_t depth = 1;        // layers of the memory, 1 to 4, gelu (tanh form) between them
   int64_t hidden_dim = 0;   // between layers
   int64_t mini_batch = 16;  // tokens whose gradients are taken at the same weights; divides 16
-  // Tokens read the weights as they were at the last multiple of this many tokens of a sequence
-  // (of 16, at most 8 mini-batches); 0: as they are.
-  int64_t read_interval = 0;
-  bool bias = false;        // of the memory's layers
-  bool momentum = false;    // takes `eta`
-  bool forgetting = false;  // takes `alpha`
-  // What is forgotten gives way to what a fresh sequence starts from; else to zero, where a memory
-  // of two layers and more gets no gradient to learn from.
-  bool forget_to_start = false;
-  // The last layer's errors are those at the weights that the token before left (online gradient
-  // descent), as in the delta rule, and not at those of the mini-batch's start; for an input a of
-  // the layer they are divided by max(1, |a|^2) (normalised LMS), so that no step of theta up to
-  // 1 / loss_factor overshoots. The layers before learn by mini-batches all the same.
-  bool online_errors = false;
-  bool residual_norm = false;  // M(x) = x + LN(Z) instead of Z
-  float loss_factor = 2;       // the memory descends loss_factor / 2 |M(k) - v|^2
-  // Where |M(k) - v| is larger, the loss grows linearly (Huber), so that steps stay bounded; 0:
-  // nowhere. Not with residual_norm.
-  float error_limit = 0;
-  // Learning rate of the layers before the last, in theta.
-  float hidden_rate = 1;
-  float norm_epsilon = 1e-6f;  // of LN
+  MemoryRule rule;          // TitansRule or TttRule
 
   // Widths that a layer of the memory maps from and to.
   int64_t in(int64_t layer) const { return layer == 0 ? head_dim : hidden_dim; }
@@ -50,14 +30,15 @@ struct FastWeightMemoryOptions {
 struct FastWeightMemoryInputs {
   Tensor q, k, v;  // [rows, heads head_dim]
   Tensor theta;    // [rows, heads]: learning rate
-  Tensor eta;      // [rows, heads]: decay of the momentum
-  Tensor alpha;    // [rows, heads]: share of the weights that is forgotten
+  Tensor eta;      // [rows, heads]: decay of the momentum, if the rule has one
+  Tensor alpha;    // [rows, heads]: share of the weights that is forgotten, if the rule forgets
+  // With TttRule:
   // [mini_batch]: token i of a mini-batch reads the sum of its steps times
   // tau_i = max(0, 1 / (i + 1) + token_idx[i]), and so does the weights' update at its end;
   // undefined: tau = 1.
   Tensor token_idx;
-  Tensor norm_weight, norm_bias;  // [heads, head_dim], with residual_norm
-  // What a fresh sequence starts from, a tensor a layer: [heads, in, out], and with bias
+  Tensor norm_weight, norm_bias;  // [heads, head_dim]
+  // What a fresh sequence starts from, one tensor per layer: [heads, in, out], and with TttRule
   // [heads, out]. Layers map head_dim -> hidden_dim -> ... -> head_dim.
   std::vector<Tensor> weights, biases;
 };
@@ -76,10 +57,10 @@ double fast_weight_memory_cost(const FastWeightMemoryOptions& options);
 // respect to what it answered to the token's key, averaged over the heads.
 double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const float* row);
 
-// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with
-// read_interval those before t's interval. Mini-batches begin at
-// the multiples of mini_batch of a sequence. State and gates are f32. A token has the same bits
-// however the sequence is cut, for steps of any length. With a tape, segments must have no state.
+// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with a read_interval
+// those before t's interval. Mini-batches begin at the multiples of mini_batch of a sequence. State
+// and gates are f32. A token has the same bits however the sequence is cut, for steps of any
+// length. With a tape, segments must have no state.
 Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
                           const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                           JournalSlot slot);

@@ -1,10 +1,12 @@
-// Rows of the table of laws for fast-weight memories: TTT's, Titans', and what lies between.
+// Rows of the table of laws for fast-weight memories: the settings of TTT's and of Titans' rule
+// that layers use.
 #include "ops/fast_weight_memory.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 #include <string>
+#include <variant>
 
 #include "laws/fast_weight_memory_reference.h"
 #include "laws/operator_case.h"
@@ -15,34 +17,40 @@ namespace {
 struct Member {
   std::string name;
   FastWeightMemoryOptions options;
-  bool token_idx = false;
   double largest_theta = 0.03;
 };
+
+bool is_ttt(const Member& member) { return std::holds_alternative<TttRule>(member.options.rule); }
+
+TitansRule titans_rule(const Member& member) {
+  return is_ttt(member) ? TitansRule{} : std::get<TitansRule>(member.options.rule);
+}
 
 // Hands out the inputs of a case in order.
 template <typename Inputs, typename Value>
 void distribute(const Member& member, const std::vector<Value>& in, Inputs& to) {
-  const FastWeightMemoryOptions& o = member.options;
+  const TitansRule rule = titans_rule(member);
   size_t next = 0;
   to.q = in[next++];
   to.k = in[next++];
   to.v = in[next++];
   to.theta = in[next++];
-  if (o.momentum) to.eta = in[next++];
-  if (o.forgetting) to.alpha = in[next++];
-  if (member.token_idx) to.token_idx = in[next++];
-  if (o.residual_norm) {
+  if (rule.momentum) to.eta = in[next++];
+  if (rule.forgetting) to.alpha = in[next++];
+  if (is_ttt(member)) {
+    to.token_idx = in[next++];
     to.norm_weight = in[next++];
     to.norm_bias = in[next++];
   }
-  for (int64_t l = 0; l < o.depth; ++l) {
+  for (int64_t l = 0; l < member.options.depth; ++l) {
     to.weights.push_back(in[next++]);
-    if (o.bias) to.biases.push_back(in[next++]);
+    if (is_ttt(member)) to.biases.push_back(in[next++]);
   }
 }
 
 OperatorCase make_case(const Member& member) {
   const FastWeightMemoryOptions& o = member.options;
+  const TitansRule rule = titans_rule(member);
   const int64_t width = o.heads * o.head_dim;
   // Gradients of a mini-batch add up at the same weights: steps of size theta diverge where
   // 2 theta sum |k|^2 passes 2, so keys and rates are as small as layers make them.
@@ -53,10 +61,10 @@ OperatorCase make_case(const Member& member) {
                    {"k", width, {}, -k, k},
                    {"v", width, {}, -1, 1},
                    {"theta", o.heads, {}, 0.2 * member.largest_theta, member.largest_theta}};
-  if (o.momentum) result.inputs.push_back({"eta", o.heads, {}, 0, 0.9});
-  if (o.forgetting) result.inputs.push_back({"alpha", o.heads, {}, 0, 0.2});
-  if (member.token_idx) result.inputs.push_back({"token_idx", 0, {o.mini_batch}, -0.05, 0.2});
-  if (o.residual_norm) {
+  if (rule.momentum) result.inputs.push_back({"eta", o.heads, {}, 0, 0.9});
+  if (rule.forgetting) result.inputs.push_back({"alpha", o.heads, {}, 0, 0.2});
+  if (is_ttt(member)) {
+    result.inputs.push_back({"token_idx", 0, {o.mini_batch}, -0.05, 0.2});
     result.inputs.push_back({"norm_weight", 0, {o.heads, o.head_dim}, 0.5, 1.5});
     result.inputs.push_back({"norm_bias", 0, {o.heads, o.head_dim}, -0.5, 0.5});
   }
@@ -64,7 +72,7 @@ OperatorCase make_case(const Member& member) {
     const int64_t in = o.in(l), out = o.out(l);
     const double range = 1.5 / std::sqrt(static_cast<double>(in));
     result.inputs.push_back({fmt::format("W{}", l), 0, {o.heads, in, out}, -range, range});
-    if (o.bias) {
+    if (is_ttt(member)) {
       result.inputs.push_back({fmt::format("b{}", l), 0, {o.heads, out}, -0.3, 0.3});
     }
   }
@@ -88,38 +96,106 @@ OperatorCase make_case(const Member& member) {
 
 std::vector<OperatorCase> fast_weight_memory_cases() {
   const std::vector<Member> members = {
-      // {heads, head_dim, depth, hidden_dim, mini_batch, read_interval, bias, momentum, forgetting,
-      //  forget_to_start, online_errors, residual_norm, loss_factor, error_limit, hidden_rate},
-      // token_idx, largest theta
-      {"ttt_linear", {2, 8, 1, 0, 16, 0, true, false, false, false, false, true, 1}, true, 0.3},
-      {"ttt_mlp", {1, 8, 2, 19, 16, 0, true, false, false, false, false, true, 1}, true, 0.2},
-      {"linear", {2, 17, 1, 0, 16, 0, false, true, true, false, false, false, 2}},
-      {"titans", {1, 16, 2, 33, 16, 0, false, true, true, true, false, false, 2}},
-      {"to_zero", {1, 16, 2, 33, 16, 0, false, true, true, false, false, false, 2}},
-      {"no_momentum", {3, 5, 2, 12, 16, 0, false, false, true, true, false, false, 2}},
-      {"no_forgetting", {1, 12, 2, 7, 16, 0, true, true, false, false, false, false, 2}},
-      {"deep", {1, 6, 4, 9, 16, 0, false, true, true, true, false, false, 2}},
-      {"everything", {1, 8, 3, 10, 4, 0, true, true, true, true, false, true, 1}, true},
-      {"bias_to_zero", {1, 8, 3, 10, 4, 0, true, true, true, false, false, false, 1}, true},
-      {"single_tokens", {2, 6, 1, 0, 1, 0, false, true, true, true, false, false, 2}, false, 0.2},
-      {"online",
-       {1, 16, 2, 33, 16, 0, false, true, true, true, true, false, 2, 1.7f, 0.3f},
-       false,
-       0.2},
-      {"online_linear", {2, 9, 1, 0, 8, 0, true, true, true, false, true, true, 1}, true, 0.2},
-      {"online_deep",
-       {1, 7, 3, 9, 16, 0, true, false, true, true, true, false, 2, 0, 0.5f},
-       false,
-       0.1},
-      {"online_lagged", {1, 9, 2, 18, 16, 32, false, true, true, true, true, false, 2}},
+      {.name = "ttt_linear",
+       .options = {.heads = 2, .head_dim = 8, .rule = TttRule{}},
+       .largest_theta = 0.3},
+      {.name = "ttt_mlp",
+       .options = {.head_dim = 8, .depth = 2, .hidden_dim = 19, .rule = TttRule{}},
+       .largest_theta = 0.2},
+      {.name = "ttt_short",
+       .options = {.head_dim = 8, .depth = 2, .hidden_dim = 10, .mini_batch = 4, .rule = TttRule{}},
+       .largest_theta = 0.2},
+      {.name = "linear",
+       .options = {.heads = 2,
+                   .head_dim = 17,
+                   .rule = TitansRule{.momentum = true, .forgetting = true}}},
+      {.name = "titans",
+       .options = {.head_dim = 16,
+                   .depth = 2,
+                   .hidden_dim = 33,
+                   .rule = TitansRule{.momentum = true, .forgetting = true}}},
+      {.name = "to_start",
+       .options = {.head_dim = 16,
+                   .depth = 2,
+                   .hidden_dim = 33,
+                   .rule =
+                       TitansRule{.momentum = true, .forgetting = true, .forget_to_start = true}}},
+      {.name = "no_momentum",
+       .options = {.heads = 3,
+                   .head_dim = 5,
+                   .depth = 2,
+                   .hidden_dim = 12,
+                   .rule = TitansRule{.forgetting = true, .forget_to_start = true}}},
+      {.name = "no_forgetting",
+       .options =
+           {.head_dim = 12, .depth = 2, .hidden_dim = 7, .rule = TitansRule{.momentum = true}}},
+      {.name = "deep",
+       .options = {.head_dim = 6,
+                   .depth = 4,
+                   .hidden_dim = 9,
+                   .mini_batch = 4,
+                   .rule =
+                       TitansRule{.momentum = true, .forgetting = true, .forget_to_start = true}}},
+      {.name = "single_tokens",
+       .options = {.heads = 2,
+                   .head_dim = 6,
+                   .mini_batch = 1,
+                   .rule =
+                       TitansRule{.momentum = true, .forgetting = true, .forget_to_start = true}},
+       .largest_theta = 0.2},
+      {.name = "online",
+       .options = {.head_dim = 16,
+                   .depth = 2,
+                   .hidden_dim = 33,
+                   .rule = TitansRule{.momentum = true,
+                                      .forgetting = true,
+                                      .forget_to_start = true,
+                                      .online_errors = true,
+                                      .error_limit = 1.7f,
+                                      .hidden_rate = 0.3f}},
+       .largest_theta = 0.2},
+      {.name = "online_linear",
+       .options = {.heads = 2,
+                   .head_dim = 9,
+                   .mini_batch = 8,
+                   .rule = TitansRule{.momentum = true, .forgetting = true, .online_errors = true}},
+       .largest_theta = 0.2},
+      {.name = "online_deep",
+       .options = {.head_dim = 7,
+                   .depth = 3,
+                   .hidden_dim = 9,
+                   .rule = TitansRule{.forgetting = true,
+                                      .forget_to_start = true,
+                                      .online_errors = true,
+                                      .hidden_rate = 0.5f}},
+       .largest_theta = 0.1},
+      {.name = "online_lagged",
+       .options = {.head_dim = 9,
+                   .depth = 2,
+                   .hidden_dim = 18,
+                   .rule = TitansRule{.momentum = true,
+                                      .forgetting = true,
+                                      .forget_to_start = true,
+                                      .online_errors = true,
+                                      .read_interval = 32}}},
       // Errors are about sqrt(head_dim / 3) long: some are within the limit, some are not.
-      {"limited", {1, 9, 2, 14, 16, 0, false, true, true, false, false, false, 2, 1.7f}},
-      {"limited_single",
-       {2, 7, 1, 0, 1, 0, false, true, true, false, false, false, 2, 1.5f},
-       false,
-       0.2},
-      {"lagged", {1, 9, 2, 18, 16, 32, false, true, true, true, false, false, 2}},
-      {"lagged_bias", {1, 8, 2, 12, 8, 64, true, false, false, false, false, true, 1}, true, 0.2},
+      {.name = "limited",
+       .options = {.head_dim = 9,
+                   .depth = 2,
+                   .hidden_dim = 14,
+                   .rule = TitansRule{.momentum = true, .forgetting = true, .error_limit = 1.7f}}},
+      {.name = "limited_single",
+       .options = {.heads = 2,
+                   .head_dim = 7,
+                   .mini_batch = 1,
+                   .rule = TitansRule{.momentum = true, .forgetting = true, .error_limit = 1.5f}},
+       .largest_theta = 0.2},
+      {.name = "lagged",
+       .options = {.head_dim = 9,
+                   .depth = 2,
+                   .hidden_dim = 18,
+                   .mini_batch = 8,
+                   .rule = TitansRule{.momentum = true, .forgetting = true, .read_interval = 64}}},
   };
   std::vector<OperatorCase> cases;
   for (const Member& member : members) cases.push_back(make_case(member));

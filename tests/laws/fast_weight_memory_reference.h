@@ -1,8 +1,10 @@
 // Fast-weight memories token by token in float64: the weights themselves, updated by every token.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <variant>
 #include <vector>
 
 #include "ops/fast_weight_memory.h"
@@ -32,6 +34,11 @@ class MemoryReference {
   MemoryReference(const FastWeightMemoryOptions& options, const FastWeightMemoryValues& in,
                   int64_t head)
       : options_(options), width_(static_cast<size_t>(options.head_dim)) {
+    if (const auto* rule = std::get_if<TitansRule>(&options.rule)) {
+      titans_ = *rule;
+    } else {
+      ttt_ = true;
+    }
     const auto h = static_cast<size_t>(head);
     for (size_t l = 0; l < in.weights.size(); ++l) {
       const auto hidden = static_cast<size_t>(options.hidden_dim);
@@ -40,18 +47,18 @@ class MemoryReference {
       const auto from = in.weights[l].begin() + static_cast<int64_t>(h * size);
       layer.numbers.assign(from, from + static_cast<int64_t>(size));
       for (size_t o = 0; o < layer.out; ++o) {
-        layer.numbers.push_back(options.bias ? in.biases[l][h * layer.out + o] : 0);
+        layer.numbers.push_back(ttt_ ? in.biases[l][h * layer.out + o] : 0);
       }
       start_.push_back(layer);
     }
-    if (options.residual_norm) {
+    if (ttt_) {
       for (size_t c = 0; c < width_; ++c) {
         norm_weight_.push_back(in.norm_weight[h * width_ + c]);
         norm_bias_.push_back(in.norm_bias[h * width_ + c]);
       }
     }
     carried_ = start_;
-    target_ = options.forget_to_start ? start_ : zeros();
+    target_ = titans_.forget_to_start ? start_ : zeros();
     steps_ = zeros();
     carried_momentum_ = zeros();
     step_momentum_ = zeros();
@@ -75,29 +82,29 @@ class MemoryReference {
       start_ = carried_;
     }
     Network before = start_;
-    if (options_.online_errors && index % batch > 0) {
+    if (titans_.online_errors && index % batch > 0) {
       before.back() = sum(carried_, tau(index % batch - 1), steps_).back();
     }
     const Network gradient = loss_gradient(before, k, v);
     for (size_t l = 0; l < start_.size(); ++l) {
       for (size_t i = 0; i < start_[l].numbers.size(); ++i) {
-        const bool fixed = !options_.bias && i >= start_[l].in * start_[l].out;
+        const bool fixed = !ttt_ && i >= start_[l].in * start_[l].out;
         double& s = carried_momentum_[l].numbers[i];
         double& w = carried_[l].numbers[i];
-        s = (options_.momentum ? eta : 0) * s;
+        s = (titans_.momentum ? eta : 0) * s;
         w = (1 - alpha) * w + alpha * target_[l].numbers[i] + s;
         double& s_step = step_momentum_[l].numbers[i];
         double& w_step = steps_[l].numbers[i];
         s_step =
-            (options_.momentum ? eta : 0) * s_step - (fixed ? 0 : theta * gradient[l].numbers[i]);
+            (titans_.momentum ? eta : 0) * s_step - (fixed ? 0 : theta * gradient[l].numbers[i]);
         w_step = (1 - alpha) * w_step + s_step;
       }
     }
-    const auto interval = static_cast<size_t>(options_.read_interval);
+    const auto interval = static_cast<size_t>(titans_.read_interval);
     if (interval > 0 && index % interval == 0) anchor_ = start_;
     const Network weights = interval > 0 ? anchor_ : sum(carried_, tau(index % batch), steps_);
     Vector out = forward(weights, Vector(q, q + width_)).back();
-    if (options_.residual_norm) {
+    if (ttt_) {
       const Vector normed = normalize(out);
       for (size_t c = 0; c < width_; ++c) {
         out[c] = q[c] + norm_weight_[c] * normed[c] + norm_bias_[c];
@@ -148,7 +155,7 @@ class MemoryReference {
     double mean = 0, variance = 0;
     for (const double value : z) mean += value / n;
     for (const double value : z) variance += (value - mean) * (value - mean) / n;
-    return 1 / std::sqrt(variance + static_cast<double>(options_.norm_epsilon));
+    return 1 / std::sqrt(variance + static_cast<double>(TttRule{}.norm_epsilon));
   }
 
   Vector normalize(const Vector& z) const {
@@ -160,14 +167,14 @@ class MemoryReference {
     return result;
   }
 
-  // Of loss_factor / 2 |M(k) - v|^2 at weights `at`; what goes back through a layer passes through
-  // those of the mini-batch's start.
+  // Of |M(k) - v|^2, with TTT half of that, at weights `at`; what goes back through a layer passes
+  // through those of the mini-batch's start.
   Network loss_gradient(const Network& at, const double* k, const double* v) const {
     const Vector key(k, k + width_);
     const std::vector<Vector> z = forward(at, key);
-    const auto factor = static_cast<double>(options_.loss_factor);
+    const double factor = ttt_ ? 1 : 2;
     Vector e(width_);
-    if (options_.residual_norm) {
+    if (ttt_) {
       const Vector normed = normalize(z.back());
       const double inverse = inverse_deviation(z.back());
       const auto n = static_cast<double>(width_);
@@ -185,12 +192,12 @@ class MemoryReference {
         e[c] = factor * (z.back()[c] - v[c]);
         square += (z.back()[c] - v[c]) * (z.back()[c] - v[c]);
       }
-      const auto limit = static_cast<double>(options_.error_limit);
+      const auto limit = static_cast<double>(titans_.error_limit);
       if (limit > 0 && std::sqrt(square) > limit) {
         for (double& value : e) value *= limit / std::sqrt(square);
       }
     }
-    if (options_.online_errors) {
+    if (titans_.online_errors) {
       double square = 0;
       for (size_t i = 0; i < start_.back().in; ++i) {
         const double a = z.size() == 1 ? key[i] : gelu(z[z.size() - 2][i]);
@@ -212,7 +219,7 @@ class MemoryReference {
       for (size_t i = 0; i < layer.in; ++i) {
         for (size_t o = 0; o < layer.out; ++o) below[i] += layer.at(i, o) * e[o];
         below[i] *= gelu_slope(z[l - 1][i]);
-        if (l + 1 == start_.size()) below[i] *= static_cast<double>(options_.hidden_rate);
+        if (l + 1 == start_.size()) below[i] *= static_cast<double>(titans_.hidden_rate);
       }
       e = std::move(below);
     }
@@ -223,6 +230,8 @@ class MemoryReference {
   static constexpr double kA = 0.044715;
 
   FastWeightMemoryOptions options_;
+  TitansRule titans_;
+  bool ttt_ = false;
   size_t width_;
   Network target_, start_, anchor_, carried_, steps_, carried_momentum_, step_momentum_;
   Vector norm_weight_, norm_bias_;
@@ -239,10 +248,9 @@ inline std::vector<double> fast_weight_memory_reference(const FastWeightMemoryOp
     MemoryReference memory(options, in, static_cast<int64_t>(h));
     for (size_t t = 0; t < tokens; ++t) {
       const size_t gate = t * heads + h, at = gate * width;
-      const std::vector<double> o =
-          memory.token(t, in.q.data() + at, in.k.data() + at, in.v.data() + at, in.theta[gate],
-                       options.momentum ? in.eta[gate] : 0, options.forgetting ? in.alpha[gate] : 0,
-                       in.token_idx);
+      const std::vector<double> o = memory.token(
+          t, in.q.data() + at, in.k.data() + at, in.v.data() + at, in.theta[gate],
+          in.eta.empty() ? 0 : in.eta[gate], in.alpha.empty() ? 0 : in.alpha[gate], in.token_idx);
       std::copy(o.begin(), o.end(), out.begin() + static_cast<int64_t>(at));
     }
   }

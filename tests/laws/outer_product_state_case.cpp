@@ -10,7 +10,7 @@ namespace {
 struct Member {
   std::string name;
   OuterProductStateOptions options;
-  bool log_decay, beta, skip;
+  bool log_decay = true, beta = true, skip = false;
   double lowest_log_decay = -0.5, largest_beta = 1;
 };
 
@@ -58,15 +58,38 @@ OperatorCase make_case(const Member& member) {
 
 std::vector<OperatorCase> outer_product_state_cases() {
   const std::vector<Member> members = {
-      // {value_heads, key_heads, key_dim, value_dim, query_scale, delta_rule}, log_decay, beta,
-      // skip
-      {"mamba2", {4, 1, 16, 32, 1, false}, true, true, true},
-      {"odd_groups", {6, 2, 12, 17, 0.5f, false}, true, true, true},
-      {"retnet", {2, 2, 16, 32, 0.25f, false}, true, false, false, -0.1},
-      {"strong_decay", {2, 1, 8, 16, 1, false}, true, true, false, -100},
-      {"gated_delta", {2, 2, 16, 32, 0.25f, true}, true, true, false},
-      {"gated_delta_grouped", {4, 2, 19, 21, 1, true}, true, true, true, -0.1, 2},
-      {"delta", {2, 2, 16, 64, 1, true}, false, true, false},
+      {.name = "mamba2",
+       .options = {.value_heads = 4, .key_heads = 1, .key_dim = 16, .value_dim = 32},
+       .skip = true},
+      {.name = "odd_groups",
+       .options =
+           {.value_heads = 6, .key_heads = 2, .key_dim = 12, .value_dim = 17, .query_scale = 0.5f},
+       .skip = true},
+      {.name = "retnet",
+       .options =
+           {.value_heads = 2, .key_heads = 2, .key_dim = 16, .value_dim = 32, .query_scale = 0.25f},
+       .beta = false,
+       .lowest_log_decay = -0.1},
+      {.name = "strong_decay",
+       .options = {.value_heads = 2, .key_heads = 1, .key_dim = 8, .value_dim = 16},
+       .lowest_log_decay = -100},
+      {.name = "gated_delta",
+       .options = {.value_heads = 2,
+                   .key_heads = 2,
+                   .key_dim = 16,
+                   .value_dim = 32,
+                   .query_scale = 0.25f,
+                   .delta_rule = true}},
+      {.name = "gated_delta_grouped",
+       .options =
+           {.value_heads = 4, .key_heads = 2, .key_dim = 19, .value_dim = 21, .delta_rule = true},
+       .skip = true,
+       .lowest_log_decay = -0.1,
+       .largest_beta = 2},
+      {.name = "delta",
+       .options =
+           {.value_heads = 2, .key_heads = 2, .key_dim = 16, .value_dim = 64, .delta_rule = true},
+       .log_decay = false},
   };
   std::vector<OperatorCase> cases;
   for (const Member& member : members) cases.push_back(make_case(member));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <variant>
 #include <vector>
 
 #include "base/error.h"
@@ -52,7 +53,7 @@ Problem linear_memory(int64_t mini_batch, bool forgetting) {
   problem.options.heads = kHeads;
   problem.options.head_dim = kDim;
   problem.options.mini_batch = mini_batch;
-  problem.options.forgetting = forgetting;
+  problem.options.rule = TitansRule{.forgetting = forgetting};
   return problem;
 }
 
@@ -70,9 +71,9 @@ std::vector<double> delta_rule(const Problem& problem) {
   values.k = doubles(problem.inputs.k);
   values.v = doubles(problem.inputs.v);
   values.beta = doubles(problem.inputs.theta);
+  const Tensor& alphas = problem.inputs.alpha;
   for (size_t i = 0; i < values.beta.size(); ++i) {
-    const double alpha =
-        problem.options.forgetting ? static_cast<double>(problem.inputs.alpha.values()[i]) : 0.0;
+    const double alpha = alphas.defined() ? static_cast<double>(alphas.values()[i]) : 0.0;
     values.log_decay.push_back(std::log(1 - alpha));
     values.beta[i] *= 2 / (1 - alpha);
     for (size_t c = 0; c < kDim; ++c) values.v[i * kDim + c] *= 1 - alpha;
@@ -110,7 +111,7 @@ TEST(FastWeightMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
     for (const int64_t mini_batch : {1, 4, 16}) {
       SCOPED_TRACE(mini_batch);
       Problem problem = linear_memory(mini_batch, forgetting);
-      problem.options.online_errors = true;
+      std::get<TitansRule>(problem.options.rule).online_errors = true;
       expect_close(
           fast_weight_memory({}, problem.inputs, problem.options, one_sequence(kTokens), {0, 0}),
           delta_rule(problem));
@@ -122,7 +123,7 @@ TEST(FastWeightMemory, IsTheSameRuleInAnyMiniBatchWithOnlineErrors) {
 // overshoot 16 times over, and so would those of an input three long if they were not normalised.
 TEST(FastWeightMemory, OnlineErrorsDoNotOvershoot) {
   Problem problem = linear_memory(16, false);
-  problem.options.online_errors = true;
+  std::get<TitansRule>(problem.options.rule).online_errors = true;
   for (const float length : {1.0f, 3.0f}) {
     SCOPED_TRACE(length);
     for (Tensor* tensor : {&problem.inputs.k, &problem.inputs.q}) {
@@ -198,8 +199,14 @@ TEST(FastWeightMemory, RefusesWhatDoesNotFit) {
   problem.options.depth = 2;
   EXPECT_THROW(run(problem), Error);  // no width between the layers
   problem = linear_memory(16, false);
-  problem.options.residual_norm = true;
+  problem.options.rule = TttRule{};
   EXPECT_THROW(run(problem), Error);  // no norm
+  problem = linear_memory(16, false);
+  problem.inputs.token_idx = Tensor::zeros({16});
+  EXPECT_THROW(run(problem), Error);  // Titans' rule has no weights of places
+  problem = linear_memory(16, false);
+  std::get<TitansRule>(problem.options.rule).read_interval = 24;
+  EXPECT_THROW(run(problem), Error);
 }
 
 TEST(FastWeightMemory, SaysHowLargeItIs) {
@@ -208,11 +215,16 @@ TEST(FastWeightMemory, SaysHowLargeItIs) {
   options.head_dim = 10;
   options.depth = 3;
   options.hidden_dim = 20;
-  options.bias = options.momentum = true;
-  // Weights and biases of layers 10 -> 20 -> 20 -> 10, twice.
-  const int64_t size = 3 * 2 * (10 * 20 + 20 + 20 * 20 + 20 + 20 * 10 + 10);
-  EXPECT_EQ(fast_weight_memory_size(options), size);
-  EXPECT_EQ(fast_weight_memory_journal(options).anchor_size, size);
+  // Layers 10 -> 20 -> 20 -> 10: weights and momentum, or weights and biases.
+  const int64_t weights = 10 * 20 + 20 * 20 + 20 * 10;
+  const auto expect_size = [&](const MemoryRule& rule, int64_t size) {
+    options.rule = rule;
+    EXPECT_EQ(fast_weight_memory_size(options), size);
+    EXPECT_EQ(fast_weight_memory_journal(options).anchor_size, size);
+  };
+  expect_size(TitansRule{.momentum = true}, 3 * 2 * weights);
+  expect_size(TitansRule{.forgetting = true}, 3 * weights);
+  expect_size(TttRule{}, 3 * (weights + 20 + 20 + 10));
 }
 
 }  // namespace

@@ -5,125 +5,134 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 // After foreach_target: included once for each instruction set.
 #include "backend/cpu/fast_weight_memory-inl.h"
+#include "backend/cpu/fast_weight_memory_fold-inl.h"
+#include "backend/cpu/fast_weight_memory_learn-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
-// o of tokens first ... first + n - 1, which are rows row ... of the batch. state: the weights at
-// the start of the mini-batch, or with `lagged` those that are read.
-inline void ReadTokens(const MemoryProblem& problem, int64_t head, const float* state, int64_t row,
-                       int64_t first, int64_t n, const MemoryTokens& tokens,
-                       const MemoryGates& gates, MemoryReads& reads, float* x, const Matrix& out) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t width = shape.head_dim, column = head * width;
-  for (int64_t t = 0; t < n; ++t) CopyRow(problem.q.row(row + t) + column, width, x + t * width);
+// What a task works in.
+struct ForwardWork {
+  ForwardWork(const MemoryShape& shape, Scratch& scratch)
+      : tokens(shape, scratch),
+        learn(shape, false, scratch),
+        read(shape, scratch),
+        reading(shape.widest(), scratch),
+        fold(shape, scratch),
+        x(scratch.take(kTokens * shape.widest())) {}
+
+  MiniBatch tokens;
+  LearnWork learn;
+  ReadWork read;
+  LayerReading reading;
+  FoldWork fold;
+  float* x;  // inputs of the layer that is read
+};
+
+// o of a range of tokens. state: the weights at the start of the mini-batch, or with a
+// read_interval those that are read.
+void ReadTokens(const MemoryHead& head, const float* state, const TokenRange& range,
+                ForwardWork& work, const Matrix& out) {
+  const MemoryShape& shape = head.shape;
+  const int64_t width = shape.head_dim, n = range.n;
+  float *x = work.x, *h = work.read.h;
+  for (int64_t t = 0; t < n; ++t) CopyRow(head.query(range.row + t), width, x + t * width);
   for (int64_t l = 0; l < shape.depth; ++l) {
-    if (problem.lagged) {
-      ReadWeights(shape, state, l, n, x, reads.h);
+    if (head.lagged()) {
+      ReadWeights(shape, state, l, n, x, h);
     } else {
-      ReadLayer(problem, head, state, l, first, n, tokens, gates, x, reads);
+      ReadLayer(head, state, work.tokens, {l, range.first + 1, n, x}, work.read, work.reading);
     }
-    if (l + 1 < shape.depth) GeluRows(n * shape.out(l), reads.h, x, nullptr, nullptr);
+    if (l + 1 < shape.depth) GeluRows(n * shape.out(l), h, x, nullptr, nullptr);
   }
   for (int64_t t = 0; t < n; ++t) {
-    float* HWY_RESTRICT o = out.row(row + t) + column;
-    const float* h = reads.h + t * width;
-    if (!problem.residual_norm) {
-      CopyRow(h, width, o);
+    float* HWY_RESTRICT o = out.row(range.row + t) + head.column();
+    if (head.ttt == nullptr) {
+      CopyRow(h + t * width, width, o);
       continue;
     }
-    const float* q = problem.q.row(row + t) + column;
-    const float* w = problem.norm_weight + column;
-    const float* b = problem.norm_bias + column;
-    Normalize(width, problem.norm_epsilon, h, x);
+    const float* q = head.query(range.row + t);
+    const float *w = head.norm_weight(), *b = head.norm_bias();
+    Normalize(width, head.ttt->norm_epsilon, h + t * width, x);
     for (int64_t c = 0; c < width; ++c) o[c] = q[c] + w[c] * x[c] + b[c];
   }
 }
 
-void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t head,
-                 const Matrix& out, float* saved) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
-  const int64_t batch = problem.mini_batch;
-  Scratch scratch;
-  float* own = scratch.take(size);
-  float* copy = scratch.take(problem.lagged ? size : 0);
-  float* w_rows = scratch.take(kTokens * widest);
-  float* s_rows = scratch.take(kTokens * widest);
-  float* x = scratch.take(kTokens * widest);
-  MemoryTokens tokens(shape, scratch);
-  MemoryReads reads(shape, scratch);
-  MemoryGates gates;
-
-  const float* state = (run.anchor != nullptr ? run.anchor : problem.initial) + head * size;
-  const float* anchor_state = state;  // of the last anchor
-  const auto before = static_cast<int64_t>(run.path.size());
-  int64_t held = 0;  // tokens of the open mini-batch
-  for (const float* row : run.path) {
-    LoadToken(shape, row + head * shape.row_size(), held++, tokens, gates);
-    if (held < batch) continue;
-    SumGates(shape, problem.tau, held, gates);
-    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, own);
-    state = own;
+// Steps through rows of earlier tokens from `state`. Returns the state at the start of the
+// mini-batch that is open in the end, `to` or where it began, and in `held` its tokens.
+const float* Replay(const MemoryHead& head, const float* state, std::span<const float* const> rows,
+                    ForwardWork& work, float* to, int64_t& held) {
+  held = 0;
+  for (const float* row : rows) {
+    LoadToken(head.shape, row + head.index * head.shape.row_size(), held++, work.tokens);
+    if (held < head.problem.mini_batch) continue;
+    SumGates(head, held, work.tokens.gates);
+    Fold(head, state, work.tokens, held, work.fold, to);
+    state = to;
     held = 0;
   }
+  return state;
+}
+
+void ForwardTask(const MemoryProblem& problem, const MemoryRun& run, int64_t index,
+                 const Matrix& out, float* saved) {
+  const MemoryHead head(problem, index);
+  const MemoryShape& shape = problem.shape;
+  const int64_t size = shape.state_size(), batch = problem.mini_batch;
+  Scratch scratch;
+  float* own = scratch.take(size);
+  float* copy = scratch.take(head.lagged() ? size : 0);
+  ForwardWork work(shape, scratch);
+
+  const float* anchor = head.state(run.anchor);  // the last one: what is read if that lags
+  int64_t held = 0;                              // tokens of the open mini-batch
+  const float* state = Replay(head, anchor, run.path, work, own, held);
+  const auto before = static_cast<int64_t>(run.path.size());
   const int64_t last_anchor = (before + run.length) / problem.interval * problem.interval;
   const int64_t first_kept = run.length - static_cast<int64_t>(run.rows.size());
   for (int64_t done = 0; done < run.length;) {
     const int64_t n = std::min(batch - held, run.length - done);
-    const int64_t row = run.first_row + done;
-    ReadGates(problem, head, row, n, held, gates);
-    SumGates(shape, problem.tau, held + n, gates);
-    LearnTokens(problem, head, state, row, held, n, gates, tokens, reads);
-    ReadTokens(problem, head, problem.lagged ? anchor_state : state, row, held, n, tokens, gates,
-               reads, x, out);
+    const TokenRange range{run.first_row + done, held, n};
+    ReadGates(head, range, work.tokens.gates);
+    LearnTokens(head, state, range, work.tokens, work.learn, work.read, work.reading);
+    ReadTokens(head, head.lagged() ? anchor : state, range, work, out);
     for (int64_t t = std::max<int64_t>(0, first_kept - done); t < n; ++t) {
       float* to = run.rows[static_cast<size_t>(done + t - first_kept)];
-      StoreToken(shape, tokens, gates, held + t, to + head * shape.row_size());
+      StoreToken(shape, work.tokens, held + t, to + index * shape.row_size());
     }
     held += n;
     done += n;
     const bool more = done < run.length;
     const bool final = run.final != nullptr && before + done == last_anchor;
     if (held < batch || !(more || final)) continue;
-    float* to = final ? run.final + head * size : own;
-    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, to);
+    float* to = final ? run.final + index * size : own;
+    Fold(head, state, work.tokens, held, work.fold, to);
     state = to;
     held = 0;
-    if (problem.lagged && (before + done) % problem.interval == 0) {
+    if (head.lagged() && (before + done) % problem.interval == 0) {
       CopyRow(state, size, copy);
-      anchor_state = copy;
+      anchor = copy;
     }
     const int64_t mini_batches = done / batch;
     if (saved != nullptr && more && mini_batches % kMemoryGroup == 0) {
-      const int64_t index = run.first_saved + mini_batches / kMemoryGroup - 1;
-      CopyRow(state, size, saved + (index * problem.heads + head) * size);
+      const int64_t place = run.first_saved + mini_batches / kMemoryGroup - 1;
+      CopyRow(state, size, saved + (place * problem.heads + index) * size);
     }
   }
 }
 
-void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t head) {
-  const MemoryShape& shape = problem.shape;
-  const int64_t size = shape.state_size(), widest = std::max(shape.head_dim, shape.hidden_dim);
+void FoldTask(const MemoryProblem& problem, const MemoryFold& fold, int64_t index) {
+  const MemoryHead head(problem, index);
   Scratch scratch;
-  float* w_rows = scratch.take(kTokens * widest);
-  float* s_rows = scratch.take(kTokens * widest);
-  MemoryTokens tokens(shape, scratch);
-  MemoryGates gates;
-  const float* state = (fold.anchor != nullptr ? fold.anchor : problem.initial) + head * size;
-  float* to = fold.to + head * size;
+  ForwardWork work(problem.shape, scratch);
   int64_t held = 0;
-  for (const float* row : fold.rows) {
-    LoadToken(shape, row + head * shape.row_size(), held++, tokens, gates);
-    if (held < problem.mini_batch) continue;
-    SumGates(shape, problem.tau, held, gates);
-    Fold(problem, head, state, tokens, gates, held, w_rows, s_rows, to);
-    state = to;
-    held = 0;
-  }
+  Replay(head, head.state(fold.anchor), fold.rows, work,
+         fold.to + index * problem.shape.state_size(), held);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();
