@@ -265,6 +265,27 @@ TEST(Config, WritesWhatItReads) {
   }
 }
 
+// A published name stands for the published rule; a variant has to be asked for.
+TEST(Config, TitansLearnsByThePublishedRuleUnlessToldOtherwise) {
+  const auto settings = [](const std::string& keys) {
+    const ModelConfig config = model_config(
+        R"("pattern": "m", "blocks": {"m": {"mixer": {"type": "titans_mag", "heads": 2)" + keys +
+        "}}}");
+    const nlohmann::json mixer = write_pronghorn_config(config)["blocks"]["m"]["mixer"];
+    nlohmann::json chosen;
+    for (const char* key : {"rule", "online_errors", "average_momentum", "forget_to",
+                            "hidden_learning_rate", "error_limit", "answer_bias"}) {
+      chosen.push_back(mixer.at(key));
+    }
+    return chosen.dump();
+  };
+  EXPECT_EQ(settings(""), R"(["published",false,false,"zero",1.0,0.0,false])");
+  EXPECT_EQ(settings(R"(, "rule": "online")"), R"(["online",true,true,"start",0.001,2.0,true])");
+  EXPECT_EQ(settings(R"(, "rule": "online", "forget_to": "zero")"),
+            R"(["online",true,true,"zero",0.001,2.0,true])");
+  EXPECT_THAT(error_of([&] { settings(R"(, "rule": "own")"); }), HasSubstr("rule"));
+}
+
 TEST(Config, DifferentModelsHaveDifferentFingerprints) {
   std::set<uint64_t> seen;
   for (const auto& [name, body] : model_configs()) {
