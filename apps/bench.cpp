@@ -93,6 +93,7 @@ void bench_drafts(const BenchCommand& options) {
   bench.batch = options.bench.batch;
   bench.repeat = options.bench.repeat;
   bench.precision = options.bench.precision;
+  bench.cache_type = options.bench.cache_type;
   const std::vector<std::vector<int32_t>> prompts = draft_prompts(options, *tokenizer);
   const auto rows = lab::bench_drafters(*model, *tokenizer, prompts, options.drafts, bench);
   if (options.json) {
@@ -190,6 +191,7 @@ void run(const BenchCommand& options) {
                        {"peak_rss_bytes", peak_bytes},
                        {"threads", thread_count()},
                        {"precision", bf16 ? "bf16" : "f32"},
+                       {"cache_type", std::string(dtype_name(options.bench.cache_type))},
                        {"backend", backend().description()},
                        {"machine", to_json(machine)}});
   }
@@ -243,6 +245,7 @@ void add_bench(CLI::App& app) {
   add_speculation_options(*command, options->draft.speculation);
   command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");
   add_precision_option(*command, options->bench.precision);
+  add_cache_type_option(*command, options->bench.cache_type);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -104,6 +104,20 @@ void add_precision_option(CLI::App& command, Precision& precision) {
       ->option_text("f32|bf16");
 }
 
+void add_cache_type_option(CLI::App& command, DType& cache_type) {
+  command
+      .add_option_function<std::string>(
+          "--cache-type",
+          [&cache_type](const std::string& name) {
+            for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+              if (name == dtype_name(type)) cache_type = type;
+            }
+          },
+          "how attention keeps keys and values: f32 (default), or bf16 or f16 in half the memory")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+      ->option_text("f32|bf16|f16");
+}
+
 TrainBudget BudgetOptions::budget() const {
   const int given = (steps > 0) + (tokens > 0) + !time.empty();
   if (given != 1) {

@@ -54,6 +54,9 @@ void add_task_options(CLI::App& command, TaskOptions& task);
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);
 
+// --cache-type f32|bf16|f16, f32 unless it is given.
+void add_cache_type_option(CLI::App& command, DType& cache_type);
+
 // --draft-tokens, --draft-tree and --draft-block: how a drafter is used.
 void add_speculation_options(CLI::App& command, SpeculationOptions& options);
 

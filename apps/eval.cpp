@@ -18,6 +18,7 @@ struct EvalOptions : Common {
   int64_t window = 0, examples = 256, stream = 0;
   TaskOptions task;
   Precision precision = Precision::f32;
+  DType cache_type = DType::f32;
 };
 
 void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
@@ -26,8 +27,9 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
   Progress progress("eval", 0, "tokens");
   for_each_document(options.data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = tokenizer->encode(text);
-    TextScore part = evaluate_tokens(model, options.precision, tokens, window,
-                                     [&](double done) { progress.update(done); });
+    TextScore part = evaluate_tokens(
+        model, options.precision, tokens, window, [&](double done) { progress.update(done); },
+        options.cache_type);
     part.bytes = static_cast<double>(text.size());
     score += part;
   });
@@ -58,9 +60,9 @@ void eval_stream(const EvalOptions& options, const Model& model) {
   tokens.resize(static_cast<size_t>(options.stream) + 1);
   constexpr int64_t kParts = 32;
   Progress progress("stream", static_cast<double>(options.stream), "tokens");
-  const std::vector<StreamPart> parts =
-      evaluate_stream(model, options.precision, tokens, (options.stream + kParts - 1) / kParts,
-                      [&](double done) { progress.update(done); });
+  const std::vector<StreamPart> parts = evaluate_stream(
+      model, options.precision, tokens, (options.stream + kParts - 1) / kParts,
+      [&](double done) { progress.update(done); }, options.cache_type);
   progress.finish();
   nlohmann::json json = nlohmann::json::array();
   lab::Table table({{"tokens"}, {"loss"}, {"tokens/s"}, {"state"}, {"memory"}});
@@ -147,6 +149,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--examples", options->examples, "examples of the task")
       ->check(positive_integer());
   add_precision_option(*command, options->precision);
+  add_cache_type_option(*command, options->cache_type);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -17,6 +17,7 @@ struct GenerateCommand : Common {
   std::string prompt, draft;
   SpeculationOptions speculation;
   bool stats = false;
+  DType cache_type = DType::f32;
   GenerateOptions generate;
 };
 
@@ -87,7 +88,8 @@ void run(const GenerateCommand& options) {
           "its tokenizer has {} tokens and its model {}", tokenizer->vocab_size(),
           model->config().vocab_size);
   const bool resumes = !options.session.empty() && std::filesystem::exists(options.session);
-  Session session = resumes ? Session::load(options.session, *model) : Session(*model);
+  Session session = resumes ? Session::load(options.session, *model, options.cache_type)
+                            : Session(*model, options.cache_type);
   std::string prompt = options.prompt;
   if (!options.prompt_file.empty()) prompt = read_file(options.prompt_file);
   const std::vector<int32_t> tokens = tokenizer->encode(prompt, !resumes);
@@ -181,6 +183,7 @@ void add_generate(CLI::App& app) {
                       "several with commas between");
   add_speculation_options(*command, options->speculation);
   add_precision_option(*command, options->generate.precision);
+  add_cache_type_option(*command, options->cache_type);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -17,6 +17,7 @@ namespace {
 
 struct InspectOptions : Common {
   std::filesystem::path model, text, html;
+  DType cache_type = DType::f32;
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
 };
 
@@ -162,18 +163,19 @@ void inspect(const InspectOptions& options) {
   for (const int64_t context : options.contexts) {
     const TokenCost cost = model.cost(static_cast<double>(context));
     const double forward = cost.matmul + cost.sequence;
-    const int64_t state = model.predicted_state_bytes(context);
+    const int64_t state = model.predicted_state_bytes(context, options.cache_type);
     // Decoding reads every weight once (the embedding table only as the head) and the state.
     const double read = static_cast<double>(parameters * 4 + state);
     contexts.add_row({lab::format_context(context), format_count(forward),
                       format_count(3 * forward), format_bytes(static_cast<double>(state)),
                       format_bytes(read)});
-    json["contexts"].push_back({{"context", context},
-                                {"forward_flops_per_token", forward},
-                                {"training_flops_per_token", 3 * forward},
-                                {"state_bytes", state},
-                                {"bytes_read_per_token", read},
-                                {"spans", to_json(model.span_costs(double(context)), nullptr)}});
+    json["contexts"].push_back(
+        {{"context", context},
+         {"forward_flops_per_token", forward},
+         {"training_flops_per_token", 3 * forward},
+         {"state_bytes", state},
+         {"bytes_read_per_token", read},
+         {"spans", to_json(model.span_costs(double(context), {}, options.cache_type), nullptr)}});
   }
   if (options.json) return print_json(json);
 
@@ -197,7 +199,8 @@ void inspect(const InspectOptions& options) {
   if (config.span_count() == 0) return;
   for (const int64_t context : options.contexts) {
     fmt::print("\nat {}, with the configured share kept\n", lab::format_context(context));
-    print_table(span_table(model.span_costs(static_cast<double>(context)), nullptr));
+    print_table(span_table(model.span_costs(static_cast<double>(context), {}, options.cache_type),
+                           nullptr));
   }
 }
 
@@ -216,6 +219,7 @@ void add_inspect(CLI::App& app) {
       "--text", options->text,
       "read this file and show how deep into a subsampled model each token went, or "
       "how surprised a model with a memory that learns was by it");
+  add_cache_type_option(*command, options->cache_type);
   command->add_option("--html", options->html, "with --text: write the same as a page");
   add_common_options(*command, *options);
   command->callback([options] { inspect(*options); });

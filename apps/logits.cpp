@@ -14,6 +14,7 @@ struct LogitsOptions : Common {
   std::filesystem::path model, out;
   std::string tokens;
   Precision precision = Precision::f32;
+  DType cache_type = DType::f32;
 };
 
 std::vector<int32_t> parse_tokens(const std::string& text) {
@@ -43,7 +44,7 @@ void run(const LogitsOptions& options) {
   const std::unique_ptr<Model> model = Model::load(options.model);
   Context context;
   context.precision = options.precision;
-  SequenceState state = model->new_state();
+  SequenceState state = model->new_state(options.cache_type);
   const Tensor hidden = model->forward(context, continue_sequence(state, tokens));
   const Tensor logits = model->logits(context, hidden);
   write_npy(options.out, logits.values(), logits.shape().to_vector());
@@ -66,6 +67,7 @@ void add_logits(CLI::App& app) {
   command->add_option("--out", options->out, "NumPy file: float32 [tokens, vocab_size]")
       ->required();
   add_precision_option(*command, options->precision);
+  add_cache_type_option(*command, options->cache_type);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -18,6 +18,10 @@ namespace pronghorn {
 // How the matrix products of a call round their operands; they always add up in f32.
 enum class Rounding { f32, bf16 };
 
+// How attention keeps the keys and values of a text: rounded to bf16 or f16 they take half the
+// memory.
+enum class CacheType { f32, bf16, f16 };
+
 // How to continue a text.
 struct ContinueOptions {
   int64_t max_tokens = 128;
@@ -75,7 +79,7 @@ class LanguageModel {
   // The complete configuration, every default spelled out, as JSON.
   std::string config_json() const;
   // Predicted bytes of the state of one sequence after `tokens` tokens.
-  int64_t state_bytes(int64_t tokens) const;
+  int64_t state_bytes(int64_t tokens, CacheType cache = CacheType::f32) const;
 
   // Ids of a text. special: add the tokens that the model expects around a text and read the text
   // of special tokens as those. Throws for what the tokenizer cannot represent.
@@ -84,9 +88,10 @@ class LanguageModel {
   std::string detokenize(std::span<const int32_t> ids) const;
 
   // A session without any text.
-  TextSession start() const;
-  // A session from TextSession::save(). Throws if the file is damaged or of another model.
-  TextSession resume(const std::filesystem::path& file) const;
+  TextSession start(CacheType cache = CacheType::f32) const;
+  // A session from TextSession::save(). Throws if the file is damaged, or of another model or cache
+  // type.
+  TextSession resume(const std::filesystem::path& file, CacheType cache = CacheType::f32) const;
 
   // Continues `prompt` in a session of its own: start().generate(...).
   Continuation generate(std::string_view prompt, const ContinueOptions& options = {},

@@ -71,8 +71,8 @@ std::string LanguageModel::config_json() const {
   return write_pronghorn_config(parts_->model->config()).dump(2);
 }
 
-int64_t LanguageModel::state_bytes(int64_t tokens) const {
-  return parts_->model->predicted_state_bytes(tokens);
+int64_t LanguageModel::state_bytes(int64_t tokens, CacheType cache) const {
+  return parts_->model->predicted_state_bytes(tokens, dtype_of(cache));
 }
 
 std::vector<int32_t> LanguageModel::tokenize(std::string_view text, bool special) const {
@@ -83,14 +83,14 @@ std::string LanguageModel::detokenize(std::span<const int32_t> ids) const {
   return parts_->tokenizer->decode(ids);
 }
 
-TextSession LanguageModel::start() const {
-  return TextSession(
-      std::make_unique<TextSession::Parts>(TextSession::Parts{parts_, Session(*parts_->model)}));
+TextSession LanguageModel::start(CacheType cache) const {
+  return TextSession(std::make_unique<TextSession::Parts>(
+      TextSession::Parts{parts_, Session(*parts_->model, dtype_of(cache))}));
 }
 
-TextSession LanguageModel::resume(const std::filesystem::path& file) const {
+TextSession LanguageModel::resume(const std::filesystem::path& file, CacheType cache) const {
   return TextSession(std::make_unique<TextSession::Parts>(
-      TextSession::Parts{parts_, Session::load(file, *parts_->model)}));
+      TextSession::Parts{parts_, Session::load(file, *parts_->model, dtype_of(cache))}));
 }
 
 Continuation LanguageModel::generate(std::string_view prompt, const ContinueOptions& options,

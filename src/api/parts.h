@@ -27,4 +27,16 @@ inline Precision precision_of(Rounding rounding) {
   return rounding == Rounding::bf16 ? Precision::bf16 : Precision::f32;
 }
 
+inline DType dtype_of(CacheType cache) {
+  switch (cache) {
+    case CacheType::bf16:
+      return DType::bf16;
+    case CacheType::f16:
+      return DType::f16;
+    case CacheType::f32:
+      break;
+  }
+  return DType::f32;
+}
+
 }  // namespace pronghorn

@@ -15,7 +15,7 @@ constexpr uint64_t kMagic = 0x3130534e4f525000;  // "\0PRONS01"
 
 }  // namespace
 
-Session::Session(const Model& model) : state_(model.new_state()) {}
+Session::Session(const Model& model, DType cache_type) : state_(model.new_state(cache_type)) {}
 
 void Session::append(std::span<const int32_t> tokens) {
   pending_.insert(pending_.end(), tokens.begin(), tokens.end());
@@ -59,12 +59,12 @@ void Session::save(const std::filesystem::path& path) const {
   write_file(path, out);
 }
 
-Session Session::load(const std::filesystem::path& path, const Model& model) {
+Session Session::load(const std::filesystem::path& path, const Model& model, DType cache_type) {
   const MappedFile file(path);
   const std::string where = path.string();
   std::span<const std::byte> in = file.bytes();
   require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
-  Session session(model);
+  Session session(model, cache_type);
   for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
     const auto count = take<uint64_t>(in, where);
     require(count <= in.size() / sizeof(int32_t), where, "ends inside its tokens");
@@ -77,7 +77,7 @@ Session Session::load(const std::filesystem::path& path, const Model& model) {
   const auto head = static_cast<size_t>(in.data() - file.bytes().data());
   require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
           "is damaged: its checksum differs");
-  session.state_ = SequenceState::load(in, model.layout(), where);
+  session.state_ = SequenceState::load(in, model.layout(cache_type), where);
   return session;
 }
 

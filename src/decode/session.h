@@ -14,7 +14,8 @@ namespace pronghorn {
 // A conversation with a model: its state and the tokens at its end. A value: a copy is a fork.
 class Session {
  public:
-  explicit Session(const Model& model);
+  // cache_type: of the state (Model::new_state).
+  explicit Session(const Model& model, DType cache_type = DType::f32);
 
   // Tokens of the whole text, those not yet seen by the model included.
   int64_t length() const { return state_.length() + static_cast<int64_t>(pending_.size()); }
@@ -39,9 +40,10 @@ class Session {
   std::span<const int32_t> recent() const { return recent_; }
 
   // One file, replaced atomically; a few megabytes for a recurrent model however long the text.
-  // load throws Error if it is damaged or of another model.
+  // load throws Error if it is damaged or of another model or cache type.
   void save(const std::filesystem::path& path) const;
-  static Session load(const std::filesystem::path& path, const Model& model);
+  static Session load(const std::filesystem::path& path, const Model& model,
+                      DType cache_type = DType::f32);
 
   static constexpr size_t kRecent = 1024;
 

@@ -93,7 +93,9 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
   for (int run = 0; run <= options.repeat; ++run) {
     progress.update(run);
     std::vector<SequenceState> states;
-    for (int64_t s = 0; s < options.batch; ++s) states.push_back(model.new_state());
+    for (int64_t s = 0; s < options.batch; ++s) {
+      states.push_back(model.new_state(options.cache_type));
+    }
     const double start = now_seconds();
     Tensor logits = read_prompts(model, context, states, prompts);
     const double middle = now_seconds();
@@ -147,7 +149,7 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
       for (size_t turn = 0; turn < rows.size(); ++turn) {
         // Each is first once: what comes later on a warm machine runs a little slower.
         const size_t r = (turn + static_cast<size_t>(run)) % rows.size();
-        std::vector<Session> sessions(count, Session(model));
+        std::vector<Session> sessions(count, Session(model, options.cache_type));
         std::vector<Generation> generations;
         for (size_t i = 0; i < count; ++i) {
           generations.push_back({&sessions[i], prompts[first + i], generation, {}});

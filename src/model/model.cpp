@@ -345,9 +345,11 @@ std::vector<LearningMemory> Model::memories() const {
   return all;
 }
 
-int64_t Model::predicted_state_bytes(int64_t context) const {
+int64_t Model::predicted_state_bytes(int64_t context, DType cache_type) const {
   int64_t total = 0;
-  for (const SpanCost& span : span_costs(static_cast<double>(context))) total += span.state_bytes;
+  for (const SpanCost& span : span_costs(static_cast<double>(context), {}, cache_type)) {
+    total += span.state_bytes;
+  }
   return total;
 }
 
@@ -371,7 +373,8 @@ std::vector<double> Model::measured_shares(const SequenceState& state) const {
   return shares;
 }
 
-std::vector<SpanCost> Model::span_costs(double context, std::span<const double> shares) const {
+std::vector<SpanCost> Model::span_costs(double context, std::span<const double> shares,
+                                        DType cache_type) const {
   const std::vector<double> configured = configured_shares();
   if (shares.empty()) shares = configured;
   require(shares.size() == configured.size(), "model", "{} shares for {} subsampled spans",
@@ -383,6 +386,7 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     costs[1 + span].depth = costs[around].depth + 1;
     costs[1 + span].share = shares[span];
   }
+  const std::shared_ptr<const StateLayout> layout = this->layout(cache_type);
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     SpanCost& span = costs[static_cast<size_t>(1 + layout_->span_of(layer))];
     const TokenCost cost = blocks_[layer]->cost(context * span.share);
@@ -390,7 +394,7 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     span.cost.matmul += span.share * cost.matmul;
     span.cost.sequence += span.share * cost.sequence;
     const auto rows = static_cast<int64_t>(std::llround(context * span.share));
-    for (const JournalShape& shape : layout_->layers[layer]) {
+    for (const JournalShape& shape : layout->layers[layer]) {
       span.state_bytes += Journal::predicted_bytes(shape, rows);
     }
   }

@@ -23,19 +23,27 @@ constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
 TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
                            int64_t window, int64_t size,
                            const std::function<void(int64_t, std::span<int32_t>)>& read,
-                           const ProgressFunction& progress) {
+                           const ProgressFunction& progress, DType cache_type = DType::f32) {
   TextScore score;
   Context context;
   context.precision = precision;
   const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
   for (size_t first = 0; first < begins.size(); first += together) {
     Batch batch;
+    std::vector<SequenceState> states;
+    states.reserve(together);
     std::vector<int32_t> targets, row;
     for (const int64_t begin : begins.subspan(first, std::min(together, begins.size() - first))) {
       const int64_t count = std::min(window, size - 1 - begin);
       row.resize(static_cast<size_t>(count) + 1);
       read(begin, row);
-      add_fresh_segment(batch, std::span(row).first(static_cast<size_t>(count)));
+      const auto read_tokens = std::span(row).first(static_cast<size_t>(count));
+      if (cache_type == DType::f32) {
+        add_fresh_segment(batch, read_tokens);
+      } else {
+        states.push_back(model.new_state(cache_type));
+        add_segment(batch, states.back(), read_tokens);
+      }
       targets.insert(targets.end(), row.begin() + 1, row.end());
     }
     std::vector<SpanTrace> trace;
@@ -98,7 +106,7 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 }
 
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
-                          int64_t window, const ProgressFunction& progress) {
+                          int64_t window, const ProgressFunction& progress, DType cache_type) {
   const auto size = static_cast<int64_t>(tokens.size());
   std::vector<int64_t> begins;
   for (int64_t begin = 0; begin + 1 < size; begin += window) begins.push_back(begin);
@@ -107,18 +115,18 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
       [&](int64_t begin, std::span<int32_t> out) {
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
-      progress);
+      progress, cache_type);
 }
 
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
-                                        const ProgressFunction& progress) {
+                                        const ProgressFunction& progress, DType cache_type) {
   const auto predicted = static_cast<int64_t>(tokens.size()) - 1;
   require(predicted > 0 && part > 0, "stream", "{} tokens are too few to predict one",
           tokens.size());
   Context context;
   context.precision = precision;
-  SequenceState state = model.new_state();
+  SequenceState state = model.new_state(cache_type);
   std::vector<StreamPart> parts;
   for (int64_t begin = 0; begin < predicted; begin += part) {
     StreamPart& one = parts.emplace_back();

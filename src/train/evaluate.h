@@ -34,9 +34,11 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
                         int64_t window, int64_t max_tokens = 0,
                         const ProgressFunction& progress = {});
 
-// The same for tokens at hand, all of them; `bytes` of the result is left at 0.
+// The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache_type: with
+// bf16 or f16, each window is read with a state of that type.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
-                          int64_t window, const ProgressFunction& progress = {});
+                          int64_t window, const ProgressFunction& progress = {},
+                          DType cache_type = DType::f32);
 
 // A stretch of a text that was read as one long sequence.
 struct StreamPart {
@@ -52,7 +54,8 @@ struct StreamPart {
 // first; a part every `part` tokens. Throws Error for fewer than two tokens.
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
-                                        const ProgressFunction& progress = {});
+                                        const ProgressFunction& progress = {},
+                                        DType cache_type = DType::f32);
 
 struct TaskScore {
   int64_t answers = 0;

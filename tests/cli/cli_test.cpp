@@ -362,6 +362,42 @@ TEST_F(CliTest, SessionsContinueWhereTheyWere) {
               HasSubstr("s.bin"));
 }
 
+TEST_F(CliTest, CachesOfHalfTheWidth) {
+  output_of(train_of("llama.json", "text.txt", "run", "3"));
+  const auto bytes = [&](const std::string& type) {
+    const auto inspected = json_of({"inspect", "run", "--contexts", "20", "--cache-type", type});
+    return inspected["contexts"][0]["state_bytes"].get<int64_t>();
+  };
+  const auto generate = [&](std::vector<std::string> more) {
+    std::vector<std::string> command = {"generate", "run", "-n", "9", "--session", "s.bin"};
+    command.insert(command.end(), more.begin(), more.end());
+    return json_of(command);
+  };
+  const auto first = generate({"--prompt", "line 7", "--cache-type", "bf16"});
+  EXPECT_EQ(first["state_bytes"], bytes("bf16"));
+  EXPECT_EQ(bytes("bf16"), bytes("f16"));
+  // Positions stay 4 bytes each.
+  EXPECT_LT(bytes("bf16"), 0.55 * static_cast<double>(bytes("f32")));
+  for (const std::string other : {"f32", "f16"}) {
+    EXPECT_THAT(
+        failure_of(1, {"generate", "run", "-n", "1", "--session", "s.bin", "--cache-type", other}),
+        HasSubstr("cache type"));
+  }
+  const auto second = generate({"--cache-type", "bf16"});
+  const auto whole =
+      json_of({"generate", "run", "--prompt", "line 7", "-n", "18", "--cache-type", "bf16"});
+  EXPECT_EQ(first["text"].get<std::string>() + second["text"].get<std::string>(),
+            whole["text"].get<std::string>());
+  // Rounded keys and values move a loss a little, and do move it.
+  const auto loss = [&](const std::string& type) {
+    return json_of({"eval", "run", "--data", "text.txt", "--cache-type", type})["nll"]
+        .get<double>();
+  };
+  const double exact = loss("f32"), rounded = loss("bf16");
+  EXPECT_NE(exact, rounded);
+  EXPECT_NEAR(exact, rounded, 1e-3 * exact);
+}
+
 TEST_F(CliTest, SpeculationWritesTheSameText) {
   auto command = train_of("tiny.json", "text.txt", "run", "40");
   command.insert(command.end(), {"--mtp", "1", "--set", "early_exit=1", "--vocab", "300"});

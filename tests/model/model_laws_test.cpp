@@ -284,18 +284,23 @@ TEST_P(ModelLawsTest, SaveAndLoad) {
 }
 
 TEST_P(ModelLawsTest, StateIsAsLargeAsPredicted) {
-  for (const int64_t length : {1, 64, 200}) {
-    SequenceState state = model_.new_state();
+  struct Case {
+    int64_t length;
+    DType type;
+  };
+  for (const auto& [length, type] :
+       {Case{1, DType::f32}, {64, DType::f32}, {200, DType::f32}, {200, DType::bf16}}) {
+    SequenceState state = model_.new_state(type);
     run(state, tokens(length, 60), {length});
     int64_t predicted = 0;
     for (const SpanCost& span :
-         model_.span_costs(static_cast<double>(length), model_.measured_shares(state))) {
+         model_.span_costs(static_cast<double>(length), model_.measured_shares(state), type)) {
       EXPECT_EQ(state.bytes(span.span), span.state_bytes) << length << " tokens, " << span.span;
       predicted += span.state_bytes;
     }
     EXPECT_EQ(state.bytes(), predicted) << length << " tokens";
     if (model_.config().span_count() == 0) {
-      EXPECT_EQ(predicted, model_.predicted_state_bytes(length));
+      EXPECT_EQ(predicted, model_.predicted_state_bytes(length, type));
     }
   }
 }
