@@ -9,7 +9,7 @@ Setting up, once:
 
 Making the goldens again (the same bytes, as long as these packages draw and add up alike):
 
-    venv/bin/python scripts/make_model_goldens.py
+    venv/bin/python scripts/make_model_goldens.py [NAME..]
 
 Checking that transformers reads a checkpoint that this engine wrote and computes the same:
 
@@ -30,7 +30,9 @@ import numpy as np
 import safetensors.torch
 import torch
 from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config,
-                          Mamba2ForCausalLM, MambaConfig, MambaForCausalLM)
+                          Mamba2ForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig,
+                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "model" / "golden"
 TOKENS = 70  # past a chunk of 64 tokens, with a remainder that no block of 16 divides
@@ -52,6 +54,23 @@ def models():
                                     rms_norm_eps=1e-5,
                                     rope_parameters={"rope_type": "default",
                                                      "rope_theta": 500.0}), LlamaForCausalLM
+    # Windows are shorter than the text, and no multiple of a tile of 16 or a page of 64.
+    yield "mistral", MistralConfig(**llama, num_hidden_layers=2, num_attention_heads=4,
+                                   num_key_value_heads=2, head_dim=6,
+                                   sliding_window=23), MistralForCausalLM
+    qwen = dict(llama, num_attention_heads=4, num_key_value_heads=2)
+    yield "qwen2", Qwen2Config(**qwen, num_hidden_layers=3, use_sliding_window=True,
+                               sliding_window=19, max_window_layers=1,
+                               rope_parameters={"rope_type": "default",
+                                                "rope_theta": 1000000.0}), Qwen2ForCausalLM
+    yield "qwen2_tied", Qwen2Config(**qwen, num_hidden_layers=2,
+                                    tie_word_embeddings=True), Qwen2ForCausalLM
+    # Windows in an order that only layer_types can say.
+    yield "qwen3", Qwen3Config(**qwen, num_hidden_layers=3, head_dim=12, use_sliding_window=True,
+                               sliding_window=37, layer_types=["sliding_attention",
+                                                               "full_attention",
+                                                               "sliding_attention"],
+                               tie_word_embeddings=True), Qwen3ForCausalLM
     yield "mamba", MambaConfig(**common, num_hidden_layers=3, state_size=8,
                                use_mambapy=False), MambaForCausalLM
     yield "mamba_bias", MambaConfig(**common, num_hidden_layers=2, state_size=16, expand=1,
@@ -125,6 +144,7 @@ def check(folder, tokens, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="goldens to make; none: all")
     parser.add_argument("--check", metavar="DIR", help="a checkpoint that this engine wrote")
     parser.add_argument("--tokens", help="with --check: ids separated by spaces")
     parser.add_argument("--logits", metavar="F.npy", help="with --check: what this engine computed")
@@ -132,7 +152,8 @@ def main():
     torch.set_num_threads(1)
     if options.check is None:
         for golden in models():
-            make(*golden)
+            if not options.names or golden[0] in options.names:
+                make(*golden)
         return
     if not options.tokens or not options.logits:
         parser.error("--check needs --tokens and --logits")

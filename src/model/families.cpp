@@ -4,16 +4,9 @@
 
 namespace pronghorn {
 
-Family pronghorn_family() {
-  return {"pronghorn", read_pronghorn_config,
-          [](const ModelConfig& config) -> std::optional<nlohmann::json> {
-            return write_pronghorn_config(config);
-          },
-          [](const std::string& name) { return name; }};
-}
-
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llama_family(), mamba_family(), mamba2_family(),
+  static const std::vector<Family> all = {llama_family(),    mistral_family(), qwen2_family(),
+                                          qwen3_family(),    mamba_family(),   mamba2_family(),
                                           pronghorn_family()};
   return all;
 }
@@ -30,8 +23,6 @@ const Family& find_family(std::string_view model_type, std::string_view where) {
 
 const Family& family_for(const ModelConfig& config) {
   for (const Family& family : families()) {
-    // Published families have no place for our heads.
-    if (config.mtp.heads > 0 && family.model_type != "pronghorn") continue;
     if (family.write(config)) return family;
   }
   throw Error("checkpoint", "no family can express this configuration");

@@ -1,5 +1,5 @@
-// Published model families: how their configurations and tensor names map on to ours. A family is
-// one file; it never has a forward of its own.
+// Published model families: how their configurations and tensors map on to ours. A family is one
+// file; it never has a forward of its own.
 #pragma once
 
 #include <optional>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/tensor_rules.h"
 
 namespace pronghorn {
 
@@ -20,11 +21,12 @@ struct Family {
   // One of our configurations as its config.json, if this family can express it exactly.
   std::optional<nlohmann::json> (*write)(const ModelConfig& config);
 
-  // The name under which its checkpoints hold our parameter `name`.
-  std::string (*published_name)(const std::string& name);
+  // How its checkpoints hold the tensors of such a model.
+  TensorRules (*tensors)(const ModelConfig& config);
 };
 
-// Those whose file format we write and read; "pronghorn" is the last.
+// Those whose file format we write and read, the most widely understood first; "pronghorn" is the
+// last.
 const std::vector<Family>& families();
 
 // Throws Error(where, ...) with the families there are.
@@ -35,6 +37,9 @@ const Family& family_for(const ModelConfig& config);
 
 // The families, each in its own file.
 Family llama_family();
+Family mistral_family();
+Family qwen2_family();
+Family qwen3_family();
 Family mamba_family();
 Family mamba2_family();
 Family pronghorn_family();

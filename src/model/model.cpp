@@ -6,17 +6,11 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/files.h"
-#include "formats/safetensors.h"
-#include "model/families.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
-
-constexpr const char* kConfigFile = "config.json";
-constexpr const char* kWeightsFile = "model.safetensors";
 
 int64_t residual_additions(const ModelConfig& config) {
   int64_t count = 0;
@@ -25,10 +19,6 @@ int64_t residual_additions(const ModelConfig& config) {
     count += config.blocks.at(step.block).feed_forward.is_null() ? 1 : 2;
   }
   return count;
-}
-
-bool is_convolution(const Parameter& parameter) {
-  return parameter.name.ends_with("conv1d.weight");
 }
 
 // Throws Error if the blocks together have more parameters than fit into memory: each kind is
@@ -133,61 +123,6 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
   const std::string text = identity.dump();
   layout->fingerprint = XXH3_64bits(text.data(), text.size());
   layout_ = std::move(layout);
-}
-
-std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {
-  require(std::filesystem::is_directory(directory), directory.string(),
-          "is not a checkpoint directory (it needs {} and {})", kConfigFile, kWeightsFile);
-  std::unique_ptr<Model> model(new Model(load_config(directory), 0, false));
-  model->load_weights(directory);
-  return model;
-}
-
-void Model::load_weights(const std::filesystem::path& directory) {
-  const CheckpointReader checkpoint(directory);
-  const std::filesystem::path file = directory / kConfigFile;
-  ConfigReader reader(read_config_json(file), file.string());
-  const Family& family =
-      find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
-  std::set<std::string> used;
-  for (const Parameter& parameter : parameters()) {
-    const std::string name = family.published_name(parameter.name);
-    const SafetensorsEntry& entry = checkpoint.at(name);
-    const std::string where = fmt::format("{}: {}", directory.string(), name);
-    std::vector<int64_t> shape = entry.shape;
-    // Depthwise convolutions are published as [channels, 1, taps].
-    if (is_convolution(parameter) && shape.size() == 3 && shape[1] == 1)
-      shape.erase(shape.begin() + 1);
-    require(std::ranges::equal(shape, parameter.value.shape()), where,
-            "has shape [{}] where the configuration says {}", fmt::join(entry.shape, ", "),
-            shape_string(parameter.value.shape()));
-    to_f32(entry, parameter.value.data(), where);
-    parameter.value.bump_version();
-    used.insert(name);
-  }
-  for (const std::string& name : checkpoint.names()) {
-    // A tied head may be stored all the same.
-    const bool tied_head = name == "lm_head.weight" && config_.tie_embeddings;
-    require(tied_head || used.contains(name), directory.string(),
-            "holds a tensor '{}' that the configuration has no place for", name);
-  }
-}
-
-void Model::save(const std::filesystem::path& directory,
-                 const std::map<std::string, std::string>& metadata) const {
-  make_directories(directory);
-  const Family& family = family_for(config_);
-  nlohmann::json json = family.write(config_).value();
-  if (!config_.train.is_null()) json["train"] = config_.train;
-  std::vector<TensorToWrite> tensors;
-  for (const Parameter& parameter : parameters()) {
-    std::vector<int64_t> shape = parameter.value.shape().to_vector();
-    if (is_convolution(parameter)) shape.insert(shape.begin() + 1, 1);
-    tensors.push_back({family.published_name(parameter.name), "F32", shape, parameter.value.data(),
-                       static_cast<uint64_t>(parameter.value.bytes())});
-  }
-  write_safetensors(directory / kWeightsFile, std::move(tensors), metadata);
-  write_file(directory / kConfigFile, json.dump(2) + "\n");
 }
 
 Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const {

@@ -1,5 +1,9 @@
 #include "model/pattern.h"
 
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
 #include "base/error.h"
 
 namespace pronghorn {
@@ -108,6 +112,27 @@ std::string expanded_pattern(const std::vector<PatternStep>& steps) {
         text += ')';
         break;
     }
+  }
+  return text;
+}
+
+std::string compressed_pattern(std::string_view letters) {
+  // Longer groups than these are no pattern that anybody would see.
+  constexpr size_t kMaxPeriod = 64;
+  std::string text;
+  while (!letters.empty()) {
+    // What saves most: the first `period` letters, `count` times.
+    size_t period = 1, count = 1;
+    for (size_t p = 1; p <= std::min(kMaxPeriod, letters.size() / 2); ++p) {
+      size_t n = 1;
+      while (letters.substr(n * p, p) == letters.substr(0, p)) ++n;
+      if (p * (n - 1) > period * (count - 1)) std::tie(period, count) = std::pair(p, n);
+    }
+    if (!text.empty()) text += ' ';
+    if (count > 1) text += std::to_string(count);
+    const std::string_view group = letters.substr(0, period);
+    text += period == 1 ? std::string(group) : "[" + compressed_pattern(group) + "]";
+    letters.remove_prefix(period * count);
   }
   return text;
 }

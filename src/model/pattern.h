@@ -29,4 +29,7 @@ std::vector<PatternStep> parse_pattern(std::string_view pattern, std::string_vie
 // The letters of the blocks in order, parentheses kept: "aammma".
 std::string expanded_pattern(const std::vector<PatternStep>& steps);
 
+// A short pattern that expands to these letters: "mmmammmaaa" -> "2[3m a] 2a".
+std::string compressed_pattern(std::string_view letters);
+
 }  // namespace pronghorn

@@ -95,6 +95,21 @@ TEST(Pattern, NeverCrashes) {
   }
 }
 
+TEST(Pattern, IsCompressedToWhatExpandsToIt) {
+  EXPECT_EQ(compressed_pattern("a"), "a");
+  EXPECT_EQ(compressed_pattern("aaaa"), "4a");
+  EXPECT_EQ(compressed_pattern("mmmammmaaa"), "2[3m a] 2a");
+  EXPECT_EQ(compressed_pattern("aaaaaabaaaaaabaa"), "2[6a b] 2a");
+  Random random(1, "compressed");
+  for (int i = 0; i < 200; ++i) {
+    std::string letters;
+    const uint64_t length = 1 + random.below(80), kinds = 1 + random.below(4);
+    while (letters.size() < length) letters += static_cast<char>('a' + random.below(kinds));
+    EXPECT_EQ(expand(compressed_pattern(letters)), letters);
+  }
+  EXPECT_EQ(expand(compressed_pattern(std::string(kMaxBlocks, 'x'))), std::string(kMaxBlocks, 'x'));
+}
+
 // A complete configuration as text, with one value at `path` set to `value` (JSON), or removed if
 // that is empty.
 std::string changed(const std::string& pointer, const std::string& value) {

@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/families.h"
+#include "model/families/mapping.h"
 #include "support/folder.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
@@ -26,8 +27,8 @@ using testing_support::test_name;
 // machine differs from itself by a few 1e-6 on these models, a wrong formula by 1e-2 and more.
 constexpr double kTolerance = 2e-4;
 
-const std::string kGoldens[] = {"llama",      "llama_tied", "mamba",
-                                "mamba_bias", "mamba2",     "mamba2_groups"};
+const std::string kGoldens[] = {"llama", "llama_tied", "mistral",    "qwen2",  "qwen2_tied",
+                                "qwen3", "mamba",      "mamba_bias", "mamba2", "mamba2_groups"};
 
 std::filesystem::path golden_path(const std::string& name) {
   return std::filesystem::path(PRONGHORN_SOURCE_DIR) / "tests/model/golden" / name;
@@ -107,12 +108,14 @@ TEST_P(FamilyTest, DependsOnEveryTensor) {
   const auto model = Model::load(golden_path(name()));
   for (const Parameter& parameter : model->parameters()) {
     const Tensor before = parameter.value.clone();
-    for (float& value : parameter.value.values()) value *= 1.25f;
+    // Every second value: a norm after a projection undoes a factor on all of them.
+    const std::span<float> values = parameter.value.values();
+    for (size_t i = 0; i < values.size(); i += 2) values[i] *= 1.5f;
     parameter.value.bump_version();
     SequenceState state = model->new_state();
     const std::vector<int64_t> whole = {static_cast<int64_t>(tokens.size())};
     EXPECT_GT(relative_difference(decode(*model, state, tokens, whole), expected), kTolerance)
-        << parameter.name << " times 1.25";
+        << parameter.name << " changed";
     parameter.value.copy_from(before);
     parameter.value.bump_version();
   }
@@ -167,13 +170,87 @@ TEST(Mamba2Configs, KeepALimitThroughSaving) {
   EXPECT_EQ(Model::load(folder.path())->fingerprint(), model.fingerprint());
 }
 
+// The golden's configuration with a key changed, or without it (erase).
+ModelConfig read_changed(const char* name, const char* key, const nlohmann::json& value,
+                         bool erase = false) {
+  nlohmann::json json = read_config_json(golden_path(name) / "config.json");
+  json[key] = value;
+  if (erase) json.erase(key);
+  const Folder folder;
+  write_file(folder.path() / "config.json", json.dump());
+  return load_config(folder.path());
+}
+
+std::vector<int64_t> windows_of(const ModelConfig& config) {
+  std::vector<int64_t> windows;
+  for (const BlockConfig* block : layer_blocks(config)) {
+    windows.push_back(block->mixers.front().at("window"));
+  }
+  return windows;
+}
+
+using testing::ElementsAre;
+
+TEST(LayerWindows, AreThoseOfTheReference) {
+  const auto qwen = [](const char* key, const nlohmann::json& value, bool erase = false) {
+    return windows_of(read_changed("qwen2", key, value, erase));
+  };
+  // The golden spells out layer_types, which count; without them max_window_layers does.
+  EXPECT_THAT(qwen("max_window_layers", 2), ElementsAre(0, 19, 19));
+  EXPECT_THAT(qwen("layer_types", nullptr), ElementsAre(0, 19, 19));
+  EXPECT_THAT(qwen("layer_types", {"sliding_attention", "full_attention", "sliding_attention"}),
+              ElementsAre(19, 0, 19));
+  EXPECT_THROW(qwen("layer_types", {"full_attention"}), Error);
+  EXPECT_THROW(qwen("layer_types", {"full_attention", "full_attention", "chunked_attention"}),
+               Error);
+  EXPECT_THROW(qwen("use_sliding_window", false), Error);  // but layer_types say it
+  EXPECT_THROW(qwen("sliding_window", nullptr), Error);
+  EXPECT_THAT(windows_of(read_changed("qwen2_tied", "sliding_window", 5)), ElementsAre(0, 0));
+
+  EXPECT_THAT(windows_of(read_changed("mistral", "sliding_window", nullptr)), ElementsAre(0, 0));
+  EXPECT_THAT(windows_of(read_changed("mistral", "sliding_window", 0, true)),
+              ElementsAre(4096, 4096));
+  EXPECT_THROW(read_changed("mistral", "sliding_window", 0), Error);
+}
+
+TEST(LayerWindows, AreWrittenWhereTheFamilyHasAPlaceForThem) {
+  const auto family = [](const char* name, std::vector<int64_t> windows, bool bias, bool qk_norm) {
+    ModelConfig config = load_config(golden_path(name));
+    std::vector<nlohmann::json> layers;
+    const BlockConfig block = *layer_blocks(config).front();
+    for (const int64_t window : windows) {
+      nlohmann::json mixer = block.mixers.front();
+      mixer["window"] = window;
+      mixer["bias"] = bias;
+      mixer["qk_norm"] = qk_norm;
+      layers.push_back({{"mixer", mixer}, {"ffn", block.feed_forward}});
+    }
+    nlohmann::json settings = write_pronghorn_config(config);
+    settings.erase("blocks");
+    const ModelConfig changed =
+        layered_config(ConfigReader(nlohmann::json::object(), "test"), settings, layers);
+    return family_for(changed).model_type;
+  };
+  EXPECT_EQ(family("llama", {0, 0}, false, false), "llama");
+  EXPECT_EQ(family("mistral", {0, 0}, false, false), "llama");
+  EXPECT_EQ(family("llama", {8, 8}, false, false), "mistral");
+  EXPECT_EQ(family("llama", {0, 8}, false, false), "pronghorn");
+  EXPECT_EQ(family("llama", {8, 0, 8}, true, false), "qwen2");
+  EXPECT_EQ(family("llama", {8, 0, 9}, true, false), "pronghorn");
+  EXPECT_EQ(family("llama", {0, 8}, false, true), "qwen3");
+  EXPECT_EQ(family("llama", {0, 0}, true, true), "pronghorn");
+}
+
+TEST(Families, HaveNoPlaceForOurHeads) {
+  ModelConfig config = load_config(golden_path("llama"));
+  EXPECT_EQ(family_for(config).model_type, "llama");
+  config.mtp.heads = 1;
+  EXPECT_EQ(family_for(config).model_type, "pronghorn");
+}
+
 TEST(Families, RefuseWhatTheyCannotHonour) {
   const auto read = [](const char* name, const char* key, const nlohmann::json& value) {
-    nlohmann::json json = read_config_json(golden_path(name) / "config.json");
-    json[key] = value;
-    const Folder folder;
-    write_file(folder.path() / "config.json", json.dump());
-    load_config(folder.path());
+    read_changed(name, key, value);
   };
   EXPECT_NO_THROW(read("llama", "use_cache", false));
   EXPECT_THROW(read("llama", "attention_bias", true), Error);
@@ -182,6 +259,9 @@ TEST(Families, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("llama", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), Error);
   EXPECT_THROW(read("llama", "num_key_value_heads", 3), Error);
   EXPECT_THROW(read("llama", "sliding_windows", 128), Error);
+  EXPECT_THROW(read("qwen2", "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}), Error);
+  EXPECT_THROW(read("qwen3", "attention_bias", true), Error);
+  EXPECT_THROW(read("mistral", "quantization_config", {{"bits", 4}}), Error);
   EXPECT_THROW(read("mamba", "hidden_act", "relu"), Error);
   EXPECT_THROW(read("mamba2", "rms_norm", false), Error);
   EXPECT_THROW(read("mamba2", "num_heads", 5), Error);

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "model/families.h"
-#include "model/families/mapping.h"
+#include "model/families/backbone.h"
 
 namespace pronghorn {
 namespace {
@@ -25,11 +25,9 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const BlockConfig* block = uniform_block(config, "mamba");
-  if (block == nullptr || !block->feed_forward.is_null() || config.norm != Norm::Kind::rms_norm) {
-    return {};
-  }
-  const nlohmann::json& mixer = block->mixers.front();
+  const nlohmann::json* found = backbone_mixer(config, "mamba");
+  if (found == nullptr) return {};
+  const nlohmann::json& mixer = *found;
   // The family derives the inner size from a whole expansion factor.
   const int64_t inner = mixer.at("inner_size");
   if (inner % config.hidden_size != 0) return {};
@@ -44,6 +42,6 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 }  // namespace
 
-Family mamba_family() { return {"mamba", read, write, backbone_name}; }
+Family mamba_family() { return {"mamba", read, write, backbone_tensors}; }
 
 }  // namespace pronghorn

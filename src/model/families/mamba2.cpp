@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "model/families.h"
-#include "model/families/mapping.h"
+#include "model/families/backbone.h"
 
 namespace pronghorn {
 namespace {
@@ -43,11 +43,9 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const BlockConfig* block = uniform_block(config, "mamba2");
-  if (block == nullptr || !block->feed_forward.is_null() || config.norm != Norm::Kind::rms_norm) {
-    return {};
-  }
-  const nlohmann::json& mixer = block->mixers.front();
+  const nlohmann::json* found = backbone_mixer(config, "mamba2");
+  if (found == nullptr) return {};
+  const nlohmann::json& mixer = *found;
   const int64_t inner = mixer.at("heads").get<int64_t>() * mixer.at("head_dim").get<int64_t>();
   const nlohmann::json& limit = mixer.at("time_step_limit");
   // The reference reads an absent limit as (0, infinity), which JSON cannot spell.
@@ -67,6 +65,6 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 }  // namespace
 
-Family mamba2_family() { return {"mamba2", read, write, backbone_name}; }
+Family mamba2_family() { return {"mamba2", read, write, backbone_tensors}; }
 
 }  // namespace pronghorn

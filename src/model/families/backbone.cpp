@@ -1,0 +1,66 @@
+#include "model/families/backbone.h"
+
+#include <utility>
+
+namespace pronghorn {
+
+ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hidden_size,
+                          bool tied) {
+  mixer["conv_kernel"] = reader.integer("conv_kernel", 4, 1);
+  mixer["bias"] = reader.boolean("use_bias", false);
+  mixer["conv_bias"] = reader.boolean("use_conv_bias", true);
+  mixer["time_step_min"] = reader.number("time_step_min", 0.001);
+  mixer["time_step_max"] = reader.number("time_step_max", 0.1);
+  mixer["time_step_floor"] = reader.number("time_step_floor", 1e-4);
+  reader.one_of("hidden_act", {"silu"}, "silu");
+  reader.ignore("residual_in_fp32");
+  const nlohmann::json settings = {
+      {"vocab_size", reader.integer("vocab_size", {}, 1)},
+      {"hidden_size", hidden_size},
+      {"tie_embeddings", reader.boolean("tie_word_embeddings", tied)},
+      {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
+  const auto layers = static_cast<size_t>(reader.integer("num_hidden_layers", {}, 1, kMaxBlocks));
+  reader.finish();
+  return layered_config(reader, settings,
+                        std::vector<nlohmann::json>(layers, {{"mixer", std::move(mixer)}}));
+}
+
+const nlohmann::json* backbone_mixer(const ModelConfig& config, std::string_view type) {
+  const BlockConfig* block = uniform_block(config, type);
+  if (block == nullptr || !block->feed_forward.is_null() || config.norm != Norm::Kind::rms_norm) {
+    return nullptr;
+  }
+  return &block->mixers.front();
+}
+
+nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer) {
+  return {{"vocab_size", config.vocab_size},
+          {"hidden_size", config.hidden_size},
+          {"num_hidden_layers", config.block_count()},
+          {"state_size", mixer.at("state")},
+          {"conv_kernel", mixer.at("conv_kernel")},
+          {"time_step_min", mixer.at("time_step_min")},
+          {"time_step_max", mixer.at("time_step_max")},
+          {"time_step_floor", mixer.at("time_step_floor")},
+          {"use_bias", mixer.at("bias")},
+          {"use_conv_bias", mixer.at("conv_bias")},
+          {"hidden_act", "silu"},
+          {"layer_norm_epsilon", config.norm_epsilon},
+          {"tie_word_embeddings", config.tie_embeddings},
+          {"torch_dtype", "float32"}};
+}
+
+TensorRules backbone_tensors(const ModelConfig& config) {
+  const std::string layer = "layers.*.", theirs = "backbone.layers.*.";
+  return {
+      {{{"embeddings.weight"}, {"backbone.embeddings.weight"}, {}},
+       {{layer + "mixer_norm.*"}, {theirs + "norm.*"}, {}},
+       // Depthwise convolutions are published as [channels, 1, taps].
+       {{layer + "mixer.conv1d.weight"}, {theirs + "mixer.conv1d.weight"}, transforms::squeeze(1)},
+       {{layer + "mixer.*"}, {theirs + "mixer.*"}, {}},
+       {{"norm.*"}, {"backbone.norm_f.*"}, {}},
+       {{"lm_head.weight"}, {"lm_head.weight"}, {}}},
+      tied_head(config, "lm_head.weight")};
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,22 @@
+// What the Mamba families share: one kind of mixer in every layer, and the names of their tensors.
+#pragma once
+
+#include "model/families/mapping.h"
+#include "model/tensor_rules.h"
+
+namespace pronghorn {
+
+// The rest of a Mamba family's configuration, whose own keys have been read into `mixer`: what the
+// families share, the sizes, and that nothing else is there. tied: default of tie_word_embeddings.
+ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hidden_size,
+                          bool tied);
+
+// The mixer of a model of such layers, with RMSNorm and without feed-forwards; else null.
+const nlohmann::json* backbone_mixer(const ModelConfig& config, std::string_view type);
+
+// The keys that the configurations of the Mamba families share.
+nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer);
+
+TensorRules backbone_tensors(const ModelConfig& config);
+
+}  // namespace pronghorn

@@ -1,0 +1,30 @@
+// The Mistral family (arXiv 2310.06825): Llama whose layers all look back through one window.
+#include "model/families.h"
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+namespace {
+
+ModelConfig read(ConfigReader reader) {
+  // The default of the reference; later models say null: no window.
+  const int64_t absent = is_null(reader, "sliding_window") ? 0 : 4096;
+  const int64_t window = reader.integer("sliding_window", absent, 1);
+  DecoderTraits traits;
+  traits.windows.assign(static_cast<size_t>(read_layer_count(reader)), window);
+  return read_decoder(std::move(reader), traits, {.kv_heads = 8});
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const auto traits = decoder_traits(config);
+  if (!traits || traits->bias || traits->qk_norm || !traits->common_window()) return {};
+  nlohmann::json json = write_decoder(config, "mistral", "MistralForCausalLM");
+  const int64_t window = *traits->common_window();
+  json["sliding_window"] = window > 0 ? nlohmann::json(window) : nlohmann::json(nullptr);
+  return json;
+}
+
+}  // namespace
+
+Family mistral_family() { return {"mistral", read, write, decoder_tensors}; }
+
+}  // namespace pronghorn

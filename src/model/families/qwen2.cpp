@@ -1,0 +1,30 @@
+// The Qwen2 family (arXiv 2407.10671): Llama with biases on the query, key and value projections
+// and, in some layers, a window.
+#include "model/families.h"
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+namespace {
+
+ModelConfig read(ConfigReader reader) {
+  DecoderTraits traits;
+  traits.bias = true;
+  traits.windows = read_layer_windows(reader);
+  return read_decoder(std::move(reader), traits, {.kv_heads = 32});
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const auto traits = decoder_traits(config);
+  if (!traits || !traits->bias || traits->qk_norm) return {};
+  const auto windows = write_layer_windows(traits->windows);
+  if (!windows) return {};
+  nlohmann::json json = write_decoder(config, "qwen2", "Qwen2ForCausalLM");
+  json.update(*windows);
+  return json;
+}
+
+}  // namespace
+
+Family qwen2_family() { return {"qwen2", read, write, decoder_tensors}; }
+
+}  // namespace pronghorn

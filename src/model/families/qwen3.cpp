@@ -1,0 +1,30 @@
+// The Qwen3 family (arXiv 2505.09388): Llama with a norm on each head's query and key and, in some
+// layers, a window.
+#include "model/families.h"
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+namespace {
+
+ModelConfig read(ConfigReader reader) {
+  DecoderTraits traits;
+  traits.qk_norm = true;
+  traits.windows = read_layer_windows(reader);
+  return read_decoder(std::move(reader), traits, {.kv_heads = 32, .head_dim = 128});
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const auto traits = decoder_traits(config);
+  if (!traits || traits->bias || !traits->qk_norm) return {};
+  const auto windows = write_layer_windows(traits->windows);
+  if (!windows) return {};
+  nlohmann::json json = write_decoder(config, "qwen3", "Qwen3ForCausalLM");
+  json.update(*windows);
+  return json;
+}
+
+}  // namespace
+
+Family qwen3_family() { return {"qwen3", read, write, decoder_tensors}; }
+
+}  // namespace pronghorn
