@@ -87,10 +87,10 @@ void load_weights(const Model& model, const std::filesystem::path& directory,
 
 void save_checkpoint(const Model& model, const std::filesystem::path& directory,
                      const Family& family, const std::map<std::string, std::string>& metadata) {
-  std::optional<nlohmann::json> json = family.write(model.config());
-  require(json.has_value(), directory.string(), "a model of this configuration is not of family {}",
-          family.model_type);
-  if (!model.config().train.is_null()) (*json)["train"] = model.config().train;
+  require(expresses(family, model.config()), directory.string(),
+          "the family {} cannot express this configuration", family.model_type);
+  nlohmann::json json = family.write(model.config()).value();
+  if (!model.config().train.is_null()) json["train"] = model.config().train;
 
   StoredTensors tensors;  // keep what is written alive
   std::vector<std::string> names;
@@ -111,7 +111,7 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
   }
   make_directories(directory);
   write_safetensors(directory / kWeightsFile, std::move(to_write), metadata);
-  write_file(directory / kConfigFile, json->dump(2) + "\n");
+  write_file(directory / kConfigFile, json.dump(2) + "\n");
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory) {

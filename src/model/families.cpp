@@ -1,8 +1,29 @@
 #include "model/families.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace pronghorn {
+
+namespace {
+
+// What a computation depends on. Names of blocks, which published families do not keep, are not.
+nlohmann::json computation(const ModelConfig& config) {
+  nlohmann::json all = write_pronghorn_config(config);
+  const nlohmann::json blocks = all.at("blocks");
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+    all.erase(key);
+  }
+  for (const PatternStep& step : config.steps) {
+    const bool block = step.kind == PatternStep::Kind::block;
+    all["steps"].push_back(block ? blocks.at(std::string(1, step.block))
+                                 : nlohmann::json(static_cast<int>(step.kind)));
+  }
+  return all;
+}
+
+}  // namespace
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {llama_family(),    mistral_family(), qwen2_family(),
@@ -21,9 +42,21 @@ const Family& find_family(std::string_view model_type, std::string_view where) {
               fmt::format("known: {}", fmt::join(names, ", ")));
 }
 
+bool expresses(const Family& family, const ModelConfig& config) {
+  ModelConfig whole = config;
+  whole.vocab_size = std::max<int64_t>(whole.vocab_size, 1);  // 0: its tokenizer is yet to say
+  try {
+    const std::optional<nlohmann::json> json = family.write(whole);
+    return json &&
+           computation(family.read(ConfigReader(*json, family.model_type))) == computation(whole);
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 const Family& family_for(const ModelConfig& config) {
   for (const Family& family : families()) {
-    if (family.write(config)) return family;
+    if (expresses(family, config)) return family;
   }
   throw Error("checkpoint", "no family can express this configuration");
 }

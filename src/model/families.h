@@ -18,7 +18,8 @@ struct Family {
   // Its configuration as one of ours. Throws Error for settings that this engine cannot honour.
   ModelConfig (*read)(ConfigReader reader);
 
-  // One of our configurations as its config.json, if this family can express it exactly.
+  // One of our configurations as its config.json, or nothing. It need not say all of it:
+  // expresses() reads it back and compares.
   std::optional<nlohmann::json> (*write)(const ModelConfig& config);
 
   // How its checkpoints hold the tensors of such a model.
@@ -32,7 +33,11 @@ const std::vector<Family>& families();
 // Throws Error(where, ...) with the families there are.
 const Family& find_family(std::string_view model_type, std::string_view where);
 
-// The most widely understood family that can express `config`.
+// Whether the family has a config.json from which it reads this very configuration, but for what
+// only training needs.
+bool expresses(const Family& family, const ModelConfig& config);
+
+// The most widely understood family that expresses `config`.
 const Family& family_for(const ModelConfig& config);
 
 // The families, each in its own file.

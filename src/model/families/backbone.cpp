@@ -25,14 +25,6 @@ ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hid
                         std::vector<nlohmann::json>(layers, {{"mixer", std::move(mixer)}}));
 }
 
-const nlohmann::json* backbone_mixer(const ModelConfig& config, std::string_view type) {
-  const BlockConfig* block = uniform_block(config, type);
-  if (block == nullptr || !block->feed_forward.is_null() || config.norm != Norm::Kind::rms_norm) {
-    return nullptr;
-  }
-  return &block->mixers.front();
-}
-
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer) {
   return {{"vocab_size", config.vocab_size},
           {"hidden_size", config.hidden_size},

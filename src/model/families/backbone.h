@@ -11,9 +11,6 @@ namespace pronghorn {
 ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hidden_size,
                           bool tied);
 
-// The mixer of a model of such layers, with RMSNorm and without feed-forwards; else null.
-const nlohmann::json* backbone_mixer(const ModelConfig& config, std::string_view type);
-
 // The keys that the configurations of the Mamba families share.
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer);
 

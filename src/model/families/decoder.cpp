@@ -37,11 +37,6 @@ void refuse_what_changes_the_computation(ConfigReader& reader) {
 
 }  // namespace
 
-std::optional<int64_t> DecoderTraits::common_window() const {
-  const auto same = std::ranges::count(windows, windows.front());
-  return same == std::ssize(windows) ? std::optional(windows.front()) : std::nullopt;
-}
-
 int64_t read_layer_count(ConfigReader& reader) {
   return reader.integer("num_hidden_layers", {}, 1, kMaxBlocks);
 }
@@ -82,27 +77,17 @@ ModelConfig read_decoder(ConfigReader reader, const DecoderTraits& traits,
   return layered_config(reader, settings, layers);
 }
 
-std::optional<DecoderTraits> decoder_traits(const ModelConfig& config) {
-  const std::vector<const BlockConfig*> blocks = layer_blocks(config);
-  if (blocks.empty() || config.norm != Norm::Kind::rms_norm) return {};
-  DecoderTraits traits;
-  // All layers are those of the first, but for the window.
-  const nlohmann::json& ffn = blocks.front()->feed_forward;
-  nlohmann::json first = blocks.front()->mixers.front();
-  for (const BlockConfig* block : blocks) {
-    nlohmann::json mixer = block->mixers.front();
-    if (block->mixers.size() != 1 || mixer.at("type") != "attention") return {};
-    traits.windows.push_back(mixer.at("window"));
-    first["window"] = mixer.at("window");
-    if (mixer != first || block->feed_forward != ffn) return {};
+std::vector<int64_t> decoder_windows(const ModelConfig& config) {
+  std::vector<int64_t> windows;
+  for (const BlockConfig* block : layer_blocks(config)) {
+    const nlohmann::json& mixer = block->mixers.front();
+    if (mixer.at("type") != "attention" || mixer.at("rope").is_null() ||
+        block->feed_forward.is_null()) {
+      return {};
+    }
+    windows.push_back(mixer.at("window"));
   }
-  if (ffn.is_null() || ffn.at("type") != "swiglu" || first.at("rope").is_null() ||
-      first.at("rope").at("rotary_dim") != first.at("head_dim")) {
-    return {};
-  }
-  traits.bias = first.at("bias");
-  traits.qk_norm = first.at("qk_norm");
-  return traits;
+  return windows;
 }
 
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,
@@ -174,14 +159,12 @@ std::vector<int64_t> read_layer_windows(ConfigReader& reader) {
   return windows;
 }
 
-std::optional<nlohmann::json> write_layer_windows(const std::vector<int64_t>& windows) {
+nlohmann::json write_layer_windows(const std::vector<int64_t>& windows) {
   const int64_t window = *std::ranges::max_element(windows);
-  nlohmann::json json = {{"use_sliding_window", window > 0}, {"sliding_window", nullptr}};
-  if (window == 0) return json;
-  json["sliding_window"] = window;
+  if (window == 0) return {{"use_sliding_window", false}};
+  nlohmann::json json = {{"use_sliding_window", true}, {"sliding_window", window}};
   json["max_window_layers"] = std::ranges::find(windows, window) - windows.begin();
   for (const int64_t of_layer : windows) {
-    if (of_layer != 0 && of_layer != window) return {};
     json["layer_types"].push_back(of_layer == 0 ? "full_attention" : "sliding_attention");
   }
   return json;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +16,6 @@ struct DecoderTraits {
   bool bias = false;             // of the query, key and value projections
   bool qk_norm = false;          // RMSNorm of each head's query and key
   std::vector<int64_t> windows;  // of each layer; 0: it sees all tokens
-
-  // That of all layers, if they have the same.
-  std::optional<int64_t> common_window() const;
 };
 
 // What the reference takes for keys that a configuration does not have; 0: as many key-value heads
@@ -35,10 +31,11 @@ int64_t read_layer_count(ConfigReader& reader);
 ModelConfig read_decoder(ConfigReader reader, const DecoderTraits& traits,
                          const DecoderDefaults& defaults);
 
-// The traits of a model of this kind; nothing if it is of another.
-std::optional<DecoderTraits> decoder_traits(const ModelConfig& config);
+// Windows of the layers of a model that consists of such layers; empty if it is of another kind.
+std::vector<int64_t> decoder_windows(const ModelConfig& config);
 
-// The keys that the families share, for a configuration that has decoder_traits().
+// The keys that the families share, for a model that has decoder_windows(). What they do not say
+// is for expresses() to find.
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,
                              const std::string& architecture);
 
@@ -48,7 +45,7 @@ TensorRules decoder_tensors(const ModelConfig& config);
 // there on have the window) and layer_types, which newer files spell out.
 std::vector<int64_t> read_layer_windows(ConfigReader& reader);
 
-// Those keys; nothing if layers have different windows.
-std::optional<nlohmann::json> write_layer_windows(const std::vector<int64_t>& windows);
+// Those keys, if all windows are the same.
+nlohmann::json write_layer_windows(const std::vector<int64_t>& windows);
 
 }  // namespace pronghorn

@@ -12,8 +12,7 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const auto traits = decoder_traits(config);
-  if (!traits || traits->bias || traits->qk_norm || traits->common_window() != 0) return {};
+  if (decoder_windows(config).empty()) return {};
   return write_decoder(config, "llama", "LlamaForCausalLM");
 }
 

@@ -25,9 +25,9 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const nlohmann::json* found = backbone_mixer(config, "mamba");
-  if (found == nullptr) return {};
-  const nlohmann::json& mixer = *found;
+  const BlockConfig* block = uniform_block(config, "mamba");
+  if (block == nullptr) return {};
+  const nlohmann::json& mixer = block->mixers.front();
   // The family derives the inner size from a whole expansion factor.
   const int64_t inner = mixer.at("inner_size");
   if (inner % config.hidden_size != 0) return {};

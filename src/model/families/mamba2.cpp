@@ -43,9 +43,9 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const nlohmann::json* found = backbone_mixer(config, "mamba2");
-  if (found == nullptr) return {};
-  const nlohmann::json& mixer = *found;
+  const BlockConfig* block = uniform_block(config, "mamba2");
+  if (block == nullptr) return {};
+  const nlohmann::json& mixer = block->mixers.front();
   const int64_t inner = mixer.at("heads").get<int64_t>() * mixer.at("head_dim").get<int64_t>();
   const nlohmann::json& limit = mixer.at("time_step_limit");
   // The reference reads an absent limit as (0, infinity), which JSON cannot spell.

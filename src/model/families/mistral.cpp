@@ -15,11 +15,11 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const auto traits = decoder_traits(config);
-  if (!traits || traits->bias || traits->qk_norm || !traits->common_window()) return {};
+  const std::vector<int64_t> windows = decoder_windows(config);
+  if (windows.empty()) return {};
   nlohmann::json json = write_decoder(config, "mistral", "MistralForCausalLM");
-  const int64_t window = *traits->common_window();
-  json["sliding_window"] = window > 0 ? nlohmann::json(window) : nlohmann::json(nullptr);
+  json["sliding_window"] = nullptr;
+  if (windows.front() > 0) json["sliding_window"] = windows.front();
   return json;
 }
 

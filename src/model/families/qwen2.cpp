@@ -14,12 +14,10 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const auto traits = decoder_traits(config);
-  if (!traits || !traits->bias || traits->qk_norm) return {};
-  const auto windows = write_layer_windows(traits->windows);
-  if (!windows) return {};
+  const std::vector<int64_t> windows = decoder_windows(config);
+  if (windows.empty()) return {};
   nlohmann::json json = write_decoder(config, "qwen2", "Qwen2ForCausalLM");
-  json.update(*windows);
+  json.update(write_layer_windows(windows));
   return json;
 }
 
