@@ -11,7 +11,9 @@
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"
 #include "model/families/mapping.h"
-#include "model/model_check.h"
+#include "support/folder.h"
+#include "support/model_runs.h"
+#include "support/steps.h"
 
 namespace pronghorn {
 namespace {
@@ -19,7 +21,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::ThrowsMessage;
-using testing_models::Folder;
+using testing_support::Folder;
 
 // A tensor whose elements of `element` bytes are numbered from `first` in their first byte.
 struct Numbered {
@@ -319,15 +321,15 @@ TEST(ScrambledFamily, GoesToDiskAndBack) {
   load_weights(again, folder.path(), kScrambled);
   ASSERT_EQ(again.parameters().size(), model.parameters().size());
   for (size_t i = 0; i < model.parameters().size(); ++i) {
-    EXPECT_EQ(testing_models::bit_difference(again.parameters()[i].value.values(),
+    EXPECT_EQ(testing_support::bit_difference(again.parameters()[i].value.values(),
                                              model.parameters()[i].value.values()),
               "")
         << model.parameters()[i].name;
   }
-  const std::vector<int32_t> tokens = testing_models::random_tokens(30, 20, 4);
+  const std::vector<int32_t> tokens = testing_support::random_tokens(30, 20, 4);
   const Batch batch = fresh_segments(tokens, 30);
-  EXPECT_EQ(testing_models::bit_difference(testing_models::run(again, batch, Precision::f32),
-                                           testing_models::run(model, batch, Precision::f32)),
+  EXPECT_EQ(testing_support::bit_difference(testing_support::run(again, batch, Precision::f32),
+                                           testing_support::run(model, batch, Precision::f32)),
             "");
 }
 
