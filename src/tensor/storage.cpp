@@ -4,13 +4,14 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
-#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
 namespace {
@@ -18,27 +19,30 @@ namespace {
 constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{1} << 21;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kReuseBlocks = false;  // let the sanitizer see every use after free
-#else
-constexpr bool kReuseBlocks = true;
-#endif
+// One of up to four sizes in each power of two: at most a quarter is wasted.
+struct SizeClass {
+  size_t index, bytes;
 
-// Rounds up to one of four sizes in each power of two: at most a quarter is wasted.
-size_t size_class(size_t bytes) {
-  if (bytes <= kCacheLine) return kCacheLine;
-  const size_t step = std::max(kCacheLine, std::bit_floor(bytes - 1) / 4);
-  return (bytes + step - 1) / step * step;
-}
+  explicit SizeClass(size_t wanted) {
+    const size_t last = std::max(wanted, size_t{1}) - 1;
+    const size_t floor = std::max(kCacheLine, std::bit_floor(last));
+    const size_t step = std::max(kCacheLine, floor / 4);
+    const size_t steps = last < kCacheLine ? 0 : (last - floor) / step + 1;
+    bytes = floor + steps * step;
+    index = static_cast<size_t>(std::countr_zero(floor)) * 4 + steps;
+  }
+  static constexpr size_t kCount = 64 * 4 + 5;
+};
 
 class Allocator {
  public:
   std::byte* allocate(size_t bytes) {
-    const size_t size = size_class(bytes);
+    const SizeClass wanted(bytes);
+    const size_t size = wanted.bytes;
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ += static_cast<int64_t>(bytes);
     peak_ = std::max(peak_, in_use_);
-    std::vector<void*>& blocks = free_[size];
+    std::vector<void*>& blocks = free_[wanted.index];
     if (!blocks.empty()) {
       void* block = blocks.back();
       blocks.pop_back();
@@ -60,7 +64,7 @@ class Allocator {
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= static_cast<int64_t>(bytes);
     if (kReuseBlocks) {
-      free_[size_class(bytes)].push_back(data);
+      free_[SizeClass(bytes).index].push_back(data);
     } else {
       std::free(data);
     }
@@ -68,7 +72,7 @@ class Allocator {
 
   void release_cached() {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& [size, blocks] : free_) {
+    for (std::vector<void*>& blocks : free_) {
       for (void* block : blocks) std::free(block);
       blocks.clear();
     }
@@ -86,7 +90,7 @@ class Allocator {
 
  private:
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> free_;
+  std::array<std::vector<void*>, SizeClass::kCount> free_;
   int64_t in_use_ = 0, peak_ = 0;
 };
 
@@ -100,6 +104,8 @@ Allocator& allocator() {
 
 Storage::Storage(size_t bytes) : data_(allocator().allocate(bytes)), bytes_(bytes) {}
 Storage::~Storage() { allocator().release(data_, bytes_); }
+
+std::shared_ptr<Storage> make_storage(size_t bytes) { return make_pooled<Storage>(bytes); }
 
 MemoryUse memory_use() { return allocator().use(); }
 void reset_memory_peak() { allocator().reset_peak(); }

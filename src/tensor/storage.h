@@ -25,6 +25,9 @@ class Storage {
   size_t bytes_;
 };
 
+// A block that several owners share. Throws Error when the memory cannot be had.
+std::shared_ptr<Storage> make_storage(size_t bytes);
+
 struct MemoryUse {
   int64_t bytes = 0;  // held by live storages now
   int64_t peak = 0;   // largest value of `bytes` since the last reset_memory_peak()

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
 
@@ -41,9 +42,9 @@ int64_t element_count(const Shape& shape) {
 Tensor Tensor::empty(Shape shape, DType dtype) {
   const int64_t count = element_count(shape);
   Tensor tensor;
-  tensor.node_ = std::make_shared<Node>();
-  tensor.node_->storage = std::make_shared<Storage>(
-      static_cast<size_t>(std::max<int64_t>(1, count) * dtype_size(dtype)));
+  tensor.node_ = make_pooled<Node>();
+  tensor.node_->storage =
+      make_storage(static_cast<size_t>(std::max<int64_t>(1, count) * dtype_size(dtype)));
   tensor.node_->shape = shape;
   tensor.node_->dtype = dtype;
   tensor.shape_ = std::move(shape);
@@ -137,7 +138,7 @@ Tensor Tensor::reshape(Shape shape) const {
 Tensor Tensor::detach() const {
   require(defined(), "tensor", "used while undefined");
   Tensor view = *this;
-  view.node_ = std::make_shared<Node>();
+  view.node_ = make_pooled<Node>();
   view.node_->storage = node_->storage;
   view.node_->shape = node_->shape;
   view.node_->dtype = node_->dtype;

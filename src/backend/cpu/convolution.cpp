@@ -24,12 +24,12 @@ constexpr int64_t kConvolutionTile = 64;
 // After foreach_target.
 #include <hwy/highway.h>
 
-#include "backend/cpu/scan-inl.h"
 #include "backend/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 using Filter = ConvolutionKernels::Filter;
 
@@ -129,6 +129,7 @@ void ConvolveBackwardTile(const Filter& filter, int64_t begin, int64_t stop, int
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

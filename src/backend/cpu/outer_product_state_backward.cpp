@@ -14,6 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Solves (I + diag(beta) L)^T Y = dU in place. `work` is a matrix of pairs.
 inline void SolveTransposed(int64_t n, int64_t columns, const float* decayed_k_scores,
@@ -301,6 +302,7 @@ void BackwardKinds(const OuterProductProblem& problem, const ChunkTask& task,
   kind(problem, task, out_grad, saved, gradients);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

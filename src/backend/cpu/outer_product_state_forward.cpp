@@ -8,6 +8,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Solves (I + L diag(beta)) Z = R in place, R [n, columns], L strictly lower with
 // L_ij = (k_i . k_j) exp(G_i - G_j). `work` is a matrix of pairs.
@@ -162,6 +163,7 @@ void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, con
   kind(problem, task, out, saved);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

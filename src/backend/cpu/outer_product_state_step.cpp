@@ -14,6 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Where the numbers of one head lie in a row [k | u | log_decay].
 struct RowPlace {
@@ -177,6 +178,7 @@ void StepKinds(const OuterProductProblem& problem, std::span<const OuterProductS
   kind(problem, steps, head, out);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -46,6 +46,22 @@ HWY_INLINE void StorePartial(D d, size_t count, V value, float* HWY_RESTRICT to)
 #endif
 }
 
+// The same for any count: a whole vector if there are as many elements.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V LoadPart(D d, const float* from, int64_t count) {
+  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) return hn::LoadU(d, from);
+  return LoadPartial(d, static_cast<size_t>(count), from);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StorePart(D d, V value, float* to, int64_t count) {
+  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) {
+    hn::StoreU(value, d, to);
+  } else {
+    StorePartial(d, static_cast<size_t>(count), value, to);
+  }
+}
+
 // e^x to about 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2]. Below -87.3
 // the result is 0, above 88.37 it is clamped to the largest power that stays finite. NaN stays NaN.
 template <class D, class V = hn::Vec<D>>

@@ -1,0 +1,69 @@
+// Memory of small objects that come and go with every operator: the handles behind tensors.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <utility>
+
+namespace pronghorn {
+
+#if defined(__has_feature)
+#define PRONGHORN_HAS_FEATURE(name) __has_feature(name)
+#else
+#define PRONGHORN_HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    PRONGHORN_HAS_FEATURE(address_sanitizer) || PRONGHORN_HAS_FEATURE(thread_sanitizer)
+constexpr bool kReuseBlocks = false;  // let the sanitizer see every use after free
+#else
+constexpr bool kReuseBlocks = true;
+#endif
+#undef PRONGHORN_HAS_FEATURE
+
+// An allocator of single objects that keeps what is freed, per thread and type, and hands it out
+// again. Trivial thread-local state, so that objects may outlive every destructor.
+template <typename T>
+class PooledAllocator {
+ public:
+  using value_type = T;
+
+  PooledAllocator() = default;
+  template <typename U>
+  PooledAllocator(const PooledAllocator<U>&) {}
+
+  T* allocate(size_t count) {
+    if (!kReuseBlocks || count != 1 || free_ == nullptr) {
+      return static_cast<T*>(::operator new(count * sizeof(Slot)));
+    }
+    return reinterpret_cast<T*>(std::exchange(free_, free_->next));
+  }
+
+  void deallocate(T* pointer, size_t count) {
+    if (!kReuseBlocks || count != 1) {
+      ::operator delete(pointer);
+      return;
+    }
+    free_ = ::new (static_cast<void*>(pointer)) Slot{free_};
+  }
+
+  template <typename U>
+  bool operator==(const PooledAllocator<U>&) const {
+    return true;
+  }
+
+ private:
+  union Slot {
+    Slot* next;
+    alignas(T) std::byte bytes[sizeof(T)];
+  };
+  static inline thread_local Slot* free_ = nullptr;
+};
+
+// std::make_shared from the pool.
+template <typename T, typename... Args>
+std::shared_ptr<T> make_pooled(Args&&... args) {
+  return std::allocate_shared<T>(PooledAllocator<T>(), std::forward<Args>(args)...);
+}
+
+}  // namespace pronghorn
