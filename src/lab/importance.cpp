@@ -46,7 +46,7 @@ TokenView importance_view(const std::vector<TokenImportance>& tokens) {
                            fmt::format("entered {} of {} spans; scores {:.2f}", token.depth,
                                        token.scores.size(), fmt::join(token.scores, ", "))});
   }
-  view.legend.push_back({0, "outer layers only"});
+  view.legend = {{0, "outer layers only"}};
   for (int64_t depth = 1; depth <= deepest; ++depth) {
     view.legend.push_back({static_cast<double>(depth) / levels,
                            fmt::format("entered {} span{}", depth, depth == 1 ? "" : "s")});

@@ -131,7 +131,7 @@ std::string compressed_pattern(std::string_view letters) {
     if (!text.empty()) text += ' ';
     if (count > 1) text += std::to_string(count);
     const std::string_view group = letters.substr(0, period);
-    text += period == 1 ? std::string(group) : "[" + compressed_pattern(group) + "]";
+    text += period == 1 ? std::string(group) : fmt::format("[{}]", compressed_pattern(group));
     letters.remove_prefix(period * count);
   }
   return text;

@@ -1,5 +1,6 @@
 #include "train/training_state.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -22,9 +23,9 @@ std::string metadata_at(const SafetensorsFile& file, const char* key) {
 void restore(const SafetensorsFile& file, const std::string& name, const Tensor& to) {
   const SafetensorsEntry* entry = file.find(name);
   require(entry != nullptr, file.path().string(), "has no tensor '{}'", name);
-  require(entry->dtype == "F32" && entry->shape == to.shape(), file.path().string(),
-          "tensor '{}' is {} {} where F32 {} was expected", name, entry->dtype,
-          shape_string(entry->shape), shape_string(to.shape()));
+  require(entry->dtype == "F32" && std::ranges::equal(entry->shape, to.shape()),
+          file.path().string(), "tensor '{}' is {} [{}] where F32 {} was expected", name,
+          entry->dtype, fmt::join(entry->shape, ", "), to.shape());
   std::memcpy(to.data(), entry->bytes.data(), entry->bytes.size());
   to.bump_version();
 }
@@ -63,8 +64,8 @@ void TrainingState::save(const std::filesystem::path& path, const Model& model,
                          const nlohmann::json& identity) const {
   std::vector<TensorToWrite> tensors;
   const auto add = [&](const std::string& name, const Tensor& tensor) {
-    tensors.push_back(
-        {name, "F32", tensor.shape(), tensor.data(), static_cast<uint64_t>(tensor.bytes())});
+    tensors.push_back({name, "F32", tensor.shape().to_vector(), tensor.data(),
+                       static_cast<uint64_t>(tensor.bytes())});
   };
   for (size_t i = 0; i < m.size(); ++i) {
     const Parameter& parameter = model.parameters()[i];
