@@ -7,6 +7,7 @@
 
 #include <numeric>
 
+#include "base/error.h"
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"

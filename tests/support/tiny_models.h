@@ -45,7 +45,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                            "rule": "online", "heads": 2, "head_dim": 10, "expansion": 2}, )" +
                             ffn + "}}"},
       {"titans_mac",
-       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mac", "heads": 2,
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mac", "rule": "online", "heads": 2,
                         "head_dim": 8, "segment": 32, "persistent": 2, "expansion": 2}, )" +
            ffn + "}}"},
       {"titans_mag",
