@@ -117,10 +117,11 @@ struct FoldedWeights {
   float *dw, *ds, *dtarget;
 };
 
-// Returns the gradients of the factors.
+// Returns the gradients of the factors. `of` is a copy, so that its pointers stay in registers:
+// vectors may alias anything.
 template <bool kMomentum>
 inline FoldFactors UnfoldWeights(int64_t count, const FoldFactors& factors,
-                                 const FoldedWeights& of) {
+                                 const FoldedWeights of) {
   const FloatTag d;
   const auto [beta, f, m] = factors;
   const auto keep = hn::Set(d, beta), back = hn::Set(d, 1 - beta);
