@@ -234,16 +234,6 @@ TEST_P(SelectiveScanTest, LongAcceptedPathsFoldOnTheNextStep) {
   for (int64_t i = 0; i < y.size(); ++i) ASSERT_EQ(y.data()[i], whole.row(52)[i]);
 }
 
-TEST_P(SelectiveScanTest, TreesWithoutStateBranchFromNothing) {
-  const Problem p = problem(20, 70, 16);
-  const Tensor whole = run({}, p.inputs, batch_of({20}));
-  Batch batch = batch_of({20});
-  batch.segments[0].parents.resize(20);
-  std::iota(batch.segments[0].parents.begin(), batch.segments[0].parents.end(), -1);
-  const Tensor y = run({}, p.inputs, batch);
-  for (int64_t i = 0; i < y.size(); ++i) ASSERT_EQ(y.data()[i], whole.data()[i]);
-}
-
 INSTANTIATE_TEST_SUITE_P(All, SelectiveScanTest, testing::ValuesIn(cpu_instruction_sets()),
                          [](const auto& test) {
                            std::string name = test.param;

@@ -53,7 +53,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                         "window": 20, "persistent": 3, "depth": 1}, )" +
            ffn + "}}"},
       {"titans_mal",
-       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mal", "heads": 2,
+       R"("pattern": "2m", "blocks": {"m": {"mixer": {"type": "titans_mal", "rule": "online", "heads": 2,
                         "head_dim": 6, "window": 9, "persistent": 2, "conv_kernel": 0,
                         "momentum": false, "expansion": 3}, )" +
            ffn + "}}"},
