@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "base/error.h"
 #include "base/files.h"
 #include "formats/safetensors.h"
@@ -241,11 +243,33 @@ TEST(LayerWindows, AreWrittenWhereTheFamilyHasAPlaceForThem) {
   EXPECT_EQ(family("llama", {0, 0}, true, true), "pronghorn");
 }
 
-TEST(Families, HaveNoPlaceForOurHeads) {
+TEST(Families, AreNotWrittenForWhatTheyWouldReadOtherwise) {
+  const auto family = [](const std::function<void(ModelConfig&)>& change) {
+    ModelConfig config = load_config(golden_path("llama"));
+    change(config);
+    return family_for(config).model_type;
+  };
+  const auto block = [](ModelConfig& config) -> BlockConfig& { return config.blocks.at('a'); };
+  EXPECT_EQ(family([](ModelConfig& config) { config.recompute = true; }), "llama");
+  EXPECT_EQ(family([](ModelConfig& config) { config.vocab_size = 0; }), "llama");
+  EXPECT_EQ(family([](ModelConfig& config) { config.mtp.heads = 1; }), "pronghorn");
+  EXPECT_EQ(family([](ModelConfig& config) { config.norm = Norm::Kind::layer_norm; }), "pronghorn");
+  EXPECT_EQ(
+      family([&](ModelConfig& config) { block(config).mixers.front()["rope"]["rotary_dim"] = 4; }),
+      "pronghorn");
+  EXPECT_EQ(family([&](ModelConfig& config) { block(config).mixers.front()["rope"] = nullptr; }),
+            "pronghorn");
+  EXPECT_EQ(family([&](ModelConfig& config) { block(config).feed_forward = nullptr; }),
+            "pronghorn");
+  EXPECT_EQ(family([&](ModelConfig& config) {
+              block(config).mixers.push_back(block(config).mixers.front());
+            }),
+            "pronghorn");
+  // An option that a layer gets one day and that no family has heard of.
   ModelConfig config = load_config(golden_path("llama"));
-  EXPECT_EQ(family_for(config).model_type, "llama");
-  config.mtp.heads = 1;
-  EXPECT_EQ(family_for(config).model_type, "pronghorn");
+  EXPECT_TRUE(expresses(llama_family(), config));
+  block(config).mixers.front()["new"] = 1;
+  EXPECT_FALSE(expresses(llama_family(), config));
 }
 
 TEST(Families, RefuseWhatTheyCannotHonour) {
