@@ -34,6 +34,7 @@
 #include <variant>
 
 #include "backend/operands.h"
+#include "backend/replay.h"
 
 namespace pronghorn {
 
@@ -149,12 +150,7 @@ struct MemoryRun {
   int64_t first_saved = 0;  // states kept for the runs before this one
 };
 
-// A state from another and the `interval` rows after it.
-struct MemoryFold {
-  const float* anchor = nullptr;
-  std::span<const float* const> rows;
-  float* to = nullptr;
-};
+using MemoryFold = ReplayFold;
 
 // Where gradients go; data null: not wanted.
 struct MemoryGradients {

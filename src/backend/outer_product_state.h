@@ -21,6 +21,7 @@
 #include <span>
 
 #include "backend/operands.h"
+#include "backend/replay.h"
 
 namespace pronghorn {
 
@@ -65,23 +66,6 @@ struct OuterProductGradients {
   Matrix skip;  // one row
 };
 
-// A token computed by a step. `row` [k | u | log_decay] holds k and log_decay already; its u is
-// written. `path`: the rows since the anchor that come before it, oldest first.
-struct OuterProductToken {
-  int64_t input_row = 0;
-  float* row = nullptr;
-  std::span<const float* const> path;
-};
-
-// Tokens that start from one anchor. If `fold_to` is set, the anchor is first made from
-// `anchor` and the rows `fold`, and written there.
-struct OuterProductStep {
-  const float* anchor = nullptr;  // [value_heads, key_dim, value_dim]; null: zeros
-  float* fold_to = nullptr;
-  std::span<const float* const> fold;
-  std::span<const OuterProductToken> tokens;
-};
-
 class OuterProductStateKernels {
  public:
   virtual ~OuterProductStateKernels() = default;
@@ -98,11 +82,12 @@ class OuterProductStateKernels {
                         const OuterProductSaved& saved, const OuterProductGradients& gradients) = 0;
 
   // Steps. `sequences`: for each sequence its steps, which run in order (a later one may fold rows
-  // that an earlier one wrote). Every number is summed in an order that depends on nothing but the
-  // token's path, so a token's bits do not depend on how tokens are grouped.
+  // that an earlier one wrote). An anchor is a state [value_heads, key_dim, value_dim]; a token's
+  // row [k | u | log_decay] holds k and log_decay already, and its u is written. Every number is
+  // summed in an order that depends on nothing but the token's path, so a token's bits do not
+  // depend on how tokens are grouped.
   virtual void step(const OuterProductProblem& problem,
-                    std::span<const std::span<const OuterProductStep>> sequences,
-                    const Matrix& out) = 0;
+                    std::span<const std::span<const ReplayStep>> sequences, const Matrix& out) = 0;
 };
 
 std::unique_ptr<OuterProductStateKernels> make_cpu_outer_product_state_kernels();

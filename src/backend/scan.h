@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backend/operands.h"
+#include "backend/replay.h"
 
 namespace pronghorn {
 
@@ -20,18 +21,12 @@ struct SelectiveScan {
   const float* D = nullptr;        // [channels]
 };
 
-// The state after the first `tokens` tokens of a segment, to be written to `state`.
-struct ScanSnapshot {
-  int64_t tokens = 0;
-  float* state = nullptr;
-};
-
 // Rows first_row ... continue one sequence.
 struct ScanSegment {
   int64_t first_row = 0, length = 0;
-  const float* state_in = nullptr;          // null: zeros
-  float* state_out = nullptr;               // null: not wanted; may be state_in
-  std::span<const ScanSnapshot> snapshots;  // by increasing tokens
+  const float* state_in = nullptr;            // null: zeros
+  float* state_out = nullptr;                 // null: not wanted; may be state_in
+  std::span<const ReplaySnapshot> snapshots;  // by increasing tokens
   // Rows [dt | x | ...] to write for the tokens from journal_from on; may be null.
   float* const* journal_rows = nullptr;
   int64_t journal_from = 0;

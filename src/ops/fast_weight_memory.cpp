@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <span>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
+#include "ops/replay.h"
 
 namespace pronghorn {
 namespace {
@@ -211,196 +211,44 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
 
 // ---- states ----
 
-// Folds until every journal's anchor is fewer than an interval behind its length.
-void catch_up(const MemoryProblem& problem, const CheckedBatch& batch, JournalSlot slot) {
-  for (;;) {
-    std::vector<Journal*> late;
-    std::vector<std::vector<const float*>> rows;
-    for (const Segment& segment : batch.segments()) {
-      if (segment.state == nullptr || segment.length == 0) continue;
-      Journal& journal = segment.state->journal(slot.layer, slot.index);
-      if (journal.length() - journal.anchor_row() < problem.interval) continue;
-      late.push_back(&journal);
-      std::vector<const float*>& own = rows.emplace_back();
-      for (int64_t i = 0; i < problem.interval; ++i) {
-        own.push_back(journal.row(journal.anchor_row() + i));
+// The runs of the nodes of trees at a depth, and the folds that they start from.
+void add_nodes(std::span<const std::span<const ReplayStep>> trees, int64_t depth,
+               std::vector<ReplayFold>& folds, std::vector<MemoryRun>& runs) {
+  for (const std::span<const ReplayStep> steps : trees) {
+    for (const ReplayStep& step : steps) {
+      if (step.fold.to != nullptr && step.tokens.front().depth == depth) {
+        folds.push_back(step.fold);
       }
-    }
-    if (late.empty()) return;
-    std::vector<MemoryFold> folds;
-    for (size_t i = 0; i < late.size(); ++i) {
-      folds.push_back({late[i]->anchor(), rows[i], late[i]->begin_anchor()});
-    }
-    backend().fast_weight_memory().fold(problem, folds);
-    for (Journal* journal : late) {
-      journal->commit_anchor(journal->anchor_row() + problem.interval, true);
+      for (const ReplayToken& token : step.tokens) {
+        if (token.depth != depth) continue;
+        runs.push_back(
+            {step.anchor(), token.path, token.input_row, 1, {&token.row, 1}, nullptr, 0});
+      }
     }
   }
 }
 
-// One segment with a state: a chain is one run, a tree a run a node, those of the same depth at the
-// same time.
-class StatefulSegment {
- public:
-  StatefulSegment(const CheckedBatch& batch, const Segment& segment, Journal& journal)
-      : journal_(journal),
-        interval_(journal.shape().fold_interval),
-        segment_(segment),
-        base_(journal.length()),
-        anchor_row_(journal.anchor_row()),
-        positions_(batch.positions(segment)) {
-    if (!segment.parents.empty()) {
-      plan_tree();
-    } else if (segment.length > kExactStep &&
-               (base_ + segment.length) / interval_ * interval_ > anchor_row_) {
-      plan_long();
-    } else {
-      plan_step();
-    }
+// Sequences with a state: a chain is one run, a tree one run per node, those of the same depth at
+// the same time.
+void run_stateful(const MemoryProblem& problem, Replay& replay, const Matrix& out) {
+  FastWeightMemoryKernels& kernels = backend().fast_weight_memory();
+  replay.catch_up([&](std::span<const ReplayFold> folds) { kernels.fold(problem, folds); });
+  std::vector<MemoryRun> runs;
+  for (const ReplayRun& run : replay.runs(Replay::Kind::chains)) {
+    runs.push_back({run.anchor, run.path, run.first_row, run.length, run.rows,
+                    run.snapshots.empty() ? nullptr : run.snapshots.back().state, 0});
   }
-
-  size_t waves() const { return waves_.size(); }
-
-  // What wave number `wave` needs folded before it runs, and its runs. Spans stay valid.
-  void add_wave(size_t wave, std::vector<MemoryFold>& folds, std::vector<MemoryRun>& runs) {
-    if (wave >= waves_.size()) return;
-    for (const size_t i : waves_[wave]) {
-      Token& token = tokens_[i];
-      if (token.parent >= 0 && token.path.empty() && tree()) {
-        Token& above = tokens_[static_cast<size_t>(token.parent)];
-        if (!above.folded) {
-          above.folded = std::make_unique<Storage>(
-              static_cast<size_t>(journal_.shape().anchor_size) * sizeof(float));
-          above.whole = above.path;
-          above.whole.push_back(above.rows.front());
-          folds.push_back(
-              {above.anchor, above.whole, reinterpret_cast<float*>(above.folded->data())});
-        }
-        token.anchor = reinterpret_cast<const float*>(above.folded->data());
-      } else if (token.parent >= 0) {
-        token.anchor = tokens_[static_cast<size_t>(token.parent)].anchor;
-      }
-      runs.push_back(
-          {token.anchor, token.path, token.first_row, token.length, token.rows, token.final, 0});
-    }
+  const std::span<const std::span<const ReplayStep>> trees = replay.steps(Replay::Kind::trees);
+  std::vector<ReplayFold> folds;
+  for (int64_t depth = 0;; ++depth) {
+    add_nodes(trees, depth, folds, runs);
+    if (runs.empty()) return;
+    if (!folds.empty()) kernels.fold(problem, folds);
+    kernels.forward(problem, runs, out, nullptr);
+    folds.clear();
+    runs.clear();
   }
-
-  // Once all waves have run.
-  void commit() {
-    if (tree()) {
-      journal_.set_tree({segment_.parents.begin(), segment_.parents.end()});
-      return;
-    }
-    if (kept_) {
-      journal_.skip(positions_.first(static_cast<size_t>(new_anchor_row_ - base_)));
-      journal_.commit_anchor(new_anchor_row_, false);
-      const int64_t width = journal_.shape().row_width;
-      const auto count = static_cast<int64_t>(tokens_.front().rows.size());
-      const int64_t first = journal_.append(positions_.last(static_cast<size_t>(count)));
-      for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(journal_.mutable_row(first + i), tokens_.front().rows[static_cast<size_t>(i)],
-                    static_cast<size_t>(width) * sizeof(float));
-      }
-    } else if (new_anchor_row_ >= 0) {
-      journal_.commit_anchor(new_anchor_row_, true);
-    }
-  }
-
- private:
-  struct Token {  // or all tokens of a chain
-    int64_t parent = -1;
-    int64_t index = 0;  // in its sequence
-    int64_t first_row = 0, length = 1;
-    const float* anchor = nullptr;
-    std::vector<const float*> path;
-    std::vector<float*> rows;
-    float* final = nullptr;
-    std::vector<const float*> whole;  // rows of the fold behind it
-    std::unique_ptr<Storage> folded;
-  };
-
-  bool tree() const { return !segment_.parents.empty(); }
-
-  std::vector<const float*> committed_rows() const {
-    std::vector<const float*> rows;
-    for (int64_t r = anchor_row_; r < base_; ++r) rows.push_back(journal_.row(r));
-    return rows;
-  }
-
-  Token& chain() {
-    Token& token = tokens_.emplace_back();
-    token.first_row = segment_.first_row;
-    token.length = segment_.length;
-    token.anchor = journal_.anchor();
-    waves_ = {{0}};
-    return token;
-  }
-
-  void plan_step() {
-    journal_.append(positions_);
-    Token& token = chain();
-    for (int64_t i = 0; i < segment_.length; ++i) {
-      token.rows.push_back(journal_.mutable_row(base_ + i));
-    }
-    token.path = committed_rows();
-    if (journal_.length() - anchor_row_ <= interval_) return;
-    new_anchor_row_ = anchor_row_ + interval_;
-    token.final = journal_.begin_anchor();
-  }
-
-  // The rows behind the last multiple of the interval are kept, and appended in the end.
-  void plan_long() {
-    Token& token = chain();
-    token.path = committed_rows();
-    const int64_t end = base_ + segment_.length, width = journal_.shape().row_width;
-    new_anchor_row_ = end / interval_ * interval_;
-    token.final = journal_.begin_anchor();
-    kept_ = std::make_unique<Storage>(
-        static_cast<size_t>(std::max<int64_t>(1, (end - new_anchor_row_) * width)) * sizeof(float));
-    for (int64_t i = 0; i < end - new_anchor_row_; ++i) {
-      token.rows.push_back(reinterpret_cast<float*>(kept_->data()) + i * width);
-    }
-  }
-
-  void plan_tree() {
-    journal_.append(positions_);
-    std::vector<size_t> depths;
-    tokens_.resize(segment_.parents.size());
-    for (size_t i = 0; i < tokens_.size(); ++i) {
-      const int64_t parent = segment_.parents[i];
-      Token& token = tokens_[i];
-      token.parent = parent;
-      token.first_row = segment_.first_row + static_cast<int64_t>(i);
-      token.rows = {journal_.mutable_row(base_ + static_cast<int64_t>(i))};
-      depths.push_back(parent < 0 ? 0 : depths[static_cast<size_t>(parent)] + 1);
-      waves_.resize(std::max(waves_.size(), depths.back() + 1));
-      waves_[depths.back()].push_back(i);
-    }
-    for (Token& token : tokens_) {
-      if (token.parent < 0) {
-        token.index = base_;
-        token.anchor = journal_.anchor();
-        token.path = committed_rows();
-        continue;
-      }
-      const Token& above = tokens_[static_cast<size_t>(token.parent)];
-      token.index = above.index + 1;
-      if (token.index % interval_ == 0) continue;
-      token.path = above.path;
-      token.path.push_back(above.rows.front());
-    }
-  }
-
-  Journal& journal_;
-  int64_t interval_;
-  const Segment& segment_;
-  int64_t base_, anchor_row_;
-  std::span<const int32_t> positions_;
-  std::vector<Token> tokens_;
-  std::vector<std::vector<size_t>> waves_;
-  int64_t new_anchor_row_ = -1;
-  std::unique_ptr<Storage> kept_;
-};
+}
 
 }  // namespace
 
@@ -482,27 +330,16 @@ Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& 
   for (const Tensor& weight : inputs.weights) also(weight);
   for (const Tensor& bias : inputs.biases) also(bias);
 
+  check_recurrence(kWhere, batch, record);
+
   std::vector<MemoryRun> fresh;
-  std::vector<std::unique_ptr<StatefulSegment>> stateful;
   int64_t saved_states = 0;
   for (const Segment& segment : batch.segments()) {
-    require(segment.mask == Mask::causal, kWhere, "a memory cannot see rows after its own");
-    if (segment.length == 0) continue;
-    if (segment.state != nullptr) {
-      require(!record, kWhere, "segments with a state cannot be differentiated");
-      continue;
-    }
+    if (segment.length == 0 || segment.state != nullptr) continue;
     fresh.push_back({nullptr, {}, segment.first_row, segment.length, {}, nullptr, saved_states});
     const int64_t mini_batches = (segment.length + options.mini_batch - 1) / options.mini_batch;
     saved_states += (mini_batches - 1) / kMemoryGroup;
   }
-  catch_up(problem, batch, slot);
-  for (const Segment& segment : batch.segments()) {
-    if (segment.state == nullptr || segment.length == 0) continue;
-    stateful.push_back(std::make_unique<StatefulSegment>(
-        batch, segment, segment.state->journal(slot.layer, slot.index)));
-  }
-
   Tensor saved;
   if (record && saved_states > 0) {
     saved = Tensor::empty({saved_states, options.heads * problem.shape.state_size()});
@@ -511,16 +348,8 @@ Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& 
   if (!fresh.empty()) {
     kernels.forward(problem, fresh, out_rows, saved.defined() ? saved.data() : nullptr);
   }
-  size_t waves = 0;
-  for (const auto& segment : stateful) waves = std::max(waves, segment->waves());
-  for (size_t wave = 0; wave < waves; ++wave) {
-    std::vector<MemoryFold> folds;
-    std::vector<MemoryRun> runs;
-    for (const auto& segment : stateful) segment->add_wave(wave, folds, runs);
-    if (!folds.empty()) kernels.fold(problem, folds);
-    kernels.forward(problem, runs, out_rows, nullptr);
-  }
-  for (const auto& segment : stateful) segment->commit();
+  Replay replay(batch, slot);
+  run_stateful(problem, replay, out_rows);
   if (record) {
     record_backward(*context.tape, inputs, problem, std::move(fresh), out, initial, tau,
                     std::move(saved));

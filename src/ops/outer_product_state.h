@@ -41,7 +41,7 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
 //   S_t = a_t S_{t-1} + k_t u_t^T
 //   o_t = S_t^T (query_scale q_t) + skip v_t
 // Returns o [rows, value_heads value_dim]. Long segments run in chunks of matrix products; steps of
-// up to kExactStep tokens from the anchor and the journal's rows, to the bit the same however cut.
+// up to kExactStep tokens from the anchor and the journal's rows, bit-identical however cut.
 // State and gates are f32. With a tape, segments must have no state.
 Tensor outer_product_state(const Context& context, const OuterProductStateInputs& inputs,
                            const OuterProductStateOptions& options, const CheckedBatch& batch,

@@ -1,7 +1,6 @@
 #include "ops/selective_scan.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -9,11 +8,12 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
+#include "ops/replay.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr std::string_view kWhere = "selective_scan";
+constexpr const char* kWhere = "selective_scan";
 
 struct Operands {
   Tensor x, dt_raw, dt_bias, A_log, B, C, D;
@@ -46,89 +46,11 @@ void check(const Operands& in, const CheckedBatch& batch) {
   expect(in.D, "D", 1, channels);
 }
 
-// Advances the live state from where it is, or from the anchor, to `row` rows.
-void replay(const SelectiveScan& scan, Journal& journal, int64_t row) {
-  if (row == 0 || journal.live_row() == row) return;
-  const bool ahead = journal.live_row() >= journal.anchor_row() && journal.live_row() < row;
-  const int64_t from = ahead ? journal.live_row() : journal.anchor_row();
-  float* live = journal.live();
-  const bool fresh = !ahead && journal.anchor() == nullptr;
-  if (!ahead && !fresh) {
-    std::copy_n(journal.anchor(), journal.shape().anchor_size, live);
-  }
-  std::vector<const float*> rows;
-  for (int64_t i = from; i < row; ++i) rows.push_back(journal.row(i));
-  backend().scan().selective_replay(scan, rows, fresh, live);
-  journal.set_live_row(row);
-}
-
-// Makes the live state that of all rows, with at most a fold interval of rows behind the anchor:
-// after truncate(), commit_path(), load() and copies.
-void catch_up(const SelectiveScan& scan, Journal& journal) {
-  const int64_t interval = journal.shape().fold_interval;
-  while (journal.length() - journal.anchor_row() > interval) {
-    const int64_t fold = (journal.anchor_row() / interval + 1) * interval;
-    replay(scan, journal, fold);
-    const float* live = journal.live();
-    std::copy_n(live, journal.shape().anchor_size, journal.begin_anchor());
-    journal.commit_anchor(fold, true);
-  }
-  replay(scan, journal, journal.length());
-}
-
-// What the kernel is told of one segment with state; `rows` and `snapshots` are its addresses.
-struct Step {
-  std::vector<float*> rows;
-  std::vector<ScanSnapshot> snapshots;
-};
-
-// Appends the rows of a segment and places the anchors that its tokens need; the kernel then writes
-// dt and x into the rows, and the states into the anchors and the live state.
-void prepare_chain(const SelectiveScan& scan, const CheckedBatch& batch, const Segment& segment,
-                   Journal& journal, Step& step, ScanSegment& to) {
-  catch_up(scan, journal);
-  const int64_t interval = journal.shape().fold_interval;
-  const int64_t start = journal.length(), end = start + segment.length;
-  to.state_in = to.state_out = journal.live();
-  if (start == 0) to.state_in = nullptr;
-  // An anchor comes right before the first token that needs it, so the last token is behind one.
-  const int64_t fold = (end - 1) / interval * interval, before = fold - interval;
-  const int32_t* positions = batch.positions().data() + segment.first_row;
-  int64_t from = start;
-  if (before > journal.anchor_row()) {
-    // Long: keep the rows since the last anchor but one, which truncate() can go back to.
-    journal.skip({positions, static_cast<size_t>(before - start)});
-    step.snapshots.push_back({before - start, journal.begin_anchor()});
-    journal.commit_anchor(before, false);
-    from = before;
-  }
-  journal.append({positions + (from - start), static_cast<size_t>(end - from)});
-  if (fold > journal.anchor_row()) {
-    step.snapshots.push_back({fold - start, journal.begin_anchor()});
-    journal.commit_anchor(fold, true);
-  }
-  for (int64_t i = from; i < end; ++i) step.rows.push_back(journal.mutable_row(i));
-  to.journal_from = from - start;
-  journal.set_live_row(end);
-}
-
-void prepare_tree(const SelectiveScan& scan, const CheckedBatch& batch, const Segment& segment,
-                  Journal& journal, Step& step, ScanSegment& to) {
-  catch_up(scan, journal);
-  const int64_t start = journal.length();
-  if (start > 0) to.state_in = journal.live();
-  journal.append({batch.positions().data() + segment.first_row, segment.parents.size()});
-  for (int64_t i = 0; i < segment.length; ++i) {
-    step.rows.push_back(journal.mutable_row(start + i));
-  }
-  journal.set_tree(segment.parents);
-}
-
 // The states that the backward pass starts its chunks from: [kChunk boundaries, state_size *
 // channels].
-std::vector<ScanSnapshot> chunk_snapshots(const Segment& segment, const Tensor& states,
-                                          int64_t& next) {
-  std::vector<ScanSnapshot> snapshots;
+std::vector<ReplaySnapshot> chunk_snapshots(const Segment& segment, const Tensor& states,
+                                            int64_t& next) {
+  std::vector<ReplaySnapshot> snapshots;
   for (int64_t t = ScanKernels::kChunk; t < segment.length; t += ScanKernels::kChunk) {
     snapshots.push_back({t, states.row(next++)});
   }
@@ -138,7 +60,7 @@ std::vector<ScanSnapshot> chunk_snapshots(const Segment& segment, const Tensor& 
 // Everything that the backward pass needs besides the operands.
 struct Saved {
   Tensor states;
-  std::vector<Step> steps;  // keep the snapshots alive
+  std::vector<std::vector<ReplaySnapshot>> snapshots;
   std::vector<ScanSegment> segments;
 };
 
@@ -170,48 +92,58 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   const Tensor y = Tensor::empty({batch.rows(), in.channels()});
   const bool record = needs_gradient(context, y, x, dt_raw, dt_bias, A_log, B, C, D);
 
-  const auto saved = std::make_shared<Saved>();
-  saved->steps.resize(batch.segments().size());
-  saved->segments.resize(batch.segments().size());
+  check_recurrence(kWhere, batch, record);
+
+  std::vector<ScanSegment> segments;
+  std::shared_ptr<Saved> saved;
   if (record) {
-    int64_t chunks = 0;
+    saved = std::make_shared<Saved>();
+    int64_t chunks = 0, next = 0;
     for (const Segment& segment : batch.segments()) {
-      require(segment.state == nullptr, kWhere, "gradients are computed for fresh sequences only");
       chunks += std::max<int64_t>(0, segment.length - 1) / ScanKernels::kChunk;
     }
     saved->states = Tensor::empty({chunks, in.state_size() * in.channels()});
+    for (const Segment& segment : batch.segments()) {
+      saved->snapshots.push_back(chunk_snapshots(segment, saved->states, next));
+    }
   }
-  int64_t next_chunk = 0;
   for (size_t i = 0; i < batch.segments().size(); ++i) {
     const Segment& segment = batch.segments()[i];
-    Step& step = saved->steps[i];
-    ScanSegment& to = saved->segments[i];
+    if (segment.state != nullptr || segment.length == 0) continue;
+    ScanSegment& to = segments.emplace_back();
     to.first_row = segment.first_row;
     to.length = segment.length;
-    if (segment.length == 0) continue;
-    if (!segment.parents.empty()) to.parents = segment.parents.data();
-    if (segment.state != nullptr) {
-      Journal& journal = segment.state->journal(slot.layer, slot.index);
-      const auto prepare = segment.parents.empty() ? prepare_chain : prepare_tree;
-      prepare(scan, batch, segment, journal, step, to);
-      to.journal_rows = step.rows.data();
-    } else if (record) {
-      step.snapshots = chunk_snapshots(segment, saved->states, next_chunk);
-    }
-    to.snapshots = step.snapshots;
+    if (record) to.snapshots = saved->snapshots[i];
   }
-  backend().scan().selective_forward(scan, saved->segments, y.data(), y.row_stride());
-
-  for (size_t i = 0; i < batch.segments().size(); ++i) {
-    const std::vector<float*>& rows = saved->steps[i].rows;
-    const int64_t first = batch.segments()[i].first_row + batch.segments()[i].length -
-                          static_cast<int64_t>(rows.size());
-    for (size_t j = 0; j < rows.size(); ++j) {
-      std::memcpy(rows[j] + 2 * in.channels(), B.row(first + static_cast<int64_t>(j)),
-                  static_cast<size_t>(in.state_size()) * sizeof(float));
+  Replay replay(batch, slot);
+  ScanKernels& kernels = backend().scan();
+  replay.catch_up_live([&](std::span<const float* const> rows, bool fresh, float* state) {
+    kernels.selective_replay(scan, rows, fresh, state);
+  });
+  // The kernel writes dt and x into the rows, and states into the anchors and the live state.
+  const std::span<const ReplayRun> runs = replay.runs();
+  for (const ReplayRun& run : runs) {
+    ScanSegment& to = segments.emplace_back();
+    to.first_row = run.first_row;
+    to.length = run.length;
+    to.state_in = run.anchor;
+    to.state_out = run.live;
+    to.snapshots = run.snapshots;
+    to.journal_rows = run.rows.data();
+    to.journal_from = run.first_kept();
+    if (!run.parents.empty()) to.parents = run.parents.data();
+  }
+  kernels.selective_forward(scan, segments, y.data(), y.row_stride());
+  for (const ReplayRun& run : runs) {
+    for (size_t i = 0; i < run.rows.size(); ++i) {
+      const int64_t row = run.first_row + run.first_kept() + static_cast<int64_t>(i);
+      std::copy_n(B.row(row), in.state_size(), run.rows[i] + 2 * in.channels());
     }
   }
-  if (record) record_backward(context, in, y, saved);
+  if (record) {
+    saved->segments = std::move(segments);
+    record_backward(context, in, y, saved);
+  }
   return y;
 }
 

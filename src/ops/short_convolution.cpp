@@ -1,18 +1,18 @@
 #include "ops/short_convolution.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
+#include "ops/replay.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr std::string_view kWhere = "short_convolution";
+constexpr const char* kWhere = "short_convolution";
 
 struct Operands {
   Tensor x, weight, bias;
@@ -44,25 +44,9 @@ class Taps {
   std::vector<const float*> inputs_;
 };
 
-// Token i of the segment reads token i - back for tap taps - 1 - back; before the segment lie the
-// journal's rows, before those zeros.
-void chain_taps(const Operands& in, const Segment& segment, const Journal* journal, Taps& taps) {
-  for (int64_t i = 0; i < segment.length; ++i) {
-    for (int64_t back = 0; back < in.taps(); ++back) {
-      const float* input = nullptr;
-      if (back <= i) {
-        input = in.x.row(segment.first_row + i - back);
-      } else if (journal != nullptr) {
-        const int64_t index = journal->length() + i - back;
-        if (index >= journal->first_row()) input = journal->row(index);
-      }
-      if (input != nullptr) taps.set(segment.first_row + i, in.taps() - 1 - back, input);
-    }
-  }
-}
-
-// The same through the parents of the nodes of a token tree.
-void tree_taps(const Operands& in, const Segment& segment, const Journal* journal, Taps& taps) {
+// Token i of the segment reads for tap taps - 1 - back the token `back` places before it: along the
+// parents in a tree, and before the segment the journal's rows, before which there are zeros.
+void set_taps(const Operands& in, const Segment& segment, const Journal* journal, Taps& taps) {
   for (int64_t i = 0; i < segment.length; ++i) {
     int64_t node = i;  // below 0: -1 is the last row of the journal, -2 the one before
     for (int64_t back = 0; back < in.taps(); ++back) {
@@ -73,36 +57,10 @@ void tree_taps(const Operands& in, const Segment& segment, const Journal* journa
         input = journal->row(journal->length() + node);
       }
       if (input != nullptr) taps.set(segment.first_row + i, in.taps() - 1 - back, input);
-      node = node >= 0 ? segment.parents[static_cast<size_t>(node)] : node - 1;
+      const bool tree = node >= 0 && !segment.parents.empty();
+      node = tree ? segment.parents[static_cast<size_t>(node)] : node - 1;
     }
   }
-}
-
-// Appends the segment's rows, as many as later tokens and truncate() can ask for: all since the
-// multiple of the fold interval before the last, and the history before it.
-void keep_rows(const Operands& in, const Segment& segment, std::span<const int32_t> positions,
-               Journal& journal) {
-  const int64_t interval = journal.shape().fold_interval, history = journal.shape().history;
-  const int64_t start = journal.length(), end = start + segment.length;
-  const bool tree = !segment.parents.empty();
-  int64_t from = start;
-  // Trees are short, and nothing may be folded before their path is known.
-  const int64_t fold = tree ? 0 : (end - 1) / interval * interval;
-  const int64_t oldest = std::max<int64_t>(0, fold - interval - history);
-  if (!tree && oldest > start) {
-    from = oldest;
-    journal.skip(positions.first(static_cast<size_t>(oldest - start)));
-  }
-  journal.append(positions.subspan(static_cast<size_t>(from - start)));
-  for (int64_t i = from; i < end; ++i) {
-    std::memcpy(journal.mutable_row(i), in.x.row(segment.first_row + i - start),
-                static_cast<size_t>(in.channels()) * sizeof(float));
-  }
-  if (tree) {
-    journal.set_tree(segment.parents);
-    return;
-  }
-  journal.pass();
 }
 
 void record_backward(const Context& context, const Operands& in, const Tensor& y,
@@ -149,21 +107,22 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});
+  const bool record = needs_gradient(context, y, x, weight, bias);
+  check_recurrence(kWhere, batch, record);
   const auto taps = std::make_shared<Taps>(x.rows(), in.taps(), in.channels());
   for (const Segment& segment : batch.segments()) {
     const Journal* journal =
         segment.state != nullptr ? &segment.state->journal(slot.layer, slot.index) : nullptr;
-    (segment.parents.empty() ? chain_taps : tree_taps)(in, segment, journal, *taps);
+    set_taps(in, segment, journal, *taps);
   }
   backend().convolution().forward(in.filter(), x.rows(), taps->data(), y.data(), y.row_stride());
 
-  const bool record = needs_gradient(context, y, x, weight, bias);
-  for (const Segment& segment : batch.segments()) {
-    require(!record || segment.state == nullptr, kWhere,
-            "gradients are computed for fresh sequences only");
-    if (segment.state == nullptr || segment.length == 0) continue;
-    keep_rows(in, segment, batch.positions(segment),
-              segment.state->journal(slot.layer, slot.index));
+  Replay replay(batch, slot);
+  for (const ReplayRun& run : replay.runs()) {
+    for (size_t i = 0; i < run.rows.size(); ++i) {
+      const int64_t row = run.first_row + run.first_kept() + static_cast<int64_t>(i);
+      std::copy_n(x.row(row), in.channels(), run.rows[i]);
+    }
   }
   if (record) record_backward(context, in, y, taps, batch);
   return y;

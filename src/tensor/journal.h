@@ -1,9 +1,9 @@
 // Journal: what one operator of one layer remembers of one sequence, as an anchor and rows.
 //
-// Rows are appended one a token. Attention reads all rows and never folds them. A recurrence folds
-// its rows into a fixed-size state, the anchor, only when the row index reaches a multiple of the
-// fold interval, and computes a token from the last anchor and the rows since: so token t is always
-// computed from the same numbers in the same order, however the sequence was cut into steps.
+// Rows are appended, one per token. Attention reads all rows and never folds them. A recurrence
+// folds its rows into a fixed-size state, the anchor, only when the row index reaches a multiple of
+// the fold interval, and computes a token from the last anchor and the rows since: so token t is
+// always computed from the same numbers in the same order, however the sequence was cut into steps.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 
 namespace pronghorn {
 
-// Longest step (tokens a segment) for which results are the same to the bit however a sequence is
-// cut, and also the fold interval of recurrences: the best interval for a d_k x d_v state is about
+// Longest step (tokens per segment) for which results are bit-identical however a sequence is cut,
+// and also the fold interval of recurrences: the best interval for a d_k x d_v state is about
 // sqrt(2 d_k d_v / (d_k + d_v + 1)), 11 for 128 x 128.
 constexpr int64_t kExactStep = 16;
 
@@ -69,7 +69,7 @@ class Journal {
   // rows that are held and the last row before an anchor that is held.
   std::optional<int32_t> last_position(int64_t count) const;
 
-  // Holds no rows any more and continues behind rows at these positions, if any, which a bulk
+  // Holds no rows any more and continues after rows at these positions, if any, which a bulk
   // update computed without appending them.
   void skip(std::span<const int32_t> positions);
 
@@ -116,7 +116,10 @@ class Journal {
   // Bytes that a journal of this shape holds after `length` rows appended in one go.
   static int64_t predicted_bytes(const JournalShape& shape, int64_t length);
 
-  // Serialised form, self-describing and checked on load: load throws Error on any mismatch.
+  // Serialised form, self-describing. load() throws Error unless what it reads is a journal of this
+  // shape that keeps what operators count on: anchors at multiples of the fold interval, one
+  // interval apart, with a state exactly where rows were folded; all rows since the older one and
+  // the history before it; positions that grow.
   void save(std::string& out) const;
   void load(std::span<const std::byte>& in, std::string_view where);
 

@@ -22,7 +22,7 @@ using testing_support::equal_steps;
 using testing_support::random_steps;
 using testing_support::Threads;
 
-// What a law found wrong, a line each; stops noting after the first few.
+// What a law found wrong, one line each; stops noting after the first few.
 class Findings {
  public:
   void add(std::string message);
@@ -30,7 +30,7 @@ class Findings {
   bool empty() const { return messages_.empty(); }
   bool full() const;
 
-  // Notes the first difference of two matrices of `width` columns: to the bit, or by more than
+  // Notes the first difference of two matrices of `width` columns: of any bit, or by more than
   // `bound`. first_row: what row 0 is called in the message.
   void same_bits(std::string_view what, std::span<const float> actual,
                  std::span<const float> expected, int64_t width, int64_t first_row = 0);
@@ -47,8 +47,8 @@ class Findings {
 // position): two rows with the same source and position are the same token.
 struct Part {
   SequenceState* state = nullptr;  // null: a fresh sequence whose state is not kept
-  std::vector<int> sources;        // a row each
-  std::vector<int32_t> positions;  // a row each
+  std::vector<int> sources;        // one per row
+  std::vector<int32_t> positions;  // one per row
   std::vector<int32_t> parents;    // of a token tree; empty: a chain
 
   int64_t length() const { return static_cast<int64_t>(positions.size()); }

@@ -8,7 +8,7 @@ namespace pronghorn::laws {
 namespace {
 
 // A causal depthwise convolution, as torch.nn.Conv1d(groups=channels, padding=taps - 1) cut to the
-// first tokens, and silu behind it.
+// first tokens, and silu after it.
 std::vector<double> short_convolution_reference(int64_t channels, int64_t conv_kernel, bool bias,
                                                 bool silu, const Values& inputs, size_t tokens) {
   const auto width = static_cast<size_t>(channels), taps = static_cast<size_t>(conv_kernel);

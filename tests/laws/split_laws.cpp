@@ -157,7 +157,7 @@ void check_split(const Subject& subject, Findings& findings) {
   findings.close("whole, without state, against ones", subject.run(chain(nullptr, 0, kTokens)),
                  ones, subject.width(), bound);
 
-  // After a prompt in one long step, short steps again agree to the bit however they are cut.
+  // After a prompt in one long step, short steps are again bit-identical however they are cut.
   for (const int64_t prompt : {37, 64}) {
     SequenceState prompted = subject.fresh();
     subject.run(chain(&prompted, 0, prompt));
@@ -181,7 +181,7 @@ void check_batch(const Subject& subject, Findings& findings) {
   for (int i = 0; i < 5; ++i) {
     plans.push_back({i, before[i], random_steps(random, 24 + 4 * i, kExactStep)});
   }
-  // Long steps among short ones; the short ones still hold to the bit.
+  // Long steps among short ones; the short ones stay bit-identical.
   plans.push_back({5, 3, {40, 1, 20}});
   plans.push_back({6, 0, {70, 17}});
 

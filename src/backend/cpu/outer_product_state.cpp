@@ -147,14 +147,13 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
   }
 
   void step(const OuterProductProblem& problem,
-            std::span<const std::span<const OuterProductStep>> sequences,
-            const Matrix& out) override {
+            std::span<const std::span<const ReplayStep>> sequences, const Matrix& out) override {
     const int64_t heads = problem.value_heads;
     const int64_t count = static_cast<int64_t>(sequences.size()) * heads;
     int64_t rows = 0;  // that the state of a head is multiplied by, in all sequences
-    for (const std::span<const OuterProductStep> steps : sequences) {
-      for (const OuterProductStep& step : steps) {
-        rows += static_cast<int64_t>(step.tokens.size() + step.fold.size());
+    for (const std::span<const ReplayStep> steps : sequences) {
+      for (const ReplayStep& step : steps) {
+        rows += static_cast<int64_t>(step.tokens.size() + step.fold.rows.size());
       }
     }
     const int64_t work = rows * heads * problem.key_dim * problem.value_dim;

@@ -94,8 +94,8 @@ inline void WeightedRows(std::span<const float* const> rows, int64_t place, int6
 }
 
 template <bool kGated, bool kDeltaRule>
-void StepTask(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-              int64_t head, const Matrix& out) {
+void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
+              const Matrix& out) {
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t key_column = head / (problem.value_heads / problem.key_heads) * key_dim;
   const int64_t column = head * value_dim, state_offset = head * key_dim * value_dim;
@@ -106,11 +106,11 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
   float* reads = scratch.take(2 * kStepTokens * value_dim);
   constexpr int64_t kReads = kDeltaRule ? 2 : 1;  // S^T q, and with the delta rule S^T k
 
-  for (const OuterProductStep& step : steps) {
-    const float* anchor = step.anchor != nullptr ? step.anchor + state_offset : nullptr;
-    if (step.fold_to != nullptr) {
-      float* to = step.fold_to + state_offset;
-      Fold<kGated>(key_dim, value_dim, anchor, step.fold, place, to, keys, reads);
+  for (const ReplayStep& step : steps) {
+    const float* anchor = step.fold.anchor != nullptr ? step.fold.anchor + state_offset : nullptr;
+    if (step.fold.to != nullptr) {
+      float* to = step.fold.to + state_offset;
+      Fold<kGated>(key_dim, value_dim, anchor, step.fold.rows, place, to, keys, reads);
       anchor = to;
     }
     for (size_t start = 0; start < step.tokens.size(); start += kStepTokens) {
@@ -129,7 +129,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
         std::fill_n(reads, static_cast<int64_t>(tokens.size()) * kReads * value_dim, 0.0f);
       }
       for (size_t t = 0; t < tokens.size(); ++t) {
-        const OuterProductToken& token = tokens[t];
+        const ReplayToken& token = tokens[t];
         alignas(64) float decays[2 * kExactStep] = {};
         PathDecays<kGated>(token.path, token.row, place.log_decay, decays);
         const size_t before = token.path.size();
@@ -170,8 +170,8 @@ void StepTask(const OuterProductProblem& problem, std::span<const OuterProductSt
   }
 }
 
-void StepKinds(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out) {
+void StepKinds(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
+               const Matrix& out) {
   const bool gated = problem.log_decay.data != nullptr;
   const auto kind = gated ? (problem.delta_rule ? StepTask<true, true> : StepTask<true, false>)
                           : (problem.delta_rule ? StepTask<false, true> : StepTask<false, false>);
@@ -188,8 +188,8 @@ namespace pronghorn {
 
 HWY_EXPORT(StepKinds);
 
-void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out) {
+void step_task(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
+               const Matrix& out) {
   HWY_DYNAMIC_DISPATCH(StepKinds)(problem, steps, head, out);
 }
 

@@ -38,8 +38,8 @@ void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& ta
                          const ChunkTaskGradients& gradients);
 
 // All steps of one sequence, for one value head.
-void step_task(const OuterProductProblem& problem, std::span<const OuterProductStep> steps,
-               int64_t head, const Matrix& out);
+void step_task(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
+               const Matrix& out);
 
 // Tokens that a step computes in one pass over the anchor.
 constexpr int64_t kStepTokens = 16;

@@ -1,0 +1,166 @@
+// Replay: what an operator with a state does with the rows of a batch that continue sequences,
+// planned in one place for all such operators.
+//
+// A journal (tensor/journal.h) holds an anchor, which is the state at a multiple of the fold
+// interval, and the rows since. An operator
+//   1. folds what is due: catch_up(), or catch_up_live() for a journal with a live state;
+//   2. takes a plan: steps(), where every token has the anchor and the rows it is computed from, or
+//      runs(), for kernels that walk a segment by themselves;
+//   3. runs its kernel, which writes the rows, anchors and live states that the plan points to.
+// A plan appends the rows to the journals, drops those that nobody can need any more, places the
+// new anchors and marks trees, before the kernel runs: what it points to stays valid as long as the
+// Replay lives. That of a token of one sequence takes no memory from the heap.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <memory_resource>
+#include <span>
+#include <vector>
+
+#include "backend/replay.h"
+#include "tensor/batch.h"
+#include "tensor/storage.h"
+
+namespace pronghorn {
+
+// Throws Error unless the segments suit a recurrence: causal, and fresh while gradients are
+// recorded (`record`).
+void check_recurrence(const char* where, const CheckedBatch& batch, bool record);
+
+// Rows first_row ... first_row + length - 1 of a batch, which continue the sequence of a journal.
+struct ReplayPiece {
+  Journal* journal = nullptr;
+  int64_t first_row = 0, length = 0;
+  std::span<const int32_t> positions;
+  std::span<const int32_t> parents;  // of a token tree; empty: a chain
+  // Computed at once: keeps no rows before the last multiple of the fold interval.
+  bool bulk = false;
+};
+
+// A piece for a kernel that walks it by itself.
+struct ReplayRun {
+  int64_t first_row = 0, length = 0;
+  // The state before `path`, which is the rows before the first token. With a live state there is
+  // no path. Null: a fresh sequence.
+  const float* anchor = nullptr;
+  std::span<const float* const> path;
+  std::span<float* const> rows;               // journal rows of the last rows.size() tokens
+  std::span<const ReplaySnapshot> snapshots;  // anchors to be written, by increasing tokens
+  float* live = nullptr;             // gets the state after the last token; may be `anchor`
+  std::span<const int32_t> parents;  // of a token tree; empty: a chain
+
+  // The first token that has a row.
+  int64_t first_kept() const { return length - static_cast<int64_t>(rows.size()); }
+};
+
+class Replay {
+ public:
+  enum class Kind { all, chains, trees };
+
+  // No pieces yet.
+  Replay() = default;
+  // The segments of `batch` that have a state and rows. A chain longer than kExactStep is a bulk.
+  Replay(const CheckedBatch& batch, JournalSlot slot);
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+  void add(const ReplayPiece& piece) { pieces_.push_back(piece); }
+  bool empty() const { return pieces_.empty(); }
+  std::span<const ReplayPiece> pieces() const { return pieces_; }
+
+  // Folds until fewer rows than an interval follow each anchor. fold(std::span<const ReplayFold>)
+  // is called with one fold of each journal that is due, as often as there are any.
+  template <typename Fold>
+  void catch_up(Fold&& fold) {
+    for (;;) {
+      const std::span<const ReplayFold> due = begin_folds();
+      if (due.empty()) return;
+      fold(due);
+      commit_folds();
+    }
+  }
+
+  // Makes each live state that of all rows, with at most an interval of rows after the anchor.
+  // advance(std::span<const float* const> rows, bool fresh, float* state) moves a state on by rows;
+  // fresh: its contents count as zeros.
+  template <typename Advance>
+  void catch_up_live(Advance&& advance) {
+    for (const ReplayPiece& piece : pieces()) {
+      Journal& journal = *piece.journal;
+      const int64_t interval = journal.shape().fold_interval;
+      for (bool due = true; due;) {
+        due = journal.length() - journal.anchor_row() > interval;
+        const int64_t row = due ? journal.anchor_row() + interval : journal.length();
+        if (journal.live_row() != row && row > 0) {
+          bool fresh = false;
+          const std::span<const float* const> rows = live_rows(journal, row, fresh);
+          advance(rows, fresh, journal.live());
+          journal.set_live_row(row);
+        }
+        if (!due) break;
+        std::copy_n(journal.live(), journal.shape().anchor_size, journal.begin_anchor());
+        journal.commit_anchor(row, true);
+      }
+    }
+  }
+
+  // For each piece of a kind its steps, which are to be run in order: a later one may fold rows
+  // that an earlier one writes. A piece must be up to date (catch_up).
+  std::span<const std::span<const ReplayStep>> steps(Kind kind = Kind::all);
+
+  // One run for each piece of a kind. For operators whose journals have no anchor (convolutions),
+  // too: rows are all that a run then has.
+  std::span<const ReplayRun> runs(Kind kind = Kind::all);
+
+ private:
+  static bool is(const ReplayPiece& piece, Kind kind) {
+    return kind == Kind::all || piece.parents.empty() == (kind == Kind::chains);
+  }
+
+  // Objects that live as long as the plan.
+  template <typename T>
+  std::span<T> make(int64_t count) {
+    const auto size = static_cast<size_t>(count);
+    T* objects = std::pmr::polymorphic_allocator<T>(&memory_).allocate(size);
+    std::uninitialized_value_construct_n(objects, size);
+    return {objects, size};
+  }
+  template <typename T>
+  std::span<const T> keep(const std::pmr::vector<T>& objects) {
+    const std::span<T> kept = make<T>(static_cast<int64_t>(objects.size()));
+    std::copy(objects.begin(), objects.end(), kept.begin());
+    return kept;
+  }
+  float* buffer(int64_t count);
+  std::span<const float* const> path_of(const Journal& journal, int64_t from, int64_t to);
+
+  std::span<const ReplayFold> begin_folds();
+  void commit_folds();
+  // The rows that the live state is to be moved on by, from where it is or from the anchor.
+  std::span<const float* const> live_rows(Journal& journal, int64_t row, bool& fresh);
+  ReplayRun place(const ReplayPiece& piece);
+  std::span<const ReplayStep> chain_steps(const ReplayPiece& piece);
+  std::span<const ReplayStep> tree_steps(const ReplayPiece& piece);
+
+  std::array<std::byte, 2048> inline_memory_;  // enough for a token of a sequence or two
+  std::pmr::monotonic_buffer_resource memory_{inline_memory_.data(), inline_memory_.size()};
+  std::pmr::vector<ReplayPiece> pieces_{&memory_};
+  std::vector<std::unique_ptr<Storage>> scratch_;
+  std::vector<Journal> kept_;  // as they were before a bulk
+};
+
+// The segments of a batch that have a state, cut for an operator whose long segments have a form of
+// their own: chains longer than kExactStep into steps up to a multiple of the fold interval, whole
+// intervals in bulk, and steps for the rest; everything else is steps. Each part is to be planned
+// and run before the next is planned.
+struct ReplayCut {
+  ReplayCut(const CheckedBatch& batch, JournalSlot slot);
+
+  Replay first, bulk, rest;
+};
+
+}  // namespace pronghorn
