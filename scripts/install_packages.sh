@@ -2,7 +2,7 @@
 # Installs the Debian 12 packages that Pronghorn needs. Does nothing, and needs no rights, when they
 # are all there.
 #
-#   scripts/install_packages.sh [build] [test] [demo] [develop]     (default: build)
+#   scripts/install_packages.sh [build] [test] [demo] [develop] [fuzz]     (default: build)
 set -eu
 
 # A compiler, the build tools and the libraries: see README.md for what each is for. OpenCL is what
@@ -14,6 +14,7 @@ test_packages="libgtest-dev libgmock-dev"
 # A text of four megabytes that needs no download of its own.
 demo_packages="bible-kjv bible-kjv-text"
 develop_packages="ccache clang-format clang-tidy libbenchmark-dev"
+fuzz_packages="clang-14 libclang-rt-14-dev"
 
 [ $# -gt 0 ] || set -- build
 wanted=""
@@ -23,8 +24,9 @@ for group in "$@"; do
     test) wanted="$wanted $test_packages" ;;
     demo) wanted="$wanted $demo_packages" ;;
     develop) wanted="$wanted $develop_packages" ;;
+    fuzz) wanted="$wanted $fuzz_packages" ;;
     *)
-      echo "install_packages.sh: unknown group '$group' (choose from build, test, demo, develop)" >&2
+      echo "install_packages.sh: unknown group '$group' (choose from build, test, demo, develop, fuzz)" >&2
       exit 2
       ;;
   esac

@@ -102,6 +102,8 @@ CheckedBatch::CheckedBatch(const CheckedBatch& other)
 
 void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
                  std::vector<int32_t> parents) {
+  require(static_cast<int64_t>(tokens.size()) <= INT32_MAX - state.length(), kWhere,
+          "{} tokens after {} are more than a sequence can have", tokens.size(), state.length());
   const auto first = static_cast<int32_t>(state.length());
   const int64_t row = batch.rows();
   batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());

@@ -74,7 +74,7 @@ int64_t Journal::append(std::span<const int32_t> positions) {
 }
 
 void Journal::skip(std::span<const int32_t> positions) {
-  require(tree_.empty(), shape_.name, "cannot skip rows behind a token tree");
+  require(tree_.empty(), shape_.name, "cannot skip rows after a token tree");
   skipped_position_ = positions.empty() ? last_position(length_).value_or(-1) : positions.back();
   pages_.clear();
   first_row_ = length_ = skipped_row_ = length_ + static_cast<int64_t>(positions.size());
@@ -200,7 +200,7 @@ int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
   if (length == 0) return 0;
   int64_t oldest = 0, anchors = 0;
   if (shape.live) {
-    // Folds when the first token behind a full interval comes, and then keeps the anchor before.
+    // Folds when the first token after a full interval comes, and then keeps the anchor before.
     const int64_t anchor_row = (length - 1) / shape.fold_interval * shape.fold_interval;
     oldest = std::max<int64_t>(0, anchor_row - shape.fold_interval);
     anchors = 1 + (anchor_row > 0 ? 1 : 0) + (oldest > 0 ? 1 : 0);
@@ -251,33 +251,57 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   require(row_width == shape_.row_width && anchor_size == shape_.anchor_size, where,
           "journal '{}' has rows of {} and an anchor of {} where the model has {} and {}", name,
           row_width, anchor_size, shape_.row_width, shape_.anchor_size);
+  require(length >= 0 && length <= INT32_MAX && first_row >= 0 && first_row <= length, where,
+          "journal '{}' has rows {} to {}", name, first_row, length);
+  // Operators count on this: a token is computed from an anchor at a multiple of the interval and
+  // from rows that are there.
+  const int64_t interval = shape_.fold_interval;
+  require(anchor_row >= 0 && anchor_row <= length &&
+              (interval > 0 ? anchor_row % interval == 0 : anchor_row == 0),
+          where, "journal '{}' of {} rows has an anchor at row {}, which is folded every {} rows",
+          name, length, anchor_row, interval);
+  require(previous == -1 || (anchor_row > 0 && previous == anchor_row - interval), where,
+          "journal '{}' has an anchor at row {} before the one at row {}", name, previous,
+          anchor_row);
   const int64_t oldest = previous >= 0 ? previous : anchor_row;
-  require(first_row >= 0 && first_row <= length && length <= INT32_MAX && anchor_row >= 0 &&
-              anchor_row <= length && previous >= -1 && previous <= anchor_row &&
-              first_row <= std::max<int64_t>(0, oldest - shape_.history),
-          where, "journal '{}' has impossible row numbers ({} {} {} {})", name, first_row, length,
-          anchor_row, previous);
-  for (const int64_t position : {anchor_position, previous_position}) {
-    require(position >= -1 && position <= INT32_MAX, where, "journal '{}' has position {}", name,
-            position);
-  }
+  require(first_row <= std::max<int64_t>(0, oldest - shape_.history), where,
+          "journal '{}' lacks rows before {}, which row {} needs", name, first_row, oldest);
+  // Positions grow, so that of row i is i at least.
+  const auto check_position = [&](int64_t row, int64_t position) {
+    require((row <= 0 ? position >= -1 : position >= row - 1) && position <= INT32_MAX, where,
+            "journal '{}' has an anchor at row {} after position {}", name, row, position);
+  };
+  check_position(anchor_row, anchor_position);
+  check_position(previous, previous_position);
   const auto row_bytes = static_cast<size_t>(shape_.row_bytes());
   require(static_cast<uint64_t>(length - first_row) <= in.size() / (row_bytes + sizeof(int32_t)),
           where, "ends before the {} rows of journal '{}'", length - first_row, name);
 
   Journal fresh(shape_);
   fresh.first_row_ = fresh.length_ = first_row;
+  int64_t last = first_row - 1;
   for (int64_t i = first_row; i < length; ++i) {
     const int32_t position = take<int32_t>(in, where);
+    if (i == previous && i > 0) last = previous_position;
+    if (i == anchor_row && i > 0) last = anchor_position;
+    const bool agrees = (i + 1 != anchor_row || position == anchor_position) &&
+                        (i + 1 != previous || position == previous_position);
+    require(position > last && agrees, where, "row {} of journal '{}' has position {} after {}", i,
+            name, position, last);
+    last = position;
     fresh.append({&position, 1});
     take_bytes(in, fresh.mutable_row_data(i), row_bytes, where);
   }
-  for (Block* block : {&fresh.anchor_, &fresh.previous_anchor_}) {
-    if (take<uint8_t>(in, where) == 0) continue;
+  for (const int64_t row : {anchor_row, previous}) {
+    const bool there = take<uint8_t>(in, where) != 0, expected = row > 0 && anchor_size > 0;
+    require(there == expected, where, "journal '{}' has {} state for its anchor at row {}", name,
+            there ? "a" : "no", row);
+    if (!there) continue;
     const auto bytes = static_cast<size_t>(anchor_size) * sizeof(float);
-    require(bytes > 0 && bytes <= in.size(), where, "ends inside the anchor of '{}'", name);
-    *block = std::make_shared<Storage>(bytes);
-    take_bytes(in, (*block)->data(), bytes, where);
+    require(bytes <= in.size(), where, "ends inside the anchor of '{}'", name);
+    Block& block = row == anchor_row ? fresh.anchor_ : fresh.previous_anchor_;
+    block = std::make_shared<Storage>(bytes);
+    take_bytes(in, block->data(), bytes, where);
   }
   fresh.anchor_row_ = anchor_row;
   fresh.previous_anchor_row_ = previous;

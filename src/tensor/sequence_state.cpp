@@ -39,6 +39,29 @@ int64_t bytes_of(const std::vector<Journal>& journals) {
   return total;
 }
 
+// Of a state from a file: journals must be as long as the sequence or as what reached their span,
+// and hold no token that comes after it.
+void check_lengths(const SequenceState& state, const StateLayout& layout, std::string_view where) {
+  for (size_t layer = 0; layer < state.layers().size(); ++layer) {
+    int64_t span = layout.span_of(layer), most = state.length();
+    const int64_t length = span < 0 ? most : state.rows(span).value_or(0);
+    // All layers directly in a span see the same tokens, which are some of those around it.
+    while (span >= 0) {
+      span = layout.span_parents[static_cast<size_t>(span)];
+      most = span < 0 ? most : std::min(most, state.rows(span).value_or(most));
+    }
+    for (const Journal& journal : state.layers()[layer]) {
+      require(journal.length() == length && length <= most, where,
+              "journal '{}' of layer {} has {} rows, in a sequence of {} tokens",
+              journal.shape().name, layer, journal.length(), state.length());
+      const int64_t last = journal.last_position(length).value_or(-1);
+      require(last < state.length(), where,
+              "journal '{}' of layer {} has position {}, in a sequence of {} tokens",
+              journal.shape().name, layer, last, state.length());
+    }
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLayout> layout,
@@ -176,6 +199,7 @@ SequenceState SequenceState::load(std::span<const std::byte> bytes,
   for (auto& layer : state.layers_) {
     for (Journal& journal : layer) journal.load(in, where);
   }
+  check_lengths(state, *state.layout_, where);
   require(in.empty(), where, "has {} bytes too many", in.size());
   return state;
 }

@@ -33,7 +33,7 @@ std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLa
 //
 //   SequenceState mark = state;   // remember
 //   model.forward(...)            // append anything
-//   state = mark;                 // roll back: to the bit as if never appended
+//   state = mark;                 // roll back: bit-identical, as if never appended
 class SequenceState {
  public:
   SequenceState() = default;
@@ -66,7 +66,8 @@ class SequenceState {
   int64_t bytes() const;
   int64_t bytes(int64_t span) const;
 
-  // A self-contained byte string, with a checksum; load throws Error on anything unexpected.
+  // A self-contained byte string, with a checksum. load() throws Error on anything unexpected, such
+  // as journals that do not agree with the length of the sequence or with each other.
   std::string save() const;
   static SequenceState load(std::span<const std::byte> bytes,
                             std::shared_ptr<const StateLayout> layout, std::string_view where);
