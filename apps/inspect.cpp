@@ -89,7 +89,7 @@ void inspect_surprise(const InspectOptions& options, const Model& model) {
   view.title = options.text.filename().string();
   view.facts = {
       fmt::format("Read by {}, pattern {}", options.model.string(), model.config().pattern),
-      "Memories: " + memories_text(model.memories())};
+      "Memories: " + memories_text(lab::learning_memories(model))};
   if (!options.html.empty()) write_file(options.html, lab::html_page(view));
   if (options.json) {
     nlohmann::json list = nlohmann::json::array();
@@ -99,7 +99,7 @@ void inspect_surprise(const InspectOptions& options, const Model& model) {
     return print_json({{"tokens", tokens.size()}, {"surprise", list}});
   }
   fmt::print("{}\n", lab::terminal_text(view, lab::terminal_shows_bold(1)));
-  fmt::print("memories  {}\n", memories_text(model.memories()));
+  fmt::print("memories  {}\n", memories_text(lab::learning_memories(model)));
   if (!options.html.empty()) fmt::print("page      {}\n", options.html.string());
 }
 
@@ -107,7 +107,7 @@ void inspect_surprise(const InspectOptions& options, const Model& model) {
 void inspect_text(const InspectOptions& options) {
   const std::unique_ptr<Model> model = Model::load(options.model);
   if (model->config().span_count() == 0) {
-    require(!model->memories().empty(), options.model.string(),
+    require(!lab::learning_memories(*model).empty(), options.model.string(),
             "has no subsampled span and no memory that learns while it reads (--text shows what "
             "such models make of each token)");
     return inspect_surprise(options, *model);
@@ -192,7 +192,7 @@ void inspect(const InspectOptions& options) {
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())),
              format_bytes(static_cast<double>(parameters) * 4));
-  const std::vector<LearningMemory> memories = model.memories();
+  const std::vector<LearningMemory> memories = lab::learning_memories(model);
   if (!memories.empty()) fmt::print("memories    {}\n", memories_text(memories));
   fmt::print("written as  {}\n\n", family_for(config).model_type);
   print_table(contexts);

@@ -23,9 +23,10 @@ StateSize state_size(const MixerType& type) {
   nlohmann::json config = {{"type", type.name}};
   if (type.name != "mamba") config["heads"] = 8;
   const nlohmann::json complete = type.complete(ConfigReader(config, "list"), context);
-  const auto mixer = type.create(complete, context, ParameterScope(store, "list"));
+  std::vector<JournalShape> journals;
+  type.create(complete, context, ParameterScope(store, "list"), StateScope(0, journals));
   StateSize size;
-  for (const JournalShape& shape : mixer->journals()) {
+  for (const JournalShape& shape : journals) {
     const auto row = static_cast<double>(shape.row_bytes());
     if (shape.fold_interval == 0) {
       size.per_token += row;

@@ -130,8 +130,9 @@ class EarlyExitDrafter final : public ModelDrafter {
 
  protected:
   Tensor forward(const Context& context, const CheckedBatch& batch) const override {
-    Model::EarlyExit exit{layers_, true, {}};
-    return model_->forward(context, batch, &exit);
+    ForwardObserver observer;
+    observer.on_block = [this](const BlockEnd& end) { return end.layers < layers_; };
+    return model_->forward(context, batch, observer);
   }
   void prepare(const DraftRequest& request, Text& text) override {
     require(request.state != nullptr && !request.recent.empty(), name_,

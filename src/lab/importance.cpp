@@ -17,7 +17,9 @@ ReadText read_importance(const Model& model, const Tokenizer& tokenizer, std::st
     const auto piece =
         std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
     std::vector<SpanTrace> trace;
-    model.forward({}, continue_sequence(read.state, piece), nullptr, &trace);
+    ForwardObserver observer;
+    observer.on_span = [&](const SpanTrace& span) { trace.push_back(span); };
+    model.forward({}, continue_sequence(read.state, piece), observer);
     for (const int32_t id : piece) read.tokens.push_back({id, tokenizer.token_bytes(id), 0, {}});
     for (const SpanTrace& span : trace) {
       for (size_t i = 0; i < span.rows.size(); ++i) {

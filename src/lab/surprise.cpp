@@ -16,9 +16,20 @@ double TokenSurprise::mean() const {
          static_cast<double>(memories.size());
 }
 
+std::vector<LearningMemory> learning_memories(const Model& model) {
+  std::vector<LearningMemory> all;
+  for (const auto& block : model.blocks()) {
+    for (const auto& mixer : block->mixers()) {
+      const auto* learner = dynamic_cast<const HasLearningMemory*>(mixer.get());
+      if (learner != nullptr) all.push_back(learner->learning_memory());
+    }
+  }
+  return all;
+}
+
 std::vector<TokenSurprise> read_surprise(const Model& model, const Tokenizer& tokenizer,
                                          std::string_view text) {
-  const std::vector<LearningMemory> memories = model.memories();
+  const std::vector<LearningMemory> memories = learning_memories(model);
   require(!memories.empty(), "surprise", "the model has no memory that learns while it reads");
   const std::vector<int32_t> ids = tokenizer.encode(text);
   require(!ids.empty(), "text", "gives no token");

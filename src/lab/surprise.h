@@ -8,6 +8,7 @@
 
 #include "formats/tokenizer.h"
 #include "lab/token_view.h"
+#include "layers/learning_memory.h"
 #include "model/model.h"
 
 namespace pronghorn::lab {
@@ -15,9 +16,12 @@ namespace pronghorn::lab {
 struct TokenSurprise {
   int32_t id = 0;
   std::string bytes;
-  std::vector<double> memories;  // fast_weight_memory_surprise of each of Model::memories()
+  std::vector<double> memories;  // fast_weight_memory_surprise of each of learning_memories()
   double mean() const;           // of these; 0 for a token that reached none
 };
+
+// The memories in the layers of a model that learn while a sequence is read, in their order.
+std::vector<LearningMemory> learning_memories(const Model& model);
 
 // Reads the text as a prompt. Throws Error if it gives no token or the model has no memory that
 // learns.

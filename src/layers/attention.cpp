@@ -19,7 +19,7 @@ constexpr int64_t kMaxHeadDim = 4096;
 class AttentionMixer final : public Mixer {
  public:
   AttentionMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope) {
+                 const ParameterScope& scope, const StateScope& states) {
     options_.heads = config.at("heads");
     options_.kv_heads = config.at("kv_heads");
     options_.head_dim = config.at("head_dim");
@@ -50,24 +50,22 @@ class AttentionMixer final : public Mixer {
       k_norm_ = scope.tensor("k_norm.weight", {options_.head_dim}, one);
       norm_epsilon_ = context.norm_epsilon;
     }
+    key_value_ = states.add(attention_journal(options_));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
     const Tensor q = prepare(context, linear(context, x, q_proj_, q_bias_), q_norm_, batch);
     const Tensor k = prepare(context, linear(context, x, k_proj_, k_bias_), k_norm_, batch);
     const Tensor v = linear(context, x, v_proj_, v_bias_);
-    return linear(context, attention(context, q, k, v, options_, batch, slot), o_proj_);
+    return linear(context, attention(context, q, k, v, options_, batch, key_value_), o_proj_);
   }
 
-  std::vector<JournalShape> journals() const override { return {attention_journal(options_)}; }
-
-  TokenCost cost(double context) const override {
-    const double weights = static_cast<double>(
-        (q_proj_.out() + k_proj_.out() + v_proj_.out() + o_proj_.in()) * q_proj_.in());
+  double sequence_cost(double context) const override {
     const double seen =
         options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
-    return {2 * weights, 4 * seen * static_cast<double>(options_.heads * options_.head_dim)};
+    return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 
  private:
@@ -88,6 +86,7 @@ class AttentionMixer final : public Mixer {
   double rope_theta_ = 0;
   int64_t rotary_dim_ = 0;
   float norm_epsilon_ = 0;
+  JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_;
   Tensor q_bias_, k_bias_, v_bias_, q_norm_, k_norm_;
 };

@@ -21,14 +21,11 @@ class SwiGlu final : public FeedForward {
             "down_proj.weight", context.hidden_size, size,
             initializers::normal(context.initializer_range * context.residual_scale))) {}
 
-  Tensor forward(const Context& context, const Tensor& x) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
     const Tensor gate = linear(context, x, gate_proj_);
     const Tensor up = linear(context, x, up_proj_);
     return linear(context, swiglu(context, gate, up), down_proj_);
-  }
-
-  TokenCost cost() const override {
-    return {6.0 * static_cast<double>(up_proj_.out() * up_proj_.in()), 0};
   }
 
  private:
@@ -59,13 +56,10 @@ class Gelu final : public FeedForward {
     }
   }
 
-  Tensor forward(const Context& context, const Tensor& x) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
     const Tensor up = linear(context, x, up_proj_, up_bias_);
     return linear(context, gelu(context, up, tanh_approximation_), down_proj_, down_bias_);
-  }
-
-  TokenCost cost() const override {
-    return {4.0 * static_cast<double>(up_proj_.out() * up_proj_.in()), 0};
   }
 
  private:
@@ -87,16 +81,16 @@ nlohmann::json complete_gelu(ConfigReader reader, const LayerContext&) {
 
 FeedForwardType swiglu_type() {
   return {"swiglu", complete_swiglu,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<FeedForward> {
+          [](const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+             const StateScope&) -> std::unique_ptr<FeedForward> {
             return std::make_unique<SwiGlu>(config.at("size").get<int64_t>(), context, scope);
           }};
 }
 
 FeedForwardType gelu_type() {
   return {"gelu", complete_gelu,
-          [](const nlohmann::json& config, const LayerContext& context,
-             const ParameterScope& scope) -> std::unique_ptr<FeedForward> {
+          [](const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+             const StateScope&) -> std::unique_ptr<FeedForward> {
             return std::make_unique<Gelu>(config, context, scope);
           }};
 }

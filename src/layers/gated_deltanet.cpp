@@ -19,7 +19,7 @@ constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm, as in the paper's impl
 class GatedDeltaNetMixer final : public Mixer {
  public:
   GatedDeltaNetMixer(const nlohmann::json& config, const LayerContext& context,
-                     const ParameterScope& scope)
+                     const ParameterScope& scope, const StateScope& states)
       : conv_kernel_(config.at("conv_kernel")), norm_epsilon_(context.norm_epsilon) {
     options_.key_heads = config.at("heads");
     options_.value_heads = config.at("value_heads");
@@ -53,49 +53,48 @@ class GatedDeltaNetMixer final : public Mixer {
     dt_bias_ = scope.tensor("dt_bias", {options_.value_heads},
                             initializers::inverse_softplus_log_uniform(0.001, 0.1, 1e-4));
     o_norm_ = scope.tensor("o_norm.weight", {options_.value_dim}, initializers::constant(1));
+
+    const JournalShape key_journal = short_convolution_journal(key_width_, conv_kernel_);
+    q_rows_ = states.add(key_journal);
+    k_rows_ = states.add(key_journal);
+    v_rows_ = states.add(short_convolution_journal(value_width_, conv_kernel_));
+    state_ = states.add(outer_product_state_journal(options_));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
-    const auto convolved = [&](const Weight& projection, const Tensor& taps, int64_t index) {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
+    const auto convolved = [&](const Weight& projection, const Tensor& taps, JournalSlot rows) {
       return short_convolution(context, linear(context, x, projection), taps, {}, true, batch,
-                               {slot.layer, slot.index + index});
+                               rows);
     };
     OuterProductStateInputs inputs;
     inputs.q =
-        l2_normalize(context, convolved(q_proj_, q_conv_, 0), options_.key_dim, kUnitEpsilon);
+        l2_normalize(context, convolved(q_proj_, q_conv_, q_rows_), options_.key_dim, kUnitEpsilon);
     inputs.k =
-        l2_normalize(context, convolved(k_proj_, k_conv_, 1), options_.key_dim, kUnitEpsilon);
-    inputs.v = convolved(v_proj_, v_conv_, 2);
+        l2_normalize(context, convolved(k_proj_, k_conv_, k_rows_), options_.key_dim, kUnitEpsilon);
+    inputs.v = convolved(v_proj_, v_conv_, v_rows_);
     inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
                                   std::numeric_limits<float>::infinity())
                            .second;
     inputs.beta = sigmoid(context, linear(context, x, b_proj_));
-    const Tensor y =
-        outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 3});
+    const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
     const Tensor normed =
         gated_rms_norm(context, y, linear(context, x, g_proj_), o_norm_, options_.value_dim,
                        norm_epsilon_, GateOrder::norm_then_gate);
     return linear(context, normed, o_proj_);
   }
 
-  std::vector<JournalShape> journals() const override {
-    return {short_convolution_journal(key_width_, conv_kernel_),
-            short_convolution_journal(key_width_, conv_kernel_),
-            short_convolution_journal(value_width_, conv_kernel_),
-            outer_product_state_journal(options_)};
-  }
-
-  TokenCost cost(double) const override {
-    const double weights = static_cast<double>(
-        (2 * key_width_ + 3 * value_width_ + 2 * options_.value_heads) * q_proj_.in());
-    return {2 * weights, 7.0 * static_cast<double>(value_width_ * options_.key_dim)};
+  // Per number of the state: decay 1, what the key held 2, write 2, read 2.
+  double sequence_cost(double) const override {
+    return 7.0 * static_cast<double>(value_width_ * options_.key_dim);
   }
 
  private:
   int64_t conv_kernel_, key_width_ = 0, value_width_ = 0;
   float norm_epsilon_;
   OuterProductStateOptions options_;
+  JournalSlot q_rows_, k_rows_, v_rows_, state_;
   Weight q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;
   Tensor q_conv_, k_conv_, v_conv_, A_log_, dt_bias_, o_norm_;
 };

@@ -1,17 +1,17 @@
 // The seams of a block: Mixer (carries information along a sequence), FeedForward (works on each
-// token alone), and the norm in front of them.
+// token), and the norm in front of them.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "formats/json.h"
+#include "layers/carry.h"
 #include "layers/parameters.h"
-#include "ops/fast_weight_memory.h"
+#include "layers/states.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 
@@ -23,10 +23,11 @@ struct TokenCost {
   double sequence = 0;  // the sequence operator itself, at a given context
 };
 
-// A network in a layer that learns while a sequence is read, and the journal that it is kept in.
-struct LearningMemory {
-  JournalSlot slot;
-  FastWeightMemoryOptions options;
+// What a layer is given in a forward besides its input.
+struct LayerInput {
+  const Context& context;
+  const CheckedBatch& batch;  // its segments lead to the states of the sequences
+  Carry& carry;
 };
 
 // A sequence mixer, written once: the same forward trains, takes prompts, decodes, batches and
@@ -35,26 +36,27 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
 
-  // x [rows, hidden_size], already normalised; returns the same shape. slot: where this mixer's
-  // journals begin.
-  virtual Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                         JournalSlot slot) const = 0;
+  // x [rows, hidden_size], already normalised; returns the same shape.
+  virtual Tensor forward(const LayerInput& input, const Tensor& x) const = 0;
 
-  // What it keeps of a sequence, in slot order.
-  virtual std::vector<JournalShape> journals() const = 0;
-
-  // Its memory that learns at test time, if it has one; slot as in forward().
-  virtual std::optional<LearningMemory> memory(JournalSlot) const { return {}; }
-
-  // Forward work of one token whose context is `context` tokens long.
-  virtual TokenCost cost(double context) const = 0;
+  // Forward work of one token whose context is `context` tokens long, apart from products with
+  // registered matrices: floating-point operations of the sequence operator.
+  virtual double sequence_cost(double context) const = 0;
 };
 
+// What follows a mixer in a block. It may keep a state, as a mixer does.
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
-  virtual Tensor forward(const Context& context, const Tensor& x) const = 0;
-  virtual TokenCost cost() const = 0;
+
+  // As Mixer::forward().
+  virtual Tensor forward(const LayerInput& input, const Tensor& x) const = 0;
+
+  // As Mixer::sequence_cost().
+  virtual double sequence_cost(double) const { return 0; }
+  // Numbers of its registered matrices that one token is not multiplied with, on average: experts
+  // that it is not sent to.
+  virtual int64_t idle_weights() const { return 0; }
 };
 
 // The norm before a mixer or feed-forward, fused with the residual addition in front of it.
@@ -84,6 +86,9 @@ struct LayerContext {
   // residual additions), so that the stream's variance does not grow with depth (GPT-2).
   double residual_scale = 1;
   float norm_epsilon = 1e-5f;
+  int64_t layer =
+      0;  // index of its block in the model; in a head for multi-token prediction: depth
+  int64_t depth = 1;  // blocks of the model
 };
 
 // Each mixer and feed-forward: its configuration from JSON (unknown keys are errors) and back (with
@@ -96,18 +101,23 @@ struct MixerType {
   nlohmann::json (*complete)(ConfigReader reader, const LayerContext& context);
   // config: as returned by complete().
   std::unique_ptr<Mixer> (*create)(const nlohmann::json& config, const LayerContext& context,
-                                   const ParameterScope& scope);
+                                   const ParameterScope& scope, const StateScope& states);
 };
 
 struct FeedForwardType {
   std::string name;
   nlohmann::json (*complete)(ConfigReader reader, const LayerContext& context);
   std::unique_ptr<FeedForward> (*create)(const nlohmann::json& config, const LayerContext& context,
-                                         const ParameterScope& scope);
+                                         const ParameterScope& scope, const StateScope& states);
 };
 
 const std::vector<MixerType>& mixer_types();
 const std::vector<FeedForwardType>& feed_forward_types();
+
+// Adds a type that is not of this library, before a configuration that names it is read. Not
+// thread-safe. Throws Error if the name is taken.
+void register_mixer_type(MixerType type);
+void register_feed_forward_type(FeedForwardType type);
 
 // By name; throws Error naming `where` and the types there are.
 const MixerType& find_mixer_type(std::string_view name, std::string_view where);

@@ -7,11 +7,11 @@
 
 namespace pronghorn {
 
-// MixerType::create of a mixer that is built from these three.
+// MixerType::create of a mixer that is built from these four.
 template <class MixerClass>
 std::unique_ptr<Mixer> create_mixer(const nlohmann::json& config, const LayerContext& context,
-                                    const ParameterScope& scope) {
-  return std::make_unique<MixerClass>(config, context, scope);
+                                    const ParameterScope& scope, const StateScope& states) {
+  return std::make_unique<MixerClass>(config, context, scope, states);
 }
 
 MixerType attention_mixer_type();

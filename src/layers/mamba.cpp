@@ -16,7 +16,8 @@ constexpr int64_t kMaxWidth = 1 << 20;
 
 class MambaMixer final : public Mixer {
  public:
-  MambaMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope)
+  MambaMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+             const StateScope& states)
       : inner_size_(config.at("inner_size")),
         state_(config.at("state")),
         time_step_rank_(config.at("time_step_rank")),
@@ -52,37 +53,33 @@ class MambaMixer final : public Mixer {
       in_bias_ = scope.tensor("in_proj.bias", {2 * inner_size_}, zero);
       out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     }
+    conv_rows_ = states.add(short_convolution_journal(inner_size_, conv_kernel_));
+    scan_ = states.add(selective_scan_journal(inner_size_, state_));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
     const Tensor xz = linear(context, x, in_proj_, in_bias_);
     const Tensor z = xz.column_slice(inner_size_, inner_size_);
     const Tensor u = short_convolution(context, xz.column_slice(0, inner_size_), conv_weight_,
-                                       conv_bias_, true, batch, slot);
+                                       conv_bias_, true, batch, conv_rows_);
     const Tensor dt_B_C = linear(context, u, x_proj_);
     const Tensor dt = linear(context, dt_B_C.column_slice(0, time_step_rank_), dt_proj_);
     const Tensor B = dt_B_C.column_slice(time_step_rank_, state_);
     const Tensor C = dt_B_C.column_slice(time_step_rank_ + state_, state_);
-    const Tensor y = selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch,
-                                    {slot.layer, slot.index + 1});
+    const Tensor y = selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_);
     return linear(context, swiglu(context, z, y), out_proj_, out_bias_);
   }
 
-  std::vector<JournalShape> journals() const override {
-    return {short_convolution_journal(inner_size_, conv_kernel_),
-            selective_scan_journal(inner_size_, state_)};
-  }
-
-  TokenCost cost(double) const override {
-    const auto weights = [](const Weight& w) { return static_cast<double>(w.out() * w.in()); };
-    // Seven operations a state element (zoo of recurrences: decay, input, sum, read-out).
-    return {2 * (weights(in_proj_) + weights(x_proj_) + weights(dt_proj_) + weights(out_proj_)),
-            7.0 * static_cast<double>(inner_size_ * state_)};
+  // Per number of the state: decay 2 (step size times A, product), input 2, sum 1, read 2.
+  double sequence_cost(double) const override {
+    return 7.0 * static_cast<double>(inner_size_ * state_);
   }
 
  private:
   int64_t inner_size_, state_, time_step_rank_, conv_kernel_;
+  JournalSlot conv_rows_, scan_;
   Weight in_proj_, x_proj_, dt_proj_, out_proj_;
   Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_;
 };

@@ -19,7 +19,7 @@ constexpr int64_t kMaxWidth = 1 << 20;
 class Mamba2Mixer final : public Mixer {
  public:
   Mamba2Mixer(const nlohmann::json& config, const LayerContext& context,
-              const ParameterScope& scope)
+              const ParameterScope& scope, const StateScope& states)
       : heads_(config.at("heads")),
         inner_size_(heads_ * config.at("head_dim").get<int64_t>()),
         groups_state_(config.at("groups").get<int64_t>() * config.at("state").get<int64_t>()),
@@ -62,16 +62,19 @@ class Mamba2Mixer final : public Mixer {
       in_bias_ = scope.tensor("in_proj.bias", {in_proj_.out()}, zero);
       out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     }
+    conv_rows_ = states.add(short_convolution_journal(conv_width, conv_kernel_));
+    state_ = states.add(outer_product_state_journal(options_));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
     const Tensor projected = linear(context, x, in_proj_, in_bias_);
     const int64_t conv_width = inner_size_ + 2 * groups_state_;
     const Tensor z = projected.column_slice(0, inner_size_);
     const Tensor raw_dt = projected.column_slice(inner_size_ + conv_width, heads_);
     const Tensor x_B_C = short_convolution(context, projected.column_slice(inner_size_, conv_width),
-                                           conv_weight_, conv_bias_, true, batch, slot);
+                                           conv_weight_, conv_bias_, true, batch, conv_rows_);
     const auto [dt, log_decay] =
         decay_gate(context, raw_dt, dt_bias_, A_log_, time_step_limit_low_, time_step_limit_high_);
     OuterProductStateInputs inputs;
@@ -81,23 +84,16 @@ class Mamba2Mixer final : public Mixer {
     inputs.log_decay = log_decay;
     inputs.beta = dt;
     inputs.skip = D_;
-    const Tensor y =
-        outer_product_state(context, inputs, options_, batch, {slot.layer, slot.index + 1});
+    const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
     // Each group of heads that shares B and C is normalised on its own.
     const Tensor normed = gated_rms_norm(context, y, z, norm_, inner_size_ / options_.key_heads,
                                          norm_epsilon_, GateOrder::gate_then_norm);
     return linear(context, normed, out_proj_, out_bias_);
   }
 
-  std::vector<JournalShape> journals() const override {
-    return {short_convolution_journal(inner_size_ + 2 * groups_state_, conv_kernel_),
-            outer_product_state_journal(options_)};
-  }
-
-  TokenCost cost(double) const override {
-    const double weights =
-        static_cast<double>(in_proj_.out() * in_proj_.in() + out_proj_.out() * out_proj_.in());
-    return {2 * weights, 5.0 * static_cast<double>(inner_size_ * options_.key_dim)};
+  // Per number of the state: decay 1, write 2, read 2.
+  double sequence_cost(double) const override {
+    return 5.0 * static_cast<double>(inner_size_ * options_.key_dim);
   }
 
  private:
@@ -106,6 +102,7 @@ class Mamba2Mixer final : public Mixer {
   float time_step_limit_high_ = std::numeric_limits<float>::infinity();
   float norm_epsilon_;
   OuterProductStateOptions options_;
+  JournalSlot conv_rows_, state_;
   Weight in_proj_, out_proj_;
   Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_, norm_;
 };

@@ -37,7 +37,7 @@ constexpr double kLowestForgetting = -12, kHighestForgetting = -5;
 }  // namespace
 
 NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& context,
-                           const ParameterScope& scope)
+                           const ParameterScope& scope, const StateScope& states)
     : conv_kernel_(config.at("conv_kernel")),
       average_momentum_(config.at("average_momentum")),
       max_learning_rate_(config.at("max_learning_rate")) {
@@ -65,6 +65,10 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
     q_conv_ = scope.tensor("q_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
     k_conv_ = scope.tensor("k_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
     v_conv_ = scope.tensor("v_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
+    const JournalShape journal = short_convolution_journal(width(), conv_kernel_);
+    q_rows_ = states.add(journal);
+    k_rows_ = states.add(journal);
+    v_rows_ = states.add(journal);
   }
   const auto make_gate = [&](const std::string& name, const Initializer& bias) {
     return Gate{scope.matrix(name + ".weight", heads, d, in),
@@ -97,19 +101,17 @@ Tensor NeuralMemory::unit(const Context& context, const Tensor& projected) const
   return l2_normalize(context, projected, options_.head_dim, kUnitEpsilon);
 }
 
-FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tensor& x,
-                                              const CheckedBatch& batch, JournalSlot& slot) const {
-  const auto projected = [&](const Weight& projection, const Tensor& taps) {
+FastWeightMemoryInputs NeuralMemory::features(const LayerInput& input, const Tensor& x) const {
+  const Context& context = input.context;
+  const auto projected = [&](const Weight& projection, const Tensor& taps, JournalSlot rows) {
     const Tensor plain = linear(context, x, projection);
     if (conv_kernel_ == 0) return plain;
-    const Tensor result = short_convolution(context, plain, taps, {}, true, batch, slot);
-    ++slot.index;
-    return result;
+    return short_convolution(context, plain, taps, {}, true, input.batch, rows);
   };
   FastWeightMemoryInputs inputs;
-  inputs.q = unit(context, projected(q_proj_, q_conv_));
-  inputs.k = unit(context, projected(k_proj_, k_conv_));
-  inputs.v = projected(v_proj_, v_conv_);
+  inputs.q = unit(context, projected(q_proj_, q_conv_, q_rows_));
+  inputs.k = unit(context, projected(k_proj_, k_conv_, k_rows_));
+  inputs.v = projected(v_proj_, v_conv_, v_rows_);
   inputs.theta = scale(context, gate(context, x, theta_), max_learning_rate_);
   if (rule_.momentum) {
     const Tensor raw = linear(context, x, eta_.weight, eta_.bias);
@@ -124,30 +126,8 @@ FastWeightMemoryInputs NeuralMemory::features(const Context& context, const Tens
   return inputs;
 }
 
-Tensor NeuralMemory::forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                             JournalSlot slot) const {
-  const FastWeightMemoryInputs inputs = features(context, x, batch, slot);
-  return fast_weight_memory(context, inputs, options_, batch, slot);
-}
-
-std::vector<JournalShape> NeuralMemory::journals() const {
-  std::vector<JournalShape> shapes;
-  if (conv_kernel_ > 0) {
-    shapes.assign(3, short_convolution_journal(width(), conv_kernel_));
-  }
-  shapes.push_back(fast_weight_memory_journal(options_));
-  return shapes;
-}
-
-LearningMemory NeuralMemory::memory(JournalSlot slot) const {
-  slot.index += static_cast<int64_t>(journals().size()) - 1;
-  return {slot, options_};
-}
-
-TokenCost NeuralMemory::cost() const {
-  const int64_t gates = 1 + (rule_.momentum ? 1 : 0) + (rule_.forgetting ? 1 : 0);
-  const auto outputs = static_cast<double>(3 * width() + gates * options_.heads);
-  return {2 * outputs * static_cast<double>(q_proj_.in()), fast_weight_memory_cost(options_)};
+Tensor NeuralMemory::forward(const LayerInput& input, const Tensor& x, JournalSlot slot) const {
+  return fast_weight_memory(input.context, features(input, x), options_, input.batch, slot);
 }
 
 GatedAnswer::GatedAnswer(int64_t width, bool bias, const LayerContext& context,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "layers/layer.h"
+#include "layers/learning_memory.h"
 #include "ops/fast_weight_memory.h"
 
 namespace pronghorn {
@@ -13,25 +14,21 @@ namespace pronghorn {
 class NeuralMemory {
  public:
   // config: as completed by complete_neural_memory().
+  // Registers the journals of its convolutions; that of the memory is the caller's, who knows in
+  // which order it learns and is asked.
   NeuralMemory(const nlohmann::json& config, const LayerContext& context,
-               const ParameterScope& scope);
+               const ParameterScope& scope, const StateScope& states);
 
-  // What the memory answers each row's query with, once it has learned the row:
+  // What the memory kept in `slot` answers each row's query with, once it has learned the row:
   // [rows, heads head_dim].
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const;
+  Tensor forward(const LayerInput& input, const Tensor& x, JournalSlot slot) const;
 
-  // The two halves of forward(). What learns: query, key, value and gates of each row; moves `slot`
-  // on to after the journals of its convolutions.
-  FastWeightMemoryInputs features(const Context& context, const Tensor& x,
-                                  const CheckedBatch& batch, JournalSlot& slot) const;
+  // The first half of forward(), what learns: query, key, value and gates of each row.
+  FastWeightMemoryInputs features(const LayerInput& input, const Tensor& x) const;
   // Unit queries of another projection of the memory's width.
   Tensor unit(const Context& context, const Tensor& projected) const;
   const FastWeightMemoryOptions& options() const { return options_; }
 
-  std::vector<JournalShape> journals() const;
-  LearningMemory memory(JournalSlot slot) const;
-  TokenCost cost() const;
   int64_t head_dim() const { return options_.head_dim; }
   int64_t width() const { return options_.heads * options_.head_dim; }
 
@@ -47,6 +44,7 @@ class NeuralMemory {
   int64_t conv_kernel_ = 0;
   bool average_momentum_ = false;
   float max_learning_rate_ = 0;
+  JournalSlot q_rows_, k_rows_, v_rows_;  // of the convolutions
   Weight q_proj_, k_proj_, v_proj_;
   Tensor q_conv_, k_conv_, v_conv_;
   Gate theta_, eta_, alpha_;

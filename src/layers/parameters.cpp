@@ -69,7 +69,9 @@ Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& 
 
 Weight ParameterStore::matrix(std::string name, int64_t out, int64_t in,
                               const Initializer& initializer) {
-  return Weight(tensor(std::move(name), {out, in}, initializer, Decay::yes));
+  const Tensor value = tensor(std::move(name), {out, in}, initializer, Decay::yes);
+  matrix_size_ += value.size();
+  return Weight(value);
 }
 
 Tensor ParameterStore::average(std::string name, Shape shape) {

@@ -55,6 +55,8 @@ class ParameterStore {
 
   const std::vector<Parameter>& all() const { return parameters_; }
   int64_t total_size() const { return total_size_; }
+  // Numbers of all matrices: a token that is multiplied with each of them once costs twice that.
+  int64_t matrix_size() const { return matrix_size_; }
 
   // Throws what tensor() throws if `size` numbers are more than fit into memory.
   static void require_room(int64_t size);
@@ -62,7 +64,7 @@ class ParameterStore {
  private:
   uint64_t seed_;
   bool initialize_;
-  int64_t total_size_ = 0;
+  int64_t total_size_ = 0, matrix_size_ = 0;
   std::vector<Parameter> parameters_;
   std::unordered_set<std::string> names_;
 };
@@ -73,6 +75,7 @@ class ParameterScope {
   ParameterScope(ParameterStore& store, std::string prefix)
       : store_(&store), prefix_(std::move(prefix)) {}
 
+  const ParameterStore& store() const { return *store_; }
   ParameterScope child(std::string_view name) const { return {*store_, path(name)}; }
   Tensor tensor(std::string_view name, Shape shape, const Initializer& initializer,
                 Decay decay = Decay::no, double learning_rate_scale = 1) const {

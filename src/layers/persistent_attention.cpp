@@ -10,7 +10,7 @@
 namespace pronghorn {
 
 PersistentAttention::PersistentAttention(const nlohmann::json& config, const LayerContext& context,
-                                         const ParameterScope& scope)
+                                         const ParameterScope& scope, const StateScope& states)
     : persistent_(config.at("persistent")), rope_theta_(config.at("rope_theta")) {
   options_.heads = options_.kv_heads = config.at("heads");
   options_.head_dim = config.at("head_dim");
@@ -25,26 +25,26 @@ PersistentAttention::PersistentAttention(const nlohmann::json& config, const Lay
     persistent_keys_ = scope.tensor("persistent_keys", {persistent_, width()}, learned);
     persistent_values_ = scope.tensor("persistent_values", {persistent_, width()}, learned);
   }
+  key_value_ = states.add(attention_journal(options_));
 }
 
-Tensor PersistentAttention::forward(const Context& context, const Tensor& x,
-                                    const CheckedBatch& batch, JournalSlot slot) const {
+Tensor PersistentAttention::forward(const LayerInput& input, const Tensor& x) const {
+  const Context& context = input.context;
+  const CheckedBatch& batch = input.batch;
   const auto turned = [&](const Weight& projection) {
     return rope(context, linear(context, x, projection), batch.positions(), options_.head_dim,
                 options_.head_dim, rope_theta_);
   };
   const Tensor q = turned(q_proj_), k = turned(k_proj_), v = linear(context, x, v_proj_);
-  if (persistent_ == 0) return attention(context, q, k, v, options_, batch, slot);
-  const AttentionResult window = partial_attention(context, q, k, v, options_, batch, slot);
+  if (persistent_ == 0) return attention(context, q, k, v, options_, batch, key_value_);
+  const AttentionResult window = partial_attention(context, q, k, v, options_, batch, key_value_);
   return merge_attention(context, q, {&window, 1}, persistent_keys_, persistent_values_, options_);
 }
 
-TokenCost PersistentAttention::cost(double context) const {
+double PersistentAttention::sequence_cost(double context) const {
   const double seen =
       options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
-  const auto outputs = static_cast<double>(width());
-  return {6 * outputs * static_cast<double>(q_proj_.in()),
-          4 * outputs * (seen + static_cast<double>(persistent_))};
+  return 4 * static_cast<double>(width()) * (seen + static_cast<double>(persistent_));
 }
 
 void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config) {

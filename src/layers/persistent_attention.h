@@ -13,20 +13,20 @@ class PersistentAttention {
  public:
   // config: as completed by complete_memory_and_window().
   PersistentAttention(const nlohmann::json& config, const LayerContext& context,
-                      const ParameterScope& scope);
+                      const ParameterScope& scope, const StateScope& states);
 
   // [rows, heads head_dim], before any projection.
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const;
+  Tensor forward(const LayerInput& input, const Tensor& x) const;
 
-  std::vector<JournalShape> journals() const { return {attention_journal(options_)}; }
-  TokenCost cost(double context) const;
+  // As Mixer::sequence_cost().
+  double sequence_cost(double context) const;
   int64_t width() const { return options_.heads * options_.head_dim; }
 
  private:
   AttentionOptions options_;
   int64_t persistent_ = 0;
   double rope_theta_ = 0;
+  JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_;
   Tensor persistent_keys_, persistent_values_;
 };

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "layers/layer.h"
@@ -19,20 +20,36 @@ const Type& find_type(const std::vector<Type>& types, std::string_view name, std
               fmt::format("choose from {}", fmt::join(names, ", ")));
 }
 
-}  // namespace
-
-const std::vector<MixerType>& mixer_types() {
-  static const std::vector<MixerType> types = {
-      attention_mixer_type(),      mamba_mixer_type(),      mamba2_mixer_type(),
-      gated_deltanet_mixer_type(), ttt_linear_mixer_type(), ttt_mlp_mixer_type(),
-      titans_memory_mixer_type(),  titans_mac_mixer_type(), titans_mag_mixer_type(),
-      titans_mal_mixer_type()};
+std::vector<MixerType>& mixers() {
+  static std::vector<MixerType> types = {attention_mixer_type(),     mamba_mixer_type(),
+                                         mamba2_mixer_type(),        gated_deltanet_mixer_type(),
+                                         ttt_linear_mixer_type(),    ttt_mlp_mixer_type(),
+                                         titans_memory_mixer_type(), titans_mac_mixer_type(),
+                                         titans_mag_mixer_type(),    titans_mal_mixer_type()};
   return types;
 }
 
-const std::vector<FeedForwardType>& feed_forward_types() {
-  static const std::vector<FeedForwardType> types = {swiglu_type(), gelu_type()};
+std::vector<FeedForwardType>& feed_forwards() {
+  static std::vector<FeedForwardType> types = {swiglu_type(), gelu_type()};
   return types;
+}
+
+template <typename Type>
+void add_type(std::vector<Type>& types, Type type) {
+  for (const Type& other : types) {
+    require(other.name != type.name, type.name, "is the name of two layer types");
+  }
+  types.push_back(std::move(type));
+}
+
+}  // namespace
+
+const std::vector<MixerType>& mixer_types() { return mixers(); }
+const std::vector<FeedForwardType>& feed_forward_types() { return feed_forwards(); }
+
+void register_mixer_type(MixerType type) { add_type(mixers(), std::move(type)); }
+void register_feed_forward_type(FeedForwardType type) {
+  add_type(feed_forwards(), std::move(type));
 }
 
 const MixerType& find_mixer_type(std::string_view name, std::string_view where) {

@@ -19,11 +19,11 @@
 namespace pronghorn {
 namespace {
 
-class TitansMacMixer final : public Mixer {
+class TitansMacMixer final : public Mixer, public HasLearningMemory {
  public:
   TitansMacMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope)
-      : memory_(config, context, scope.child("memory")),
+                 const ParameterScope& scope, const StateScope& states)
+      : memory_(config, context, scope.child("memory"), states),
         recall_options_(memory_.options()),
         persistent_(config.at("persistent")),
         rope_theta_(config.at("rope_theta")),
@@ -46,62 +46,53 @@ class TitansMacMixer final : public Mixer {
       persistent_values_ = scope.tensor("persistent_values", {persistent_, width}, in);
     }
     ask_proj_ = scope.matrix("ask_proj.weight", width, width, in);
+    recall_slot_ = states.add(fast_weight_memory_journal(recall_options_));
+    recalled_rows_ = states.add(attention_journal(attention_));
+    token_rows_ = states.add(attention_journal(attention_));
+    slot_ = states.add(fast_weight_memory_journal(memory_.options()));
   }
 
   // h = M(q) at the weights of the segment's start, y = attention to [P | h | S], m = M(norm(y))
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
-    FastWeightMemoryInputs inputs = memory_.features(context, x, batch, slot);
-    const auto next = [&slot] { return JournalSlot{slot.layer, slot.index++}; };
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
+    FastWeightMemoryInputs inputs = memory_.features(input, x);
     const auto turned = [&](const Tensor& heads) {
       return rope(context, heads, batch.positions(), attention_.head_dim, attention_.head_dim,
                   rope_theta_);
     };
     const Tensor recalled =
-        rms_norm(context, fast_weight_memory(context, inputs, recall_options_, batch, next()),
+        rms_norm(context, fast_weight_memory(context, inputs, recall_options_, batch, recall_slot_),
                  recall_norm_, norm_epsilon_);
     const Tensor q = turned(linear(context, x, q_proj_));
     const AttentionResult parts[] = {
         partial_attention(context, q, turned(linear(context, recalled, recall_k_proj_)),
-                          linear(context, recalled, recall_v_proj_), attention_, batch, next()),
+                          linear(context, recalled, recall_v_proj_), attention_, batch,
+                          recalled_rows_),
         partial_attention(context, q, turned(linear(context, x, k_proj_)),
-                          linear(context, x, v_proj_), attention_, batch, next())};
+                          linear(context, x, v_proj_), attention_, batch, token_rows_)};
     const Tensor y = output_.normalized(
         context,
         merge_attention(context, q, parts, persistent_keys_, persistent_values_, attention_));
     inputs.q = memory_.unit(context, linear(context, y, ask_proj_));
     return output_.join(context, y,
-                        fast_weight_memory(context, inputs, memory_.options(), batch, next()));
+                        fast_weight_memory(context, inputs, memory_.options(), batch, slot_));
   }
 
-  std::vector<JournalShape> journals() const override {
-    std::vector<JournalShape> shapes = memory_.journals();
-    shapes.back() = fast_weight_memory_journal(recall_options_);
-    shapes.push_back(attention_journal(attention_));
-    shapes.push_back(attention_journal(attention_));
-    shapes.push_back(fast_weight_memory_journal(memory_.options()));
-    return shapes;
-  }
+  LearningMemory learning_memory() const override { return {slot_, memory_.options()}; }
 
-  std::optional<LearningMemory> memory(JournalSlot slot) const override {
-    slot.index += static_cast<int64_t>(journals().size()) - 1;
-    return LearningMemory{slot, memory_.options()};
-  }
-
-  TokenCost cost(double) const override {
-    const TokenCost memory = memory_.cost();
-    const auto width = static_cast<double>(memory_.width());
-    const auto d = static_cast<double>(output_.hidden_size());
+  double sequence_cost(double) const override {
     // On average a token sees half of its segment, twice.
     const auto seen = static_cast<double>(attention_.segment + persistent_);
-    return {memory.matmul + 2 * (4 * width * d + 3 * width * width),
-            2 * memory.sequence + 4 * width * seen};
+    return 2 * fast_weight_memory_cost(memory_.options()) +
+           4 * static_cast<double>(memory_.width()) * seen;
   }
 
  private:
   NeuralMemory memory_;
   FastWeightMemoryOptions recall_options_;
   AttentionOptions attention_;
+  JournalSlot recall_slot_, recalled_rows_, token_rows_, slot_;
   int64_t persistent_;
   double rope_theta_;
   float norm_epsilon_;

@@ -8,42 +8,31 @@
 namespace pronghorn {
 namespace {
 
-class TitansMagMixer final : public Mixer {
+class TitansMagMixer final : public Mixer, public HasLearningMemory {
  public:
   TitansMagMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope)
-      : attention_(config, context, scope.child("attention")),
-        memory_(config, context, scope.child("memory")),
+                 const ParameterScope& scope, const StateScope& states)
+      : attention_(config, context, scope.child("attention"), states),
+        memory_(config, context, scope.child("memory"), states),
+        slot_(states.add(fast_weight_memory_journal(memory_.options()))),
         output_(attention_.width(), config.at("answer_bias"), context, scope) {}
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
-    const Tensor y = attention_.forward(context, x, batch, slot);
-    slot.index += static_cast<int64_t>(attention_.journals().size());
-    return output_.join(context, output_.normalized(context, y),
-                        memory_.forward(context, x, batch, slot));
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const Tensor y = attention_.forward(input, x);
+    return output_.join(context, output_.normalized(context, y), memory_.forward(input, x, slot_));
   }
 
-  std::vector<JournalShape> journals() const override {
-    std::vector<JournalShape> shapes = attention_.journals();
-    for (JournalShape& shape : memory_.journals()) shapes.push_back(std::move(shape));
-    return shapes;
-  }
+  LearningMemory learning_memory() const override { return {slot_, memory_.options()}; }
 
-  std::optional<LearningMemory> memory(JournalSlot slot) const override {
-    slot.index += static_cast<int64_t>(attention_.journals().size());
-    return memory_.memory(slot);
-  }
-
-  TokenCost cost(double context) const override {
-    const TokenCost attention = attention_.cost(context), memory = memory_.cost();
-    const auto out = static_cast<double>(output_.width() * output_.hidden_size());
-    return {attention.matmul + memory.matmul + 2 * out, attention.sequence + memory.sequence};
+  double sequence_cost(double context) const override {
+    return attention_.sequence_cost(context) + fast_weight_memory_cost(memory_.options());
   }
 
  private:
   PersistentAttention attention_;
   NeuralMemory memory_;
+  JournalSlot slot_;
   GatedAnswer output_;
 };
 

@@ -9,12 +9,13 @@
 namespace pronghorn {
 namespace {
 
-class TitansMalMixer final : public Mixer {
+class TitansMalMixer final : public Mixer, public HasLearningMemory {
  public:
   TitansMalMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope)
-      : memory_(config, context, scope.child("memory")),
-        attention_(config, context, scope.child("attention")),
+                 const ParameterScope& scope, const StateScope& states)
+      : memory_(config, context, scope.child("memory"), states),
+        slot_(states.add(fast_weight_memory_journal(memory_.options()))),
+        attention_(config, context, scope.child("attention"), states),
         norm_epsilon_(context.norm_epsilon) {
     const int64_t d = context.hidden_size;
     const Initializer one = initializers::constant(1);
@@ -30,38 +31,27 @@ class TitansMalMixer final : public Mixer {
 
   // y = M(x), normalised per head, gated and projected; o = y + SWA(norm(x + y)): a residual
   // connection around each, of which the block adds the outer one.
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
-    const Tensor answer = memory_.forward(context, x, batch, slot);
-    slot.index += static_cast<int64_t>(memory_.journals().size());
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const Tensor answer = memory_.forward(input, x, slot_);
     const Tensor gated =
         gated_rms_norm(context, answer, linear(context, x, g_proj_), memory_norm_,
                        memory_.head_dim(), norm_epsilon_, GateOrder::norm_then_gate);
     const Tensor y = linear(context, gated, memory_proj_);
     const Tensor normed = add_rms_norm(context, x, y, attention_norm_, norm_epsilon_).second;
-    const Tensor seen = attention_.forward(context, normed, batch, slot);
+    const Tensor seen = attention_.forward(input, normed);
     return add(context, y, linear(context, seen, o_proj_));
   }
 
-  std::vector<JournalShape> journals() const override {
-    std::vector<JournalShape> shapes = memory_.journals();
-    for (JournalShape& shape : attention_.journals()) shapes.push_back(std::move(shape));
-    return shapes;
-  }
+  LearningMemory learning_memory() const override { return {slot_, memory_.options()}; }
 
-  std::optional<LearningMemory> memory(JournalSlot slot) const override {
-    return memory_.memory(slot);
-  }
-
-  TokenCost cost(double context) const override {
-    const TokenCost attention = attention_.cost(context), memory = memory_.cost();
-    const auto width = static_cast<double>(2 * memory_.width() + attention_.width());
-    return {attention.matmul + memory.matmul + 2 * width * static_cast<double>(o_proj_.out()),
-            attention.sequence + memory.sequence};
+  double sequence_cost(double context) const override {
+    return attention_.sequence_cost(context) + fast_weight_memory_cost(memory_.options());
   }
 
  private:
   NeuralMemory memory_;
+  JournalSlot slot_;
   PersistentAttention attention_;
   float norm_epsilon_;
   Weight g_proj_, memory_proj_, o_proj_;

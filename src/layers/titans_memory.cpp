@@ -8,11 +8,13 @@
 namespace pronghorn {
 namespace {
 
-class TitansMemoryMixer final : public Mixer {
+class TitansMemoryMixer final : public Mixer, public HasLearningMemory {
  public:
   TitansMemoryMixer(const nlohmann::json& config, const LayerContext& context,
-                    const ParameterScope& scope)
-      : memory_(config, context, scope), norm_epsilon_(context.norm_epsilon) {
+                    const ParameterScope& scope, const StateScope& states)
+      : memory_(config, context, scope, states),
+        slot_(states.add(fast_weight_memory_journal(memory_.options()))),
+        norm_epsilon_(context.norm_epsilon) {
     const int64_t d = context.hidden_size;
     g_proj_ = scope.matrix("g_proj.weight", memory_.width(), d,
                            initializers::normal(context.initializer_range));
@@ -22,29 +24,22 @@ class TitansMemoryMixer final : public Mixer {
                      initializers::normal(context.initializer_range * context.residual_scale));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
-    const Tensor answer = memory_.forward(context, x, batch, slot);
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const Tensor answer = memory_.forward(input, x, slot_);
     const Tensor normed =
         gated_rms_norm(context, answer, linear(context, x, g_proj_), o_norm_, memory_.head_dim(),
                        norm_epsilon_, GateOrder::norm_then_gate);
     return linear(context, normed, o_proj_);
   }
 
-  std::vector<JournalShape> journals() const override { return memory_.journals(); }
+  LearningMemory learning_memory() const override { return {slot_, memory_.options()}; }
 
-  std::optional<LearningMemory> memory(JournalSlot slot) const override {
-    return memory_.memory(slot);
-  }
-
-  TokenCost cost(double) const override {
-    TokenCost cost = memory_.cost();
-    cost.matmul += 4 * static_cast<double>(o_proj_.in() * o_proj_.out());
-    return cost;
-  }
+  double sequence_cost(double) const override { return fast_weight_memory_cost(memory_.options()); }
 
  private:
   NeuralMemory memory_;
+  JournalSlot slot_;
   float norm_epsilon_;
   Weight g_proj_, o_proj_;
   Tensor o_norm_;

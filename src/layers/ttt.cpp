@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "layers/layers.h"
+#include "layers/learning_memory.h"
 #include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -17,9 +18,10 @@ namespace {
 constexpr int64_t kHiddenFactor = 4;       // of TTT-MLP
 constexpr float kPostNormEpsilon = 1e-6f;  // as in the published implementation
 
-class TttMixer final : public Mixer {
+class TttMixer final : public Mixer, public HasLearningMemory {
  public:
-  TttMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope)
+  TttMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+           const StateScope& states)
       : conv_kernel_(config.at("conv_kernel")),
         rope_theta_(config.at("rope_theta")),
         share_qk_(config.at("share_qk")) {
@@ -65,10 +67,17 @@ class TttMixer final : public Mixer {
     o_proj_ =
         scope.matrix("o_proj.weight", d, width,
                      initializers::normal(context.initializer_range * context.residual_scale));
+    if (share_qk_) {
+      const JournalShape journal = short_convolution_journal(width, conv_kernel_);
+      q_rows_ = states.add(journal);
+      k_rows_ = states.add(journal);
+    }
+    slot_ = states.add(fast_weight_memory_journal(options_));
   }
 
-  Tensor forward(const Context& context, const Tensor& x, const CheckedBatch& batch,
-                 JournalSlot slot) const override {
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    const CheckedBatch& batch = input.batch;
     // Positions within the mini-batch.
     std::vector<int32_t> places;
     for (const int32_t position : batch.positions()) {
@@ -80,10 +89,10 @@ class TttMixer final : public Mixer {
     FastWeightMemoryInputs inputs = inputs_;
     const Tensor q = linear(context, x, q_proj_);
     if (share_qk_) {
-      inputs.q = turned(short_convolution(context, q, conv_q_, conv_q_bias_, false, batch, slot));
-      ++slot.index;
-      inputs.k = turned(short_convolution(context, q, conv_k_, conv_k_bias_, false, batch, slot));
-      ++slot.index;
+      inputs.q =
+          turned(short_convolution(context, q, conv_q_, conv_q_bias_, false, batch, q_rows_));
+      inputs.k =
+          turned(short_convolution(context, q, conv_k_, conv_k_bias_, false, batch, k_rows_));
     } else {
       inputs.q = turned(q);
       inputs.k = turned(linear(context, x, k_proj_));
@@ -91,7 +100,7 @@ class TttMixer final : public Mixer {
     inputs.v = linear(context, x, v_proj_);
     inputs.theta =
         scale(context, sigmoid(context, linear(context, x, lr_weight_, lr_bias_)), learning_rate_);
-    const Tensor read = fast_weight_memory(context, inputs, options_, batch, slot);
+    const Tensor read = fast_weight_memory(context, inputs, options_, batch, slot_);
     Tensor y = layer_norm(context, read, post_norm_weight_, post_norm_bias_, kPostNormEpsilon);
     if (g_proj_.defined()) {
       y = multiply(context, y, gelu(context, linear(context, x, g_proj_), true));
@@ -99,30 +108,14 @@ class TttMixer final : public Mixer {
     return linear(context, y, o_proj_);
   }
 
-  std::vector<JournalShape> journals() const override {
-    std::vector<JournalShape> shapes;
-    if (share_qk_) {
-      shapes.assign(2, short_convolution_journal(options_.heads * options_.head_dim, conv_kernel_));
-    }
-    shapes.push_back(fast_weight_memory_journal(options_));
-    return shapes;
-  }
+  LearningMemory learning_memory() const override { return {slot_, options_}; }
 
-  std::optional<LearningMemory> memory(JournalSlot slot) const override {
-    slot.index += static_cast<int64_t>(journals().size()) - 1;
-    return LearningMemory{slot, options_};
-  }
-
-  TokenCost cost(double) const override {
-    const int64_t projections = 3 + (share_qk_ ? 0 : 1) + (g_proj_.defined() ? 1 : 0);
-    const auto weights = static_cast<double>(projections * o_proj_.in() + options_.heads) *
-                         static_cast<double>(o_proj_.out());
-    return {2 * weights, fast_weight_memory_cost(options_)};
-  }
+  double sequence_cost(double) const override { return fast_weight_memory_cost(options_); }
 
  private:
   FastWeightMemoryOptions options_;
   FastWeightMemoryInputs inputs_;  // its parameters
+  JournalSlot q_rows_, k_rows_, slot_;
   int64_t conv_kernel_;
   double rope_theta_;
   bool share_qk_;

@@ -14,29 +14,38 @@ namespace pronghorn {
 struct Stream {
   Tensor sum;
   Tensor delta;
+
+  // sum + delta
+  Tensor value(const Context& context) const;
 };
+
+// norm(sum + delta)
+Tensor normalized(const Norm& norm, const Context& context, const Stream& stream);
 
 class Block {
  public:
-  // layer: index of the block in the model, which is where its journals live in a SequenceState.
+  // state_layer: which layer of a SequenceState its journals are.
   Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
-        const ParameterScope& scope, int64_t layer);
+        const ParameterScope& scope, int64_t state_layer);
 
   // Several mixers side by side see the same input; the outputs, each under a norm of its own, are
   // averaged (Hymba, arXiv 2411.13676, equation 3).
-  Stream forward(const Context& context, const Stream& stream, const CheckedBatch& batch) const;
+  Stream forward(const LayerInput& input, const Stream& stream) const;
 
-  std::vector<JournalShape> journals() const;
-  std::vector<LearningMemory> memories() const;
+  // Of all its layers, in the order of their slots.
+  const std::vector<JournalShape>& journals() const { return journals_; }
+  const std::vector<std::unique_ptr<Mixer>>& mixers() const { return mixers_; }
+  // Forward work of one token whose context is `context` tokens long.
   TokenCost cost(double context) const;
 
  private:
-  Tensor mix(const Context& context, const Tensor& x, const CheckedBatch& batch) const;
+  Tensor mix(const LayerInput& input, const Tensor& x) const;
 
-  int64_t layer_;
+  std::vector<JournalShape> journals_;
+  int64_t matrix_size_ = 0;  // numbers of the matrices that a token is multiplied with
   Norm mixer_norm_, ffn_norm_;
   std::vector<std::unique_ptr<Mixer>> mixers_;
-  std::vector<Norm> branch_norms_;  // one a mixer if there are several
+  std::vector<Norm> branch_norms_;  // one per mixer if there are several
   std::unique_ptr<FeedForward> feed_forward_;
 };
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/recompute.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
@@ -38,9 +39,11 @@ void require_room_for_blocks(const ModelConfig& config, const LayerContext& cont
   }
 }
 
-// The value of the stream.
-Tensor settled(const Context& context, const Stream& stream) {
-  return stream.delta.defined() ? add(context, stream.sum, stream.delta) : stream.sum;
+// The states of chains include their rows from now on.
+void advance(const CheckedBatch& batch) {
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
+  }
 }
 
 // outer: rows of the whole batch that are in the span around this one; null: there is none.
@@ -67,6 +70,7 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
   context.initializer_range = config_.initializer_range;
   context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
   context.norm_epsilon = config_.norm_epsilon;
+  context.depth = config_.block_count();
   require_room_for_blocks(config_, context);
 
   const ParameterScope scope(store_, "");
@@ -79,6 +83,7 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
     const auto span = static_cast<int64_t>(spans_.size());
     switch (step.kind) {
       case PatternStep::Kind::block:
+        context.layer = layer;
         blocks_.push_back(
             std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
                                     scope.child("layers").child(std::to_string(layer)), layer));
@@ -102,6 +107,7 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
 
+  context.layer = context.depth;
   auto mtp_layout = std::make_shared<StateLayout>();
   for (int64_t k = 0; k < config_.mtp.heads; ++k) {
     mtp_.emplace_back(config_, context, scope.child("mtp").child(std::to_string(k)));
@@ -156,95 +162,73 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
           layers);
 }
 
-Tensor Model::forward(const Context& context, const CheckedBatch& batch, EarlyExit* exit,
-                      std::vector<SpanTrace>* trace) const {
-  if (exit != nullptr) check_exit(exit->layers, "early exit");
-  if (trace != nullptr) trace->clear();
-  const auto normalised = [&](const Stream& end) {
-    return end.delta.defined() ? norm_.add_forward(context, end.sum, end.delta).second
-                               : norm_.forward(context, end.sum);
-  };
-  Stream stream{embedded(context, batch), {}};
+Tensor Model::forward(const Context& context, const CheckedBatch& batch,
+                      const ForwardObserver& observer) const {
   struct OpenSpan {
     const Subsample& layer;
+    int64_t number;
     Subsample::Span span;
-    std::vector<int32_t> rows;  // of the whole batch that are in the span; only with a trace
+    Carry carry;                // of the rows in the span
+    std::vector<int32_t> rows;  // of the whole batch that are in the span; only with on_span
   };
   std::vector<OpenSpan> open;
+  Carry whole(batch.rows(), context.tape != nullptr && observer.on_loss);
+  Stream stream{embedded(context, batch), {}};
   size_t block = 0;
   int64_t next_span = 0;
   for (const PatternStep& step : config_.steps) {
     const CheckedBatch& rows = open.empty() ? batch : open.back().span.batch;
+    Carry& carry = open.empty() ? whole : open.back().carry;
     if (step.kind == PatternStep::Kind::block) {
       const Block& current = *blocks_[block++];
       if (rows.rows() == 0) continue;
-      stream = config_.recompute && context.tape != nullptr
-                   ? recomputed(context, current, stream, rows)
-                   : current.forward(context, stream, rows);
-      if (exit == nullptr || static_cast<int64_t>(block) != exit->layers) continue;
-      exit->hidden = normalised(stream);
-      if (exit->stop) break;
-    } else if (step.kind == PatternStep::Kind::open) {
+      const LayerInput input{context, rows, carry};
+      stream = config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
+                                                            : current.forward(input, stream);
+      if (!observer.on_block) continue;
+      const int64_t span = open.empty() ? -1 : open.back().number;
+      const auto layers = static_cast<int64_t>(block);
+      if (observer.on_block({layers, span, context, stream, norm_})) continue;
+      check_exit(layers, "early exit");
+      break;
+    }
+    if (step.kind == PatternStep::Kind::open) {
       const int64_t number = next_span++;
       const Subsample& layer = spans_[static_cast<size_t>(number)];
-      OpenSpan inner{layer, layer.enter(context, settled(context, stream), rows), {}};
-      if (trace != nullptr) {
-        trace->push_back(traced(number, inner.span, open.empty() ? nullptr : &open.back().rows));
-        for (const int32_t row : inner.span.selection.rows) {
-          inner.rows.push_back(trace->back().rows[static_cast<size_t>(row)]);
+      Subsample::Span span = layer.enter(context, stream.value(context), rows);
+      std::vector<int32_t> inner_rows;
+      if (observer.on_span) {
+        const SpanTrace trace = traced(number, span, open.empty() ? nullptr : &open.back().rows);
+        for (const int32_t row : span.selection.rows) {
+          inner_rows.push_back(trace.rows[static_cast<size_t>(row)]);
         }
+        observer.on_span(trace);
       }
-      stream = {inner.span.inner, {}};
-      open.push_back(std::move(inner));
+      stream = {span.inner, {}};
+      Carry inner = carry.select(context, span.selection.rows);
+      open.push_back({layer, number, std::move(span), std::move(inner), std::move(inner_rows)});
     } else {
-      const OpenSpan& inner = open.back();
-      stream = {inner.layer.leave(context, inner.span, settled(context, stream)), {}};
+      const OpenSpan ended = std::move(open.back());
       open.pop_back();
+      (open.empty() ? whole : open.back().carry).take_losses(ended.carry);
+      stream = {ended.layer.leave(context, ended.span, stream.value(context)), {}};
     }
   }
-  const Tensor hidden = exit != nullptr && exit->stop ? exit->hidden : normalised(stream);
-  for (const Segment& segment : batch.segments()) {
-    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
-  }
+  const Tensor hidden = normalized(norm_, context, stream);
+  for (const LayerLoss& loss : whole.losses()) observer.on_loss(loss);
+  advance(batch);
   return hidden;
 }
 
-Stream Model::recomputed(const Context& context, const Block& block, const Stream& stream,
-                         const CheckedBatch& batch) const {
-  Context plain = context;
-  plain.tape = nullptr;
-  const Stream result = block.forward(plain, stream, batch);
-  // Detached: the sum may be the block's input itself, whose gradient must not be counted twice.
-  const Stream out{result.sum.detach(), result.delta};
-  out.sum.set_requires_grad(true);
-  out.delta.set_requires_grad(true);
-  // The batch may be gone when the backward pass comes: the copy owns it.
-  context.tape->record([context, &block, stream, out, batch] {
-    Tape tape;
-    Context inner = context;
-    inner.tape = &tape;
-    const auto leaf = [](const Tensor& tensor) {
-      return tensor.defined() ? tensor.detach().set_requires_grad(true) : tensor;
-    };
-    const Stream in{leaf(stream.sum), leaf(stream.delta)};
-    const Stream again = block.forward(inner, in, batch);
-    if (out.sum.has_grad()) again.sum.give_grad(out.sum.grad());
-    if (out.delta.has_grad()) again.delta.give_grad(out.delta.grad());
-    tape.run_backward();
-    if (in.sum.has_grad()) stream.sum.give_grad(in.sum.grad());
-    if (in.delta.defined() && in.delta.has_grad()) stream.delta.give_grad(in.delta.grad());
-  });
-  return out;
-}
-
 Tensor Model::mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
-                          const CheckedBatch& batch) const {
+                          const CheckedBatch& batch, const ForwardObserver& observer) const {
   require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
   const Tensor tokens = embedded(context, batch);
-  const Tensor result = mtp_[static_cast<size_t>(head)].forward(context, hidden, tokens, batch);
-  for (const Segment& segment : batch.segments()) {
-    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
-  }
+  Carry carry(batch.rows(), context.tape != nullptr && observer.on_loss);
+  const Tensor result =
+      mtp_[static_cast<size_t>(head)].forward({context, batch, carry}, hidden, tokens);
+  for (const LayerLoss& loss : carry.losses()) observer.on_loss(loss);
+  advance(batch);
   return result;
 }
 
@@ -270,14 +254,6 @@ TokenCost Model::cost(double context) const {
     total.sequence += span.cost.sequence;
   }
   return total;
-}
-
-std::vector<LearningMemory> Model::memories() const {
-  std::vector<LearningMemory> all;
-  for (const auto& block : blocks_) {
-    for (LearningMemory& memory : block->memories()) all.push_back(std::move(memory));
-  }
-  return all;
 }
 
 int64_t Model::predicted_state_bytes(int64_t context, DType cache_type) const {

@@ -14,6 +14,7 @@
 #include "model/block.h"
 #include "model/config.h"
 #include "model/mtp.h"
+#include "model/observer.h"
 #include "tensor/sequence_state.h"
 
 namespace pronghorn {
@@ -26,13 +27,6 @@ struct SpanCost {
   double share = 1;         // of a sequence's tokens that gets here
   TokenCost cost;           // forward work for a token of the sequence, on average
   int64_t state_bytes = 0;  // after the context
-};
-
-// What a span did with the rows of a forward, for those who want to look.
-struct SpanTrace {
-  int64_t span = 0;
-  std::vector<int32_t> rows;  // of the batch, that came to the span
-  std::vector<float> scores;  // of each; it entered if above 0
 };
 
 class Model {
@@ -52,22 +46,14 @@ class Model {
   // Copies the numbers of a checkpoint of this very configuration into this model.
   void load_weights(const std::filesystem::path& directory);
 
-  // Looks at the stream on its way: behind the first `layers` blocks, normalised as at the end.
-  struct EarlyExit {
-    int64_t layers = 0;
-    bool stop = true;  // goes no further: forward() then returns the same
-    Tensor hidden;     // the answer
-  };
-
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
-  // SequenceState::commit(). trace: unless null, receives an entry a subsampled span.
-  // Throws Error for tokens out of range, embeddings of another width and positions that do not
-  // follow the tokens of a state.
-  Tensor forward(const Context& context, const CheckedBatch& batch, EarlyExit* exit = nullptr,
-                 std::vector<SpanTrace>* trace = nullptr) const;
+  // SequenceState::commit(). Throws Error for tokens out of range, embeddings of another width and
+  // positions that do not follow the tokens of a state.
+  Tensor forward(const Context& context, const CheckedBatch& batch,
+                 const ForwardObserver& observer = {}) const;
 
-  // Throws Error unless a forward can be left behind the first `layers` blocks: there are so many,
+  // Throws Error unless a forward can be left after the first `layers` blocks: there are that many,
   // and that place is outside all subsampled spans, where no token is missing.
   void check_exit(int64_t layers, std::string_view where) const;
 
@@ -80,9 +66,10 @@ class Model {
   // Multi-token prediction (ModelConfig::mtp). Head k continues what head k - 1 returned (k = 0:
   // what forward() returned) of token t, given token t + k + 1, which batch.tokens holds; its
   // hidden states, normalised, are to be scored by logits() for token t + k + 2. Each head has a
-  // state of its own per sequence, new_mtp_state().
+  // state of its own per sequence, new_mtp_state(). Nothing is carried into a head; of `observer`
+  // it calls on_loss.
   Tensor mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
-                     const CheckedBatch& batch) const;
+                     const CheckedBatch& batch, const ForwardObserver& observer = {}) const;
   int64_t mtp_depth() const { return static_cast<int64_t>(mtp_.size()); }
   SequenceState new_mtp_state() const { return SequenceState(mtp_layout_); }
 
@@ -112,8 +99,8 @@ class Model {
   // given the configured share.
   std::vector<double> measured_shares(const SequenceState& state) const;
 
-  // The memories in its layers that learn while a sequence is read; slots of a SequenceState.
-  std::vector<LearningMemory> memories() const;
+  // In the order of the pattern: for those who ask layers for what only some of them offer.
+  const std::vector<std::unique_ptr<Block>>& blocks() const { return blocks_; }
 
   // The configuration of blocks and sizes, hashed: tells whether a saved session fits.
   uint64_t fingerprint() const { return layout_->fingerprint; }
@@ -124,8 +111,6 @@ class Model {
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;
   std::vector<double> configured_shares() const;
-  Stream recomputed(const Context& context, const Block& block, const Stream& stream,
-                    const CheckedBatch& batch) const;
 
   ModelConfig config_;
   ParameterStore store_;

@@ -23,14 +23,13 @@ MtpHead::MtpHead(const ModelConfig& model, const LayerContext& context, const Pa
       block_(model.blocks.at(model.mtp_block()), model, context, scope.child("block"), 0),
       norm_(make_norm(model, scope.child("norm"))) {}
 
-Tensor MtpHead::forward(const Context& context, const Tensor& hidden, const Tensor& embeddings,
-                        const CheckedBatch& batch) const {
+Tensor MtpHead::forward(const LayerInput& input, const Tensor& hidden,
+                        const Tensor& embeddings) const {
+  const Context& context = input.context;
   const std::array<Tensor, 2> parts = {hidden_norm_.forward(context, hidden),
                                        embedding_norm_.forward(context, embeddings)};
   const Tensor x = linear(context, concatenate_columns(context, parts), projection_);
-  const Stream stream = block_.forward(context, {x, {}}, batch);
-  return stream.delta.defined() ? norm_.add_forward(context, stream.sum, stream.delta).second
-                                : norm_.forward(context, stream.sum);
+  return normalized(norm_, context, block_.forward(input, {x, {}}));
 }
 
 }  // namespace pronghorn

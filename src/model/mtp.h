@@ -18,10 +18,9 @@ class MtpHead {
   MtpHead(const ModelConfig& model, const LayerContext& context, const ParameterScope& scope);
 
   // hidden, embeddings [rows, hidden_size]; returns h' of the same shape.
-  Tensor forward(const Context& context, const Tensor& hidden, const Tensor& embeddings,
-                 const CheckedBatch& batch) const;
+  Tensor forward(const LayerInput& input, const Tensor& hidden, const Tensor& embeddings) const;
 
-  std::vector<JournalShape> journals() const { return block_.journals(); }
+  const std::vector<JournalShape>& journals() const { return block_.journals(); }
 
  private:
   Norm hidden_norm_, embedding_norm_;

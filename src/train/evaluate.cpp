@@ -46,14 +46,14 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
       }
       targets.insert(targets.end(), row.begin() + 1, row.end());
     }
-    std::vector<SpanTrace> trace;
-    const Tensor hidden = model.forward(context, batch, nullptr, &trace);
-    for (const SpanTrace& span : trace) {
+    ForwardObserver observer;
+    observer.on_span = [&](const SpanTrace& span) {
       const auto number = static_cast<size_t>(span.span);
       score.entered.resize(std::max(score.entered.size(), number + 1));
       score.entered[number] +=
           std::count_if(span.scores.begin(), span.scores.end(), [](float s) { return s > 0; });
-    }
+    };
+    const Tensor hidden = model.forward(context, batch, observer);
     const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
     score.tokens += result.count;
     score.nll += result.nll;

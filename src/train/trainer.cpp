@@ -69,6 +69,7 @@ class TrainLog {
                                    {"gradient_norm", line.gradient_norm},
                                    {"seconds", line.seconds},
                                    {"tokens_per_second", line.tokens_per_second}};
+    if (!line.layer_losses.empty()) json["layer_losses"] = line.layer_losses;
     if (line.held_out_bits_per_byte) json["held_out_bits_per_byte"] = *line.held_out_bits_per_byte;
     return json.dump() + "\n";
   }
@@ -113,18 +114,25 @@ double median(std::vector<double> values) {
 // prediction. Both learn along with the model and are left out of its loss.
 class DraftLosses {
  public:
-  DraftLosses(const Model& model, const TrainConfig& config)
-      : model_(model), config_(config), exit_{config.early_exit, false, {}} {
+  DraftLosses(const Model& model, const TrainConfig& config) : model_(model), config_(config) {
     if (config.early_exit > 0) model.check_exit(config.early_exit, "early_exit");
   }
 
-  Model::EarlyExit* exit() { return config_.early_exit > 0 ? &exit_ : nullptr; }
+  // Takes what the early exit sees of a forward.
+  void watch(ForwardObserver& observer) {
+    if (config_.early_exit == 0) return;
+    observer.on_block = [this](const BlockEnd& end) {
+      if (end.layers == config_.early_exit) early_hidden_ = end.hidden();
+      return true;
+    };
+  }
 
-  // After the forward of `tokens` (segments of `length`), which gave `hidden` and filled exit().
-  void record(const Context& context, const Tensor& hidden, std::span<const int32_t> tokens,
-              std::span<const int32_t> targets, int64_t length, double gradient_scale) {
+  // After the forward of `tokens` (segments of `length`), which gave `hidden` to `observer`.
+  void record(const Context& context, const ForwardObserver& observer, const Tensor& hidden,
+              std::span<const int32_t> tokens, std::span<const int32_t> targets, int64_t length,
+              double gradient_scale) {
     if (config_.early_exit > 0) {
-      linear_cross_entropy(context, exit_.hidden, model_.head(), targets,
+      linear_cross_entropy(context, early_hidden_, model_.head(), targets,
                            gradient_scale * config_.early_exit_loss, 0);
     }
     const int64_t heads = model_.mtp_depth();
@@ -141,7 +149,7 @@ class DraftLosses {
         wanted[row] = targets[row + static_cast<size_t>(k) + 1];
       }
       batches_.push_back(fresh_segments(seen, length));
-      last = model_.mtp_forward(context, k, last, batches_.back());
+      last = model_.mtp_forward(context, k, last, batches_.back(), observer);
       linear_cross_entropy(context, last, model_.head(), wanted,
                            gradient_scale * config_.mtp_loss / static_cast<double>(heads), 0);
     }
@@ -150,7 +158,7 @@ class DraftLosses {
  private:
   const Model& model_;
   const TrainConfig& config_;
-  Model::EarlyExit exit_;
+  Tensor early_hidden_;
   std::vector<Batch> batches_;
 };
 
@@ -260,6 +268,7 @@ class TrainLoop {
     line.tokens = state_.tokens;
     line.seconds = state_.seconds;
     line.loss = result.loss;
+    line.layer_losses = result.layer_losses;
     line.gradient_norm = result.gradient_norm;
     line.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
     rates_.push_back(line.tokens_per_second);
@@ -348,6 +357,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
 
   double loss = 0;
   int64_t correct = 0;
+  std::map<std::string, double> layer_losses;
   for (int64_t first = 0; first < sequences; first += micro) {
     const int64_t rows = std::min(micro, sequences - first) * length;
     const auto at = static_cast<size_t>(first * length);
@@ -359,12 +369,23 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     context.training_step = state.step;
     const Batch batch =
         fresh_segments(std::span(tokens).subspan(at, static_cast<size_t>(rows)), length);
-    const Tensor hidden = model.forward(context, batch, draft_losses.exit());
+    ForwardObserver observer;
+    draft_losses.watch(observer);
+    // A mean over the rows of this micro-batch: its share in the mean over those of the step.
+    const double share = static_cast<double>(rows) / static_cast<double>(sequences * length);
+    observer.on_loss = [&](const LayerLoss& layer_loss) {
+      layer_losses[layer_loss.name] += share * double{*layer_loss.value.data()};
+      if (!layer_loss.value.requires_grad()) return;
+      layer_loss.value.give_grad(
+          Tensor::full(layer_loss.value.shape(), static_cast<float>(share * layer_loss.weight)));
+    };
+    const Tensor hidden = model.forward(context, batch, observer);
     const auto wanted = std::span(targets).subspan(at, static_cast<size_t>(rows));
     const CrossEntropy result =
         linear_cross_entropy(context, hidden, model.head(), wanted, gradient_scale, config.z_loss);
-    draft_losses.record(context, hidden, std::span(tokens).subspan(at, static_cast<size_t>(rows)),
-                        wanted, length, gradient_scale);
+    draft_losses.record(context, observer, hidden,
+                        std::span(tokens).subspan(at, static_cast<size_t>(rows)), wanted, length,
+                        gradient_scale);
     loss += result.nll * gradient_scale;
     correct += result.correct;
     tape.run_backward();
@@ -409,7 +430,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   clear_gradients();
   state.step += 1;
   state.tokens += sequences * length;
-  return {loss, norm, static_cast<double>(correct) * gradient_scale};
+  return {loss, norm, static_cast<double>(correct) * gradient_scale, std::move(layer_losses)};
 }
 
 void check_directory(const std::filesystem::path& directory, bool resume) {
@@ -454,6 +475,11 @@ std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path, int6
     line.gradient_norm = number_at<double>(json, "gradient_norm");
     line.seconds = number_at<double>(json, "seconds");
     line.tokens_per_second = number_at<double>(json, "tokens_per_second");
+    if (const auto losses = json.find("layer_losses"); losses != json.end()) {
+      for (const auto& [name, value] : losses->items()) {
+        line.layer_losses[name] = number_at<double>(*losses, name.c_str());
+      }
+    }
     if (json.contains("held_out_bits_per_byte")) {
       line.held_out_bits_per_byte = number_at<double>(json, "held_out_bits_per_byte");
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,7 @@ struct TrainLogLine {
   int64_t step = 0, tokens = 0;
   double seconds = 0, loss = 0, learning_rate = 0, gradient_norm = 0, tokens_per_second = 0;
   std::optional<double> held_out_bits_per_byte;
+  std::map<std::string, double> layer_losses;  // as in StepResult
 };
 
 struct TrainRun {
@@ -61,6 +63,9 @@ struct StepResult {
   double loss = 0;           // nats a token
   double gradient_norm = 0;  // before clipping
   double accuracy = 0;       // of the rows asked for
+  // What layers add to the loss (Carry::add_loss()), by name, before their weights. `loss` is
+  // without them, so that it can be compared between architectures.
+  std::map<std::string, double> layer_losses;
 };
 
 // One optimiser step on examples [step x sequences, ...): forward and backward by micro-batches,

@@ -89,7 +89,9 @@ bool selects_clearly(const Model& model) {
   const auto tokens = random_tokens(kLength * kSegments, model.config().vocab_size, 1);
   Tape tape;
   std::vector<SpanTrace> trace;
-  model.forward({&tape, Precision::f32}, fresh_segments(tokens, kLength), nullptr, &trace);
+  ForwardObserver observer;
+  observer.on_span = [&](const SpanTrace& span) { trace.push_back(span); };
+  model.forward({&tape, Precision::f32}, fresh_segments(tokens, kLength), observer);
   for (const SpanTrace& span : trace) {
     const double keep = model.config().subsample.keep[static_cast<size_t>(span.span)];
     std::vector<std::vector<float>> scores(kSegments);

@@ -110,8 +110,10 @@ TEST_P(SubsampleTest, AnEmptySpanIsSkipped) {
   std::vector<int32_t> text = random_tokens(40, 60, 2);
   for (int32_t& token : text) ++token;
   std::vector<SpanTrace> trace;
+  ForwardObserver observer;
+  observer.on_span = [&](const SpanTrace& span) { trace.push_back(span); };
   SequenceState state = model.new_state();
-  model.forward({}, continue_sequence(state, text), nullptr, &trace);
+  model.forward({}, continue_sequence(state, text), observer);
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].rows.size(), 40u);
   EXPECT_TRUE(trace[1].rows.empty()) << "nothing reaches the inner span";
@@ -135,7 +137,9 @@ TEST(Subsample, TrainingKeepsTheConfiguredShareWhateverTheScores) {
   context.tape = &tape;
   context.training_step = 0;
   std::vector<SpanTrace> trace;
-  model.forward(context, fresh_segments(text, 32), nullptr, &trace);
+  ForwardObserver observer;
+  observer.on_span = [&](const SpanTrace& span) { trace.push_back(span); };
+  model.forward(context, fresh_segments(text, 32), observer);
   ASSERT_EQ(trace.size(), 2u);
   EXPECT_EQ(trace[0].rows.size(), 64u);
   EXPECT_EQ(trace[1].rows.size(), 32u);

@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "model/config.h"
+#include "support/test_layers.h"
 
 namespace pronghorn::testing_support {
 
 // 24 wide and 61 tokens: multiples of no vector length, so that the remainders of kernels are used.
 inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
+  register_test_layers();
   static const std::string attention =
       R"({"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "rope": {}})";
   static const std::string mamba2 = R"({"type": "mamba2", "heads": 4, "state": 10, "groups": 2})";
@@ -73,12 +75,15 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},
+      {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
+                      R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   };
   return all;
 }
 
 // initializer_range: larger than usual, so that every part of these tiny models does something.
 inline ModelConfig model_config(const std::string& body, double initializer_range = 0.3) {
+  register_test_layers();
   nlohmann::json json =
       parse_json(R"({"vocab_size": 61, "hidden_size": 24, )" + body + "}", "test");
   json["initializer_range"] = initializer_range;

@@ -312,13 +312,18 @@ double loss_with_drafts(const Model& model, const TrainConfig& config, DataSourc
   for (int64_t i = 0; i < sequences; ++i) {
     std::vector<int32_t> tokens(static_cast<size_t>(length)), targets(tokens.size());
     source.fill(static_cast<uint64_t>(i), tokens, targets);
-    Model::EarlyExit exit{2, false, {}};
-    const Tensor hidden = model.forward({}, fresh_segments(tokens, length), &exit);
+    Tensor early;
+    ForwardObserver observer;
+    observer.on_block = [&](const BlockEnd& end) {
+      if (end.layers == 2) early = end.hidden();
+      return true;
+    };
+    const Tensor hidden = model.forward({}, fresh_segments(tokens, length), observer);
     const auto loss = [&](const Tensor& x, std::span<const int32_t> wanted) {
       return linear_cross_entropy({}, x, model.head(), wanted, 1, 0).nll;
     };
     nll += loss(hidden, targets);
-    drafts += 0.3 * loss(exit.hidden, targets);
+    drafts += 0.3 * loss(early, targets);
     Tensor last = hidden;
     for (int64_t k = 0; k < model.mtp_depth(); ++k) {
       // Only the rows that know both tokens, which no later row changes.

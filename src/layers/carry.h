@@ -1,0 +1,62 @@
+// Carry: what the layers of one forward hand to each other besides the residual stream, and the
+// losses that they ask the trainer to add to its own.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+// A loss of a layer, such as the balance of experts. Training adds weight * value to its loss.
+struct LayerLoss {
+  std::string name;  // losses of one name are added up in the log
+  Tensor value;      // [1]: a mean over the rows of the layer's batch
+  double weight = 1;
+};
+
+class Carry {
+ public:
+  // rows: of the batch. wants_losses: somebody receives what add_loss() is given.
+  explicit Carry(int64_t rows, bool wants_losses = false)
+      : rows_(rows), wants_losses_(wants_losses) {}
+
+  // Carries `tensor`, one row per row of the batch, under this name for the layers that follow.
+  // One that is there already is replaced. Throws Error if the number of rows is another.
+  void set(std::string_view name, Tensor tensor);
+  // Null if nothing of this name is carried.
+  const Tensor* find(std::string_view name) const;
+  // Throws Error if nothing of this name is carried.
+  const Tensor& at(std::string_view name) const;
+
+  // Whether to compute a loss at all: without a receiver it would be thrown away.
+  bool wants_losses() const { return wants_losses_; }
+  void add_loss(std::string_view name, Tensor value, double weight);
+  std::span<const LayerLoss> losses() const { return losses_; }
+
+  // Of a subsampled span: the carried tensors' rows that enter it. What layers in the span carry
+  // ends with the span; their losses, means over the rows there, are handed on by take_losses().
+  Carry select(const Context& context, std::span<const int32_t> rows) const;
+  void take_losses(const Carry& inner);
+
+  // For whoever has to put other tensors in their places (recomputed blocks).
+  struct Entry {
+    std::string name;
+    Tensor tensor;
+  };
+  std::vector<Entry>& entries() { return entries_; }
+  std::vector<LayerLoss>& losses() { return losses_; }
+
+ private:
+  int64_t rows_;
+  bool wants_losses_;
+  std::vector<Entry> entries_;
+  std::vector<LayerLoss> losses_;
+};
+
+}  // namespace pronghorn
