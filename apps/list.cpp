@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "command.h"
+#include "layers/fields.h"
 #include "layers/layer.h"
 #include "model/families.h"
 #include "train/tasks.h"
@@ -10,8 +11,8 @@
 namespace pronghorn::app {
 namespace {
 
-// Growth of the state, seen on a layer of a typical size: bytes a token where rows are never
-// folded, bytes a sequence otherwise.
+// Growth of the state, seen on a layer of a typical size: bytes per token where rows are never
+// folded, bytes per sequence otherwise.
 struct StateSize {
   double per_token = 0, per_sequence = 0;
 };
@@ -20,8 +21,8 @@ StateSize state_size(const MixerType& type) {
   LayerContext context;
   context.hidden_size = 512;
   ParameterStore store(0, false);
-  nlohmann::json config = {{"type", type.name}};
-  if (type.name != "mamba") config["heads"] = 8;
+  nlohmann::json config = parse_json(type.example, type.name);
+  if (config.contains("heads")) config["heads"] = 8;
   const nlohmann::json complete = type.complete(ConfigReader(config, "list"), context);
   std::vector<JournalShape> journals;
   type.create(complete, context, ParameterScope(store, "list"), StateScope(0, journals));
@@ -38,13 +39,48 @@ StateSize state_size(const MixerType& type) {
   return size;
 }
 
+nlohmann::json to_json(const std::vector<FieldDescription>& fields) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const FieldDescription& field : fields) {
+    list.push_back({{"key", field.name}, {"default", field.fallback}, {"meaning", field.meaning}});
+  }
+  return list;
+}
+
+// The settings of one layer.
+void list_settings(const std::string& name, bool json) {
+  const auto show = [&](const auto& type) {
+    if (json) {
+      return print_json({{"name", type.name},
+                         {"description", type.description},
+                         {"paper", type.paper},
+                         {"settings", to_json(describe(type))}});
+    }
+    lab::Table table({{"key", lab::Align::kLeft},
+                      {"default", lab::Align::kLeft},
+                      {"meaning", lab::Align::kLeft}});
+    for (const FieldDescription& field : describe(type)) {
+      table.add_row({field.name, field.fallback, field.meaning});
+    }
+    fmt::print("{}: {} ({})\n\n", type.name, type.description, type.paper);
+    print_table(table);
+  };
+  for (const FeedForwardType& type : feed_forward_types()) {
+    if (type.name == name) return show(type);
+  }
+  show(find_mixer_type(name, "list"));
+}
+
 }  // namespace
 
 void add_list(CLI::App& app) {
   CLI::App* command = app.add_subcommand("list", "The zoo: each architecture and what it keeps");
   auto common = std::make_shared<Common>();
+  auto layer = std::make_shared<std::string>();
   add_common_options(*command, *common);
-  command->callback([common] {
+  command->add_option("layer", *layer, "show the settings of this mixer or feed-forward");
+  command->callback([common, layer] {
+    if (!layer->empty()) return list_settings(*layer, common->json);
     nlohmann::json json = {{"mixers", nlohmann::json::array()},
                            {"families", nlohmann::json::array()},
                            {"tasks", nlohmann::json::array()}};
@@ -55,14 +91,15 @@ void add_list(CLI::App& app) {
     for (const MixerType& type : mixer_types()) {
       const StateSize size = state_size(type);
       table.add_row({type.name,
-                     size.per_token > 0 ? format_bytes(size.per_token) + " a token"
-                                        : format_bytes(size.per_sequence) + " a sequence",
+                     size.per_token > 0 ? format_bytes(size.per_token) + " per token"
+                                        : format_bytes(size.per_sequence) + " per sequence",
                      type.paper, type.description});
       json["mixers"].push_back({{"name", type.name},
                                 {"description", type.description},
                                 {"paper", type.paper},
                                 {"state_bytes_per_token", size.per_token},
                                 {"state_bytes_per_sequence", size.per_sequence},
+                                {"settings", to_json(describe(type))},
                                 {"can", {"train", "generate", "eval", "compare", "bench"}}});
     }
     lab::Table tasks({{"task", lab::Align::kLeft},
@@ -76,15 +113,19 @@ void add_list(CLI::App& app) {
     std::vector<std::string> names;
     for (const Family& family : families()) names.push_back(family.model_type);
     json["families"] = names;
+    std::vector<std::string> feed_forwards;
+    for (const FeedForwardType& type : feed_forward_types()) feed_forwards.push_back(type.name);
+    json["feed_forwards"] = feed_forwards;
     if (common->json) return print_json(json);
     print_table(table);
     fmt::print("\n");
     print_table(tasks);
     fmt::print(
-        "\nCheckpoint families: {}\nEvery mixer trains, takes prompts, decodes and batches; "
+        "\nFeed-forwards: {}\nCheckpoint families: {}\nEvery mixer trains, takes prompts, decodes "
+        "and batches; "
         "blocks of several mixers and patterns of blocks make hybrids, parentheses in a pattern "
         "spans that run on a part of the tokens (SUBLLM, arXiv 2406.06571).\n",
-        fmt::join(names, ", "));
+        fmt::join(feed_forwards, ", "), fmt::join(names, ", "));
   });
 }
 

@@ -1,25 +1,33 @@
 // Feed-forward layers: SwiGLU (Shazeer, arXiv 2002.05202) and the two-layer GELU network.
 #include "layers/layers.h"
+#include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
 
-// Widest layer accepted from a configuration: keeps products of sizes far from overflow.
-constexpr int64_t kMaxWidth = 1 << 20;
+struct SwiGluConfig {
+  int64_t size = 0;
+
+  void fields(ConfigFields& f, const LayerContext&) {
+    f.integer("size", size, kRequired, 1, limits::kWidth, "width inside");
+  }
+};
 
 // y = down(silu(gate x) * (up x))
 class SwiGlu final : public FeedForward {
  public:
-  SwiGlu(int64_t size, const LayerContext& context, const ParameterScope& scope)
-      : gate_proj_(scope.matrix("gate_proj.weight", size, context.hidden_size,
-                                initializers::normal(context.initializer_range))),
-        up_proj_(scope.matrix("up_proj.weight", size, context.hidden_size,
-                              initializers::normal(context.initializer_range))),
-        down_proj_(scope.matrix(
-            "down_proj.weight", context.hidden_size, size,
-            initializers::normal(context.initializer_range * context.residual_scale))) {}
+  using Config = SwiGluConfig;
+
+  SwiGlu(const Config& config, const LayerContext& context, const ParameterScope& scope,
+         const StateScope&) {
+    const int64_t d = context.hidden_size;
+    const Initializer in = projection_initializer(context);
+    gate_proj_ = scope.matrix("gate_proj.weight", config.size, d, in);
+    up_proj_ = scope.matrix("up_proj.weight", config.size, d, in);
+    down_proj_ = scope.matrix("down_proj.weight", d, config.size, residual_initializer(context));
+  }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
@@ -32,27 +40,33 @@ class SwiGlu final : public FeedForward {
   Weight gate_proj_, up_proj_, down_proj_;
 };
 
-nlohmann::json complete_swiglu(ConfigReader reader, const LayerContext&) {
-  nlohmann::json config = {{"type", reader.string("type")},
-                           {"size", reader.integer("size", {}, 1, kMaxWidth)}};
-  reader.finish();
-  return config;
-}
+struct GeluConfig {
+  int64_t size = 0;
+  bool bias = false;
+  std::string approximate;
 
-// y = down(gelu(up x + b) ) + b
+  void fields(ConfigFields& f, const LayerContext&) {
+    f.integer("size", size, kRequired, 1, limits::kWidth, "width inside");
+    f.boolean("bias", bias, false, "on both projections");
+    f.one_of("approximate", approximate, {"none", "tanh"}, "none",
+             "`\"tanh\"`: GELU by its tanh form");
+  }
+};
+
+// y = down(gelu(up x + b)) + b
 class Gelu final : public FeedForward {
  public:
-  Gelu(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope)
-      : tanh_approximation_(config.at("approximate") == "tanh"),
-        up_proj_(scope.matrix("up_proj.weight", config.at("size").get<int64_t>(),
-                              context.hidden_size,
-                              initializers::normal(context.initializer_range))),
-        down_proj_(scope.matrix(
-            "down_proj.weight", context.hidden_size, config.at("size").get<int64_t>(),
-            initializers::normal(context.initializer_range * context.residual_scale))) {
-    if (config.at("bias").get<bool>()) {
-      up_bias_ = scope.tensor("up_proj.bias", {up_proj_.out()}, initializers::constant(0));
-      down_bias_ = scope.tensor("down_proj.bias", {down_proj_.out()}, initializers::constant(0));
+  using Config = GeluConfig;
+
+  Gelu(const Config& config, const LayerContext& context, const ParameterScope& scope,
+       const StateScope&)
+      : tanh_approximation_(config.approximate == "tanh") {
+    const int64_t d = context.hidden_size;
+    up_proj_ = scope.matrix("up_proj.weight", config.size, d, projection_initializer(context));
+    down_proj_ = scope.matrix("down_proj.weight", d, config.size, residual_initializer(context));
+    if (config.bias) {
+      up_bias_ = scope.tensor("up_proj.bias", {config.size}, initializers::constant(0));
+      down_bias_ = scope.tensor("down_proj.bias", {d}, initializers::constant(0));
     }
   }
 
@@ -68,31 +82,16 @@ class Gelu final : public FeedForward {
   Tensor up_bias_, down_bias_;
 };
 
-nlohmann::json complete_gelu(ConfigReader reader, const LayerContext&) {
-  nlohmann::json config = {{"type", reader.string("type")},
-                           {"size", reader.integer("size", {}, 1, kMaxWidth)},
-                           {"bias", reader.boolean("bias", false)},
-                           {"approximate", reader.one_of("approximate", {"none", "tanh"}, "none")}};
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 FeedForwardType swiglu_type() {
-  return {"swiglu", complete_swiglu,
-          [](const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
-             const StateScope&) -> std::unique_ptr<FeedForward> {
-            return std::make_unique<SwiGlu>(config.at("size").get<int64_t>(), context, scope);
-          }};
+  return feed_forward_type<SwiGlu>("swiglu", "gated by a SiLU", "arXiv 2002.05202",
+                                   R"({"type": "swiglu", "size": 40})");
 }
 
 FeedForwardType gelu_type() {
-  return {"gelu", complete_gelu,
-          [](const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
-             const StateScope&) -> std::unique_ptr<FeedForward> {
-            return std::make_unique<Gelu>(config, context, scope);
-          }};
+  return feed_forward_type<Gelu>("gelu", "two layers with a GELU between", "arXiv 1606.08415",
+                                 R"({"type": "gelu", "size": 36})");
 }
 
 }  // namespace pronghorn

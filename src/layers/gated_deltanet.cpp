@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "base/error.h"
 #include "layers/layers.h"
+#include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
@@ -14,50 +14,64 @@
 namespace pronghorn {
 namespace {
 
-constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm, as in the paper's implementation
+struct GatedDeltaNetConfig {
+  HeadsConfig heads;
+  int64_t value_heads = 0, value_head_dim = 0, conv_kernel = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    heads.fields(f, context, "query and key heads", "of queries and keys");
+    f.integer("value_heads", value_heads, {heads.heads, "`heads`"}, heads.heads, limits::kHeads,
+              "a multiple of `heads`");
+    f.check(value_heads % heads.heads == 0, "value_heads", "{} is not a multiple of heads {}",
+            value_heads, heads.heads);
+    f.integer("value_head_dim", value_head_dim, {heads.head_dim, "`head_dim`"}, 1,
+              2 * limits::kHeadDim, "of values");
+    f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps,
+              "taps of the convolutions");
+  }
+};
 
 class GatedDeltaNetMixer final : public Mixer {
  public:
-  GatedDeltaNetMixer(const nlohmann::json& config, const LayerContext& context,
-                     const ParameterScope& scope, const StateScope& states)
-      : conv_kernel_(config.at("conv_kernel")), norm_epsilon_(context.norm_epsilon) {
-    options_.key_heads = config.at("heads");
-    options_.value_heads = config.at("value_heads");
-    options_.key_dim = config.at("head_dim");
-    options_.value_dim = config.at("value_head_dim");
+  using Config = GatedDeltaNetConfig;
+
+  GatedDeltaNetMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                     const StateScope& states)
+      : norm_epsilon_(context.norm_epsilon) {
+    const int64_t conv_kernel = config.conv_kernel;
+    options_.key_heads = config.heads.heads;
+    options_.value_heads = config.value_heads;
+    options_.key_dim = config.heads.head_dim;
+    options_.value_dim = config.value_head_dim;
     options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
     options_.delta_rule = true;
     key_width_ = options_.key_heads * options_.key_dim;
     value_width_ = options_.value_heads * options_.value_dim;
 
     const int64_t d = context.hidden_size;
-    const Initializer in = initializers::normal(context.initializer_range);
+    const Initializer in = projection_initializer(context);
     q_proj_ = scope.matrix("q_proj.weight", key_width_, d, in);
     k_proj_ = scope.matrix("k_proj.weight", key_width_, d, in);
     v_proj_ = scope.matrix("v_proj.weight", value_width_, d, in);
     a_proj_ = scope.matrix("a_proj.weight", options_.value_heads, d, in);
     b_proj_ = scope.matrix("b_proj.weight", options_.value_heads, d, in);
     g_proj_ = scope.matrix("g_proj.weight", value_width_, d, in);
-    o_proj_ =
-        scope.matrix("o_proj.weight", d, value_width_,
-                     initializers::normal(context.initializer_range * context.residual_scale));
-    const double bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
-    const Initializer taps = initializers::uniform(-bound, bound);
-    q_conv_ = scope.tensor("q_conv1d.weight", {key_width_, conv_kernel_}, taps, Decay::yes);
-    k_conv_ = scope.tensor("k_conv1d.weight", {key_width_, conv_kernel_}, taps, Decay::yes);
-    v_conv_ = scope.tensor("v_conv1d.weight", {value_width_, conv_kernel_}, taps, Decay::yes);
+    o_proj_ = scope.matrix("o_proj.weight", d, value_width_, residual_initializer(context));
+    const Initializer taps = convolution_initializer(conv_kernel);
+    q_conv_ = scope.tensor("q_conv1d.weight", {key_width_, conv_kernel}, taps, Decay::yes);
+    k_conv_ = scope.tensor("k_conv1d.weight", {key_width_, conv_kernel}, taps, Decay::yes);
+    v_conv_ = scope.tensor("v_conv1d.weight", {value_width_, conv_kernel}, taps, Decay::yes);
     // A uniform in (0, 16]; dt as Mamba's.
     A_log_ = scope.tensor("A_log", {options_.value_heads}, [](Random& random, int64_t) {
       return static_cast<float>(std::log(16 * (1 - random.uniform())));
     });
-    dt_bias_ = scope.tensor("dt_bias", {options_.value_heads},
-                            initializers::inverse_softplus_log_uniform(0.001, 0.1, 1e-4));
+    dt_bias_ = scope.tensor("dt_bias", {options_.value_heads}, TimeStepConfig().bias());
     o_norm_ = scope.tensor("o_norm.weight", {options_.value_dim}, initializers::constant(1));
 
-    const JournalShape key_journal = short_convolution_journal(key_width_, conv_kernel_);
+    const JournalShape key_journal = short_convolution_journal(key_width_, conv_kernel);
     q_rows_ = states.add(key_journal);
     k_rows_ = states.add(key_journal);
-    v_rows_ = states.add(short_convolution_journal(value_width_, conv_kernel_));
+    v_rows_ = states.add(short_convolution_journal(value_width_, conv_kernel));
     state_ = states.add(outer_product_state_journal(options_));
   }
 
@@ -91,7 +105,7 @@ class GatedDeltaNetMixer final : public Mixer {
   }
 
  private:
-  int64_t conv_kernel_, key_width_ = 0, value_width_ = 0;
+  int64_t key_width_ = 0, value_width_ = 0;
   float norm_epsilon_;
   OuterProductStateOptions options_;
   JournalSlot q_rows_, k_rows_, v_rows_, state_;
@@ -99,32 +113,12 @@ class GatedDeltaNetMixer final : public Mixer {
   Tensor q_conv_, k_conv_, v_conv_, A_log_, dt_bias_, o_norm_;
 };
 
-nlohmann::json complete_gated_deltanet(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  const int64_t heads = reader.integer("heads", {}, 1, 4096);
-  const int64_t value_heads = reader.integer("value_heads", heads, heads, 4096);
-  require(value_heads % heads == 0, reader.path("value_heads"), "{} is not a multiple of heads {}",
-          value_heads, heads);
-  if (!reader.has("head_dim")) {
-    require(context.hidden_size % heads == 0, reader.path("heads"),
-            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
-            context.hidden_size);
-  }
-  const int64_t head_dim = reader.integer("head_dim", context.hidden_size / heads, 1, 4096);
-  config["heads"] = heads;
-  config["value_heads"] = value_heads;
-  config["head_dim"] = head_dim;
-  config["value_head_dim"] = reader.integer("value_head_dim", head_dim, 1, 8192);
-  config["conv_kernel"] = reader.integer("conv_kernel", 4, 1, 64);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType gated_deltanet_mixer_type() {
-  return {"gated_deltanet", "delta rule with a decay: erases what a key held before it writes",
-          "arXiv 2412.06464", complete_gated_deltanet, create_mixer<GatedDeltaNetMixer>};
+  return mixer_type<GatedDeltaNetMixer>(
+      "gated_deltanet", "delta rule with a decay: erases what a key held before it writes",
+      "arXiv 2412.06464", R"({"type": "gated_deltanet", "heads": 2})");
 }
 
 }  // namespace pronghorn

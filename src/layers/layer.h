@@ -4,11 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "formats/json.h"
 #include "layers/carry.h"
 #include "layers/parameters.h"
 #include "layers/states.h"
@@ -16,6 +16,9 @@
 #include "tensor/tape.h"
 
 namespace pronghorn {
+
+class ConfigReader;
+struct FieldDescription;
 
 // Work of one token in a layer, in floating-point operations (a multiply-add counts as two).
 struct TokenCost {
@@ -91,25 +94,28 @@ struct LayerContext {
   int64_t depth = 1;  // blocks of the model
 };
 
-// Each mixer and feed-forward: its configuration from JSON (unknown keys are errors) and back (with
-// every default spelled out), and its construction. Registered by type name in registry.cpp.
-struct MixerType {
+// A kind of mixer or feed-forward: its configuration from JSON (unknown keys are errors) and back
+// (with every default spelled out), and its construction. Registered by type name in registry.cpp;
+// layers.h makes one from a class.
+template <typename Layer>
+struct LayerType {
   std::string name;         // "mamba2"
   std::string description;  // for `pronghorn list`
   std::string paper;        // "arXiv 2405.21060"
+  // The smallest configuration that a hidden_size of 24 or 512 allows: JSON. Tests and
+  // `pronghorn list` build it.
+  std::string example;
   // Checks and completes a configuration: returns it with all defaults.
-  nlohmann::json (*complete)(ConfigReader reader, const LayerContext& context);
+  nlohmann::json (*complete)(ConfigReader reader, const LayerContext& context) = nullptr;
   // config: as returned by complete().
-  std::unique_ptr<Mixer> (*create)(const nlohmann::json& config, const LayerContext& context,
-                                   const ParameterScope& scope, const StateScope& states);
+  std::unique_ptr<Layer> (*create)(const nlohmann::json& config, const LayerContext& context,
+                                   const ParameterScope& scope, const StateScope& states) = nullptr;
+  // The settings of a configuration, which may be incomplete.
+  std::vector<FieldDescription> (*describe)(ConfigReader reader,
+                                            const LayerContext& context) = nullptr;
 };
-
-struct FeedForwardType {
-  std::string name;
-  nlohmann::json (*complete)(ConfigReader reader, const LayerContext& context);
-  std::unique_ptr<FeedForward> (*create)(const nlohmann::json& config, const LayerContext& context,
-                                         const ParameterScope& scope, const StateScope& states);
-};
+using MixerType = LayerType<Mixer>;
+using FeedForwardType = LayerType<FeedForward>;
 
 const std::vector<MixerType>& mixer_types();
 const std::vector<FeedForwardType>& feed_forward_types();
@@ -122,5 +128,9 @@ void register_feed_forward_type(FeedForwardType type);
 // By name; throws Error naming `where` and the types there are.
 const MixerType& find_mixer_type(std::string_view name, std::string_view where);
 const FeedForwardType& find_feed_forward_type(std::string_view name, std::string_view where);
+
+// The settings of a type, as its example has them.
+std::vector<FieldDescription> describe(const MixerType& type);
+std::vector<FieldDescription> describe(const FeedForwardType& type);
 
 }  // namespace pronghorn

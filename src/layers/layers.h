@@ -2,16 +2,58 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
 
+#include "layers/fields.h"
 #include "layers/layer.h"
 
 namespace pronghorn {
 
-// MixerType::create of a mixer that is built from these four.
-template <class MixerClass>
-std::unique_ptr<Mixer> create_mixer(const nlohmann::json& config, const LayerContext& context,
-                                    const ParameterScope& scope, const StateScope& states) {
-  return std::make_unique<MixerClass>(config, context, scope, states);
+// The type of a layer's class, which has
+//   Config, a struct with fields() (see fields.h), and a constructor
+//   (const Config&, const LayerContext&, const ParameterScope&, const StateScope&).
+template <class Layer, class Base>
+LayerType<Base> layer_type(std::string name, std::string description, std::string paper,
+                           std::string example) {
+  using Config = typename Layer::Config;
+  LayerType<Base> type;
+  type.name = std::move(name);
+  type.description = std::move(description);
+  type.paper = std::move(paper);
+  type.example = std::move(example);
+  type.complete = [](ConfigReader reader, const LayerContext& context) {
+    ConfigFields fields(std::move(reader));
+    Config().fields(fields, context);
+    return fields.finish();
+  };
+  type.create = [](const nlohmann::json& json, const LayerContext& context,
+                   const ParameterScope& scope, const StateScope& states) -> std::unique_ptr<Base> {
+    ConfigFields fields(ConfigReader(json, json.at("type").get<std::string>()));
+    Config config;
+    config.fields(fields, context);
+    return std::make_unique<Layer>(config, context, scope, states);
+  };
+  type.describe = [](ConfigReader reader, const LayerContext& context) {
+    ConfigFields fields(std::move(reader));
+    Config().fields(fields, context);
+    return fields.descriptions();
+  };
+  return type;
+}
+
+template <class Layer>
+MixerType mixer_type(std::string name, std::string description, std::string paper,
+                     std::string example) {
+  return layer_type<Layer, Mixer>(std::move(name), std::move(description), std::move(paper),
+                                  std::move(example));
+}
+
+template <class Layer>
+FeedForwardType feed_forward_type(std::string name, std::string description, std::string paper,
+                                  std::string example) {
+  return layer_type<Layer, FeedForward>(std::move(name), std::move(description), std::move(paper),
+                                        std::move(example));
 }
 
 MixerType attention_mixer_type();

@@ -1,9 +1,9 @@
 // Mamba layer (Gu and Dao, arXiv 2312.00752, figure 3): projection, short convolution, selective
 // scan, output gate. Parameter names are those of the published checkpoints.
-#include <algorithm>
 #include <cmath>
 
 #include "layers/layers.h"
+#include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 #include "ops/selective_scan.h"
@@ -12,48 +12,61 @@
 namespace pronghorn {
 namespace {
 
-constexpr int64_t kMaxWidth = 1 << 20;
+struct MambaConfig {
+  double expand = 0;
+  int64_t inner_size = 0, state = 0, conv_kernel = 0, time_step_rank = 0;
+  TimeStepConfig time_step;
+  bool bias = false, conv_bias = false;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
+           "only for the default of `inner_size`");
+    const auto inner = static_cast<int64_t>(expand * static_cast<double>(context.hidden_size));
+    f.integer("inner_size", inner_size, {inner, "expand x hidden_size"}, 1, limits::kWidth,
+              "channels");
+    f.integer("state", state, 16, 1, limits::kChannelState, "numbers per channel");
+    f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps, "taps of the convolution");
+    f.integer("time_step_rank", time_step_rank,
+              {(context.hidden_size + 15) / 16, "hidden_size / 16, rounded up"}, 1, limits::kWidth,
+              "width between the two projections that make step sizes");
+    time_step.fields(f);
+    f.boolean("bias", bias, false, "on the input and output projections");
+    f.boolean("conv_bias", conv_bias, true, "on the convolution");
+  }
+};
 
 class MambaMixer final : public Mixer {
  public:
-  MambaMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+  using Config = MambaConfig;
+
+  MambaMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
              const StateScope& states)
-      : inner_size_(config.at("inner_size")),
-        state_(config.at("state")),
-        time_step_rank_(config.at("time_step_rank")),
-        conv_kernel_(config.at("conv_kernel")) {
+      : inner_size_(config.inner_size),
+        state_(config.state),
+        time_step_rank_(config.time_step_rank) {
     const int64_t d = context.hidden_size;
-    const Initializer in = initializers::normal(context.initializer_range);
+    const Initializer in = projection_initializer(context);
     const Initializer zero = initializers::constant(0);
     in_proj_ = scope.matrix("in_proj.weight", 2 * inner_size_, d, in);
-    // PyTorch's default for a depthwise convolution: uniform within 1/sqrt(fan-in).
-    const double conv_bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
-    conv_weight_ = scope.tensor("conv1d.weight", {inner_size_, conv_kernel_},
-                                initializers::uniform(-conv_bound, conv_bound), Decay::yes);
-    if (config.at("conv_bias").get<bool>()) {
-      conv_bias_ = scope.tensor("conv1d.bias", {inner_size_},
-                                initializers::uniform(-conv_bound, conv_bound));
-    }
+    const Initializer taps = convolution_initializer(config.conv_kernel);
+    conv_weight_ =
+        scope.tensor("conv1d.weight", {inner_size_, config.conv_kernel}, taps, Decay::yes);
+    if (config.conv_bias) conv_bias_ = scope.tensor("conv1d.bias", {inner_size_}, taps);
     x_proj_ = scope.matrix("x_proj.weight", time_step_rank_ + 2 * state_, inner_size_, in);
     const double dt_bound = 1 / std::sqrt(static_cast<double>(time_step_rank_));
     dt_proj_ = scope.matrix("dt_proj.weight", inner_size_, time_step_rank_,
                             initializers::uniform(-dt_bound, dt_bound));
-    dt_bias_ = scope.tensor(
-        "dt_proj.bias", {inner_size_},
-        initializers::inverse_softplus_log_uniform(
-            config.at("time_step_min"), config.at("time_step_max"), config.at("time_step_floor")));
+    dt_bias_ = scope.tensor("dt_proj.bias", {inner_size_}, config.time_step.bias());
     A_log_ = scope.tensor("A_log", {inner_size_, state_}, [state = state_](Random&, int64_t i) {
       return std::log(static_cast<float>(i % state + 1));
     });
     D_ = scope.tensor("D", {inner_size_}, initializers::constant(1));
-    out_proj_ =
-        scope.matrix("out_proj.weight", d, inner_size_,
-                     initializers::normal(context.initializer_range * context.residual_scale));
-    if (config.at("bias").get<bool>()) {
+    out_proj_ = scope.matrix("out_proj.weight", d, inner_size_, residual_initializer(context));
+    if (config.bias) {
       in_bias_ = scope.tensor("in_proj.bias", {2 * inner_size_}, zero);
       out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     }
-    conv_rows_ = states.add(short_convolution_journal(inner_size_, conv_kernel_));
+    conv_rows_ = states.add(short_convolution_journal(inner_size_, config.conv_kernel));
     scan_ = states.add(selective_scan_journal(inner_size_, state_));
   }
 
@@ -78,36 +91,17 @@ class MambaMixer final : public Mixer {
   }
 
  private:
-  int64_t inner_size_, state_, time_step_rank_, conv_kernel_;
+  int64_t inner_size_, state_, time_step_rank_;
   JournalSlot conv_rows_, scan_;
   Weight in_proj_, x_proj_, dt_proj_, out_proj_;
   Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_;
 };
 
-nlohmann::json complete_mamba(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  const double expand = reader.number("expand", 2.0, 0.0625, 64);
-  const auto inner = static_cast<int64_t>(expand * static_cast<double>(context.hidden_size));
-  config["inner_size"] = reader.integer("inner_size", inner, 1, kMaxWidth);
-  config["state"] = reader.integer("state", 16, 1, 1024);
-  config["conv_kernel"] = reader.integer("conv_kernel", 4, 1, 64);
-  config["time_step_rank"] =
-      reader.integer("time_step_rank", (context.hidden_size + 15) / 16, 1, kMaxWidth);
-  config["time_step_min"] = reader.number("time_step_min", 0.001, 1e-8, 1e3);
-  config["time_step_max"] =
-      reader.number("time_step_max", 0.1, config["time_step_min"].get<double>(), 1e3);
-  config["time_step_floor"] = reader.number("time_step_floor", 1e-4, 1e-8, 1e3);
-  config["bias"] = reader.boolean("bias", false);
-  config["conv_bias"] = reader.boolean("conv_bias", true);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType mamba_mixer_type() {
-  return {"mamba", "selective state space model with a diagonal state (S6)", "arXiv 2312.00752",
-          complete_mamba, create_mixer<MambaMixer>};
+  return mixer_type<MambaMixer>("mamba", "selective state space model with a diagonal state (S6)",
+                                "arXiv 2312.00752", R"({"type": "mamba"})");
 }
 
 }  // namespace pronghorn

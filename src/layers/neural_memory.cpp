@@ -4,15 +4,12 @@
 #include <cmath>
 #include <string>
 
-#include "base/error.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 #include "ops/short_convolution.h"
 
 namespace pronghorn {
 namespace {
-
-constexpr float kUnitEpsilon = 1e-6f;  // of the L2 norm
 
 // Why these values: docs/architectures/titans.md#the-two-rules.
 struct RuleDefaults {
@@ -34,34 +31,75 @@ constexpr LearningRates kMiniBatchRates{0.3, 0.015};
 // to a hundred thousand tokens.
 constexpr double kLowestForgetting = -12, kHighestForgetting = -5;
 
+constexpr int64_t kMaxDepth = 4, kMaxExpansion = 16;
+constexpr double kMaxErrorLimit = 1e6;
+constexpr double kLeastRate = 1e-6;  // of a learning rate; of one in the largest
+
 }  // namespace
 
-NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& context,
+void NeuralMemoryConfig::fields(ConfigFields& f, const LayerContext& context) {
+  heads.fields(f, context, "memories, and heads of attention", "width of a head");
+  f.integer("depth", depth, 2, 1, kMaxDepth, "layers of the memory, 1 to 4; 1 is a matrix");
+  f.integer("expansion", expansion, 4, 1, kMaxExpansion,
+            "width between the memory's layers, in head_dim");
+  f.integer("conv_kernel", conv_kernel, kConvKernel, 0, limits::kTaps,
+            "taps of the convolutions; 0: none, and no SiLU");
+  f.boolean("momentum", momentum, true, "eta");
+  f.boolean("forgetting", forgetting, true, "alpha");
+  read_mini_batch(f, mini_batch);
+  f.one_of("rule", rule, {"published", "online"}, "published",
+           "or `\"online\"`: [the two rules](#the-two-rules)");
+  const RuleDefaults& defaults = rule == "online" ? kOnline : kPublished;
+  f.boolean("online_errors", online_errors, {defaults.online_errors, "false, online true"},
+            "the last layer's errors at the weights that the token before left");
+  f.boolean("average_momentum", average_momentum,
+            {online_errors || defaults.average_momentum, "as `online_errors`"},
+            "theta is multiplied by 1 - eta");
+  f.one_of("forget_to", forget_to, {"start", "zero"},
+           {defaults.forget_to, "`\"zero\"`, online `\"start\"`"},
+           "what forgotten weights give way to: zero, or those that a fresh sequence starts from");
+  f.number("hidden_learning_rate", hidden_learning_rate,
+           {defaults.hidden_learning_rate, "1, online 0.001"}, 0.0, 1.0,
+           "the learning rate of the layers before the last, in theta");
+  f.number(
+      "error_limit", error_limit, {defaults.error_limit, "0, online 2"}, 0.0, kMaxErrorLimit,
+      "where the length of M(k) - v is larger, the loss grows linearly (Huber's loss), so that "
+      "steps stay bounded; 0: nowhere");
+  const LearningRates& rates = online_errors ? kOnlineRates : kMiniBatchRates;
+  f.number("max_learning_rate", max_learning_rate, {rates.largest, "0.3, with online errors 0.5"},
+           kLeastRate, 1.0, "the largest theta");
+  f.number("start_learning_rate", start_learning_rate,
+           {std::min(rates.start, max_learning_rate / 2), "0.015, with online errors 0.25"},
+           max_learning_rate * kLeastRate, max_learning_rate,
+           "theta before training, of a token that changes nothing about it; at most half the "
+           "largest unless given");
+}
+
+NeuralMemory::NeuralMemory(const NeuralMemoryConfig& config, const LayerContext& context,
                            const ParameterScope& scope, const StateScope& states)
-    : conv_kernel_(config.at("conv_kernel")),
-      average_momentum_(config.at("average_momentum")),
-      max_learning_rate_(config.at("max_learning_rate")) {
-  options_.heads = config.at("heads");
-  options_.head_dim = config.at("head_dim");
-  options_.depth = config.at("depth");
-  options_.hidden_dim = options_.head_dim * config.at("expansion").get<int64_t>();
-  options_.mini_batch = config.at("mini_batch");
-  rule_.momentum = config.at("momentum");
-  rule_.forgetting = config.at("forgetting");
-  rule_.forget_to_start = config.at("forget_to") == "start";
-  rule_.online_errors = config.at("online_errors");
-  rule_.hidden_rate = config.at("hidden_learning_rate");
-  rule_.error_limit = config.at("error_limit");
+    : conv_kernel_(config.conv_kernel),
+      average_momentum_(config.average_momentum),
+      max_learning_rate_(static_cast<float>(config.max_learning_rate)) {
+  options_.heads = config.heads.heads;
+  options_.head_dim = config.heads.head_dim;
+  options_.depth = config.depth;
+  options_.hidden_dim = options_.head_dim * config.expansion;
+  options_.mini_batch = config.mini_batch;
+  rule_.momentum = config.momentum;
+  rule_.forgetting = config.forgetting;
+  rule_.forget_to_start = config.forget_to == "start";
+  rule_.online_errors = config.online_errors;
+  rule_.hidden_rate = static_cast<float>(config.hidden_learning_rate);
+  rule_.error_limit = static_cast<float>(config.error_limit);
   options_.rule = rule_;
 
   const int64_t d = context.hidden_size, heads = options_.heads;
-  const Initializer in = initializers::normal(context.initializer_range);
+  const Initializer in = projection_initializer(context);
   q_proj_ = scope.matrix("q_proj.weight", width(), d, in);
   k_proj_ = scope.matrix("k_proj.weight", width(), d, in);
   v_proj_ = scope.matrix("v_proj.weight", width(), d, in);
   if (conv_kernel_ > 0) {
-    const double bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
-    const Initializer taps = initializers::uniform(-bound, bound);
+    const Initializer taps = convolution_initializer(conv_kernel_);
     q_conv_ = scope.tensor("q_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
     k_conv_ = scope.tensor("k_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
     v_conv_ = scope.tensor("v_conv1d.weight", {width(), conv_kernel_}, taps, Decay::yes);
@@ -75,8 +113,7 @@ NeuralMemory::NeuralMemory(const nlohmann::json& config, const LayerContext& con
                 scope.tensor(name + ".bias", {heads}, bias)};
   };
   // What it starts at does not depend on how far it may go.
-  const double share =
-      std::min(0.95, config.at("start_learning_rate").get<double>() / max_learning_rate_);
+  const double share = std::min(0.95, config.start_learning_rate / double{max_learning_rate_});
   theta_ = make_gate("theta_proj", initializers::constant(std::log(share / (1 - share))));
   if (rule_.momentum) eta_ = make_gate("eta_proj", initializers::constant(0));
   if (rule_.forgetting) {
@@ -141,8 +178,8 @@ GatedAnswer::GatedAnswer(int64_t width, bool bias, const LayerContext& context,
     attention_bias_ = scope.tensor("attention_norm.bias", {width}, one);
     memory_bias_ = scope.tensor("memory_norm.bias", {width}, one);
   }
-  o_proj_ = scope.matrix("o_proj.weight", context.hidden_size, width,
-                         initializers::normal(context.initializer_range * context.residual_scale));
+  o_proj_ =
+      scope.matrix("o_proj.weight", context.hidden_size, width, residual_initializer(context));
 }
 
 Tensor GatedAnswer::normalized(const Context& context, const Tensor& y) const {
@@ -159,46 +196,9 @@ Tensor GatedAnswer::join(const Context& context, const Tensor& normalized,
   return linear(context, swiglu(context, gate, value), o_proj_);
 }
 
-void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
-                            nlohmann::json& config) {
-  const int64_t heads = reader.integer("heads", {}, 1, 4096);
-  if (!reader.has("head_dim")) {
-    require(context.hidden_size % heads == 0, reader.path("heads"),
-            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
-            context.hidden_size);
-  }
-  config["heads"] = heads;
-  config["head_dim"] = reader.integer("head_dim", context.hidden_size / heads, 1, 4096);
-  config["depth"] = reader.integer("depth", 2, 1, 4);
-  config["expansion"] = reader.integer("expansion", 4, 1, 16);
-  config["conv_kernel"] = reader.integer("conv_kernel", 4, 0, 64);
-  config["momentum"] = reader.boolean("momentum", true);
-  config["forgetting"] = reader.boolean("forgetting", true);
-  const std::string rule = reader.one_of("rule", {"published", "online"}, "published");
-  const RuleDefaults& defaults = rule == "online" ? kOnline : kPublished;
-  config["rule"] = rule;
-  const bool online = reader.boolean("online_errors", defaults.online_errors);
-  config["online_errors"] = online;
-  config["average_momentum"] =
-      reader.boolean("average_momentum", online || defaults.average_momentum);
-  config["forget_to"] = reader.one_of("forget_to", {"start", "zero"}, defaults.forget_to);
-  config["hidden_learning_rate"] =
-      reader.number("hidden_learning_rate", defaults.hidden_learning_rate, 0.0, 1.0);
-  config["error_limit"] = reader.number("error_limit", defaults.error_limit, 0.0, 1e6);
-  const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);
-  require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
-          mini_batch, kExactStep);
-  config["mini_batch"] = mini_batch;
-  const LearningRates& rates = online ? kOnlineRates : kMiniBatchRates;
-  const double most = reader.number("max_learning_rate", rates.largest, 1e-6, 1.0);
-  config["max_learning_rate"] = most;
-  config["start_learning_rate"] =
-      reader.number("start_learning_rate", std::min(rates.start, most / 2), most * 1e-6, most);
-}
-
-void complete_gated_answer(ConfigReader& reader, nlohmann::json& config) {
-  const bool online = config.at("rule") == "online" || config.at("online_errors").get<bool>();
-  config["answer_bias"] = reader.boolean("answer_bias", online);
+void read_answer_bias(ConfigFields& f, const NeuralMemoryConfig& memory, bool& answer_bias) {
+  f.boolean("answer_bias", answer_bias, {memory.online(), "false, online true"},
+            "biases of the norms of the two answers, with MAC and MAG");
 }
 
 }  // namespace pronghorn

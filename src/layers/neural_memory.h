@@ -3,20 +3,37 @@
 // keys and queries, gates, and a network per head that learns from them at test time.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "layers/layer.h"
 #include "layers/learning_memory.h"
+#include "layers/toolbox.h"
 #include "ops/fast_weight_memory.h"
 
 namespace pronghorn {
 
+// The settings of a neural memory; what they mean is in docs/architectures/titans.md.
+struct NeuralMemoryConfig {
+  HeadsConfig heads;
+  int64_t depth = 0, expansion = 0, conv_kernel = 0, mini_batch = 0;
+  bool momentum = false, forgetting = false;
+  std::string rule;
+  bool online_errors = false, average_momentum = false;
+  std::string forget_to;
+  double hidden_learning_rate = 0, error_limit = 0;
+  double max_learning_rate = 0, start_learning_rate = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context);
+  // Whether the rule or a part of it is the online one.
+  bool online() const { return rule == "online" || online_errors; }
+};
+
 class NeuralMemory {
  public:
-  // config: as completed by complete_neural_memory().
   // Registers the journals of its convolutions; that of the memory is the caller's, who knows in
   // which order it learns and is asked.
-  NeuralMemory(const nlohmann::json& config, const LayerContext& context,
+  NeuralMemory(const NeuralMemoryConfig& config, const LayerContext& context,
                const ParameterScope& scope, const StateScope& states);
 
   // What the memory kept in `slot` answers each row's query with, once it has learned the row:
@@ -73,13 +90,7 @@ class GatedAnswer {
   Weight o_proj_;
 };
 
-// Reads the keys of a memory into `config`: heads, head_dim, depth, expansion, conv_kernel,
-// momentum, forgetting, mini_batch, `rule` and what its defaults depend on
-// (docs/architectures/titans.md).
-void complete_neural_memory(ConfigReader& reader, const LayerContext& context,
-                            nlohmann::json& config);
-
-// Reads answer_bias into `config`, as completed by complete_neural_memory().
-void complete_gated_answer(ConfigReader& reader, nlohmann::json& config);
+// answer_bias, whose default is that of the memory's rule.
+void read_answer_bias(ConfigFields& f, const NeuralMemoryConfig& memory, bool& answer_bias);
 
 }  // namespace pronghorn

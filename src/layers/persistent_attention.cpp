@@ -2,28 +2,44 @@
 
 #include <algorithm>
 
-#include "base/error.h"
-#include "layers/neural_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
 
-PersistentAttention::PersistentAttention(const nlohmann::json& config, const LayerContext& context,
-                                         const ParameterScope& scope, const StateScope& states)
-    : persistent_(config.at("persistent")), rope_theta_(config.at("rope_theta")) {
-  options_.heads = options_.kv_heads = config.at("heads");
-  options_.head_dim = config.at("head_dim");
-  options_.window = config.at("window");
+namespace {
+constexpr int64_t kMaxPersistent = 1024;
+}
+
+void PersistentConfig::fields(ConfigFields& f, const HeadsConfig& heads) {
+  f.check(heads.head_dim % 2 == 0, "head_dim", "{} is odd", heads.head_dim);
+  f.integer("persistent", persistent, 4, 0, kMaxPersistent,
+            "learned keys and values of each attention");
+  f.number("rope_theta", rope_theta, kRopeTheta, 1.0, limits::kRopeTheta,
+           "base of the rotary angles of attention");
+}
+
+void MemoryAndWindowConfig::fields(ConfigFields& f, const LayerContext& context) {
+  memory.fields(f, context);
+  attention.fields(f, memory.heads);
+  f.integer("window", window, 64, 0, kUnbounded, "of MAG's and MAL's attention; 0: all");
+}
+
+PersistentAttention::PersistentAttention(const MemoryAndWindowConfig& config,
+                                         const LayerContext& context, const ParameterScope& scope,
+                                         const StateScope& states)
+    : persistent_(config.attention.persistent), rope_theta_(config.attention.rope_theta) {
+  options_.heads = options_.kv_heads = config.memory.heads.heads;
+  options_.head_dim = config.memory.heads.head_dim;
+  options_.window = config.window;
   const int64_t d = context.hidden_size;
-  const Initializer in = initializers::normal(context.initializer_range);
+  const Initializer in = projection_initializer(context);
   q_proj_ = scope.matrix("q_proj.weight", width(), d, in);
   k_proj_ = scope.matrix("k_proj.weight", width(), d, in);
   v_proj_ = scope.matrix("v_proj.weight", width(), d, in);
   if (persistent_ > 0) {
-    const Initializer learned = initializers::normal(context.initializer_range);
-    persistent_keys_ = scope.tensor("persistent_keys", {persistent_, width()}, learned);
-    persistent_values_ = scope.tensor("persistent_values", {persistent_, width()}, learned);
+    persistent_keys_ = scope.tensor("persistent_keys", {persistent_, width()}, in);
+    persistent_values_ = scope.tensor("persistent_values", {persistent_, width()}, in);
   }
   key_value_ = states.add(attention_journal(options_));
 }
@@ -45,21 +61,6 @@ double PersistentAttention::sequence_cost(double context) const {
   const double seen =
       options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
   return 4 * static_cast<double>(width()) * (seen + static_cast<double>(persistent_));
-}
-
-void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config) {
-  const int64_t head_dim = config.at("head_dim");
-  require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
-  config["persistent"] = reader.integer("persistent", 4, 0, 1024);
-  config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
-}
-
-nlohmann::json complete_memory_and_window(ConfigReader& reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  complete_neural_memory(reader, context, config);
-  complete_persistent_memory(reader, config);
-  config["window"] = reader.integer("window", 64, 0);
-  return config;
 }
 
 }  // namespace pronghorn

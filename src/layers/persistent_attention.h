@@ -2,17 +2,33 @@
 // (persistent memory, arXiv 2501.00663, section 3.3): the short-term memory of Titans' layers.
 #pragma once
 
-#include <vector>
-
 #include "layers/layer.h"
+#include "layers/neural_memory.h"
+#include "layers/toolbox.h"
 #include "ops/attention.h"
 
 namespace pronghorn {
 
+struct PersistentConfig {
+  int64_t persistent = 0;
+  double rope_theta = 0;
+
+  // head_dim must be even, for rotary positions.
+  void fields(ConfigFields& f, const HeadsConfig& heads);
+};
+
+// A neural memory and a PersistentAttention with heads of the same sizes.
+struct MemoryAndWindowConfig {
+  NeuralMemoryConfig memory;
+  PersistentConfig attention;
+  int64_t window = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context);
+};
+
 class PersistentAttention {
  public:
-  // config: as completed by complete_memory_and_window().
-  PersistentAttention(const nlohmann::json& config, const LayerContext& context,
+  PersistentAttention(const MemoryAndWindowConfig& config, const LayerContext& context,
                       const ParameterScope& scope, const StateScope& states);
 
   // [rows, heads head_dim], before any projection.
@@ -30,11 +46,5 @@ class PersistentAttention {
   Weight q_proj_, k_proj_, v_proj_;
   Tensor persistent_keys_, persistent_values_;
 };
-
-// Reads persistent and rope_theta into `config`, which has heads and head_dim.
-void complete_persistent_memory(ConfigReader& reader, nlohmann::json& config);
-
-// The configuration of a mixer of a neural memory and a PersistentAttention.
-nlohmann::json complete_memory_and_window(ConfigReader& reader, const LayerContext& context);
 
 }  // namespace pronghorn

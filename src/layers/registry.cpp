@@ -34,6 +34,13 @@ std::vector<FeedForwardType>& feed_forwards() {
   return types;
 }
 
+template <typename Layer>
+std::vector<FieldDescription> describe_example(const LayerType<Layer>& type) {
+  LayerContext context;
+  context.hidden_size = 24;
+  return type.describe(ConfigReader(parse_json(type.example, type.name), type.name), context);
+}
+
 template <typename Type>
 void add_type(std::vector<Type>& types, Type type) {
   for (const Type& other : types) {
@@ -50,6 +57,11 @@ const std::vector<FeedForwardType>& feed_forward_types() { return feed_forwards(
 void register_mixer_type(MixerType type) { add_type(mixers(), std::move(type)); }
 void register_feed_forward_type(FeedForwardType type) {
   add_type(feed_forwards(), std::move(type));
+}
+
+std::vector<FieldDescription> describe(const MixerType& type) { return describe_example(type); }
+std::vector<FieldDescription> describe(const FeedForwardType& type) {
+  return describe_example(type);
 }
 
 const MixerType& find_mixer_type(std::string_view name, std::string_view where) {

@@ -8,7 +8,6 @@
 // segment, never after.
 #include <variant>
 
-#include "base/error.h"
 #include "layers/layers.h"
 #include "layers/neural_memory.h"
 #include "layers/persistent_attention.h"
@@ -19,22 +18,41 @@
 namespace pronghorn {
 namespace {
 
+struct TitansMacConfig {
+  NeuralMemoryConfig memory;
+  PersistentConfig attention;
+  int64_t segment = 0;
+  bool answer_bias = false;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    memory.fields(f, context);
+    attention.fields(f, memory.heads);
+    f.integer("segment", segment, 64, kExactStep, 8 * kExactStep, "of MAC: 16, 32, 64 or 128");
+    f.check(segment % kExactStep == 0 && 8 * memory.mini_batch % segment == 0, "segment",
+            "{} is not 16, 32, 64 or 128, or more than 8 mini-batches of {}", segment,
+            memory.mini_batch);
+    read_answer_bias(f, memory, answer_bias);
+  }
+};
+
 class TitansMacMixer final : public Mixer, public HasLearningMemory {
  public:
-  TitansMacMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope, const StateScope& states)
-      : memory_(config, context, scope.child("memory"), states),
+  using Config = TitansMacConfig;
+
+  TitansMacMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                 const StateScope& states)
+      : memory_(config.memory, context, scope.child("memory"), states),
         recall_options_(memory_.options()),
-        persistent_(config.at("persistent")),
-        rope_theta_(config.at("rope_theta")),
+        persistent_(config.attention.persistent),
+        rope_theta_(config.attention.rope_theta),
         norm_epsilon_(context.norm_epsilon),
-        output_(memory_.width(), config.at("answer_bias"), context, scope) {
-    attention_.heads = attention_.kv_heads = config.at("heads");
-    attention_.head_dim = config.at("head_dim");
-    attention_.segment = config.at("segment");
+        output_(memory_.width(), config.answer_bias, context, scope) {
+    attention_.heads = attention_.kv_heads = config.memory.heads.heads;
+    attention_.head_dim = config.memory.heads.head_dim;
+    attention_.segment = config.segment;
     std::get<TitansRule>(recall_options_.rule).read_interval = attention_.segment;
     const int64_t d = context.hidden_size, width = memory_.width();
-    const Initializer in = initializers::normal(context.initializer_range);
+    const Initializer in = projection_initializer(context);
     q_proj_ = scope.matrix("q_proj.weight", width, d, in);
     k_proj_ = scope.matrix("k_proj.weight", width, d, in);
     v_proj_ = scope.matrix("v_proj.weight", width, d, in);
@@ -101,25 +119,12 @@ class TitansMacMixer final : public Mixer, public HasLearningMemory {
   GatedAnswer output_;
 };
 
-nlohmann::json complete_titans_mac(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  complete_neural_memory(reader, context, config);
-  complete_persistent_memory(reader, config);
-  const int64_t mini_batch = config.at("mini_batch");
-  const int64_t segment = reader.integer("segment", 64, kExactStep, 8 * kExactStep);
-  require(segment % kExactStep == 0 && 8 * mini_batch % segment == 0, reader.path("segment"),
-          "{} is not 16, 32, 64 or 128, or more than 8 mini-batches of {}", segment, mini_batch);
-  config["segment"] = segment;
-  complete_gated_answer(reader, config);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_mac_mixer_type() {
-  return {"titans_mac", "attention in segments to tokens and to what a neural memory recalls (MAC)",
-          "arXiv 2501.00663", complete_titans_mac, create_mixer<TitansMacMixer>};
+  return mixer_type<TitansMacMixer>(
+      "titans_mac", "attention in segments to tokens and to what a neural memory recalls (MAC)",
+      "arXiv 2501.00663", R"({"type": "titans_mac", "heads": 2})");
 }
 
 }  // namespace pronghorn

@@ -8,14 +8,26 @@
 namespace pronghorn {
 namespace {
 
+struct TitansMagConfig {
+  MemoryAndWindowConfig parts;
+  bool answer_bias = false;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    parts.fields(f, context);
+    read_answer_bias(f, parts.memory, answer_bias);
+  }
+};
+
 class TitansMagMixer final : public Mixer, public HasLearningMemory {
  public:
-  TitansMagMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope, const StateScope& states)
-      : attention_(config, context, scope.child("attention"), states),
-        memory_(config, context, scope.child("memory"), states),
+  using Config = TitansMagConfig;
+
+  TitansMagMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                 const StateScope& states)
+      : attention_(config.parts, context, scope.child("attention"), states),
+        memory_(config.parts.memory, context, scope.child("memory"), states),
         slot_(states.add(fast_weight_memory_journal(memory_.options()))),
-        output_(attention_.width(), config.at("answer_bias"), context, scope) {}
+        output_(attention_.width(), config.answer_bias, context, scope) {}
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
@@ -36,18 +48,12 @@ class TitansMagMixer final : public Mixer, public HasLearningMemory {
   GatedAnswer output_;
 };
 
-nlohmann::json complete_titans_mag(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = complete_memory_and_window(reader, context);
-  complete_gated_answer(reader, config);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_mag_mixer_type() {
-  return {"titans_mag", "a sliding window gated by a neural memory, with persistent memory (MAG)",
-          "arXiv 2501.00663", complete_titans_mag, create_mixer<TitansMagMixer>};
+  return mixer_type<TitansMagMixer>(
+      "titans_mag", "a sliding window gated by a neural memory, with persistent memory (MAG)",
+      "arXiv 2501.00663", R"({"type": "titans_mag", "heads": 2})");
 }
 
 }  // namespace pronghorn

@@ -11,18 +11,18 @@ namespace {
 
 class TitansMalMixer final : public Mixer, public HasLearningMemory {
  public:
-  TitansMalMixer(const nlohmann::json& config, const LayerContext& context,
-                 const ParameterScope& scope, const StateScope& states)
-      : memory_(config, context, scope.child("memory"), states),
+  using Config = MemoryAndWindowConfig;
+
+  TitansMalMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                 const StateScope& states)
+      : memory_(config.memory, context, scope.child("memory"), states),
         slot_(states.add(fast_weight_memory_journal(memory_.options()))),
         attention_(config, context, scope.child("attention"), states),
         norm_epsilon_(context.norm_epsilon) {
     const int64_t d = context.hidden_size;
     const Initializer one = initializers::constant(1);
-    const Initializer out =
-        initializers::normal(context.initializer_range * context.residual_scale);
-    g_proj_ = scope.matrix("g_proj.weight", memory_.width(), d,
-                           initializers::normal(context.initializer_range));
+    const Initializer out = residual_initializer(context);
+    g_proj_ = scope.matrix("g_proj.weight", memory_.width(), d, projection_initializer(context));
     memory_norm_ = scope.tensor("memory_norm.weight", {memory_.head_dim()}, one);
     memory_proj_ = scope.matrix("memory_proj.weight", d, memory_.width(), out);
     attention_norm_ = scope.tensor("attention_norm.weight", {d}, one);
@@ -58,17 +58,12 @@ class TitansMalMixer final : public Mixer, public HasLearningMemory {
   Tensor memory_norm_, attention_norm_;
 };
 
-nlohmann::json complete_titans_mal(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = complete_memory_and_window(reader, context);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_mal_mixer_type() {
-  return {"titans_mal", "a neural memory, then a sliding window with persistent memory (MAL)",
-          "arXiv 2501.00663", complete_titans_mal, create_mixer<TitansMalMixer>};
+  return mixer_type<TitansMalMixer>(
+      "titans_mal", "a neural memory, then a sliding window with persistent memory (MAL)",
+      "arXiv 2501.00663", R"({"type": "titans_mal", "heads": 2})");
 }
 
 }  // namespace pronghorn

@@ -10,18 +10,17 @@ namespace {
 
 class TitansMemoryMixer final : public Mixer, public HasLearningMemory {
  public:
-  TitansMemoryMixer(const nlohmann::json& config, const LayerContext& context,
-                    const ParameterScope& scope, const StateScope& states)
+  using Config = NeuralMemoryConfig;
+
+  TitansMemoryMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                    const StateScope& states)
       : memory_(config, context, scope, states),
         slot_(states.add(fast_weight_memory_journal(memory_.options()))),
         norm_epsilon_(context.norm_epsilon) {
     const int64_t d = context.hidden_size;
-    g_proj_ = scope.matrix("g_proj.weight", memory_.width(), d,
-                           initializers::normal(context.initializer_range));
+    g_proj_ = scope.matrix("g_proj.weight", memory_.width(), d, projection_initializer(context));
     o_norm_ = scope.tensor("o_norm.weight", {memory_.head_dim()}, initializers::constant(1));
-    o_proj_ =
-        scope.matrix("o_proj.weight", d, memory_.width(),
-                     initializers::normal(context.initializer_range * context.residual_scale));
+    o_proj_ = scope.matrix("o_proj.weight", d, memory_.width(), residual_initializer(context));
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
@@ -45,18 +44,12 @@ class TitansMemoryMixer final : public Mixer, public HasLearningMemory {
   Tensor o_norm_;
 };
 
-nlohmann::json complete_titans_memory(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  complete_neural_memory(reader, context, config);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType titans_memory_mixer_type() {
-  return {"titans_memory", "a network that learns at test time: momentum, forgetting (LMM)",
-          "arXiv 2501.00663", complete_titans_memory, create_mixer<TitansMemoryMixer>};
+  return mixer_type<TitansMemoryMixer>(
+      "titans_memory", "a network that learns at test time: momentum, forgetting (LMM)",
+      "arXiv 2501.00663", R"({"type": "titans_memory", "heads": 2})");
 }
 
 }  // namespace pronghorn

@@ -1,12 +1,11 @@
 // TTT layers (Sun et al., arXiv 2407.04620): a linear map or an MLP per head whose weights take
 // one gradient step per token, x + LN(f(x)) inside, and a weight of each place in a mini-batch.
 // Parameter names are those of the published implementation.
-#include <cmath>
 #include <string>
 
-#include "base/error.h"
 #include "layers/layers.h"
 #include "layers/learning_memory.h"
+#include "layers/toolbox.h"
 #include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -18,35 +17,60 @@ namespace {
 constexpr int64_t kHiddenFactor = 4;       // of TTT-MLP
 constexpr float kPostNormEpsilon = 1e-6f;  // as in the published implementation
 
+struct TttConfig {
+  HeadsConfig heads;
+  bool mlp = false;
+  int64_t mini_batch = 0;
+  double base_learning_rate = 0;
+  bool share_qk = false, use_gate = false;
+  int64_t conv_kernel = 0;
+  double rope_theta = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    mlp = f.type() == "ttt_mlp";
+    heads.fields(f, context, "memories", "width of a head; even");
+    f.check(heads.head_dim % 2 == 0, "head_dim", "{} is odd", heads.head_dim);
+    read_mini_batch(f, mini_batch);
+    // The published settings.
+    f.number("base_learning_rate", base_learning_rate, {mlp ? 0.1 : 1.0, "1, MLP 0.1"}, 0.0, 100.0,
+             "factor on the learned step sizes");
+    f.boolean("share_qk", share_qk, true, "one projection for q and k, then a convolution each");
+    f.boolean("use_gate", use_gate, true, "the output is multiplied by gelu(g_proj(x))");
+    f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps,
+              "taps of those convolutions");
+    f.number("rope_theta", rope_theta, kRopeTheta, 1.0, limits::kRopeTheta,
+             "base of the rotary angles");
+  }
+};
+
 class TttMixer final : public Mixer, public HasLearningMemory {
  public:
-  TttMixer(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+  using Config = TttConfig;
+
+  TttMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
            const StateScope& states)
-      : conv_kernel_(config.at("conv_kernel")),
-        rope_theta_(config.at("rope_theta")),
-        share_qk_(config.at("share_qk")) {
-    options_.heads = config.at("heads");
-    options_.head_dim = config.at("head_dim");
-    options_.depth = config.at("type") == "ttt_mlp" ? 2 : 1;
+      : rope_theta_(config.rope_theta), share_qk_(config.share_qk) {
+    options_.heads = config.heads.heads;
+    options_.head_dim = config.heads.head_dim;
+    options_.depth = config.mlp ? 2 : 1;
     options_.hidden_dim = options_.depth > 1 ? kHiddenFactor * options_.head_dim : 0;
-    options_.mini_batch = config.at("mini_batch");
+    options_.mini_batch = config.mini_batch;
     options_.rule = TttRule{};
     learning_rate_ =
-        config.at("base_learning_rate").get<float>() / static_cast<float>(options_.head_dim);
+        static_cast<float>(config.base_learning_rate) / static_cast<float>(options_.head_dim);
 
     const int64_t d = context.hidden_size, heads = options_.heads, f = options_.head_dim;
-    const int64_t width = heads * f;
-    const Initializer in = initializers::normal(context.initializer_range);
+    const int64_t width = heads * f, conv_kernel = config.conv_kernel;
+    const Initializer in = projection_initializer(context);
     const Initializer zero = initializers::constant(0), one = initializers::constant(1);
     q_proj_ = scope.matrix("q_proj.weight", width, d, in);
     v_proj_ = scope.matrix("v_proj.weight", width, d, in);
     if (share_qk_) {
-      const double bound = 1 / std::sqrt(static_cast<double>(conv_kernel_));
-      const Initializer taps = initializers::uniform(-bound, bound);
-      conv_q_ = scope.tensor("conv_q.weight", {width, conv_kernel_}, taps, Decay::yes);
-      conv_k_ = scope.tensor("conv_k.weight", {width, conv_kernel_}, taps, Decay::yes);
-      conv_q_bias_ = scope.tensor("conv_q.bias", {width}, initializers::uniform(-bound, bound));
-      conv_k_bias_ = scope.tensor("conv_k.bias", {width}, initializers::uniform(-bound, bound));
+      const Initializer taps = convolution_initializer(conv_kernel);
+      conv_q_ = scope.tensor("conv_q.weight", {width, conv_kernel}, taps, Decay::yes);
+      conv_k_ = scope.tensor("conv_k.weight", {width, conv_kernel}, taps, Decay::yes);
+      conv_q_bias_ = scope.tensor("conv_q.bias", {width}, taps);
+      conv_k_bias_ = scope.tensor("conv_k.bias", {width}, taps);
     } else {
       k_proj_ = scope.matrix("k_proj.weight", width, d, in);
     }
@@ -63,12 +87,10 @@ class TttMixer final : public Mixer, public HasLearningMemory {
     }
     post_norm_weight_ = scope.tensor("post_norm.weight", {width}, one);
     post_norm_bias_ = scope.tensor("post_norm.bias", {width}, zero);
-    if (config.at("use_gate").get<bool>()) g_proj_ = scope.matrix("g_proj.weight", width, d, in);
-    o_proj_ =
-        scope.matrix("o_proj.weight", d, width,
-                     initializers::normal(context.initializer_range * context.residual_scale));
+    if (config.use_gate) g_proj_ = scope.matrix("g_proj.weight", width, d, in);
+    o_proj_ = scope.matrix("o_proj.weight", d, width, residual_initializer(context));
     if (share_qk_) {
-      const JournalShape journal = short_convolution_journal(width, conv_kernel_);
+      const JournalShape journal = short_convolution_journal(width, conv_kernel);
       q_rows_ = states.add(journal);
       k_rows_ = states.add(journal);
     }
@@ -116,7 +138,6 @@ class TttMixer final : public Mixer, public HasLearningMemory {
   FastWeightMemoryOptions options_;
   FastWeightMemoryInputs inputs_;  // its parameters
   JournalSlot q_rows_, k_rows_, slot_;
-  int64_t conv_kernel_;
   double rope_theta_;
   bool share_qk_;
   float learning_rate_ = 1;
@@ -125,43 +146,18 @@ class TttMixer final : public Mixer, public HasLearningMemory {
   Tensor post_norm_weight_, post_norm_bias_;
 };
 
-nlohmann::json complete_ttt(ConfigReader reader, const LayerContext& context) {
-  nlohmann::json config = {{"type", reader.string("type")}};
-  const int64_t heads = reader.integer("heads", {}, 1, 4096);
-  if (!reader.has("head_dim")) {
-    require(context.hidden_size % heads == 0, reader.path("heads"),
-            "{} does not divide hidden_size {} (change one of them or give head_dim)", heads,
-            context.hidden_size);
-  }
-  const int64_t head_dim = reader.integer("head_dim", context.hidden_size / heads, 2, 4096);
-  require(head_dim % 2 == 0, reader.path("head_dim"), "{} is odd", head_dim);
-  config["heads"] = heads;
-  config["head_dim"] = head_dim;
-  const int64_t mini_batch = reader.integer("mini_batch", kExactStep, 1, kExactStep);
-  require(kExactStep % mini_batch == 0, reader.path("mini_batch"), "{} does not divide {}",
-          mini_batch, kExactStep);
-  config["mini_batch"] = mini_batch;
-  // 1 for the linear memory, 0.1 for the MLP: the published settings.
-  const double rate = config["type"] == "ttt_mlp" ? 0.1 : 1.0;
-  config["base_learning_rate"] = reader.number("base_learning_rate", rate, 0.0, 100.0);
-  config["share_qk"] = reader.boolean("share_qk", true);
-  config["use_gate"] = reader.boolean("use_gate", true);
-  config["conv_kernel"] = reader.integer("conv_kernel", 4, 1, 64);
-  config["rope_theta"] = reader.number("rope_theta", 10000.0, 1.0, 1e12);
-  reader.finish();
-  return config;
-}
-
 }  // namespace
 
 MixerType ttt_linear_mixer_type() {
-  return {"ttt_linear", "test-time training of a linear map per head, in mini-batches",
-          "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
+  return mixer_type<TttMixer>("ttt_linear",
+                              "test-time training of a linear map per head, in mini-batches",
+                              "arXiv 2407.04620", R"({"type": "ttt_linear", "heads": 2})");
 }
 
 MixerType ttt_mlp_mixer_type() {
-  return {"ttt_mlp", "test-time training of a two-layer network per head, in mini-batches",
-          "arXiv 2407.04620", complete_ttt, create_mixer<TttMixer>};
+  return mixer_type<TttMixer>("ttt_mlp",
+                              "test-time training of a two-layer network per head, in mini-batches",
+                              "arXiv 2407.04620", R"({"type": "ttt_mlp", "heads": 2})");
 }
 
 }  // namespace pronghorn

@@ -2,10 +2,8 @@
 // does yet: a state, carried tensors, a loss, its place in the model.
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include "layers/layer.h"
+#include "layers/layers.h"
+#include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 #include "ops/short_convolution.h"
@@ -31,16 +29,27 @@ inline Tensor mean_square(const Context& context, const Tensor& x) {
 
 // h = up(shift(x)) + that of the first layer, times the sigmoid of that of the layer before;
 // y = down(gelu(h)). shift mixes each channel of a token with that of the token before.
+struct TestShiftConfig {
+  int64_t size = 0;
+  double loss = 0;
+
+  void fields(ConfigFields& f, const LayerContext&) {
+    f.integer("size", size, kRequired, 1, 1000, "width inside");
+    f.number("loss", loss, 0.1, 0, 10, "weight of the loss");
+  }
+};
+
 class TestShift final : public FeedForward {
  public:
-  TestShift(const nlohmann::json& config, const LayerContext& context, const ParameterScope& scope,
+  using Config = TestShiftConfig;
+
+  TestShift(const Config& config, const LayerContext& context, const ParameterScope& scope,
             const StateScope& states)
-      : first_(context.layer == 0), loss_(config.at("loss")) {
-    const int64_t d = context.hidden_size, size = config.at("size");
+      : first_(context.layer == 0), loss_(config.loss) {
+    const int64_t d = context.hidden_size;
     taps_ = scope.tensor("taps", {d, 2}, initializers::uniform(-1, 1));
-    up_ = scope.matrix("up", size, d, initializers::normal(context.initializer_range));
-    down_ = scope.matrix("down", d, size,
-                         initializers::normal(context.initializer_range * context.residual_scale));
+    up_ = scope.matrix("up", config.size, d, projection_initializer(context));
+    down_ = scope.matrix("down", d, config.size, residual_initializer(context));
     rows_ = states.add(short_convolution_journal(d, 2));
   }
 
@@ -72,21 +81,8 @@ class TestShift final : public FeedForward {
 
 inline void register_test_layers() {
   static const bool once = [] {
-    FeedForwardType type;
-    type.name = "test_shift";
-    type.complete = [](ConfigReader reader, const LayerContext&) {
-      nlohmann::json config = {{"type", reader.string("type")},
-                               {"size", reader.integer("size", {}, 1, 1000)},
-                               {"loss", reader.number("loss", 0.1)}};
-      reader.finish();
-      return config;
-    };
-    type.create = [](const nlohmann::json& config, const LayerContext& context,
-                     const ParameterScope& scope,
-                     const StateScope& states) -> std::unique_ptr<FeedForward> {
-      return std::make_unique<TestShift>(config, context, scope, states);
-    };
-    register_feed_forward_type(type);
+    register_feed_forward_type(feed_forward_type<TestShift>(
+        "test_shift", "a token shift", "none", R"({"type": "test_shift", "size": 20})"));
     return true;
   }();
   static_cast<void>(once);

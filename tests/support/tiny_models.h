@@ -12,6 +12,23 @@
 
 namespace pronghorn::testing_support {
 
+// `configs`, and one of the example of each registered type that none of them uses.
+inline std::vector<std::pair<std::string, std::string>> with_examples(
+    std::vector<std::pair<std::string, std::string>> configs) {
+  std::string all;
+  for (const auto& [name, body] : configs) all += body;
+  const auto add = [&](const auto& types, const std::string& before, const std::string& after) {
+    for (const auto& type : types) {
+      if (all.find('"' + type.name + '"') != std::string::npos) continue;
+      configs.emplace_back(type.name,
+                           R"("pattern": "2b", "blocks": {"b": {)" + before + type.example + after);
+    }
+  };
+  add(mixer_types(), R"("mixer": )", "}}");
+  add(feed_forward_types(), R"("mixer": {"type": "attention", "heads": 2}, "ffn": )", "}}");
+  return configs;
+}
+
 // 24 wide and 61 tokens: multiples of no vector length, so that the remainders of kernels are used.
 inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
   register_test_layers();
@@ -22,7 +39,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
   static const std::string deltanet =
       R"({"type": "gated_deltanet", "heads": 2, "value_heads": 4, "head_dim": 8,
           "value_head_dim": 6})";
-  static const std::vector<std::pair<std::string, std::string>> all = {
+  static const std::vector<std::pair<std::string, std::string>> all = with_examples({
       {"transformer", R"("pattern": "2a", "tie_embeddings": false, "blocks": {"a": {"mixer": )" +
                           attention + ", " + ffn + "}}"},
       {"window", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "attention", "heads": 3,
@@ -77,7 +94,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
            ", " + ffn + "}}"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
-  };
+  });
   return all;
 }
 
