@@ -105,8 +105,10 @@ TEST(ForgedState, BrokenPromisesAreRefused) {
         }
       });
   expect_refused("a longer journal", any, add(Field::length, 1));
-  // One row less than the sequence has, consistently.
-  expect_refused("a shorter journal", held, [](ForgedState& f, const JournalPlace& j) {
+  // One row less than the sequence has, consistently. (How many tokens reached a subsampled span is
+  // known from its journals alone.)
+  const auto outside = [=](const JournalPlace& j) { return held(j) && j.length == 40; };
+  expect_refused("a shorter journal", outside, [](ForgedState& f, const JournalPlace& j) {
     f.bytes().erase(j.flags - j.row_bytes(), j.row_bytes());
     f.set(j, Field::length, j.length - 1);
   });
