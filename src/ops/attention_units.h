@@ -55,14 +55,14 @@ class AttentionUnits {
                         int64_t before, PositionOf&& position_of);
 
   AttentionOptions options_;
-  std::vector<AttentionUnit> units_;
+  PooledVector<AttentionUnit> units_;
   // Of each unit: where its tiles and ranges begin. The pointers are set when all are there.
   struct Place {
     size_t tile, visible;
   };
-  std::vector<Place> places_;
-  std::vector<KeyTile> tiles_;
-  std::vector<KeyRange> visible_;
+  PooledVector<Place> places_;
+  PooledVector<KeyTile> tiles_;
+  PooledVector<KeyRange> visible_;
   std::vector<std::unique_ptr<Storage>> buffers_;
 };
 

@@ -167,7 +167,7 @@ void add_initial_gradient(const MemoryShape& shape, int64_t heads, const Tensor&
 }
 
 void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const MemoryProblem& problem,
-                     std::vector<MemoryRun> runs, const Tensor& out, Tensor initial, Tensor tau,
+                     PooledVector<MemoryRun> runs, const Tensor& out, Tensor initial, Tensor tau,
                      Tensor saved) {
   tape.record([inputs, problem, runs = std::move(runs), out, initial = std::move(initial),
                tau = std::move(tau), saved = std::move(saved)] {
@@ -213,7 +213,7 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
 
 // The runs of the nodes of trees at a depth, and the folds that they start from.
 void add_nodes(std::span<const std::span<const ReplayStep>> trees, int64_t depth,
-               std::vector<ReplayFold>& folds, std::vector<MemoryRun>& runs) {
+               PooledVector<ReplayFold>& folds, PooledVector<MemoryRun>& runs) {
   for (const std::span<const ReplayStep> steps : trees) {
     for (const ReplayStep& step : steps) {
       if (step.fold.to != nullptr && step.tokens.front().depth == depth) {
@@ -233,13 +233,13 @@ void add_nodes(std::span<const std::span<const ReplayStep>> trees, int64_t depth
 void run_stateful(const MemoryProblem& problem, Replay& replay, const Matrix& out) {
   FastWeightMemoryKernels& kernels = backend().fast_weight_memory();
   replay.catch_up([&](std::span<const ReplayFold> folds) { kernels.fold(problem, folds); });
-  std::vector<MemoryRun> runs;
+  PooledVector<MemoryRun> runs;
   for (const ReplayRun& run : replay.runs(Replay::Kind::chains)) {
     runs.push_back({run.anchor, run.path, run.first_row, run.length, run.rows,
                     run.snapshots.empty() ? nullptr : run.snapshots.back().state, 0});
   }
   const std::span<const std::span<const ReplayStep>> trees = replay.steps(Replay::Kind::trees);
-  std::vector<ReplayFold> folds;
+  PooledVector<ReplayFold> folds;
   for (int64_t depth = 0;; ++depth) {
     add_nodes(trees, depth, folds, runs);
     if (runs.empty()) return;
@@ -332,7 +332,7 @@ Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& 
 
   check_recurrence(kWhere, batch, record);
 
-  std::vector<MemoryRun> fresh;
+  PooledVector<MemoryRun> fresh;
   int64_t saved_states = 0;
   for (const Segment& segment : batch.segments()) {
     if (segment.length == 0 || segment.state != nullptr) continue;

@@ -98,8 +98,8 @@ void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
 
 void catch_up(const OuterProductProblem& problem, Replay& replay) {
   replay.catch_up([&](std::span<const ReplayFold> folds) {
-    std::vector<ReplayStep> steps;
-    std::vector<std::span<const ReplayStep>> sequences;
+    PooledVector<ReplayStep> steps;
+    PooledVector<std::span<const ReplayStep>> sequences;
     steps.reserve(folds.size());
     for (const ReplayFold& fold : folds) {
       steps.push_back({fold, {}});

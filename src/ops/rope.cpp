@@ -10,17 +10,18 @@
 #include "base/threads.h"
 #include "ops/operands.h"
 #include "ops/pointwise.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
 namespace {
 
 // Cosines and sines of the angles of some rows, [rows, rotary_dim / 2].
 struct AngleTable {
-  std::vector<int32_t> positions;
+  PooledVector<int32_t> positions;
   int64_t rotary_dim = 0;
   double theta = 0;
-  std::vector<double> frequencies;
-  std::vector<float> cosines, sines;
+  PooledVector<double> frequencies;
+  PooledVector<float> cosines, sines;
 
   bool same_frequencies(int64_t dim, double base) const {
     return rotary_dim == dim && theta == base;
@@ -29,8 +30,8 @@ struct AngleTable {
 using SharedTable = std::shared_ptr<const AngleTable>;
 
 SharedTable make_table(std::span<const int32_t> positions, int64_t rotary_dim, double theta,
-                       const std::vector<double>* known_frequencies) {
-  auto table = std::make_shared<AngleTable>();
+                       const PooledVector<double>* known_frequencies) {
+  auto table = make_pooled<AngleTable>();
   const int64_t half = rotary_dim / 2, rows = static_cast<int64_t>(positions.size());
   table->positions.assign(positions.begin(), positions.end());
   table->rotary_dim = rotary_dim;
@@ -63,7 +64,7 @@ SharedTable make_table(std::span<const int32_t> positions, int64_t rotary_dim, d
 // tables are kept: two, for models that mix two bases.
 SharedTable angle_table(std::span<const int32_t> positions, int64_t rotary_dim, double theta) {
   thread_local std::array<SharedTable, 2> recent;
-  const std::vector<double>* frequencies = nullptr;
+  const PooledVector<double>* frequencies = nullptr;
   for (SharedTable& table : recent) {
     if (!table || !table->same_frequencies(rotary_dim, theta)) continue;
     if (std::ranges::equal(table->positions, positions)) return table;

@@ -61,7 +61,7 @@ std::vector<ReplaySnapshot> chunk_snapshots(const Segment& segment, const Tensor
 struct Saved {
   Tensor states;
   std::vector<std::vector<ReplaySnapshot>> snapshots;
-  std::vector<ScanSegment> segments;
+  PooledVector<ScanSegment> segments;
 };
 
 void record_backward(const Context& context, const Operands& in, const Tensor& y,
@@ -94,7 +94,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
 
   check_recurrence(kWhere, batch, record);
 
-  std::vector<ScanSegment> segments;
+  PooledVector<ScanSegment> segments;
   std::shared_ptr<Saved> saved;
   if (record) {
     saved = std::make_shared<Saved>();

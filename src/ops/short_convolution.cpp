@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
 namespace {
@@ -41,7 +42,7 @@ class Taps {
  private:
   int64_t taps_;
   Tensor zeros_;
-  std::vector<const float*> inputs_;
+  PooledVector<const float*> inputs_;
 };
 
 // Token i of the segment reads for tap taps - 1 - back the token `back` places before it: along the
@@ -109,7 +110,7 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});
   const bool record = needs_gradient(context, y, x, weight, bias);
   check_recurrence(kWhere, batch, record);
-  const auto taps = std::make_shared<Taps>(x.rows(), in.taps(), in.channels());
+  const auto taps = make_pooled<Taps>(x.rows(), in.taps(), in.channels());
   for (const Segment& segment : batch.segments()) {
     const Journal* journal =
         segment.state != nullptr ? &segment.state->journal(slot.layer, slot.index) : nullptr;

@@ -102,6 +102,9 @@ Allocator& allocator() {
 
 }  // namespace
 
+std::byte* detail::allocate_block(size_t bytes) { return allocator().allocate(bytes); }
+void detail::release_block(std::byte* data, size_t bytes) { allocator().release(data, bytes); }
+
 Storage::Storage(size_t bytes) : data_(allocator().allocate(bytes)), bytes_(bytes) {}
 Storage::~Storage() { allocator().release(data_, bytes_); }
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace pronghorn {
 
@@ -24,6 +25,43 @@ class Storage {
   std::byte* data_;
   size_t bytes_;
 };
+
+// An allocator over the same blocks, for lists that come and go with every forward.
+template <typename T>
+class BlockAllocator {
+ public:
+  using value_type = T;
+
+  BlockAllocator() = default;
+  template <typename U>
+  BlockAllocator(const BlockAllocator<U>&) {}
+
+  T* allocate(size_t count);
+  void deallocate(T* data, size_t count);
+
+  template <typename U>
+  bool operator==(const BlockAllocator<U>&) const {
+    return true;
+  }
+};
+
+template <typename T>
+using PooledVector = std::vector<T, BlockAllocator<T>>;
+
+namespace detail {
+std::byte* allocate_block(size_t bytes);
+void release_block(std::byte* data, size_t bytes);
+}  // namespace detail
+
+template <typename T>
+T* BlockAllocator<T>::allocate(size_t count) {
+  return reinterpret_cast<T*>(detail::allocate_block(count * sizeof(T)));
+}
+
+template <typename T>
+void BlockAllocator<T>::deallocate(T* data, size_t count) {
+  detail::release_block(reinterpret_cast<std::byte*>(data), count * sizeof(T));
+}
 
 // A block that several owners share. Throws Error when the memory cannot be had.
 std::shared_ptr<Storage> make_storage(size_t bytes);

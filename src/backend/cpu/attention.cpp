@@ -122,10 +122,10 @@ struct ExactPlan {
     const AttentionUnit* unit;
     int64_t kv_head, first_split, splits, offset;
   };
-  std::vector<Task> tasks;
-  std::vector<std::pair<int64_t, int64_t>> parts;  // task, split
-  int64_t size = 0;                                // numbers of the partial results
-  int64_t work = 0;                                // multiply-adds
+  PooledVector<Task> tasks;
+  PooledVector<std::pair<int64_t, int64_t>> parts;  // task, split
+  int64_t size = 0;                                 // numbers of the partial results
+  int64_t work = 0;                                 // multiply-adds
 
   void add(const AttentionShape& shape, const AttentionUnit& unit);
 };
