@@ -8,6 +8,7 @@
 #include "base/threads.h"
 #include "command.h"
 #include "lab/measure.h"
+#include "model/weight_bytes.h"
 #include "tensor/storage.h"
 #include "train/text_source.h"
 
@@ -51,7 +52,9 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
   ModelConfig config = load_config(path);
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
   if (config.vocab_size == 0) config.vocab_size = kVocabulary;
-  return std::make_unique<Model>(std::move(config), 0);
+  auto model = std::make_unique<Model>(std::move(config), 0);
+  model->freeze();
+  return model;
 }
 
 // `count` pieces of `length` tokens, cut from the texts at even distances.
@@ -166,12 +169,11 @@ void run(const BenchCommand& options) {
   const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
   const double peak = 1e9 * (bf16 ? machine.bf16_gflops : machine.f32_gflops);
   // The head works on one token of a prompt only.
-  const double head = 2.0 * static_cast<double>(model->head().value().size());
+  const double head = 2.0 * static_cast<double>(model->head().size());
   const double prompt_flops = cost.matmul + cost.sequence - head;
-  const double weights =
-      static_cast<double>(model->non_embedding_parameter_count() + model->head().value().size()) *
-      (bf16 ? 2 : 4);
-  const double step_bytes = weights + static_cast<double>(options.bench.batch * result.state_bytes);
+  const double step_bytes =
+      static_cast<double>(weight_bytes_per_token(*model, options.bench.precision) +
+                          options.bench.batch * result.state_bytes);
   const double steps = result.decode.median / static_cast<double>(options.bench.batch);
   const double matrix_fraction = result.prefill.median * prompt_flops / peak;
   const double bandwidth_fraction = steps * step_bytes / (1e9 * machine.read_gigabytes_per_second);
@@ -189,8 +191,9 @@ void run(const BenchCommand& options) {
                        {"kept_shares", result.kept_shares},
                        {"load_seconds", load_seconds},
                        {"peak_rss_bytes", peak_bytes},
+                       {"weights", weights_json(weight_bytes(*model))},
                        {"threads", thread_count()},
-                       {"precision", bf16 ? "bf16" : "f32"},
+                       {"precision", name_of(options.bench.precision)},
                        {"cache_type", std::string(dtype_name(options.bench.cache_type))},
                        {"backend", backend().description()},
                        {"machine", to_json(machine)}});
@@ -211,6 +214,7 @@ void run(const BenchCommand& options) {
   fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
              format_bytes(static_cast<double>(result.state_bytes)), format_duration(load_seconds),
              format_bytes(static_cast<double>(peak_bytes)));
+  fmt::print("weights {}\n", weights_text(weight_bytes(*model)));
   if (!result.kept_shares.empty()) fmt::print("{}\n", kept_text(result.kept_shares));
 }
 

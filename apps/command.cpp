@@ -118,6 +118,27 @@ void add_cache_type_option(CLI::App& command, DType& cache_type) {
       ->option_text("f32|bf16|f16");
 }
 
+std::string_view name_of(Precision precision) {
+  return precision == Precision::bf16 ? "bf16" : "f32";
+}
+
+std::string weights_text(std::span<const WeightBytes> parts) {
+  std::vector<std::string> texts;
+  for (const WeightBytes& part : parts) {
+    texts.push_back(fmt::format("{} {}{}", format_bytes(static_cast<double>(part.bytes)), part.what,
+                                part.mapped ? " (mapped)" : ""));
+  }
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
+
+nlohmann::json weights_json(std::span<const WeightBytes> parts) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const WeightBytes& part : parts) {
+    list.push_back({{"what", part.what}, {"bytes", part.bytes}, {"mapped", part.mapped}});
+  }
+  return list;
+}
+
 TrainBudget BudgetOptions::budget() const {
   const int given = (steps > 0) + (tokens > 0) + !time.empty();
   if (given != 1) {

@@ -11,6 +11,7 @@
 #include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
+#include "model/weight_bytes.h"
 
 namespace pronghorn::app {
 namespace {
@@ -19,6 +20,7 @@ struct InspectOptions : Common {
   std::filesystem::path model, text, html;
   DType cache_type = DType::f32;
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
+  Precision precision = Precision::f32;
 };
 
 // "mamba2: heads 2, state 8": a layer's settings, its type first.
@@ -140,20 +142,35 @@ void inspect_text(const InspectOptions& options) {
   if (!options.html.empty()) fmt::print("\npage  {}\n", options.html.string());
 }
 
+// A configuration has no weights; a checkpoint's stay in their file.
+std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
+  if (std::filesystem::exists(path / "model.safetensors") ||
+      std::filesystem::exists(path / "model.safetensors.index.json")) {
+    return Model::load(path);
+  }
+  ModelConfig config = load_config(path);
+  if (config.vocab_size == 0) config.vocab_size = 256;
+  return Model::outline(std::move(config));
+}
+
 void inspect(const InspectOptions& options) {
   if (!options.text.empty()) return inspect_text(options);
   if (!options.html.empty()) throw UsageError("inspect --html", "needs --text");
-  ModelConfig config = load_config(options.model);
-  if (config.vocab_size == 0) config.vocab_size = 256;
-  const Model model(config, 0);
+  const std::unique_ptr<Model> loaded = load_or_outline(options.model);
+  const Model& model = *loaded;
+  const ModelConfig& config = model.config();
   const int64_t parameters = model.parameter_count();
+  const int64_t resident = resident_weight_bytes(model, options.precision);
+  const int64_t read_per_token = weight_bytes_per_token(model, options.precision);
 
   nlohmann::json json = {{"config", write_pronghorn_config(config)},
                          {"family", family_for(config).model_type},
                          {"pattern", expanded_pattern(config.steps)},
                          {"parameters", parameters},
                          {"non_embedding_parameters", model.non_embedding_parameter_count()},
-                         {"bytes_f32", parameters * 4},
+                         {"precision", name_of(options.precision)},
+                         {"weights", weights_json(weight_bytes(model))},
+                         {"resident_bytes", resident},
                          {"contexts", nlohmann::json::array()}};
   lab::Table contexts({{"context"},
                        {"forward FLOPs/token"},
@@ -164,8 +181,7 @@ void inspect(const InspectOptions& options) {
     const TokenCost cost = model.cost(static_cast<double>(context));
     const double forward = cost.matmul + cost.sequence;
     const int64_t state = model.predicted_state_bytes(context, options.cache_type);
-    // Decoding reads every weight once (the embedding table only as the head) and the state.
-    const double read = static_cast<double>(parameters * 4 + state);
+    const auto read = static_cast<double>(read_per_token + state);
     contexts.add_row({lab::format_context(context), format_count(forward),
                       format_count(3 * forward), format_bytes(static_cast<double>(state)),
                       format_bytes(read)});
@@ -188,10 +204,12 @@ void inspect(const InspectOptions& options) {
   }
   fmt::print("width       {}   vocabulary {}{}\n", config.hidden_size, config.vocab_size,
              config.tie_embeddings ? ", tied head" : "");
-  fmt::print("parameters  {}   ({} without embeddings, {} in f32)\n",
+  fmt::print("parameters  {}   ({} without embeddings)\n",
              format_count(static_cast<double>(parameters)),
-             format_count(static_cast<double>(model.non_embedding_parameter_count())),
-             format_bytes(static_cast<double>(parameters) * 4));
+             format_count(static_cast<double>(model.non_embedding_parameter_count())));
+  const std::string stored = weights_text(weight_bytes(model));
+  fmt::print("weights     {}{} in memory to compute in {}\n", stored.empty() ? "" : stored + "; ",
+             format_bytes(static_cast<double>(resident)), name_of(options.precision));
   const std::vector<LearningMemory> memories = lab::learning_memories(model);
   if (!memories.empty()) fmt::print("memories    {}\n", memories_text(memories));
   fmt::print("written as  {}\n\n", family_for(config).model_type);
@@ -221,6 +239,7 @@ void add_inspect(CLI::App& app) {
       "how surprised a model with a memory that learns was by it");
   add_cache_type_option(*command, options->cache_type);
   command->add_option("--html", options->html, "with --text: write the same as a page");
+  add_precision_option(*command, options->precision);
   add_common_options(*command, *options);
   command->callback([options] { inspect(*options); });
 }

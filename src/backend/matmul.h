@@ -1,46 +1,55 @@
-// Products with weight matrices: forward, and the gradients of input, weight and bias.
+// Products with weight matrices: forward, and the gradients of input, weight and bias; rows of
+// weights as they are stored.
 //
 // Operands are f32; with Precision::bf16 both operands of a product are rounded to bf16 (to nearest
-// even) and the sums are still f32. Strides count elements between rows; rows themselves are
-// adjacent numbers. Results are the same bits for any number of threads.
+// even) and the sums are still f32. A weight that is stored in fewer bits is the numbers that its
+// encoding gives. Results are the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
-#include "tensor/tape.h"
-#include "tensor/weight.h"
+#include "backend/operands.h"
+#include "tensor/dtype.h"
 
 namespace pronghorn {
+
+class Weight;
 
 class MatmulKernels {
  public:
   virtual ~MatmulKernels() = default;
 
   // y [rows, out] = x [rows, in] W^T + bias (out numbers, or null).
-  // exact: a row of y is the same bits whatever the other rows are and however many. It must be set
-  // in inference; a caller may leave it away there only for rows of segments longer than kExactStep
-  // (tensor/journal.h), which gives machines with AMX their tile kernels for prompts.
-  virtual void linear_forward(const Weight& weight, const float* x, int64_t x_stride, int64_t rows,
-                              const float* bias, float* y, int64_t y_stride, Precision precision,
-                              bool exact) = 0;
+  // exact: a row of y is the same bits whatever the other rows are and however many. Required in
+  // inference, except for rows of segments longer than kExactStep (tensor/journal.h); without it
+  // machines with AMX use their tile kernels.
+  virtual void linear_forward(const Weight& weight, ConstMatrix x, int64_t rows, const float* bias,
+                              Matrix y, Precision precision, bool exact) = 0;
 
-  // dx [rows, in] = dy [rows, out] W, added to what is there if `accumulate`.
-  virtual void linear_backward_input(const Weight& weight, const float* dy, int64_t dy_stride,
-                                     int64_t rows, float* dx, int64_t dx_stride, bool accumulate,
+  // dx [rows, in] = dy [rows, out] W.
+  virtual void linear_backward_input(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
                                      Precision precision) = 0;
 
-  // dW [out, in] = dy^T x, added to what is there if `accumulate`. The sum over rows is one sum in
+  // dW [out, in] = dy^T x, for dy [rows, out] and x [rows, in]. The sum over rows is one sum in
   // increasing order.
-  virtual void linear_backward_weight(const float* dy, int64_t dy_stride, const float* x,
-                                      int64_t x_stride, int64_t rows, int64_t out, int64_t in,
-                                      float* dw, int64_t dw_stride, bool accumulate,
-                                      Precision precision) = 0;
+  virtual void linear_backward_weight(ConstMatrix dy, ConstMatrix x, int64_t rows, int64_t out,
+                                      int64_t in, Matrix dw, Precision precision) = 0;
 
-  // db [out] = the sum of the rows of dy, in increasing order, added to what is there if
-  // `accumulate`.
-  virtual void linear_backward_bias(const float* dy, int64_t dy_stride, int64_t rows, int64_t out,
-                                    float* db, bool accumulate) = 0;
+  // db [out] = the sum of the rows of dy, in increasing order.
+  virtual void linear_backward_bias(ConstMatrix dy, int64_t rows, int64_t out, GradVector db) = 0;
+
+  // Row i of `to` [rows.size(), in] = row rows[i] of the weight, in f32, exactly. The indices must
+  // be in range.
+  virtual void read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to) = 0;
+
+  // Bytes that a read-only weight takes, stored and packed, once products were computed with it in
+  // this precision. Mapped bytes of a file, which need not stay in memory, are not counted.
+  virtual int64_t resident_bytes(const Weight& weight, Precision precision) = 0;
+
+  // Bytes that such a product reads of the weight for one row of x.
+  virtual int64_t bytes_read(const Weight& weight, Precision precision) = 0;
 };
 
 std::unique_ptr<MatmulKernels> make_cpu_matmul_kernels();

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -161,6 +162,20 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+bool MappedFile::holds(std::span<const std::byte> part) const {
+  const std::less_equal<> before;
+  return data_ != nullptr && before(data_, part.data()) &&
+         before(part.data() + part.size(), data_ + size_);
+}
+
+void MappedFile::release(std::span<const std::byte> part) const {
+  if (part.empty() || !holds(part)) return;
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(part.data() - data_);
+  const size_t first = offset / page * page;  // a mapping starts at a page
+  ::madvise(const_cast<std::byte*>(data_) + first, offset - first + part.size(), MADV_DONTNEED);
 }
 
 void make_directories(const std::filesystem::path& path) {

@@ -53,6 +53,13 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  // Whether `part` lies in this file.
+  bool holds(std::span<const std::byte> part) const;
+
+  // Lets the system have the memory of a part back, whole pages of it and those around its ends.
+  // The bytes stay what they are: whoever reads them again gets them from the file.
+  void release(std::span<const std::byte> part) const;
+
  private:
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/float16.h"
 #include "base/threads.h"
 #include "formats/json.h"
 
@@ -32,18 +33,6 @@ struct Dtype {
 constexpr Dtype kDtypes[] = {{"F64", 8},     {"I64", 8},     {"U64", 8},  {"F32", 4}, {"I32", 4},
                              {"U32", 4},     {"F16", 2},     {"BF16", 2}, {"I16", 2}, {"U16", 2},
                              {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},   {"U8", 1},  {"BOOL", 1}};
-
-float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = half >> 10 & 0x1F;
-  const uint32_t mantissa = half & 0x3FF;
-  if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24, exact in float32
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t rebased = exponent == 0x1F ? 0xFF : exponent + (127 - 15);
-  return std::bit_cast<float>(sign | rebased << 23 | mantissa << 13);
-}
 
 template <typename From, typename Convert>
 void convert(const SafetensorsEntry& entry, float* out, Convert&& one) {
@@ -132,11 +121,9 @@ void to_f32(const SafetensorsEntry& entry, float* out, std::string_view where) {
   if (entry.dtype == "F32") {
     convert<float>(entry, out, [](float value) { return value; });
   } else if (entry.dtype == "BF16") {
-    convert<uint16_t>(entry, out, [](uint16_t value) {
-      return std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
-    });
+    convert<bf16_t>(entry, out, from_bf16);
   } else if (entry.dtype == "F16") {
-    convert<uint16_t>(entry, out, half_to_float);
+    convert<f16_t>(entry, out, from_f16);
   } else if (entry.dtype == "F64") {
     convert<double>(entry, out, [](double value) { return static_cast<float>(value); });
   } else {
@@ -144,9 +131,10 @@ void to_f32(const SafetensorsEntry& entry, float* out, std::string_view where) {
   }
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path), file_(path) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
+    : path_(path), file_(std::make_shared<MappedFile>(path)) {
   const std::string where = path.string();
-  const auto bytes = file_.bytes();
+  const auto bytes = file_->bytes();
   require(bytes.size() >= kLengthBytes, where, "{} bytes are too few for a safetensors file",
           bytes.size());
   uint64_t length;
@@ -173,8 +161,10 @@ void SafetensorsFile::parse_header(std::string_view header, std::span<const std:
       }
       continue;
     }
-    entries_.emplace(item.key(), parse_entry(item.value(), data,
-                                             fmt::format("{}: tensor '{}'", where, item.key())));
+    SafetensorsEntry entry =
+        parse_entry(item.value(), data, fmt::format("{}: tensor '{}'", where, item.key()));
+    entry.file = file_;
+    entries_.emplace(item.key(), std::move(entry));
   }
 
   // In order of their place, each tensor must start where the one before ends.

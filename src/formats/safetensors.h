@@ -19,11 +19,12 @@ namespace pronghorn {
 // Bytes an element of a safetensors dtype ("F32", "BF16", "I64"...); 0 for an unknown name.
 int64_t safetensors_dtype_bytes(std::string_view dtype);
 
-// One tensor of a file. The bytes belong to the mapped file and need not be aligned to the dtype.
+// One tensor of a file. The bytes need not be aligned to the dtype.
 struct SafetensorsEntry {
   std::string dtype;
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
+  std::shared_ptr<const MappedFile> file;  // that the bytes are part of
 
   int64_t elements() const;
 };
@@ -51,7 +52,7 @@ class SafetensorsFile {
   void parse_header(std::string_view header, std::span<const std::byte> data);
 
   std::filesystem::path path_;
-  MappedFile file_;
+  std::shared_ptr<const MappedFile> file_;
   std::map<std::string, Entry, std::less<>> entries_;
   std::map<std::string, std::string> metadata_;
 };

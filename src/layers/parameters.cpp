@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/backend.h"
 #include "base/error.h"
 
 namespace pronghorn {
@@ -38,40 +39,79 @@ Initializer inverse_softplus_log_uniform(double minimum, double maximum, double 
 
 }  // namespace initializers
 
-void ParameterStore::require_room(int64_t size) {
-  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  require(size <= memory / static_cast<int64_t>(sizeof(float)), "parameters",
-          "{} numbers in f32 do not fit into the {} MiB of memory of this machine", size,
-          memory >> 20);
+int64_t Parameter::size() const { return matrix.defined() ? matrix.size() : value.size(); }
+
+Stored Parameter::stored() const {
+  if (matrix.defined() && !matrix.stored().bytes.empty()) return matrix.stored();
+  const Encoding& in = matrix.defined() ? matrix.encoding() : *encoding;
+  require(in.encode != nullptr, name, "numbers in {} cannot be had back", in.name);
+  auto memory =
+      std::make_shared<Storage>(static_cast<size_t>(std::max<int64_t>(1, in.bytes(size()))));
+  if (matrix.defined()) {
+    std::vector<float> row(static_cast<size_t>(matrix.in()));
+    for (int32_t i = 0; i < matrix.out(); ++i) {
+      backend().matmul().read_rows(matrix, {&i, 1}, {row.data(), matrix.in()});
+      in.encode(row.data(), matrix.in(), memory->data() + i * in.bytes(matrix.in()));
+    }
+  } else {
+    in.encode(value.data(), size(), memory->data());
+  }
+  return {&in, {memory->data(), static_cast<size_t>(in.bytes(size()))}, memory, nullptr};
 }
 
-Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& initializer,
-                              Decay decay, double learning_rate_scale) {
+void ParameterStore::require_memory(int64_t bytes) {
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  require(bytes <= memory, "parameters", "at least {} MiB do not fit into this machine's {}",
+          bytes >> 20, memory >> 20);
+}
+
+Parameter& ParameterStore::add(std::string name, Shape shape, bool allocate) {
   require(names_.insert(name).second, "parameters", "'{}' is registered twice", name);
-  int64_t size = 1;
+  int64_t size = 1, bytes = 0;
   for (const int64_t extent : shape) {
     require(extent >= 0 && !__builtin_mul_overflow(size, extent, &size), name,
             "shape {} is too large", shape_string(shape));
   }
-  require_room(size);
-  total_size_ += size;
-  require_room(total_size_);
-  const Tensor value = Tensor::empty(std::move(shape));
-  value.set_requires_grad(true);
-  if (initialize_) {
-    Random random(seed_, name);
-    float* to = value.data();
-    for (int64_t i = 0; i < value.size(); ++i) to[i] = initializer(random, i);
+  require(!__builtin_mul_overflow(size, int64_t{sizeof(float)}, &bytes), name,
+          "shape {} is too large", shape_string(shape));
+  if (!allocate) bytes = size / 2;
+  require_memory(bytes);
+  bytes_needed_ += bytes;
+  require_memory(bytes_needed_);
+  Parameter& parameter = parameters_.emplace_back();
+  parameter.name = std::move(name);
+  parameter.shape = std::move(shape);
+  if (allocate) {
+    parameter.value = Tensor::empty(parameter.shape);
+    parameter.value.set_requires_grad(purpose_ == Purpose::training);
   }
-  parameters_.push_back({std::move(name), value, decay == Decay::yes, learning_rate_scale});
-  return value;
+  return parameter;
+}
+
+void ParameterStore::initialize(const Parameter& parameter, const Initializer& initializer) {
+  if (!initialize_ || !parameter.value.defined()) return;
+  Random random(seed_, parameter.name);
+  float* to = parameter.value.data();
+  for (int64_t i = 0; i < parameter.value.size(); ++i) to[i] = initializer(random, i);
+}
+
+Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& initializer,
+                              Decay decay, double learning_rate_scale) {
+  Parameter& parameter = add(std::move(name), std::move(shape), true);
+  parameter.decay = decay == Decay::yes;
+  parameter.learning_rate_scale = learning_rate_scale;
+  initialize(parameter, initializer);
+  return parameter.value;
 }
 
 Weight ParameterStore::matrix(std::string name, int64_t out, int64_t in,
                               const Initializer& initializer) {
-  const Tensor value = tensor(std::move(name), {out, in}, initializer, Decay::yes);
-  matrix_size_ += value.size();
-  return Weight(value);
+  const bool training = purpose_ == Purpose::training;
+  Parameter& parameter = add(std::move(name), {out, in}, training);
+  initialize(parameter, initializer);
+  parameter.matrix = training ? Weight(parameter.value) : Weight(out, in);
+  matrix_size_ += parameter.size();
+  return parameter.matrix;
 }
 
 Tensor ParameterStore::average(std::string name, Shape shape) {
@@ -79,6 +119,35 @@ Tensor ParameterStore::average(std::string name, Shape shape) {
       tensor(std::move(name), std::move(shape), initializers::constant(0), Decay::no);
   parameters_.back().averaged = true;
   return value;
+}
+
+void ParameterStore::assign(size_t index, Stored stored) {
+  Parameter& parameter = parameters_.at(index);
+  if (!parameter.value.defined()) {
+    parameter.matrix.assign(std::move(stored));
+    return;
+  }
+  const Encoding& in = *stored.encoding;
+  require(parameter.size() % in.block == 0 &&
+              stored.bytes.size() == static_cast<size_t>(in.bytes(parameter.size())),
+          parameter.name, "{} bytes for {} in {}", stored.bytes.size(),
+          shape_string(parameter.shape), in.name);
+  in.decode(stored.bytes.data(), parameter.size(), parameter.value.data());
+  parameter.value.bump_version();
+  if (purpose_ == Purpose::inference) parameter.encoding = &in;
+  if (stored.file != nullptr) stored.file->release(stored.bytes);
+}
+
+void ParameterStore::freeze() {
+  purpose_ = Purpose::inference;
+  for (Parameter& parameter : parameters_) {
+    if (!parameter.value.defined()) continue;
+    parameter.value.clear_grad();
+    parameter.value.set_requires_grad(false);
+    if (!parameter.matrix.defined()) continue;
+    parameter.matrix.freeze();
+    parameter.value = Tensor();
+  }
 }
 
 }  // namespace pronghorn

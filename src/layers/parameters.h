@@ -9,19 +9,34 @@
 #include <vector>
 
 #include "base/random.h"
+#include "tensor/encoding.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
 
 namespace pronghorn {
 
+// What a model is made for. Inference keeps matrices as they are stored and has no gradients.
+enum class Purpose : bool { training, inference };
+
 struct Parameter {
   std::string name;  // dotted path, for example "layers.3.mixer.in_proj.weight"
+  Shape shape;
+  // The numbers in f32, to be trained or, in inference, of what is not a matrix. Undefined for a
+  // matrix in inference.
   Tensor value;
+  Weight matrix;  // undefined for what is not a matrix
+  // What a read-only `value` was stored in.
+  const Encoding* encoding = &encodings::f32;
   bool decay = true;  // takes part in weight decay
   double learning_rate_scale = 1;
   // Follows an average of what it sees in place of the loss. Its gradient is the sum, over the
   // sequences of a step, of how far it is above what each would have it be.
   bool averaged = false;
+
+  int64_t size() const;
+  // The numbers as they are stored or, where only a packed copy is left, as they were. Throws Error
+  // if there are none.
+  Stored stored() const;
 };
 
 // Draws the value of element `index` of a parameter.
@@ -43,28 +58,42 @@ enum class Decay : bool { no, yes };
 class ParameterStore {
  public:
   // initialize: false leaves the values undefined, for a model about to be loaded.
-  ParameterStore(uint64_t seed, bool initialize) : seed_(seed), initialize_(initialize) {}
+  ParameterStore(uint64_t seed, bool initialize, Purpose purpose = Purpose::training)
+      : seed_(seed), initialize_(initialize), purpose_(purpose) {}
 
-  // All require gradients. Throws Error if the name is taken, or before allocating anything if all
-  // parameters together would not fit into this machine's memory.
+  // In training all require gradients; in inference a matrix has no numbers until assign(). Throws
+  // Error if the name is taken, or before allocating anything if all parameters together would not
+  // fit into this machine's memory.
   Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay,
                 double learning_rate_scale = 1);
   Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
   // A parameter that is averaged, from 0 on.
   Tensor average(std::string name, Shape shape);
 
+  // Gives the parameter at `index` of all() its numbers. Throws Error if they are too few or too
+  // many.
+  void assign(size_t index, Stored stored);
+
+  // Ends training: no gradients from here on, and matrices are read only.
+  void freeze();
+
   const std::vector<Parameter>& all() const { return parameters_; }
-  int64_t total_size() const { return total_size_; }
   // Numbers of all matrices: a token that is multiplied with each of them once costs twice that.
   int64_t matrix_size() const { return matrix_size_; }
+  // Bytes that all need at least: 4 per number, half a byte where the encoding is not known yet.
+  int64_t bytes_needed() const { return bytes_needed_; }
 
-  // Throws what tensor() throws if `size` numbers are more than fit into memory.
-  static void require_room(int64_t size);
+  // Throws what tensor() throws if that many bytes are more than this machine's memory.
+  static void require_memory(int64_t bytes);
 
  private:
+  Parameter& add(std::string name, Shape shape, bool allocate);
+  void initialize(const Parameter& parameter, const Initializer& initializer);
+
   uint64_t seed_;
   bool initialize_;
-  int64_t total_size_ = 0, matrix_size_ = 0;
+  Purpose purpose_;
+  int64_t bytes_needed_ = 0, matrix_size_ = 0;
   std::vector<Parameter> parameters_;
   std::unordered_set<std::string> names_;
 };

@@ -10,9 +10,9 @@
 
 namespace pronghorn {
 
-// Copies the numbers of the checkpoint in `directory`, which is of this family and of the very
-// configuration of `model`, into the model. Throws Error for missing, extra or misshapen tensors.
-void load_weights(const Model& model, const std::filesystem::path& directory, const Family& family);
+// Gives the model the numbers of the checkpoint in `directory`, which is of this family and of the
+// very configuration of `model`. A model for inference keeps the file mapped. Throws Error for missing, extra or misshapen tensors.
+void load_weights(Model& model, const std::filesystem::path& directory, const Family& family);
 
 // Writes config.json and model.safetensors, each file atomically. metadata: kept in the header of
 // the latter. Throws Error if the family cannot express the model.

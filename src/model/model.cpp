@@ -24,18 +24,19 @@ int64_t residual_additions(const ModelConfig& config) {
 
 // Throws Error if the blocks together have more parameters than fit into memory: each kind is
 // built once without values, which takes no memory, before any number of the model is drawn.
-void require_room_for_blocks(const ModelConfig& config, const LayerContext& context) {
+void require_memory_for_blocks(const ModelConfig& config, const LayerContext& context,
+                               Purpose purpose) {
   std::map<char, int64_t> sizes;
   int64_t total = 0;
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) continue;
     if (!sizes.contains(step.block)) {
-      ParameterStore store(0, false);
+      ParameterStore store(0, false, purpose);
       const Block block(config.blocks.at(step.block), config, context, {store, "block"}, 0);
-      sizes[step.block] = store.total_size();
+      sizes[step.block] = store.bytes_needed();
     }
     total += sizes[step.block];
-    ParameterStore::require_room(total);
+    ParameterStore::require_memory(total);
   }
 }
 
@@ -44,6 +45,13 @@ void advance(const CheckedBatch& batch) {
   for (const Segment& segment : batch.segments()) {
     if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
   }
+}
+
+// Products need not be exact where the batch does not.
+Context context_of(const Context& asked, const CheckedBatch& batch) {
+  Context context = asked;
+  context.exact = asked.exact && batch.needs_exact_rows();
+  return context;
 }
 
 // outer: rows of the whole batch that are in the span around this one; null: there is none.
@@ -60,10 +68,11 @@ SpanTrace traced(int64_t number, const Subsample::Span& span, const std::vector<
 
 }  // namespace
 
-Model::Model(ModelConfig config, uint64_t seed) : Model(std::move(config), seed, true) {}
+Model::Model(ModelConfig config, uint64_t seed)
+    : Model(std::move(config), seed, true, Purpose::training) {}
 
-Model::Model(ModelConfig config, uint64_t seed, bool initialize)
-    : config_(std::move(config)), store_(seed, initialize) {
+Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose)
+    : config_(std::move(config)), store_(seed, initialize, purpose) {
   require(config_.vocab_size > 0, "vocab_size", "is missing from the configuration");
   LayerContext context;
   context.hidden_size = config_.hidden_size;
@@ -71,7 +80,7 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize)
   context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
   context.norm_epsilon = config_.norm_epsilon;
   context.depth = config_.block_count();
-  require_room_for_blocks(config_, context);
+  require_memory_for_blocks(config_, context, purpose);
 
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
@@ -145,7 +154,7 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
   if (!batch.embeddings().defined()) {
     require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
             "neither tokens nor embeddings for {} rows", batch.rows());
-    return embedding(context, embeddings_.value(), batch.tokens());
+    return embedding(context, embeddings_, batch.tokens());
   }
   require(batch.embeddings().columns() == config_.hidden_size, "batch",
           "embeddings {} for a model of width {}", shape_string(batch.embeddings().shape()),
@@ -162,8 +171,9 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
           layers);
 }
 
-Tensor Model::forward(const Context& context, const CheckedBatch& batch,
+Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
                       const ForwardObserver& observer) const {
+  const Context context = context_of(asked, batch);
   struct OpenSpan {
     const Subsample& layer;
     int64_t number;
@@ -220,9 +230,10 @@ Tensor Model::forward(const Context& context, const CheckedBatch& batch,
   return hidden;
 }
 
-Tensor Model::mtp_forward(const Context& context, int64_t head, const Tensor& hidden,
+Tensor Model::mtp_forward(const Context& asked, int64_t head, const Tensor& hidden,
                           const CheckedBatch& batch, const ForwardObserver& observer) const {
   require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
+  const Context context = context_of(asked, batch);
   const Tensor tokens = embedded(context, batch);
   Carry carry(batch.rows(), context.tape != nullptr && observer.on_loss);
   const Tensor result =
@@ -236,19 +247,23 @@ Tensor Model::logits(const Context& context, const Tensor& hidden) const {
   return linear(context, hidden, head_);
 }
 
+std::unique_ptr<Model> Model::outline(ModelConfig config) {
+  return std::unique_ptr<Model>(new Model(std::move(config), 0, false, Purpose::inference));
+}
+
 int64_t Model::parameter_count() const {
   return std::accumulate(
       parameters().begin(), parameters().end(), int64_t{0},
-      [](int64_t sum, const Parameter& parameter) { return sum + parameter.value.size(); });
+      [](int64_t sum, const Parameter& parameter) { return sum + parameter.size(); });
 }
 
 int64_t Model::non_embedding_parameter_count() const {
-  const int64_t table = embeddings_.value().size();
+  const int64_t table = embeddings_.size();
   return parameter_count() - (config_.tie_embeddings ? table : 2 * table);
 }
 
 TokenCost Model::cost(double context) const {
-  TokenCost total{2.0 * static_cast<double>(head_.value().size()), 0};
+  TokenCost total{2.0 * static_cast<double>(head_.size()), 0};
   for (const SpanCost& span : span_costs(context)) {
     total.matmul += span.cost.matmul;
     total.sequence += span.cost.sequence;

@@ -34,17 +34,28 @@ class Model {
   // Random initial weights, a function of the seed alone. Throws Error on an impossible config.
   Model(ModelConfig config, uint64_t seed);
 
-  // From a checkpoint directory (config.json and *.safetensors). Throws Error for missing, extra or
-  // misshapen tensors.
-  static std::unique_ptr<Model> load(const std::filesystem::path& directory);
+  // From a checkpoint directory (config.json and *.safetensors). For inference, matrices stay what
+  // they are in the file, which is mapped: it must not be changed while the model lives. Throws
+  // Error for missing, extra or misshapen tensors.
+  static std::unique_ptr<Model> load(const std::filesystem::path& directory,
+                                     Purpose purpose = Purpose::inference);
+
+  // A model without numbers, to be asked about sizes and costs.
+  static std::unique_ptr<Model> outline(ModelConfig config);
+
+  // Ends training: from here on no gradients, and what products need of the weights replaces them.
+  void freeze() { store_.freeze(); }
 
   // Writes config.json and model.safetensors, in the most widely understood family that can express
   // the model, each file atomically. metadata: kept in the safetensors header.
   void save(const std::filesystem::path& directory,
             const std::map<std::string, std::string>& metadata = {}) const;
 
-  // Copies the numbers of a checkpoint of this very configuration into this model.
+  // Gives this model the numbers of a checkpoint of its very configuration.
   void load_weights(const std::filesystem::path& directory);
+
+  // Gives the parameter at `index` its numbers. Throws Error if they do not fit it.
+  void assign(size_t index, Stored stored) { store_.assign(index, std::move(stored)); }
 
   // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
   // a chain the state then includes the segment's tokens, for a token tree it waits for
@@ -106,7 +117,7 @@ class Model {
   uint64_t fingerprint() const { return layout_->fingerprint; }
 
  private:
-  Model(ModelConfig config, uint64_t seed, bool initialize);
+  Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose);
   // The rows that enter the first block. Throws Error unless the batch fits the model and its
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;

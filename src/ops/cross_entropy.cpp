@@ -34,7 +34,7 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
             "target {} in a vocabulary of {}", target, vocabulary);
   }
 
-  const Tensor& weight = head.value();
+  const Tensor& weight = head.trainable();
   const bool taped = context.tape != nullptr;
   const Tensor dx = taped && x.requires_grad() ? Tensor::empty(x.shape()) : Tensor();
   const Tensor dw = taped && weight.requires_grad() ? Tensor::empty(weight.shape()) : Tensor();
@@ -52,8 +52,9 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
       if (dx.defined()) dx.row_slice(first, count).fill(0);
       continue;
     }
-    matmul.linear_forward(head, x.row(first), x.row_stride(), count, nullptr, logits.data(),
-                          vocabulary, context.precision, !taped);
+    const ConstMatrix x_rows{x.row(first), x.row_stride()}, scores = input_matrix(logits);
+    matmul.linear_forward(head, x_rows, count, nullptr, output_matrix(logits), context.precision,
+                          !taped && context.exact);
     backend().pointwise().cross_entropy({count, vocabulary}, output_matrix(logits), chunk_targets,
                                         gradient, gradient_scale, z_loss_weight, losses.data());
     for (int64_t i = 0; i < count; ++i) {
@@ -65,13 +66,12 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
       ++result.count;
     }
     if (dx.defined()) {
-      matmul.linear_backward_input(head, logits.data(), vocabulary, count, dx.row(first),
-                                   dx.row_stride(), false, context.precision);
+      matmul.linear_backward_input(head, scores, count, {dx.row(first), dx.row_stride(), false},
+                                   context.precision);
     }
     if (dw.defined()) {
-      matmul.linear_backward_weight(logits.data(), vocabulary, x.row(first), x.row_stride(), count,
-                                    vocabulary, width, dw.data(), width, dw_started,
-                                    context.precision);
+      matmul.linear_backward_weight(scores, x_rows, count, vocabulary, width,
+                                    {dw.data(), width, dw_started}, context.precision);
       dw_started = true;
     }
   }

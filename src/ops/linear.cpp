@@ -2,6 +2,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 
@@ -15,30 +16,24 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
 
   const Tensor y = Tensor::empty({rows, out});
   const Precision precision = context.precision;
-  backend().matmul().linear_forward(weight, x.data(), x.row_stride(), rows,
-                                    bias.defined() ? bias.data() : nullptr, y.data(),
-                                    y.row_stride(), precision, context.tape == nullptr);
-  if (!needs_gradient(context, y, x, weight.value(), bias)) return y;
+  backend().matmul().linear_forward(weight, input_matrix(x), rows,
+                                    bias.defined() ? bias.data() : nullptr, output_matrix(y),
+                                    precision, context.tape == nullptr && context.exact);
+  if (!needs_gradient(context, y, x, weight.trainable(), bias)) return y;
 
   context.tape->record([x, weight, bias, y, precision, rows, in, out] {
     if (!y.has_grad()) return;
     MatmulKernels& kernels = backend().matmul();
-    const Tensor dy = y.grad();
+    const ConstMatrix dy = output_gradient(y);
     if (x.requires_grad()) {
-      const GradTarget dx = x.grad_target();
-      kernels.linear_backward_input(weight, dy.data(), dy.row_stride(), rows, dx.tensor.data(),
-                                    dx.tensor.row_stride(), dx.accumulate, precision);
+      kernels.linear_backward_input(weight, dy, rows, input_gradient(x), precision);
     }
-    if (weight.value().requires_grad()) {
-      const GradTarget dw = weight.value().grad_target();
-      kernels.linear_backward_weight(dy.data(), dy.row_stride(), x.data(), x.row_stride(), rows,
-                                     out, in, dw.tensor.data(), dw.tensor.row_stride(),
-                                     dw.accumulate, precision);
+    if (weight.trainable().requires_grad()) {
+      kernels.linear_backward_weight(dy, input_matrix(x), rows, out, in,
+                                     input_gradient(weight.trainable()), precision);
     }
     if (bias.requires_grad()) {
-      const GradTarget db = bias.grad_target();
-      kernels.linear_backward_bias(dy.data(), dy.row_stride(), rows, out, db.tensor.data(),
-                                   db.accumulate);
+      kernels.linear_backward_bias(dy, rows, out, vector_gradient(bias));
     }
   });
   return y;

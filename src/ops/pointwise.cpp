@@ -16,6 +16,13 @@ void require_same_shape(const Tensor& a, const Tensor& b, const char* where) {
           shape_string(b.shape()));
 }
 
+void require_tokens(std::span<const int32_t> tokens, int64_t vocabulary) {
+  for (const int32_t token : tokens) {
+    require(token >= 0 && token < vocabulary, "embedding", "token {} in a vocabulary of {}", token,
+            vocabulary);
+  }
+}
+
 }  // namespace
 
 Tensor add(const Context& context, const Tensor& a, const Tensor& b) {
@@ -151,10 +158,7 @@ std::pair<Tensor, Tensor> decay_gate(const Context& context, const Tensor& raw,
 }
 
 Tensor embedding(const Context& context, const Tensor& table, std::span<const int32_t> tokens) {
-  for (const int32_t token : tokens) {
-    require(token >= 0 && token < table.rows(), "embedding", "token {} in a vocabulary of {}",
-            token, table.rows());
-  }
+  require_tokens(tokens, table.rows());
   Tensor y = Tensor::empty({static_cast<int64_t>(tokens.size()), table.columns()});
   backend().pointwise().gather_rows(extent_of(y), input_matrix(table), tokens.data(),
                                     output_matrix(y));
@@ -165,6 +169,14 @@ Tensor embedding(const Context& context, const Tensor& table, std::span<const in
                                              table.rows(), input_gradient(table));
     });
   }
+  return y;
+}
+
+Tensor embedding(const Context& context, const Weight& table, std::span<const int32_t> tokens) {
+  if (table.trainable().defined()) return embedding(context, table.trainable(), tokens);
+  require_tokens(tokens, table.out());
+  const Tensor y = Tensor::empty({static_cast<int64_t>(tokens.size()), table.in()});
+  backend().matmul().read_rows(table, tokens, output_matrix(y));
   return y;
 }
 

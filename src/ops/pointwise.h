@@ -9,6 +9,7 @@
 
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
+#include "tensor/weight.h"
 
 namespace pronghorn {
 
@@ -76,6 +77,8 @@ Tensor sigmoid(const Context& context, const Tensor& x);
 
 // Rows of table [vocab_size, width] chosen by tokens. Throws Error on a token out of range.
 Tensor embedding(const Context& context, const Tensor& table, std::span<const int32_t> tokens);
+// The same of a table in whatever encoding it is stored.
+Tensor embedding(const Context& context, const Weight& table, std::span<const int32_t> tokens);
 
 // Columns of several tensors with the same rows, one after another.
 Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts);

@@ -1,5 +1,6 @@
 #include "tensor/batch.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
@@ -99,6 +100,13 @@ CheckedBatch::CheckedBatch(Batch&& batch)
 CheckedBatch::CheckedBatch(const CheckedBatch& other)
     : CheckedBatch(other.owned_ != nullptr ? other.owned_
                                            : std::make_shared<const Batch>(*other.batch_)) {}
+
+bool CheckedBatch::needs_exact_rows() const {
+  const auto is_long = [](const Segment& segment) {
+    return segment.parents.empty() && segment.length > kExactStep;
+  };
+  return !std::ranges::all_of(segments(), is_long);
+}
 
 void add_segment(Batch& batch, SequenceState& state, std::span<const int32_t> tokens,
                  std::vector<int32_t> parents) {

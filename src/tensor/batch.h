@@ -49,8 +49,8 @@ struct Batch {
 // - a tree is causal, continues a state and has one parent per row, which comes before the row;
 // - positions are not negative, and those of a segment with a state grow along each path;
 // - there are tokens for all rows, embeddings for all rows, or neither; coordinates divide evenly.
-// It refers to the batch, which must outlive it and stay as it is. A copy, as in a closure that runs
-// later, and one made from a temporary own their batch.
+// It refers to the batch, which must outlive it and stay as it is. A copy, as in a closure that
+// runs later, and one made from a temporary own their batch.
 class CheckedBatch {
  public:
   // Implicit, so that operators and models take a Batch. Throws Error on a broken promise.
@@ -76,6 +76,9 @@ class CheckedBatch {
   int64_t coordinate_count() const {
     return rows() == 0 ? 0 : static_cast<int64_t>(coordinates().size()) / rows();
   }
+  // Whether rows must be the same bits whatever the other rows are: not if all of them are of
+  // chains longer than kExactStep, which keep to the split and batch laws within rounding.
+  bool needs_exact_rows() const;
 
  private:
   explicit CheckedBatch(std::shared_ptr<const Batch> batch)

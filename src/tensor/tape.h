@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/dtype.h"
 #include "tensor/tensor.h"
 
 namespace pronghorn {
@@ -37,13 +38,13 @@ class Tape {
   std::vector<std::function<void()>> steps_;
 };
 
-// How matrix products round their operands; they always add up in f32.
-enum class Precision { f32, bf16 };
-
 // What an operator needs to know besides its inputs.
 struct Context {
   Tape* tape = nullptr;  // null: no gradients wanted
   Precision precision = Precision::f32;
+  // Whether, in inference, rows must be the same bits whatever the other rows of the batch are
+  // (MatmulKernels::linear_forward). Model::forward() says so unless all rows are of long segments.
+  bool exact = true;
   // The optimiser step that a training forward belongs to, for layers with a schedule or with
   // regularisation of their own (subsampling); none: they go without.
   std::optional<int64_t> training_step = {};

@@ -55,6 +55,8 @@ void restore(const SafetensorsFile& file, const std::string& name, const Tensor&
 
 TrainingState::TrainingState(const Model& model) {
   for (const Parameter& parameter : model.parameters()) {
+    require(parameter.value.requires_grad(), parameter.name,
+            "cannot be trained: the model was made for inference");
     m.push_back(Tensor::zeros(parameter.value.shape()));
     v.push_back(Tensor::zeros(parameter.value.shape()));
   }

@@ -431,7 +431,7 @@ TEST(Checkpoint, SavesAndLoadsEveryKindOfModel) {
     const Folder folder;
     const Model model(model_config(body), 4);
     model.save(folder.path());
-    const auto again = Model::load(folder.path());
+    const auto again = Model::load(folder.path(), Purpose::training);
     EXPECT_EQ(again->fingerprint(), model.fingerprint()) << name;
     ASSERT_EQ(again->parameters().size(), model.parameters().size()) << name;
     for (size_t p = 0; p < model.parameters().size(); ++p) {

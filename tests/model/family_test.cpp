@@ -107,7 +107,7 @@ TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
 TEST_P(FamilyTest, DependsOnEveryTensor) {
   const std::vector<int32_t> tokens = golden_tokens(name());
   const std::vector<float> expected = golden_logits(name());
-  const auto model = Model::load(golden_path(name()));
+  const auto model = Model::load(golden_path(name()), Purpose::training);
   for (const Parameter& parameter : model->parameters()) {
     const Tensor before = parameter.value.clone();
     // Every second value: a norm after a projection undoes a factor on all of them.

@@ -316,9 +316,9 @@ TEST(ScrambledFamily, GoesToDiskAndBack) {
   EXPECT_EQ(shape("layers.0.gate_up"), (StoredShape{48, 16}));
 
   const std::filesystem::path json = folder.path() / "config.json";
-  const Model again(read_scrambled(ConfigReader({{"layers", read_config_json(json).at("layers")}},
-                                                json.string())),
-                    2);
+  Model again(read_scrambled(
+                  ConfigReader({{"layers", read_config_json(json).at("layers")}}, json.string())),
+              2);
   load_weights(again, folder.path(), kScrambled);
   ASSERT_EQ(again.parameters().size(), model.parameters().size());
   for (size_t i = 0; i < model.parameters().size(); ++i) {
@@ -335,13 +335,13 @@ TEST(ScrambledFamily, GoesToDiskAndBack) {
 }
 
 TEST(ScrambledFamily, SaysWhichTensorDoesNotFit) {
-  const Model model(read_scrambled(ConfigReader({{"layers", 2}}, "test")), 1);
+  Model model(read_scrambled(ConfigReader({{"layers", 2}}, "test")), 1);
   const Folder folder;
   save_checkpoint(model, folder.path(), kScrambled);
-  const auto load = [&](const Model& into) {
+  const auto load = [&](Model& into) {
     return [&] { load_weights(into, folder.path(), kScrambled); };
   };
-  const Model deeper(read_scrambled(ConfigReader({{"layers", 3}}, "test")), 1);
+  Model deeper(read_scrambled(ConfigReader({{"layers", 3}}, "test")), 1);
   EXPECT_THAT(load(deeper), ThrowsMessage<Error>(HasSubstr(
                                 "norms: has shape [2, 16] where the configuration says [3, 16]")));
   // Tensors that nobody asked for are refused, but for those that are passed over.

@@ -106,7 +106,7 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
           }
           const Weight head(check::tensor_of(w_, {kVocabulary, kWidth}));
           x.set_requires_grad(true);
-          head.value().set_requires_grad(true);
+          head.trainable().set_requires_grad(true);
           Tape tape;
           const CrossEntropy loss =
               linear_cross_entropy({&tape}, x, head, targets_, 0.01, z_weight);
@@ -117,7 +117,7 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
           EXPECT_EQ(loss.correct, expected.correct);
           EXPECT_FALSE(x.has_grad());
           tape.run_backward();
-          gradients.push_back({check::flatten(x.grad()), check::flatten(head.value().grad())});
+          gradients.push_back({check::flatten(x.grad()), check::flatten(head.trainable().grad())});
           losses.push_back(loss.nll);
           check::expect_near(gradients.back(), {expected.dx, expected.dw}, 2e-6, "gradient");
 
@@ -135,14 +135,14 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
 TEST_F(CrossEntropyTest, HeadGradientAddsUp) {
   const Tensor x = check::tensor_of(x_, {kRows, kWidth});
   const Weight head(check::tensor_of(w_, {kVocabulary, kWidth}));
-  head.value().set_requires_grad(true);
+  head.trainable().set_requires_grad(true);
   for (int pass = 0; pass < 2; ++pass) {
     Tape tape;
     linear_cross_entropy({&tape}, x, head, targets_, 0.01, 0);
     tape.run_backward();
   }
   Loss expected = naive(x_, w_, targets_, 0.02, 0);
-  check::expect_near({check::flatten(head.value().grad())}, {expected.dw}, 2e-6, "gradient");
+  check::expect_near({check::flatten(head.trainable().grad())}, {expected.dw}, 2e-6, "gradient");
   EXPECT_FALSE(x.has_grad());
 }
 
@@ -150,7 +150,7 @@ TEST_F(CrossEntropyTest, NoCountedRows) {
   const Tensor x = check::tensor_of(x_, {kRows, kWidth});
   const Weight head(check::tensor_of(w_, {kVocabulary, kWidth}));
   x.set_requires_grad(true);
-  head.value().set_requires_grad(true);
+  head.trainable().set_requires_grad(true);
   Tape tape;
   const std::vector<int32_t> none(kRows, -1);
   const CrossEntropy loss = linear_cross_entropy({&tape}, x, head, none, 1, 0);
@@ -158,7 +158,7 @@ TEST_F(CrossEntropyTest, NoCountedRows) {
   EXPECT_EQ(loss.count, 0);
   EXPECT_EQ(loss.nll, 0);
   for (const float value : x.grad().values()) EXPECT_EQ(value, 0);
-  for (const float value : head.value().grad().values()) EXPECT_EQ(value, 0);
+  for (const float value : head.trainable().grad().values()) EXPECT_EQ(value, 0);
 }
 
 TEST_F(CrossEntropyTest, LargeLogitsStayFinite) {

@@ -89,6 +89,28 @@ TEST(Batch, ASequenceIsFoundTwiceAmongMany) {
   EXPECT_THROW(CheckedBatch{batch}, Error);
 }
 
+TEST(Batch, OnlyLongChainsNeedNoExactRows) {
+  const std::vector<int32_t> step(kExactStep), longer(kExactStep + 1);
+  const auto needs = [&](const std::function<void(Batch&, SequenceState&)>& add) {
+    SequenceState first, second;
+    Batch batch;
+    add_segment(batch, first, longer);
+    add(batch, second);
+    return CheckedBatch(batch).needs_exact_rows();
+  };
+  EXPECT_FALSE(needs([](Batch&, SequenceState&) {}));
+  EXPECT_FALSE(
+      needs([&](Batch& batch, SequenceState& state) { add_segment(batch, state, longer); }));
+  EXPECT_FALSE(needs([&](Batch& batch, SequenceState&) { add_fresh_segment(batch, longer); }));
+  EXPECT_TRUE(needs([&](Batch& batch, SequenceState& state) { add_segment(batch, state, step); }));
+  EXPECT_TRUE(needs([&](Batch& batch, SequenceState&) { add_fresh_segment(batch, step); }));
+  EXPECT_TRUE(needs([&](Batch& batch, SequenceState& state) {
+    std::vector<int32_t> parents;  // a tree, however long
+    for (int32_t i = 0; i <= kExactStep; ++i) parents.push_back(i - 1);
+    add_segment(batch, state, longer, parents);
+  }));
+}
+
 TEST(Batch, ACopyOutlivesTheBatch) {
   SequenceState state;
   auto batch = std::make_unique<Batch>(continue_sequence(state, std::vector<int32_t>{4, 5}));

@@ -141,7 +141,7 @@ TEST_F(TrainerTest, WritesWhatTheContractSays) {
                            "best/config.json", "best/model.safetensors"}) {
     EXPECT_TRUE(std::filesystem::exists(folder_ / "run" / name)) << name;
   }
-  EXPECT_EQ(weights_of(*Model::load(folder_ / "run")), weights_of(model));
+  EXPECT_EQ(weights_of(*Model::load(folder_ / "run", Purpose::training)), weights_of(model));
 }
 
 TEST_F(TrainerTest, BestIsTheModelOfTheBestScore) {
@@ -377,7 +377,7 @@ TEST_F(TrainerTest, HeadsAndExitsLearnAlong) {
   // The model, an exit at 0.3 and a head at 0.3, each near what LearnsATinyText asks for.
   EXPECT_LT(loss_with_drafts(model, run.config, source), 1.6 * 1.4);
   // All of it comes back from disk.
-  const auto loaded = Model::load(folder_ / "run");
+  const auto loaded = Model::load(folder_ / "run", Purpose::training);
   EXPECT_EQ(loaded->mtp_depth(), 1);
   EXPECT_EQ(loss_with_drafts(*loaded, run.config, source),
             loss_with_drafts(model, run.config, source));

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/matmul_block.h"
+#include "backend/cpu/matmul_strips.h"
 #include "base/error.h"
 
 #if defined(__x86_64__)
@@ -19,13 +20,13 @@ namespace {
 // left operand. With fewer rows there are more panels, which hides the latency of the additions and
 // reads B in more streams.
 constexpr int kTileRows = 6, kPanelTileRows = 8;
-constexpr int tile_panels(int rows) { return rows <= 3 ? 8 : rows == 4 ? 6 : rows <= 6 ? 4 : 3; }
+constexpr int panels_for(int rows) { return rows <= 3 ? 8 : rows == 4 ? 6 : rows <= 6 ? 4 : 3; }
 
 // One register tile of R rows and P panels; the last panel holds last_columns columns.
 template <int R, int P>
-PRONGHORN_BF16 void tile(const MatmulBlock& block, const uint32_t* __restrict a,
-                         const uint32_t* __restrict b, float* __restrict c,
-                         const float* __restrict bias, int64_t last_columns) {
+PRONGHORN_BF16 void register_tile(const MatmulBlock& block, const uint32_t* __restrict a,
+                                  const uint32_t* __restrict b, float* __restrict c,
+                                  const float* __restrict bias, int64_t last_columns) {
   const auto last = static_cast<__mmask16>((1u << last_columns) - 1);
   __m512 sum[R][P];
   for (int i = 0; i < R; ++i) {
@@ -64,45 +65,15 @@ PRONGHORN_BF16 void tile(const MatmulBlock& block, const uint32_t* __restrict a,
   }
 }
 
-using TileFunction = void (*)(const MatmulBlock&, const uint32_t*, const uint32_t*, float*,
-                              const float*, int64_t);
-
-// The tile of `panels` panels, at most what R rows leave registers for.
-template <int R, int P = tile_panels(R)>
-TileFunction tile_of(int panels) {
-  if constexpr (P > 1) {
-    if (panels < P) return tile_of<R, P - 1>(panels);
+struct Kernel {
+  using Step = uint32_t;
+  static constexpr int tile_panels(int rows) { return panels_for(rows); }
+  template <int R, int P>
+  static void tile(const MatmulBlock& block, const uint32_t* a, const uint32_t* b, float* c,
+                   const float* bias, int64_t last_columns) {
+    register_tile<R, P>(block, a, b, c, bias, last_columns);
   }
-  return &tile<R, P>;
-}
-
-// All rows from `row` on that make whole strips of R; then what is left in smaller ones. Groups of
-// panels are the outer loop, so that a group stays in the first cache while the rows pass.
-template <int R>
-void rows_from(const MatmulBlock& block, int64_t row) {
-  const int64_t end = row + (block.rows - row) / R * R;
-  int64_t left = row == end ? 0 : (block.columns + kPanel - 1) / kPanel, panel = 0;
-  while (left > 0) {
-    // Groups of about the same size, instead of full ones and a narrow last one.
-    const int64_t groups = (left + tile_panels(R) - 1) / tile_panels(R);
-    const int64_t panels = (left + groups - 1) / groups;
-    const TileFunction run = tile_of<R>(static_cast<int>(panels));
-    const auto* b = static_cast<const uint32_t*>(block.b) + panel * block.b_panel;
-    const int64_t column = panel * kPanel;
-    const float* bias = block.bias == nullptr ? nullptr : block.bias + column;
-    const int64_t last = std::min(kPanel, block.columns - column - (panels - 1) * kPanel);
-    for (int64_t i = row; i < end; i += R) {
-      const auto* a = static_cast<const uint32_t*>(block.a) + i / kPanel * block.a_panel +
-                      i % kPanel * block.a_row;
-      run(block, a, b, block.c + i * block.c_stride + column, bias, last);
-    }
-    panel += panels;
-    left -= panels;
-  }
-  if constexpr (R > 1) {
-    if (end < block.rows) rows_from<R - 1>(block, end);
-  }
-}
+};
 
 // 16 numbers (those of `mask`) as bf16 in the lower halves of 16 lanes. (The forms with a mask of
 // all lanes, here and below, because g++ 12 warns about its own plain ones.)
@@ -115,9 +86,9 @@ PRONGHORN_BF16 inline __m512i load_rounded(__mmask16 mask, const float* x) {
 
 void matmul_block_bf16(const MatmulBlock& block) {
   if (block.a_panel == kPanel * block.a_row) {
-    rows_from<kTileRows>(block, 0);
+    matmul_strips<Kernel, kTileRows>(block, 0);
   } else {
-    rows_from<kPanelTileRows>(block, 0);
+    matmul_strips<Kernel, kPanelTileRows>(block, 0);
   }
 }
 

@@ -32,6 +32,9 @@ struct MatmulBlock {
 // f32 sums of f32 products, for the instruction set in use.
 void matmul_block_f32(const MatmulBlock& block);
 
+// A panel of bf16 pairs -> the f32 panel [steps][16] of the same numbers.
+void unpack_pairs(const uint32_t* pairs, int64_t steps, float* to);
+
 // AVX-512 BF16; to be called only where cpu_features().bf16.
 void matmul_block_bf16(const MatmulBlock& block);
 

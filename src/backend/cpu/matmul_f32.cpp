@@ -8,9 +8,12 @@
 
 #include <algorithm>
 
+#include "backend/cpu/matmul_strips.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 // At most a panel wide, so that a panel is a whole number of vectors everywhere.
@@ -23,10 +26,10 @@ constexpr int kVectors = static_cast<int>(kPanel) / kLanes;  // of one panel
 // rows there are more panels, which hides the latency of the additions and reads B in more streams.
 #if HWY_TARGET <= HWY_AVX3
 constexpr int kTileRows = 8;
-constexpr int tile_panels(int rows) { return rows <= 3 ? 8 : rows == 4 ? 6 : rows <= 6 ? 4 : 3; }
+constexpr int TilePanels(int rows) { return rows <= 3 ? 8 : rows == 4 ? 6 : rows <= 6 ? 4 : 3; }
 #else
 constexpr int kTileRows = 4;
-constexpr int tile_panels(int rows) { return std::max(1, 12 / kVectors / rows); }
+constexpr int TilePanels(int rows) { return std::max(1, 12 / kVectors / rows); }
 #endif
 
 // One register tile of R rows and P panels; the last panel holds last_columns columns.
@@ -86,48 +89,33 @@ void Tile(const MatmulBlock& block, const float* HWY_RESTRICT a, const float* HW
   }
 }
 
-using TileFunction = void (*)(const MatmulBlock&, const float*, const float*, float*, const float*,
-                              int64_t);
-
-// The tile of `panels` panels, at most what R rows leave registers for.
-template <int R, int P = tile_panels(R)>
-TileFunction TileOf(int panels) {
-  if constexpr (P > 1) {
-    if (panels < P) return TileOf<R, P - 1>(panels);
+struct Kernel {
+  using Step = float;
+  static constexpr int tile_panels(int rows) { return TilePanels(rows); }
+  template <int R, int P>
+  static void tile(const MatmulBlock& block, const float* a, const float* b, float* c,
+                   const float* bias, int64_t last_columns) {
+    Tile<R, P>(block, a, b, c, bias, last_columns);
   }
-  return &Tile<R, P>;
-}
+};
 
-// All rows from `row` on that make whole strips of R; then what is left in smaller ones. Groups of
-// panels are the outer loop, so that a group stays in the first cache while the rows pass.
-template <int R>
-void RowsFrom(const MatmulBlock& block, int64_t row) {
-  const int64_t end = row + (block.rows - row) / R * R;
-  int64_t left = row == end ? 0 : (block.columns + kPanel - 1) / kPanel, panel = 0;
-  while (left > 0) {
-    // Groups of about the same size, instead of full ones and a narrow last one.
-    const int64_t groups = (left + tile_panels(R) - 1) / tile_panels(R);
-    const int64_t panels = (left + groups - 1) / groups;
-    const TileFunction run = TileOf<R>(static_cast<int>(panels));
-    const auto* b = static_cast<const float*>(block.b) + panel * block.b_panel;
-    const int64_t column = panel * kPanel;
-    const float* bias = block.bias == nullptr ? nullptr : block.bias + column;
-    const int64_t last = std::min(kPanel, block.columns - column - (panels - 1) * kPanel);
-    for (int64_t i = row; i < end; i += R) {
-      const auto* a = static_cast<const float*>(block.a) + i / kPanel * block.a_panel +
-                      i % kPanel * block.a_row;
-      run(block, a, b, block.c + i * block.c_stride + column, bias, last);
+void Block(const MatmulBlock& block) { matmul_strips<Kernel, kTileRows>(block, 0); }
+
+// The upper half of a pair is an f32 whose lower half is something else.
+void UnpackPairs(const uint32_t* pairs, int64_t steps, float* to) {
+  const Tag d;
+  const hn::RebindToUnsigned<Tag> bits;
+  const auto upper = hn::Set(bits, 0xffff0000u);
+  for (int64_t s = 0; s < steps; s += 2, pairs += kPanel, to += 2 * kPanel) {
+    for (int64_t j = 0; j < kPanel; j += kLanes) {
+      const auto pair = hn::LoadU(bits, pairs + j);
+      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(pair)), d, to + j);
+      if (s + 1 < steps) hn::StoreU(hn::BitCast(d, hn::And(pair, upper)), d, to + kPanel + j);
     }
-    panel += panels;
-    left -= panels;
-  }
-  if constexpr (R > 1) {
-    if (end < block.rows) RowsFrom<R - 1>(block, end);
   }
 }
 
-void Block(const MatmulBlock& block) { RowsFrom<kTileRows>(block, 0); }
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();
@@ -136,7 +124,11 @@ HWY_AFTER_NAMESPACE();
 namespace pronghorn {
 
 HWY_EXPORT(Block);
+HWY_EXPORT(UnpackPairs);
 void matmul_block_f32(const MatmulBlock& block) { HWY_DYNAMIC_DISPATCH(Block)(block); }
+void unpack_pairs(const uint32_t* pairs, int64_t steps, float* to) {
+  HWY_DYNAMIC_DISPATCH(UnpackPairs)(pairs, steps, to);
+}
 
 }  // namespace pronghorn
 #endif

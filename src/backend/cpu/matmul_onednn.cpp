@@ -123,12 +123,15 @@ size_t OneDnnMatmul::packed_bytes(int64_t columns, int64_t terms) {
 void OneDnnMatmul::pack(const float* weight, int64_t stride, bool transposed, int64_t columns,
                         int64_t terms, std::byte* to) {
   stay_on_this_thread();
-  std::lock_guard<std::mutex> lock(implementation_->mutex);
+  const memory::desc form = [&] {
+    std::lock_guard<std::mutex> lock(implementation_->mutex);
+    return implementation_->packed_form(columns, terms);
+  }();
   const dnnl::engine& engine = cpu_engine();
   const memory::desc source = plain({terms, columns}, memory::data_type::f32,
                                     transposed ? 1 : stride, transposed ? stride : 1);
   memory from(source, engine, const_cast<float*>(weight));
-  memory packed(implementation_->packed_form(columns, terms), engine, to);
+  memory packed(form, engine, to);
   dnnl::stream stream(engine);
   dnnl::reorder(from, packed).execute(stream, from, packed);
 }

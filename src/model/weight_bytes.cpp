@@ -1,0 +1,64 @@
+#include "model/weight_bytes.h"
+
+#include <algorithm>
+
+#include "backend/backend.h"
+
+namespace pronghorn {
+namespace {
+
+int64_t value_bytes(const Parameter& parameter) {
+  return parameter.size() * static_cast<int64_t>(sizeof(float));
+}
+
+void add(std::vector<WeightBytes>& all, const WeightBytes& part) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const WeightBytes& known) {
+    return known.what == part.what && known.mapped == part.mapped;
+  });
+  if (found == all.end()) {
+    all.push_back(part);
+  } else {
+    found->bytes += part.bytes;
+  }
+}
+
+}  // namespace
+
+std::vector<WeightBytes> weight_bytes(const Model& model) {
+  std::vector<WeightBytes> all;
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.matrix.defined()) {
+      add(all, {"vectors f32", value_bytes(parameter), false});
+      continue;
+    }
+    for (const WeightBytes& part : parameter.matrix.bytes()) add(all, part);
+  }
+  return all;
+}
+
+int64_t resident_weight_bytes(const Model& model, Precision precision) {
+  int64_t bytes = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    bytes += parameter.matrix.defined()
+                 ? backend().matmul().resident_bytes(parameter.matrix, precision)
+                 : value_bytes(parameter);
+  }
+  return bytes;
+}
+
+int64_t weight_bytes_per_token(const Model& model, Precision precision) {
+  int64_t bytes = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    if (parameter.name.starts_with("mtp.")) continue;
+    if (!parameter.matrix.defined()) {
+      bytes += value_bytes(parameter);
+    } else if (parameter.name == "embeddings.weight" && !model.config().tie_embeddings) {
+      bytes += parameter.matrix.encoding().bytes(parameter.matrix.in());
+    } else {
+      bytes += backend().matmul().bytes_read(parameter.matrix, precision);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace pronghorn
