@@ -38,7 +38,7 @@ StoredTensor mapped_f32(const StoredTensor& from, Function&& f) {
   const int64_t count = elements(from.shape);
   auto [data, to] = new_tensor("F32", from.shape, count * static_cast<int64_t>(sizeof(float)));
   auto* out = reinterpret_cast<float*>(data);
-  to_f32({from.dtype, from.shape, from.bytes}, out, kWhere);
+  to_f32({from.dtype, from.shape, from.bytes, nullptr}, out, kWhere);
   for (int64_t i = 0; i < count; ++i) out[i] = f(out[i]);
   return to;
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "backend/cpu/cpu_features.h"
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
