@@ -61,8 +61,9 @@ Stored Parameter::stored() const {
 
 void ParameterStore::require_memory(int64_t bytes) {
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  require(bytes <= memory, "parameters", "at least {} MiB do not fit into this machine's {}",
-          bytes >> 20, memory >> 20);
+  require(bytes <= memory, "parameters",
+          "at least {} MiB do not fit into the {} MiB of memory of this machine", bytes >> 20,
+          memory >> 20);
 }
 
 Parameter& ParameterStore::add(std::string name, Shape shape, bool allocate) {
