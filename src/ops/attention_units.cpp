@@ -1,9 +1,9 @@
 #include "ops/attention_units.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "ops/attention_operands.h"
+#include "tensor/memory.h"
 
 namespace pronghorn {
 
@@ -136,10 +136,12 @@ void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,
     const auto tail = static_cast<int64_t>(rows.size());
     buffers_.push_back(std::make_unique<Storage>(static_cast<size_t>(tail * row_bytes)));
     std::byte* buffer = buffers_.back()->data();
+    PooledVector<RowCopy> copies;
     for (int64_t i = 0; i < tail; ++i) {
-      std::memcpy(buffer + i * row_bytes, journal.row_data(rows[static_cast<size_t>(i)]),
-                  static_cast<size_t>(row_bytes));
+      copies.push_back({journal.row_data(rows[static_cast<size_t>(i)]), buffer + i * row_bytes,
+                        static_cast<size_t>(row_bytes)});
     }
+    memory().copy(copies);
     begin_unit(segment.first_row + node, 1);
     add_pages(journal, whole);
     add_tiles(journal_row(journal.shape(), buffer), tail, row_bytes, row_bytes, -1);

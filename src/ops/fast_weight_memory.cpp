@@ -2,16 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
+#include "tensor/memory.h"
 
 namespace pronghorn {
 namespace {
@@ -91,26 +92,29 @@ void for_each_piece(const MemoryShape& shape, int64_t heads, int64_t layer, bool
 Tensor initial_states(const MemoryShape& shape, const FastWeightMemoryInputs& inputs,
                       int64_t heads) {
   const Tensor states = Tensor::zeros({heads, shape.state_size()});
+  PooledVector<RowCopy> copies;
   for (int64_t l = 0; l < shape.depth; ++l) {
     for (const bool bias : {false, true}) {
       if (bias && !shape.bias) continue;
       const float* from = (bias ? inputs.biases : inputs.weights)[static_cast<size_t>(l)].data();
       for_each_piece(shape, heads, l, bias, [&](int64_t at, int64_t place, int64_t count) {
-        std::memcpy(states.data() + place, from + at, static_cast<size_t>(count) * sizeof(float));
+        copies.push_back(
+            {from + at, states.data() + place, static_cast<size_t>(count) * sizeof(float)});
       });
     }
   }
+  memory().copy(copies);
   return states;
 }
 
 // tau of token_idx; undefined if that is.
 Tensor place_weights(const Tensor& token_idx) {
   if (!token_idx.defined()) return {};
-  const Tensor tau = Tensor::empty(token_idx.shape());
-  for (int64_t i = 0; i < tau.size(); ++i) {
-    tau.data()[i] = std::max(0.0f, 1 / static_cast<float>(i + 1) + token_idx.data()[i]);
+  std::vector<float> tau = token_idx.read();
+  for (size_t i = 0; i < tau.size(); ++i) {
+    tau[i] = std::max(0.0f, 1 / static_cast<float>(i + 1) + tau[i]);
   }
-  return tau;
+  return Tensor::from(tau, token_idx.shape());
 }
 
 MemoryProblem make_problem(const FastWeightMemoryInputs& inputs,
@@ -161,8 +165,13 @@ void add_initial_gradient(const MemoryShape& shape, int64_t heads, const Tensor&
   const GradTarget target = parameter.grad_target();
   for_each_piece(shape, heads, layer, bias, [&](int64_t at, int64_t place, int64_t count) {
     float* to = target.tensor.data() + at;
-    const float* from = states.data() + place;
-    for (int64_t i = 0; i < count; ++i) to[i] = target.accumulate ? to[i] + from[i] : from[i];
+    float* from = states.data() + place;
+    if (target.accumulate) {
+      memory().add({from, count}, {to, count}, 1, count);
+    } else {
+      const RowCopy piece{from, to, static_cast<size_t>(count) * sizeof(float)};
+      memory().copy({&piece, 1});
+    }
   });
 }
 
@@ -200,11 +209,12 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
       add_initial_gradient(problem.shape, problem.heads, states, layer, true, inputs.biases[l]);
     }
     if (tau.defined() && inputs.token_idx.requires_grad()) {
-      const Matrix to = input_gradient(inputs.token_idx);
-      for (int64_t i = 0; i < tau.size(); ++i) {
-        const float own = tau.data()[i] > 0 ? tau_grad.data()[i] : 0.0f;
-        to.data[i] = to.accumulate ? to.data[i] + own : own;
+      const std::vector<float> weights = tau.read();
+      std::vector<float> own = tau_grad.read();
+      for (size_t i = 0; i < own.size(); ++i) {
+        if (weights[i] <= 0) own[i] = 0;
       }
+      inputs.token_idx.give_grad(Tensor::from(own, tau.shape()));
     }
   });
 }

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
+#include "tensor/memory.h"
 
 namespace pronghorn {
 namespace {
@@ -116,19 +117,24 @@ void run_steps(const OuterProductProblem& problem, Replay& replay, const Matrix&
   const int64_t keys = problem.key_heads * problem.key_dim;
   const int64_t values = problem.value_heads * problem.value_dim;
   const std::span<const std::span<const ReplayStep>> sequences = replay.steps();
+  PooledVector<RowCopy> copies;
+  const auto add = [&](const float* from, float* to, int64_t count) {
+    copies.push_back({from, to, static_cast<size_t>(count) * sizeof(float)});
+  };
   for (const std::span<const ReplayStep> steps : sequences) {
     for (const ReplayStep& step : steps) {
       for (const ReplayToken& token : step.tokens) {
-        std::copy_n(problem.k.row(token.input_row), keys, token.row);
+        add(problem.k.row(token.input_row), token.row, keys);
         float* log_decay = token.row + keys + values;
         if (problem.log_decay.data != nullptr) {
-          std::copy_n(problem.log_decay.row(token.input_row), problem.value_heads, log_decay);
+          add(problem.log_decay.row(token.input_row), log_decay, problem.value_heads);
         } else {
-          std::fill_n(log_decay, problem.value_heads, 0.0f);
+          memory().fill({log_decay, problem.value_heads}, 1, problem.value_heads, 0);
         }
       }
     }
   }
+  memory().copy(copies);
   backend().outer_product_state().step(problem, sequences, out);
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tensor/memory.h"
 
 namespace pronghorn {
 namespace {
@@ -36,6 +37,11 @@ float* Replay::buffer(int64_t count) {
   return reinterpret_cast<float*>(scratch_.back()->data());
 }
 
+void Replay::copy_state(const Journal& journal, const float* from, float* to) {
+  const RowCopy state{from, to, static_cast<size_t>(journal.shape().anchor_size) * sizeof(float)};
+  memory().copy({&state, 1});
+}
+
 std::span<const float* const> Replay::path_of(const Journal& journal, int64_t from, int64_t to) {
   const auto path = make<const float*>(to - from);
   for (int64_t row = from; row < to; ++row)
@@ -67,7 +73,7 @@ std::span<const float* const> Replay::live_rows(Journal& journal, int64_t row, b
   const bool ahead = journal.live_row() >= journal.anchor_row() && journal.live_row() < row;
   fresh = !ahead && journal.anchor() == nullptr;
   if (!ahead && !fresh) {
-    std::copy_n(journal.anchor(), journal.shape().anchor_size, journal.live());
+    copy_state(journal, journal.anchor(), journal.live());
   }
   return path_of(journal, ahead ? journal.live_row() : journal.anchor_row(), row);
 }
@@ -228,6 +234,18 @@ std::span<const ReplayRun> Replay::runs(Kind kind) {
     if (is(piece, kind)) runs.push_back(place(piece));
   }
   return keep(runs);
+}
+
+void copy_rows(std::span<const ReplayRun> runs, const Tensor& from, int64_t offset) {
+  const auto bytes = static_cast<size_t>(from.columns()) * sizeof(float);
+  PooledVector<RowCopy> copies;
+  for (const ReplayRun& run : runs) {
+    for (size_t i = 0; i < run.rows.size(); ++i) {
+      const int64_t row = run.first_row + run.first_kept() + static_cast<int64_t>(i);
+      copies.push_back({from.row(row), run.rows[i] + offset, bytes});
+    }
+  }
+  memory().copy(copies);
 }
 
 ReplayCut::ReplayCut(const CheckedBatch& batch, JournalSlot slot) {

@@ -24,6 +24,7 @@
 #include "backend/replay.h"
 #include "tensor/batch.h"
 #include "tensor/storage.h"
+#include "tensor/tensor.h"
 
 namespace pronghorn {
 
@@ -102,7 +103,7 @@ class Replay {
           journal.set_live_row(row);
         }
         if (!due) break;
-        std::copy_n(journal.live(), journal.shape().anchor_size, journal.begin_anchor());
+        copy_state(journal, journal.live(), journal.begin_anchor());
         journal.commit_anchor(row, true);
       }
     }
@@ -136,6 +137,7 @@ class Replay {
     return kept;
   }
   float* buffer(int64_t count);
+  static void copy_state(const Journal& journal, const float* from, float* to);
   std::span<const float* const> path_of(const Journal& journal, int64_t from, int64_t to);
 
   std::span<const ReplayFold> begin_folds();
@@ -152,6 +154,10 @@ class Replay {
   std::vector<std::unique_ptr<Storage>> scratch_;
   std::vector<Journal> kept_;  // as they were before a bulk
 };
+
+// Copies the columns of `from`, one row per row of the batch, to the journal rows of the runs, from
+// number `offset` of these on.
+void copy_rows(std::span<const ReplayRun> runs, const Tensor& from, int64_t offset);
 
 // The segments of a batch that have a state, cut for an operator whose long segments have a form of
 // their own: chains longer than kExactStep into steps up to a multiple of the fold interval, whole

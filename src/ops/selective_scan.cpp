@@ -134,12 +134,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
     if (!run.parents.empty()) to.parents = run.parents.data();
   }
   kernels.selective_forward(scan, segments, y.data(), y.row_stride());
-  for (const ReplayRun& run : runs) {
-    for (size_t i = 0; i < run.rows.size(); ++i) {
-      const int64_t row = run.first_row + run.first_kept() + static_cast<int64_t>(i);
-      std::copy_n(B.row(row), in.state_size(), run.rows[i] + 2 * in.channels());
-    }
-  }
+  copy_rows(runs, B, 2 * in.channels());
   if (record) {
     saved->segments = std::move(segments);
     record_backward(context, in, y, saved);

@@ -119,12 +119,7 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   backend().convolution().forward(in.filter(), x.rows(), taps->data(), y.data(), y.row_stride());
 
   Replay replay(batch, slot);
-  for (const ReplayRun& run : replay.runs()) {
-    for (size_t i = 0; i < run.rows.size(); ++i) {
-      const int64_t row = run.first_row + run.first_kept() + static_cast<int64_t>(i);
-      std::copy_n(x.row(row), in.channels(), run.rows[i]);
-    }
-  }
+  copy_rows(replay.runs(), x, 0);
   if (record) record_backward(context, in, y, taps, batch);
   return y;
 }

@@ -28,11 +28,11 @@ void check_rows(std::span<const int32_t> rows, int64_t count) {
   }
 }
 
-// The gradient of x to add to, cleared if nobody has added to it yet.
-Tensor added_gradient(const Tensor& x) {
-  const GradTarget target = x.grad_target();
-  if (!target.accumulate) target.tensor.fill(0);
-  return target.tensor;
+// The gradient of x so far, in memory of the host: zeros if nobody has added to it yet. It is to be
+// changed and written back.
+std::vector<float> gradient_so_far(const GradTarget& target) {
+  if (target.accumulate) return target.tensor.read();
+  return std::vector<float>(static_cast<size_t>(target.tensor.size()));
 }
 
 std::vector<int64_t> segment_lengths(const CheckedBatch& batch) {
@@ -61,11 +61,12 @@ double inverse_erf(double y) {
 
 RowSelection select_positive(const Tensor& scores, const CheckedBatch& batch) {
   check_scores(scores, batch);
+  const std::vector<float> values = scores.read();
   RowSelection selection;
   for (const Segment& segment : batch.segments()) {
     const size_t before = selection.rows.size();
     for (int64_t row = segment.first_row; row < segment.first_row + segment.length; ++row) {
-      if (scores.data()[row] > 0) selection.rows.push_back(static_cast<int32_t>(row));
+      if (values[static_cast<size_t>(row)] > 0) selection.rows.push_back(static_cast<int32_t>(row));
     }
     selection.counts.push_back(static_cast<int64_t>(selection.rows.size() - before));
   }
@@ -76,11 +77,12 @@ RowSelection select_highest(const Tensor& scores, const CheckedBatch& batch, dou
                             bool reversed) {
   check_scores(scores, batch);
   require(keep > 0 && keep <= 1, kWhere, "a share of {} rows is to be kept", keep);
+  const std::vector<float> scores_read = scores.read();
+  const float* values = scores_read.data();
   RowSelection selection;
   for (const Segment& segment : batch.segments()) {
     std::vector<int32_t> ranked(static_cast<size_t>(segment.length));
     std::iota(ranked.begin(), ranked.end(), static_cast<int32_t>(segment.first_row));
-    const float* values = scores.data();
     std::stable_sort(ranked.begin(), ranked.end(),
                      [values](int32_t a, int32_t b) { return values[a] > values[b]; });
     const auto total = static_cast<int64_t>(ranked.size());
@@ -148,26 +150,30 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
   const std::vector<int32_t>&rows = selection.rows, &penalties = selection.penalties;
   require(penalties.empty() || penalties.size() == rows.size(), kWhere, "{} penalties for {} rows",
           penalties.size(), rows.size());
-  const float* s = scores.data();
-  const Tensor weights = Tensor::empty({static_cast<int64_t>(rows.size()), 1});
+  const std::vector<float> read = scores.read();
+  const float* s = read.data();
+  std::vector<float> kept(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const bool penalised = !penalties.empty() && penalties[i] >= 0;
-    weights.data()[i] = weight_of(s[rows[i]]) - (penalised ? weight_of(s[penalties[i]]) : 0);
+    kept[i] = weight_of(s[rows[i]]) - (penalised ? weight_of(s[penalties[i]]) : 0);
   }
+  const Tensor weights = Tensor::from(kept, {static_cast<int64_t>(rows.size()), 1});
   if (needs_gradient(context, weights, scores)) {
     context.tape->record([scores, weights, rows, penalties] {
       if (!weights.has_grad()) return;
-      const Tensor gradient = weights.grad();
-      const Tensor target = added_gradient(scores);
-      const float* values = scores.data();
+      const std::vector<float> gradient = weights.grad().read(), values = scores.read();
+      const GradTarget target = scores.grad_target();
+      std::vector<float> sum = gradient_so_far(target);
       const auto pass = [&](int32_t row, float g) {
-        if (row >= 0 && values[row] >= 0 && values[row] <= 1) *target.row(row) += g;
+        if (row < 0) return;
+        const auto index = static_cast<size_t>(row);
+        if (values[index] >= 0 && values[index] <= 1) sum[index] += g;
       };
       for (size_t i = 0; i < rows.size(); ++i) {
-        const float g = *gradient.row(static_cast<int64_t>(i));
-        pass(rows[i], g);
-        if (!penalties.empty()) pass(penalties[i], -g);
+        pass(rows[i], gradient[i]);
+        if (!penalties.empty()) pass(penalties[i], -gradient[i]);
       }
+      target.tensor.write(sum);
     });
   }
   return weights;
@@ -206,20 +212,21 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
 }
 
 Tensor limit(const Context& context, const Tensor& x, float low, float high) {
-  const Tensor y = Tensor::empty(x.shape());
-  const std::span<const float> values = x.values();
-  std::transform(values.begin(), values.end(), y.data(),
-                 [=](float value) { return std::clamp(value, low, high); });
+  std::vector<float> limited = x.read();
+  for (float& value : limited) value = std::clamp(value, low, high);
+  const Tensor y = Tensor::from(limited, x.shape());
   if (needs_gradient(context, y, x)) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
-      const Tensor dy = y.grad();
-      const Tensor target = added_gradient(x);
-      for (int64_t i = 0; i < x.size(); ++i) {
-        const float value = x.data()[i], g = dy.data()[i];
+      const std::vector<float> dy = y.grad().read(), values = x.read();
+      const GradTarget target = x.grad_target();
+      std::vector<float> sum = gradient_so_far(target);
+      for (size_t i = 0; i < values.size(); ++i) {
+        const float value = values[i], g = dy[i];
         if ((value < low && g > 0) || (value > high && g < 0)) continue;
-        target.data()[i] += g;
+        sum[i] += g;
       }
+      target.tensor.write(sum);
     });
   }
   return y;
@@ -232,13 +239,14 @@ Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds
   balanced.set_requires_grad(true);
   context.tape->record([scores, balanced, bounds] {
     if (!balanced.has_grad()) return;
-    const Tensor incoming = balanced.grad();
-    const std::vector<float> push = balance_gradient(scores.values(), bounds);
-    const Tensor target = added_gradient(scores);
-    for (int64_t i = 0; i < scores.rows(); ++i) {
-      const float g = *incoming.row(i);
-      *target.row(i) += g + std::abs(g) * push[static_cast<size_t>(i)];
+    const std::vector<float> incoming = balanced.grad().read();
+    const std::vector<float> push = balance_gradient(scores.read(), bounds);
+    const GradTarget target = scores.grad_target();
+    std::vector<float> sum = gradient_so_far(target);
+    for (size_t i = 0; i < sum.size(); ++i) {
+      sum[i] += incoming[i] + std::abs(incoming[i]) * push[i];
     }
+    target.tensor.write(sum);
   });
   return balanced;
 }
@@ -263,22 +271,27 @@ Tensor balance_share(const Context& context, const Tensor& scores, const Checked
   const Tensor balanced = scores.detach();
   balanced.set_requires_grad(true);
   context.tape->record([scores, balanced, bias, keep, lengths = segment_lengths(batch)] {
-    float& excess = *added_gradient(bias).data();
-    const Tensor target = added_gradient(scores);
+    const GradTarget bias_target = bias.grad_target(), target = scores.grad_target();
+    std::vector<float> excess = gradient_so_far(bias_target), sum = gradient_so_far(target);
+    const std::vector<float> values = scores.read();
+    const std::vector<float> gradient =
+        balanced.has_grad() ? balanced.grad().read() : std::vector<float>();
     size_t first = 0;
     for (const int64_t length : lengths) {
       if (length == 0) continue;
       const auto count = static_cast<size_t>(length);
-      excess += excess_bias(scores.values().subspan(first, count), keep);
-      if (balanced.has_grad()) {
-        const auto incoming = balanced.grad().values().subspan(first, count);
-        const auto to = target.values().subspan(first, count);
+      excess[0] += excess_bias(std::span(values).subspan(first, count), keep);
+      if (!gradient.empty()) {
+        const auto incoming = std::span(gradient).subspan(first, count);
+        const auto to = std::span(sum).subspan(first, count);
         const double mean =
             std::accumulate(incoming.begin(), incoming.end(), 0.0) / static_cast<double>(length);
         for (size_t i = 0; i < count; ++i) to[i] += incoming[i] - static_cast<float>(mean);
       }
       first += count;
     }
+    bias_target.tensor.write(excess);
+    target.tensor.write(sum);
   });
   return balanced;
 }
@@ -289,15 +302,16 @@ Tensor centre(const Context& context, const Tensor& x, const CheckedBatch& batch
   const Tensor centred = add_bias(context, x, shift.detach());
   if (context.tape == nullptr || !shift.requires_grad()) return centred;
   context.tape->record([centred, shift, lengths = segment_lengths(batch)] {
-    const Tensor excess = added_gradient(shift);
-    int64_t row = 0;
+    const GradTarget target = shift.grad_target();
+    std::vector<float> excess = gradient_so_far(target);
+    const std::vector<float> values = centred.read();
+    auto value = values.begin();
     for (const int64_t length : lengths) {
-      for (int64_t i = 0; i < length; ++i, ++row) {
-        for (int64_t c = 0; c < shift.size(); ++c) {
-          excess.data()[c] += centred.row(row)[c] / static_cast<float>(length);
-        }
+      for (int64_t i = 0; i < length; ++i) {
+        for (float& sum : excess) sum += *value++ / static_cast<float>(length);
       }
     }
+    target.tensor.write(excess);
   });
   return centred;
 }

@@ -2,12 +2,44 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "base/error.h"
 #include "tensor/bytes.h"
+#include "tensor/memory.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
+namespace {
+
+// Storages of the same size.
+void copy_storage(const Storage& from, const Storage& to) {
+  const RowCopy whole{from.data(), to.data(), from.bytes()};
+  memory().copy({&whole, 1});
+}
+
+void append_bytes(std::string& out, const std::byte* from, size_t bytes) {
+  out.resize(out.size() + bytes);
+  memory().read(from, out.data() + out.size() - bytes, bytes);
+}
+
+void take_storage(std::span<const std::byte>& in, std::byte* to, size_t bytes,
+                  std::string_view where) {
+  require(bytes <= in.size(), where, "ends too early: {} more bytes expected, {} left", bytes,
+          in.size());
+  memory().write(in.data(), to, bytes);
+  in = in.subspan(bytes);
+}
+
+}  // namespace
+
+// Positions are the host's: what a token sees is found from them.
+struct Journal::Page {
+  explicit Page(const JournalShape& shape)
+      : rows(static_cast<size_t>(kPageRows * shape.row_bytes())) {}
+
+  Storage rows;
+  std::array<int32_t, kPageRows> positions;
+};
 
 Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {}
 
@@ -16,30 +48,27 @@ size_t Journal::page_bytes() const {
          (static_cast<size_t>(shape_.row_bytes()) + sizeof(int32_t));
 }
 
-std::byte* Journal::page(int64_t row) const {
-  return pages_[static_cast<size_t>(row / kPageRows - first_page_)]->data();
+Journal::Page& Journal::page(int64_t row) const {
+  return *pages_[static_cast<size_t>(row / kPageRows - first_page_)];
 }
 
-int32_t* Journal::page_positions(std::byte* page) const {
-  return reinterpret_cast<int32_t*>(page + kPageRows * shape_.row_bytes());
-}
-
-std::byte* Journal::writable_page(int64_t row) {
-  Block& block = pages_[static_cast<size_t>(row / kPageRows - first_page_)];
-  if (block.use_count() > 1) {
-    auto copy = std::make_shared<Storage>(page_bytes());
-    std::memcpy(copy->data(), block->data(), page_bytes());
-    block = std::move(copy);
+Journal::Page& Journal::writable_page(int64_t row) {
+  std::shared_ptr<Page>& page = pages_[static_cast<size_t>(row / kPageRows - first_page_)];
+  if (page.use_count() > 1) {
+    auto copy = make_pooled<Page>(shape_);
+    copy_storage(page->rows, copy->rows);
+    copy->positions = page->positions;
+    page = std::move(copy);
   }
-  return block->data();
+  return *page;
 }
 
 const std::byte* Journal::row_data(int64_t index) const {
-  return page(index) + index % kPageRows * shape_.row_bytes();
+  return page(index).rows.data() + index % kPageRows * shape_.row_bytes();
 }
 
 std::byte* Journal::mutable_row_data(int64_t index) {
-  return writable_page(index) + index % kPageRows * shape_.row_bytes();
+  return writable_page(index).rows.data() + index % kPageRows * shape_.row_bytes();
 }
 
 int64_t Journal::contiguous_rows(int64_t index) const {
@@ -47,7 +76,7 @@ int64_t Journal::contiguous_rows(int64_t index) const {
 }
 
 int32_t Journal::position(int64_t index) const {
-  return page_positions(page(index))[index % kPageRows];
+  return page(index).positions[static_cast<size_t>(index % kPageRows)];
 }
 
 std::optional<int32_t> Journal::last_position(int64_t count) const {
@@ -65,9 +94,9 @@ int64_t Journal::append(std::span<const int32_t> positions) {
     const int64_t page_index = length_ / kPageRows;
     if (pages_.empty()) first_page_ = page_index;
     if (page_index - first_page_ == static_cast<int64_t>(pages_.size())) {
-      pages_.push_back(std::make_shared<Storage>(page_bytes()));
+      pages_.push_back(make_pooled<Page>(shape_));
     }
-    page_positions(writable_page(length_))[length_ % kPageRows] = position;
+    writable_page(length_).positions[static_cast<size_t>(length_ % kPageRows)] = position;
     ++length_;
   }
   return first;
@@ -149,7 +178,7 @@ float* Journal::live() {
   const auto bytes = static_cast<size_t>(shape_.anchor_size) * sizeof(float);
   if (!live_ || live_.use_count() > 1) {
     auto copy = std::make_shared<Storage>(bytes);
-    if (live_ && live_row_ >= 0) std::memcpy(copy->data(), live_->data(), bytes);
+    if (live_ && live_row_ >= 0) copy_storage(*live_, *copy);
     live_ = std::move(copy);
   }
   return floats(*live_);
@@ -181,8 +210,9 @@ void Journal::commit_path(std::span<const int32_t> path) {
     if (to == from) continue;
     const int32_t position_moved = position(from);
     std::byte* target = mutable_row_data(to);  // may copy the page that `from` lies on
-    std::memcpy(target, row_data(from), static_cast<size_t>(shape_.row_bytes()));
-    page_positions(page(to))[to % kPageRows] = position_moved;
+    const RowCopy row{row_data(from), target, static_cast<size_t>(shape_.row_bytes())};
+    memory().copy({&row, 1});
+    page(to).positions[static_cast<size_t>(to % kPageRows)] = position_moved;
   }
   tree_.clear();
   truncate(base + static_cast<int64_t>(path.size()));
@@ -229,13 +259,12 @@ void Journal::save(std::string& out) const {
   const auto row_bytes = static_cast<size_t>(shape_.row_bytes());
   for (int64_t i = first_row_; i < length_; ++i) {
     put(out, position(i));
-    out.append(reinterpret_cast<const char*>(row_data(i)), row_bytes);
+    append_bytes(out, row_data(i), row_bytes);
   }
   for (const Block& block : {anchor_, previous_anchor_}) {
     put(out, static_cast<uint8_t>(block != nullptr));
     if (block) {
-      out.append(reinterpret_cast<const char*>(block->data()),
-                 static_cast<size_t>(shape_.anchor_size) * sizeof(float));
+      append_bytes(out, block->data(), static_cast<size_t>(shape_.anchor_size) * sizeof(float));
     }
   }
 }
@@ -290,7 +319,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
             name, position, last);
     last = position;
     fresh.append({&position, 1});
-    take_bytes(in, fresh.mutable_row_data(i), row_bytes, where);
+    take_storage(in, fresh.mutable_row_data(i), row_bytes, where);
   }
   for (const int64_t row : {anchor_row, previous}) {
     const bool there = take<uint8_t>(in, where) != 0, expected = row > 0 && anchor_size > 0;
@@ -301,7 +330,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
     require(bytes <= in.size(), where, "ends inside the anchor of '{}'", name);
     Block& block = row == anchor_row ? fresh.anchor_ : fresh.previous_anchor_;
     block = std::make_shared<Storage>(bytes);
-    take_bytes(in, block->data(), bytes, where);
+    take_storage(in, block->data(), bytes, where);
   }
   fresh.anchor_row_ = anchor_row;
   fresh.previous_anchor_row_ = previous;

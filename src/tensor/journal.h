@@ -127,16 +127,16 @@ class Journal {
 
  private:
   using Block = std::shared_ptr<Storage>;
+  struct Page;  // kPageRows rows and the positions of their tokens
   static float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.data()); }
   size_t page_bytes() const;
-  std::byte* page(int64_t row) const;
-  std::byte* writable_page(int64_t row);
-  int32_t* page_positions(std::byte* page) const;
+  Page& page(int64_t row) const;
+  Page& writable_page(int64_t row);
   void drop_old_rows();
 
   JournalShape shape_;
-  // pages_[i] holds rows (first_page_ + i) * kPageRows ..., followed by their positions.
-  std::vector<Block> pages_;
+  // pages_[i] holds rows (first_page_ + i) * kPageRows ...
+  std::vector<std::shared_ptr<Page>> pages_;
   int64_t first_page_ = 0, first_row_ = 0, length_ = 0;
   Block anchor_, previous_anchor_, next_anchor_, live_;
   int64_t anchor_row_ = 0, previous_anchor_row_ = -1, live_row_ = -1;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tensor/memory.h"
 #include "tensor/pool.h"
 
 namespace pronghorn {
@@ -34,8 +35,13 @@ struct SizeClass {
   static constexpr size_t kCount = 64 * 4 + 5;
 };
 
+// Where blocks come from: memory() for storages, the host for lists.
+enum class Source { storages, lists };
+
 class Allocator {
  public:
+  explicit Allocator(Source source) : source_(source) {}
+
   std::byte* allocate(size_t bytes) {
     const SizeClass wanted(bytes);
     const size_t size = wanted.bytes;
@@ -50,7 +56,7 @@ class Allocator {
     }
     const size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
     const size_t rounded = (size + alignment - 1) / alignment * alignment;
-    void* block = std::aligned_alloc(alignment, rounded);
+    void* block = take(rounded, alignment);
     if (block == nullptr) {
       in_use_ -= static_cast<int64_t>(bytes);
       throw Error("memory", fmt::format("cannot allocate {} bytes", bytes),
@@ -66,14 +72,14 @@ class Allocator {
     if (kReuseBlocks) {
       free_[SizeClass(bytes).index].push_back(data);
     } else {
-      std::free(data);
+      give_back(data);
     }
   }
 
   void release_cached() {
     std::lock_guard<std::mutex> lock(mutex_);
     for (std::vector<void*>& blocks : free_) {
-      for (void* block : blocks) std::free(block);
+      for (void* block : blocks) give_back(block);
       blocks.clear();
     }
   }
@@ -89,6 +95,19 @@ class Allocator {
   }
 
  private:
+  void* take(size_t bytes, size_t alignment) {
+    return source_ == Source::lists ? std::aligned_alloc(alignment, bytes)
+                                    : memory().allocate(bytes, alignment);
+  }
+  void give_back(void* block) {
+    if (source_ == Source::lists) {
+      std::free(block);
+    } else {
+      memory().release(static_cast<std::byte*>(block));
+    }
+  }
+
+  Source source_;
   std::mutex mutex_;
   std::array<std::vector<void*>, SizeClass::kCount> free_;
   int64_t in_use_ = 0, peak_ = 0;
@@ -96,14 +115,19 @@ class Allocator {
 
 // Never destroyed: tensors with static lifetime may be released after it would have been.
 Allocator& allocator() {
-  static auto* instance = new Allocator;
+  static auto* instance = new Allocator(Source::storages);
+  return *instance;
+}
+
+Allocator& list_allocator() {
+  static auto* instance = new Allocator(Source::lists);
   return *instance;
 }
 
 }  // namespace
 
-std::byte* detail::allocate_block(size_t bytes) { return allocator().allocate(bytes); }
-void detail::release_block(std::byte* data, size_t bytes) { allocator().release(data, bytes); }
+std::byte* detail::allocate_block(size_t bytes) { return list_allocator().allocate(bytes); }
+void detail::release_block(std::byte* data, size_t bytes) { list_allocator().release(data, bytes); }
 
 Storage::Storage(size_t bytes) : data_(allocator().allocate(bytes)), bytes_(bytes) {}
 Storage::~Storage() { allocator().release(data_, bytes_); }
@@ -112,7 +136,10 @@ std::shared_ptr<Storage> make_storage(size_t bytes) { return make_pooled<Storage
 
 MemoryUse memory_use() { return allocator().use(); }
 void reset_memory_peak() { allocator().reset_peak(); }
-void release_cached_memory() { allocator().release_cached(); }
+void release_cached_memory() {
+  allocator().release_cached();
+  list_allocator().release_cached();
+}
 
 int64_t peak_resident_bytes() {
   rusage usage{};

@@ -26,7 +26,8 @@ class Storage {
   size_t bytes_;
 };
 
-// An allocator over the same blocks, for lists that come and go with every forward.
+// An allocator of such blocks, in memory of the host, for lists that come and go with every
+// forward.
 template <typename T>
 class BlockAllocator {
  public:
@@ -67,7 +68,7 @@ void BlockAllocator<T>::deallocate(T* data, size_t count) {
 std::shared_ptr<Storage> make_storage(size_t bytes);
 
 struct MemoryUse {
-  int64_t bytes = 0;  // held by live storages now
+  int64_t bytes = 0;  // held by live storages now, lists not counted
   int64_t peak = 0;   // largest value of `bytes` since the last reset_memory_peak()
 };
 

@@ -1,13 +1,12 @@
 #include "tensor/tensor.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <numeric>
 
 #include "base/error.h"
-#include "base/threads.h"
+#include "tensor/memory.h"
 #include "tensor/pool.h"
 
 namespace pronghorn {
@@ -23,8 +22,6 @@ struct Tensor::Node {
 };
 
 namespace {
-
-constexpr int64_t kCopyGrain = 1 << 15;  // elements: enough to outweigh a fork and join
 
 int64_t element_count(const Shape& shape) {
   int64_t count = 1;
@@ -54,10 +51,7 @@ Tensor Tensor::empty(Shape shape, DType dtype) {
 
 Tensor Tensor::zeros(Shape shape, DType dtype) {
   Tensor tensor = empty(std::move(shape), dtype);
-  std::byte* bytes = tensor.node_->storage->data();
-  parallel_for(tensor.bytes(), kCopyGrain * 4, [&](int64_t begin, int64_t end) {
-    std::memset(bytes + begin, 0, static_cast<size_t>(end - begin));
-  });
+  memory().clear(tensor.node_->storage->data(), static_cast<size_t>(tensor.bytes()));
   return tensor;
 }
 
@@ -69,9 +63,7 @@ Tensor Tensor::full(Shape shape, float value) {
 
 Tensor Tensor::from(std::span<const float> values, Shape shape) {
   Tensor tensor = empty(std::move(shape));
-  require(static_cast<int64_t>(values.size()) == tensor.size(), "tensor", "{} values for shape {}",
-          values.size(), shape_string(tensor.shape()));
-  std::copy(values.begin(), values.end(), tensor.data());
+  tensor.write(values);
   return tensor;
 }
 
@@ -155,28 +147,41 @@ void Tensor::copy_from(const Tensor& other) const {
   require(shape_ == other.shape_ && dtype() == other.dtype(), "tensor", "copy of {} {} to {} {}",
           dtype_name(other.dtype()), shape_string(other.shape_), dtype_name(dtype()),
           shape_string(shape_));
-  const auto element = static_cast<size_t>(dtype_size(dtype()));
-  std::byte* to = node_->storage->data() + offset_ * static_cast<int64_t>(element);
-  const std::byte* from =
-      other.node_->storage->data() + other.offset_ * static_cast<int64_t>(element);
-  const int64_t width = columns();
-  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
-  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(to + static_cast<size_t>(i * row_stride_) * element,
-                  from + static_cast<size_t>(i * other.row_stride_) * element,
-                  static_cast<size_t>(width) * element);
+  const int64_t element = dtype_size(dtype());
+  std::byte* to = node_->storage->data() + offset_ * element;
+  const std::byte* from = other.node_->storage->data() + other.offset_ * element;
+  memory().copy(from, other.row_stride_ * element, to, row_stride_ * element, rows(),
+                columns() * element);
+}
+
+std::vector<float> Tensor::read() const {
+  std::vector<float> values(static_cast<size_t>(size()));
+  const auto width = static_cast<size_t>(columns());
+  if (contiguous()) {
+    memory().read(data(), values.data(), values.size() * sizeof(float));
+  } else {
+    for (int64_t i = 0; i < rows(); ++i) {
+      memory().read(row(i), values.data() + static_cast<size_t>(i) * width, width * sizeof(float));
     }
-  });
+  }
+  return values;
+}
+
+void Tensor::write(std::span<const float> values) const {
+  require(static_cast<int64_t>(values.size()) == size(), "tensor", "{} values for shape {}",
+          values.size(), shape_string(shape_));
+  const auto width = static_cast<size_t>(columns());
+  if (contiguous()) {
+    memory().write(values.data(), data(), values.size_bytes());
+  } else {
+    for (int64_t i = 0; i < rows(); ++i) {
+      memory().write(values.data() + static_cast<size_t>(i) * width, row(i), width * sizeof(float));
+    }
+  }
 }
 
 void Tensor::fill(float value) const {
-  const int64_t width = columns();
-  float* first = data();
-  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
-  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) std::fill_n(first + i * row_stride_, width, value);
-  });
+  memory().fill({data(), row_stride_}, rows(), columns(), value);
 }
 
 bool Tensor::requires_grad() const { return defined() && node_->requires_grad; }
@@ -231,15 +236,8 @@ void Tensor::give_grad(const Tensor& g) const {
     target.tensor.copy_from(g);
     return;
   }
-  const int64_t width = columns();
-  const int64_t grain = std::max<int64_t>(1, kCopyGrain / std::max<int64_t>(1, width));
-  parallel_for(rows(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* to = target.tensor.row(i);
-      const float* from = g.row(i);
-      for (int64_t j = 0; j < width; ++j) to[j] += from[j];
-    }
-  });
+  memory().add({g.data(), g.row_stride_}, {target.tensor.data(), target.tensor.row_stride_}, rows(),
+               columns());
 }
 
 void Tensor::clear_grad() const {

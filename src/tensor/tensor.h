@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "tensor/dtype.h"
 #include "tensor/shape.h"
@@ -37,6 +38,7 @@ class Tensor {
   int64_t row_stride() const { return row_stride_; }  // elements
   bool contiguous() const { return row_stride_ == columns() || rows() <= 1; }
 
+  // Addresses in memory() (tensor/memory.h): for kernels, and for who knows that it is the host's.
   float* data() const { return typed<float>(DType::f32); }
   bf16_t* bf16_data() const { return typed<bf16_t>(DType::bf16); }
   int32_t* i32_data() const { return typed<int32_t>(DType::i32); }
@@ -54,6 +56,9 @@ class Tensor {
   // Copies numbers from a tensor of the same shape.
   void copy_from(const Tensor& other) const;
   void fill(float value) const;
+  // The numbers, f32, row after row, in memory of the host, and the opposite.
+  std::vector<float> read() const;
+  void write(std::span<const float> values) const;
 
   // Gradients. Only tensors that require one are given one; a view requires one if its base does.
   bool requires_grad() const;

@@ -13,15 +13,15 @@ namespace pronghorn::testing_support {
 // The mean of all squares: [1].
 inline Tensor mean_square(const Context& context, const Tensor& x) {
   double sum = 0;
-  for (const float value : x.values()) sum += double{value} * double{value};
+  for (const float value : x.read()) sum += double{value} * double{value};
   const Tensor result = Tensor::full({1}, static_cast<float>(sum / static_cast<double>(x.size())));
   if (needs_gradient(context, result, x)) {
     context.tape->record([x, result] {
       if (!result.has_grad()) return;
-      const float factor = 2 * *result.grad().data() / static_cast<float>(x.size());
-      const Tensor gradient = x.clone();
-      for (float& value : gradient.values()) value *= factor;
-      x.give_grad(gradient);
+      const float factor = 2 * result.grad().read().front() / static_cast<float>(x.size());
+      std::vector<float> gradient = x.read();
+      for (float& value : gradient) value *= factor;
+      x.give_grad(Tensor::from(gradient, x.shape()));
     });
   }
   return result;

@@ -28,11 +28,19 @@ class CpuBackend final : public Backend {
       make_cpu_fast_weight_memory_kernels();
 };
 
+Backend* current = nullptr;
+
 }  // namespace
 
 Backend& backend() {
   static CpuBackend instance;
-  return instance;
+  return current != nullptr ? *current : instance;
+}
+
+Backend& exchange_backend(Backend& other) {
+  Backend& before = backend();
+  current = &other;
+  return before;
 }
 
 }  // namespace pronghorn

@@ -1,0 +1,82 @@
+#include "tensor/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/threads.h"
+#include "tensor/storage.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;  // numbers: enough to outweigh a fork and join
+
+int64_t row_grain(int64_t numbers) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, numbers));
+}
+
+Memory* current = nullptr;
+
+}  // namespace
+
+std::byte* Memory::allocate(size_t bytes, size_t alignment) {
+  return static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
+}
+
+void Memory::release(std::byte* block) { std::free(block); }
+
+void Memory::clear(std::byte* to, size_t bytes) {
+  constexpr int64_t kBytes = kGrain * int64_t{sizeof(float)};
+  parallel_for(static_cast<int64_t>(bytes), kBytes, [&](int64_t begin, int64_t end) {
+    std::memset(to + begin, 0, static_cast<size_t>(end - begin));
+  });
+}
+
+void Memory::fill(StridedRows to, int64_t rows, int64_t columns, float value) {
+  parallel_for(rows, row_grain(columns), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::fill_n(to.data + i * to.stride, columns, value);
+  });
+}
+
+void Memory::add(StridedRows from, StridedRows to, int64_t rows, int64_t columns) {
+  parallel_for(rows, row_grain(columns), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* source = from.data + i * from.stride;
+      float* target = to.data + i * to.stride;
+      for (int64_t j = 0; j < columns; ++j) target[j] += source[j];
+    }
+  });
+}
+
+void Memory::copy(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride,
+                  int64_t rows, int64_t row_bytes) {
+  const int64_t numbers = row_bytes / int64_t{sizeof(float)};
+  parallel_for(rows, row_grain(numbers), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(to + i * to_stride, from + i * from_stride, static_cast<size_t>(row_bytes));
+    }
+  });
+}
+
+void Memory::copy(std::span<const RowCopy> copies) {
+  for (const RowCopy& each : copies) std::memcpy(each.to, each.from, each.bytes);
+}
+
+void Memory::read(const void* from, void* to, size_t bytes) { std::memcpy(to, from, bytes); }
+void Memory::write(const void* from, void* to, size_t bytes) { std::memcpy(to, from, bytes); }
+
+// Never destroyed: storages with static lifetime may be released after it would have been.
+Memory& memory() {
+  static auto* host = new Memory;
+  return current != nullptr ? *current : *host;
+}
+
+Memory& exchange_memory(Memory& other) {
+  release_cached_memory();
+  Memory& before = memory();
+  current = &other;
+  return before;
+}
+
+}  // namespace pronghorn
