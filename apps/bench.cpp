@@ -60,7 +60,8 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
 // `count` pieces of `length` tokens, cut from the texts at even distances.
 std::vector<std::vector<int32_t>> cut_texts(const BenchCommand& options, const Tokenizer& tokenizer,
                                             int64_t count, int64_t length) {
-  const std::vector<int32_t> tokens = tokenizer.encode(read_text(options.text, 16 << 20), false);
+  const std::vector<int32_t> tokens = tokenizer.encode(
+      read_text(options.text, 16 << 20), {.add_special = false, .parse_special = false});
   const auto all = static_cast<int64_t>(tokens.size());
   require(all >= length, "--text", "{} tokens are too few for pieces of {}", all, length);
   std::vector<std::vector<int32_t>> pieces;
@@ -78,7 +79,7 @@ std::vector<std::vector<int32_t>> draft_prompts(const BenchCommand& options,
   }
   std::vector<std::vector<int32_t>> prompts;
   for (const std::filesystem::path& path : options.prompt_files) {
-    prompts.push_back(tokenizer.encode(read_file(path), true));
+    prompts.push_back(tokenizer.encode(read_file(path)));
     require(!prompts.back().empty(), path.string(), "has no text for a prompt");
   }
   return prompts;

@@ -92,7 +92,10 @@ void run(const GenerateCommand& options) {
                             : Session(*model, options.cache_type);
   std::string prompt = options.prompt;
   if (!options.prompt_file.empty()) prompt = read_file(options.prompt_file);
-  const std::vector<int32_t> tokens = tokenizer->encode(prompt, !resumes);
+  const std::vector<int32_t> tokens =
+      tokenizer->encode(prompt, {.add_special = !resumes,
+                                 .parse_special = true,
+                                 .after = tokenizer->after(session.recent())});
 
   std::unique_ptr<Speculation> speculation;
   if (!options.draft.empty()) {

@@ -38,7 +38,10 @@ void run(const TokenizeOptions& options) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return;
   }
-  const std::vector<int32_t> ids = tokenizer->encode(input, !options.no_special);
+  const EncodeOptions as_part = {
+      .add_special = false, .parse_special = false, .after = After::text};
+  const std::vector<int32_t> ids =
+      tokenizer->encode(input, options.no_special ? as_part : EncodeOptions{});
   if (options.json) return print_json({{"tokens", ids}});
   fmt::print("{}\n", fmt::join(ids, " "));
 }
@@ -50,8 +53,10 @@ void add_tokenize(CLI::App& app) {
   auto options = std::make_shared<TokenizeOptions>();
   command->add_option("model", options->model, "checkpoint directory")->required();
   command->add_option("--file", options->file, "text, or ids with --decode")->required();
-  command->add_flag("--no-special", options->no_special,
-                    "add no special tokens, and read their text as plain text");
+  command->add_flag(
+      "--no-special", options->no_special,
+      "the text as a part of a longer one: add neither special tokens nor a space, and "
+      "read the text of special tokens as plain text");
   command->add_flag("--decode", options->decode, "ids to text");
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

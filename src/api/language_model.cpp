@@ -76,7 +76,7 @@ int64_t LanguageModel::state_bytes(int64_t tokens, CacheType cache) const {
 }
 
 std::vector<int32_t> LanguageModel::tokenize(std::string_view text, bool special) const {
-  return parts_->tokenizer->encode(text, special);
+  return parts_->tokenizer->encode(text, {.add_special = special, .parse_special = special});
 }
 
 std::string LanguageModel::detokenize(std::span<const int32_t> ids) const {

@@ -30,6 +30,15 @@ Continuation::End end_of(Generated::End end) {
   return Continuation::End::length;
 }
 
+// The first text of a session gets the tokens that the model expects around a text. In each, the
+// text of special tokens is read as those: turns of a chat are made of them.
+std::vector<int32_t> tokens_of(std::string_view text, const Session& session,
+                               const Tokenizer& tokenizer) {
+  return tokenizer.encode(text, {.add_special = session.length() == 0,
+                                 .parse_special = true,
+                                 .after = tokenizer.after(session.recent())});
+}
+
 }  // namespace
 
 TextSession::TextSession(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -44,13 +53,13 @@ TextSession& TextSession::operator=(TextSession&&) noexcept = default;
 TextSession::~TextSession() = default;
 
 void TextSession::append(std::string_view text) {
-  parts_->session.append(parts_->language_model->tokenizer->encode(text, length() == 0));
+  parts_->session.append(tokens_of(text, parts_->session, *parts_->language_model->tokenizer));
 }
 
 Continuation TextSession::generate(std::string_view prompt, const ContinueOptions& options,
                                    const TextCallback& on_text) {
   const LanguageModel::Parts& parts = *parts_->language_model;
-  const std::vector<int32_t> tokens = parts.tokenizer->encode(prompt, length() == 0);
+  const std::vector<int32_t> tokens = tokens_of(prompt, parts_->session, *parts.tokenizer);
   const Generated result = pronghorn::generate(*parts.model, *parts.tokenizer, parts_->session,
                                                tokens, internal(options), on_text);
   return {result.text,   end_of(result.end),    result.prompt_tokens,

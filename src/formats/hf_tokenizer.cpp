@@ -56,27 +56,29 @@ class HfTokenizer final : public Tokenizer {
     if (!bos_ && !prefix_.empty()) bos_ = prefix_.front();
   }
 
-  std::vector<int32_t> encode(std::string_view text, bool special) const override {
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
     const size_t invalid = find_invalid_utf8(text);
     require(invalid == text.npos, "text", "not UTF-8 at byte {}", invalid);
     std::vector<int32_t> ids;
-    if (special) ids = prefix_;
+    if (options.add_special) ids = prefix_;
     WordCache cache;
-    for (const TextPart& part : plain_added_.split(text, special)) {
+    for (const TextPart& part : plain_added_.split(text, options.parse_special)) {
       if (part.id >= 0) {
         ids.push_back(part.id);
         continue;
       }
-      const bool first = part.text.data() == text.data();
+      const bool begins = part.text.data() == text.data();
+      const After after = begins ? options.after : After::added_token;
       if (normalizer_.empty()) {
-        encode_normalized(part.text, special, first, cache, ids);
+        encode_normalized(part.text, options.parse_special, after, cache, ids);
       } else {
         // Kept until the end: the cache views it.
-        encode_normalized(cache.store.emplace_back(normalizer_.apply(part.text)), special, first,
-                          cache, ids);
+        encode_normalized(
+            cache.store.emplace_back(normalizer_.apply(part.text, after != After::text)),
+            options.parse_special, after, cache, ids);
       }
     }
-    if (special) ids.insert(ids.end(), suffix_.begin(), suffix_.end());
+    if (options.add_special) ids.insert(ids.end(), suffix_.begin(), suffix_.end());
     return ids;
   }
 
@@ -88,6 +90,12 @@ class HfTokenizer final : public Tokenizer {
   }
 
   bool adds_space() const override { return adds_space_; }
+  bool is_special(int32_t id) const override {
+    return id >= 0 && id < vocab_size() && tokens_[static_cast<size_t>(id)].special;
+  }
+  bool is_added(int32_t id) const override {
+    return id >= 0 && id < vocab_size() && tokens_[static_cast<size_t>(id)].added;
+  }
   int64_t vocab_size() const override { return static_cast<int64_t>(tokens_.size()); }
   std::optional<int32_t> bos() const override { return bos_; }
   std::optional<int32_t> eos() const override { return eos_; }
@@ -95,7 +103,7 @@ class HfTokenizer final : public Tokenizer {
  private:
   struct Token {
     std::string text;
-    bool special = false;
+    bool special = false, added = false;
   };
 
   // The ids of words that one call has met: text repeats its words. Keys view the text or `store`.
@@ -108,15 +116,15 @@ class HfTokenizer final : public Tokenizer {
     std::deque<std::string> store;
   };
 
-  void encode_normalized(std::string_view text, bool special, bool first, WordCache& cache,
+  void encode_normalized(std::string_view text, bool special, After after, WordCache& cache,
                          std::vector<int32_t>& ids) const {
     for (const TextPart& part : normalized_added_.split(text, special)) {
       if (part.id >= 0) {
         ids.push_back(part.id);
         continue;
       }
-      const bool starts = first && part.text.data() == text.data();
-      for (const std::string_view piece : pre_tokenizer_.split(part.text, starts, cache.store)) {
+      const After behind = part.text.data() == text.data() ? after : After::added_token;
+      for (const std::string_view piece : pre_tokenizer_.split(part.text, behind, cache.store)) {
         encode_piece(piece, cache, ids);
       }
     }
@@ -180,10 +188,10 @@ class HfTokenizer final : public Tokenizer {
       for (AddedToken& token : read_added_tokens(list, where_ + ": added_tokens", tokens_.size())) {
         const auto id = static_cast<size_t>(token.id);
         if (id >= tokens_.size()) tokens_.resize(id + 1);
-        tokens_[id] = {token.content, token.special};
+        tokens_[id] = {token.content, token.special, true};
         named_.emplace(token.content, token.id);
         if (token.normalized) {
-          token.content = normalizer_.apply(token.content);
+          token.content = normalizer_.apply(token.content, true);
           normalized.push_back(token);
         } else {
           plain.push_back(token);

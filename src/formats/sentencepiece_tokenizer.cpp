@@ -57,10 +57,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     read_config(config);
   }
 
-  std::vector<int32_t> encode(std::string_view text, bool special) const override {
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
-    if (special && add_bos_) ids.push_back(processor_.bos_id());
-    for (const TextPart& part : added_.split(text, special)) {
+    if (options.add_special && add_bos_) ids.push_back(processor_.bos_id());
+    for (const TextPart& part : added_.split(text, options.parse_special)) {
       if (part.id >= 0) {
         ids.push_back(part.id);
       } else if (exact_) {
@@ -69,7 +69,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         encode_plain(part.text, ids);
       }
     }
-    if (special && add_eos_) ids.push_back(processor_.eos_id());
+    if (options.add_special && add_eos_) ids.push_back(processor_.eos_id());
     return ids;
   }
 
@@ -81,6 +81,15 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   bool adds_space() const override { return adds_space_; }
+  bool is_special(int32_t id) const override {
+    if (id < 0 || id >= vocab_size()) return false;
+    const Token& token = tokens_[static_cast<size_t>(id)];
+    return token.special && token.hidden.empty();
+  }
+  bool is_added(int32_t id) const override {
+    return std::any_of(added_list_.begin(), added_list_.end(),
+                       [&](const AddedToken& token) { return token.id == id; });
+  }
   int64_t vocab_size() const override { return static_cast<int64_t>(tokens_.size()); }
   std::optional<int32_t> bos() const override { return valid(processor_.bos_id()); }
   std::optional<int32_t> eos() const override { return valid(processor_.eos_id()); }

@@ -95,12 +95,12 @@ void Normalizer::add(const json& description, const std::string& where) {
   steps_.push_back(std::move(step));
 }
 
-std::string Normalizer::apply(std::string_view text) const {
+std::string Normalizer::apply(std::string_view text, bool begins) const {
   std::string result(text);
   for (const Step& step : steps_) {
     switch (step.kind) {
       case Step::Kind::kPrepend:
-        if (!result.empty()) result.insert(0, step.to);
+        if (begins && !result.empty()) result.insert(0, step.to);
         break;
       case Step::Kind::kReplace:
         result = replace_all(result, step.from, step.to);
@@ -231,7 +231,7 @@ void PreTokenizer::cut(const Step& step, std::string_view text,
     pieces.push_back(text.substr(range.begin, range.end - range.begin));
 }
 
-void PreTokenizer::apply(const Step& step, std::string_view piece, bool first,
+void PreTokenizer::apply(const Step& step, std::string_view piece, After after,
                          std::deque<std::string>& store, std::vector<std::string_view>& pieces) {
   if (step.in_alphabet) {
     std::string written;
@@ -245,13 +245,15 @@ void PreTokenizer::apply(const Step& step, std::string_view piece, bool first,
     }
     return;
   }
-  if (step.kind == Step::Kind::kByteLevel && step.add_space && !piece.starts_with(' ')) {
+  if (step.kind == Step::Kind::kByteLevel && step.add_space && after != After::text &&
+      !piece.starts_with(' ')) {
     piece = store.emplace_back(" ").append(piece);
   }
   if (step.kind == Step::Kind::kMetaspace) {
     std::string& replaced = store.emplace_back(replace_all(piece, " ", step.replacement));
-    const bool wanted =
-        step.prepend == Step::Prepend::kAlways || (step.prepend == Step::Prepend::kFirst && first);
+    const bool wanted = after != After::text &&
+                        (step.prepend == Step::Prepend::kAlways ||
+                         (step.prepend == Step::Prepend::kFirst && after == After::nothing));
     if (wanted && !replaced.starts_with(step.replacement)) replaced.insert(0, step.replacement);
     piece = replaced;
   }
@@ -262,14 +264,16 @@ void PreTokenizer::apply(const Step& step, std::string_view piece, bool first,
   }
 }
 
-std::vector<std::string_view> PreTokenizer::split(std::string_view text, bool first,
+std::vector<std::string_view> PreTokenizer::split(std::string_view text, After after,
                                                   std::deque<std::string>& store) const {
   std::vector<std::string_view> pieces;
   if (!text.empty()) pieces.push_back(text);
   for (const Step& step : steps_) {
     std::vector<std::string_view> next;
     next.reserve(pieces.size());
-    for (size_t i = 0; i < pieces.size(); ++i) apply(step, pieces[i], first && i == 0, store, next);
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      apply(step, pieces[i], i == 0 ? after : After::added_token, store, next);
+    }
     pieces = std::move(next);
   }
   return pieces;

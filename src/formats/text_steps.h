@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "formats/regex.h"
+#include "formats/tokenizer.h"
 
 namespace pronghorn {
 
@@ -22,7 +23,8 @@ class Normalizer {
   Normalizer(const nlohmann::json& description, const std::string& where);
 
   bool empty() const { return steps_.empty(); }
-  std::string apply(std::string_view text) const;
+  // begins: false for a text that continues another; then nothing is put before it.
+  std::string apply(std::string_view text, bool begins) const;
 
  private:
   struct Step {
@@ -42,8 +44,8 @@ class PreTokenizer {
   PreTokenizer(const nlohmann::json& description, const std::string& where);
 
   // Cuts `text`, which must be UTF-8, into pieces. They view the text, or strings added to `store`.
-  // first: the text stands at the start of the whole.
-  std::vector<std::string_view> split(std::string_view text, bool first,
+  // after: what the text stands behind.
+  std::vector<std::string_view> split(std::string_view text, After after,
                                       std::deque<std::string>& store) const;
 
   // True if pieces are bytes for a vocabulary in the byte alphabet.
@@ -63,7 +65,7 @@ class PreTokenizer {
   };
   void add(const nlohmann::json& description, const std::string& where);
   static void cut(const Step& step, std::string_view text, std::vector<std::string_view>& pieces);
-  static void apply(const Step& step, std::string_view piece, bool first,
+  static void apply(const Step& step, std::string_view piece, After after,
                     std::deque<std::string>& store, std::vector<std::string_view>& pieces);
 
   std::vector<Step> steps_;

@@ -20,7 +20,7 @@ class ByteTokenizer final : public Tokenizer {
  public:
   explicit ByteTokenizer(Files files) : Tokenizer(std::move(files)) {}
 
-  std::vector<int32_t> encode(std::string_view text, bool) const override {
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions&) const override {
     std::vector<int32_t> ids(text.size());
     for (size_t i = 0; i < text.size(); ++i) ids[i] = static_cast<unsigned char>(text[i]);
     return ids;
@@ -34,16 +34,27 @@ class ByteTokenizer final : public Tokenizer {
   int64_t vocab_size() const override { return 256; }
 };
 
+// Special tokens that are left out leave no trace in the text.
+void advance(DecodeState& state, const Tokenizer& tokenizer, int32_t id, bool special) {
+  if (!special && tokenizer.is_special(id)) return;
+  state.at_start = false;
+  state.previous = id;
+}
+
 }  // namespace
+
+std::string Tokenizer::next_bytes(int32_t id, const DecodeState& state, bool special) const {
+  std::string bytes = token_bytes(id, special);
+  if (state.at_start && adds_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
+  return bytes;
+}
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const {
   std::string text;
-  bool at_start = adds_space();
+  DecodeState state;
   for (const int32_t id : ids) {
-    const std::string bytes = token_bytes(id, special);
-    const bool strip = at_start && bytes.starts_with(' ');
-    text.append(bytes, strip ? 1 : 0);
-    at_start = at_start && bytes.empty();
+    text += next_bytes(id, state, special);
+    advance(state, *this, id, special);
   }
   return text;
 }
@@ -63,28 +74,27 @@ uint64_t Tokenizer::fingerprint() const {
 }
 
 std::string TextStream::push(int32_t id) {
-  const std::string bytes = tokenizer_.token_bytes(id, special_);
-  const bool strip = at_start_ && tokenizer_.adds_space() && bytes.starts_with(' ');
-  pending_.append(bytes, strip ? 1 : 0);
-  at_start_ = at_start_ && bytes.empty();
+  std::string& pending = state_.pending;
+  pending += tokenizer_.next_bytes(id, state_, special_);
+  advance(state_, tokenizer_, id, special_);
 
   std::string whole;
   size_t at = 0;
-  while (at < pending_.size()) {
-    const std::string_view rest = std::string_view(pending_).substr(at);
+  while (at < pending.size()) {
+    const std::string_view rest = std::string_view(pending).substr(at);
     const size_t length = utf8_character(rest);
     if (length == 0 && utf8_incomplete(rest)) break;
     whole += length == 0 ? kReplacement : rest.substr(0, length);
     at += length == 0 ? 1 : length;
   }
-  pending_.erase(0, at);
+  pending.erase(0, at);
   return whole;
 }
 
 std::string TextStream::finish() {
   std::string rest;
-  for (size_t i = 0; i < pending_.size(); ++i) rest += kReplacement;
-  pending_.clear();
+  for (size_t i = 0; i < state_.pending.size(); ++i) rest += kReplacement;
+  state_.pending.clear();
   return rest;
 }
 

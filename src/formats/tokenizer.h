@@ -1,5 +1,5 @@
-// Tokenizers: text to ids and back. One interface, three kinds: bytes, SentencePiece, and the
-// byte-pair encodings of a Hugging Face tokenizer.json.
+// Tokenizers: text to ids and back. One interface for bytes, SentencePiece models, Hugging Face's
+// tokenizer.json, and the vocabulary inside a GGUF file.
 #pragma once
 
 #include <cstdint>
@@ -14,23 +14,54 @@
 
 namespace pronghorn {
 
+// What a text stands behind. Some tokenizers put a space before a text that begins a sequence, some
+// also before one that follows an added token; none before one that continues another text.
+enum class After : uint8_t { nothing, text, added_token };
+
+struct EncodeOptions {
+  bool add_special = true;    // add the tokens that the model expects around a text
+  bool parse_special = true;  // read the text of special tokens ("<|endoftext|>") as those tokens
+  After after = After::nothing;
+};
+
+// What decoding carries from token to token. Kept, it lets another stream go on.
+struct DecodeState {
+  std::string pending;    // bytes of a character that is not complete: at most three
+  bool at_start = true;   // nothing of the text has come yet, so a space at its start goes
+  int32_t previous = -1;  // the last token that was part of the text; -1 if there is none
+};
+
 // Encoding and decoding may run from several threads at once.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of the text. special: add the tokens that the model expects around a text (a beginning of
-  // sequence), and read the text of special tokens ("<|endoftext|>") as those tokens. Without it,
-  // nothing is added and such text is plain text. Throws Error where the text is not UTF-8 and the
-  // kind cannot represent that.
-  virtual std::vector<int32_t> encode(std::string_view text, bool special = true) const = 0;
+  // Ids of the text. Throws Error where the text is not UTF-8 and the kind cannot represent that.
+  virtual std::vector<int32_t> encode(std::string_view text,
+                                      const EncodeOptions& options = {}) const = 0;
 
-  // Bytes that one token stands for, as part of a text. special: write special tokens as their
-  // text; otherwise they stand for nothing. Throws Error if the id is not in the vocabulary.
+  // Bytes that one token stands for, inside a text. special: write special tokens as their text;
+  // otherwise they stand for nothing. Throws Error if the id is not in the vocabulary.
   virtual std::string token_bytes(int32_t id, bool special = false) const = 0;
+
+  // The same for the token that follows `state`. Where it differs from token_bytes: a space that
+  // encoding puts before a text is taken away again; some kinds separate words by what precedes.
+  virtual std::string next_bytes(int32_t id, const DecodeState& state, bool special = false) const;
 
   // True if encoding puts a space before the text, which decoding a whole text takes away again.
   virtual bool adds_space() const { return false; }
+
+  // True for an added token (special or not): one that is matched as a whole, and cuts the text.
+  virtual bool is_added(int32_t) const { return false; }
+  // True for a token that decoding leaves out.
+  virtual bool is_special(int32_t) const { return false; }
+  // The token of this name, as files that name tokens write it ("</s>", "<0x0A>").
+  virtual std::optional<int32_t> find_token(std::string_view) const { return {}; }
+  // What a text stands behind that follows these tokens.
+  After after(std::span<const int32_t> tokens) const {
+    if (tokens.empty()) return After::nothing;
+    return is_added(tokens.back()) ? After::added_token : After::text;
+  }
 
   // Number of ids; every id is below it.
   virtual int64_t vocab_size() const = 0;
@@ -38,8 +69,8 @@ class Tokenizer {
   virtual std::optional<int32_t> eos() const { return {}; }
 
   // The text of a whole sequence. Special tokens stand for nothing, unless `special`. The bytes are
-  // as the tokens have them: a sequence cut inside a character is not valid UTF-8.
-  std::string decode(std::span<const int32_t> ids, bool special = false) const;
+  // as the tokens have them, unless the kind's reference replaces those that are not UTF-8.
+  virtual std::string decode(std::span<const int32_t> ids, bool special = false) const;
 
   // The files that define it, by name; load_tokenizer reads the same from a directory.
   using Files = std::map<std::string, std::string>;
@@ -60,27 +91,34 @@ class Tokenizer {
 // that cannot become a character come out as U+FFFD.
 class TextStream {
  public:
-  // continues: the tokens follow earlier text, so a space that they begin with belongs to it.
+  using State = DecodeState;
+
   // special: as for decode. The tokenizer must outlive the stream.
+  TextStream(const Tokenizer& tokenizer, State state, bool special = false)
+      : tokenizer_(tokenizer), special_(special), state_(std::move(state)) {}
+  // continues: the tokens follow earlier text, so a space that they begin with belongs to it.
   explicit TextStream(const Tokenizer& tokenizer, bool continues = true, bool special = false)
-      : tokenizer_(tokenizer), special_(special), at_start_(!continues) {}
+      : TextStream(tokenizer, State{{}, !continues, -1}, special) {}
 
   // The characters that this token completes; may be empty. Throws Error for an unknown id.
   std::string push(int32_t id);
-  // What is left at the end of the sequence.
+  // What is left at the end of the sequence. Not to be called where the text goes on later.
   std::string finish();
+
+  const State& state() const { return state_; }
 
  private:
   const Tokenizer& tokenizer_;
-  bool special_, at_start_;
-  std::string pending_;
+  bool special_;
+  State state_;
 };
 
 // The 256 bytes as the vocabulary: no training, no special tokens, any input.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
 // Reads the tokenizer of a checkpoint directory. In this order: tokenizer_config.json with the
-// class PronghornByteTokenizer; tokenizer.json with a BPE model; tokenizer.model. Throws Error,
+// class PronghornByteTokenizer; tokenizer.json; tokenizer.model. Tokens that only
+// tokenizer_config.json, special_tokens_map.json or added_tokens.json name are added. Throws Error,
 // naming the file, if none is there or one is malformed or needs what is not supported.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory);
 

@@ -144,7 +144,7 @@ class Encoder {
  public:
   Encoder(const Tokenizer& tokenizer, ShardWriter& train, ShardWriter& held_out, AtomicFile& text)
       : tokenizer_(tokenizer), train_(train), held_out_(held_out), held_out_text_(text) {
-    const auto around = tokenizer.encode("", true);
+    const auto around = tokenizer.encode("");
     if (!around.empty() && tokenizer.bos() == around.front()) bos_ = tokenizer.bos();
   }
 
@@ -168,7 +168,10 @@ class Encoder {
     parallel_for(static_cast<int64_t>(jobs_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         Job& job = jobs_[static_cast<size_t>(i)];
-        job.ids = tokenizer_.encode(job.text, false);
+        // A part is no beginning: nothing is put before it, so that parts join to the document.
+        job.ids = tokenizer_.encode(job.text, {.add_special = false,
+                                               .parse_special = false,
+                                               .after = job.first ? After::nothing : After::text});
       }
     });
     for (const Job& job : jobs_) {

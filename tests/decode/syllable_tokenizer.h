@@ -14,7 +14,7 @@ class SyllableTokenizer final : public Tokenizer {
  public:
   explicit SyllableTokenizer(std::optional<int32_t> eos = {}) : Tokenizer({}), eos_(eos) {}
 
-  std::vector<int32_t> encode(std::string_view, bool) const override { return {}; }
+  std::vector<int32_t> encode(std::string_view, const EncodeOptions&) const override { return {}; }
   std::string token_bytes(int32_t id, bool) const override {
     require(id >= 0 && id < 61, "tokenizer", "no token {}", id);
     const std::string letters = {static_cast<char>('a' + id % 26),

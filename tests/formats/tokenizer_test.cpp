@@ -31,6 +31,9 @@ using testing_support::write_fast;
 
 const fs::path kGolden = fs::path(PRONGHORN_SOURCE_DIR) / "tests/formats/golden";
 
+// Nothing is added, and the text of special tokens is text.
+const EncodeOptions kPlain = {.add_special = false, .parse_special = false};
+
 class TokenizerTest : public testing::Test {
  protected:
   Folder folder_;
@@ -142,7 +145,7 @@ TEST_P(GoldenTest, AgreesWithReference) {
     SCOPED_TRACE(text.substr(0, 80));
     const std::vector<int32_t> ids = item["ids"], plain = item["plain"];
     EXPECT_EQ(tokenizer->encode(text), ids);
-    EXPECT_EQ(tokenizer->encode(text, false), plain);
+    EXPECT_EQ(tokenizer->encode(text, kPlain), plain);
     EXPECT_EQ(tokenizer->decode(ids), item["decoded"].get<std::string>());
     TextStream stream(*tokenizer, false);
     std::string streamed;
@@ -160,11 +163,11 @@ TEST_F(TokenizerTest, ByteLevelRoundTripsAnyText) {
   for (const char* name : {"gpt2", "llama3"}) {
     const auto tokenizer = load_tokenizer(kGolden / name);
     for (const std::string& text : kTricky) {
-      EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false)), text);
+      EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
     }
     for (int i = 0; i < 100; ++i) {
       const std::string text = random_text(random, 60);
-      EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false)), text);
+      EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
     }
     EXPECT_THROW(tokenizer->encode("a\xFF"), Error);
   }
@@ -177,8 +180,55 @@ TEST_F(TokenizerTest, SpecialTokensAreTextOnDemand) {
   EXPECT_EQ(ids.back(), tokenizer->eos());
   EXPECT_EQ(tokenizer->decode(ids), "hello");
   EXPECT_EQ(tokenizer->decode(ids, true), "<s><s>hello</s>");
-  const auto plain = tokenizer->encode("<s>hello</s>", false);
+  const auto plain = tokenizer->encode("<s>hello</s>", kPlain);
   EXPECT_EQ(tokenizer->decode(plain), "<s>hello</s>");
+}
+
+// Turns of a chat, encoded one after the other, are the ids of the whole text.
+TEST_F(TokenizerTest, TurnsEncodeLikeOneText) {
+  for (const char* name : {"gpt2", "llama3", "llama2", "metaspace"}) {
+    const auto tokenizer = load_tokenizer(kGolden / name);
+    const std::vector<std::string> turns = {"the<s>hello",   "</s>",       "hello the",
+                                            " pronghorn<s>", "the anchor", " x"};
+    std::string whole;
+    std::vector<int32_t> ids;
+    for (const std::string& turn : turns) {
+      whole += turn;
+      const std::vector<int32_t> more = tokenizer->encode(
+          turn,
+          {.add_special = ids.empty(), .parse_special = true, .after = tokenizer->after(ids)});
+      ids.insert(ids.end(), more.begin(), more.end());
+    }
+    EXPECT_EQ(tokenizer->decode(ids), tokenizer->decode(tokenizer->encode(whole))) << name;
+    // What follows an added token begins as in the whole text; what follows text has no space more.
+    const std::vector<int32_t> first = tokenizer->encode("the<s>");
+    std::vector<int32_t> joined = first;
+    const std::vector<int32_t> rest =
+        tokenizer->encode("the anchor", {.add_special = false, .after = tokenizer->after(first)});
+    joined.insert(joined.end(), rest.begin(), rest.end());
+    if (std::string_view(name) != "llama3") {
+      EXPECT_EQ(joined, tokenizer->encode("the<s>the anchor")) << name;
+    }
+    const std::vector<int32_t> text = tokenizer->encode("the", {.add_special = false});
+    EXPECT_EQ(tokenizer->after(text), After::text);
+  }
+}
+
+TEST_F(TokenizerTest, StreamGoesOnFromItsState) {
+  const auto tokenizer = make_byte_tokenizer();
+  const std::string text =
+      "Gr\xC3\xB6\xC3\x9F"
+      "e \xF0\x9F\xA6\x99";
+  TextStream::State state;
+  std::string out;
+  for (const int32_t id : tokenizer->encode(text)) {
+    TextStream stream(*tokenizer, state);
+    out += stream.push(id);
+    state = stream.state();
+  }
+  EXPECT_EQ(out, text);
+  EXPECT_TRUE(state.pending.empty());
+  EXPECT_FALSE(state.at_start);
 }
 
 TEST_F(TokenizerTest, SavesAndReloadsAlike) {
@@ -202,15 +252,15 @@ TEST_F(TokenizerTest, SentencePieceRoundTripsAnyText) {
   EXPECT_EQ(tokenizer->vocab_size(), 400);
   EXPECT_TRUE(tokenizer->bos() && tokenizer->eos());
   for (const std::string& text : kTricky) {
-    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false)), text);
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
   }
   Random random(2);
   for (int i = 0; i < 200; ++i) {
     const std::string text = random_text(random, 60);
-    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false)), text);
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
   }
   const std::string broken = "a\xFF\xE2\x96";
-  EXPECT_EQ(tokenizer->decode(tokenizer->encode(broken, false)), broken);
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(broken, kPlain)), broken);
   // Encoding word by word is what the library does with the whole text, where pieces can carry it.
   json config = parse_json(read_file(folder_ / "tokenizer_config.json"), "config");
   config.erase("pronghorn_exact");
@@ -218,7 +268,7 @@ TEST_F(TokenizerTest, SentencePieceRoundTripsAnyText) {
   const auto library = load_tokenizer(folder_);
   for (const std::string& text : training_texts()) {
     if (text.find("\xE2\x96\x81") == text.npos) {
-      EXPECT_EQ(tokenizer->encode(text, false), library->encode(text, false)) << text;
+      EXPECT_EQ(tokenizer->encode(text, kPlain), library->encode(text, kPlain)) << text;
     }
   }
   // It is a tokenizer, not a fallback to bytes.
@@ -263,7 +313,7 @@ TEST_F(TokenizerTest, SentencePieceSpecialTokens) {
   EXPECT_EQ(ids[1], 330);
   EXPECT_EQ(ids[3], tokenizer->eos());
   EXPECT_EQ(tokenizer->decode(ids), "a");
-  EXPECT_EQ(tokenizer->decode(tokenizer->encode("<|user|>a</s>", false)), "<|user|>a</s>");
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("<|user|>a</s>", kPlain)), "<|user|>a</s>");
 }
 
 TEST_F(TokenizerTest, MissingAndUnsupportedAreClear) {
