@@ -37,6 +37,7 @@ void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_template(CLI::App& app);
 
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);

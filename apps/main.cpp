@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "command.h"
 #include "formats/json.h"
+#include "output.h"
 
 namespace {
 
@@ -42,6 +43,7 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error, int
 int main(int argc, char** argv) {
   using namespace pronghorn;
   using namespace pronghorn::app;
+  keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
   set_up_log(false);
   CLI::App app("Train, run and compare efficient language-model architectures.", "pronghorn");
@@ -56,12 +58,16 @@ int main(int argc, char** argv) {
   add_bench(app);
   add_logits(app);
   add_tokenize(app);
+  add_template(app);
   try {
     app.parse(argc, argv);
+    flush_output();
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     fmt::print(stderr, "pronghorn: {}\n", usage_message(app, error, argc, argv));
     return kWrongUsage;
+  } catch (const OutputClosed&) {
+    return 0;
   } catch (const UsageError& error) {
     fmt::print(stderr, "pronghorn: {}\n", error.what());
     return kWrongUsage;
@@ -70,10 +76,6 @@ int main(int argc, char** argv) {
     return kFailed;
   } catch (const std::exception& error) {
     fmt::print(stderr, "pronghorn: {}\n", error.what());
-    return kFailed;
-  }
-  if (std::fflush(stdout) != 0) {
-    fmt::print(stderr, "pronghorn: cannot write to stdout\n");
     return kFailed;
   }
   return 0;

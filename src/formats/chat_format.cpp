@@ -1,0 +1,190 @@
+#include "formats/chat_format.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "formats/gguf.h"
+#include "formats/json.h"
+
+namespace pronghorn {
+namespace {
+
+using nlohmann::json;
+
+constexpr uint64_t kMostBytes = uint64_t{1} << 26;
+constexpr const char* kDefault = "default";
+
+// What a text of a token may be written as: "<s>", or {"content": "<s>", ...}.
+std::optional<std::string> token_text(const json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("content") && value["content"].is_string()) {
+    return value["content"].get<std::string>();
+  }
+  return {};
+}
+
+bool names_a_token(std::string_view key) { return key.ends_with("_token"); }
+
+// End of the text, of a turn, of a message.
+bool ends_a_text(std::string_view key) {
+  return key == "eos_token" || key == "eot_token" || key == "eom_token";
+}
+
+std::optional<json> read_optional(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return {};
+  json parsed = parse_json(read_file(path, kMostBytes), path.string(), kMostBytes);
+  require(parsed.is_object(), path.string(), "must be an object");
+  return parsed;
+}
+
+}  // namespace
+
+ChatFormat ChatFormat::load(const std::filesystem::path& path) {
+  ChatFormat format;
+  format.where_ = path.string();
+  if (const auto gguf = find_gguf(path)) {
+    format.read_gguf(*gguf);
+  } else if (std::filesystem::is_directory(path)) {
+    format.read_directory(path);
+  } else {
+    format.templates_[kDefault] = {read_file(path, kMostBytes), path.string()};
+  }
+  return format;
+}
+
+void ChatFormat::add_templates(const json& value, const std::string& where) {
+  if (value.is_string()) {
+    templates_[kDefault] = {value.get<std::string>(), where};
+  } else if (value.is_array()) {
+    for (const json& item : value) {
+      require(item.is_object() && item.contains("name") && item["name"].is_string() &&
+                  item.contains("template") && item["template"].is_string(),
+              where, "an item of the list has no name or no template");
+      const auto name = item["name"].get<std::string>();
+      templates_[name] = {item["template"].get<std::string>(), where};
+    }
+  } else if (value.is_object()) {
+    for (const auto& item : value.items()) {
+      require(item.value().is_string(), where, "the template of a name must be a string");
+      templates_[item.key()] = {item.value().get<std::string>(), where};
+    }
+  } else {
+    require(value.is_null(), where, "must be a string or a list");
+  }
+}
+
+void ChatFormat::add_end_ids(const json& value) {
+  if (value.is_array()) {
+    for (const json& item : value) add_end_ids(item);
+  } else if (value.is_number_integer()) {
+    end_ids_.push_back(value.get<int64_t>());
+  }
+}
+
+void ChatFormat::read_named_tokens(const json& config) {
+  for (const auto& [key, value] : config.items()) {
+    if (key == "additional_special_tokens" && value.is_array()) {
+      nlohmann::ordered_json texts = nlohmann::ordered_json::array();
+      for (const json& item : value) {
+        if (const auto text = token_text(item)) texts.push_back(*text);
+      }
+      special_[key] = texts;
+    }
+    if (!names_a_token(key)) continue;
+    const auto text = token_text(value);
+    if (!text) continue;
+    special_[key] = *text;
+    if (ends_a_text(key)) end_names_.push_back(*text);
+  }
+}
+
+void ChatFormat::read_directory(const std::filesystem::path& directory) {
+  constexpr const char* kKey = "chat_template";
+  if (const auto map = read_optional(directory / "special_tokens_map.json")) {
+    read_named_tokens(*map);
+  }
+  if (const auto config = read_optional(directory / "chat_template.json")) {
+    if (config->contains(kKey)) {
+      add_templates((*config)[kKey], (directory / "chat_template.json").string());
+    }
+  }
+  if (const auto config = read_optional(directory / "tokenizer_config.json")) {
+    read_named_tokens(*config);
+    if (config->contains(kKey)) {
+      add_templates((*config)[kKey], (directory / "tokenizer_config.json").string() + ": " + kKey);
+    }
+  }
+  if (const auto file = directory / "chat_template.jinja"; std::filesystem::exists(file)) {
+    templates_[kDefault] = {read_file(file, kMostBytes), file.string()};
+  }
+  if (const auto more = directory / "additional_chat_templates";
+      std::filesystem::is_directory(more)) {
+    for (const auto& entry : std::filesystem::directory_iterator(more)) {
+      if (entry.path().extension() != ".jinja") continue;
+      templates_[entry.path().stem().string()] = {read_file(entry.path(), kMostBytes),
+                                                  entry.path().string()};
+    }
+  }
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const auto config = read_optional(directory / name);
+    if (!config) continue;
+    if (config->contains("eos_token_id")) add_end_ids((*config)["eos_token_id"]);
+    // Of a model that also sees or hears, the part that reads text.
+    const auto text = config->find("text_config");
+    if (text != config->end() && text->is_object() && text->contains("eos_token_id")) {
+      add_end_ids((*text)["eos_token_id"]);
+    }
+  }
+}
+
+void ChatFormat::read_gguf(const std::filesystem::path& path) {
+  const GgufFile file(path);
+  const GgufMetadata& metadata = file.metadata();
+  const std::string key = "tokenizer.chat_template";
+  for (const auto& [name, value] : metadata.all()) {
+    if (!name.starts_with(key)) continue;
+    const auto text = value.as_text();
+    const bool named = name.size() > key.size() + 1 && name[key.size()] == '.';
+    if (text && (named || name.size() == key.size())) {
+      templates_[named ? name.substr(key.size() + 1) : kDefault] = {std::string(*text),
+                                                                    metadata.path(name)};
+    }
+  }
+  const std::vector<std::string_view> tokens = metadata.texts("tokenizer.ggml.tokens");
+  for (const char* name : {"bos", "eos", "eot", "eom", "unk", "sep", "pad", "cls", "mask"}) {
+    const GgufValue* value = metadata.find(fmt::format("tokenizer.ggml.{}_token_id", name));
+    const auto id = value == nullptr ? std::nullopt : value->as_integer();
+    if (!id || *id < 0 || static_cast<uint64_t>(*id) >= tokens.size()) continue;
+    const std::string token = fmt::format("{}_token", name);
+    special_[token] = std::string(tokens[static_cast<size_t>(*id)]);
+    if (ends_a_text(token)) end_ids_.push_back(*id);
+  }
+}
+
+std::string ChatFormat::render(nlohmann::ordered_json variables,
+                               std::optional<std::time_t> now) const {
+  if (templates_.empty()) {
+    throw Error(where_, "has no chat template",
+                "name an instruction-tuned checkpoint, or give the text as a plain prompt");
+  }
+  const auto tools = variables.find("tools");
+  const bool with_tools = tools != variables.end() && tools->is_array() && !tools->empty();
+  auto found = templates_.find(kDefault);
+  if (const auto special = templates_.find("tool_use");
+      special != templates_.end() && (with_tools || found == templates_.end())) {
+    found = special;
+  }
+  if (found == templates_.end()) found = templates_.begin();
+  auto& parsed = parsed_[found->first];
+  if (parsed == nullptr) {
+    parsed = std::make_shared<const JinjaTemplate>(found->second.text, found->second.where);
+  }
+  for (const auto& [name, text] : special_.items()) {
+    if (!variables.contains(name)) variables[name] = text;
+  }
+  return parsed->render(variables, now);
+}
+
+}  // namespace pronghorn

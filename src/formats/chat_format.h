@@ -1,0 +1,54 @@
+// What a checkpoint says about conversations: its chat template, the names of special tokens that
+// the template writes, and the tokens that end a text. Read from chat_template.jinja,
+// chat_template.json, tokenizer_config.json, special_tokens_map.json, generation_config.json and
+// config.json of a directory, or from the metadata of a GGUF file.
+#pragma once
+
+#include <cstdint>
+#include <ctime>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/jinja.h"
+
+namespace pronghorn {
+
+class ChatFormat {
+ public:
+  // path: a checkpoint directory, a .gguf file, or (without anything else) a .jinja file. What is
+  // missing is left out. Throws Error for files that are malformed.
+  static ChatFormat load(const std::filesystem::path& path);
+
+  bool has_template() const { return !templates_.empty(); }
+
+  // The text of a conversation. variables: "messages" and what else the template knows ("tools",
+  // "add_generation_prompt", "enable_thinking"); the texts of special tokens are added where they
+  // are not among them. Of several templates, "tool_use" is taken where there are tools, otherwise
+  // "default". Throws Error if there is no template, and JinjaError.
+  std::string render(nlohmann::ordered_json variables, std::optional<std::time_t> now = {}) const;
+
+ private:
+  void read_directory(const std::filesystem::path& directory);
+  void read_gguf(const std::filesystem::path& path);
+  void read_named_tokens(const nlohmann::json& config);
+  void add_templates(const nlohmann::json& value, const std::string& where);
+  void add_end_ids(const nlohmann::json& value);
+
+  struct Source {
+    std::string text, where;
+  };
+  std::string where_;
+  std::map<std::string, Source> templates_;  // by name; "default" is the usual one
+  mutable std::map<std::string, std::shared_ptr<const JinjaTemplate>> parsed_;
+  nlohmann::ordered_json special_ = nlohmann::ordered_json::object();  // "bos_token": "<s>"
+  std::vector<int64_t> end_ids_;
+  std::vector<std::string> end_names_;
+};
+
+}  // namespace pronghorn
