@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/quote.h"
 
 namespace pronghorn {
 namespace {
@@ -44,13 +45,6 @@ size_t find_too_deep(std::string_view bytes) {
   return bytes.npos;
 }
 
-// Text for a message: the value as JSON, shortened.
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > kShownValue) text = text.substr(0, kShownValue) + "...";
-  return text;
-}
-
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -67,6 +61,10 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
+std::string shown_json(const json& value) {
+  return printable(value.dump(-1, ' ', false, json::error_handler_t::replace), kShownValue);
+}
+
 json parse_json(std::string_view bytes, std::string_view where, size_t limit) {
   require(bytes.size() <= limit, where, "{} bytes of JSON, more than the {} allowed here",
           bytes.size(), limit);
@@ -81,7 +79,7 @@ json parse_json(std::string_view bytes, std::string_view where, size_t limit) {
     if (event == json::parse_event_t::key) {
       const auto& key = parsed.get_ref<const std::string&>();
       require(seen.back().insert(key).second, where, "the key {} occurs twice in one object",
-              shown(parsed));
+              shown_json(parsed));
     }
     return true;
   };
@@ -118,7 +116,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
 
 ConfigReader::ConfigReader(json object, std::string where)
     : object_(std::move(object)), where_(std::move(where)) {
-  require(object_.is_object(), where_, "must be an object, is {}", shown(object_));
+  require(object_.is_object(), where_, "must be an object, is {}", shown_json(object_));
 }
 
 std::string ConfigReader::path(std::string_view key) const {
@@ -172,7 +170,7 @@ int64_t ConfigReader::integer(std::string_view key, std::optional<int64_t> fallb
   }
   if (!result || *result < minimum || *result > maximum) {
     throw Error(path(key), fmt::format("must be an integer{}, is {}", range_text(minimum, maximum),
-                                       shown(*found)));
+                                       shown_json(*found)));
   }
   return *result;
 }
@@ -184,7 +182,7 @@ double ConfigReader::number(std::string_view key, std::optional<double> fallback
   const double result = found->is_number() ? found->get<double>() : 0;
   if (!found->is_number() || !(result >= minimum && result <= maximum)) {
     throw Error(path(key), fmt::format("must be a number{}, is {}", range_text(minimum, maximum),
-                                       shown(*found)));
+                                       shown_json(*found)));
   }
   return result;
 }
@@ -192,14 +190,14 @@ double ConfigReader::number(std::string_view key, std::optional<double> fallback
 bool ConfigReader::boolean(std::string_view key, std::optional<bool> fallback) {
   const json* found = value(key, !fallback.has_value());
   if (found == nullptr) return *fallback;
-  require(found->is_boolean(), path(key), "must be true or false, is {}", shown(*found));
+  require(found->is_boolean(), path(key), "must be true or false, is {}", shown_json(*found));
   return found->get<bool>();
 }
 
 std::string ConfigReader::string(std::string_view key, std::optional<std::string> fallback) {
   const json* found = value(key, !fallback.has_value());
   if (found == nullptr) return *fallback;
-  require(found->is_string(), path(key), "must be a string, is {}", shown(*found));
+  require(found->is_string(), path(key), "must be a string, is {}", shown_json(*found));
   return found->get<std::string>();
 }
 
@@ -212,8 +210,8 @@ std::string ConfigReader::one_of(std::string_view key,
     const auto& text = found->get_ref<const std::string&>();
     if (std::find(choices.begin(), choices.end(), text) != choices.end()) return text;
   }
-  throw Error(path(key),
-              fmt::format("must be one of {}, is {}", fmt::join(choices, ", "), shown(*found)));
+  throw Error(path(key), fmt::format("must be one of {}, is {}", fmt::join(choices, ", "),
+                                     shown_json(*found)));
 }
 
 ConfigReader ConfigReader::object(std::string_view key) {
@@ -221,9 +219,14 @@ ConfigReader ConfigReader::object(std::string_view key) {
 }
 
 const json& ConfigReader::raw(std::string_view key) {
+  known_.emplace(key);
+  return peek(key);
+}
+
+const json& ConfigReader::peek(std::string_view key) const {
   static const json null;
-  const json* found = value(key, false);
-  return found == nullptr ? null : *found;
+  const auto found = object_.find(std::string(key));
+  return found == object_.end() ? null : *found;
 }
 
 void ConfigReader::ignore(std::string_view key) { known_.emplace(key); }
@@ -234,15 +237,22 @@ std::vector<std::string> ConfigReader::keys() const {
   return names;
 }
 
+std::vector<std::string> ConfigReader::unread() const {
+  std::vector<std::string> names = keys();
+  std::erase_if(names, [&](const std::string& key) { return known_.contains(key); });
+  return names;
+}
+
+std::string ConfigReader::nearest(std::string_view key) const {
+  return nearest_name(key, {known_.begin(), known_.end()});
+}
+
 void ConfigReader::finish() const {
-  for (const auto& item : object_.items()) {
-    if (known_.contains(item.key())) continue;
-    const std::string near = nearest_name(item.key(), {known_.begin(), known_.end()});
-    const std::string problem =
-        fmt::format("unknown key '{}'{}", item.key(),
-                    near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near));
-    throw Error(where_, problem);
-  }
+  const std::vector<std::string> left = unread();
+  if (left.empty()) return;
+  const std::string near = nearest(left.front());
+  throw Error(where_, fmt::format("unknown key {}{}", quote(left.front()),
+                                  near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near)));
 }
 
 }  // namespace pronghorn

@@ -27,6 +27,9 @@ nlohmann::json parse_json(std::string_view bytes, std::string_view where,
 // or two), or an empty string.
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known);
 
+// JSON text of a value for a message, shortened.
+std::string shown_json(const nlohmann::json& value);
+
 // One JSON object of a configuration. Each getter marks its key as known; finish() then refuses
 // keys that nothing asked for, so that a misspelt option is an error and not a silent default.
 // A getter without a fallback requires the key. A key whose value is null counts as absent.
@@ -57,6 +60,13 @@ class ConfigReader {
 
   // Throws Error for the first key that no call above has named.
   void finish() const;
+
+  // Keys present that no call above has named, in the order of the alphabet.
+  std::vector<std::string> unread() const;
+  // The value as it stands (null if absent), without marking the key.
+  const nlohmann::json& peek(std::string_view key) const;
+  // The known key that is closest to `key`, or an empty string.
+  std::string nearest(std::string_view key) const;
 
   // Names of the keys present, in the order of the alphabet.
   std::vector<std::string> keys() const;

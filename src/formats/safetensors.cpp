@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/float16.h"
+#include "base/quote.h"
 #include "base/threads.h"
 #include "formats/json.h"
 
@@ -23,7 +24,6 @@ static_assert(std::endian::native == std::endian::little, "formats are little en
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the format's own library
 constexpr size_t kMaxDimensions = 32;
-constexpr uint64_t kMaxIndex = uint64_t{1} << 28;
 constexpr size_t kHeaderAlignment = 8;
 
 struct Dtype {
@@ -70,10 +70,6 @@ uint64_t shape_bytes(const std::vector<int64_t>& shape, int64_t element, std::st
 SafetensorsEntry parse_entry(const json& item, std::span<const std::byte> data,
                              const std::string& where) {
   require(item.is_object(), where, "must be described by an object");
-  for (const auto& field : item.items()) {
-    require(field.key() == "dtype" || field.key() == "shape" || field.key() == "data_offsets",
-            where, "unknown field '{}'", field.key());
-  }
   const auto dtype = item.find("dtype"), shape = item.find("shape"),
              offsets = item.find("data_offsets");
   require(dtype != item.end() && dtype->is_string(), where, "no dtype");
@@ -84,7 +80,7 @@ SafetensorsEntry parse_entry(const json& item, std::span<const std::byte> data,
   SafetensorsEntry entry;
   entry.dtype = dtype->get<std::string>();
   const int64_t element = safetensors_dtype_bytes(entry.dtype);
-  require(element != 0, where, "unknown dtype '{}'", entry.dtype.substr(0, 60));
+  require(element != 0, where, "unknown dtype {}", quote(entry.dtype));
   require(shape->size() <= kMaxDimensions, where, "{} dimensions, more than {}", shape->size(),
           kMaxDimensions);
   for (const json& size : *shape) {
@@ -139,6 +135,11 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
           bytes.size());
   uint64_t length;
   std::memcpy(&length, bytes.data(), kLengthBytes);
+  const std::string_view whole(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (whole.starts_with("version https://git-lfs")) {
+    throw Error(where, "is a pointer of Git LFS, not the file itself",
+                "fetch it with git lfs pull, or download it");
+  }
   const uint64_t rest = bytes.size() - kLengthBytes;
   require(length <= std::min(rest, kMaxHeader), where,
           "header length {} does not fit ({} bytes follow, at most {} allowed)", length, rest,
@@ -154,15 +155,17 @@ void SafetensorsFile::parse_header(std::string_view header, std::span<const std:
   require(parsed.is_object(), where, "the header is not an object");
   for (const auto& item : parsed.items()) {
     if (item.key() == "__metadata__") {
+      if (item.value().is_null()) continue;
       require(item.value().is_object(), where, "__metadata__ must be an object");
+      // Texts, as the format wants; what else some writers put there is kept as JSON.
       for (const auto& pair : item.value().items()) {
-        require(pair.value().is_string(), where, "__metadata__ '{}' must be a string", pair.key());
-        metadata_[pair.key()] = pair.value().get<std::string>();
+        metadata_[pair.key()] =
+            pair.value().is_string() ? pair.value().get<std::string>() : pair.value().dump();
       }
       continue;
     }
     SafetensorsEntry entry =
-        parse_entry(item.value(), data, fmt::format("{}: tensor '{}'", where, item.key()));
+        parse_entry(item.value(), data, fmt::format("{}: tensor {}", where, quote(item.key())));
     entry.file = file_;
     entries_.emplace(item.key(), std::move(entry));
   }
@@ -177,9 +180,9 @@ void SafetensorsFile::parse_header(std::string_view header, std::span<const std:
   uint64_t filled = 0;
   for (const auto& [name, entry] : placed) {
     const auto begin = static_cast<uint64_t>(entry->bytes.data() - data.data());
-    require(begin == filled, where, "tensor '{}' starts at byte {} of the data, {} at byte {}",
-            *name, begin, begin < filled ? "inside the one before, which ends" : "after a gap",
-            filled);
+    require(begin == filled, where, "tensor {} starts at byte {} of the data, {} at byte {}",
+            quote(*name), begin,
+            begin < filled ? "inside the one before, which ends" : "after a gap", filled);
     filled = begin + entry->bytes.size();
   }
   require(filled == data.size(), where, "{} bytes of data, of which tensors fill {}", data.size(),
@@ -197,63 +200,6 @@ const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : directory_(directory) {
-  const auto single = directory / "model.safetensors";
-  const auto index = directory / "model.safetensors.index.json";
-  if (std::filesystem::exists(single)) {
-    files_.push_back(std::make_unique<SafetensorsFile>(single));
-    for (const std::string& name : files_[0]->names()) entries_[name] = files_[0]->find(name);
-    return;
-  }
-  if (!std::filesystem::exists(index)) {
-    throw Error(directory.string(), "no model.safetensors and no model.safetensors.index.json",
-                "name the directory of a checkpoint");
-  }
-  const json parsed = parse_json(read_file(index, kMaxIndex), index.string());
-  require(parsed.is_object() && parsed.contains("weight_map") && parsed["weight_map"].is_object(),
-          index.string(), "no weight_map");
-  std::map<std::string, const SafetensorsFile*> shards;
-  for (const auto& item : parsed["weight_map"].items()) {
-    const std::string where = fmt::format("{}: tensor '{}'", index.string(), item.key());
-    require(item.value().is_string(), where, "its file must be a string");
-    const auto& name = item.value().get_ref<const std::string&>();
-    require(!name.empty() && name != "." && name != ".." &&
-                name.find_first_of(std::string_view("/\\\0", 3)) == name.npos,
-            where, "file '{}' must be a plain name inside the directory", name);
-    auto& shard = shards[name];
-    if (shard == nullptr) {
-      files_.push_back(std::make_unique<SafetensorsFile>(directory / name));
-      shard = files_.back().get();
-    }
-    const SafetensorsEntry* entry = shard->find(item.key());
-    require(entry != nullptr, where, "not in the file '{}' that the index names", name);
-    entries_[item.key()] = entry;
-  }
-  require(!files_.empty(), index.string(), "an empty weight_map");
-}
-
-std::vector<std::string> CheckpointReader::names() const {
-  std::vector<std::string> names;
-  for (const auto& item : entries_) names.push_back(item.first);
-  return names;
-}
-
-const SafetensorsEntry* CheckpointReader::find(std::string_view name) const {
-  const auto found = entries_.find(name);
-  return found == entries_.end() ? nullptr : found->second;
-}
-
-const SafetensorsEntry& CheckpointReader::at(std::string_view name) const {
-  if (const SafetensorsEntry* entry = find(name)) return *entry;
-  const std::string near = nearest_name(name, names());
-  throw Error(directory_.string(), fmt::format("no tensor '{}'", name),
-              near.empty() ? "" : fmt::format("the nearest name is '{}'", near));
-}
-
-const std::map<std::string, std::string>& CheckpointReader::metadata() const {
-  return files_.front()->metadata();
-}
-
 void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata) {
   const std::string where = path.string();
@@ -267,7 +213,7 @@ void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWr
   std::set<std::string> seen;
   uint64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
-    const std::string what = fmt::format("{}: tensor '{}'", where, tensor.name);
+    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
     const int64_t element = safetensors_dtype_bytes(tensor.dtype);
     require(element != 0, what, "unknown dtype '{}'", tensor.dtype);
     require(tensor.name != "__metadata__", what, "this name is reserved");

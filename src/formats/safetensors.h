@@ -1,5 +1,5 @@
-// Safetensors: named tensors in one file, or in the shards of a checkpoint directory. Layout: eight
-// bytes of header length (little endian), a JSON header, then the tensors' bytes without gaps.
+// Safetensors: named tensors in one file. Layout: eight bytes of header length (little endian), a
+// JSON header, then the tensors' bytes without gaps.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,8 @@ struct SafetensorsEntry {
   std::string dtype;
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
-  std::shared_ptr<const MappedFile> file;  // that the bytes are part of
+  std::shared_ptr<const MappedFile> file;  // that the bytes are part of, or null:
+  std::shared_ptr<const void> owner;       // memory that keeps them
 
   int64_t elements() const;
 };
@@ -55,29 +56,6 @@ class SafetensorsFile {
   std::shared_ptr<const MappedFile> file_;
   std::map<std::string, Entry, std::less<>> entries_;
   std::map<std::string, std::string> metadata_;
-};
-
-// All tensors of a checkpoint directory: model.safetensors, or the shards that
-// model.safetensors.index.json names. Shards must lie in the directory itself.
-class CheckpointReader {
- public:
-  // Throws Error if neither file exists, or a file is malformed, or a tensor of the index is not
-  // where the index says.
-  explicit CheckpointReader(const std::filesystem::path& directory);
-
-  std::vector<std::string> names() const;
-  // Null if there is no such tensor.
-  const SafetensorsEntry* find(std::string_view name) const;
-  // Throws Error, with the nearest name, if there is no such tensor.
-  const SafetensorsEntry& at(std::string_view name) const;
-  // The metadata of the first file.
-  const std::map<std::string, std::string>& metadata() const;
-  const std::filesystem::path& directory() const { return directory_; }
-
- private:
-  std::filesystem::path directory_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, const SafetensorsEntry*, std::less<>> entries_;
 };
 
 struct TensorToWrite {

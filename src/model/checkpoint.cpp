@@ -8,6 +8,9 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/quote.h"
+#include "base/warning.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/safetensors.h"
 #include "model/tensor_rules.h"
 
@@ -19,8 +22,7 @@ constexpr const char* kWeightsFile = "model.safetensors";
 
 const Family& family_of(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / kConfigFile;
-  ConfigReader reader(read_config_json(file), file.string());
-  return find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
+  return find_family(ConfigReader(read_config_json(file), file.string()));
 }
 
 StoredTensor stored(const Parameter& parameter) {
@@ -37,11 +39,12 @@ Stored numbers_of(const StoredTensor& tensor,
                   const std::string& where) {
   if (const Encoding* encoding = find_encoding(tensor.dtype)) {
     for (const auto& file : files) {
-      if (file->holds(tensor.bytes)) return {encoding, tensor.bytes, nullptr, file};
+      if (file != nullptr && file->holds(tensor.bytes))
+        return {encoding, tensor.bytes, nullptr, file};
     }
     return {encoding, tensor.bytes, tensor.owner, nullptr};
   }
-  const SafetensorsEntry entry{tensor.dtype, tensor.shape, tensor.bytes, nullptr};
+  const SafetensorsEntry entry{tensor.dtype, tensor.shape, tensor.bytes, nullptr, nullptr};
   const size_t bytes = static_cast<size_t>(entry.elements()) * sizeof(float);
   const auto numbers = std::make_shared<Storage>(std::max<size_t>(1, bytes));
   to_f32(entry, reinterpret_cast<float*>(numbers->data()), where);
@@ -81,7 +84,9 @@ void load_rule(const BoundRule& rule, const CheckpointReader& checkpoint, Model&
             fmt::format("{}: {}", checkpoint.directory().string(), rule.published[i]),
             "has shape [{}] where the configuration says [{}]", fmt::join(entry.shape, ", "),
             fmt::join(shapes[i], ", "));
-    tensors.push_back({entry.dtype, entry.shape, entry.bytes, entry.file});
+    std::shared_ptr<const void> owner = entry.owner;
+    if (entry.file != nullptr) owner = entry.file;
+    tensors.push_back({entry.dtype, entry.shape, entry.bytes, std::move(owner)});
     files.push_back(entry.file);
   }
   tensors = naming(where, [&] { return rule.transform.forward(std::move(tensors), ours); });
@@ -90,10 +95,52 @@ void load_rule(const BoundRule& rule, const CheckpointReader& checkpoint, Model&
   }
 }
 
-}  // namespace
+std::vector<float> numbers_of(const SafetensorsEntry& entry, const std::string& where) {
+  std::vector<float> numbers(static_cast<size_t>(entry.elements()));
+  to_f32(entry, numbers.data(), where);
+  return numbers;
+}
 
-void load_weights(Model& model, const std::filesystem::path& directory, const Family& family) {
-  const CheckpointReader checkpoint(directory);
+bool same_numbers(const SafetensorsEntry& a, const SafetensorsEntry& b, const std::string& where) {
+  if (a.shape != b.shape) return false;
+  if (a.dtype != b.dtype) return numbers_of(a, where) == numbers_of(b, where);
+  return a.bytes.data() == b.bytes.data() || std::ranges::equal(a.bytes, b.bytes);
+}
+
+// Whether a checkpoint whose configuration ties the head to the embedding stores another head. The
+// reference then uses that.
+bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoint,
+                    const Family& family) {
+  if (!config.tie_embeddings) return false;
+  ModelConfig untied = config;
+  untied.tie_embeddings = false;
+  const std::vector<BoundRule> names =
+      bind_rules(family.tensors(untied), {"embeddings.weight", "lm_head.weight"});
+  const std::string &embedding = names[0].published[0], &head = names[1].published[0];
+  const SafetensorsEntry* stored = checkpoint.find(head);
+  if (stored == nullptr || checkpoint.find(embedding) == nullptr) return false;
+  const std::string where = checkpoint.directory().string();
+  if (same_numbers(*stored, checkpoint.at(embedding), where)) return false;
+  warn_once(
+      fmt::format("{}: the configuration ties {} to {}, but the file holds another: that is used",
+                  where, quote(head), quote(embedding)));
+  return true;
+}
+
+// Tensors that follow from the configuration, or count what training did, and that older tools
+// stored all the same: rotary tables, causal masks and what they put in place of -infinity.
+bool is_derived(std::string_view name, const SafetensorsEntry& entry) {
+  for (const char* end : {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached",
+                          "rotary_emb.original_inv_freq", "position_ids", "num_batches_tracked",
+                          ".masked_bias", ".causal_mask"}) {
+    if (name.ends_with(end)) return true;
+  }
+  const bool square = entry.shape.size() == 4 && entry.shape[0] == 1 && entry.shape[1] == 1 &&
+                      entry.shape[2] == entry.shape[3];
+  return square && (name.ends_with("attn.bias") || name.ends_with("attention.bias"));
+}
+
+void load(Model& model, const CheckpointReader& checkpoint, const Family& family) {
   const TensorRules rules = family.tensors(model.config());
   std::set<std::string> used;
   for (const BoundRule& rule : bound(rules, model.parameters())) {
@@ -101,9 +148,17 @@ void load_weights(Model& model, const std::filesystem::path& directory, const Fa
     used.insert(rule.published.begin(), rule.published.end());
   }
   for (const std::string& name : checkpoint.names()) {
-    require(used.contains(name) || is_passed_over(rules, name), directory.string(),
-            "holds a tensor '{}' that the configuration has no place for", name);
+    require(
+        used.contains(name) || is_passed_over(rules, name) || is_derived(name, checkpoint.at(name)),
+        checkpoint.directory().string(),
+        "holds a tensor {} that the configuration has no place for", quote(name));
   }
+}
+
+}  // namespace
+
+void load_weights(Model& model, const std::filesystem::path& directory, const Family& family) {
+  load(model, CheckpointReader(directory), family);
 }
 
 void save_checkpoint(const Model& model, const std::filesystem::path& directory,
@@ -139,8 +194,12 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {
   require(std::filesystem::is_directory(directory), directory.string(),
           "is not a checkpoint directory (it needs {} and {})", kConfigFile, kWeightsFile);
-  std::unique_ptr<Model> model(new Model(load_config(directory), 0, false, purpose));
-  model->load_weights(directory);
+  const CheckpointReader checkpoint(directory);
+  const Family& family = family_of(directory);
+  ModelConfig config = load_config(directory);
+  if (has_other_head(config, checkpoint, family)) config.tie_embeddings = false;
+  std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
+  pronghorn::load(*model, checkpoint, family);
   return model;
 }
 

@@ -105,6 +105,18 @@ std::string quote_bare_numbers(std::string_view text) {
   return quoted;
 }
 
+// model_max_length of tokenizer_config.json; 0 if it says nothing, or 10^30, which means nothing.
+int64_t longest_text_of_tokenizer(const std::filesystem::path& directory) {
+  constexpr double kMeant = 1e9;
+  const std::filesystem::path file = directory / "tokenizer_config.json";
+  if (!std::filesystem::exists(file)) return 0;
+  const nlohmann::json json = read_config_json(file);
+  const auto length = json.is_object() ? json.find("model_max_length") : json.end();
+  if (length == json.end() || !length->is_number()) return 0;
+  const double tokens = length->get<double>();
+  return tokens >= 1 && tokens <= kMeant ? static_cast<int64_t>(tokens) : 0;
+}
+
 }  // namespace
 
 int64_t ModelConfig::block_count() const {
@@ -125,6 +137,13 @@ char ModelConfig::mtp_block() const {
     return step.kind == PatternStep::Kind::block;
   });
   return last->block;
+}
+
+TrainedContext trained_context(const ModelConfig& config) {
+  if (config.context.tokens > 0 || !config.train.is_object()) return config.context;
+  const auto window = config.train.find("window");
+  if (window == config.train.end() || !window->is_number_integer()) return {};
+  return {std::max<int64_t>(0, window->get<int64_t>()), 0};
 }
 
 ModelConfig read_pronghorn_config(ConfigReader reader) {
@@ -193,6 +212,8 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   } else {
     reader.ignore("train");
   }
+  config.context.tokens = reader.integer("max_position_embeddings", 0, 0);
+  config.context.original = reader.integer("original_max_position_embeddings", 0, 0);
   for (const char* key : {"architectures", "torch_dtype", "transformers_version"}) {
     reader.ignore(key);
   }
@@ -234,6 +255,10 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};
   }
+  if (config.context.tokens > 0) json["max_position_embeddings"] = config.context.tokens;
+  if (config.context.original > 0) {
+    json["original_max_position_embeddings"] = config.context.original;
+  }
   if (!config.train.is_null()) json["train"] = config.train;
   return json;
 }
@@ -246,15 +271,17 @@ ModelConfig load_config(const std::filesystem::path& path) {
   const bool directory = std::filesystem::is_directory(path);
   const std::filesystem::path file = directory ? path / "config.json" : path;
   ConfigReader reader(read_config_json(file), file.string());
-  const std::string type = reader.string("model_type", "pronghorn");
   // How the model was trained travels with every family's file; other tools ignore the key.
   nlohmann::json train;
   if (reader.has("train")) {
     reader.object("train");
     train = reader.raw("train");
   }
-  ModelConfig config = find_family(type, reader.path("model_type")).read(std::move(reader));
+  ModelConfig config = find_family(reader).read(std::move(reader));
   config.train = std::move(train);
+  if (directory && config.context.tokens == 0) {
+    config.context.tokens = longest_text_of_tokenizer(path);
+  }
   return config;
 }
 

@@ -29,6 +29,14 @@ struct MtpConfig {
   char block = 0;  // the kind of block in each; 0: that of the pattern's end
 };
 
+// The context that a model was trained for, in tokens.
+struct TrainedContext {
+  int64_t tokens = 0;  // 0: its files do not say
+  // What it was first trained for, where its rotary positions were scaled afterwards to reach
+  // `tokens`; 0: they are not scaled.
+  int64_t original = 0;
+};
+
 struct ModelConfig {
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
@@ -43,6 +51,7 @@ struct ModelConfig {
   bool recompute = false;  // activations of a block are recomputed in the backward pass
   double initializer_range = 0.02;
   MtpConfig mtp;
+  TrainedContext context;
   nlohmann::json train;  // recommended training settings; null: none
 
   int64_t block_count() const;
@@ -55,6 +64,9 @@ struct ModelConfig {
 // Throws Error for unknown keys, missing keys, values out of range, a pattern that does not parse,
 // blocks that the pattern names and nobody defines, sizes that do not divide.
 ModelConfig read_pronghorn_config(ConfigReader reader);
+
+// What the configuration says of it, or else the window of its training settings.
+TrainedContext trained_context(const ModelConfig& config);
 
 // The inverse, with all defaults spelled out.
 nlohmann::json write_pronghorn_config(const ModelConfig& config);

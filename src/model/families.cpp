@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/quote.h"
 
 namespace pronghorn {
 
@@ -12,7 +13,8 @@ namespace {
 nlohmann::json computation(const ModelConfig& config) {
   nlohmann::json all = write_pronghorn_config(config);
   const nlohmann::json blocks = all.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks"}) {
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks",
+                          "max_position_embeddings", "original_max_position_embeddings"}) {
     all.erase(key);
   }
   for (const PatternStep& step : config.steps) {
@@ -26,9 +28,9 @@ nlohmann::json computation(const ModelConfig& config) {
 }  // namespace
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llama_family(),    mistral_family(), qwen2_family(),
-                                          qwen3_family(),    mamba_family(),   mamba2_family(),
-                                          pronghorn_family()};
+  static const std::vector<Family> all = {llama_family(),     mistral_family(),  qwen2_family(),
+                                          qwen3_family(),     mamba_family(),    mamba2_family(),
+                                          mamba_ssm_family(), pronghorn_family()};
   return all;
 }
 
@@ -38,8 +40,21 @@ const Family& find_family(std::string_view model_type, std::string_view where) {
     if (family.model_type == model_type) return family;
     names.push_back(family.model_type);
   }
-  throw Error(where, fmt::format("model family '{}' is not known here", model_type),
+  throw Error(where, fmt::format("model family {} is not known here", quote(model_type)),
               fmt::format("known: {}", fmt::join(names, ", ")));
+}
+
+const Family& find_family(const ConfigReader& config) {
+  // The original library of Mamba names no family, and neither do models trained with it; some are
+  // labelled with the name of the other format afterwards.
+  const nlohmann::json& type = config.peek("model_type");
+  const bool may_be_original = type.is_null() || type == "mamba" || type == "mamba2";
+  if (may_be_original && config.has("d_model") && config.has("n_layer") &&
+      !config.has("hidden_size") && !config.has("pattern")) {
+    return find_family("mamba_ssm", config.where());
+  }
+  ConfigReader reader = config;
+  return find_family(reader.string("model_type", "pronghorn"), reader.path("model_type"));
 }
 
 bool expresses(const Family& family, const ModelConfig& config) {

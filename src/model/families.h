@@ -33,6 +33,9 @@ const std::vector<Family>& families();
 // Throws Error(where, ...) with the families there are.
 const Family& find_family(std::string_view model_type, std::string_view where);
 
+// The family of a config.json: that of its model_type, or what its keys tell where it has none.
+const Family& find_family(const ConfigReader& config);
+
 // Whether the family has a config.json from which it reads this very configuration, but for what
 // only training needs.
 bool expresses(const Family& family, const ModelConfig& config);
@@ -47,6 +50,7 @@ Family qwen2_family();
 Family qwen3_family();
 Family mamba_family();
 Family mamba2_family();
+Family mamba_ssm_family();
 Family pronghorn_family();
 
 }  // namespace pronghorn

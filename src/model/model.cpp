@@ -127,7 +127,8 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   // What decides the state, without names of blocks, which a published family does not keep.
   nlohmann::json identity = write_pronghorn_config(config_);
   const nlohmann::json blocks = identity.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp"}) {
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp",
+                          "max_position_embeddings", "original_max_position_embeddings"}) {
     identity.erase(key);
   }
   for (const PatternStep& step : config_.steps) {

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/random.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/npy.h"
 #include "support/errors.h"
 #include "support/folder.h"
@@ -130,7 +131,8 @@ TEST_F(SafetensorsTest, HostileHeaders) {
   // 2^32 * 2^31 * 4 wraps to 0 in 64 bits.
   EXPECT_THAT(tensor(R"("dtype":"F32","shape":[4294967296,2147483648],"data_offsets":[0,0])", 0),
               HasSubstr("impossible shape"));
-  EXPECT_THAT(tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1)"), HasSubstr("'x'"));
+  // As the reference: fields that it does not know are passed over.
+  EXPECT_EQ(tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1)"), "no error");
   EXPECT_THAT(tensor(R"("dtype":"F32","shape":[2])"), HasSubstr("data_offsets"));
   EXPECT_THAT(tensor(R"("dtype":"F32","shape":[2],"data_offsets":[0,8])", 9), HasSubstr("9 bytes"));
   EXPECT_THAT(tensor(R"("dtype":"F32","shape":[1],"data_offsets":[4,8])"), HasSubstr("gap"));
@@ -143,7 +145,9 @@ TEST_F(SafetensorsTest, HostileHeaders) {
                          8),
               HasSubstr("twice"));
   EXPECT_THAT(open_error("[]", 0), HasSubstr("'{'"));
-  EXPECT_THAT(open_error(R"({"__metadata__":{"a":1}})", 0), HasSubstr("__metadata__"));
+  EXPECT_THAT(open_error(R"({"__metadata__":[]})", 0), HasSubstr("__metadata__"));
+  EXPECT_EQ(open_error(R"({"__metadata__":null})", 0), "no error");
+  EXPECT_EQ(open_error(R"({"__metadata__":{"a":1,"b":{"c":[null]},"d":null}})", 0), "no error");
   EXPECT_THAT(open_error("{" + std::string(100000, '['), 0), HasSubstr("nested"));
   write_file(path_, "");
   EXPECT_THAT(error_of([&] { SafetensorsFile file(path_); }), HasSubstr("0 bytes"));
@@ -201,14 +205,26 @@ TEST_F(SafetensorsTest, ShardedCheckpoint) {
   EXPECT_THAT(error(R"({"weight_map": {"x": "../a.safetensors"}})"), HasSubstr("plain name"));
   EXPECT_THAT(error(R"({"weight_map": {"x": "/etc/passwd"}})"), HasSubstr("plain name"));
   EXPECT_THAT(error(R"({"weight_map": {"x": ".."}})"), HasSubstr("plain name"));
-  EXPECT_THAT(error(R"({"weight_map": {"x": "b.safetensors"}})"), HasSubstr("tensor 'x'"));
+  // What the index lists and its file lacks is missed when somebody asks for it.
+  EXPECT_EQ(error(R"({"weight_map": {"x": "b.safetensors"}})"), "no error");
+  EXPECT_THAT(error_of([&] { CheckpointReader(folder_).at("x"); }),
+              AllOf(HasSubstr("no tensor 'x'"), HasSubstr("'b.safetensors'")));
+  // What it does not list is there with its file.
+  EXPECT_EQ(error(R"({"metadata": null, "extra": 1, "weight_map": {"x": "a.safetensors",
+                      "inv_freq": "b.safetensors"}})"),
+            "no error");
+  EXPECT_THAT(CheckpointReader(folder_).names(), ElementsAre("x", "y"));
   EXPECT_THAT(error(R"({"weight_map": {"x": "c.safetensors"}})"), HasSubstr("c.safetensors"));
   EXPECT_THAT(error(R"({"weight_map": {}})"), HasSubstr("empty"));
   EXPECT_THAT(error(R"([])"), HasSubstr("weight_map"));
   fs::remove(index);
   EXPECT_THAT(error_of([&] { CheckpointReader bad(folder_); }), HasSubstr("no model.safetensors"));
+  write_example(folder_ / "MODEL.SAFETENSORS");
+  EXPECT_EQ(CheckpointReader(folder_).names().size(), 5u);
   write_example(path_);
   EXPECT_EQ(CheckpointReader(folder_).names().size(), 5u);
+  write_file(path_, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  EXPECT_THAT(error_of([&] { CheckpointReader bad(folder_); }), HasSubstr("Git LFS"));
 }
 
 TEST_F(SafetensorsTest, WriterRefusesContradictions) {

@@ -282,7 +282,6 @@ TEST(Families, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("llama", "rope_parameters", {{"rope_type", "llama3"}}), Error);
   EXPECT_THROW(read("llama", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), Error);
   EXPECT_THROW(read("llama", "num_key_value_heads", 3), Error);
-  EXPECT_THROW(read("llama", "sliding_windows", 128), Error);
   EXPECT_THROW(read("qwen2", "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}), Error);
   EXPECT_THROW(read("qwen3", "attention_bias", true), Error);
   EXPECT_THROW(read("mistral", "quantization_config", {{"bits", 4}}), Error);

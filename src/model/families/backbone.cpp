@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "model/families/published_keys.h"
+
 namespace pronghorn {
 
 ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hidden_size,
@@ -13,33 +15,43 @@ ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hid
   mixer["time_step_max"] = reader.number("time_step_max", 0.1);
   mixer["time_step_floor"] = reader.number("time_step_floor", 1e-4);
   reader.one_of("hidden_act", {"silu"}, "silu");
-  reader.ignore("residual_in_fp32");
-  const nlohmann::json settings = {
+  nlohmann::json settings = {
       {"vocab_size", reader.integer("vocab_size", {}, 1)},
       {"hidden_size", hidden_size},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", tied)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
   const auto layers = static_cast<size_t>(reader.integer("num_hidden_layers", {}, 1, kMaxBlocks));
-  reader.finish();
+  read_trained_context(reader, settings);
+  finish_published(reader);
   return layered_config(reader, settings,
                         std::vector<nlohmann::json>(layers, {{"mixer", std::move(mixer)}}));
 }
 
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer) {
-  return {{"vocab_size", config.vocab_size},
-          {"hidden_size", config.hidden_size},
-          {"num_hidden_layers", config.block_count()},
-          {"state_size", mixer.at("state")},
-          {"conv_kernel", mixer.at("conv_kernel")},
-          {"time_step_min", mixer.at("time_step_min")},
-          {"time_step_max", mixer.at("time_step_max")},
-          {"time_step_floor", mixer.at("time_step_floor")},
-          {"use_bias", mixer.at("bias")},
-          {"use_conv_bias", mixer.at("conv_bias")},
-          {"hidden_act", "silu"},
-          {"layer_norm_epsilon", config.norm_epsilon},
-          {"tie_word_embeddings", config.tie_embeddings},
-          {"torch_dtype", "float32"}};
+  nlohmann::json json = {{"vocab_size", config.vocab_size},
+                         {"hidden_size", config.hidden_size},
+                         {"num_hidden_layers", config.block_count()},
+                         {"state_size", mixer.at("state")},
+                         {"conv_kernel", mixer.at("conv_kernel")},
+                         {"time_step_min", mixer.at("time_step_min")},
+                         {"time_step_max", mixer.at("time_step_max")},
+                         {"time_step_floor", mixer.at("time_step_floor")},
+                         {"use_bias", mixer.at("bias")},
+                         {"use_conv_bias", mixer.at("conv_bias")},
+                         {"hidden_act", "silu"},
+                         {"layer_norm_epsilon", config.norm_epsilon},
+                         {"tie_word_embeddings", config.tie_embeddings},
+                         {"torch_dtype", "float32"}};
+  json.update(write_trained_context(config));
+  return json;
+}
+
+nlohmann::json time_step_limit(nlohmann::json published) {
+  if (published.is_array() && published.size() == 2 &&
+      (published[1] == "Infinity" || published[1] == nlohmann::json{{"__float__", "Infinity"}})) {
+    published[1] = nullptr;
+  }
+  return published;
 }
 
 TensorRules backbone_tensors(const ModelConfig& config) {

@@ -14,6 +14,10 @@ ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hid
 // The keys that the configurations of the Mamba families share.
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer);
 
+// Mamba-2's limits of step sizes as ours: infinity is null. Python's json writes it as a bare word
+// (which read_config_json makes a string), newer versions of transformers as an object.
+nlohmann::json time_step_limit(nlohmann::json published);
+
 TensorRules backbone_tensors(const ModelConfig& config);
 
 }  // namespace pronghorn

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/families/published_keys.h"
 
 namespace pronghorn {
 namespace {
@@ -15,24 +16,10 @@ double read_rope_theta(ConfigReader& reader) {
     ConfigReader rope = reader.object("rope_parameters");
     rope.one_of("rope_type", {"default"}, "default");
     theta = rope.number("rope_theta", theta, 1.0);
-    rope.finish();
+    finish_published(rope);
   }
   reader.ignore("rope_parameters");
-  require(!reader.has("rope_scaling"), reader.path("rope_scaling"),
-          "scaled rotary positions are not supported yet");
-  reader.ignore("rope_scaling");
   return reader.number("rope_theta", theta, 1.0);
-}
-
-void refuse_what_changes_the_computation(ConfigReader& reader) {
-  for (const char* key : {"attention_bias", "mlp_bias"}) {
-    require(!reader.boolean(key, false), reader.path(key), "true is not supported yet");
-  }
-  reader.one_of("hidden_act", {"silu"}, "silu");
-  require(reader.integer("pretraining_tp", 1) == 1, reader.path("pretraining_tp"),
-          "only 1 is supported");
-  require(reader.number("attention_dropout", 0.0) == 0, reader.path("attention_dropout"),
-          "dropout is not supported");
 }
 
 }  // namespace
@@ -43,9 +30,6 @@ int64_t read_layer_count(ConfigReader& reader) {
 
 ModelConfig read_decoder(ConfigReader reader, const DecoderTraits& traits,
                          const DecoderDefaults& defaults) {
-  ignore_common_keys(reader);
-  refuse_what_changes_the_computation(reader);
-  reader.ignore("max_position_embeddings");
   // A null is what 0 is among the defaults.
   const auto size = [&](const std::string& key, int64_t absent, int64_t none) {
     if (absent == 0 || is_null(reader, key)) absent = none;
@@ -63,12 +47,13 @@ ModelConfig read_decoder(ConfigReader reader, const DecoderTraits& traits,
   }
   const nlohmann::json ffn = {{"type", "swiglu"},
                               {"size", reader.integer("intermediate_size", {}, 1)}};
-  const nlohmann::json settings = {
+  nlohmann::json settings = {
       {"vocab_size", reader.integer("vocab_size", {}, 1)},
       {"hidden_size", reader.integer("hidden_size", {}, 1)},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("rms_norm_eps", 1e-6, 0)}}}};
-  reader.finish();
+  read_trained_context(reader, settings);
+  finish_published(reader);
   std::vector<nlohmann::json> layers;
   for (const int64_t window : traits.windows) {
     mixer["window"] = window;
@@ -94,21 +79,22 @@ nlohmann::json write_decoder(const ModelConfig& config, const std::string& model
                              const std::string& architecture) {
   const BlockConfig& block = *layer_blocks(config).front();
   const nlohmann::json& mixer = block.mixers.front();
-  return {{"model_type", model_type},
-          {"architectures", {architecture}},
-          {"vocab_size", config.vocab_size},
-          {"hidden_size", config.hidden_size},
-          {"num_hidden_layers", config.block_count()},
-          {"num_attention_heads", mixer.at("heads")},
-          {"num_key_value_heads", mixer.at("kv_heads")},
-          {"head_dim", mixer.at("head_dim")},
-          {"intermediate_size", block.feed_forward.at("size")},
-          {"hidden_act", "silu"},
-          {"rms_norm_eps", config.norm_epsilon},
-          {"rope_theta", mixer.at("rope").at("theta")},
-          {"max_position_embeddings", 131072},
-          {"tie_word_embeddings", config.tie_embeddings},
-          {"torch_dtype", "float32"}};
+  nlohmann::json json = {{"model_type", model_type},
+                         {"architectures", {architecture}},
+                         {"vocab_size", config.vocab_size},
+                         {"hidden_size", config.hidden_size},
+                         {"num_hidden_layers", config.block_count()},
+                         {"num_attention_heads", mixer.at("heads")},
+                         {"num_key_value_heads", mixer.at("kv_heads")},
+                         {"head_dim", mixer.at("head_dim")},
+                         {"intermediate_size", block.feed_forward.at("size")},
+                         {"hidden_act", "silu"},
+                         {"rms_norm_eps", config.norm_epsilon},
+                         {"rope_theta", mixer.at("rope").at("theta")},
+                         {"tie_word_embeddings", config.tie_embeddings},
+                         {"torch_dtype", "float32"}};
+  json.update(write_trained_context(config));
+  return json;
 }
 
 TensorRules decoder_tensors(const ModelConfig& config) {

@@ -8,7 +8,6 @@ namespace pronghorn {
 namespace {
 
 ModelConfig read(ConfigReader reader) {
-  ignore_common_keys(reader);
   const int64_t hidden = reader.integer("hidden_size", {}, 1, 1 << 17);
   const double expand = reader.number("expand", 2.0, 0.0625, 64);
   nlohmann::json mixer = {{"type", "mamba"}};
@@ -17,10 +16,6 @@ ModelConfig read(ConfigReader reader) {
   mixer["state"] = reader.integer("state_size", 16, 1);
   const nlohmann::json& rank = reader.raw("time_step_rank");
   if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
-  for (const char* key :
-       {"time_step_scale", "time_step_init_scheme", "use_mambapy", "use_associative_scan"}) {
-    reader.ignore(key);
-  }
   return read_backbone(std::move(reader), std::move(mixer), hidden, true);
 }
 

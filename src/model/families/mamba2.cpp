@@ -8,15 +8,7 @@
 namespace pronghorn {
 namespace {
 
-// As Python's json writes it (a bare word, which read_config_json makes a string), as newer
-// versions of transformers do, or as null, which others write.
-bool is_infinity(const nlohmann::json& value) {
-  return value.is_null() || value == "Infinity" ||
-         value == nlohmann::json{{"__float__", "Infinity"}};
-}
-
 ModelConfig read(ConfigReader reader) {
-  ignore_common_keys(reader);
   const int64_t hidden = reader.integer("hidden_size", {}, 1, 1 << 17);
   nlohmann::json mixer = {{"type", "mamba2"}};
   mixer["heads"] = reader.integer("num_heads", 128, 1);
@@ -29,9 +21,7 @@ ModelConfig read(ConfigReader reader) {
   mixer["state"] = reader.integer("state_size", 128, 1);
   mixer["groups"] = reader.integer("n_groups", 8, 1);
   if (reader.has("time_step_limit")) {
-    nlohmann::json limit = reader.raw("time_step_limit");
-    if (limit.is_array() && limit.size() == 2 && is_infinity(limit[1])) limit[1] = nullptr;
-    mixer["time_step_limit"] = limit;
+    mixer["time_step_limit"] = time_step_limit(reader.raw("time_step_limit"));
   }
   reader.ignore("time_step_limit");
   require(reader.boolean("rms_norm", true), reader.path("rms_norm"), "false is not supported");

@@ -46,13 +46,52 @@ ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
   return read_pronghorn_config(ConfigReader(std::move(settings), reader.where()));
 }
 
-void ignore_common_keys(ConfigReader& reader) {
-  for (const char* key :
-       {"architectures", "torch_dtype", "dtype", "transformers_version", "bos_token_id",
-        "eos_token_id", "pad_token_id", "use_cache", "_name_or_path", "model_type",
-        "initializer_range", "rescale_prenorm_residual", "train"}) {
-    reader.ignore(key);
+namespace {
+
+// A count of tokens that a file may well mean; 0 for all else.
+int64_t tokens_of(const nlohmann::json& value) {
+  constexpr double kMeant = 1e12;
+  if (!value.is_number()) return 0;
+  const double tokens = value.get<double>();
+  return tokens >= 1 && tokens <= kMeant ? static_cast<int64_t>(tokens) : 0;
+}
+
+}  // namespace
+
+void read_trained_context(const ConfigReader& reader, nlohmann::json& settings) {
+  int64_t tokens = 0;
+  for (const char* key : {"max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length",
+                          "max_seq_len", "max_seq_length", "model_max_length", "seq_length"}) {
+    if (tokens == 0) tokens = tokens_of(reader.peek(key));
   }
+  int64_t original = tokens_of(reader.peek("original_max_position_embeddings"));
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const nlohmann::json& rope = reader.peek(key);
+    if (!rope.is_object()) continue;
+    const std::string type = rope.value("rope_type", rope.value("type", nlohmann::json())).dump();
+    const nlohmann::json factor = rope.value("factor", nlohmann::json());
+    const double scale = factor.is_number() ? factor.get<double>() : 1;
+    if (const int64_t said =
+            tokens_of(rope.value("original_max_position_embeddings", nlohmann::json()))) {
+      original = said;
+      // Some files still give the original length, and the factor beside it.
+      if (tokens <= original) tokens = tokens_of(static_cast<double>(original) * scale);
+    } else if (tokens > 0 && scale > 1 && (type == "\"linear\"" || type == "\"dynamic\"")) {
+      // Without a length in the object, max_position_embeddings is the one before scaling.
+      original = tokens;
+      tokens = tokens_of(static_cast<double>(original) * scale);
+    }
+  }
+  if (tokens > 0) settings["max_position_embeddings"] = tokens;
+  if (tokens > 0 && original > 0 && original < tokens) {
+    settings["original_max_position_embeddings"] = original;
+  }
+}
+
+nlohmann::json write_trained_context(const ModelConfig& config) {
+  const TrainedContext context = trained_context(config);
+  if (context.tokens == 0) return nlohmann::json::object();
+  return {{"max_position_embeddings", context.tokens}};
 }
 
 bool is_null(ConfigReader& reader, const std::string& key) {

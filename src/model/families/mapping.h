@@ -22,8 +22,13 @@ const BlockConfig* uniform_block(const ModelConfig& config, std::string_view mix
 ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
                            const std::vector<nlohmann::json>& layers);
 
-// Keys that other tools write into config.json and that change nothing in the computation.
-void ignore_common_keys(ConfigReader& reader);
+// Puts what a published file says of the context that its model was trained for into `settings` of
+// layered_config(): max_position_embeddings or its other names, and rope_scaling's
+// original_max_position_embeddings and factor. It marks no key as read.
+void read_trained_context(const ConfigReader& reader, nlohmann::json& settings);
+
+// The same as keys of a published file: max_position_embeddings, if anybody knows it.
+nlohmann::json write_trained_context(const ModelConfig& config);
 
 // Whether the key is there and its value is null, which ConfigReader takes for absent.
 bool is_null(ConfigReader& reader, const std::string& key);

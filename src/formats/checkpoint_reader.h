@@ -1,0 +1,48 @@
+// The tensors of a checkpoint directory, in whichever format and number of files they are.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/safetensors.h"
+
+namespace pronghorn {
+
+// The file of a directory that holds the tensors or lists the files that do: of model.safetensors,
+// model.safetensors.index.json, pytorch_model.bin and pytorch_model.bin.index.json the first that
+// is there, in small letters or others.
+std::optional<std::filesystem::path> find_weights(const std::filesystem::path& directory);
+
+// All tensors of the files that find_weights() leads to. Shards must lie in the directory itself.
+// What an index says counts where two shards hold a tensor of the same name; tensors that it does
+// not list are there all the same.
+class CheckpointReader {
+ public:
+  // Throws Error if there are no such files, or one is malformed or missing.
+  explicit CheckpointReader(const std::filesystem::path& directory);
+
+  // In the order of the alphabet.
+  std::vector<std::string> names() const;
+  // Null if there is no such tensor.
+  const SafetensorsEntry* find(std::string_view name) const;
+  // Throws Error, with the nearest name, if there is no such tensor.
+  const SafetensorsEntry& at(std::string_view name) const;
+  const std::filesystem::path& directory() const { return directory_; }
+
+ private:
+  using Entries = std::map<std::string, SafetensorsEntry, std::less<>>;
+
+  static Entries read(const std::filesystem::path& file);
+  void read_shards(const std::filesystem::path& index);
+
+  std::filesystem::path directory_;
+  Entries entries_;
+  // Tensors that the index lists for a file that does not hold them.
+  std::map<std::string, std::string, std::less<>> absent_;
+};
+
+}  // namespace pronghorn
