@@ -38,7 +38,7 @@ struct KeyRange {
 
 // Rows of keys and of values. With value_in_key, `values` is not read.
 struct KeyTile {
-  const std::byte* keys = nullptr;  // null: no row sees this tile
+  const std::byte* keys = nullptr;
   const std::byte* values = nullptr;
   int32_t count = 0;
   int32_t first_row = -1;  // of the gradients of k and v; -1: they get none
@@ -50,14 +50,20 @@ struct AttentionUnit {
   int64_t first_row = 0;  // of q, o and log_sum_exp
   int64_t rows = 0;
   int64_t first_kv_head = 0, kv_heads = 1;
-  // Key j is row j % kAttentionTile of tile j / kAttentionTile. Where a tile has fewer rows, the
-  // indexes after them are of no key.
+  // Key j is row j % kAttentionTile of tile j / kAttentionTile, and tiles[0] is tile `first_tile`.
+  // Where a tile has fewer rows, the indexes after them are of no key.
   std::span<const KeyTile> tiles;
+  int64_t first_tile = 0;
   // How the numbers of a tile's rows are held, which hold all kv_heads of the shape, and how many
   // numbers apart the rows lie.
   DType type = DType::f32;
   int64_t key_stride = 0, value_stride = 0;
-  const KeyRange* visible = nullptr;  // [rows], within kAttentionTile times the number of tiles
+  const KeyRange* visible = nullptr;  // [rows], within the tiles
+
+  const KeyTile& tile(int64_t index) const {
+    return tiles[static_cast<size_t>(index - first_tile)];
+  }
+  int64_t end_tile() const { return first_tile + static_cast<int64_t>(tiles.size()); }
 };
 
 struct AttentionOperands {

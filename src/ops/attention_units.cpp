@@ -82,15 +82,13 @@ AttentionUnits::Rows AttentionUnits::journal_row(const JournalShape& shape,
 
 void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
   const JournalShape& shape = journal.shape();
-  for (int64_t row = 0; row < count; row += kAttentionTile) {
+  // From the first page that is held: a window's cost does not grow with what is behind it.
+  const int64_t first = std::min(journal.first_row(), count) / kAttentionTile;
+  for (int64_t row = first * kAttentionTile; row < count; row += kAttentionTile) {
     const int64_t rows = std::min(kAttentionTile, count - row);
-    const bool held = row + kAttentionTile > journal.first_row();
-    if (held) {
-      add_tiles(journal_row(shape, journal.row_data(row)), rows, 0, 0, -1);
-    } else {
-      tiles_.push_back({nullptr, nullptr, static_cast<int32_t>(rows), -1});
-    }
+    add_tiles(journal_row(shape, journal.row_data(row)), rows, 0, 0, -1);
   }
+  units_.back().first_tile = first;
   units_.back().type = shape.row_type;
   units_.back().key_stride = units_.back().value_stride = shape.row_width;
 }

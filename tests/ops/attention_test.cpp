@@ -14,6 +14,7 @@
 #include "backend/cpu/cpu_features.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/attention_units.h"
 
 namespace pronghorn {
 namespace {
@@ -643,6 +644,34 @@ TEST_P(AttentionTest, EachKeyValueHeadMayHaveTilesOfItsOwn) {
   EXPECT_LT(difference(grad_q, want_q), kTolerance);
   EXPECT_LT(difference(grad_k, want_k), kTolerance);
   EXPECT_LT(difference(grad_v, want_v), kTolerance);
+}
+
+TEST(AttentionUnits, ListOnlyThePagesThatAWindowHolds) {
+  AttentionOptions options;
+  options.heads = options.kv_heads = 1;
+  options.head_dim = 4;
+  options.window = 100;
+  Journal journal(attention_journal(options));
+  for (int32_t position = 0; position < 100000; ++position) {
+    journal.append({&position, 1});
+    journal.pass();
+  }
+  const int32_t next = 100000;
+  journal.append({&next, 1});
+  AttentionUnits units(options);
+  Batch batch;
+  batch.tokens = {0};
+  batch.positions = {next};
+  batch.segments = {{nullptr, 0, 1}};
+  const CheckedBatch checked(batch);
+  units.add_chain(checked, checked.segments()[0], journal);
+  ASSERT_EQ(units.units().size(), 1u);
+  const AttentionUnit& unit = units.units()[0];
+  EXPECT_LE(unit.tiles.size(), 6u);
+  EXPECT_EQ(unit.visible->begin, next - 99);
+  EXPECT_EQ(unit.visible->end, next + 1);
+  EXPECT_EQ(reinterpret_cast<const float*>(unit.tile(next / kAttentionTile).keys),
+            journal.row(next / kAttentionTile * kAttentionTile));
 }
 
 TEST(AttentionCheck, RefusesWhatDoesNotFit) {

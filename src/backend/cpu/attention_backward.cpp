@@ -166,10 +166,10 @@ void Backward(const AttentionShape& shape, const cpu_attention::BackwardTask& ta
   constexpr int64_t kRows = cpu_attention::kQueryTile;
   const AttentionUnit& unit = *task.unit;
   const int64_t group = shape.heads / shape.kv_heads;
-  const auto tiles = static_cast<int64_t>(unit.tiles.size());
   BackwardTiles t(shape);
-  for (int64_t index = task.first_tile; index < tiles; index += task.tile_step) {
-    const KeyTile& tile = unit.tiles[static_cast<size_t>(index)];
+  for (int64_t index = unit.first_tile + task.first_tile; index < unit.end_tile();
+       index += task.tile_step) {
+    const KeyTile& tile = unit.tile(index);
     const int64_t key = index * kAttentionTile;
     PackKeys(shape, unit, tile, task.kv_head, t);
     for (int64_t first = 0; first < unit.rows; first += kRows) {

@@ -15,7 +15,7 @@ namespace HWY_NAMESPACE {
 void PackTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head, int64_t tile,
               const cpu_attention::PackedKeys& packed) {
   const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
-  const KeyTile& from = unit.tiles[static_cast<size_t>(tile)];
+  const KeyTile& from = unit.tile(tile);
   const int64_t rows = from.count;
   float* keys = packed.data + (tile - packed.first_tile) * cpu_attention::packed_tile_size(shape);
   float* values = keys + kAttentionTile * key_dim;

@@ -19,7 +19,7 @@ struct RowsRange {
 };
 
 inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t count) {
-  const int64_t keys = static_cast<int64_t>(unit.tiles.size()) * kAttentionTile;
+  const int64_t keys = unit.end_tile() * kAttentionTile;
   RowsRange range{{keys, 0}, {0, keys}};
   for (int64_t i = first; i < first + count; ++i) {
     const KeyRange row = unit.visible[i];
@@ -33,7 +33,7 @@ inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t co
 }
 
 inline const KeyTile& tile_at(const AttentionUnit& unit, int64_t key) {
-  return unit.tiles[static_cast<size_t>(key / kAttentionTile)];
+  return unit.tile(key / kAttentionTile);
 }
 
 // Whether some of the rows do not see all of the kAttentionTile indexes of a tile.
