@@ -1,6 +1,7 @@
 #include <memory>
 
 #include "api/parts.h"
+#include "base/directory_lock.h"
 #include "base/error.h"
 #include "formats/json.h"
 #include "train/corpus.h"
@@ -32,6 +33,8 @@ TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_
     };
   }
 
+  const DirectoryLock lock(options.directory);
+  check_directory(options.directory, options.resume);
   const Corpus corpus = prepare_corpus(options.data, options.vocab_size, options.directory / "data",
                                        options.held_out);
   const TokenShard shard(corpus.files.train), held_out(corpus.files.held_out);

@@ -27,12 +27,40 @@ constexpr const char* kPartial = ".partial";
   if (code == ENOENT) remedy = "check the path";
   if (code == EACCES || code == EPERM) remedy = "check the permissions";
   if (code == ENOSPC || code == EDQUOT) remedy = "free some disk space and run again";
+  if (code == ELOOP) remedy = "it is a link that leads back to itself";
+  if (code == EMFILE) remedy = "too many files are open: see ulimit -n";
+  if (code == ENOMEM) {
+    remedy =
+        "the process may not take that much address space: see ulimit -v, or use a smaller file";
+  }
   throw Error(path.string(), fmt::format("cannot {}: {}", action, std::strerror(code)), remedy);
 }
 
+// Throws Error for what is no regular file. `mode` as in stat(2).
+void refuse_unless_regular(mode_t mode, const std::filesystem::path& path) {
+  if (S_ISREG(mode)) return;
+  if (S_ISDIR(mode)) {
+    throw Error(path.string(), "is a directory, not a file", "name a file inside it");
+  }
+  const std::string_view what = S_ISFIFO(mode)   ? "a pipe"
+                                : S_ISSOCK(mode) ? "a socket"
+                                                 : "a device";
+  throw Error(path.string(), fmt::format("is {}, not a file", what),
+              "copy what it gives into a file");
+}
+
+// A pipe that this process was given, whose other end somebody holds: <(command) of a shell.
+bool is_given_pipe(const std::filesystem::path& path, mode_t mode) {
+  const std::string& name = path.native();
+  return S_ISFIFO(mode) && (name.starts_with("/dev/fd/") || name.starts_with("/proc/self/fd/") ||
+                            name == "/dev/stdin");
+}
+
+// A file open for reading. Opening never waits: a named pipe without a writer would, for ever.
 class Descriptor {
  public:
-  Descriptor(const std::filesystem::path& path, int flags) : value(::open(path.c_str(), flags)) {
+  explicit Descriptor(const std::filesystem::path& path)
+      : value(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (value < 0) fail(path, "open");
   }
   ~Descriptor() { ::close(value); }
@@ -41,20 +69,23 @@ class Descriptor {
   const int value;
 };
 
-uint64_t regular_size(int descriptor, const std::filesystem::path& path) {
+struct stat status_of(int descriptor, const std::filesystem::path& path) {
   struct stat status {};
   if (::fstat(descriptor, &status) != 0) fail(path, "read");
-  if (S_ISDIR(status.st_mode)) {
-    throw Error(path.string(), "is a directory, not a file", "name a file inside it");
-  }
-  return static_cast<uint64_t>(status.st_size);
+  return status;
 }
 
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, uint64_t limit) {
-  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
-  const uint64_t size = regular_size(file.value, path);
+  const Descriptor file(path);
+  const struct stat status = status_of(file.value, path);
+  if (is_given_pipe(path, status.st_mode)) {
+    ::fcntl(file.value, F_SETFL, 0);  // wait for what its writer writes
+  } else {
+    refuse_unless_regular(status.st_mode, path);
+  }
+  const auto size = static_cast<uint64_t>(status.st_size);
   if (size > limit) {
     throw Error(path.string(), fmt::format("{} bytes, more than the {} allowed here", size, limit));
   }
@@ -84,6 +115,9 @@ void write_file(const std::filesystem::path& path, std::string_view bytes) {
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // Renaming onto a device or a pipe would put a file in its place.
+  struct stat status {};
+  if (::stat(path_.c_str(), &status) == 0) refuse_unless_regular(status.st_mode, path_);
   temporary_ = path_;
   temporary_ += fmt::format(".{}{}", ::getpid(), kPartial);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -152,8 +186,10 @@ void remove_abandoned_files(const std::filesystem::path& directory) {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY | O_CLOEXEC);
-  size_ = regular_size(file.value, path);
+  const Descriptor file(path);
+  const struct stat status = status_of(file.value, path);
+  refuse_unless_regular(status.st_mode, path);
+  size_ = static_cast<size_t>(status.st_size);
   if (size_ == 0) return;
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.value, 0);
   if (address == MAP_FAILED) fail(path, "map");

@@ -61,7 +61,8 @@ std::string format_count(double count) {
 }
 
 std::string format_duration(double seconds) {
-  if (seconds < 60) return fmt::format("{:.1f}s", seconds);
+  constexpr double kMinute = 59.95;  // what would read "60.0s"
+  if (seconds < kMinute) return fmt::format("{:.1f}s", seconds);
   const auto whole = static_cast<int64_t>(seconds + 0.5);
   if (whole < 3600) return fmt::format("{}m {:02d}s", whole / 60, whole % 60);
   return fmt::format("{}h {:02d}m", whole / 3600, whole % 3600 / 60);
@@ -103,7 +104,10 @@ void Progress::update(double done, std::string_view note) {
   }
   if (!unit_.empty()) line += fmt::format("  {} {}/s", format_count(rate), unit_);
   if (total_ > 0 && rate > 0) {
-    line += fmt::format("  {} left", format_duration((total_ - done) / rate));
+    // Work that is time itself goes on for what is left of it, whatever was done in between. The
+    // last piece of work may go beyond the total.
+    const double left = std::max(0.0, total_ - done) / (unit_.empty() ? 1 : rate);
+    line += fmt::format("  {} left", format_duration(left));
   }
   if (!note.empty()) line += fmt::format("  {}", note);
   if (terminal_) {

@@ -90,8 +90,8 @@ json parse_json(std::string_view bytes, std::string_view where, size_t limit) {
     if (const size_t colon = problem.find(": "); colon != problem.npos) {
       problem.remove_prefix(colon + 2);
     }
-    throw Error(where,
-                fmt::format("not JSON at {}: {}", line_and_column(bytes, error.byte), problem));
+    throw Error(where, fmt::format("not JSON at {}: {}", line_and_column(bytes, error.byte),
+                                   printable(problem, 2 * kQuoteLength)));
   } catch (const json::exception& error) {
     throw Error(where, fmt::format("not usable JSON: {}", error.what()));
   }
@@ -120,7 +120,8 @@ ConfigReader::ConfigReader(json object, std::string where)
 }
 
 std::string ConfigReader::path(std::string_view key) const {
-  return fmt::format("{}{}{}", where_, where_.find(": ") == where_.npos ? ": " : ".", key);
+  return fmt::format("{}{}{}", where_, where_.find(": ") == where_.npos ? ": " : ".",
+                     printable(key, kQuoteLength));
 }
 
 const json* ConfigReader::value(std::string_view key, bool required) {

@@ -21,7 +21,7 @@ constexpr uint64_t kLocalBytes = 30, kCentralBytes = 46, kEndBytes = 22, kEnd64B
                    kLocator64Bytes = 20, kLongestComment = 65535;
 constexpr uint16_t kExtra64 = 1, kEncrypted = 1, kStored = 0, kDeflated = 8;
 constexpr uint32_t kIn64 = 0xffffffff;  // the value is in the ZIP64 record
-constexpr uint64_t kLargestGrowth = 16, kSmallGrowth = uint64_t{16} << 20;
+constexpr uint64_t kLargestGrowth = 16, kSmallGrowth = uint64_t{1} << 20;
 
 template <typename T>
 T number_at(std::span<const std::byte> bytes, uint64_t place) {

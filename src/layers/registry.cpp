@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/quote.h"
 #include "layers/layer.h"
 #include "layers/layers.h"
 
@@ -16,7 +17,7 @@ const Type& find_type(const std::vector<Type>& types, std::string_view name, std
     if (type.name == name) return type;
     names.push_back(type.name);
   }
-  throw Error(where, fmt::format("unknown {} type '{}'", what, name),
+  throw Error(where, fmt::format("unknown {} type {}", what, quote(name)),
               fmt::format("choose from {}", fmt::join(names, ", ")));
 }
 

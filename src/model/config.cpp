@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/quote.h"
 #include "model/families.h"
 
 namespace pronghorn {
@@ -105,6 +106,23 @@ std::string quote_bare_numbers(std::string_view text) {
   return quoted;
 }
 
+// Models are large files, of which a configuration's limit would say nothing useful.
+void refuse_models(const std::filesystem::path& file) {
+  const MappedFile mapped(file);
+  const auto bytes = mapped.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  constexpr size_t kLength = 8;  // of the header of a safetensors file
+  std::string_view what;
+  if (text.starts_with("GGUF")) what = "a model in GGUF";
+  if (text.starts_with("PK\x03\x04")) what = "an archive, perhaps of PyTorch";
+  if (text.size() > kLength && text[kLength] == '{' && !text.starts_with('{')) {
+    what = "weights in safetensors";
+  }
+  if (what.empty()) return;
+  throw Error(file.string(), fmt::format("is {}, where a configuration is wanted", what),
+              "name a config.json, or the directory of a checkpoint");
+}
+
 // model_max_length of tokenizer_config.json; 0 if it says nothing, or 10^30, which means nothing.
 int64_t longest_text_of_tokenizer(const std::filesystem::path& directory) {
   constexpr double kMeant = 1e9;
@@ -169,13 +187,13 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   }
   if (config.span_count() > 0) {
     require(reader.has("subsample"), reader.path("subsample"),
-            "is missing: \"{}\" has a subsampled span in parentheses (add \"subsample\": "
+            "is missing: {} has a subsampled span in parentheses (add \"subsample\": "
             "{{\"keep\": 0.64}})",
-            config.pattern);
+            quote(config.pattern));
     config.subsample = read_subsample(reader.object("subsample"), config.span_count());
   } else {
     require(!reader.has("subsample"), reader.path("subsample"),
-            "is given, but \"{}\" has no span in parentheses", config.pattern);
+            "is given, but {} has no span in parentheses", quote(config.pattern));
     reader.ignore("subsample");
   }
 
@@ -188,19 +206,19 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) continue;
     require(config.blocks.contains(step.block), reader.path("pattern"),
-            "\"{}\" uses block '{}', which blocks does not define", config.pattern, step.block);
+            "{} uses block '{}', which blocks does not define", quote(config.pattern), step.block);
     used.insert(step.block);
   }
   for (const auto& [name, block] : config.blocks) {
     require(used.contains(name), blocks.path(std::string(1, name)),
-            "is defined but not used in pattern \"{}\"", config.pattern);
+            "is defined but not used in pattern {}", quote(config.pattern));
   }
   if (reader.has("mtp")) {
     ConfigReader mtp = reader.object("mtp");
     config.mtp.heads = mtp.integer("heads", {}, 0, 15);
     const std::string block = mtp.string("block", std::string(1, config.mtp_block()));
     require(block.size() == 1 && config.blocks.contains(block[0]), mtp.path("block"),
-            "'{}' is not a block of this model", block);
+            "{} is not a block of this model", quote(block));
     config.mtp.block = block[0];
     mtp.finish();
   } else {
@@ -264,6 +282,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
 }
 
 nlohmann::json read_config_json(const std::filesystem::path& file) {
+  refuse_models(file);
   return parse_json(quote_bare_numbers(read_file(file, kMaxConfigBytes)), file.string());
 }
 

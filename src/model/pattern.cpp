@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/quote.h"
 
 namespace pronghorn {
 namespace {
@@ -23,10 +24,10 @@ class Parser {
 
  private:
   [[noreturn]] void fail(std::string_view problem) const {
-    throw Error(
-        where_,
-        fmt::format("pattern \"{}\" does not parse at character {}: {}", text_, at_ + 1, problem),
-        "for example \"2a 2[3m a]\": counts, letters, [group], (subsampled span)");
+    throw Error(where_,
+                fmt::format("pattern {} does not parse at character {}: {}", quote(text_), at_ + 1,
+                            problem),
+                "for example \"2a 2[3m a]\": counts, letters, [group], (subsampled span)");
   }
 
   static int64_t blocks_in(const std::vector<PatternStep>& steps) {
@@ -75,7 +76,7 @@ class Parser {
       ++at_;
       return {{PatternStep::Kind::block, c}};
     }
-    if (c != '[' && c != '(') fail(fmt::format("unexpected '{}'", c));
+    if (c != '[' && c != '(') fail(fmt::format("unexpected {}", quote({&c, 1})));
     ++at_;
     std::vector<PatternStep> inner = sequence(c == '[' ? ']' : ')', depth + 1);
     if (blocks_in(inner) == 0) fail("an empty pair of brackets");

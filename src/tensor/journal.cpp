@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/quote.h"
 #include "tensor/bytes.h"
 #include "tensor/memory.h"
 #include "tensor/pool.h"
@@ -271,7 +272,7 @@ void Journal::save(std::string& out) const {
 
 void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   const std::string name = take_string(in, where);
-  require(name == shape_.name, where, "holds a journal '{}' where the model has '{}'", name,
+  require(name == shape_.name, where, "holds a journal {} where the model has '{}'", quote(name),
           shape_.name);
   int64_t header[8];
   for (int64_t& value : header) value = take<int64_t>(in, where);

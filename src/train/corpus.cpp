@@ -22,14 +22,7 @@ constexpr double kTokenizerShare = 0.9;
 
 nlohmann::json describe_sources(const std::vector<std::filesystem::path>& paths,
                                 int64_t vocab_size) {
-  nlohmann::json files = nlohmann::json::array();
-  for (const TextFile& file : list_text_files(paths)) {
-    files.push_back(
-        {{"path", std::filesystem::absolute(file.path).string()},
-         {"bytes", std::filesystem::file_size(file.path)},
-         {"changed", std::filesystem::last_write_time(file.path).time_since_epoch().count()}});
-  }
-  return {{"vocab_size", vocab_size}, {"files", files}};
+  return {{"vocab_size", vocab_size}, {"texts", fmt::format("{:016x}", hash_of_texts(paths))}};
 }
 
 void train_tokenizer(const std::vector<std::filesystem::path>& paths, int64_t vocab_size,
@@ -56,14 +49,14 @@ void train_tokenizer(const std::vector<std::filesystem::path>& paths, int64_t vo
 }  // namespace
 
 std::string Corpus::identity() const {
-  return fmt::format("{:016x} {} {}", tokenizer->fingerprint(), files.train_tokens,
-                     files.train_bytes);
+  return fmt::format("{:016x} {} {} {:016x}", tokenizer->fingerprint(), files.train_tokens,
+                     files.train_bytes, files.hash);
 }
 
 Corpus prepare_corpus(const std::vector<std::filesystem::path>& paths, int64_t vocab_size,
                       const std::filesystem::path& directory, double held_out_fraction) {
   require(vocab_size == 0 || (vocab_size >= kMinSentencePieceVocab && vocab_size <= (1 << 20)),
-          "--vocab", "{} is out of range (0 for bytes, or {} and more)", vocab_size,
+          "vocabulary size", "{} is out of range (0 for bytes, or {} and more)", vocab_size,
           kMinSentencePieceVocab);
   make_directories(directory);
   Corpus corpus;

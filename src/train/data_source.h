@@ -23,6 +23,10 @@ class DataSource {
   // Example number `index`: its tokens, and for each row the token to predict there, or -1 where
   // nothing is asked. Both spans hold length() values. May be called from several threads.
   virtual void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) = 0;
+
+  // Share of its answers that guessing among those that there can be gets right; 0 where that is no
+  // question.
+  virtual double chance() const { return 0; }
 };
 
 // Windows of a text. Each epoch cuts the tokens at a new offset and visits the windows in a new

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/quote.h"
 #include "base/random.h"
 #include "train/text_source.h"
 
@@ -34,6 +35,8 @@ class TaskSource : public DataSource {
     return static_cast<int32_t>(
         low + static_cast<int64_t>(random.below(static_cast<uint64_t>(high - low))));
   }
+
+  static double one_of(int64_t answers) { return 1 / static_cast<double>(answers); }
 
   // `count` different numbers of [0, bound), ascending.
   static std::vector<int64_t> places(Random& random, int64_t count, int64_t bound) {
@@ -64,6 +67,8 @@ class SelectiveCopying final : public TaskSource {
             "length {} is too short for {} items and as many answers", options.length,
             options.items);
   }
+
+  double chance() const override { return one_of(options_.vocab_size - 2); }
 
  protected:
   void example(uint64_t /*index*/, Random& random, std::span<int32_t> tokens,
@@ -96,6 +101,8 @@ class InductionHeads final : public TaskSource {
     require(options.length >= 2 * options.items + 1, "induction_heads",
             "length {} is too short for {} questions", options.length, options.items);
   }
+
+  double chance() const override { return one_of(options_.vocab_size - 1); }
 
  protected:
   void example(uint64_t /*index*/, Random& random, std::span<int32_t> tokens,
@@ -133,6 +140,10 @@ class Mqar final : public TaskSource {
             "a vocabulary of {} has too few keys for {} pairs", options.vocab_size, options.items);
     require(options.length >= 4 * options.items, "mqar",
             "length {} is too short for {} pairs and their queries", options.length, options.items);
+  }
+
+  double chance() const override {
+    return one_of(options_.vocab_size - options_.vocab_size / 2);  // values are the upper half
   }
 
  protected:
@@ -224,9 +235,11 @@ class Needle final : public TaskSource {
             options.items);
     if (!kHaystack.text) return;
     if (options.text == nullptr || options.text->empty()) {
-      throw Error(options.name, "needs a text to hide needles in", "give one with --data");
+      throw Error(options.name, "needs a text to hide needles in");
     }
   }
+
+  double chance() const override { return one_of(kHaystack.alphabet); }
 
  protected:
   void example(uint64_t index, Random& random, std::span<int32_t> tokens,
@@ -308,6 +321,11 @@ class Mixture final : public DataSource {
   void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) override {
     parts_[index % parts_.size()]->fill(index, tokens, targets);
   }
+  double chance() const override {
+    double sum = 0;
+    for (const auto& part : parts_) sum += part->chance();
+    return sum / static_cast<double>(parts_.size());
+  }
 
  private:
   std::vector<std::unique_ptr<DataSource>> parts_;
@@ -383,7 +401,7 @@ const TaskType& task_type(const std::string& name) {
     if (type.name == name) return type;
     names.push_back(type.name);
   }
-  throw Error("task", fmt::format("unknown task '{}'", name),
+  throw Error("task", fmt::format("unknown task {}", quote(name)),
               fmt::format("choose from {}", fmt::join(names, ", ")));
 }
 

@@ -1,11 +1,15 @@
 #include "train/text_source.h"
 
+#include <xxhash.h>
 #include <zlib.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
+#include "base/warning.h"
 #include "formats/json.h"
 #include "formats/utf8.h"
 
@@ -34,6 +38,8 @@ class GzipReader {
 
   // Appends the next piece; false at the end of the file.
   bool read(std::string& out) {
+    // Tapes and some tools fill up a file with zeros behind its last member.
+    if (ended_) rest_.remove_prefix(std::min(rest_.find_first_not_of('\0'), rest_.size()));
     if (ended_ && rest_.empty()) return false;
     require(!rest_.empty() || !starved_, where_, "the gzip data end early: the file is cut off");
     if (ended_) {
@@ -57,16 +63,43 @@ class GzipReader {
             stream_.msg != nullptr ? stream_.msg : "unknown error");
     ended_ = code == Z_STREAM_END;
     starved_ = !ended_ && produced == 0;
+    total_ += produced;
+    say_if_large();
     return true;
   }
 
  private:
+  // A small file may hold a thousand times its size, which then takes its time.
+  void say_if_large() {
+    constexpr uint64_t kLarge = uint64_t{256} << 20, kGrowth = 100;
+    if (total_ < kLarge || total_ / kGrowth < file_.bytes().size()) return;
+    warn_once(fmt::format("{}: {} bytes hold more than {} of text, all of which is read", where_,
+                          file_.bytes().size(), format_bytes(static_cast<double>(kLarge))));
+  }
+
   std::string where_;
   MappedFile file_;
   std::string_view rest_;
   z_stream stream_{};
+  uint64_t total_ = 0;  // bytes that came out
   bool ended_ = false, starved_ = false;
 };
+
+// How to make a text of a file that is none, by how it begins.
+std::string_view what_to_do_with(std::string_view bytes) {
+  if (bytes.starts_with("\x1f\x8b")) return "it is gzip: give it a name that ends in .gz";
+  for (const char* begin : {"BZh", "\x28\xb5\x2f\xfd",
+                            "\xfd"
+                            "7zXZ",
+                            "PK\x03\x04"}) {
+    if (bytes.starts_with(begin)) return "it is compressed: unpack it, or compress it with gzip";
+  }
+  if (bytes.starts_with("GGUF")) return "it is a model in GGUF: texts are wanted here";
+  if (bytes.starts_with("\xff\xfe") || bytes.starts_with("\xfe\xff")) {
+    return "it is UTF-16: convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8";
+  }
+  return "convert it to UTF-8 or leave the file out";
+}
 
 // Drops a byte order mark, and refuses what is not text. offset: of `text` in the file.
 std::string_view checked_text(std::string_view text, const std::string& where, size_t offset = 0) {
@@ -79,7 +112,7 @@ std::string_view checked_text(std::string_view text, const std::string& where, s
     throw Error(where,
                 fmt::format("{} at byte {}: not a text",
                             at == zero ? "a zero byte" : "invalid UTF-8", offset + at),
-                "convert it to UTF-8 or leave the file out");
+                what_to_do_with(text));
   }
   return text;
 }
@@ -164,10 +197,15 @@ void read_json_lines(const TextFile& file, const Callback& document) {
   }
 }
 
+bool ends_in(const std::filesystem::path& path, std::string_view ending) {
+  const std::string own = path.extension().string();
+  return std::ranges::equal(own, ending,
+                            [](unsigned char a, unsigned char b) { return std::tolower(a) == b; });
+}
+
 TextFile classify(const std::filesystem::path& path) {
-  const bool gzip = path.extension() == ".gz";
-  const auto inner = gzip ? path.stem().extension() : path.extension();
-  return {path, inner == ".jsonl", gzip};
+  const bool gzip = ends_in(path, ".gz");
+  return {path, ends_in(gzip ? path.stem() : path, ".jsonl"), gzip};
 }
 
 void list_folder(const std::filesystem::path& folder, std::vector<TextFile>& files) {
@@ -177,7 +215,15 @@ void list_folder(const std::filesystem::path& folder, std::vector<TextFile>& fil
     for (auto it = fs::recursive_directory_iterator(folder); it != fs::end(it); ++it) {
       if (it->path().filename().string().starts_with('.')) {
         it.disable_recursion_pending();
-      } else if (it->is_regular_file() && it->file_size() > 0) {
+        continue;
+      }
+      std::error_code code;
+      const fs::file_status status = fs::status(it->path(), code);
+      if (code || !fs::exists(status)) {
+        // A link to nothing, or one that leads back to itself.
+        warn_once(fmt::format("{}: passed over: {}", it->path().string(),
+                              code ? code.message() : "a link to what is not there"));
+      } else if (fs::is_regular_file(status) && fs::file_size(it->path()) > 0) {
         found.push_back(it->path());
       }
     }
@@ -198,6 +244,9 @@ std::vector<TextFile> list_text_files(const std::vector<std::filesystem::path>& 
   for (const auto& path : paths) {
     std::error_code code;
     const auto status = std::filesystem::status(path, code);
+    if (code && code != std::errc::no_such_file_or_directory) {
+      throw Error(path.string(), code.message(), "check the path");
+    }
     if (!std::filesystem::exists(status)) {
       throw Error(path.string(), "no such file or folder", "check the path");
     }
@@ -205,12 +254,39 @@ std::vector<TextFile> list_text_files(const std::vector<std::filesystem::path>& 
       list_folder(path, files);
       continue;
     }
-    if (std::filesystem::is_regular_file(status)) {
-      require(std::filesystem::file_size(path) > 0, path.string(), "the file is empty");
+    if (!std::filesystem::is_regular_file(status)) {
+      throw Error(path.string(), "is a pipe or a device, not a file or folder",
+                  "texts are read more than once: copy what it gives into a file");
     }
+    require(std::filesystem::file_size(path) > 0, path.string(), "the file is empty");
     files.push_back(classify(path));
   }
   return files;
+}
+
+uint64_t hash_of_texts(const std::vector<std::filesystem::path>& paths) {
+  const std::vector<TextFile> files = list_text_files(paths);
+  double total = 0, done = 0;
+  for (const TextFile& file : files) {
+    total += static_cast<double>(std::filesystem::file_size(file.path));
+  }
+  Progress progress("looking for changes in the texts", total, "B");
+  uint64_t hash = 0;
+  for (const TextFile& file : files) {
+    const MappedFile mapped(file.path);
+    std::span<const std::byte> rest = mapped.bytes();
+    const uint64_t head[] = {hash, rest.size(), uint64_t{file.json_lines}, uint64_t{file.gzip}};
+    hash = XXH3_64bits(head, sizeof(head));
+    while (!rest.empty()) {
+      constexpr size_t kPiece = size_t{64} << 20;
+      const auto piece = rest.first(std::min(kPiece, rest.size()));
+      hash = XXH3_64bits_withSeed(piece.data(), piece.size(), hash);
+      rest = rest.subspan(piece.size());
+      done += static_cast<double>(piece.size());
+      progress.update(done);
+    }
+  }
+  return hash;
 }
 
 void for_each_document(const std::vector<std::filesystem::path>& paths, const Callback& document) {

@@ -21,12 +21,17 @@ struct TextFile {
 // without hidden ones. Throws Error for a path that does not exist or a folder without files.
 std::vector<TextFile> list_text_files(const std::vector<std::filesystem::path>& paths);
 
+// Changes when what the files hold does, or how they are read; not with their names, places and
+// times.
+uint64_t hash_of_texts(const std::vector<std::filesystem::path>& paths);
+
 // Calls document(text, where) for every document in turn: a plain file is one document, and so is
 // the "text" field of each line of a JSON lines file. Empty documents are left out, and a byte
 // order mark is dropped. The text is valid UTF-8 without zero bytes and lives until the call
 // returns; where names the file (and line). Files are mapped or streamed; only one document is held
 // at a time. Throws Error for a missing path, an empty file, no text at all, bytes that are not
-// text (with their offset), broken gzip, and a line that is not an object with a "text" string.
+// text (with their offset), broken gzip (whose members may follow one another, with zeros behind),
+// and a line that is not an object with a "text" string.
 void for_each_document(
     const std::vector<std::filesystem::path>& paths,
     const std::function<void(std::string_view text, const std::string& where)>& document);

@@ -47,18 +47,10 @@ size_t cut_before(std::string_view text, size_t at) {
   return at;
 }
 
-uint64_t hash_inputs(const std::vector<TextFile>& files, const Tokenizer& tokenizer,
+uint64_t hash_inputs(const std::vector<fs::path>& paths, const Tokenizer& tokenizer,
                      double fraction) {
-  uint64_t hash = XXH64(&fraction, sizeof(fraction), tokenizer.fingerprint());
-  for (const TextFile& file : files) {
-    const std::string name = fs::weakly_canonical(file.path).string();
-    const auto size = static_cast<uint64_t>(fs::file_size(file.path));
-    const auto time = fs::last_write_time(file.path).time_since_epoch().count();
-    hash = XXH64(name.data(), name.size(), hash);
-    hash = XXH64(&size, sizeof(size), hash);
-    hash = XXH64(&time, sizeof(time), hash);
-  }
-  return hash;
+  const uint64_t texts = hash_of_texts(paths);
+  return XXH64(&texts, sizeof(texts), XXH64(&fraction, sizeof(fraction), tokenizer.fingerprint()));
 }
 
 // One file of tokens being written.
@@ -231,7 +223,8 @@ PreparedTokens prepare_tokens(const std::vector<fs::path>& paths, const Tokenize
   prepared.train = directory / "train.tokens";
   prepared.held_out = directory / "held_out.tokens";
   prepared.held_out_text = directory / "held_out.txt";
-  const uint64_t hash = hash_inputs(list_text_files(paths), tokenizer, held_out_fraction);
+  const uint64_t hash = hash_inputs(paths, tokenizer, held_out_fraction);
+  prepared.hash = hash;
   if (reuse(prepared, hash)) return prepared;
 
   Split split(paths, held_out_fraction);

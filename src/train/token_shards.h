@@ -20,6 +20,7 @@ struct PreparedTokens {
   int64_t train_tokens = 0, held_out_tokens = 0;
   int64_t train_bytes = 0, held_out_bytes = 0;  // of text
   bool reused = false;                          // an earlier run had made the same files
+  uint64_t hash = 0;                            // of the texts, the tokenizer and the division
 };
 
 // Tokenises the documents of `paths` (see for_each_document) into `directory`. Of 100 documents or
@@ -27,7 +28,7 @@ struct PreparedTokens {
 // text, cut after a line where one ends nearby. A document is bos (if encoding adds one), its
 // tokens without special ones, and eos (if there is one); very long documents are encoded in parts
 // of a few MB that end with a line. Files are reused if they were made with the same tokenizer,
-// fraction and sources (by path, size and time of change). Throws Error for bad text, for a text
+// fraction and texts (by what they hold). Throws Error for bad text, for a text
 // too short to divide, and when the disk refuses; existing files are then left as they were.
 PreparedTokens prepare_tokens(const std::vector<std::filesystem::path>& paths,
                               const Tokenizer& tokenizer, const std::filesystem::path& directory,

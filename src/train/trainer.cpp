@@ -279,7 +279,8 @@ class TrainLoop {
   std::string note(const TrainLogLine& line) const {
     std::string text =
         fmt::format("{} tokens/s  loss {:.3f}", format_count(line.tokens_per_second), line.loss);
-    if (held_out_ == nullptr) text += fmt::format("  accuracy {:.1f}%", 100 * last_accuracy_);
+    if (held_out_ == nullptr)
+      text += fmt::format("  {:.1f}% of answers right", 100 * last_accuracy_);
     if (last_score_ > 0) text += fmt::format("  held out {:.3f} bits/byte", last_score_);
     return text;
   }
@@ -433,9 +434,13 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   return {loss, norm, static_cast<double>(correct) * gradient_scale, std::move(layer_losses)};
 }
 
+bool holds_training_run(const std::filesystem::path& directory) {
+  return std::filesystem::exists(directory / kStateFile);
+}
+
 void check_directory(const std::filesystem::path& directory, bool resume) {
-  require(resume || !std::filesystem::exists(directory / kStateFile), directory.string(),
-          "already holds a training run (continue it with --resume, or choose another --out)");
+  require(resume || !holds_training_run(directory), directory.string(),
+          "already holds a training run (resume it, or choose another directory)");
 }
 
 TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,

@@ -74,6 +74,9 @@ struct StepResult {
 StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
                       TrainingState& state, double learning_rate);
 
+// Whether a directory has the state of a run.
+bool holds_training_run(const std::filesystem::path& directory);
+
 // Throws Error if `directory` holds a training run that is not to be resumed. train() does it too;
 // a caller that prepares data in the directory first must not disturb that run.
 void check_directory(const std::filesystem::path& directory, bool resume);

@@ -48,7 +48,7 @@ void restore(const SafetensorsFile& file, const std::string& name, const Tensor&
   throw Error(
       where,
       fmt::format("was made with another {}: {} then, {} now", name, saved.dump(), wanted.dump()),
-      "use another --out, or the same settings");
+      "use another directory, or the same settings");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "base/random.h"
 #include "formats/checkpoint_reader.h"
+#include "formats/json.h"
 #include "support/errors.h"
 #include "support/folder.h"
 #include "support/torch_file.h"
@@ -95,6 +96,48 @@ TEST_F(PickleTest, ReadsTensorsOfAnArchive) {
     EXPECT_TRUE(numbers(file, "empty").empty());
     EXPECT_EQ(file.entries().at("half").dtype, "BF16");
     EXPECT_THAT(numbers(file, "half"), ElementsAre(1, -2.5));
+  }
+}
+
+// An element of any dtype that the goldens have.
+double element(const SafetensorsEntry& entry, int64_t index) {
+  const auto width = static_cast<size_t>(safetensors_dtype_bytes(entry.dtype));
+  SafetensorsEntry one = entry;
+  one.shape = {1};
+  one.bytes = entry.bytes.subspan(static_cast<size_t>(index) * width, width);
+  int64_t whole = 0;
+  if (entry.dtype == "I64" || entry.dtype == "U8" || entry.dtype == "BOOL") {
+    std::memcpy(&whole, one.bytes.data(), width);
+    return static_cast<double>(whole);
+  }
+  float value = 0;
+  to_f32(one, &value);
+  return double{value};
+}
+
+// scripts/make_torch_goldens.py has torch itself write them.
+TEST(TorchGoldens, AreReadAsTorchDoes) {
+  const std::filesystem::path folder =
+      std::filesystem::path(PRONGHORN_SOURCE_DIR) / "tests/formats/golden/torch";
+  const nlohmann::json expected = parse_json(read_file(folder / "expected.json"), "expected.json");
+  ASSERT_EQ(expected.size(), 5u);
+  for (const auto& [name, tensors] : expected.items()) {
+    const TorchFile file(folder / name);
+    EXPECT_EQ(file.entries().size(), tensors.size()) << name;
+    for (const auto& [key, tensor] : tensors.items()) {
+      const auto found = file.entries().find(key);
+      ASSERT_NE(found, file.entries().end()) << name << " " << key;
+      const SafetensorsEntry& entry = found->second;
+      EXPECT_EQ(entry.dtype, tensor.at("dtype")) << name << " " << key;
+      EXPECT_EQ(nlohmann::json(entry.shape), tensor.at("shape")) << name << " " << key;
+      const auto values = tensor.at("values").get<std::vector<double>>();
+      ASSERT_EQ(entry.elements(), std::ssize(values)) << name << " " << key;
+      for (int64_t i = 0; i < entry.elements(); ++i) {
+        EXPECT_EQ(static_cast<float>(element(entry, i)),
+                  static_cast<float>(values[static_cast<size_t>(i)]))
+            << name << " " << key << " " << i;
+      }
+    }
   }
 }
 

@@ -57,8 +57,8 @@ TEST(Pattern, SaysWhereItIsWrong) {
   EXPECT_THAT(error("[a)"), HasSubstr("unexpected ')'"));
   EXPECT_THAT(error("-1a"), HasSubstr("unexpected '-'"));
   EXPECT_THAT(error("a\xff"), HasSubstr("character 2"));
-  // The message itself ends at the NUL.
-  EXPECT_THAT(error(std::string("a\0b", 3)), HasSubstr("pattern \"a"));
+  EXPECT_THAT(error(std::string("a\0b", 3)), HasSubstr(R"(pattern 'a\x00b')"));
+  EXPECT_LT(error(std::string(100000, 'x') + "?").size(), 400u);
 }
 
 TEST(Pattern, RefusesTooManyBlocksAtOnce) {
@@ -318,6 +318,10 @@ TEST(Config, RefusesFilesThatAreNone) {
                            "{\"pattern\": \"a\", \"pattern\": \"a\"}"}) {
     EXPECT_THAT(error(text), HasSubstr("config.json")) << text;
   }
+  EXPECT_THAT(error("GGUF\3" + std::string(100, 'x')), HasSubstr("a model in GGUF"));
+  EXPECT_THAT(error("PK\3\4" + std::string(100, 'x')), HasSubstr("an archive"));
+  write_safetensors(folder.path() / "config.json", {});
+  EXPECT_THAT(error_of([&] { load_config(folder.path()); }), HasSubstr("weights in safetensors"));
   EXPECT_THAT(error(R"({"model_type": "gpt9"})"), AllOf(HasSubstr("gpt9"), HasSubstr("llama")));
   EXPECT_THAT(error(std::string(100000, '[')), HasSubstr("nested"));
   EXPECT_THAT(error_of([&] { load_config(folder.path() / "absent.json"); }), HasSubstr("absent"));

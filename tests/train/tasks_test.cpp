@@ -324,7 +324,7 @@ TEST(Tasks, NumbersAndKeysAreHiddenInTheText) {
     ASSERT_NE(mark, filler.npos);
     EXPECT_THAT(*options.text + *options.text, HasSubstr(filler.substr(0, mark)));
     options.text = nullptr;
-    EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("--data"));
+    EXPECT_THAT(error_of([&] { make_task(options); }), HasSubstr("needs a text"));
   }
 }
 
@@ -336,6 +336,34 @@ TEST(Tasks, TheFamilyTakesItsPartsInTurn) {
     const auto part = make_task(needle_of(parts[index % 3], 128, 2));
     EXPECT_EQ(part->vocab_size(), family->vocab_size());
     EXPECT_EQ(example_of(*family, index), example_of(*part, index));
+  }
+}
+
+// The share that guessing gets right, against guesses.
+TEST(Tasks, ChanceIsThatOfGuessing) {
+  for (const TaskType& type : task_types()) {
+    SCOPED_TRACE(type.name);
+    TaskOptions options = options_of(type.name, 256);
+    const auto source = make_task(options);
+    // Guesses are drawn from the answers of other examples, so their alphabet is the task's own.
+    std::vector<int32_t> answers;
+    std::vector<int32_t> tokens(256), targets(256);
+    for (uint64_t i = 0; i < 300; ++i) {
+      source->fill(i, tokens, targets);
+      for (const int32_t target : targets) {
+        if (target >= 0) answers.push_back(target);
+      }
+    }
+    const std::set<int32_t> alphabet(answers.begin(), answers.end());
+    EXPECT_GT(source->chance(), 0);
+    // All answers of small alphabets have been seen by now; those of large ones are at most as
+    // many.
+    const double seen = 1 / static_cast<double>(alphabet.size());
+    if (source->chance() > 0.01) {
+      EXPECT_DOUBLE_EQ(source->chance(), seen);
+    } else {
+      EXPECT_LE(source->chance(), seen);
+    }
   }
 }
 

@@ -117,6 +117,42 @@ TEST_F(TextTest, BadDataSaysWhatAndWhere) {
   EXPECT_THAT(read_error(put("g.txt.gz", good + "junk")), HasSubstr("broken gzip"));
 }
 
+TEST_F(TextTest, GzipOfSeveralMembersAndZerosBehindThem) {
+  const std::string zeros(1000, '\0');
+  const std::vector<std::string> good = {
+      gzip("one ") + gzip("two"), gzip("one two") + zeros, gzip("one ") + zeros + gzip("two"),
+      gzip("one two") + gzip("") + zeros, gzip("") + gzip("one two")};
+  for (const std::string& bytes : good) {
+    EXPECT_THAT(documents({put("members.txt.gz", bytes)}), ElementsAre("one two"));
+  }
+  const std::string line = "{\"text\": \"one two\"}\n";
+  EXPECT_THAT(
+      documents({put("members.jsonl.gz", gzip(line.substr(0, 5)) + gzip(line.substr(5)) + zeros)}),
+      ElementsAre("one two"));
+  EXPECT_THAT(read_error(put("g.txt.gz", gzip("one") + zeros + "x")), HasSubstr("gzip"));
+  EXPECT_THAT(read_error(put("h.txt.gz", gzip("one") + zeros + gzip("two").substr(0, 5))),
+              HasSubstr("cut off"));
+}
+
+TEST_F(TextTest, EndingsMayBeInCapitals) {
+  const std::string line = "{\"text\": \"one\"}\n";
+  EXPECT_THAT(documents({put("a.TXT.GZ", gzip("one"))}), ElementsAre("one"));
+  EXPECT_THAT(documents({put("b.JSONL", line)}), ElementsAre("one"));
+  EXPECT_THAT(documents({put("c.Jsonl.Gz", gzip(line))}), ElementsAre("one"));
+}
+
+TEST_F(TextTest, HashesGoByWhatFilesHold) {
+  const fs::path a = put("a.txt", "the same size"), b = put("b.txt", "the sama size");
+  const uint64_t hash = hash_of_texts({a});
+  EXPECT_NE(hash, hash_of_texts({b}));
+  EXPECT_EQ(hash, hash_of_texts({put("sub/moved.txt", "the same size")}));
+  EXPECT_NE(hash, hash_of_texts({put("a.jsonl", "the same size")}));  // is read otherwise
+  EXPECT_NE(hash_of_texts({a, b}), hash_of_texts({b, a}));
+  // Where one file ends and the next begins counts.
+  EXPECT_NE(hash_of_texts({put("c.txt", "ab"), put("d.txt", "c")}),
+            hash_of_texts({put("e.txt", "a"), put("f.txt", "bc")}));
+}
+
 TEST_F(TextTest, HoldsOutTheEndOfAFewDocuments) {
   std::string text;
   for (int i = 0; i < 1000; ++i) text += fmt::format("line number {}\n", i);

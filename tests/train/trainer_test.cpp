@@ -232,7 +232,7 @@ TEST_F(TrainerTest, RefusesToMixRuns) {
   train_here(model, run_of("run", 2));
   const std::string before = read_file(folder_ / "run/training_state.safetensors");
   EXPECT_THAT(error_of([&] { train_here(model, run_of("run", 2)); }),
-              AllOf(HasSubstr("already holds"), HasSubstr("--resume")));
+              AllOf(HasSubstr("already holds"), HasSubstr("resume it")));
   TrainRun other = run_of("run", 2);
   other.resume = true;
   other.seed = 4;

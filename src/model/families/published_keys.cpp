@@ -96,6 +96,7 @@ constexpr ChangingKey kChanging[] = {
     {"no_rope_layer_interval", "[0]"},
     {"use_dynamic_ntk", "[false]"},
     {"use_logn_attn", "[false]"},
+    {"use_mrope", "[false]"},
     {"position_embedding_type", R"(["rope", "rotary", "absolute"])"},
     {"alibi", "[false]"},
     {"use_alibi", "[false]"},

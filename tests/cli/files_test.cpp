@@ -1,0 +1,136 @@
+// Files that are odd: devices, pipes, links, other endings, changed behind one's back.
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <thread>
+
+#include "cli/command.h"
+
+namespace pronghorn {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+using testing_cli::CliTest;
+
+class FilesTest : public CliTest {
+ protected:
+  std::vector<std::string> train_on(const std::string& data, const std::string& out,
+                                    const std::string& steps = "2") {
+    return {"train", "tiny.json", "--data", data, "--out", out, "--steps", steps};
+  }
+};
+
+TEST_F(FilesTest, PipesAndDevicesNeverBlock) {
+  ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  output_of(train_on("text.txt", "run"));
+  std::filesystem::create_directory(folder_ / "model");
+  std::filesystem::copy_file(folder_ / "run/config.json", folder_ / "model/config.json");
+  ASSERT_EQ(::mkfifo((folder_ / "model/model.safetensors").c_str(), 0600), 0);
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {train_on("pipe", "x"), "pipe: is a pipe"},
+      {train_on("/dev/zero", "x"), "/dev/zero: is a pipe or a device"},
+      {{"train", "pipe", "--data", "text.txt", "--out", "x", "--steps", "1"}, "is a pipe"},
+      {{"inspect", "pipe"}, "is a pipe"},
+      {{"inspect", "/dev/zero"}, "is a device"},
+      {{"eval", "run", "--data", "pipe"}, "is a pipe"},
+      {{"generate", "run", "--prompt-file", "pipe"}, "is a pipe"},
+      {{"generate", "run", "--prompt-file", "/dev/zero"}, "is a device"},
+      {{"generate", "run", "--prompt", "a", "--session", "pipe"}, "is a pipe"},
+      {{"generate", "model", "--prompt", "a"}, "is a pipe"},
+      {{"tokenize", "run", "--file", "pipe"}, "is a pipe"},
+      {{"logits", "run", "--tokens", "1", "--out", "pipe"}, "is a pipe"},
+      {{"logits", "run", "--tokens", "1", "--out", "/dev/null"}, "is a device"}};
+  for (const auto& [arguments, expected] : cases) {
+    EXPECT_THAT(failure_of(1, arguments), HasSubstr(expected));
+  }
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
+TEST_F(FilesTest, LinksThatLeadNowhereArePassedOver) {
+  std::filesystem::create_directory(folder_ / "texts");
+  put("texts/a.TXT", text());
+  std::filesystem::create_symlink("loop", folder_ / "texts/loop");
+  std::filesystem::create_symlink("gone", folder_ / "texts/dangling");
+  std::filesystem::create_directory_symlink("..", folder_ / "texts/up");
+  const testing_cli::Finished finished = run(train_on("texts", "run"));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.err, AllOf(HasSubstr("texts/loop"), HasSubstr("texts/dangling")));
+  EXPECT_THAT(failure_of(1, train_on("texts/loop", "x")), HasSubstr("texts/loop: Too many"));
+  EXPECT_THAT(failure_of(1, {"inspect", "texts/loop"}), HasSubstr("texts/loop: Too many levels"));
+}
+
+TEST_F(FilesTest, AChangeOfTheSameSizeIsNoticed) {
+  std::string changed = text();
+  changed[100] = 'X';
+  output_of(train_on("text.txt", "run"));
+  const auto time = std::filesystem::last_write_time(folder_ / "text.txt");
+  for (const bool same_time : {false, true}) {
+    put("text.txt", changed);
+    if (same_time) std::filesystem::last_write_time(folder_ / "text.txt", time);
+    std::vector<std::string> resume = train_on("text.txt", "run");
+    resume.push_back("--resume");
+    EXPECT_THAT(failure_of(1, resume), HasSubstr("data")) << same_time;
+    // The old text again, in another place and at another time, is the same.
+    put("moved.txt", text());
+    resume[3] = "moved.txt";
+    output_of(resume);
+  }
+}
+
+TEST_F(FilesTest, TwoRunsInOneDirectoryAreToldApart) {
+  std::thread first([&] {
+    // Ended by a signal as soon as the second has been refused.
+    run({"train", "tiny.json", "--data", "text.txt", "--out", "run", "--time", "20s"},
+        {.signal_after = 1.0, .after_file = "refused", .signal = SIGINT});
+  });
+  for (int i = 0; i < 3000 && !std::filesystem::exists(folder_ / "run/.lock"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const std::string command = fmt::format(
+      "cd '{}' && '{}' train tiny.json --data text.txt --out run --steps 1 --resume 2> second",
+      folder_.path().string(), PRONGHORN_CLI);
+  const int status = std::system(command.c_str());
+  put("refused", "");
+  first.join();
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_THAT(read_file(folder_ / "second"), HasSubstr("another run is writing"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "run/.lock"));
+}
+
+TEST_F(FilesTest, NamesAreQuotedInMessages) {
+  const std::string evil = "evil\x1b[31m\nname";
+  nlohmann::json bad = config("a");
+  bad[evil] = 1;
+  bad["train"][std::string(5000, 'x')] = 1;
+  put("bad.json", bad.dump());
+  EXPECT_THAT(failure_of(1, {"inspect", "bad.json"}),
+              AllOf(HasSubstr(R"(evil\x1b[31m\nname)"), Not(HasSubstr("\x1b"))));
+  bad.erase(evil);
+  bad["model_type"] = evil;
+  put("bad.json", bad.dump());
+  EXPECT_THAT(failure_of(1, {"inspect", "bad.json"}), Not(HasSubstr("\x1b")));
+  EXPECT_THAT(failure_of(1, {"inspect", evil}), AllOf(HasSubstr(R"(evil\x1b[31m\nname)")));
+  EXPECT_THAT(failure_of(1, {"inspect", std::string(300, 'y') + "/" + std::string(3000, 'z')}),
+              HasSubstr("yyy"));
+  EXPECT_THAT(failure_of(1, {"train", "tiny.json", "--task", evil, "--out", "x", "--steps", "1"}),
+              HasSubstr(R"(evil\x1b)"));
+}
+
+TEST_F(FilesTest, WhatIsNoTextSaysWhatItIs) {
+  put("model.gguf", std::string("GGUF\3\0\0\0", 8));
+  put("text.gz.txt", std::string("\x1f\x8b\x08\x00", 4));
+  put("wide.txt", std::string("\xff\xfe"
+                              "a\0b\0",
+                              6));
+  put("squeezed.txt", "BZh9\xff");
+  EXPECT_THAT(failure_of(1, train_on("model.gguf", "x")), HasSubstr("GGUF"));
+  EXPECT_THAT(failure_of(1, train_on("text.gz.txt", "x")), HasSubstr(".gz"));
+  EXPECT_THAT(failure_of(1, train_on("wide.txt", "x")), HasSubstr("UTF-16"));
+  EXPECT_THAT(failure_of(1, train_on("squeezed.txt", "x")), HasSubstr("compressed"));
+}
+
+}  // namespace
+}  // namespace pronghorn
