@@ -9,9 +9,11 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu_features.h"
 #include "backend/machine.h"
+#include "base/directory_lock.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "base/threads.h"
 #include "decode/generator.h"
 #include "lab/measure.h"
@@ -54,6 +56,7 @@ class Comparison {
 
   CompareRun run() {
     read_entrants();
+    const DirectoryLock lock(options_.directory);
     prepare_data();
     for (Entrant& entrant : entrants_) entrant.config.vocab_size = run_.data.vocab_size;
     describe_run();
@@ -90,7 +93,7 @@ class Comparison {
         entrant.name = std::filesystem::absolute(path).parent_path().filename().string();
       }
       require(entrant.name != "data" && names.insert(entrant.name).second, path.string(),
-              "another configuration has the name '{}' too (rename one file)", entrant.name);
+              "another configuration has the name {} too (rename one file)", quote(entrant.name));
       entrant.config = load_config(path);
       const std::string where = path.string() + ": train";
       nlohmann::json train =
@@ -124,9 +127,10 @@ class Comparison {
   bool on_task() const { return !options_.task.name.empty(); }
 
   void describe_run() {
-    run_.title = "Pronghorn compare";
+    run_.title = title();
     run_.date = today();
     run_.seed = options_.seed;
+    run_.seeds = options_.seeds;
     spdlog::info("measuring the machine");
     const MachineCeilings ceilings = measure_machine(1.0);
     run_.machine.cpu = ceilings.cpu;
@@ -140,12 +144,31 @@ class Comparison {
     run_.budget.tokens = options_.budget.tokens;
   }
 
+  // "mamba2-1m and transformer-1m on book.txt"
+  std::string title() const {
+    constexpr size_t kNamed = 3;
+    std::string who;
+    for (size_t i = 0; i < entrants_.size(); ++i) {
+      who += i == 0 ? "" : i + 1 == entrants_.size() ? " and " : ", ";
+      who += printable(entrants_[i].name, kQuoteLength);
+    }
+    if (entrants_.size() > kNamed) who = fmt::format("{} architectures", entrants_.size());
+    std::string on = "the task " + options_.task.name;
+    if (!on_task()) {
+      const auto& first = options_.data.front();
+      const auto name = first.has_filename() ? first.filename() : first.parent_path().filename();
+      on = printable(name.string(), kQuoteLength);
+      if (options_.data.size() > 1) on += fmt::format(" and {} more", options_.data.size() - 1);
+    }
+    return fmt::format("{} on {}", who, on);
+  }
+
   // The results of an interrupted run with the same data, budget and seed.
   std::vector<ArchitectureResult> earlier_results(const std::filesystem::path& path) const {
     const CompareRun earlier = load_run(path);
     require(earlier.data == run_.data && earlier.budget == run_.budget && earlier.seed == run_.seed,
             path.string(),
-            "belongs to a comparison with other data, budget or seed (choose another --out)");
+            "belongs to a comparison with other data, budget or seed (choose another directory)");
     spdlog::info("continuing the comparison in {}", options_.directory.string());
     return earlier.architectures;
   }
@@ -154,6 +177,7 @@ class Comparison {
   std::string identity_of(const Entrant& entrant) const {
     nlohmann::json json = {{"model", write_pronghorn_config(entrant.config)},
                            {"train", write_train_config(entrant.train)},
+                           {"seeds", options_.seeds},
                            {"contexts", options_.contexts},
                            {"context_seconds", options_.context_seconds},
                            {"mqar_seconds", options_.mqar_seconds.value_or(0)},
@@ -175,18 +199,13 @@ class Comparison {
       result.non_embedding_parameters = model.non_embedding_parameter_count();
       spdlog::info("{}: {} parameters, pattern {}", entrant.name,
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
-      if (on_task()) {
-        const std::unique_ptr<DataSource> source = make_task(task_);
-        train_entrant(entrant, model, *source, nullptr, result);
-        judge_on_task(entrant, model, result);
-        return result;
+      train_and_judge(entrant, model, options_.seed, result);
+      if (!on_task()) {
+        measure_entrant(model, result);
+        write_sample(model, result);
+        if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
       }
-      const TokenShard shard(corpus_.files.train), held_out(corpus_.files.held_out);
-      TextSource source(shard, entrant.train.window, options_.seed);
-      train_entrant(entrant, model, source, &held_out, result);
-      measure_entrant(model, result);
-      write_sample(model, result);
-      if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
+      add_other_seeds(entrant, result);
     } catch (const std::exception& error) {  // too little memory for this one too
       if (interrupted_) throw;
       result.failure = error.what();
@@ -195,16 +214,65 @@ class Comparison {
     return result;
   }
 
+  void train_and_judge(const Entrant& entrant, Model& model, uint64_t seed,
+                       ArchitectureResult& result) {
+    if (on_task()) {
+      TaskOptions task = task_;
+      task.seed = seed;
+      const std::unique_ptr<DataSource> source = make_task(task);
+      train_entrant(entrant, model, *source, nullptr, seed, result);
+      judge_on_task(entrant, model, seed, result);
+      return;
+    }
+    const TokenShard shard(corpus_.files.train), held_out(corpus_.files.held_out);
+    TextSource source(shard, entrant.train.window, seed);
+    train_entrant(entrant, model, source, &held_out, seed, result);
+  }
+
+  // Trains with the other seeds, and puts means in place of what was judged of the first.
+  void add_other_seeds(const Entrant& entrant, ArchitectureResult& result) {
+    if (options_.seeds == 1) return;
+    const auto count = static_cast<double>(options_.seeds);
+    if (result.held_out_bits_per_byte) {
+      result.seed_bits_per_byte = {*result.held_out_bits_per_byte};
+    }
+    for (int64_t i = 1; i < options_.seeds; ++i) {
+      const uint64_t seed = options_.seed + static_cast<uint64_t>(i);
+      Model model(entrant.config, seed);
+      ArchitectureResult other;
+      train_and_judge(entrant, model, seed, other);
+      if (other.held_out_bits_per_byte) {
+        result.seed_bits_per_byte.push_back(*other.held_out_bits_per_byte);
+      }
+      for (size_t t = 0; t < result.tasks.size(); ++t) {
+        result.tasks[t].accuracy += other.tasks[t].accuracy;
+        result.tasks[t].answers += other.tasks[t].answers;
+      }
+    }
+    for (TaskPoint& point : result.tasks) {
+      point.accuracy /= count;
+      point.answers /= count;
+    }
+    if (result.held_out_bits_per_byte) {
+      double sum = 0;
+      for (const double value : result.seed_bits_per_byte) sum += value;
+      result.held_out_bits_per_byte = sum / count;
+    }
+  }
+
   void train_entrant(const Entrant& entrant, Model& model, DataSource& source,
-                     const TokenShard* held_out, ArchitectureResult& result) {
+                     const TokenShard* held_out, uint64_t seed, ArchitectureResult& result) {
+    const std::string name =
+        seed == options_.seed ? entrant.name : fmt::format("{}.seed{}", entrant.name, seed);
     TrainRun run;
     run.config = entrant.train;
     run.budget = options_.budget;
-    run.seed = options_.seed;
-    run.directory = options_.directory / entrant.name;
+    run.seed = seed;
+    run.directory = options_.directory / name;
     run.resume = true;
     run.data_identity = on_task() ? run_.data.tokenizer : corpus_.identity();
-    run.label = entrant.name;
+    run.label = name;
+    const DirectoryLock lock(run.directory);
     const TrainResult trained = train(model, source, held_out, corpus_.tokenizer.get(), run);
     if (trained.interrupted) interrupt();
     result.train_tokens = trained.tokens;
@@ -224,7 +292,8 @@ class Comparison {
     }
   }
 
-  void judge_on_task(const Entrant& entrant, const Model& model, ArchitectureResult& result) {
+  void judge_on_task(const Entrant& entrant, const Model& model, uint64_t seed,
+                     ArchitectureResult& result) {
     const std::vector<std::string>& parts = task_type(task_.name).parts;
     int64_t total = 0;
     for (const int64_t multiple : options_.task_multiples) total += multiple * task_.length;
@@ -237,12 +306,14 @@ class Comparison {
         task.name = part;
         task.length = multiple * task_.length;
         task.questions = task.haystacks = 1;
+        task.seed = seed;
         const std::unique_ptr<DataSource> source = make_task(task);
         const TaskScore score =
             evaluate_task(model, entrant.train.precision, *source, options_.task_examples,
                           [&](double done) { progress.update(before + done); });
         before += static_cast<double>(options_.task_examples * task.length);
-        result.tasks.push_back({part, task.length, score.solved_share()});
+        result.tasks.push_back(
+            {part, task.length, score.solved_share(), score.accuracy(), source->chance()});
       }
     }
     progress.finish();
@@ -310,6 +381,7 @@ class Comparison {
     run.resume = true;
     run.data_identity = describe(task);
     run.label = entrant.name + " mqar";
+    const DirectoryLock lock(run.directory);
     const TrainResult trained = train(model, *source, nullptr, nullptr, run);
     if (trained.interrupted) interrupt();
     return trained.accuracy.value_or(0);

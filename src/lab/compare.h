@@ -20,6 +20,7 @@ struct CompareOptions {
   std::filesystem::path directory;  // --out
   TrainBudget budget;               // seconds or tokens, for each architecture
   uint64_t seed = 0;
+  int64_t seeds = 1;          // trains each so often: with seed, seed + 1, ...
   int64_t vocab_size = 4096;  // of the tokenizer to train; 0: bytes
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
   double context_seconds = 60;         // longest prompt measurement
@@ -35,6 +36,7 @@ struct CompareOptions {
 // Trains and judges architectures on text, or on a synthetic task. Runs in `directory`:
 //   data/           tokenizer and token shards
 //   NAME/           the training run of each architecture, its model at the end
+//   NAME.seed1/     the same with seed 1, if that is not the first
 //   results.json    after each architecture; an interrupted comparison continues from it
 //   report.html
 // An architecture that fails is reported with its message and does not stop the others. Throws

@@ -129,7 +129,9 @@ std::string data_facts(const CompareRun& run) {
                              ? format_bits(*data.gzip_bits_per_byte) + " bits/byte"
                              : std::string()},
        {"Budget", budget_words(run.budget) + " for each architecture"},
-       {"Seed", fmt::format("{}", run.seed)}});
+       {"Seed", run.seeds > 1 ? fmt::format("{} to {}", run.seed,
+                                            run.seed + static_cast<uint64_t>(run.seeds) - 1)
+                              : fmt::format("{}", run.seed)}});
 }
 
 // The run with curves of at most about kCurvePoints points: steps without a held-out value are put

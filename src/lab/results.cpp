@@ -10,13 +10,14 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/quote.h"
 
 namespace pronghorn::lab {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view kFormat = "pronghorn-compare-2";
+constexpr std::string_view kFormat = "pronghorn-compare-3";
 
 // T, const or not: one list of fields serves writing and reading.
 template <typename T, typename U>
@@ -72,6 +73,8 @@ void fields(const Io& io, T& value) {
   io("task", value.task);
   io("length", value.length);
   io("accuracy", value.accuracy);
+  io("answers", value.answers);
+  io("chance", value.chance);
 }
 
 template <typename Io, Like<ArchitectureResult> T>
@@ -88,6 +91,7 @@ void fields(const Io& io, T& value) {
   io("train_fraction_of_peak", value.train_fraction_of_peak);
   io("held_out_bits_per_byte", value.held_out_bits_per_byte);
   io("best_held_out_bits_per_byte", value.best_held_out_bits_per_byte);
+  io("seed_bits_per_byte", value.seed_bits_per_byte);
   io("peak_training_bytes", value.peak_training_bytes);
   io("curve", value.curve);
   io("inference", value.inference);
@@ -102,6 +106,7 @@ void fields(const Io& io, T& value) {
   io("title", value.title);
   io("date", value.date);
   io("seed", value.seed);
+  io("seeds", value.seeds);
   io("machine", value.machine);
   io("data", value.data);
   io("budget", value.budget);
@@ -239,7 +244,7 @@ void to_json(json& document, const ArchitectureResult& result) {
 void from_json(const json& document, CompareRun& run) {
   std::string format;
   Reader(document, "run")("format", format);
-  require(format == kFormat, "run.format", "is '{}', expected '{}'", format, kFormat);
+  require(format == kFormat, "run.format", "is {}, expected '{}'", quote(format), kFormat);
   Reader::read(document, "run", run);
 }
 
@@ -258,7 +263,7 @@ CompareRun parse_run(std::string_view text, std::string_view where) {
   try {
     from_json(json::parse(text), run);
   } catch (const json::exception& error) {
-    throw Error(where, fmt::format("is not JSON: {}", error.what()));
+    throw Error(where, fmt::format("is not JSON: {}", printable(error.what(), 2 * kQuoteLength)));
   } catch (const Error& error) {
     throw Error(where, error.what());
   }
@@ -303,12 +308,38 @@ std::vector<TaskLengths> measured_tasks(const CompareRun& run) {
   return result;
 }
 
+double quality_margin(const CompareRun& run) {
+  // Runs of one configuration that differ in their seed alone differ by up to about this much.
+  constexpr double kOneSeed = 0.01;
+  double widest = 0, least = std::numeric_limits<double>::infinity();
+  for (const ArchitectureResult& a : run.architectures) {
+    if (!a.held_out_bits_per_byte) continue;
+    least = std::min(least, *a.held_out_bits_per_byte);
+    const auto count = static_cast<double>(a.seed_bits_per_byte.size());
+    if (count < 2) return kOneSeed;
+    double squares = 0;
+    for (const double value : a.seed_bits_per_byte) {
+      squares += (value - *a.held_out_bits_per_byte) * (value - *a.held_out_bits_per_byte);
+    }
+    widest = std::max(widest, squares / (count - 1) / count);  // variance of the mean
+  }
+  if (!(least > 0) || !std::isfinite(least)) return kOneSeed;
+  return 2 * std::sqrt(2 * widest) / least;  // two standard errors of a difference
+}
+
+const TaskPoint* task_point(const ArchitectureResult& result, const std::string& task,
+                            int64_t length) {
+  for (const TaskPoint& point : result.tasks) {
+    if (point.task == task && point.length == length) return &point;
+  }
+  return nullptr;
+}
+
 std::optional<double> task_accuracy(const ArchitectureResult& result, const std::string& task,
                                     int64_t length) {
-  for (const TaskPoint& point : result.tasks) {
-    if (point.task == task && point.length == length) return point.accuracy;
-  }
-  return {};
+  const TaskPoint* point = task_point(result, task, length);
+  if (point == nullptr) return {};
+  return point->accuracy;
 }
 
 }  // namespace pronghorn::lab

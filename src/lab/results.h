@@ -71,6 +71,8 @@ struct TaskPoint {
   std::string task;
   int64_t length = 0;
   double accuracy = 0;  // share of the examples whose answers are all right, 0 to 1
+  double answers = 0;   // share of the answers that are right
+  double chance = 0;    // that of guessing among the answers there can be
 
   bool operator==(const TaskPoint&) const = default;
 };
@@ -89,6 +91,9 @@ struct ArchitectureResult {
   std::optional<double> train_fraction_of_peak;  // 0 to 1
   std::optional<double> held_out_bits_per_byte;  // at the end of training
   std::optional<double> best_held_out_bits_per_byte;
+  // With several seeds, held_out_bits_per_byte and the shares of tasks are means over them; these
+  // are the values of each. The rest is that of the first seed.
+  std::vector<double> seed_bits_per_byte;
   std::optional<int64_t> peak_training_bytes;
   std::vector<CurvePoint> curve;
   std::vector<InferencePoint> inference;  // by context; a context may be missing
@@ -105,6 +110,7 @@ struct CompareRun {
   std::string title;
   std::string date;  // ISO 8601
   uint64_t seed = 0;
+  int64_t seeds = 1;  // with which each architecture was trained: seed, seed + 1, ...
   Machine machine;
   DataDescription data;
   Budget budget;
@@ -144,6 +150,13 @@ struct TaskLengths {
   std::vector<int64_t> lengths;
 };
 std::vector<TaskLengths> measured_tasks(const CompareRun& run);
+// The relative difference of two held-out scores under which the run cannot tell them apart: two
+// standard errors where each architecture was trained with several seeds, else one percent.
+double quality_margin(const CompareRun& run);
+
+// What an architecture reached on a task at a length, or null.
+const TaskPoint* task_point(const ArchitectureResult& result, const std::string& task,
+                            int64_t length);
 // The accuracy of an architecture, or none.
 std::optional<double> task_accuracy(const ArchitectureResult& result, const std::string& task,
                                     int64_t length);

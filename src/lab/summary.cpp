@@ -20,6 +20,7 @@ struct Contest {
   Value value;
   bool highest;
   Format format;
+  double margin = 0;  // relative difference from the best up to which another is as good
 };
 
 struct Ranked {
@@ -40,13 +41,23 @@ std::vector<Ranked> ranking(const CompareRun& run, const Contest& contest) {
   return ranked;
 }
 
-// Those that read the same as the best once formatted: the reader sees a tie.
-std::vector<size_t> leaders(const std::vector<Ranked>& ranked, const Format& format) {
+// Those that read the same as the best once formatted, so that the reader sees a tie, or that are
+// within the margin of it.
+std::vector<size_t> leaders(const std::vector<Ranked>& ranked, const Contest& contest) {
+  const double best = ranked.front().value;
   std::vector<size_t> result;
   for (const Ranked& entry : ranked) {
-    if (format(entry.value) == format(ranked.front().value)) result.push_back(entry.index);
+    if (contest.format(entry.value) == contest.format(best) ||
+        std::abs(entry.value - best) <= contest.margin * std::abs(best)) {
+      result.push_back(entry.index);
+    }
   }
   return result;
+}
+
+// Whether a reader sees different values among the first `count`.
+bool differ(const std::vector<Ranked>& ranked, size_t count, const Format& format) {
+  return format(ranked.front().value) != format(ranked[count - 1].value);
 }
 
 std::string names(const CompareRun& run, const std::vector<size_t>& indices) {
@@ -61,7 +72,11 @@ std::string names(const CompareRun& run, const std::vector<size_t>& indices) {
 std::string lead(const CompareRun& run, const std::vector<Ranked>& ranked, size_t winners,
                  const Contest& contest, bool as_ratio) {
   if (ranked.size() == 1) return "the only one measured";
-  if (winners == ranked.size()) return "all the same";
+  if (winners == ranked.size()) {
+    return differ(ranked, winners, contest.format)
+               ? fmt::format("all about equal, up to {}", contest.format(ranked.back().value))
+               : "all the same";
+  }
   const Ranked& next = ranked[winners];
   const double best = ranked.front().value;
   const std::string& rival = run.architectures[next.index].name;
@@ -91,7 +106,7 @@ std::string other_contexts(const CompareRun& run, const std::vector<int64_t>& co
     const Contest here = contest(contexts[i]);
     const std::vector<Ranked> ranked = ranking(run, here);
     if (ranked.empty()) continue;
-    std::vector<size_t> winners = leaders(ranked, here.format);
+    std::vector<size_t> winners = leaders(ranked, here);
     if (winners == last_winners) continue;
     if (!changes.empty() && changes.back().winners == winners) {
       changes.back().contexts.push_back(contexts[i]);
@@ -119,11 +134,12 @@ class Findings {
            bool as_ratio) {
     const std::vector<Ranked> ranked = ranking(run_, contest);
     if (ranked.empty()) return;
-    std::vector<size_t> winners = leaders(ranked, contest.format);
+    std::vector<size_t> winners = leaders(ranked, contest);
     std::string detail = lead(run_, ranked, winners.size(), contest, as_ratio);
     const bool contested = winners.size() < ranked.size();
+    const bool close = differ(ranked, winners.size(), contest.format);
     list.push_back({std::move(topic), std::move(verb), std::move(winners),
-                    contest.format(ranked.front().value) + std::string(unit), contested,
+                    contest.format(ranked.front().value) + std::string(unit), contested, close,
                     std::move(detail)});
   }
 
@@ -137,7 +153,7 @@ class Findings {
                        if (point == nullptr || !(point->*member)) return {};
                        return static_cast<double>(*(point->*member));
                      },
-                     highest, format};
+                     highest, format, 0};
     };
     std::vector<int64_t> contexts = measured_contexts(run_);
     while (!contexts.empty() && ranking(run_, contest(contexts.back())).empty()) {
@@ -168,7 +184,8 @@ std::vector<Finding> find_winners(const CompareRun& run) {
   using Result = ArchitectureResult;
   Findings findings(run);
   findings.add("Held-out quality", "models the held-out text best",
-               {[](const Result& a) { return a.held_out_bits_per_byte; }, false, format_bits},
+               {[](const Result& a) { return a.held_out_bits_per_byte; }, false, format_bits,
+                quality_margin(run)},
                " bits/byte", false);
   findings.add("Training speed", "trains fastest",
                {[](const Result& a) { return a.train_tokens_per_second; }, true, format_count},
@@ -205,6 +222,7 @@ std::string headline(const CompareRun& run) {
   // One winner's findings stand together: "a trains fastest and decodes fastest".
   struct Praise {
     std::vector<size_t> winners;
+    bool close;
     std::vector<std::string> verbs;
   };
   std::vector<Praise> praises;
@@ -215,10 +233,10 @@ std::string headline(const CompareRun& run) {
     const std::string verb =
         at == std::string::npos ? finding.verb : finding.verb + finding.topic.substr(at);
     const auto found = std::find_if(praises.begin(), praises.end(), [&](const Praise& praise) {
-      return praise.winners == finding.winners;
+      return praise.winners == finding.winners && praise.close == finding.close;
     });
     if (found == praises.end()) {
-      praises.push_back({finding.winners, {verb}});
+      praises.push_back({finding.winners, finding.close, {verb}});
     } else {
       found->verbs.push_back(verb);
     }
@@ -227,7 +245,9 @@ std::string headline(const CompareRun& run) {
   for (const Praise& praise : praises) {
     const bool several = praise.winners.size() > 1;
     text += fmt::format("{}{}{}", text.empty() ? "" : "; ", names(run, praise.winners),
-                        several ? " tie: each " : " ");
+                        !several       ? " "
+                        : praise.close ? " are about equal: each "
+                                       : " tie: each ");
     for (size_t i = 0; i < praise.verbs.size(); ++i) {
       if (i > 0) text += i + 1 == praise.verbs.size() ? " and " : ", ";
       text += praise.verbs[i];

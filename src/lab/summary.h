@@ -14,7 +14,8 @@ struct Finding {
   std::string verb;             // "models the held-out text best": the winner's name goes before
   std::vector<size_t> winners;  // into run.architectures; several when they read the same
   std::string value;            // the winning value with its unit
-  bool contested = false;       // whether at least two were measured, and differ
+  bool contested = false;       // whether at least two were measured, and some are worse
+  bool close = false;           // the winners differ, but by less than the run can tell
   std::string detail;           // how far ahead, and who leads at other contexts
 };
 

@@ -74,17 +74,31 @@ bool Table::is_best(size_t row, size_t column) const {
   const Best best = columns_[column].best;
   if (best == Best::kNone || !rows_[row][column].value) return false;
   const Cell* winner = nullptr;
-  bool contested = false;
   for (const std::vector<Cell>& cells : rows_) {
     const Cell& cell = cells[column];
     if (!cell.value) continue;
-    if (winner != nullptr && cell.text != winner->text) contested = true;
     if (winner == nullptr ||
         (best == Best::kHighest ? *cell.value > *winner->value : *cell.value < *winner->value)) {
       winner = &cell;
     }
   }
-  return contested && rows_[row][column].text == winner->text;
+  const auto as_good = [&](const Cell& cell) {
+    return cell.text == winner->text || std::abs(*cell.value - *winner->value) <=
+                                            columns_[column].margin * std::abs(*winner->value);
+  };
+  const bool contested = std::ranges::any_of(rows_, [&](const std::vector<Cell>& cells) {
+    return cells[column].value && !as_good(cells[column]);
+  });
+  return contested && as_good(rows_[row][column]);
+}
+
+bool Table::has_best() const {
+  for (size_t row = 0; row < rows_.size(); ++row) {
+    for (size_t column = 0; column < columns_.size(); ++column) {
+      if (is_best(row, column)) return true;
+    }
+  }
+  return false;
 }
 
 Table::Layout Table::layout(const std::vector<size_t>& columns) const {
@@ -188,6 +202,19 @@ Cell name_cell(const ArchitectureResult& result) {
   return result.failure ? result.name + " (failed)" : result.name;
 }
 
+// The mean, and of several seeds the standard deviation.
+Cell quality_cell(const ArchitectureResult& result) {
+  Cell cell = number_cell(result.held_out_bits_per_byte, format_bits);
+  const auto count = static_cast<double>(result.seed_bits_per_byte.size());
+  if (!cell.value || count < 2) return cell;
+  double squares = 0;
+  for (const double value : result.seed_bits_per_byte) {
+    squares += (value - *cell.value) * (value - *cell.value);
+  }
+  cell.text += " ± " + format_bits(std::sqrt(squares / (count - 1)));
+  return cell;
+}
+
 Table quality_table(const CompareRun& run) {
   const auto given = [&run](auto member) {
     return std::any_of(run.architectures.begin(), run.architectures.end(),
@@ -201,7 +228,10 @@ Table quality_table(const CompareRun& run) {
       {"architecture", Align::kLeft},
       {"parameters"},
   };
-  if (quality) columns.push_back({"held-out bits/byte", Align::kRight, Best::kLowest});
+  if (quality) {
+    columns.push_back(
+        {"held-out bits/byte", Align::kRight, Best::kLowest, {}, quality_margin(run)});
+  }
   columns.push_back({"tokens/s", Align::kRight, Best::kHighest, "training"});
   if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest, "training"});
   columns.push_back({"memory", Align::kRight, Best::kLowest, "training"});
@@ -211,7 +241,7 @@ Table quality_table(const CompareRun& run) {
     const double parameters = static_cast<double>(a.parameters);
     std::vector<Cell> cells{name_cell(a),
                             a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell()};
-    if (quality) cells.push_back(number_cell(a.held_out_bits_per_byte, format_bits));
+    if (quality) cells.push_back(quality_cell(a));
     cells.push_back(number_cell(a.train_tokens_per_second, format_count));
     if (peak) cells.push_back(number_cell(a.train_fraction_of_peak, format_percent));
     cells.push_back(number_cell(as_double(a.peak_training_bytes), format_bytes));
@@ -253,25 +283,42 @@ Table context_table(const CompareRun& run, std::string title,
   return table;
 }
 
-// One column a length for each task.
-Table task_table(const CompareRun& run, const std::vector<TaskLengths>& tasks) {
+// One column a length for each task, of one of the shares that a TaskPoint has.
+Table task_table(const CompareRun& run, const std::vector<TaskLengths>& tasks, std::string title,
+                 double TaskPoint::*share) {
   std::vector<Column> columns{{"architecture", Align::kLeft}};
   for (const TaskLengths& task : tasks) {
     for (const int64_t length : task.lengths) {
       columns.push_back({format_context(length), Align::kRight, Best::kHighest, task.task});
     }
   }
-  Table table(std::move(columns), "Examples solved by length");
+  Table table(std::move(columns), std::move(title));
   for (const ArchitectureResult& a : run.architectures) {
     std::vector<Cell> cells{name_cell(a)};
     for (const TaskLengths& task : tasks) {
       for (const int64_t length : task.lengths) {
-        cells.push_back(number_cell(task_accuracy(a, task.task, length), format_recall));
+        const TaskPoint* point = task_point(a, task.task, length);
+        cells.push_back(point == nullptr ? Cell() : number_cell(point->*share, format_recall));
       }
     }
     table.add_row(std::move(cells));
   }
   return table;
+}
+
+// "by chance: mqar 0.4%"
+std::string chance_text(const CompareRun& run, const std::vector<TaskLengths>& tasks) {
+  std::string text;
+  for (const TaskLengths& task : tasks) {
+    for (const ArchitectureResult& a : run.architectures) {
+      const TaskPoint* point = task_point(a, task.task, task.lengths.front());
+      if (point == nullptr) continue;
+      text += fmt::format("{}{} {}", text.empty() ? "by chance: " : ", ", task.task,
+                          format_recall(point->chance));
+      break;
+    }
+  }
+  return text;
 }
 
 Table joined(const std::vector<Table>& tables) {
@@ -294,7 +341,13 @@ Table joined(const std::vector<Table>& tables) {
 std::vector<Table> comparison_tables(const CompareRun& run) {
   std::vector<Table> tables{quality_table(run)};
   const std::vector<TaskLengths> tasks = measured_tasks(run);
-  if (!tasks.empty()) tables.push_back(task_table(run, tasks));
+  if (!tasks.empty()) {
+    tables.push_back(task_table(run, tasks, "Examples solved by length (all answers of each)",
+                                &TaskPoint::accuracy));
+    tables.push_back(
+        task_table(run, tasks, fmt::format("Answers right by length ({})", chance_text(run, tasks)),
+                   &TaskPoint::answers));
+  }
   if (measured_contexts(run).empty()) return tables;
   tables.push_back(context_table(
       run, "Inference speed by context",
@@ -314,7 +367,9 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
   const std::vector<Table> tables = comparison_tables(run);
   std::string text;
   const Table whole = joined(tables);
-  if (max_width == 0 || whole.width() <= max_width) {
+  // Columns of tasks need the titles that say which share they are.
+  const bool one = measured_tasks(run).empty();
+  if (one && (max_width == 0 || whole.width() <= max_width)) {
     text = whole.text(bold);
   } else {
     for (const Table& table : tables) {
@@ -323,6 +378,22 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
     }
   }
   std::string notes;
+  if (std::ranges::any_of(tables, [](const Table& table) { return table.has_best(); })) {
+    notes += "* best of its column";
+    const double margin = quality_margin(run);
+    if (std::ranges::count_if(run.architectures, [](const ArchitectureResult& a) {
+          return a.held_out_bits_per_byte.has_value();
+        }) > 1) {
+      notes += run.seeds > 1
+                   ? fmt::format(
+                         "; bits/byte within {} count as equal: two standard errors of {} "
+                         "seeds",
+                         format_percent(margin), run.seeds)
+                   : fmt::format("; bits/byte within {} count as equal: one seed cannot tell more",
+                                 format_percent(margin));
+    }
+    notes += '\n';
+  }
   for (const ArchitectureResult& a : run.architectures) {
     if (a.failure) notes += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
   }

@@ -19,6 +19,7 @@ struct Column {
   Align align = Align::kRight;
   Best best = Best::kNone;
   std::string group = {};  // a heading that neighbouring columns of the same group share
+  double margin = 0;       // relative difference from the best up to which a cell is as good
 };
 
 // A cell: what is shown, and the number behind it if it takes part in finding the best.
@@ -47,9 +48,12 @@ class Table {
   const std::vector<Column>& columns() const { return columns_; }
   const std::vector<std::vector<Cell>>& rows() const { return rows_; }
 
-  // Whether a cell is the best of its column, or reads the same as the best. Nothing is best in a
-  // column with fewer than two different numbers.
+  // Whether a cell is the best of its column, or reads the same as the best, or is within the
+  // margin of it. Nothing is best in a column with fewer than two different numbers.
   bool is_best(size_t row, size_t column) const;
+
+  // Whether any cell is, so that the mark wants to be explained.
+  bool has_best() const;
 
   // Columns that the widest line needs when the table is not broken.
   size_t width() const;

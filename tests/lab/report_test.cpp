@@ -9,12 +9,14 @@
 #include "base/files.h"
 #include "lab/fake_run.h"
 #include "lab/summary.h"
+#include "lab/table.h"
 #include "lab/text.h"
 #include "support/folder.h"
 
 namespace pronghorn::lab {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -151,6 +153,48 @@ TEST(Summary, NamesTheWinners) {
   EXPECT_EQ(finding(findings, "State at 256k").value, "1.18 MB");
   EXPECT_THAT(headline(run), HasSubstr("hybrid models the held-out text best"));
   EXPECT_THAT(headline(run), HasSubstr("All beat gzip -9 (2.634 bits/byte)."));
+}
+
+TEST(Summary, CallsEqualWhatOneSeedCannotTell) {
+  CompareRun run = fake_run();
+  run.architectures[1].held_out_bits_per_byte =
+      1.004 * *run.architectures[4].held_out_bits_per_byte;
+  Finding quality = find_winners(run).front();
+  EXPECT_EQ(quality.winners.size(), 2u);
+  EXPECT_TRUE(quality.close);
+  EXPECT_THAT(headline(run), HasSubstr("are about equal: each models the held-out text best"));
+  EXPECT_THAT(compare_table(run),
+              AllOf(HasSubstr("* best of its column"), HasSubstr("one seed cannot tell more")));
+
+  // Seeds that agree to the last digit tell the same difference.
+  run.seeds = 3;
+  for (ArchitectureResult& a : run.architectures) {
+    const double bits = *a.held_out_bits_per_byte;
+    a.seed_bits_per_byte = {bits - 1e-4, bits, bits + 1e-4};
+  }
+  quality = find_winners(run).front();
+  EXPECT_EQ(winner_names(run, quality), "hybrid");
+  EXPECT_FALSE(quality.close);
+  EXPECT_THAT(compare_table(run), AllOf(HasSubstr("1.287 ± 0.000"), HasSubstr("3 seeds")));
+  EXPECT_EQ(parse_run(run_text(run), "again"), run);
+
+  // Others hide a larger one.
+  for (ArchitectureResult& a : run.architectures) {
+    const double bits = *a.held_out_bits_per_byte;
+    a.seed_bits_per_byte = {bits - 0.05, bits, bits + 0.05};
+  }
+  EXPECT_GT(find_winners(run).front().winners.size(), 2u);
+}
+
+TEST(Report, TasksShowAnswersAndChance) {
+  CompareRun run = fake_run();
+  for (ArchitectureResult& a : run.architectures) {
+    a.tasks = {{"needle", 64, 0.25, 0.75, 0.1}, {"needle", 128, 0.125, 0.5, 0.1}};
+  }
+  const std::string text = compare_table(run);
+  EXPECT_THAT(text, AllOf(HasSubstr("Examples solved by length"),
+                          HasSubstr("Answers right by length (by chance: needle 10.0%)"),
+                          HasSubstr("75.0%")));
 }
 
 TEST(Summary, TellsWhereTheLeadChanges) {

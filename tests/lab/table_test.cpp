@@ -60,6 +60,18 @@ TEST(Table, TiesThatReadTheSameAreAllBest) {
   EXPECT_FALSE(table.is_best(2, 1));
 }
 
+TEST(Table, WhatIsWithinTheMarginOfTheBestIsAsGood) {
+  Table table({{"name", Align::kLeft}, {"v", Align::kRight, Best::kLowest, {}, 0.01}});
+  table.add_row({"a", {"1.000", 1.0}});
+  table.add_row({"b", {"1.009", 1.009}});
+  EXPECT_FALSE(table.has_best());  // nobody is worse
+  table.add_row({"c", {"1.011", 1.011}});
+  EXPECT_TRUE(table.is_best(0, 1));
+  EXPECT_TRUE(table.is_best(1, 1));
+  EXPECT_FALSE(table.is_best(2, 1));
+  EXPECT_TRUE(table.has_best());
+}
+
 TEST(Table, NothingIsBestWithoutAContest) {
   Table table({{"name", Align::kLeft}, {"v", Align::kRight, Best::kHighest}});
   table.add_row({"a", {"1", 1}});
