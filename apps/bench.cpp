@@ -235,16 +235,20 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 4096));
   command->add_option("--repeat", options->bench.repeat, "measured runs")
       ->check(CLI::Range(0, 1000));
-  command->add_option("--draft", options->drafts,
-                      "compare decoding with this drafter (as in generate; may be repeated) with "
-                      "plain decoding, on prompts from --text or --prompt-file");
+  command
+      ->add_option("--draft", options->drafts,
+                   "compare decoding with this drafter (as in generate; may be repeated) with "
+                   "plain decoding, on prompts from --text or --prompt-file")
+      ->allow_extra_args(false);
   command->add_option("--text", options->text,
                       "text files that prompts, and what is decoded behind them, are cut from "
                       "(default: random tokens, and the likeliest ones)");
   command->add_option("--prompt-file", options->prompt_files,
                       "prompts for --draft, each file one, in place of pieces of --text");
-  command->add_option("--stop", options->draft.stop,
-                      "end each text of --draft before this (may be repeated)");
+  command
+      ->add_option("--stop", options->draft.stop,
+                   "end each text of --draft before this (may be repeated)")
+      ->allow_extra_args(false);
   command->add_option("--draft-prompts", options->draft_prompts, "number of prompts for --draft")
       ->check(CLI::Range(1, 10000));
   add_speculation_options(*command, options->draft.speculation);

@@ -35,6 +35,7 @@ void print_json(const nlohmann::json& json) {
 
 void print_table(const lab::Table& table) {
   fmt::print("{}", table.text(lab::terminal_shows_bold(STDOUT_FILENO), 120));
+  if (table.has_best()) fmt::print("* best of its column\n");
 }
 
 namespace {
@@ -82,14 +83,22 @@ CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or m
 
 void add_task_options(CLI::App& command, TaskOptions& task) {
   command.add_option("--task", task.name, "a synthetic task (see pronghorn list)");
-  command.add_option("--task-length", task.length, "tokens of a task's sequence");
-  command.add_option("--task-items", task.items, "things to remember in the task");
-  command.add_option("--task-questions", task.questions,
-                     "times at most that a needle is asked for");
-  command.add_option("--task-haystacks", task.haystacks,
-                     "haystacks at most in a sequence, each with a needle");
-  command.add_option("--task-curriculum", task.curriculum,
-                     "tokens over which both come down to one");
+  command.add_option("--task-length", task.length, "tokens of a task's sequence")
+      ->check(positive_integer());
+  command.add_option("--task-vocab", task.vocab_size, "vocabulary of the task")
+      ->check(natural_number());
+  command.add_option("--task-items", task.items, "things to remember in the task")
+      ->check(natural_number());
+  command
+      .add_option("--task-questions", task.questions, "times at most that a needle is asked for")
+      ->check(positive_integer());
+  command
+      .add_option("--task-haystacks", task.haystacks,
+                  "haystacks at most in a sequence, each with a needle")
+      ->check(positive_integer());
+  command
+      .add_option("--task-curriculum", task.curriculum, "tokens over which both come down to one")
+      ->check(natural_number());
 }
 
 void add_precision_option(CLI::App& command, Precision& precision) {
@@ -102,6 +111,12 @@ void add_precision_option(CLI::App& command, Precision& precision) {
           "operands of matrix products: bf16 (faster) or f32 (exact)")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");
+}
+
+void add_context_option(CLI::App& command, bool& strict) {
+  command.add_flag("--strict-context", strict,
+                   "a text beyond the context that the model was trained for is an error, not a "
+                   "warning");
 }
 
 void add_cache_type_option(CLI::App& command, DType& cache_type) {

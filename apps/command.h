@@ -50,7 +50,7 @@ std::string kept_text(std::span<const double> shares);
 CLI::Validator positive_integer();
 CLI::Validator natural_number();
 
-// --task and its --task-length, --task-items, --task-questions, --task-haystacks,
+// --task and its --task-length, --task-vocab, --task-items, --task-questions, --task-haystacks,
 // --task-curriculum.
 void add_task_options(CLI::App& command, TaskOptions& task);
 
@@ -62,6 +62,9 @@ std::string_view name_of(Precision precision);
 // "270 MB stored bf16 (mapped), 538 MB packed f32", and the same as a list.
 std::string weights_text(std::span<const WeightBytes> parts);
 nlohmann::json weights_json(std::span<const WeightBytes> parts);
+
+// --strict-context: a text beyond the context that the model was trained for is an error.
+void add_context_option(CLI::App& command, bool& strict);
 
 // --cache-type f32|bf16|f16, f32 unless it is given.
 void add_cache_type_option(CLI::App& command, DType& cache_type);

@@ -63,11 +63,19 @@ void add_compare(CLI::App& app) {
   command->add_option("--out", compare.directory, "directory for models, results and report")
       ->required();
   add_budget_options(*command, options->budget, false);
-  command->add_option("--seed", compare.seed, "of weights and of the order of the data");
-  command->add_option("--vocab", compare.vocab_size,
-                      "vocabulary to train on the data (default 4096; 0: bytes)");
+  command->add_option("--seed", compare.seed, "of weights and of the order of the data")
+      ->check(natural_number());
+  command
+      ->add_option("--seeds", compare.seeds,
+                   "train each with so many seeds, to tell differences from chance (default 1)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000}));
+  command
+      ->add_option("--vocab", compare.vocab_size,
+                   "vocabulary to train on the data (default 4096; 0: bytes)")
+      ->check(natural_number());
   command->add_option("--contexts", compare.contexts, "contexts to measure inference at")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   command->add_option("--context-time", options->context_time,
                       "leave out contexts that would take longer to read (default 60s)");
@@ -79,13 +87,16 @@ void add_compare(CLI::App& app) {
       ->add_option("--task-multiples", compare.task_multiples,
                    "lengths to judge at, as multiples of --task-length (default 1,2,4,8,16)")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::Range(1, 1024));
   command
       ->add_option("--task-examples", compare.task_examples,
                    "examples to judge at each length (default 50)")
       ->check(positive_integer());
-  command->add_option("--set", options->settings,
-                      "a training setting for all, KEY=VALUE (window, learning_rate, ...)");
+  command
+      ->add_option("--set", options->settings,
+                   "a training setting for all, KEY=VALUE (window, learning_rate, ...)")
+      ->allow_extra_args(false);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -174,7 +174,8 @@ void add_generate(CLI::App& app) {
   command->add_option("--repetition-penalty", sampling.repetition_penalty,
                       "above 1: against repeating recent tokens");
   command->add_option("--seed", sampling.seed, "of the noise; same seed, same text");
-  command->add_option("--stop", options->generate.stop, "end before this text (may be repeated)");
+  command->add_option("--stop", options->generate.stop, "end before this text (may be repeated)")
+      ->allow_extra_args(false);
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to");
   command->add_flag(

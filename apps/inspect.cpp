@@ -5,12 +5,14 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "command.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/tokenizer.h"
 #include "lab/importance.h"
 #include "lab/surprise.h"
 #include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
+#include "model/trained_context.h"
 #include "model/weight_bytes.h"
 
 namespace pronghorn::app {
@@ -38,7 +40,8 @@ lab::Table span_table(std::span<const SpanCost> spans, const SequenceState* stat
       {"span", lab::Align::kLeft}, {"blocks"}, {"tokens kept"}, {"forward FLOPs/token"}, {"state"}};
   if (state != nullptr) columns.push_back({"state measured"});
   lab::Table table(columns);
-  for (const SpanCost& span : spans) {
+  constexpr size_t kShown = 40;  // --json has all of them
+  for (const SpanCost& span : spans.first(std::min(kShown, spans.size()))) {
     std::vector<lab::Cell> row = {
         span.span < 0 ? "outside"
                       : fmt::format("{}({})", std::string(static_cast<size_t>(span.depth - 1), ' '),
@@ -50,6 +53,11 @@ lab::Table span_table(std::span<const SpanCost> spans, const SequenceState* stat
     if (state != nullptr) {
       row.push_back(format_bytes(static_cast<double>(state->bytes(span.span))));
     }
+    table.add_row(row);
+  }
+  if (spans.size() > kShown) {
+    std::vector<lab::Cell> row(columns.size(), lab::Cell(""));
+    row.front() = fmt::format("and {} more", spans.size() - kShown);
     table.add_row(row);
   }
   return table;
@@ -144,10 +152,7 @@ void inspect_text(const InspectOptions& options) {
 
 // A configuration has no weights; a checkpoint's stay in their file.
 std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
-  if (std::filesystem::exists(path / "model.safetensors") ||
-      std::filesystem::exists(path / "model.safetensors.index.json")) {
-    return Model::load(path);
-  }
+  if (std::filesystem::is_directory(path) && find_weights(path)) return Model::load(path);
   ModelConfig config = load_config(path);
   if (config.vocab_size == 0) config.vocab_size = 256;
   return Model::outline(std::move(config));
@@ -171,6 +176,10 @@ void inspect(const InspectOptions& options) {
                          {"precision", name_of(options.precision)},
                          {"weights", weights_json(weight_bytes(model))},
                          {"resident_bytes", resident},
+                         {"trained_context",
+                          {{"tokens", trained_context(config).tokens},
+                           {"original", trained_context(config).original},
+                           {"state_grows", state_grows(model)}}},
                          {"contexts", nlohmann::json::array()}};
   lab::Table contexts({{"context"},
                        {"forward FLOPs/token"},
@@ -207,6 +216,7 @@ void inspect(const InspectOptions& options) {
   fmt::print("parameters  {}   ({} without embeddings)\n",
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())));
+  fmt::print("trained for {}\n", trained_context_text(model));
   const std::string stored = weights_text(weight_bytes(model));
   fmt::print("weights     {}{} in memory to compute in {}\n", stored.empty() ? "" : stored + "; ",
              format_bytes(static_cast<double>(resident)), name_of(options.precision));
@@ -232,7 +242,8 @@ void add_inspect(CLI::App& app) {
       ->required();
   command->add_option("--contexts", options->contexts, "contexts to look at")
       ->delimiter(',')
-      ->check(positive_integer());
+      ->allow_extra_args(false)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command->add_option(
       "--text", options->text,
       "read this file and show how deep into a subsampled model each token went, or "

@@ -1,10 +1,16 @@
 // pronghorn: train, run and compare efficient language-model architectures.
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 
+#include "arguments.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "command.h"
 #include "formats/json.h"
 #include "output.h"
@@ -19,10 +25,11 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error, int
                           char** argv) {
   const auto chosen = app.get_subcommands();
   if (!chosen.empty()) {
-    std::string problem = error.what();
+    std::string problem = pronghorn::app::as_written(error.what());
     if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
       problem = fmt::format("unknown option or argument: {}",
-                            fmt::join(chosen.front()->remaining(), " "));
+                            pronghorn::app::as_written(
+                                fmt::format("{}", fmt::join(chosen.front()->remaining(), " "))));
     }
     return fmt::format("{0}: {1} (see pronghorn {0} --help)", chosen.front()->get_name(), problem);
   }
@@ -36,6 +43,36 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error, int
   return fmt::format("unknown command '{}' ({}; see pronghorn --help)", argv[1],
                      nearest.empty() ? fmt::format("choose from {}", fmt::join(commands, ", "))
                                      : fmt::format("did you mean '{}'?", nearest));
+}
+
+// A message as it goes to the terminal. Of a very long one (which has a long path or name in it)
+// the beginning and the end, where the remedy is.
+std::string shown(std::string_view message) {
+  constexpr size_t kLongest = 380;
+  if (message.size() <= kLongest) return pronghorn::printable(message, kLongest);
+  size_t head = kLongest / 2, tail = message.size() - kLongest / 2;
+  const auto inside = [&](size_t at) { return (message[at] & 0xC0) == 0x80; };
+  while (head > 0 && inside(head)) --head;
+  while (tail < message.size() && inside(tail)) ++tail;
+  return pronghorn::printable(message.substr(0, head), kLongest) + " ... " +
+         pronghorn::printable(message.substr(tail), kLongest);
+}
+
+int failed(int status, std::string_view message) {
+  fmt::print(stderr, "pronghorn: {}\n", shown(message));
+  return status;
+}
+
+// What is wrong when memory cannot be had.
+std::string memory_message() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    return fmt::format(
+        "out of memory: the process may take {} of address space (raise ulimit -v, or "
+        "use a smaller batch, context or model)",
+        pronghorn::format_bytes(static_cast<double>(limit.rlim_cur)));
+  }
+  return "out of memory (use a smaller batch, context or model)";
 }
 
 }  // namespace
@@ -59,24 +96,26 @@ int main(int argc, char** argv) {
   add_logits(app);
   add_tokenize(app);
   add_template(app);
+  protect_values(app);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = plain_arguments(app, {argv + 1, argv + argc});
+    std::ranges::reverse(arguments);  // as CLI11 wants them
+    app.parse(std::move(arguments));
     flush_output();
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fmt::print(stderr, "pronghorn: {}\n", usage_message(app, error, argc, argv));
-    return kWrongUsage;
+    return failed(kWrongUsage, usage_message(app, error, argc, argv));
   } catch (const OutputClosed&) {
     return 0;
   } catch (const UsageError& error) {
-    fmt::print(stderr, "pronghorn: {}\n", error.what());
-    return kWrongUsage;
+    return failed(kWrongUsage, error.what());
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "pronghorn: out of memory (use a smaller batch, context or model)\n");
-    return kFailed;
+    return failed(kFailed, memory_message());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return failed(kFailed, fmt::format("{}: {} (check the path)", error.path1().string(),
+                                       error.code().message()));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "pronghorn: {}\n", error.what());
-    return kFailed;
+    return failed(kFailed, error.what());
   }
   return 0;
 }

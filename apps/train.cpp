@@ -1,6 +1,7 @@
 // pronghorn train: a model from a configuration and texts, or a synthetic task.
 #include <memory>
 
+#include "base/directory_lock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
@@ -28,6 +29,18 @@ struct TrainOptions : Common {
   std::vector<std::string> settings;
 };
 
+void check_usage(const TrainOptions& options) {
+  const bool text = options.task.name.empty() || task_type(options.task.name).text;
+  if (text && options.data.empty()) {
+    throw UsageError("--data", "missing",
+                     options.task.name.empty() ? "or --task for a synthetic one" : "");
+  }
+  if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
+  if (!options.tokenizer.empty() && options.vocab_size > 0) {
+    throw UsageError("--tokenizer", "given together with --vocab");
+  }
+}
+
 void train_command(const TrainOptions& options) {
   ModelConfig config = load_config(options.config);
   nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
@@ -41,30 +54,25 @@ void train_command(const TrainOptions& options) {
   run.evaluate_every = options.evaluate_every;
   run.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
 
-  check_directory(options.directory, options.resume);
+  check_usage(options);
+  const DirectoryLock lock(options.directory);
+  if (!options.resume && holds_training_run(options.directory)) {
+    throw Error(options.directory.string(), "already holds a training run",
+                "continue it with --resume, or choose another --out");
+  }
 
   Corpus corpus;
   std::unique_ptr<TokenShard> shard, held_out;
   std::unique_ptr<DataSource> source;
   if (!options.task.name.empty()) {
     TaskOptions task = options.task;
-    if (task_type(task.name).text) {
-      if (options.data.empty()) throw UsageError("--data", "missing");
-      task.text = task_text(options.data);
-    } else if (!options.data.empty()) {
-      throw UsageError("--task", "needs no --data");
-    }
+    if (task_type(task.name).text) task.text = task_text(options.data);
     task.seed = options.seed;
     source = make_task(task);
     run.data_identity = describe(task);
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {
-    if (options.data.empty())
-      throw UsageError("--data", "missing", "or --task for a synthetic one");
-    if (!options.tokenizer.empty() && options.vocab_size > 0) {
-      throw UsageError("--tokenizer", "given together with --vocab");
-    }
     corpus = options.tokenizer.empty()
                  ? prepare_corpus(options.data, options.vocab_size, options.directory / "data",
                                   options.held_out)
@@ -131,9 +139,12 @@ void add_train(CLI::App& app) {
       ->required();
   add_budget_options(*command, options->budget, true);
   command->add_flag("--resume", options->resume, "continue the run in --out, to the same bits");
-  command->add_option("--seed", options->seed, "of weights and of the order of the data");
-  command->add_option("--vocab", options->vocab_size,
-                      "train a SentencePiece BPE of this size on the data (default: bytes)");
+  command->add_option("--seed", options->seed, "of weights and of the order of the data")
+      ->check(natural_number());
+  command
+      ->add_option("--vocab", options->vocab_size,
+                   "train a SentencePiece BPE of this size on the data (default: bytes)")
+      ->check(natural_number());
   command->add_option("--tokenizer", options->tokenizer,
                       "use the tokenizer of this model instead (drafts need the same one)");
   command
@@ -147,9 +158,10 @@ void add_train(CLI::App& app) {
   command->add_option("--checkpoint-every", options->checkpoint_every,
                       "time between saved states (default 30s)");
   add_task_options(*command, options->task);
-  command->add_option("--task-vocab", options->task.vocab_size, "vocabulary of the task");
-  command->add_option("--set", options->settings,
-                      "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)");
+  command
+      ->add_option("--set", options->settings,
+                   "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
+      ->allow_extra_args(false);
   add_common_options(*command, *options);
   command->callback([options] { train_command(*options); });
 }

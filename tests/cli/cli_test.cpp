@@ -471,7 +471,7 @@ TEST_F(CliTest, OutputThatCannotBeWritten) {
                                           folder_.path().string(), PRONGHORN_CLI);
   const int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
-  EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("pronghorn: cannot write to stdout"));
+  EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("standard output: cannot write"));
 }
 
 }  // namespace
