@@ -4,8 +4,14 @@
 // Operands are f32; with Precision::bf16 both operands of a product are rounded to bf16 (to nearest
 // even) and the sums are still f32. A weight that is stored in fewer bits is the numbers that its
 // encoding gives. Results are the same bits for any number of threads.
+//
+// A read-only weight in blocks of whole numbers (tensor/block_layouts.h) is multiplied in these,
+// whatever the precision: each 32 neighbours of a row of x are rounded to whole numbers of 8 bits
+// times a scale, their products with the weight's are added up exactly, and those sums, scaled, in
+// f32 in increasing order.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -43,6 +49,9 @@ class MatmulKernels {
   // Row i of `to` [rows.size(), in] = row rows[i] of the weight, in f32, exactly. The indices must
   // be in range.
   virtual void read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to) = 0;
+
+  // The rows of a weight as they are stored or, where only a packed copy is left, as they were.
+  virtual void read_stored(const Weight& weight, std::byte* to) = 0;
 
   // Bytes that a read-only weight takes, stored and packed, once products were computed with it in
   // this precision. Mapped bytes of a file, which need not stay in memory, are not counted.

@@ -44,15 +44,10 @@ int64_t Parameter::size() const { return matrix.defined() ? matrix.size() : valu
 Stored Parameter::stored() const {
   if (matrix.defined() && !matrix.stored().bytes.empty()) return matrix.stored();
   const Encoding& in = matrix.defined() ? matrix.encoding() : *encoding;
-  require(in.encode != nullptr, name, "numbers in {} cannot be had back", in.name);
   auto memory =
       std::make_shared<Storage>(static_cast<size_t>(std::max<int64_t>(1, in.bytes(size()))));
   if (matrix.defined()) {
-    std::vector<float> row(static_cast<size_t>(matrix.in()));
-    for (int32_t i = 0; i < matrix.out(); ++i) {
-      backend().matmul().read_rows(matrix, {&i, 1}, {row.data(), matrix.in()});
-      in.encode(row.data(), matrix.in(), memory->data() + i * in.bytes(matrix.in()));
-    }
+    backend().matmul().read_stored(matrix, memory->data());
   } else {
     in.encode(value.data(), size(), memory->data());
   }

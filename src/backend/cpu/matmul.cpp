@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "backend/cpu/block_panels.h"
 #include "backend/cpu/cpu_features.h"
 #include "backend/cpu/matmul_block.h"
 #include "backend/cpu/matmul_onednn.h"
@@ -154,6 +155,12 @@ class CpuMatmulKernels final : public MatmulKernels {
   void linear_forward(const Weight& weight, ConstMatrix x, int64_t rows, const float* bias,
                       Matrix y, Precision precision, bool exact) override {
     if (rows == 0 || weight.out() == 0) return;
+    if (WeightPacker::takes_blocks(weight)) {
+      const std::shared_ptr<const Storage> panels = packer_.blocks(weight);
+      const BlockPanels shape{layout_of(weight.encoding()), weight.out(), weight.in()};
+      return multiply_blocks(shape, reinterpret_cast<const uint8_t*>(panels->data()), x, rows, bias,
+                             y);
+    }
     if (!exact && use_onednn(precision, rows)) {
       if (weight.trainable().defined()) {
         return multiply_onednn(weight, Side::forward, x, rows, bias, y);
@@ -182,6 +189,9 @@ class CpuMatmulKernels final : public MatmulKernels {
 
   void read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to) override {
     packer_.read_rows(weight, rows, to);
+  }
+  void read_stored(const Weight& weight, std::byte* to) override {
+    packer_.read_stored(weight, to);
   }
   int64_t resident_bytes(const Weight& weight, Precision precision) override {
     return packer_.resident_bytes(weight, precision);

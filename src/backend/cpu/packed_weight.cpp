@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "backend/cpu/block_panels.h"
 #include "backend/cpu/cpu_features.h"
 #include "backend/cpu/matmul_onednn.h"
 #include "backend/cpu/matmul_scratch.h"
@@ -22,11 +23,13 @@ constexpr int64_t kPackGrain = 1 << 15;
 constexpr int64_t kDecodeRows = 32;
 // The largest block of an encoding.
 constexpr int64_t kMaxBlock = 512;
+constexpr size_t kMostBlockBytes = 256;  // of encodings of blocks with a layout
 
 float rounded(float value) { return from_bf16(to_bf16(value)); }
 
 constexpr std::string_view format_name(Format format) {
-  constexpr std::string_view kNames[] = {"f32", "f32 rounded", "bf16", "bf16 for oneDNN", "none"};
+  constexpr std::string_view kNames[] = {"f32",    "f32 rounded", "bf16", "bf16 for oneDNN",
+                                         "blocks", "none"};
   return kNames[static_cast<size_t>(format)];
 }
 
@@ -64,13 +67,19 @@ CpuPackedWeight& packed_of(const Weight& weight) {
 Format held_format(const Weight& weight, Format kernel) {
   if (weight.trainable().defined()) return kernel;
   const Encoding& encoding = weight.encoding();
+  if (layout_of(encoding) != nullptr) return Format::blocks;
   if (encoding.block > 1) return Format::stored;
   return &encoding == &encodings::bf16 ? Format::pairs : kernel;
 }
 
 // Whether panels of this format hold the very numbers that the encoding holds.
 bool keeps_all(const Encoding& encoding, Format format) {
-  return format == Format::f32 || (format == Format::pairs && &encoding == &encodings::bf16);
+  return format == Format::f32 || format == Format::blocks ||
+         (format == Format::pairs && &encoding == &encodings::bf16);
+}
+
+BlockPanels block_panels(const Encoding& encoding, int64_t out, int64_t in) {
+  return {layout_of(encoding), out, in};
 }
 
 size_t panel_bytes(Format format, int64_t columns, int64_t terms) {
@@ -78,53 +87,22 @@ size_t panel_bytes(Format format, int64_t columns, int64_t terms) {
          sizeof(uint32_t);
 }
 
-// The numbers of a weight, from where they are.
-struct Source {
-  int64_t in = 0;
-  Stored stored;                          // if it has bytes, else:
-  std::shared_ptr<const Storage> panels;  // of the forward side, all numbers kept
-  Format format = Format::f32;            // of the panels
-
-  // The stored numbers where kernels can read them in place.
-  const float* f32() const {
-    if (stored.bytes.empty() || stored.encoding != &encodings::f32) return nullptr;
-    const std::byte* data = stored.bytes.data();
-    return reinterpret_cast<uintptr_t>(data) % alignof(float) == 0
-               ? reinterpret_cast<const float*>(data)
-               : nullptr;
-  }
-
-  // Numbers [begin, begin + count) of a row, whole blocks.
-  void read(int64_t row, int64_t begin, int64_t count, float* to) const {
-    if (!stored.bytes.empty()) {
-      const Encoding& encoding = *stored.encoding;
-      const std::byte* from =
-          stored.bytes.data() + row * encoding.bytes(in) + encoding.bytes(begin);
-      return encoding.decode(from, count, to);
-    }
-    const int64_t steps = steps_of(format, in);
-    const auto* from = reinterpret_cast<const uint32_t*>(panels->data()) +
-                       row / kPanel * steps * kPanel + row % kPanel;
-    if (format == Format::f32) {
-      for (int64_t t = 0; t < count; ++t) {
-        to[t] = std::bit_cast<float>(from[(begin + t) * kPanel]);
-      }
-      return;
-    }
-    for (int64_t t = begin; t < begin + count; ++t) {
-      const uint32_t pair = from[t / 2 * kPanel];
-      *to++ = from_bf16(static_cast<bf16_t>(t % 2 == 0 ? pair : pair >> 16));
-    }
-  }
-};
+// Bytes of what is held of the forward side.
+int64_t held_bytes(const Weight& weight, Format held) {
+  const Encoding& encoding = weight.encoding();
+  if (held == Format::stored) return encoding.bytes(weight.in()) * weight.out();
+  if (held == Format::blocks) return block_panels(encoding, weight.out(), weight.in()).bytes();
+  return static_cast<int64_t>(panel_bytes(held, weight.out(), weight.in()));
+}
 
 // With the packer's mutex held. Panels are preferred to the pages of a file, which would take
 // memory besides them.
-Source source_of(const Weight& weight) {
-  Source source{weight.in(), weight.stored(), nullptr, Format::f32};
+WeightNumbers numbers_of(const Weight& weight) {
+  WeightNumbers source{weight.out(),    weight.in(), &weight.encoding(),
+                       weight.stored(), nullptr,     Format::f32};
   const bool mapped = source.stored.file != nullptr;
   if (!source.stored.bytes.empty() && !mapped) return source;
-  for (const Format format : {Format::pairs, Format::f32}) {
+  for (const Format format : {Format::blocks, Format::pairs, Format::f32}) {
     if (!keeps_all(weight.encoding(), format)) continue;
     const CpuPackedWeight::Panels& panels = packed_of(weight).at(Side::forward, format);
     if (panels.storage == nullptr || panels.version != weight.version()) continue;
@@ -166,7 +144,8 @@ void pack_bf16(const std::byte* rows, int64_t count, int64_t in, uint32_t* panel
 }
 
 // 16 or fewer rows of a weight -> one panel.
-void pack_panel(Format format, const Source& source, int64_t first, int64_t rows, uint32_t* panel) {
+void pack_panel(Format format, const WeightNumbers& source, int64_t first, int64_t rows,
+                uint32_t* panel) {
   const int64_t in = source.in;
   if (const float* data = source.f32()) {
     return pack_transposed(format, {data + first * in, in}, rows, in, panel);
@@ -187,7 +166,7 @@ void pack_panel(Format format, const Source& source, int64_t first, int64_t rows
   }
 }
 
-void pack_forward(Format format, const Source& source, int64_t out, uint32_t* to) {
+void pack_forward(Format format, const WeightNumbers& source, int64_t out, uint32_t* to) {
   const int64_t panel = steps_of(format, source.in) * kPanel;
   const int64_t grain = std::max<int64_t>(1, kPackGrain / std::max<int64_t>(1, panel));
   parallel_for(panels_of(out), grain, [&](int64_t begin, int64_t end) {
@@ -197,7 +176,7 @@ void pack_forward(Format format, const Source& source, int64_t out, uint32_t* to
   });
 }
 
-void pack_backward(Format format, const Source& source, int64_t out, uint32_t* to) {
+void pack_backward(Format format, const WeightNumbers& source, int64_t out, uint32_t* to) {
   const int64_t in = source.in, panel = steps_of(format, out) * kPanel;
   if (const float* data = source.f32()) {
     const int64_t grain = std::max<int64_t>(1, kPackGrain / std::max<int64_t>(1, panel));
@@ -222,6 +201,58 @@ void pack_backward(Format format, const Source& source, int64_t out, uint32_t* t
 }
 
 }  // namespace
+
+const float* WeightNumbers::f32() const {
+  if (stored.bytes.empty() || stored.encoding != &encodings::f32) return nullptr;
+  const std::byte* data = stored.bytes.data();
+  return reinterpret_cast<uintptr_t>(data) % alignof(float) == 0
+             ? reinterpret_cast<const float*>(data)
+             : nullptr;
+}
+
+void WeightNumbers::read(int64_t row, int64_t begin, int64_t count, float* to) const {
+  if (!stored.bytes.empty()) {
+    const std::byte* from =
+        stored.bytes.data() + row * encoding->bytes(in) + encoding->bytes(begin);
+    return encoding->decode(from, count, to);
+  }
+  if (format == Format::blocks) {
+    std::array<std::byte, kMostBlockBytes> block;
+    const auto* from = reinterpret_cast<const uint8_t*>(panels->data());
+    for (int64_t done = 0; done < count; done += encoding->block) {
+      unpack_blocks(block_panels(*encoding, out, in), encoding->block_bytes, from, row,
+                    (begin + done) / encoding->block, 1, block.data());
+      encoding->decode(block.data(), encoding->block, to + done);
+    }
+    return;
+  }
+  const int64_t steps = steps_of(format, in);
+  const auto* from = reinterpret_cast<const uint32_t*>(panels->data()) +
+                     row / kPanel * steps * kPanel + row % kPanel;
+  if (format == Format::f32) {
+    for (int64_t t = 0; t < count; ++t) to[t] = std::bit_cast<float>(from[(begin + t) * kPanel]);
+    return;
+  }
+  for (int64_t t = begin; t < begin + count; ++t) {
+    const uint32_t pair = from[t / 2 * kPanel];
+    *to++ = from_bf16(static_cast<bf16_t>(t % 2 == 0 ? pair : pair >> 16));
+  }
+}
+
+void WeightNumbers::read_stored(int64_t row, std::byte* to) const {
+  const int64_t bytes = encoding->bytes(in);
+  if (!stored.bytes.empty()) {
+    std::memcpy(to, stored.bytes.data() + row * bytes, static_cast<size_t>(bytes));
+  } else if (format == Format::blocks) {
+    unpack_blocks(block_panels(*encoding, out, in), encoding->block_bytes,
+                  reinterpret_cast<const uint8_t*>(panels->data()), row, 0, in / encoding->block,
+                  to);
+  } else {
+    std::vector<float> numbers(static_cast<size_t>(in));
+    read(row, 0, in, numbers.data());
+    encoding->encode(numbers.data(), in, to);
+  }
+}
 
 Format kernel_format(Precision precision) {
   if (precision == Precision::f32) return Format::f32;
@@ -271,7 +302,8 @@ void pack_transposed(Format format, ConstMatrix x, int64_t rows, int64_t columns
 
 int64_t RightOperand::granule() const {
   // In numbers: a block, and a pair of them for the formats that hold pairs on either side.
-  const int64_t block = held == Format::stored ? std::max<int64_t>(2, stored.encoding->block) : 2;
+  const bool blocks = held == Format::stored && side == Side::forward;
+  const int64_t block = blocks ? std::max<int64_t>(2, numbers.encoding->block) : 2;
   return block / terms_of(kernel);
 }
 
@@ -285,7 +317,7 @@ void RightOperand::unpack(int64_t first, int64_t count_panels, int64_t step, int
     }
     return;
   }
-  const Source source{terms, stored, nullptr, Format::f32};
+  if (side == Side::backward) return unpack_backward(first, count_panels, step, count, to);
   const int64_t begin = step * terms_of(kernel);
   const int64_t width = std::min(count * terms_of(kernel), terms - begin);
   std::array<float, kPanel * kMaxBlock> rows;
@@ -294,12 +326,28 @@ void RightOperand::unpack(int64_t first, int64_t count_panels, int64_t step, int
     for (int64_t done = 0; done < width; done += kMaxBlock) {
       const int64_t part = std::min(kMaxBlock, width - done);
       for (int64_t i = 0; i < height; ++i) {
-        source.read(row + i, begin + done, part, rows.data() + i * kMaxBlock);
+        numbers.read(row + i, begin + done, part, rows.data() + i * kMaxBlock);
       }
       pack_transposed(kernel, {rows.data(), kMaxBlock}, height, part,
                       to + (p * count + done / terms_of(kernel)) * kPanel);
     }
   }
+}
+
+// Rows of the weight are steps, its columns the columns: whole blocks around them are decoded.
+void RightOperand::unpack_backward(int64_t first, int64_t count_panels, int64_t step, int64_t count,
+                                   uint32_t* to) const {
+  const int64_t block = numbers.encoding->block;
+  const int64_t begin = first * kPanel, end = std::min(columns, begin + count_panels * kPanel);
+  const int64_t begin_block = begin / block * block, end_block = divide_up(end, block) * block;
+  const int64_t row = step * terms_of(kernel);
+  const int64_t rows = std::min(count * terms_of(kernel), terms - row);
+  const int64_t width = end_block - begin_block;
+  auto* const decoded = reinterpret_cast<float*>(matmul_scratch(Scratch::result, rows * width));
+  for (int64_t i = 0; i < rows; ++i) {
+    numbers.read(row + i, begin_block, width, decoded + i * width);
+  }
+  pack_rows(kernel, {decoded + begin - begin_block, width}, rows, end - begin, to, count * kPanel);
 }
 
 RightOperand WeightPacker::operand(const Weight& weight, Side side, Precision precision) {
@@ -309,15 +357,20 @@ RightOperand WeightPacker::operand(const Weight& weight, Side side, Precision pr
   result.columns = forward ? weight.out() : weight.in();
   result.terms = forward ? weight.in() : weight.out();
   std::lock_guard<std::mutex> lock(mutex_);
-  // Only the forward side can be made of rows as they are stored.
-  result.held = forward ? held_format(weight, result.kernel) : result.kernel;
+  // Of blocks no other panels are kept: the backward side, and the forward side where it is not
+  // multiplied in whole numbers, are made in passing.
+  const bool in_blocks = !weight.trainable().defined() && weight.encoding().block > 1;
+  result.side = side;
+  result.held = in_blocks ? Format::stored
+                : forward ? held_format(weight, result.kernel)
+                          : result.kernel;
   if (result.held == Format::stored) {
-    result.stored = weight.stored();
+    result.numbers = numbers_of(weight);
     return result;
   }
   CpuPackedWeight::Panels& panels = packed_of(weight).at(side, result.held);
   if (panels.storage == nullptr || panels.version != weight.version()) {
-    const Source source = source_of(weight);
+    const WeightNumbers source = numbers_of(weight);
     if (panels.storage == nullptr) {
       panels.storage =
           std::make_shared<Storage>(panel_bytes(result.held, result.columns, result.terms));
@@ -333,6 +386,25 @@ RightOperand WeightPacker::operand(const Weight& weight, Side side, Precision pr
   }
   result.panels = panels.storage;
   return result;
+}
+
+bool WeightPacker::takes_blocks(const Weight& weight) {
+  return !weight.trainable().defined() && layout_of(weight.encoding()) != nullptr;
+}
+
+std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  CpuPackedWeight::Panels& panels = packed_of(weight).at(Side::forward, Format::blocks);
+  if (panels.storage == nullptr || panels.version != weight.version()) {
+    const WeightNumbers source = numbers_of(weight);
+    const BlockPanels shape = block_panels(weight.encoding(), weight.out(), weight.in());
+    panels.storage = std::make_shared<Storage>(static_cast<size_t>(shape.bytes()));
+    pack_block_panels(shape, weight.encoding().block_bytes, source.stored.bytes.data(),
+                      reinterpret_cast<uint8_t*>(panels.storage->data()));
+    panels.version = weight.version();
+    weight.release_stored(true);
+  }
+  return panels.storage;
 }
 
 const void* WeightPacker::onednn(const Weight& weight, Side side, OneDnnMatmul& library) {
@@ -353,9 +425,9 @@ const void* WeightPacker::onednn(const Weight& weight, Side side, OneDnnMatmul& 
 }
 
 void WeightPacker::read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to) {
-  const Source source = [&] {
+  const WeightNumbers source = [&] {
     std::lock_guard<std::mutex> lock(mutex_);
-    return source_of(weight);
+    return numbers_of(weight);
   }();
   const int64_t grain = std::max<int64_t>(1, kPackGrain / std::max<int64_t>(1, weight.in()));
   parallel_for(static_cast<int64_t>(rows.size()), grain, [&](int64_t begin, int64_t end) {
@@ -365,19 +437,28 @@ void WeightPacker::read_rows(const Weight& weight, std::span<const int32_t> rows
   });
 }
 
+void WeightPacker::read_stored(const Weight& weight, std::byte* to) {
+  const WeightNumbers source = [&] {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return numbers_of(weight);
+  }();
+  const int64_t bytes = weight.encoding().bytes(weight.in());
+  const int64_t grain = std::max<int64_t>(1, kPackGrain / std::max<int64_t>(1, weight.in()));
+  parallel_for(weight.out(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) source.read_stored(i, to + i * bytes);
+  });
+}
+
 int64_t WeightPacker::resident_bytes(const Weight& weight, Precision precision) const {
   const Format held = held_format(weight, kernel_format(precision));
   const auto stored = weight.encoding().bytes(weight.in()) * weight.out();
   const bool mapped = weight.stored().file != nullptr;
   if (held == Format::stored) return mapped ? 0 : stored;
-  const auto packed = static_cast<int64_t>(panel_bytes(held, weight.out(), weight.in()));
-  return packed + (mapped || keeps_all(weight.encoding(), held) ? 0 : stored);
+  return held_bytes(weight, held) + (mapped || keeps_all(weight.encoding(), held) ? 0 : stored);
 }
 
 int64_t WeightPacker::bytes_read(const Weight& weight, Precision precision) const {
-  const Format held = held_format(weight, kernel_format(precision));
-  if (held == Format::stored) return weight.encoding().bytes(weight.in()) * weight.out();
-  return static_cast<int64_t>(panel_bytes(held, weight.out(), weight.in()));
+  return held_bytes(weight, held_format(weight, kernel_format(precision)));
 }
 
 }  // namespace pronghorn

@@ -3,8 +3,9 @@
 //
 // A panel is 16 columns of an operand, [steps][16], in steps of 4 bytes. What is kept of a weight
 // is its panels in the format of the kernel where that costs speed or memory otherwise; a read-only
-// weight in bf16 is kept as pairs of bf16 for all kernels, and one in an encoding of blocks is not
-// packed at all. What is not kept in the kernel's format becomes so a few panels at a time.
+// weight in bf16 is kept as pairs of bf16 for all kernels, and one in an encoding of blocks for
+// those of whole numbers (backend/cpu/block_panels.h). What is not kept in the kernel's format
+// becomes so a few panels at a time.
 #pragma once
 
 #include <array>
@@ -30,9 +31,10 @@ enum class Format {
   rounded,  // f32 with the value of a bf16: Precision::bf16 where no bf16 instructions are
   pairs,    // two bf16, neighbours along the sum
   onednn,   // what oneDNN likes, for its kernels
+  blocks,   // panels of blocks
   stored    // not packed: the weight's own encoding
 };
-constexpr size_t kPackedFormats = 4;
+constexpr size_t kPackedFormats = 5;
 
 enum class Side { forward, backward };  // sums over `in` or over `out`
 
@@ -55,12 +57,29 @@ void pack_rows(Format format, ConstMatrix x, int64_t rows, int64_t columns, uint
 // At most 16 rows -> one panel [steps][16] whose sum runs over the columns.
 void pack_transposed(Format format, ConstMatrix x, int64_t rows, int64_t columns, uint32_t* panel);
 
+// The numbers of a weight, from where they are: as they are stored or, if there are no such bytes,
+// in panels of the forward side that hold all of them.
+struct WeightNumbers {
+  int64_t out = 0, in = 0;
+  const Encoding* encoding = nullptr;
+  Stored stored;
+  std::shared_ptr<const Storage> panels;
+  Format format = Format::f32;  // of the panels
+
+  // The stored numbers where kernels can read them in place; or null.
+  const float* f32() const;
+  // Numbers [begin, begin + count) of a row, whole blocks.
+  void read(int64_t row, int64_t begin, int64_t count, float* to) const;
+  // A row as it is or was stored.
+  void read_stored(int64_t row, std::byte* to) const;
+};
+
 // The right operand of a product, [terms, columns], for kernels that take `kernel`.
 struct RightOperand {
   Format kernel = Format::f32, held = Format::f32;
   int64_t columns = 0, terms = 0;
   std::shared_ptr<const Storage> panels;  // in the format `held`, unless that is `stored`
-  Stored stored;                          // where it is
+  WeightNumbers numbers;                  // where it is
   Side side = Side::forward;
 
   const uint32_t* data() const { return reinterpret_cast<const uint32_t*>(panels->data()); }
@@ -70,6 +89,10 @@ struct RightOperand {
   int64_t granule() const;
   // Steps [step, step + count) of `panels` panels from panel `first` on -> [panels][count][16].
   void unpack(int64_t first, int64_t panels, int64_t step, int64_t count, uint32_t* to) const;
+
+ private:
+  void unpack_backward(int64_t first, int64_t panels, int64_t step, int64_t count,
+                       uint32_t* to) const;
 };
 
 // The packed copies of all weights of a backend. Thread-safe.
@@ -78,11 +101,16 @@ class WeightPacker {
   // For our own kernels.
   RightOperand operand(const Weight& weight, Side side, Precision precision);
 
+  // Panels of blocks, for the kernels of whole numbers; of weights that takes_blocks() only.
+  std::shared_ptr<const Storage> blocks(const Weight& weight);
+  static bool takes_blocks(const Weight& weight);
+
   // For oneDNN's; of trainable weights only.
   const void* onednn(const Weight& weight, Side side, OneDnnMatmul& library);
 
   // As MatmulKernels says.
   void read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to);
+  void read_stored(const Weight& weight, std::byte* to);
   int64_t resident_bytes(const Weight& weight, Precision precision) const;
   int64_t bytes_read(const Weight& weight, Precision precision) const;
 

@@ -1,0 +1,216 @@
+#include "backend/cpu/block_panels.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "backend/cpu/matmul_tasks.h"
+#include "backend/cpu/scratch.h"
+#include "base/threads.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr int64_t kQuad = 4, kQuads = kUnitTerms / kQuad;
+constexpr int64_t kVector = kQuad * kPanel;  // bytes of one quad of all rows
+// Rows whose activations stay in the second cache while the weight passes: with 2048 numbers, 256
+// KB. What a panel's codes cost to unpack is shared by so many rows.
+constexpr int64_t kRowBlockTiles = 8;
+
+using Unit = std::array<uint8_t, kUnitCodes>;  // [quad][row][number]
+
+// A unit's codes -> vectors of the panel.
+void pack_unit(int bits, const Unit& unit, uint8_t* to) {
+  std::fill_n(to, bits * kUnitCodes / 8, uint8_t{0});
+  const auto put = [&](int64_t vector, int64_t i, int value) {
+    to[vector * kVector + i] = static_cast<uint8_t>(to[vector * kVector + i] | value);
+  };
+  for (int64_t quad = 0; quad < kQuads; ++quad) {
+    for (int64_t i = 0; i < kVector; ++i) {
+      const int code = unit[static_cast<size_t>(quad * kVector + i)];
+      if (bits == 8) {
+        put(quad, i, code);
+      } else if (bits < 4) {
+        put(quad / 4, i, (code & 3) << 2 * (quad % 4));
+        if (bits == 3) put(2, i, (code >> 2) << quad);
+      } else {
+        put(quad / 2, i, (code & 15) << 4 * (quad % 2));
+        if (bits == 5) put(4, i, (code >> 4) << quad);
+        if (bits == 6) put(4 + quad / 4, i, (code >> 4) << 2 * (quad % 4));
+      }
+    }
+  }
+}
+
+// The codes of one row in a unit.
+void unpack_row(int bits, const uint8_t* from, int64_t row, uint8_t* codes) {
+  for (int64_t quad = 0; quad < kQuads; ++quad) {
+    for (int64_t k = 0; k < kQuad; ++k) {
+      const auto at = [&](int64_t vector) -> int {
+        return from[vector * kVector + row * kQuad + k];
+      };
+      int code = 0;
+      if (bits == 8) {
+        code = at(quad);
+      } else if (bits < 4) {
+        code = at(quad / 4) >> 2 * (quad % 4) & 3;
+        if (bits == 3) code |= (at(2) >> quad & 1) << 2;
+      } else {
+        code = at(quad / 2) >> 4 * (quad % 2) & 15;
+        if (bits == 5) code |= (at(4) >> quad & 1) << 4;
+        if (bits == 6) code |= (at(4 + quad / 4) >> 2 * (quad % 4) & 3) << 4;
+      }
+      codes[quad * kQuad + k] = static_cast<uint8_t>(code);
+    }
+  }
+}
+
+void put16(uint16_t value, uint8_t* to) { std::memcpy(to, &value, sizeof(value)); }
+
+uint16_t get16(const uint8_t* from) {
+  uint16_t value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+// The scales of one row in those of a block.
+void pack_scales(const BlockPanels& shape, const BlockParts& parts, int64_t row, uint8_t* to) {
+  put16(parts.scale, to + 2 * row);
+  to += 2 * kPanel;
+  if (shape.layout->has_minimum) {
+    put16(parts.minimum, to + 2 * row);
+    to += 2 * kPanel;
+  }
+  for (int64_t g = 0; shape.layout->has_factors && g < shape.layout->groups(); ++g) {
+    const int factor = parts.factors[static_cast<size_t>(g)];
+    const int minimum = -parts.minimum_factors[static_cast<size_t>(g)];
+    to[row] = static_cast<uint8_t>(shape.nibble_factors() ? factor | minimum << 4 : factor);
+    to += kPanel;
+    if (shape.group_bytes() == 1) continue;
+    to[row] = static_cast<uint8_t>(minimum);
+    to += kPanel;
+  }
+}
+
+void unpack_scales(const BlockPanels& shape, const uint8_t* from, int64_t row, BlockParts& parts) {
+  parts.scale = get16(from + 2 * row);
+  from += 2 * kPanel;
+  if (shape.layout->has_minimum) {
+    parts.minimum = get16(from + 2 * row);
+    from += 2 * kPanel;
+  }
+  for (int64_t g = 0; shape.layout->has_factors && g < shape.layout->groups(); ++g) {
+    int factor = static_cast<int8_t>(from[row]), minimum = 0;
+    from += kPanel;
+    if (shape.nibble_factors()) {
+      minimum = factor >> 4 & 15;
+      factor &= 15;
+    } else if (shape.layout->has_minimum) {
+      minimum = from[row];
+      from += kPanel;
+    }
+    parts.factors[static_cast<size_t>(g)] = static_cast<int8_t>(factor);
+    parts.minimum_factors[static_cast<size_t>(g)] = static_cast<int8_t>(-minimum);
+  }
+}
+
+void pack_panel(const BlockPanels& shape, int64_t block_bytes, const std::byte* rows, int64_t count,
+                uint8_t* panel) {
+  const BlockLayout& layout = *shape.layout;
+  const int64_t units = layout.block / kUnitTerms, row_bytes = shape.blocks() * block_bytes;
+  std::array<Unit, kMostInBlock / kUnitTerms> codes{};
+  BlockParts parts;
+  uint8_t* scales = panel + shape.units() * shape.unit_bytes();
+  for (int64_t b = 0; b < shape.blocks(); ++b, scales += shape.scale_bytes()) {
+    for (int64_t row = 0; row < count; ++row) {
+      layout.take_apart(rows + row * row_bytes + b * block_bytes, parts);
+      pack_scales(shape, parts, row, scales);
+      for (int64_t quad = 0; quad < units * kQuads; ++quad) {
+        std::memcpy(codes[static_cast<size_t>(quad / kQuads)].data() + quad % kQuads * kVector +
+                        row * kQuad,
+                    parts.codes.data() + quad * kQuad, kQuad);
+      }
+    }
+    for (int64_t u = 0; u < units; ++u) {
+      pack_unit(layout.bits, codes[static_cast<size_t>(u)],
+                panel + (b * units + u) * shape.unit_bytes());
+    }
+  }
+}
+
+}  // namespace
+
+void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std::byte* stored,
+                       uint8_t* panels) {
+  const int64_t row_bytes = shape.blocks() * block_bytes, panel = shape.panel_bytes();
+  constexpr int64_t kGrainBytes = 1 << 15;
+  const int64_t grain = std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, panel));
+  parallel_for(shape.panels(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      uint8_t* to = panels + p * panel;
+      const int64_t rows = std::min(kPanel, shape.out - p * kPanel);
+      // Rows past the end have scales of 0.
+      if (rows < kPanel) std::fill_n(to, panel, uint8_t{0});
+      pack_panel(shape, block_bytes, stored + p * kPanel * row_bytes, rows, to);
+    }
+  });
+}
+
+void unpack_blocks(const BlockPanels& shape, int64_t block_bytes, const uint8_t* panels,
+                   int64_t row, int64_t first, int64_t count, std::byte* to) {
+  const BlockLayout& layout = *shape.layout;
+  const int64_t units = layout.block / kUnitTerms;
+  const uint8_t* panel = panels + row / kPanel * shape.panel_bytes();
+  const uint8_t* scales = panel + shape.units() * shape.unit_bytes();
+  BlockParts parts;
+  for (int64_t b = first; b < first + count; ++b, to += block_bytes) {
+    unpack_scales(shape, scales + b * shape.scale_bytes(), row % kPanel, parts);
+    for (int64_t u = 0; u < units; ++u) {
+      unpack_row(layout.bits, panel + (b * units + u) * shape.unit_bytes(), row % kPanel,
+                 parts.codes.data() + u * kUnitTerms);
+    }
+    layout.put_together(parts, to);
+  }
+}
+
+void multiply_blocks(const BlockPanels& shape, const uint8_t* panels, ConstMatrix x, int64_t rows,
+                     const float* bias, Matrix y) {
+  const bool halves = shape.layout->group < kUnitTerms;
+  QuantisedRows q;
+  q.rows = rows;
+  q.units = shape.units();
+  q.halves = halves;
+  const int64_t padded = q.tiles() * kRowTile, count = padded * q.units;
+  Scratch scratch;
+  q.codes = reinterpret_cast<int8_t*>(scratch.take(count * kUnitTerms / 4));
+  q.scales = scratch.take(count);
+  q.corrections = reinterpret_cast<int32_t*>(scratch.take(count * (halves ? 2 : 1)));
+  q.sums = scratch.take(count * (halves ? 2 : 1));
+  constexpr int64_t kQuantiseGrain = 1 << 15;
+  parallel_for(
+      q.tiles(), std::max<int64_t>(1, kQuantiseGrain / std::max<int64_t>(1, 16 * shape.in)),
+      [&](int64_t begin, int64_t end) { quantise_tiles(x, shape.layout->offset, q, begin, end); });
+
+  const int64_t row_blocks = divide_up(q.tiles(), kRowBlockTiles);
+  const int64_t wanted =
+      std::max<int64_t>(1, matmul_pieces(rows * shape.out * shape.in) / row_blocks);
+  const int64_t chunk = divide_up(shape.panels(), wanted);
+  const int64_t chunks = divide_up(shape.panels(), chunk);
+  parallel_for(row_blocks * chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      BlockProduct product;
+      product.shape = shape;
+      product.panels = panels;
+      product.x = q;
+      product.begin_tile = task / chunks * kRowBlockTiles;
+      product.end_tile = std::min(q.tiles(), product.begin_tile + kRowBlockTiles);
+      product.first = task % chunks * chunk;
+      product.end = std::min(shape.panels(), product.first + chunk);
+      product.y = y;
+      product.bias = bias;
+      multiply_block_panels(product);
+    }
+  });
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,287 @@
+// Products with weights in blocks, of every encoding on every instruction set, against loops over
+// whole numbers and float64.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/cpu_features.h"
+#include "backend/matmul.h"
+#include "base/random.h"
+#include "base/threads.h"
+#include "tensor/block_layouts.h"
+#include "tensor/storage.h"
+#include "tensor/weight.h"
+
+namespace pronghorn {
+namespace {
+
+struct RestoreMachine {
+  std::string instruction_set = cpu_instruction_set();
+  int threads = thread_count();
+  ~RestoreMachine() {
+    set_cpu_instruction_set(instruction_set);
+    set_thread_count(threads);
+  }
+};
+
+std::vector<float> random_numbers(int64_t count, const char* stream) {
+  Random random(7, stream);
+  std::vector<float> numbers(static_cast<size_t>(count));
+  for (float& number : numbers) number = static_cast<float>(random.normal());
+  return numbers;
+}
+
+// Blocks of random bits, all codes and factors among them, with scales of usual size.
+std::vector<std::byte> random_blocks(const Encoding& encoding, int64_t count) {
+  const BlockLayout& layout = *layout_of(encoding);
+  std::vector<std::byte> bytes(static_cast<size_t>(encoding.bytes(count)));
+  Random random(3, encoding.name);
+  for (int64_t i = 0; i < count / encoding.block; ++i) {
+    std::byte* block = bytes.data() + i * encoding.block_bytes;
+    for (int64_t k = 0; k < encoding.block_bytes; ++k) {
+      block[k] = static_cast<std::byte>(random.below(256));
+    }
+    BlockParts parts;
+    layout.take_apart(block, parts);
+    const auto scale = static_cast<float>(0.02 * random.normal());
+    parts.scale =
+        layout.bf16_scale ? to_bf16(std::ldexp(1.0f, -static_cast<int>(i % 9))) : to_f16(scale);
+    parts.minimum = to_f16(static_cast<float>(0.02 * random.normal()));
+    layout.put_together(parts, block);
+  }
+  return bytes;
+}
+
+struct Case {
+  const Encoding* encoding;
+  std::string instruction_set;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const std::string& set : cpu_instruction_sets()) {
+    for (const Encoding* encoding : all_encodings()) {
+      if (layout_of(*encoding) != nullptr) all.push_back({encoding, set});
+    }
+  }
+  return all;
+}
+
+class BlockMatmulTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override { set_cpu_instruction_set(GetParam().instruction_set); }
+  const Encoding& encoding() const { return *GetParam().encoding; }
+
+  // Random weights in memory that they own; `bytes` keeps what they are.
+  Weight weight(int64_t out, int64_t in) {
+    bytes_ = random_blocks(encoding(), out * in);
+    auto memory = std::make_shared<Storage>(bytes_.size());
+    std::memcpy(memory->data(), bytes_.data(), bytes_.size());
+    const Weight made(out, in);
+    made.assign({&encoding(), {memory->data(), bytes_.size()}, memory, nullptr});
+    numbers_.resize(static_cast<size_t>(out * in));
+    encoding().decode(bytes_.data(), out * in, numbers_.data());
+    return made;
+  }
+
+  std::vector<float> forward(const Weight& by, const float* x, int64_t rows,
+                             const float* bias = nullptr) {
+    std::vector<float> y(static_cast<size_t>(rows * by.out()));
+    kernels_->linear_forward(by, {x, by.in()}, rows, bias, {y.data(), by.out()}, Precision::f32,
+                             true);
+    return y;
+  }
+
+  RestoreMachine restore_;
+  std::unique_ptr<MatmulKernels> kernels_ = make_cpu_matmul_kernels();
+  std::vector<std::byte> bytes_;
+  std::vector<float> numbers_;  // the weight's
+};
+
+INSTANTIATE_TEST_SUITE_P(All, BlockMatmulTest, testing::ValuesIn(cases()),
+                         [](const auto& parameters) {
+                           std::string name = parameters.param.instruction_set + "_" +
+                                              std::string(parameters.param.encoding->name);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// What a row of activations is rounded to: each 32 to whole numbers times a scale.
+std::vector<double> rounded(const float* x, int64_t count) {
+  std::vector<double> result;
+  for (int64_t begin = 0; begin < count; begin += 32) {
+    float most = 0;
+    for (int64_t k = 0; k < 32; ++k) most = std::max(most, std::abs(x[begin + k]));
+    const float inverse = most > 0 ? 127 / most : 0, scale = most / 127;
+    for (int64_t k = 0; k < 32; ++k) {
+      result.push_back(static_cast<double>(scale) *
+                       static_cast<double>(std::nearbyint(x[begin + k] * inverse)));
+    }
+  }
+  return result;
+}
+
+TEST_P(BlockMatmulTest, ForwardEqualsFloat64OfTheRoundedRows) {
+  const int64_t block = encoding().block;
+  for (const int64_t out : {int64_t{1}, int64_t{16}, int64_t{37}}) {
+    for (const int64_t in : {block, 3 * block, 1024 + block}) {
+      const Weight by = weight(out, in);
+      constexpr int64_t kRows = 37;
+      std::vector<float> x = random_numbers(kRows * in, "x");
+      std::fill_n(x.begin(), 32, 0.0f);
+      const std::vector<float> bias = random_numbers(out, "bias");
+      for (const int64_t rows : {int64_t{1}, int64_t{3}, kRows}) {
+        const std::vector<float> y = forward(by, x.data(), rows, bias.data());
+        for (int64_t i = 0; i < rows; ++i) {
+          const std::vector<double> row = rounded(x.data() + i * in, in);
+          for (int64_t j = 0; j < out; ++j) {
+            double value = bias[static_cast<size_t>(j)], magnitude = std::abs(value);
+            // The parts of a weight are multiplied apart, which matters where they cancel.
+            for (int64_t k = 0; k < in; ++k) {
+              const auto w = static_cast<double>(numbers_[static_cast<size_t>(j * in + k)]);
+              value += w * row[static_cast<size_t>(k)];
+              magnitude += (std::abs(w) + 1) * std::abs(row[static_cast<size_t>(k)]);
+            }
+            // Four roundings to f32 in each unit, and one for each addition.
+            const double bound = 0x1.0p-24 * static_cast<double>(in / 32 + 6) * magnitude;
+            ASSERT_NEAR(y[static_cast<size_t>(i * out + j)], value, bound)
+                << rows << " rows, [" << out << ", " << in << "], " << i << ", " << j;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(BlockMatmulTest, ARowIsTheSameBitsWhateverIsComputedWithIt) {
+  const int64_t in = 1024 + encoding().block, out = 53, rows = 200;
+  const Weight by = weight(out, in);
+  const std::vector<float> x = random_numbers(rows * in, "x");
+  const std::vector<float> all = forward(by, x.data(), rows);
+  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1},
+                                     {7, 1},
+                                     {13, 2},
+                                     {5, 3},
+                                     {40, 5},
+                                     {127, 17},
+                                     {3, 140},
+                                     {199, 1}}) {
+    const std::vector<float> part = forward(by, x.data() + first * in, count);
+    ASSERT_EQ(std::memcmp(part.data(), all.data() + first * out, part.size() * sizeof(float)), 0)
+        << first << ", " << count;
+  }
+  for (const int threads : {1, 3}) {
+    set_thread_count(threads);
+    EXPECT_EQ(forward(by, x.data(), rows), all) << threads;
+  }
+}
+
+TEST_P(BlockMatmulTest, SumsMayStartFromTheResult) {
+  const int64_t in = 3 * encoding().block, out = 21, rows = 5;
+  const Weight by = weight(out, in);
+  const std::vector<float> x = random_numbers(rows * in, "x");
+  const std::vector<float> once = forward(by, x.data(), rows);
+  float largest = 2;
+  for (const float value : once) largest = std::max(largest, std::abs(value));
+  // Each addition rounds, of sums that stay within a few times the largest result.
+  const double bound = 0x1.0p-24 * 4 * static_cast<double>(in / 32 + 1) * largest;
+  // With rows further apart than they are long, of which the gaps must survive.
+  constexpr float kGuard = 1234.5f;
+  std::vector<float> y(static_cast<size_t>(rows * (out + 3)), kGuard);
+  for (int64_t i = 0; i < rows; ++i) std::fill_n(y.begin() + i * (out + 3), out, 2.0f);
+  kernels_->linear_forward(by, {x.data(), in}, rows, nullptr, {y.data(), out + 3, true},
+                           Precision::bf16, true);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < out + 3; ++j) {
+      const float value = y[static_cast<size_t>(i * (out + 3) + j)];
+      if (j >= out) {
+        EXPECT_EQ(value, kGuard);
+      } else {
+        EXPECT_NEAR(value, once[static_cast<size_t>(i * out + j)] + 2, bound) << i << ", " << j;
+      }
+    }
+  }
+}
+
+TEST_P(BlockMatmulTest, WhatIsNotANumberIsNotANumberAfterwards) {
+  const int64_t in = 2 * encoding().block, out = 16, rows = 3;
+  const Weight by = weight(out, in);
+  for (const float fault : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> x = random_numbers(rows * in, "x");
+    x[static_cast<size_t>(in + 5)] = fault;
+    const std::vector<float> y = forward(by, x.data(), rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < out; ++j) {
+        EXPECT_EQ(std::isfinite(y[static_cast<size_t>(i * out + j)]), i != 1) << fault;
+      }
+    }
+  }
+}
+
+TEST_P(BlockMatmulTest, PanelsHoldAllThatWasStored) {
+  const int64_t in = 2 * encoding().block, out = 37;
+  const int64_t before = memory_use().bytes;
+  {
+    const Weight by = weight(out, in);
+    const std::vector<float> x = random_numbers(in, "x");
+    forward(by, x.data(), 1);
+    EXPECT_TRUE(by.stored().bytes.empty());
+    const int64_t held = memory_use().bytes - before;
+    EXPECT_EQ(held, kernels_->resident_bytes(by, Precision::f32));
+    // 48 rows for 37, and what scales take in whole bytes.
+    EXPECT_LE(static_cast<double>(held),
+              1.06 * 48 / 37 * static_cast<double>(bytes_.size()) + 64 * 3);
+    std::vector<std::byte> again(bytes_.size());
+    kernels_->read_stored(by, again.data());
+    EXPECT_EQ(again, bytes_);
+    const std::vector<int32_t> rows = {36, 0, 5};
+    std::vector<float> read(rows.size() * static_cast<size_t>(in));
+    kernels_->read_rows(by, rows, {read.data(), in});
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(
+          std::memcmp(read.data() + i * static_cast<size_t>(in), numbers_.data() + rows[i] * in,
+                      static_cast<size_t>(in) * sizeof(float)),
+          0);
+    }
+  }
+  EXPECT_EQ(memory_use().bytes, before);
+}
+
+// In f32, of the very numbers; nothing is kept for it.
+TEST_P(BlockMatmulTest, BackwardEqualsFloat64) {
+  const int64_t in = 2 * encoding().block, out = 85;
+  const Weight by = weight(out, in);
+  for (const bool packed : {false, true}) {
+    if (packed) forward(by, random_numbers(in, "x").data(), 1);
+    for (const int64_t rows : {int64_t{2}, int64_t{33}}) {
+      const std::vector<float> dy = random_numbers(rows * out, "dy");
+      std::vector<float> dx(static_cast<size_t>(rows * in));
+      const int64_t before = memory_use().bytes;
+      kernels_->linear_backward_input(by, {dy.data(), out}, rows, {dx.data(), in}, Precision::f32);
+      EXPECT_LE(memory_use().bytes - before, 1 << 20);  // buffers of threads
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < in; ++k) {
+          double value = 0, magnitude = 0;
+          for (int64_t j = 0; j < out; ++j) {
+            const double product = static_cast<double>(dy[static_cast<size_t>(i * out + j)]) *
+                                   static_cast<double>(numbers_[static_cast<size_t>(j * in + k)]);
+            value += product;
+            magnitude += std::abs(product);
+          }
+          ASSERT_NEAR(dx[static_cast<size_t>(i * in + k)], value,
+                      0x1.0p-24 * static_cast<double>(out + 2) * magnitude + 1e-30)
+              << i << ", " << k;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pronghorn
