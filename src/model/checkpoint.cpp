@@ -11,7 +11,9 @@
 #include "base/quote.h"
 #include "base/warning.h"
 #include "formats/checkpoint_reader.h"
+#include "formats/gguf.h"
 #include "formats/safetensors.h"
+#include "model/gguf_format.h"
 #include "model/tensor_rules.h"
 
 namespace pronghorn {
@@ -67,7 +69,33 @@ auto naming(const std::string& where, Function&& function) {
   }
 }
 
-void load_rule(const BoundRule& rule, const CheckpointReader& checkpoint, Model& model) {
+// The tensors of a GGUF file as CheckpointReader shows those of a directory.
+class GgufReader {
+ public:
+  explicit GgufReader(const GgufFile& file) : file_(file) {}
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const GgufTensor& tensor : file_.tensors()) names.emplace_back(tensor.name);
+    return names;
+  }
+  SafetensorsEntry at(std::string_view name) const {
+    const GgufTensor* tensor = file_.find(name);
+    require(tensor != nullptr, file_.path().string(), "no tensor {}", quote(name));
+    require(find_encoding(tensor->type->name) != nullptr || tensor->type->block == 1,
+            fmt::format("{}: {}", file_.path().string(), quote(name)),
+            "is stored in {}, which is not supported", tensor->type->name);
+    return {std::string(tensor->type->name), tensor->shape(), tensor->bytes, file_.file_of(*tensor),
+            nullptr};
+  }
+  const std::filesystem::path& directory() const { return file_.path(); }
+
+ private:
+  const GgufFile& file_;
+};
+
+template <typename Checkpoint>
+void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model) {
   Shapes ours;
   for (const size_t place : rule.ours) {
     ours.push_back(model.parameters()[place].shape.to_vector());
@@ -79,7 +107,7 @@ void load_rule(const BoundRule& rule, const CheckpointReader& checkpoint, Model&
   StoredTensors tensors;
   std::vector<std::shared_ptr<const MappedFile>> files;
   for (size_t i = 0; i < count; ++i) {
-    const SafetensorsEntry& entry = checkpoint.at(rule.published[i]);
+    const SafetensorsEntry entry = checkpoint.at(rule.published[i]);
     require(entry.shape == shapes[i],
             fmt::format("{}: {}", checkpoint.directory().string(), rule.published[i]),
             "has shape [{}] where the configuration says [{}]", fmt::join(entry.shape, ", "),
@@ -140,8 +168,8 @@ bool is_derived(std::string_view name, const SafetensorsEntry& entry) {
   return square && (name.ends_with("attn.bias") || name.ends_with("attention.bias"));
 }
 
-void load(Model& model, const CheckpointReader& checkpoint, const Family& family) {
-  const TensorRules rules = family.tensors(model.config());
+template <typename Checkpoint>
+void load(Model& model, const Checkpoint& checkpoint, const TensorRules& rules) {
   std::set<std::string> used;
   for (const BoundRule& rule : bound(rules, model.parameters())) {
     load_rule(rule, checkpoint, model);
@@ -158,7 +186,7 @@ void load(Model& model, const CheckpointReader& checkpoint, const Family& family
 }  // namespace
 
 void load_weights(Model& model, const std::filesystem::path& directory, const Family& family) {
-  load(model, CheckpointReader(directory), family);
+  load(model, CheckpointReader(directory), family.tensors(model.config()));
 }
 
 void save_checkpoint(const Model& model, const std::filesystem::path& directory,
@@ -192,6 +220,14 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {
+  if (const auto gguf = find_gguf(directory)) {
+    const GgufFile file(*gguf);
+    const Family& family = gguf_family(file);
+    ModelConfig config = family.read(ConfigReader(gguf_config(file), gguf->string()));
+    std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
+    pronghorn::load(*model, GgufReader(file), family.gguf->tensors(model->config()));
+    return model;
+  }
   require(std::filesystem::is_directory(directory), directory.string(),
           "is not a checkpoint directory (it needs {} and {})", kConfigFile, kWeightsFile);
   const CheckpointReader checkpoint(directory);
@@ -199,7 +235,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
   ModelConfig config = load_config(directory);
   if (has_other_head(config, checkpoint, family)) config.tie_embeddings = false;
   std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
-  pronghorn::load(*model, checkpoint, family);
+  pronghorn::load(*model, checkpoint, family.tensors(model->config()));
   return model;
 }
 

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/quote.h"
 #include "model/families.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 namespace {
@@ -287,6 +288,10 @@ nlohmann::json read_config_json(const std::filesystem::path& file) {
 }
 
 ModelConfig load_config(const std::filesystem::path& path) {
+  if (const auto gguf = find_gguf(path)) {
+    const GgufFile file(*gguf);
+    return gguf_family(file).read(ConfigReader(gguf_config(file), gguf->string()));
+  }
   const bool directory = std::filesystem::is_directory(path);
   const std::filesystem::path file = directory ? path / "config.json" : path;
   ConfigReader reader(read_config_json(file), file.string());

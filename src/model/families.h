@@ -12,6 +12,8 @@
 
 namespace pronghorn {
 
+struct GgufFormat;
+
 struct Family {
   std::string model_type;  // of its config.json
 
@@ -24,6 +26,9 @@ struct Family {
 
   // How its checkpoints hold the tensors of such a model.
   TensorRules (*tensors)(const ModelConfig& config);
+
+  // How GGUF files hold such a model (model/gguf_format.h); null: they do not.
+  const GgufFormat* gguf = nullptr;
 };
 
 // Those whose file format we write and read, the most widely understood first; "pronghorn" is the

@@ -1,6 +1,7 @@
 // The Mistral family (arXiv 2310.06825): Llama whose layers all look back through one window.
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 namespace {
@@ -23,8 +24,14 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, true); }
+
 }  // namespace
 
-Family mistral_family() { return {"mistral", read, write, decoder_tensors}; }
+Family mistral_family() {
+  static const GgufFormat gguf = {"llama",        gguf_decoder_keys(), gguf_decoder_other_keys(),
+                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  return {"mistral", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -2,6 +2,7 @@
 // and, in some layers, a window.
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 namespace {
@@ -21,8 +22,14 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, false); }
+
 }  // namespace
 
-Family qwen2_family() { return {"qwen2", read, write, decoder_tensors}; }
+Family qwen2_family() {
+  static const GgufFormat gguf = {"qwen2",        gguf_decoder_keys(), gguf_decoder_other_keys(),
+                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  return {"qwen2", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -2,6 +2,7 @@
 // layers, a window.
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 namespace {
@@ -21,8 +22,14 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, false); }
+
 }  // namespace
 
-Family qwen3_family() { return {"qwen3", read, write, decoder_tensors}; }
+Family qwen3_family() {
+  static const GgufFormat gguf = {"qwen3",        gguf_decoder_keys(), gguf_decoder_other_keys(),
+                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  return {"qwen3", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn
