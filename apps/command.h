@@ -38,6 +38,7 @@ void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_template(CLI::App& app);
+void add_convert(CLI::App& app);
 
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);

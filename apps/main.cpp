@@ -95,6 +95,7 @@ int main(int argc, char** argv) {
   add_bench(app);
   add_logits(app);
   add_tokenize(app);
+  add_convert(app);
   add_template(app);
   protect_values(app);
   try {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/quote.h"
 
 namespace pronghorn {
 namespace {
@@ -60,21 +61,6 @@ constexpr uint64_t kind_bytes(GgufKind kind) {
       break;
   }
   return 0;
-}
-
-// A name from a file as messages show it: cut, and without what a terminal would act on.
-std::string shown(std::string_view name) {
-  constexpr size_t kMost = 60;
-  std::string text;
-  for (const char c : name.substr(0, kMost)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      text += fmt::format("\\x{:02x}", byte);
-    } else {
-      text += c;
-    }
-  }
-  return name.size() > kMost ? text + "..." : text;
 }
 
 template <typename T>
@@ -373,7 +359,7 @@ std::string GgufValue::description() const {
   if (kind_ == GgufKind::array) {
     return fmt::format("array of {} {}", count_, gguf_kind_name(element_));
   }
-  if (const auto text = as_text()) return fmt::format("string '{}'", shown(*text));
+  if (const auto text = as_text()) return fmt::format("string {}", quote(*text));
   if (const auto truth = as_boolean()) return fmt::format("bool {}", *truth);
   if (const auto whole = as_integer()) return fmt::format("{} {}", gguf_kind_name(kind_), *whole);
   if (kind_ == GgufKind::u64) return fmt::format("u64 {}", load<uint64_t>(bytes_.data()));
@@ -386,7 +372,7 @@ const GgufValue* GgufMetadata::find(std::string_view key) const {
 }
 
 std::string GgufMetadata::path(std::string_view key) const {
-  return fmt::format("{}: key '{}'", where_, shown(key));
+  return fmt::format("{}: key {}", where_, quote(key));
 }
 
 void GgufMetadata::refuse(std::string_view key, std::string_view wanted) const {
@@ -479,8 +465,8 @@ GgufFile::GgufFile(const std::filesystem::path& path) : path_(path), metadata_(p
   }
   std::ranges::sort(tensors_, {}, &GgufTensor::name);
   const auto twice = std::ranges::adjacent_find(tensors_, {}, &GgufTensor::name);
-  require(twice == tensors_.end(), path_.string(), "two tensors are named '{}'",
-          twice == tensors_.end() ? "" : shown(twice->name));
+  require(twice == tensors_.end(), path_.string(), "two tensors are named {}",
+          twice == tensors_.end() ? "" : quote(twice->name));
 }
 
 void GgufFile::read_part(const std::filesystem::path& path, size_t part, size_t parts) {
@@ -504,7 +490,7 @@ void GgufFile::read_part(const std::filesystem::path& path, size_t part, size_t 
   GgufMetadata metadata(where);
   for (uint64_t i = 0; i < keys; ++i) {
     const std::string_view key = reader.text(fmt::format("the name of key {}", i));
-    const std::string what = fmt::format("key '{}'", shown(key));
+    const std::string what = fmt::format("key {}", quote(key));
     require(!metadata.has(key), where, "{} occurs twice", what);
     const GgufKind kind = reader.kind(what);
     metadata.set(key, reader.value(kind, what));
@@ -529,7 +515,7 @@ void GgufFile::read_part(const std::filesystem::path& path, size_t part, size_t 
     GgufTensor tensor;
     tensor.part = part;
     tensor.name = reader.text(fmt::format("the name of tensor {}", i));
-    const std::string what = fmt::format("{}: tensor '{}'", where, shown(tensor.name));
+    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
     const auto rank = reader.number<uint32_t>("the number of a tensor's dimensions");
     require(rank <= kMostSizes, what, "{} dimensions, more than {}", rank, kMostSizes);
     tensor.rank = static_cast<int>(rank);
@@ -549,7 +535,7 @@ void GgufFile::read_part(const std::filesystem::path& path, size_t part, size_t 
   const uint64_t alignment = alignment_of(metadata), begin = aligned(reader.position(), alignment);
   for (uint64_t i = 0; i < tensors; ++i) {
     GgufTensor& tensor = tensors_[first + i];
-    const std::string what = fmt::format("{}: tensor '{}'", where, shown(tensor.name));
+    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
     const uint64_t size = tensor_bytes(
         std::span(tensor.sizes).first(static_cast<size_t>(tensor.rank)), *tensor.type, what);
     require(offsets[i] % alignment == 0, what, "offset {} is not a multiple of the alignment {}",
@@ -573,7 +559,7 @@ void GgufFile::check_places(size_t part, size_t first_tensor) const {
   for (size_t i = 1; i < order.size(); ++i) {
     const GgufTensor &before = tensor(order[i - 1]), &after = tensor(order[i]);
     require(before.bytes.data() + before.bytes.size() <= after.bytes.data(), path_.string(),
-            "tensors '{}' and '{}' of part {} overlap", shown(before.name), shown(after.name),
+            "tensors {} and {} of part {} overlap", quote(before.name), quote(after.name),
             part + 1);
   }
 }
@@ -633,7 +619,7 @@ void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
   std::vector<uint64_t> sizes;
   uint64_t offset = 0;
   for (const GgufTensorToWrite& tensor : tensors) {
-    const std::string what = fmt::format("{}: tensor '{}'", where, shown(tensor.name));
+    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
     require(seen.insert(tensor.name).second, what, "occurs twice");
     require(tensor.shape.size() <= kMostSizes, what, "{} dimensions, more than {}",
             tensor.shape.size(), kMostSizes);

@@ -1,7 +1,9 @@
 #include "model/checkpoint.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <utility>
 #include <vector>
@@ -9,12 +11,14 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/quote.h"
+#include "base/threads.h"
 #include "base/warning.h"
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "model/gguf_format.h"
 #include "model/tensor_rules.h"
+#include "tensor/block_layouts.h"
 
 namespace pronghorn {
 namespace {
@@ -189,22 +193,69 @@ void load_weights(Model& model, const std::filesystem::path& directory, const Fa
   load(model, CheckpointReader(directory), family.tensors(model.config()));
 }
 
+namespace {
+
+// The numbers of a tensor in another encoding.
+StoredTensor encoded(StoredTensor tensor, const Encoding& to) {
+  const Encoding& from = *find_encoding(tensor.dtype);
+  if (&from == &to) return tensor;
+  const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
+  const int64_t elements =
+      std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+  const auto bytes = static_cast<size_t>(to.bytes(elements));
+  auto memory = std::make_shared<Storage>(std::max<size_t>(1, bytes));
+  parallel_for(row == 0 ? 0 : elements / row, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> numbers(static_cast<size_t>(row));
+    for (int64_t i = begin; i < end; ++i) {
+      from.decode(tensor.bytes.data() + i * from.bytes(row), row, numbers.data());
+      to.encode(numbers.data(), row, memory->data() + i * to.bytes(row));
+    }
+  });
+  std::string dtype(to.file_dtype);
+  const std::span<const std::byte> all(memory->data(), bytes);
+  return {std::move(dtype), std::move(tensor.shape), all, std::move(memory)};
+}
+
+// The published tensors of a rule, with what they are made of as it is stored.
+StoredTensors published(const Model& model, const BoundRule& rule) {
+  StoredTensors ours;
+  for (const size_t place : rule.ours) ours.push_back(stored(model.parameters()[place]));
+  return naming(fmt::format("{}", fmt::join(rule.published, ", ")),
+                [&] { return rule.transform.inverse(std::move(ours), rule.published.size()); });
+}
+
+void note(const SaveOptions& options, std::string_view name, const Encoding& in,
+          const StoredShape& shape) {
+  if (!options.on_tensor) return;
+  options.on_tensor(name, in,
+                    std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
+}
+
+}  // namespace
+
 void save_checkpoint(const Model& model, const std::filesystem::path& directory,
-                     const Family& family, const std::map<std::string, std::string>& metadata) {
+                     const Family& family, const std::map<std::string, std::string>& metadata,
+                     const SaveOptions& options) {
   require(expresses(family, model.config()), directory.string(),
           "the family {} cannot express this configuration", family.model_type);
+  require(options.encoding == nullptr || layout_of(*options.encoding) == nullptr,
+          directory.string(), "safetensors files do not hold blocks of {}",
+          options.encoding == nullptr ? "" : options.encoding->name);
   nlohmann::json json = family.write(model.config()).value();
   if (!model.config().train.is_null()) json["train"] = model.config().train;
 
   StoredTensors tensors;  // keep what is written alive
   std::vector<std::string> names;
   for (const BoundRule& rule : bound(family.tensors(model.config()), model.parameters())) {
-    StoredTensors ours;
-    for (const size_t place : rule.ours) ours.push_back(stored(model.parameters()[place]));
-    const std::string where = fmt::format("{}", fmt::join(rule.published, ", "));
-    ours = naming(where,
-                  [&] { return rule.transform.inverse(std::move(ours), rule.published.size()); });
-    tensors.insert(tensors.end(), ours.begin(), ours.end());
+    StoredTensors all = published(model, rule);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const Encoding& in = *find_encoding(all[i].dtype);
+      const Encoding& to = options.encoding != nullptr ? *options.encoding
+                           : layout_of(in) == nullptr  ? in
+                                                       : encodings::f32;
+      note(options, rule.published[i], to, all[i].shape);
+      tensors.push_back(encoded(std::move(all[i]), to));
+    }
     names.insert(names.end(), rule.published.begin(), rule.published.end());
   }
   std::vector<TensorToWrite> to_write;
@@ -213,10 +264,99 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
     to_write.push_back({names[i], tensor.dtype, tensor.shape, tensor.bytes.data(),
                         static_cast<uint64_t>(tensor.bytes.size())});
   }
-  if (json.contains("torch_dtype")) json["torch_dtype"] = model.head().encoding().torch_dtype;
+  if (json.contains("torch_dtype")) {
+    const Encoding& head =
+        options.encoding != nullptr ? *options.encoding : model.head().encoding();
+    json["torch_dtype"] = head.torch_dtype;
+  }
   make_directories(directory);
   write_safetensors(directory / kWeightsFile, std::move(to_write), metadata);
   write_file(directory / kConfigFile, json.dump(2) + "\n");
+}
+
+namespace {
+
+// The most widely understood family of GGUF that expresses the model.
+const Family& gguf_family_for(const ModelConfig& config, const std::string& where) {
+  for (const Family& family : families()) {
+    if (family.gguf != nullptr && expresses(family, config)) return family;
+  }
+  throw Error(where, "no architecture of GGUF files can express this model");
+}
+
+// What a matrix with rows of `row` numbers is written in where `asked` was asked for.
+const Encoding& fitting(const Encoding& asked, int64_t row, bool head) {
+  const bool four_bits = layout_of(asked) != nullptr && layout_of(asked)->bits == 4;
+  const Encoding& wanted = head && four_bits ? encodings::q6_k : asked;
+  if (row % wanted.block == 0) return wanted;
+  return row % encodings::q8_0.block == 0 ? encodings::q8_0 : encodings::f16;
+}
+
+// general.file_type: what most matrices are in.
+void set_file_type(GgufMetadata& metadata, const Encoding& encoding) {
+  constexpr std::pair<const Encoding*, uint32_t> kTypes[] = {
+      {&encodings::f32, 0},     {&encodings::f16, 1},     {&encodings::q4_0, 2},
+      {&encodings::q4_1, 3},    {&encodings::q8_0, 7},    {&encodings::q5_0, 8},
+      {&encodings::q5_1, 9},    {&encodings::q2_k, 10},   {&encodings::q3_k, 11},
+      {&encodings::q4_k, 14},   {&encodings::q5_k, 16},   {&encodings::q6_k, 18},
+      {&encodings::iq4_nl, 25}, {&encodings::iq4_xs, 30}, {&encodings::bf16, 32},
+      {&encodings::mxfp4, 38}};
+  for (const auto& [known, type] : kTypes) {
+    if (known == &encoding) metadata.set("general.file_type", GgufValue::u32(type));
+  }
+  metadata.set("general.quantization_version", GgufValue::u32(2));
+}
+
+}  // namespace
+
+void save_gguf(const Model& model, const std::filesystem::path& path, const GgufMetadata& extra,
+               const SaveOptions& options) {
+  const Family& family = gguf_family_for(model.config(), path.string());
+  const nlohmann::json config = family.write(model.config()).value();
+  GgufMetadata metadata = gguf_metadata(family, config, path.string());
+  const std::vector<Parameter>& parameters = model.parameters();
+  const Weight* most = nullptr;  // the largest matrix besides the embedding
+  for (const Parameter& parameter : parameters) {
+    if (!parameter.matrix.defined() || parameter.name == "embeddings.weight") continue;
+    if (most == nullptr || parameter.matrix.size() > most->size()) most = &parameter.matrix;
+  }
+  const Encoding& main = options.encoding != nullptr ? *options.encoding
+                         : most != nullptr           ? most->encoding()
+                                                     : encodings::f32;
+  set_file_type(metadata, main);
+  for (const auto& [key, value] : extra.all()) metadata.set(key, value);
+
+  std::vector<GgufTensorToWrite> tensors;
+  for (BoundRule& each : bound(family.gguf->tensors(model.config()), parameters)) {
+    const auto rule = std::make_shared<const BoundRule>(std::move(each));
+    Shapes ours;
+    bool matrices = true;
+    const Encoding* in = nullptr;
+    for (const size_t place : rule->ours) {
+      const Parameter& parameter = parameters[place];
+      ours.push_back(parameter.shape.to_vector());
+      matrices = matrices && parameter.matrix.defined();
+      if (parameter.matrix.defined()) in = &parameter.matrix.encoding();
+    }
+    const Shapes shapes = rule->transform.published_shapes(ours, rule->published.size());
+    const std::string& first = parameters[rule->ours.front()].name;
+    const bool head = first == "lm_head.weight" ||
+                      (first == "embeddings.weight" && model.config().tie_embeddings);
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const Encoding* to = &encodings::f32;
+      if (matrices) {
+        to = options.encoding == nullptr ? in : &fitting(*options.encoding, shapes[i].back(), head);
+      }
+      const auto bytes = [&model, &options, rule, i, to] {
+        StoredTensor tensor = published(model, *rule).at(i);
+        note(options, rule->published[i], *to, tensor.shape);
+        tensor = encoded(std::move(tensor), *to);
+        return GgufTensorToWrite::Bytes{tensor.bytes, tensor.owner};
+      };
+      tensors.push_back({rule->published[i], find_gguf_type(to->file_dtype), shapes[i], bytes});
+    }
+  }
+  write_gguf(path, metadata, tensors);
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {

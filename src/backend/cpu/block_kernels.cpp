@@ -12,6 +12,8 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/cpu/cpu_features.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
@@ -28,9 +30,8 @@ constexpr int kVectors = static_cast<int>(kPanel) / kLanes;  // of one panel
 
 constexpr int kQuads = 8;
 constexpr int64_t kQuadBytes = 4 * kPanel;
-// Units that are unpacked at a time: 8 KB of codes, which stay in the first cache beside as many of
-// 16 rows of activations. Whole blocks.
-constexpr int64_t kChunkUnits = 16;
+// Units that are unpacked at a time: 16 KB of codes, which stay in the first cache. Whole blocks.
+constexpr int64_t kChunkUnits = 32;
 
 // Codes and scales of a chunk of one panel.
 struct Chunk {
@@ -38,58 +39,97 @@ struct Chunk {
   alignas(64) std::array<float, kChunkUnits * 2 * kPanel> scales, minima;  // [unit][half][column]
 };
 
-// ---- Unpacking codes: loops that compilers turn into vectors.
+// ---- Unpacking codes.
+
+#if HWY_TARGET == HWY_SCALAR
 
 template <int kBits>
 HWY_INLINE void UnpackUnit(const uint8_t* HWY_RESTRICT from, uint8_t* HWY_RESTRICT to) {
   constexpr int64_t n = kQuadBytes;
-  if constexpr (kBits == 8) {
-    std::memcpy(to, from, static_cast<size_t>(kUnitCodes));
-  } else if constexpr (kBits < 4) {
-    for (int64_t v = 0; v < 2; ++v) {
-      for (int64_t i = 0; i < n; ++i) {
-        const uint8_t four = from[v * n + i];
-        to[(4 * v + 0) * n + i] = four & 3;
-        to[(4 * v + 1) * n + i] = four >> 2 & 3;
-        to[(4 * v + 2) * n + i] = four >> 4 & 3;
-        to[(4 * v + 3) * n + i] = four >> 6;
+  for (int64_t quad = 0; quad < kQuads; ++quad) {
+    for (int64_t i = 0; i < n; ++i) {
+      const auto bits = [&](int64_t vector, int64_t shift, int mask) {
+        return from[vector * n + i] >> shift & mask;
+      };
+      int code = 0;
+      if constexpr (kBits == 8) {
+        code = bits(quad, 0, 255);
+      } else if constexpr (kBits < 4) {
+        code = bits(quad / 4, 2 * (quad % 4), 3);
+        if (kBits == 3) code |= bits(2, quad, 1) << 2;
+      } else {
+        code = bits(quad / 2, 4 * (quad % 2), 15);
+        if (kBits == 5) code |= bits(4, quad, 1) << 4;
+        if (kBits == 6) code |= bits(4 + quad / 4, 2 * (quad % 4), 3) << 4;
       }
-    }
-    if constexpr (kBits == 3) {
-      for (int64_t quad = 0; quad < kQuads; ++quad) {
-        for (int64_t i = 0; i < n; ++i) {
-          to[quad * n + i] |= static_cast<uint8_t>((from[2 * n + i] >> quad & 1) << 2);
-        }
-      }
-    }
-  } else {
-    for (int64_t v = 0; v < 4; ++v) {
-      for (int64_t i = 0; i < n; ++i) {
-        const uint8_t two = from[v * n + i];
-        to[2 * v * n + i] = two & 15;
-        to[(2 * v + 1) * n + i] = two >> 4;
-      }
-    }
-    for (int64_t quad = 0; kBits == 5 && quad < kQuads; ++quad) {
-      for (int64_t i = 0; i < n; ++i) {
-        to[quad * n + i] |= static_cast<uint8_t>((from[4 * n + i] >> quad & 1) << 4);
-      }
-    }
-    for (int64_t quad = 0; kBits == 6 && quad < kQuads; ++quad) {
-      const int64_t vector = 4 + quad / 4, shift = 2 * (quad % 4);
-      for (int64_t i = 0; i < n; ++i) {
-        to[quad * n + i] |= static_cast<uint8_t>((from[vector * n + i] >> shift & 3) << 4);
-      }
+      to[quad * n + i] = static_cast<uint8_t>(code);
     }
   }
 }
+
+#else
+
+using ByteTag = hn::CappedTag<uint8_t, static_cast<size_t>(kQuadBytes)>;
+using ByteVector = hn::Vec<ByteTag>;
+
+// Bits kFrom and following of each byte to kTo and following, and the others 0.
+template <int kFrom, int kTo, int kMask>
+HWY_INLINE ByteVector MoveBits(ByteVector v) {
+  const ByteTag d;
+  // In 16 bits, of which those that cross into the other byte are masked.
+  const hn::Repartition<uint16_t, ByteTag> wide;
+  const auto mask = hn::Set(d, static_cast<uint8_t>(kMask << kTo));
+  if constexpr (kFrom > kTo) {
+    v = hn::BitCast(d, hn::ShiftRight<kFrom - kTo>(hn::BitCast(wide, v)));
+  } else if constexpr (kFrom < kTo) {
+    v = hn::BitCast(d, hn::ShiftLeft<kTo - kFrom>(hn::BitCast(wide, v)));
+  }
+  return hn::And(v, mask);
+}
+
+// The codes of one quad from the vectors at `from`.
+template <int kBits, int kQuad>
+HWY_INLINE void UnpackQuad(const uint8_t* HWY_RESTRICT from, uint8_t* HWY_RESTRICT to) {
+  const ByteTag d;
+  const auto load = [&](int vector) HWY_ATTR { return hn::LoadU(d, from + vector * kQuadBytes); };
+  ByteVector codes;
+  if constexpr (kBits == 8) {
+    codes = load(kQuad);
+  } else if constexpr (kBits < 4) {
+    codes = MoveBits<2 * (kQuad % 4), 0, 3>(load(kQuad / 4));
+    if constexpr (kBits == 3) codes = hn::Or(codes, MoveBits<kQuad, 2, 1>(load(2)));
+  } else {
+    codes = MoveBits<4 * (kQuad % 2), 0, 15>(load(kQuad / 2));
+    if constexpr (kBits == 5) codes = hn::Or(codes, MoveBits<kQuad, 4, 1>(load(4)));
+    if constexpr (kBits == 6) {
+      codes = hn::Or(codes, MoveBits<2 * (kQuad % 4), 4, 3>(load(4 + kQuad / 4)));
+    }
+  }
+  hn::StoreU(codes, d, to + kQuad * kQuadBytes);
+}
+
+template <int kBits>
+HWY_INLINE void UnpackUnit(const uint8_t* HWY_RESTRICT from, uint8_t* HWY_RESTRICT to) {
+  for (int64_t i = 0; i < kQuadBytes; i += static_cast<int64_t>(hn::MaxLanes(ByteTag()))) {
+    UnpackQuad<kBits, 0>(from + i, to + i);
+    UnpackQuad<kBits, 1>(from + i, to + i);
+    UnpackQuad<kBits, 2>(from + i, to + i);
+    UnpackQuad<kBits, 3>(from + i, to + i);
+    UnpackQuad<kBits, 4>(from + i, to + i);
+    UnpackQuad<kBits, 5>(from + i, to + i);
+    UnpackQuad<kBits, 6>(from + i, to + i);
+    UnpackQuad<kBits, 7>(from + i, to + i);
+  }
+}
+
+#endif
 
 // Codes -> values of a table of 16.
 void LookUp(const uint8_t* HWY_RESTRICT values, int64_t count, uint8_t* HWY_RESTRICT codes) {
 #if HWY_TARGET == HWY_SCALAR
   for (int64_t i = 0; i < count; ++i) codes[i] = values[codes[i]];
 #else
-  const hn::CappedTag<uint8_t, 64> d;
+  const ByteTag d;
   const auto table = hn::LoadDup128(d, values);
   for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
     hn::StoreU(hn::TableLookupBytes(table, hn::LoadU(d, codes + i)), d, codes + i);
@@ -204,8 +244,8 @@ struct Tile {
 };
 
 #undef PRONGHORN_BLOCK_VECTORS
-#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || \
-    HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
+    HWY_TARGET == HWY_SSSE3
 #define PRONGHORN_BLOCK_VECTORS 1
 #else
 #define PRONGHORN_BLOCK_VECTORS 0
@@ -219,18 +259,26 @@ constexpr int kMostRows = 16;
 #else
 constexpr int kMostRows = 4;
 #endif
-// Products of unsigned and signed bytes in one instruction, exact for all of them.
-constexpr bool kDotProducts = HWY_TARGET == HWY_AVX3_DL;
+HWY_INLINE IntVector Quad(const int8_t* from) {
+  int32_t four;
+  std::memcpy(&four, from, sizeof(four));
+  return hn::Set(IntTag(), four);
+}
 
-// sum + the four products of each lane's bytes: weights, unsigned unless kSigned, times
-// activations, which are signed and not -128. Without dot products neighbours are added in 16 bits:
-// weights have at most 7 bits or, if signed, change signs with their activations.
-template <bool kSigned>
-HWY_INLINE IntVector Dot(IntVector sum, IntVector weights, IntVector activations) {
-#if HWY_TARGET == HWY_AVX3_DL
-  return IntVector{_mm512_dpbusd_epi32(sum.raw, weights.raw, activations.raw)};
-#elif HWY_TARGET == HWY_AVX3
-  __m512i w = weights.raw, a = activations.raw;
+// sum + the four products of each lane's bytes: weights times the four activations at `quad`, which
+// are not -128. With kVnni weights are unsigned. Without, neighbours are added in 16 bits: weights
+// have at most 7 bits or, if kSigned, are signed and change signs with their activations.
+template <bool kSigned, bool kVnni>
+HWY_INLINE IntVector Dot(IntVector sum, IntVector weights, const int8_t* quad) {
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (kVnni) {
+    // Written out, because the functions for it want to be compiled for machines that have it all.
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(sum.raw)
+        : "v"(weights.raw), "m"(*reinterpret_cast<const int32_t*>(quad)));
+    return sum;
+  }
+  __m512i w = weights.raw, a = Quad(quad).raw;
   if constexpr (kSigned) {
     a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
     w = _mm512_abs_epi8(w);
@@ -238,7 +286,7 @@ HWY_INLINE IntVector Dot(IntVector sum, IntVector weights, IntVector activations
   const __m512i pairs = _mm512_maddubs_epi16(w, a);
   return IntVector{_mm512_add_epi32(sum.raw, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #elif HWY_TARGET == HWY_AVX2
-  __m256i w = weights.raw, a = activations.raw;
+  __m256i w = weights.raw, a = Quad(quad).raw;
   if constexpr (kSigned) {
     a = _mm256_sign_epi8(a, w);
     w = _mm256_abs_epi8(w);
@@ -246,7 +294,7 @@ HWY_INLINE IntVector Dot(IntVector sum, IntVector weights, IntVector activations
   const __m256i pairs = _mm256_maddubs_epi16(w, a);
   return IntVector{_mm256_add_epi32(sum.raw, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
 #else
-  __m128i w = weights.raw, a = activations.raw;
+  __m128i w = weights.raw, a = Quad(quad).raw;
   if constexpr (kSigned) {
     a = _mm_sign_epi8(a, w);
     w = _mm_abs_epi8(w);
@@ -256,17 +304,11 @@ HWY_INLINE IntVector Dot(IntVector sum, IntVector weights, IntVector activations
 #endif
 }
 
-HWY_INLINE IntVector Quad(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, sizeof(four));
-  return hn::Set(IntTag(), four);
-}
-
 // R rows of 16 columns. kWide: codes of more than 7 bits, whose offset is 128.
-template <int R, bool kHalves, bool kMinimum, bool kWide>
+template <int R, bool kHalves, bool kMinimum, bool kWide, bool kVnni>
 HWY_NOINLINE void RunTile(const Tile& tile) {
   constexpr int kParts = kHalves ? 2 : 1;
-  constexpr bool kSigned = kWide && !kDotProducts;
+  constexpr bool kSigned = kWide && !kVnni;
   const Tag d;
   const IntTag di;
   const int64_t rows = tile.tile_rows, units = tile.units;
@@ -304,7 +346,7 @@ HWY_NOINLINE void RunTile(const Tile& tile) {
           constexpr int kEach = kQuads / kParts;
           IntVector sum = kSigned ? hn::Zero(di) : hn::Set(di, corrections[part * rows + i]);
           for (int quad = part * kEach; quad < (part + 1) * kEach; ++quad) {
-            sum = Dot<kSigned>(sum, weights[quad], Quad(row + 4 * quad));
+            sum = Dot<kSigned, kVnni>(sum, weights[quad], row + 4 * quad);
           }
           total[i] = hn::MulAdd(hn::ConvertTo(d, sum), hn::Mul(scale[part], a_scale), total[i]);
           if constexpr (kMinimum) {
@@ -329,9 +371,9 @@ HWY_NOINLINE void RunTile(const Tile& tile) {
 constexpr int kMostRows = 1;
 
 // The same, one number after another.
-template <int R, bool kHalves, bool kMinimum, bool kWide>
+template <int R, bool kHalves, bool kMinimum, bool kWide, bool kVnni>
 HWY_NOINLINE void RunTile(const Tile& tile) {
-  static_assert(R == 1);
+  static_assert(R == 1 && !kVnni);
   constexpr int kParts = kHalves ? 2 : 1;
   const int64_t rows = tile.tile_rows;
   for (int64_t column = 0; column < kPanel; ++column) {
@@ -358,10 +400,10 @@ HWY_NOINLINE void RunTile(const Tile& tile) {
 #endif
 
 // Tiles of R rows while there are that many, then smaller ones.
-template <int R, bool kHalves, bool kMinimum, bool kWide>
+template <int R, bool kHalves, bool kMinimum, bool kWide, bool kVnni>
 void RunRows(Tile tile, int64_t rows) {
   while (rows >= R) {
-    RunTile<R, kHalves, kMinimum, kWide>(tile);
+    RunTile<R, kHalves, kMinimum, kWide, kVnni>(tile);
     rows -= R;
     tile.codes += R * kUnitTerms;
     tile.scales += R;
@@ -370,20 +412,29 @@ void RunRows(Tile tile, int64_t rows) {
     tile.y += R * tile.y_stride;
   }
   if constexpr (R > 1) {
-    if (rows > 0) RunRows<R / 2, kHalves, kMinimum, kWide>(tile, rows);
+    if (rows > 0) RunRows<R / 2, kHalves, kMinimum, kWide, kVnni>(tile, rows);
   }
 }
 
 using Runner = void (*)(Tile, int64_t);
 
-Runner ChooseRunner(const BlockLayout& layout) {
+template <bool kVnni>
+Runner RunnerOf(const BlockLayout& layout) {
   const bool halves = layout.group < kUnitTerms, wide = layout.offset == 128;
   if (halves) {
-    return layout.has_minimum ? RunRows<kMostRows, true, true, false>
-                              : RunRows<kMostRows, true, false, false>;
+    return layout.has_minimum ? RunRows<kMostRows, true, true, false, kVnni>
+                              : RunRows<kMostRows, true, false, false, kVnni>;
   }
-  if (layout.has_minimum) return RunRows<kMostRows, false, true, false>;
-  return wide ? RunRows<kMostRows, false, false, true> : RunRows<kMostRows, false, false, false>;
+  if (layout.has_minimum) return RunRows<kMostRows, false, true, false, kVnni>;
+  return wide ? RunRows<kMostRows, false, false, true, kVnni>
+              : RunRows<kMostRows, false, false, false, kVnni>;
+}
+
+Runner ChooseRunner(const BlockLayout& layout) {
+#if HWY_TARGET == HWY_AVX3
+  if (cpu_features().vnni) return RunnerOf<true>(layout);
+#endif
+  return RunnerOf<false>(layout);
 }
 
 void AddBias(const float* bias, int64_t rows, int64_t columns, float* y, int64_t stride) {

@@ -19,26 +19,31 @@ constexpr int64_t kRowBlockTiles = 8;
 
 using Unit = std::array<uint8_t, kUnitCodes>;  // [quad][row][number]
 
+// Adds bits `from` and following of each code of a quad, to be bits `to` and following of a vector.
+void put_bits(const Unit& unit, int64_t quad, int from, int mask, int to, uint8_t* vector) {
+  const uint8_t* codes = unit.data() + quad * kVector;
+  for (int64_t i = 0; i < kVector; ++i) {
+    vector[i] = static_cast<uint8_t>(vector[i] | (codes[i] >> from & mask) << to);
+  }
+}
+
 // A unit's codes -> vectors of the panel.
 void pack_unit(int bits, const Unit& unit, uint8_t* to) {
+  if (bits == 8) {
+    std::memcpy(to, unit.data(), unit.size());
+    return;
+  }
   std::fill_n(to, bits * kUnitCodes / 8, uint8_t{0});
-  const auto put = [&](int64_t vector, int64_t i, int value) {
-    to[vector * kVector + i] = static_cast<uint8_t>(to[vector * kVector + i] | value);
-  };
   for (int64_t quad = 0; quad < kQuads; ++quad) {
-    for (int64_t i = 0; i < kVector; ++i) {
-      const int code = unit[static_cast<size_t>(quad * kVector + i)];
-      if (bits == 8) {
-        put(quad, i, code);
-      } else if (bits < 4) {
-        put(quad / 4, i, (code & 3) << 2 * (quad % 4));
-        if (bits == 3) put(2, i, (code >> 2) << quad);
-      } else {
-        put(quad / 2, i, (code & 15) << 4 * (quad % 2));
-        if (bits == 5) put(4, i, (code >> 4) << quad);
-        if (bits == 6) put(4 + quad / 4, i, (code >> 4) << 2 * (quad % 4));
-      }
+    const int place = static_cast<int>(quad);
+    if (bits < 4) {
+      put_bits(unit, quad, 0, 3, 2 * (place % 4), to + quad / 4 * kVector);
+      if (bits == 3) put_bits(unit, quad, 2, 1, place, to + 2 * kVector);
+      continue;
     }
+    put_bits(unit, quad, 0, 15, 4 * (place % 2), to + quad / 2 * kVector);
+    if (bits == 5) put_bits(unit, quad, 4, 1, place, to + 4 * kVector);
+    if (bits == 6) put_bits(unit, quad, 4, 3, 2 * (place % 4), to + (4 + quad / 4) * kVector);
   }
 }
 

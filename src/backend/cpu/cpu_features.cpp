@@ -27,6 +27,11 @@ bool has_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
 }
 
+bool has_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (c & (1u << 11)) != 0;
+}
+
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
@@ -49,8 +54,10 @@ std::vector<Level> find_levels() {
   if (have & HWY_AVX3) {
     const int64_t avx512 = sse4 | HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL;
     levels.push_back({"avx512", avx512, {}});
-    if (has_bf16()) levels.push_back({"avx512-bf16", avx512, {true, false}});
-    if (has_bf16() && has_amx()) levels.push_back({"amx", avx512, {true, true}});
+    const bool vnni = has_vnni();
+    if (vnni && !has_bf16()) levels.push_back({"avx512-vnni", avx512, {false, false, true}});
+    if (has_bf16()) levels.push_back({"avx512-bf16", avx512, {true, false, vnni}});
+    if (has_bf16() && has_amx()) levels.push_back({"amx", avx512, {true, true, vnni}});
   }
   return levels;
 }

@@ -9,6 +9,7 @@ namespace pronghorn {
 struct CpuFeatures {
   bool bf16 = false;  // AVX-512 BF16 dot products
   bool amx = false;   // AMX bf16 tiles, usable by this process
+  bool vnni = false;  // AVX-512 VNNI dot products of bytes
 };
 
 // Those of the active instruction set.

@@ -1,0 +1,125 @@
+// pronghorn convert: a model from one format into another.
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "command.h"
+#include "formats/gguf_vocabulary.h"
+#include "formats/tokenizer.h"
+#include "model/checkpoint.h"
+#include "tensor/block_layouts.h"
+
+namespace pronghorn::app {
+namespace {
+
+struct ConvertOptions : Common {
+  std::filesystem::path in, out;
+  std::string quantize, type;
+};
+
+const Encoding& encoding_named(std::string_view name) {
+  for (const Encoding* encoding : all_encodings()) {
+    if (encoding->name == name) return *encoding;
+  }
+  throw UsageError("convert", fmt::format("no encoding '{}'", name));
+}
+
+void run(const ConvertOptions& options) {
+  const bool to_gguf = options.out.extension() == ".gguf";
+  if (!options.quantize.empty() && !options.type.empty()) {
+    throw UsageError("convert", "--quantize and --type exclude each other");
+  }
+  if (!options.quantize.empty() && !to_gguf) {
+    throw UsageError("convert", "--quantize writes GGUF files: OUT must end in .gguf");
+  }
+  if (std::filesystem::exists(options.out) &&
+      std::filesystem::equivalent(options.in, options.out)) {
+    throw UsageError("convert", "IN and OUT are the same");
+  }
+  const std::unique_ptr<Model> model = Model::load(options.in);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
+
+  SaveOptions save;
+  const std::string& asked = options.quantize.empty() ? options.type : options.quantize;
+  if (!asked.empty()) save.encoding = &encoding_named(asked);
+  Progress progress("convert", static_cast<double>(model->parameter_count()), "numbers");
+  double done = 0;
+  std::map<std::string, int64_t> tensors;  // by encoding
+  std::vector<std::string> others;         // matrices that are not in what was asked for
+  save.on_tensor = [&](std::string_view name, const Encoding& in, int64_t numbers) {
+    progress.update(done, name);
+    done += static_cast<double>(numbers);
+    ++tensors[std::string(in.name)];
+    if (!options.quantize.empty() && &in != save.encoding && &in != &encodings::f32) {
+      others.push_back(fmt::format("{} in {}", name, in.name));
+    }
+  };
+  std::string family;
+  if (to_gguf) {
+    GgufMetadata extra(options.out.string());
+    add_gguf_vocabulary(tokenizer->files(), model->config().vocab_size, extra);
+    const std::filesystem::path name = std::filesystem::weakly_canonical(options.in).filename();
+    extra.set("general.name", GgufValue::text(name.stem().string()));
+    if (options.out.has_parent_path()) make_directories(options.out.parent_path());
+    save_gguf(*model, options.out, extra, save);
+  } else {
+    const Family& chosen = family_for(model->config());
+    family = chosen.model_type;
+    save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
+    tokenizer->save(options.out);
+  }
+  progress.finish();
+
+  int64_t bytes = 0;
+  if (to_gguf) {
+    bytes = static_cast<int64_t>(std::filesystem::file_size(options.out));
+  } else {
+    for (const auto& entry : std::filesystem::directory_iterator(options.out)) {
+      if (entry.is_regular_file()) bytes += static_cast<int64_t>(entry.file_size());
+    }
+  }
+  if (options.json) {
+    nlohmann::json json = {{"out", options.out.string()},
+                           {"format", to_gguf ? "gguf" : "huggingface"},
+                           {"bytes", bytes},
+                           {"tensors", tensors},
+                           {"other_encodings", others}};
+    if (!family.empty()) json["family"] = family;
+    return print_json(json);
+  }
+  std::vector<std::string> parts;
+  for (const auto& [name, count] : tensors) parts.push_back(fmt::format("{} in {}", count, name));
+  fmt::print("{}: {}, tensors: {}\n", options.out.string(),
+             format_bytes(static_cast<double>(bytes)), fmt::join(parts, ", "));
+  constexpr size_t kShown = 4;
+  if (others.empty()) return;
+  const size_t shown = std::min(kShown, others.size());
+  fmt::print("not in {}, as heads and rows of other lengths are: {}{}\n", options.quantize,
+             fmt::join(others.begin(), others.begin() + static_cast<ptrdiff_t>(shown), ", "),
+             others.size() > shown ? fmt::format(" and {} more", others.size() - shown) : "");
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "convert", "Write a model in another format: GGUF, or a Hugging Face directory");
+  auto options = std::make_shared<ConvertOptions>();
+  command->add_option("in", options->in, "checkpoint directory or GGUF file")->required();
+  command
+      ->add_option("out", options->out,
+                   "GGUF file if it ends in .gguf, else a directory to be written")
+      ->required();
+  command->add_option("--quantize", options->quantize, "what matrices are stored in")
+      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k", "q6_k"}))
+      ->option_text("q8_0|q6_k|q4_k|q4_0");
+  command->add_option("--type", options->type, "the same, without blocks")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->option_text("bf16|f16|f32");
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pronghorn::app
