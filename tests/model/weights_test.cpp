@@ -136,7 +136,7 @@ TEST(Weights, AModelHoldsItsWeightsOnce) {
           "ffn": {"type": "swiglu", "size": 160}}}})",
       "test");
   const ModelConfig config = read_pronghorn_config(ConfigReader(json, "test"));
-  for (const Encoding* encoding : all_encodings()) {
+  for (const Encoding* encoding : plain_encodings()) {
     for (const Precision precision : kPrecisions) {
       const Folder folder;
       save_in(*encoding, config, folder);
