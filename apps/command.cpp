@@ -113,10 +113,10 @@ void add_precision_option(CLI::App& command, Precision& precision) {
       ->option_text("f32|bf16");
 }
 
-void add_context_option(CLI::App& command, bool& strict) {
-  command.add_flag("--strict-context", strict,
-                   "a text beyond the context that the model was trained for is an error, not a "
-                   "warning");
+void add_context_option(CLI::App& command, ContextLimit& limit) {
+  command.add_flag_callback(
+      "--strict-context", [&limit] { limit = ContextLimit::error; },
+      "a text beyond the context that the model was trained for is an error, not a warning");
 }
 
 void add_cache_type_option(CLI::App& command, DType& cache_type) {

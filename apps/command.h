@@ -12,6 +12,7 @@
 
 #include "decode/speculation.h"
 #include "lab/table.h"
+#include "model/trained_context.h"
 #include "tensor/tape.h"
 #include "tensor/weight.h"
 #include "train/tasks.h"
@@ -65,7 +66,7 @@ std::string weights_text(std::span<const WeightBytes> parts);
 nlohmann::json weights_json(std::span<const WeightBytes> parts);
 
 // --strict-context: a text beyond the context that the model was trained for is an error.
-void add_context_option(CLI::App& command, bool& strict);
+void add_context_option(CLI::App& command, ContextLimit& limit);
 
 // --cache-type f32|bf16|f16, f32 unless it is given.
 void add_cache_type_option(CLI::App& command, DType& cache_type);

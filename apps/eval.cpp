@@ -19,11 +19,13 @@ struct EvalOptions : Common {
   TaskOptions task;
   Precision precision = Precision::f32;
   DType cache_type = DType::f32;
+  ContextLimit context = ContextLimit::warn;
 };
 
 void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   TextScore score;
+  check_context(model, window, options.context);
   Progress progress("eval", 0, "tokens");
   for_each_document(options.data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = tokenizer->encode(text);
@@ -58,6 +60,7 @@ void eval_stream(const EvalOptions& options, const Model& model) {
   require(all > options.stream, "--stream", "the texts have {} tokens, fewer than {} and a next",
           all, options.stream);
   tokens.resize(static_cast<size_t>(options.stream) + 1);
+  check_context(model, options.stream, options.context);
   constexpr int64_t kParts = 32;
   Progress progress("stream", static_cast<double>(options.stream), "tokens");
   const std::vector<StreamPart> parts = evaluate_stream(
@@ -120,11 +123,12 @@ void run(const EvalOptions& options) {
   if (options.stream > 0) return eval_stream(options, *model);
   int64_t window = options.window;
   if (window == 0) {
-    // A checkpoint of a published family says nothing about its training.
+    // A checkpoint of a published family says no more about its training than its context.
     constexpr int64_t kDefaultWindow = 1024;
     const nlohmann::json& train = model->config().train;
-    window =
-        train.is_object() ? read_train_config(ConfigReader(train, "train")).window : kDefaultWindow;
+    const int64_t trained = trained_context(model->config()).tokens;
+    window = train.is_object() ? read_train_config(ConfigReader(train, "train")).window
+                               : std::min(kDefaultWindow, trained > 0 ? trained : kDefaultWindow);
   }
   eval_text(options, *model, window);
 }
@@ -150,6 +154,7 @@ void add_eval(CLI::App& app) {
       ->check(positive_integer());
   add_precision_option(*command, options->precision);
   add_cache_type_option(*command, options->cache_type);
+  add_context_option(*command, options->context);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

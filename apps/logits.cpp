@@ -16,7 +16,7 @@ struct LogitsOptions : Common {
   std::string tokens;
   Precision precision = Precision::f32;
   DType cache_type = DType::f32;
-  bool strict_context = false;
+  ContextLimit context = ContextLimit::warn;
 };
 
 std::vector<int32_t> parse_tokens(const std::string& text) {
@@ -44,7 +44,7 @@ std::vector<int32_t> parse_tokens(const std::string& text) {
 void run(const LogitsOptions& options) {
   const std::vector<int32_t> tokens = parse_tokens(options.tokens);
   const std::unique_ptr<Model> model = Model::load(options.model);
-  check_context(*model, std::ssize(tokens), options.strict_context);
+  check_context(*model, std::ssize(tokens), options.context);
   Context context;
   context.precision = options.precision;
   SequenceState state = model->new_state(options.cache_type);
@@ -71,7 +71,7 @@ void add_logits(CLI::App& app) {
       ->required();
   add_precision_option(*command, options->precision);
   add_cache_type_option(*command, options->cache_type);
-  add_context_option(*command, options->strict_context);
+  add_context_option(*command, options->context);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

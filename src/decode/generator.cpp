@@ -114,7 +114,11 @@ class Generator {
       speculation_->prepare(model, context_, static_cast<int64_t>(generations.size()));
       speculation_->drafter().start(generations.size());
     }
-    for (size_t i = 0; i < writers_.size(); ++i) read_prompt(i, generations[i].prompt);
+    trained_ = trained_context(model.config()).tokens;
+    for (size_t i = 0; i < writers_.size(); ++i) {
+      check_length(*writers_[i], std::ssize(generations[i].prompt));
+      read_prompt(i, generations[i].prompt);
+    }
   }
 
   std::vector<Generated> run() {
@@ -136,6 +140,7 @@ class Generator {
     first_scores_.clear();
     while (!active.empty()) {
       round(active);
+      for (const size_t i : active) check_length(*writers_[i], 0);
       std::erase_if(active, [&](size_t i) {
         if (!writers_[i]->ended()) return false;
         end(*writers_[i], start);
@@ -148,6 +153,14 @@ class Generator {
   }
 
  private:
+  // Of a text, with what is to be added to it.
+  void check_length(const Writer& writer, int64_t added) const {
+    const int64_t length = writer.session().length() + added;
+    if (trained_ > 0 && length > trained_) {
+      check_context(model_, length, writer.options().context);
+    }
+  }
+
   void read_prompt(size_t index, std::span<const int32_t> prompt) {
     Writer& writer = *writers_[index];
     Session& session = writer.session();
@@ -340,6 +353,7 @@ class Generator {
   }
 
   const Model& model_;
+  int64_t trained_ = 0;  // tokens; 0: not known
   Speculation* speculation_;
   Context context_;
   std::vector<std::unique_ptr<Writer>> writers_;

@@ -12,6 +12,7 @@
 #include "decode/speculation.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
+#include "model/trained_context.h"
 
 namespace pronghorn {
 
@@ -21,6 +22,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;  // the text ends before the first of these that is complete
   bool stop_at_eos = true;
   Precision precision = Precision::f32;
+  ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for
 };
 
 struct Generated {

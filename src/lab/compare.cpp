@@ -352,6 +352,7 @@ class Comparison {
     options.sampling.temperature = kSampleTemperature;
     options.sampling.seed = options_.seed;
     options.stop_at_eos = false;
+    options.context = ContextLimit::ignore;
     result.sample = corpus_.tokenizer->decode(prompt) +
                     generate(model, *corpus_.tokenizer, session, prompt, options).text;
   }

@@ -128,6 +128,7 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
         std::make_unique<Speculation>(make_drafter(name, model, tokenizer), options.speculation));
   }
   GenerateOptions generation;
+  generation.context = ContextLimit::ignore;
   generation.max_tokens = options.generate;
   generation.sampling.temperature = options.temperature;
   generation.stop_at_eos = false;

@@ -25,12 +25,13 @@ std::string trained_context_text(const Model& model) {
   return text;
 }
 
-void check_context(const Model& model, int64_t tokens, bool strict) {
+void check_context(const Model& model, int64_t tokens, ContextLimit limit) {
+  if (limit == ContextLimit::ignore) return;
   const TrainedContext context = trained_context(model.config());
   if (context.tokens == 0 || tokens <= context.tokens) return;
   const std::string trained =
       fmt::format("the model was trained for {}", trained_context_text(model));
-  if (strict) {
+  if (limit == ContextLimit::error) {
     throw Error("context", fmt::format("the text has {} tokens, and {}", tokens, trained),
                 "shorten it, or do without the strict limit");
   }

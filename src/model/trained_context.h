@@ -8,6 +8,9 @@
 
 namespace pronghorn {
 
+// What is done about a text that goes beyond the trained context.
+enum class ContextLimit : uint8_t { ignore, warn, error };
+
 // Whether a sequence's state takes more memory with every token, however many there are: attention
 // without a window does, and looks at positions that nobody has trained.
 bool state_grows(const Model& model);
@@ -17,7 +20,7 @@ bool state_grows(const Model& model);
 std::string trained_context_text(const Model& model);
 
 // To be called with the length that a text has, or is about to have. Beyond the trained context, if
-// that is known, it warns once; strict: it throws Error.
-void check_context(const Model& model, int64_t tokens, bool strict);
+// that is known, it warns once, or throws Error.
+void check_context(const Model& model, int64_t tokens, ContextLimit limit);
 
 }  // namespace pronghorn

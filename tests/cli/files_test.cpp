@@ -100,6 +100,34 @@ TEST_F(FilesTest, TwoRunsInOneDirectoryAreToldApart) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "run/.lock"));
 }
 
+// A model of ours was trained for its window.
+TEST_F(FilesTest, TextsBeyondTheTrainedContextAreSaidOrRefused) {
+  output_of(train_on("text.txt", "run"));  // window 32
+  EXPECT_EQ(json_of({"inspect", "run"})["trained_context"]["tokens"], 32);
+  EXPECT_THAT(output_of({"inspect", "run"}), HasSubstr("trained for 32 tokens"));
+  const std::string tokens =
+      "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 "
+      "27 28 29 30 31 32 33";
+  const std::vector<std::vector<std::string>> beyond = {
+      {"generate", "run", "--prompt", "line 5", "-n", "60"},
+      {"generate", "run", "--prompt", std::string(40, 'x'), "-n", "1"},
+      {"eval", "run", "--data", "text.txt", "--window", "33"},
+      {"logits", "run", "--tokens", tokens, "--out", "l.npy"}};
+  for (std::vector<std::string> command : beyond) {
+    const testing_cli::Finished warned = run(command);
+    EXPECT_EQ(warned.code, 0) << command[0] << warned.err;
+    EXPECT_THAT(warned.err, HasSubstr("warning: context: ")) << command[0];
+    command.push_back("--strict-context");
+    const testing_cli::Finished refused = run(command);
+    EXPECT_EQ(refused.code, 1) << command[0];
+    EXPECT_THAT(refused.err, HasSubstr("trained for 32 tokens")) << command[0];
+  }
+  const testing_cli::Finished within =
+      run({"generate", "run", "--prompt", "line 5", "-n", "26", "--strict-context"});
+  EXPECT_EQ(within.code, 0) << within.err;
+  EXPECT_EQ(within.err, "");
+}
+
 TEST_F(FilesTest, NamesAreQuotedInMessages) {
   const std::string evil = "evil\x1b[31m\nname";
   nlohmann::json bad = config("a");
