@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "command.h"
+#include "formats/gguf.h"
 #include "lab/measure.h"
 #include "model/weight_bytes.h"
 #include "tensor/storage.h"
@@ -48,7 +49,7 @@ void print_machine(const MachineCeilings& machine) {
 }
 
 std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path)) return Model::load(path);
+  if (find_gguf(path) || std::filesystem::is_directory(path)) return Model::load(path);
   ModelConfig config = load_config(path);
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
   if (config.vocab_size == 0) config.vocab_size = kVocabulary;

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "command.h"
 #include "formats/checkpoint_reader.h"
+#include "formats/gguf.h"
 #include "formats/tokenizer.h"
 #include "lab/importance.h"
 #include "lab/surprise.h"
@@ -152,7 +153,9 @@ void inspect_text(const InspectOptions& options) {
 
 // A configuration has no weights; a checkpoint's stay in their file.
 std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path) && find_weights(path)) return Model::load(path);
+  if (find_gguf(path) || (std::filesystem::is_directory(path) && find_weights(path))) {
+    return Model::load(path);
+  }
   ModelConfig config = load_config(path);
   if (config.vocab_size == 0) config.vocab_size = 256;
   return Model::outline(std::move(config));

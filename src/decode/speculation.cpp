@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "formats/gguf.h"
 
 namespace pronghorn {
 namespace {
@@ -78,7 +79,7 @@ std::unique_ptr<Drafter> make_one(const std::string& text, const Model& model,
     }
     return make_early_exit_drafter(model, layers);
   }
-  if (!std::filesystem::is_directory(text)) {
+  if (!std::filesystem::is_directory(text) && !find_gguf(text)) {
     throw UsageError("--draft", fmt::format("'{}' is not a model's directory", text),
                      "or ngram, suffix, early-exit:E, mtp; several with commas between");
   }

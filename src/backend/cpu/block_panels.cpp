@@ -146,12 +146,12 @@ void pack_panel(const BlockPanels& shape, int64_t block_bytes, const std::byte* 
 }  // namespace
 
 void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std::byte* stored,
-                       uint8_t* panels) {
+                       int64_t first, int64_t end_panel, uint8_t* panels) {
   const int64_t row_bytes = shape.blocks() * block_bytes, panel = shape.panel_bytes();
   constexpr int64_t kGrainBytes = 1 << 15;
   const int64_t grain = std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, panel));
-  parallel_for(shape.panels(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
+  parallel_for(end_panel - first, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = first + begin; p < first + end; ++p) {
       uint8_t* to = panels + p * panel;
       const int64_t rows = std::min(kPanel, shape.out - p * kPanel);
       // Rows past the end have scales of 0.

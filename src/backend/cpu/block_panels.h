@@ -49,9 +49,9 @@ struct BlockPanels {
   int64_t bytes() const { return panels() * panel_bytes(); }
 };
 
-// Rows of blocks -> panels [panels()][panel_bytes()].
+// All rows of blocks -> panels [first, end) of [panels()][panel_bytes()].
 void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std::byte* stored,
-                       uint8_t* panels);
+                       int64_t first, int64_t end, uint8_t* panels);
 
 // Blocks [first, first + count) of one row, as they were stored.
 void unpack_blocks(const BlockPanels& shape, int64_t block_bytes, const uint8_t* panels,

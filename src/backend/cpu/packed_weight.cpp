@@ -399,8 +399,21 @@ std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
     const WeightNumbers source = numbers_of(weight);
     const BlockPanels shape = block_panels(weight.encoding(), weight.out(), weight.in());
     panels.storage = std::make_shared<Storage>(static_cast<size_t>(shape.bytes()));
-    pack_block_panels(shape, weight.encoding().block_bytes, source.stored.bytes.data(),
-                      reinterpret_cast<uint8_t*>(panels.storage->data()));
+    // In parts, each of which gives back its pages of a file: large matrices are not held twice.
+    constexpr int64_t kPartBytes = int64_t{1} << 22;
+    const int64_t panels_in_part =
+        std::max<int64_t>(1, kPartBytes / std::max<int64_t>(1, shape.panel_bytes()));
+    const std::span<const std::byte> stored = source.stored.bytes;
+    const auto row = static_cast<size_t>(weight.encoding().bytes(weight.in()));
+    for (int64_t first = 0; first < shape.panels(); first += panels_in_part) {
+      const int64_t end = std::min(shape.panels(), first + panels_in_part);
+      pack_block_panels(shape, weight.encoding().block_bytes, stored.data(), first, end,
+                        reinterpret_cast<uint8_t*>(panels.storage->data()));
+      if (source.stored.file == nullptr) continue;
+      const auto begin_row = static_cast<size_t>(first * kPanel);
+      const auto end_row = static_cast<size_t>(std::min(weight.out(), end * kPanel));
+      source.stored.file->release(stored.subspan(begin_row * row, (end_row - begin_row) * row));
+    }
     panels.version = weight.version();
     weight.release_stored(true);
   }
