@@ -34,8 +34,8 @@ class ZipArchive {
   bool has(std::string_view name) const { return entries_.contains(std::string(name)); }
 
   // Throws Error if there is no such entry, for encrypted ones and those in a compression other
-  // than deflate, for damaged ones, and when all inflated bytes together exceed 16 times the file and
-  // a megabyte.
+  // than deflate, for damaged ones, and when all inflated bytes together exceed 16 times the file
+  // and a megabyte.
   ZipBytes read(std::string_view name);
 
  private:
