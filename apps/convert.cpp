@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
+#include "formats/gguf.h"
 #include "formats/gguf_vocabulary.h"
 #include "formats/tokenizer.h"
 #include "model/checkpoint.h"
@@ -26,6 +27,16 @@ const Encoding& encoding_named(std::string_view name) {
   throw UsageError("convert", fmt::format("no encoding '{}'", name));
 }
 
+// What a GGUF file says of its vocabulary and of where it comes from, but not of how it is stored.
+void copy_descriptions(const GgufMetadata& from, GgufMetadata& to) {
+  for (const auto& [key, value] : from.all()) {
+    const bool stored = key == "general.architecture" || key == "general.alignment" ||
+                        key == "general.file_type" || key == "general.quantization_version";
+    const bool described = key.starts_with("general.") || key.starts_with("tokenizer.");
+    if (described && !stored) to.set(key, value);
+  }
+}
+
 void run(const ConvertOptions& options) {
   const bool to_gguf = options.out.extension() == ".gguf";
   if (!options.quantize.empty() && !options.type.empty()) {
@@ -39,7 +50,7 @@ void run(const ConvertOptions& options) {
     throw UsageError("convert", "IN and OUT are the same");
   }
   const std::unique_ptr<Model> model = Model::load(options.in);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
+  const auto source = find_gguf(options.in);
 
   SaveOptions save;
   const std::string& asked = options.quantize.empty() ? options.type : options.quantize;
@@ -59,12 +70,20 @@ void run(const ConvertOptions& options) {
   std::string family;
   if (to_gguf) {
     GgufMetadata extra(options.out.string());
-    add_gguf_vocabulary(tokenizer->files(), model->config().vocab_size, extra);
-    const std::filesystem::path name = std::filesystem::weakly_canonical(options.in).filename();
-    extra.set("general.name", GgufValue::text(name.stem().string()));
+    std::optional<GgufFile> from;  // whose values are views of it
+    if (source) {
+      from.emplace(*source);
+      copy_descriptions(from->metadata(), extra);
+    } else {
+      add_gguf_vocabulary(load_tokenizer(options.in)->files(), model->config().vocab_size, extra);
+      const std::filesystem::path name = std::filesystem::weakly_canonical(options.in).filename();
+      extra.set("general.name", GgufValue::text(name.stem().string()));
+    }
     if (options.out.has_parent_path()) make_directories(options.out.parent_path());
     save_gguf(*model, options.out, extra, save);
   } else {
+    // First, so that nothing is written where there is none.
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
     const Family& chosen = family_for(model->config());
     family = chosen.model_type;
     save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
