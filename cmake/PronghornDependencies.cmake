@@ -9,9 +9,9 @@ find_package(dnnl REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(ONIGURUMA REQUIRED IMPORTED_TARGET oniguruma)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
 find_file(PRONGHORN_CHART_JS chart.min.js PATHS /usr/share/javascript/chart.js NO_DEFAULT_PATH
           DOC "Chart.js 3, compiled into the reports")
@@ -22,5 +22,5 @@ endif()
 
 set(PRONGHORN_PRIVATE_LIBRARIES
     Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB DNNL::dnnl
-    PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::PCRE2 PkgConfig::XXHASH
-    PkgConfig::UTF8PROC)
+    PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::ONIGURUMA
+    PkgConfig::UTF8PROC PkgConfig::XXHASH)

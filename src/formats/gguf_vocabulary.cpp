@@ -1,9 +1,6 @@
 #include "formats/gguf_vocabulary.h"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <optional>
 #include <vector>
@@ -26,12 +23,12 @@ constexpr const char* kTemplateFile = "chat_template.jinja";
 // What llama.cpp knows of a token.
 enum class TokenType : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
 
-struct Vocabulary {
+struct TokenList {
   std::vector<std::string> texts;
   std::vector<int32_t> types;
   std::vector<float> scores;  // empty where merges decide
 
-  Vocabulary(int64_t size, bool scored) {
+  TokenList(int64_t size, bool scored) {
     const auto count = static_cast<size_t>(size);
     for (size_t id = 0; id < count; ++id) texts.push_back(fmt::format("[PAD{}]", id));
     types.assign(count, static_cast<int32_t>(TokenType::unused));
@@ -113,7 +110,7 @@ bool has_step(const json& step, std::string_view type) {
   return false;
 }
 
-void add_added_tokens(const json& tokenizer, Vocabulary& vocabulary) {
+void add_added_tokens(const json& tokenizer, TokenList& vocabulary) {
   for (const json& token : tokenizer.value("added_tokens", json::array())) {
     const auto type = token.value("special", false) ? TokenType::control : TokenType::user_defined;
     vocabulary.set(token.at("id"), token.at("content"), type, 0, kTokenizerFile);
@@ -155,7 +152,7 @@ bool adds_first(const json& tokenizer, const json& config, const std::string& to
   return std::ranges::any_of(processor.value("processors", json::array()), of_template);
 }
 
-void add_special_tokens(const json& tokenizer, const json& config, const Vocabulary& vocabulary,
+void add_special_tokens(const json& tokenizer, const json& config, const TokenList& vocabulary,
                         GgufMetadata& metadata) {
   std::string first;
   for (const auto& [key, name] : {std::pair{"bos_token", "bos"},
@@ -178,7 +175,7 @@ void add_special_tokens(const json& tokenizer, const json& config, const Vocabul
                GgufValue::boolean(!first.empty() && adds_first(tokenizer, config, first)));
 }
 
-void add_byte_level(const json& tokenizer, Vocabulary& vocabulary, GgufMetadata& metadata) {
+void add_byte_level(const json& tokenizer, TokenList& vocabulary, GgufMetadata& metadata) {
   const json& model = tokenizer.at("model");
   metadata.set("tokenizer.ggml.model", GgufValue::text("gpt2"));
   metadata.set("tokenizer.ggml.pre", GgufValue::text(pre_name(tokenizer.at("pre_tokenizer"))));
@@ -192,7 +189,7 @@ void add_byte_level(const json& tokenizer, Vocabulary& vocabulary, GgufMetadata&
 
 // A SentencePiece encoding that was made into merges: the score of a piece is the place of the
 // merge that makes it.
-void add_merged_pieces(const json& tokenizer, Vocabulary& vocabulary, GgufMetadata& metadata) {
+void add_merged_pieces(const json& tokenizer, TokenList& vocabulary, GgufMetadata& metadata) {
   const json& model = tokenizer.at("model");
   std::map<std::string, float> scores;
   for (const auto& [left, right] : merges_of(model)) {
@@ -222,31 +219,26 @@ void add_merged_pieces(const json& tokenizer, Vocabulary& vocabulary, GgufMetada
   metadata.set("tokenizer.ggml.add_space_prefix", GgufValue::boolean(prefix));
 }
 
-void add_pieces(const std::string& bytes, Vocabulary& vocabulary, GgufMetadata& metadata) {
-  const SentencePieceModel checked = check_sentencepiece_model(bytes, kModelFile);
-  sentencepiece::SentencePieceProcessor processor;
-  const auto status = processor.LoadFromSerializedProto(bytes);
-  require(status.ok(), kModelFile, "{}", status.ToString());
-  for (int id = 0; id < processor.GetPieceSize(); ++id) {
-    const auto type = static_cast<TokenType>(checked.types.at(static_cast<size_t>(id)));
-    const float score = processor.GetScore(id);
-    // Scores of byte-pair encodings are places in a list, those of unigram models logarithms.
-    require(type != TokenType::normal || score == std::nearbyint(score), kModelFile,
-            "is a unigram model, which cannot be said in GGUF files of this kind");
-    vocabulary.set(id, processor.IdToPiece(id), type, score, kModelFile);
+void add_pieces(const std::string& bytes, TokenList& vocabulary, GgufMetadata& metadata) {
+  const SentencePieceModel model = read_sentencepiece_model(bytes, kModelFile);
+  require(model.kind == SentencePieceModel::Kind::bpe, kModelFile,
+          "is no byte-pair encoding, which cannot be said in GGUF files of this kind");
+  std::optional<size_t> bos, eos, unknown;
+  for (size_t id = 0; id < model.pieces.size(); ++id) {
+    const bool control = model.types[id] == PieceType::kControl;
+    if (control && model.pieces[id] == model.bos_piece) bos = id;
+    if (control && model.pieces[id] == model.eos_piece) eos = id;
+    if (model.types[id] == PieceType::kUnknown) unknown = id;
+    vocabulary.set(static_cast<int64_t>(id), model.pieces[id],
+                   static_cast<TokenType>(model.types[id]), model.scores[id], kModelFile);
   }
   metadata.set("tokenizer.ggml.model", GgufValue::text("llama"));
   metadata.set("tokenizer.ggml.pre", GgufValue::text("default"));
-  std::vector<std::string> pieces;
-  processor.Encode("a", &pieces).IgnoreError();
-  const bool prefix = !pieces.empty() && pieces[0].starts_with("\xE2\x96\x81");
-  metadata.set("tokenizer.ggml.add_space_prefix", GgufValue::boolean(prefix));
-  for (const auto& [id, name] : {std::pair{processor.bos_id(), "bos"},
-                                 {processor.eos_id(), "eos"},
-                                 {processor.unk_id(), "unknown"}}) {
-    if (id < 0) continue;
+  metadata.set("tokenizer.ggml.add_space_prefix", GgufValue::boolean(model.add_dummy_prefix));
+  for (const auto& [id, name] : {std::pair{bos, "bos"}, {eos, "eos"}, {unknown, "unknown"}}) {
+    if (!id) continue;
     metadata.set(fmt::format("tokenizer.ggml.{}_token_id", name),
-                 GgufValue::u32(static_cast<uint32_t>(id)));
+                 GgufValue::u32(static_cast<uint32_t>(*id)));
   }
 }
 
@@ -258,7 +250,7 @@ void add_gguf_vocabulary(const Tokenizer::Files& files, int64_t vocab_size,
   const json tokenizer = parsed(files, kTokenizerFile);
   const auto pieces = files.find(kModelFile);
   if (pieces != files.end()) {
-    Vocabulary vocabulary(vocab_size, true);
+    TokenList vocabulary(vocab_size, true);
     add_pieces(pieces->second, vocabulary, metadata);
     if (tokenizer.is_object()) add_added_tokens(tokenizer, vocabulary);
     add_special_tokens(tokenizer, config, vocabulary, metadata);
@@ -268,7 +260,7 @@ void add_gguf_vocabulary(const Tokenizer::Files& files, int64_t vocab_size,
                 tokenizer.at("model").contains("merges"),
             "tokenizer", "GGUF files hold byte-pair encodings only, and this is none");
     const bool byte_level = has_step(tokenizer.value("pre_tokenizer", json()), "ByteLevel");
-    Vocabulary vocabulary(vocab_size, !byte_level);
+    TokenList vocabulary(vocab_size, !byte_level);
     if (byte_level) {
       add_byte_level(tokenizer, vocabulary, metadata);
       add_added_tokens(tokenizer, vocabulary);

@@ -1,29 +1,47 @@
-// Byte-pair tokenizers in the format of Hugging Face's tokenizers library (tokenizer.json).
+// Tokenizers in the format of Hugging Face's tokenizers library (tokenizer.json), and others that
+// are put together from the same parts.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/added_tokens.h"
+#include "formats/decoder.h"
+#include "formats/normalizer.h"
+#include "formats/pre_tokenizer.h"
 #include "formats/tokenizer.h"
+#include "formats/vocabulary.h"
 
 namespace pronghorn {
 
-// True if the parsed tokenizer.json describes a BPE model, the one kind that make_hf_tokenizer
-// takes.
-bool is_hf_bpe(const nlohmann::json& parsed);
+// The parts of a tokenizer and the order in which a text goes through them.
+struct TokenizerParts {
+  std::string where;  // the file, for messages
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  std::unique_ptr<SubwordModel> model;
+  Decoder decoder;
+  std::vector<AddedToken> added;
+  std::vector<int32_t> prefix, suffix;  // around a text
+  std::optional<int32_t> bos, eos;
+};
 
-// parsed: tokenizer.json. config: tokenizer_config.json or an empty object; its bos_token and
-// eos_token are read. where: name of the file. Throws Error for what is malformed or not supported.
-std::unique_ptr<Tokenizer> make_hf_tokenizer(const nlohmann::json& parsed,
-                                             const nlohmann::json& config, const std::string& where,
-                                             Tokenizer::Files files);
+std::unique_ptr<Tokenizer> make_tokenizer(TokenizerParts parts, Tokenizer::Files files);
 
-// Reads added tokens: an array of objects with an id, or (tokenizer_config.json) an object of them
-// by id. vocabulary: number of ids before them; ids far beyond it are refused. Throws Error.
-std::vector<AddedToken> read_added_tokens(const nlohmann::json& list, const std::string& where,
-                                          size_t vocabulary);
+// What stands beside a tokenizer.json; null where there is no such file.
+struct SideFiles {
+  nlohmann::json config;       // tokenizer_config.json
+  nlohmann::json special_map;  // special_tokens_map.json
+  nlohmann::json added;        // added_tokens.json
+};
+
+// parsed: tokenizer.json. where: name of the file. Throws Error for what is malformed or not
+// supported.
+std::unique_ptr<Tokenizer> make_hf_tokenizer(const nlohmann::json& parsed, const SideFiles& side,
+                                             const std::string& where, Tokenizer::Files files);
 
 }  // namespace pronghorn

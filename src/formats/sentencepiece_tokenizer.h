@@ -1,20 +1,46 @@
-// SentencePiece models (tokenizer.model): reading them through the library, and training new ones.
+// SentencePiece models (tokenizer.model) as tokenizers, and training new ones.
 #pragma once
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "formats/added_tokens.h"
+#include "formats/hf_tokenizer.h"
+#include "formats/sentencepiece_model.h"
 #include "formats/tokenizer.h"
 
 namespace pronghorn {
 
-// files: holds "tokenizer.model". config: tokenizer_config.json or an empty object; add_bos_token
-// (default: true if the model has one), add_eos_token (default false) and added_tokens_decoder are
-// read from it. where: name of the model's file. Throws Error if the model is malformed.
-std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const nlohmann::json& config,
+// What a model file does not say.
+struct SentencePieceOptions {
+  std::vector<AddedToken> added;  // matched as wholes; control pieces among them
+  std::optional<int32_t> bos, eos;
+  bool add_bos = false, add_eos = false;
+  // Each part of a text between added tokens is a text to the model, which may put a space before
+  // it. Otherwise (LlamaTokenizer with "legacy": false) only the whole text gets one, and only with
+  // prefix_space.
+  bool legacy = true, prefix_space = true;
+  // The text's own U+2581 is encoded as bytes, since a piece of that name would decode to a space.
+  // Of our trainer; published models do without, as their reference does.
+  bool exact = false;
+};
+
+// Its key in tokenizer_config.json.
+constexpr const char* kExactKey = "pronghorn_exact";
+
+// where: name of the model's file. Throws Error if the model is malformed.
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model,
+                                                        SentencePieceOptions options,
+                                                        const std::string& where,
+                                                        Tokenizer::Files files);
+// With the options of tokenizer_config.json: bos_token and others, add_bos_token (default: true),
+// add_eos_token (default: only for T5), legacy (default true), add_prefix_space (default true),
+// added_tokens_decoder.
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model,
+                                                        const SideFiles& side,
                                                         const std::string& where,
                                                         Tokenizer::Files files);
 

@@ -4,6 +4,8 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/component.h"
+#include "formats/gguf_tokenizer.h"
 #include "formats/hf_tokenizer.h"
 #include "formats/json.h"
 #include "formats/sentencepiece_tokenizer.h"
@@ -15,6 +17,7 @@ namespace {
 constexpr uint64_t kMaxTokenizerFile = uint64_t{1} << 28;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 constexpr std::string_view kByteClass = "PronghornByteTokenizer";
+constexpr const char* kConfigFile = "tokenizer_config.json";
 
 class ByteTokenizer final : public Tokenizer {
  public:
@@ -27,35 +30,29 @@ class ByteTokenizer final : public Tokenizer {
   }
 
   std::string token_bytes(int32_t id, bool) const override {
-    require(id >= 0 && id < 256, "tokenizer", "id {} is not in the vocabulary of 256", id);
-    return std::string(1, static_cast<char>(id));
+    require(id >= 0, "tokenizer", "id {} is not in the vocabulary of 256", id);
+    return id < 256 ? std::string(1, static_cast<char>(id)) : std::string();
   }
 
   int64_t vocab_size() const override { return 256; }
 };
 
-// Special tokens that are left out leave no trace in the text.
-void advance(DecodeState& state, const Tokenizer& tokenizer, int32_t id, bool special) {
-  if (!special && tokenizer.is_special(id)) return;
-  state.at_start = false;
-  state.previous = id;
-}
-
 }  // namespace
 
-std::string Tokenizer::next_bytes(int32_t id, const DecodeState& state, bool special) const {
+std::string Tokenizer::next_bytes(int32_t id, DecodeState& state, bool special) const {
   std::string bytes = token_bytes(id, special);
+  // Special tokens that are left out leave no trace in the text.
+  if (!special && is_special(id)) return bytes;
   if (state.at_start && adds_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
+  state.at_start = false;
+  state.previous = id;
   return bytes;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const {
   std::string text;
   DecodeState state;
-  for (const int32_t id : ids) {
-    text += next_bytes(id, state, special);
-    advance(state, *this, id, special);
-  }
+  for (const int32_t id : ids) text += next_bytes(id, state, special);
   return text;
 }
 
@@ -76,7 +73,6 @@ uint64_t Tokenizer::fingerprint() const {
 std::string TextStream::push(int32_t id) {
   std::string& pending = state_.pending;
   pending += tokenizer_.next_bytes(id, state_, special_);
-  advance(state_, tokenizer_, id, special_);
 
   std::string whole;
   size_t at = 0;
@@ -99,41 +95,50 @@ std::string TextStream::finish() {
 }
 
 std::unique_ptr<Tokenizer> make_byte_tokenizer() {
-  return std::make_unique<ByteTokenizer>(
-      Tokenizer::Files{{"tokenizer_config.json",
-                        fmt::format("{{\n  \"tokenizer_class\": \"{}\"\n}}\n", kByteClass)}});
+  return std::make_unique<ByteTokenizer>(Tokenizer::Files{
+      {kConfigFile, fmt::format("{{\n  \"tokenizer_class\": \"{}\"\n}}\n", kByteClass)}});
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory) {
+  if (const auto gguf = find_gguf(directory)) {
+    const GgufFile file(*gguf);
+    return make_gguf_tokenizer(read_gguf_vocabulary(file.metadata()), gguf->string());
+  }
   require(std::filesystem::is_directory(directory), directory.string(), "not a directory");
   Tokenizer::Files files;
-  for (const char* name : {"tokenizer_config.json", "tokenizer.json", "tokenizer.model"}) {
+  const auto read = [&](const char* name) {
     if (std::filesystem::exists(directory / name)) {
       files[name] = read_file(directory / name, kMaxTokenizerFile);
     }
+  };
+  // An empty object if there is no such file, or one that says nothing.
+  const auto read_object = [&](const char* name) {
+    read(name);
+    const auto found = files.find(name);
+    if (found == files.end()) return nlohmann::json();
+    const std::string where = (directory / name).string();
+    nlohmann::json parsed = parse_json(found->second, where);
+    require(parsed.is_object(), where, "must be an object");
+    return parsed;
+  };
+  SideFiles side{.config = read_object(kConfigFile), .special_map = {}, .added = {}};
+  if (member_or_null(side.config, "tokenizer_class") == kByteClass) {
+    return std::make_unique<ByteTokenizer>(std::move(files));
   }
-  nlohmann::json config = nlohmann::json::object();
-  if (const auto found = files.find("tokenizer_config.json"); found != files.end()) {
-    const std::string where = (directory / found->first).string();
-    config = parse_json(found->second, where);
-    require(config.is_object(), where, "must be an object");
-    if (const auto name = config.find("tokenizer_class");
-        name != config.end() && *name == kByteClass) {
-      return std::make_unique<ByteTokenizer>(Tokenizer::Files{*found});
-    }
-  }
+  side.special_map = read_object("special_tokens_map.json");
+  side.added = read_object("added_tokens.json");
+  read("tokenizer.json");
   if (const auto found = files.find("tokenizer.json"); found != files.end()) {
     const std::string where = (directory / found->first).string();
-    nlohmann::json parsed = parse_json(found->second, where);
-    if (is_hf_bpe(parsed) || !files.contains("tokenizer.model")) {
-      files.erase("tokenizer.model");
-      return make_hf_tokenizer(parsed, config, where, std::move(files));
-    }
-    files.erase("tokenizer.json");
+    const nlohmann::json parsed = parse_json(found->second, where);
+    return make_hf_tokenizer(parsed, side, where, std::move(files));
   }
-  if (files.contains("tokenizer.model")) {
-    return make_sentencepiece_tokenizer(config, (directory / "tokenizer.model").string(),
-                                        std::move(files));
+  for (const char* name : {"tokenizer.model", "spiece.model"}) {
+    read(name);
+    if (!files.contains(name)) continue;
+    const std::string where = (directory / name).string();
+    SentencePieceModel model = read_sentencepiece_model(files.at(name), where);
+    return make_sentencepiece_tokenizer(std::move(model), side, where, std::move(files));
   }
   throw Error(directory.string(), "no tokenizer.json, no tokenizer.model, and no byte tokenizer",
               "name the directory of a checkpoint with its tokenizer");

@@ -41,12 +41,14 @@ class Tokenizer {
                                       const EncodeOptions& options = {}) const = 0;
 
   // Bytes that one token stands for, inside a text. special: write special tokens as their text;
-  // otherwise they stand for nothing. Throws Error if the id is not in the vocabulary.
+  // otherwise they stand for nothing. So do ids beyond the vocabulary, which a model whose own is
+  // padded may choose. Throws Error for negative ids.
   virtual std::string token_bytes(int32_t id, bool special = false) const = 0;
 
-  // The same for the token that follows `state`. Where it differs from token_bytes: a space that
-  // encoding puts before a text is taken away again; some kinds separate words by what precedes.
-  virtual std::string next_bytes(int32_t id, const DecodeState& state, bool special = false) const;
+  // What the token adds to the text that `state` stands at, and takes `state` behind it. Where it
+  // differs from token_bytes: a space that encoding puts before a text is taken away again; some
+  // kinds separate words by what precedes.
+  virtual std::string next_bytes(int32_t id, DecodeState& state, bool special = false) const;
 
   // True if encoding puts a space before the text, which decoding a whole text takes away again.
   virtual bool adds_space() const { return false; }
@@ -116,10 +118,11 @@ class TextStream {
 // The 256 bytes as the vocabulary: no training, no special tokens, any input.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
-// Reads the tokenizer of a checkpoint directory. In this order: tokenizer_config.json with the
-// class PronghornByteTokenizer; tokenizer.json; tokenizer.model. Tokens that only
-// tokenizer_config.json, special_tokens_map.json or added_tokens.json name are added. Throws Error,
-// naming the file, if none is there or one is malformed or needs what is not supported.
+// Reads the tokenizer of a checkpoint directory or GGUF file. Of a directory, in this order:
+// tokenizer_config.json with the class PronghornByteTokenizer; tokenizer.json; tokenizer.model.
+// Tokens that only tokenizer_config.json, special_tokens_map.json or added_tokens.json name are
+// added. Throws Error, naming the file, if none is there or one is malformed or needs what is not
+// supported.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace pronghorn

@@ -103,7 +103,7 @@ TEST_F(TokenizerTest, BytesRoundTripAndReload) {
     EXPECT_EQ(ids.size(), text.size());
     EXPECT_EQ(tokenizer->decode(ids), text);
   }
-  EXPECT_THROW(tokenizer->token_bytes(256), Error);
+  EXPECT_EQ(tokenizer->token_bytes(256), "");  // of a model whose vocabulary is padded
   EXPECT_THROW(tokenizer->token_bytes(-1), Error);
   EXPECT_EQ(tokenizer->fingerprint(), make_byte_tokenizer()->fingerprint());
 }
@@ -137,7 +137,6 @@ class GoldenTest : public testing::TestWithParam<const char*> {};
 TEST_P(GoldenTest, AgreesWithReference) {
   const fs::path folder = kGolden / GetParam();
   const auto tokenizer = load_tokenizer(folder);
-  EXPECT_TRUE(tokenizer->eos().has_value());
   const json cases = parse_json(read_file(folder / "cases.json"), "cases");
   ASSERT_GT(cases.size(), 30u);
   for (const json& item : cases) {
@@ -155,8 +154,13 @@ TEST_P(GoldenTest, AgreesWithReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizers, GoldenTest,
-                         testing::Values("gpt2", "llama3", "falcon", "behaviours", "llama2",
-                                         "metaspace"));
+                         testing::Values("albert", "behaviours", "bert", "bert_cased", "clip",
+                                         "ctc", "deepseek3", "deepseek_coder", "falcon", "gemma",
+                                         "gpt2", "kimi", "llama2", "llama3", "metaspace", "mistral",
+                                         "neox", "o200k", "phi2", "pieces_with_prefix", "qwen2",
+                                         "roberta", "starcoder", "t5", "tekken", "unigram_bytes",
+                                         "word_level"),
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST_F(TokenizerTest, ByteLevelRoundTripsAnyText) {
   Random random(1);
@@ -261,16 +265,6 @@ TEST_F(TokenizerTest, SentencePieceRoundTripsAnyText) {
   }
   const std::string broken = "a\xFF\xE2\x96";
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(broken, kPlain)), broken);
-  // Encoding word by word is what the library does with the whole text, where pieces can carry it.
-  json config = parse_json(read_file(folder_ / "tokenizer_config.json"), "config");
-  config.erase("pronghorn_exact");
-  write_file(folder_ / "tokenizer_config.json", config.dump());
-  const auto library = load_tokenizer(folder_);
-  for (const std::string& text : training_texts()) {
-    if (text.find("\xE2\x96\x81") == text.npos) {
-      EXPECT_EQ(tokenizer->encode(text, kPlain), library->encode(text, kPlain)) << text;
-    }
-  }
   // It is a tokenizer, not a fallback to bytes.
   const std::string text = "the journal and the anchor";
   EXPECT_LT(tokenizer->encode(text).size(), text.size() * 2 / 3);
@@ -321,10 +315,13 @@ TEST_F(TokenizerTest, MissingAndUnsupportedAreClear) {
   EXPECT_THAT(error_of([&] { load_tokenizer(folder_ / "none"); }), HasSubstr("not a directory"));
   write_file(folder_ / "tokenizer.json", R"({"model": {"type": "Unigram", "vocab": []}})");
   EXPECT_THAT(error_of([&] { load_tokenizer(folder_); }), HasSubstr("Unigram"));
-  write_file(folder_ / "tokenizer.json",
-             R"({"normalizer": {"type": "Lowercase"},
-                 "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})");
-  EXPECT_THAT(error_of([&] { load_tokenizer(folder_); }), HasSubstr("Lowercase"));
+  for (const char* part : {"normalizer", "pre_tokenizer", "decoder", "post_processor", "model"}) {
+    json parsed = {{"model", {{"type", "BPE"}, {"vocab", {{"a", 0}}}, {"merges", json::array()}}}};
+    parsed[part] = {{"type", "Unheard\nOf"}};
+    write_file(folder_ / "tokenizer.json", parsed.dump());
+    const std::string message = error_of([&] { load_tokenizer(folder_); });
+    EXPECT_THAT(message, HasSubstr(std::string(part) + ": type 'Unheard\\nOf'"));
+  }
   write_file(folder_ / "tokenizer.json",
              R"({"model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}})");
   EXPECT_THAT(error_of([&] { load_tokenizer(folder_); }), HasSubstr("'a'"));
@@ -372,7 +369,7 @@ void attack(const std::string& good, const fs::path& folder, const char* name, i
 }
 
 TEST_F(TokenizerTest, HostileTokenizerJson) {
-  for (const char* name : {"gpt2", "llama2", "falcon"}) {
+  for (const char* name : {"gpt2", "llama2", "falcon", "t5", "bert", "albert"}) {
     attack(read_file(kGolden / name / "tokenizer.json"), folder_, "tokenizer.json", 300);
   }
 }
