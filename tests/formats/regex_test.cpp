@@ -68,12 +68,9 @@ TEST(RegexTest, HostilePatterns) {
   EXPECT_THROW(Regex(std::string(100'000, 'a'), false, "file"), Error);
   EXPECT_THROW(Regex(std::string(10'000, '(') + "a" + std::string(10'000, ')'), false, "file"),
                Error);
-  // Exponential and quadratic effort ends in an error, in bounded time.
+  // Exponential effort ends in an error, in bounded time.
   const Regex exponential("(a+)+$", false, "file");
   EXPECT_THAT(error_of([&] { exponential.find_all(std::string(40, 'a') + "b"); }),
-              HasSubstr("takes too long"));
-  const Regex quadratic(R"(\s*(?=[xy]))", false, "file");
-  EXPECT_THAT(error_of([&] { quadratic.find_all(std::string(100'000, ' ')); }),
               HasSubstr("takes too long"));
   // Published patterns are linear.
   const Regex gpt2(R"( ?\p{L}+| ?[^\s\p{L}]+|\s+(?!\S)|\s+)", false, "file");
