@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/activation.h"
 #include "backend/operands.h"
 
 namespace pronghorn {
@@ -58,8 +59,8 @@ struct GatedNorm {
   bool weight_per_group = false;  // weight has `group` elements, shared by all groups
 };
 
-// Rotation of channel pairs (i, i + rotary_dim / 2) of each head by the angles whose cosines and
-// sines are given, [rows, rotary_dim / 2].
+// Rotation of channel pairs of each head by the angles whose cosines and sines are given, [rows,
+// rotary_dim / 2]: channels i and i + rotary_dim / 2, or with `interleaved` 2 i and 2 i + 1.
 struct Rotation {
   Extent extent;
   int64_t head_dim = 0;
@@ -67,6 +68,7 @@ struct Rotation {
   const float* cosines = nullptr;
   const float* sines = nullptr;
   bool backwards = false;  // by the negative angle
+  bool interleaved = false;
 };
 
 // Parameters of decay_gate (ops/pointwise.h); extent.columns is the number of heads.
@@ -122,9 +124,19 @@ class PointwiseKernels {
 
   virtual void sigmoid(Extent extent, ConstMatrix x, Matrix y) = 0;
   virtual void sigmoid_backward(Extent extent, ConstMatrix y, ConstMatrix dy, Matrix dx) = 0;
-  virtual void gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) = 0;
-  virtual void gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
-                             Matrix dx) = 0;
+  virtual void activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) = 0;
+  virtual void activate_backward(Extent extent, ConstMatrix x, ConstMatrix dy,
+                                 Activation activation, Matrix dx) = 0;
+  // y = cap tanh(x / cap).
+  virtual void soft_cap(Extent extent, ConstMatrix x, float cap, Matrix y) = 0;
+  // Given the result y.
+  virtual void soft_cap_backward(Extent extent, ConstMatrix y, ConstMatrix dy, float cap,
+                                 Matrix dx) = 0;
+  // Each row rounded to whole multiples of a step, -128 to 127 of them: the largest number of the
+  // row, at least 1e-5, is 127.
+  virtual void round_rows(Extent extent, ConstMatrix x, Matrix y) = 0;
+  // All numbers rounded to -1, 0 and 1 times the mean of their sizes, at least 1e-5.
+  virtual void round_ternary(Extent extent, ConstMatrix x, Matrix y) = 0;
   virtual void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) = 0;
   virtual void swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy,
                                Matrix dgate, Matrix dup) = 0;

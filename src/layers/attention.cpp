@@ -1,24 +1,30 @@
-// Attention layer: projections, rotary positions, optional per-head query and key norms (QK-norm,
+// Attention layer: projections, rotary positions, optional norms of queries and keys (QK-norm,
 // arXiv 2302.05442), grouped-query attention (arXiv 2305.13245).
 #include "ops/attention.h"
 
 #include <algorithm>
 
 #include "layers/layers.h"
+#include "layers/projection.h"
+#include "layers/rope_config.h"
 #include "layers/toolbox.h"
-#include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
 
+constexpr double kMostScale = 1e4, kMostCap = 1e6;
+
 struct AttentionConfig {
   HeadsConfig heads;
   int64_t kv_heads = 0, window = 0;
-  bool rope = false;
-  double rope_theta = 0;
-  int64_t rotary_dim = 0;
-  bool qk_norm = false, bias = false;
+  bool has_rope = false;
+  RopeConfig rope;
+  bool qk_norm = false, bias = false, output_bias = false, sinks = false;
+  bool gate = false, output_norm = false;
+  std::string qk_norm_over;
+  double scale = 0, soft_cap = 0;
+  ProductBits bits = ProductBits::whole;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query heads", "width of a head");
@@ -27,18 +33,22 @@ struct AttentionConfig {
     f.check(heads.heads % kv_heads == 0, "kv_heads", "{} does not divide heads {}", kv_heads,
             heads.heads);
     f.integer("window", window, 0, 0, kUnbounded, "tokens that a row looks back; 0: all");
-    rope = f.object(
-        "rope",
-        [&](ConfigFields& inner) {
-          inner.number("theta", rope_theta, kRopeTheta, 1.0, limits::kRopeTheta,
-                       "base of the angles");
-          inner.integer("rotary_dim", rotary_dim, {heads.head_dim, "`head_dim`"}, 2, heads.head_dim,
-                        "channels of a head that are turned; even");
-          inner.check(rotary_dim % 2 == 0, "rotary_dim", "{} is odd", rotary_dim);
-        },
-        "rotary positions, an object of the next two; omitted: no positions at all");
-    f.boolean("qk_norm", qk_norm, false, "RMSNorm of each head's query and key");
+    has_rope = f.object(
+        "rope", [&](ConfigFields& inner) { rope.fields(inner, heads.head_dim); },
+        "rotary positions, an object of the next keys; omitted: no positions at all");
+    f.boolean("qk_norm", qk_norm, false, "RMSNorm of queries and keys, before they are turned");
+    f.one_of("qk_norm_over", qk_norm_over, {"head", "projection"}, "head",
+             "what that norm is taken over: each head, or all of them together "
+             "(`\"projection\"`)");
+    f.number("scale", scale, {0.0, "1 / sqrt(head_dim)"}, 0, kMostScale, "of the scores");
+    f.number("soft_cap", soft_cap, 0.0, 0, kMostCap,
+             "scores become cap tanh(s / cap); 0: they stay");
+    f.boolean("sinks", sinks, false, "a learned logit per head in the softmax's denominator");
+    f.boolean("gate", gate, false, "the output is multiplied by sigmoid(g_proj(x))");
+    f.boolean("output_norm", output_norm, false, "RMSNorm before the output projection");
     f.boolean("bias", bias, false, "on the query, key and value projections");
+    f.boolean("output_bias", output_bias, false, "on the output projection");
+    bits = read_product_bits(f);
   }
 };
 
@@ -48,41 +58,53 @@ class AttentionMixer final : public Mixer {
 
   AttentionMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
                  const StateScope& states)
-      : rope_theta_(config.rope_theta), rotary_dim_(config.rotary_dim) {
+      : norm_epsilon_(context.norm_epsilon), project_(config.bits) {
     options_.heads = config.heads.heads;
     options_.kv_heads = config.kv_heads;
     options_.head_dim = config.heads.head_dim;
     options_.window = config.window;
+    options_.scale = static_cast<float>(config.scale);
+    options_.soft_cap = static_cast<float>(config.soft_cap);
+    if (config.has_rope) angles_ = config.rope.angles();
     const int64_t d = context.hidden_size;
     const int64_t q_width = options_.heads * options_.head_dim;
     const int64_t kv_width = options_.kv_heads * options_.head_dim;
     const Initializer in = projection_initializer(context);
+    const Initializer zero = initializers::constant(0), one = initializers::constant(1);
     q_proj_ = scope.matrix("q_proj.weight", q_width, d, in);
     k_proj_ = scope.matrix("k_proj.weight", kv_width, d, in);
     v_proj_ = scope.matrix("v_proj.weight", kv_width, d, in);
     o_proj_ = scope.matrix("o_proj.weight", d, q_width, residual_initializer(context));
+    if (config.gate) g_proj_ = scope.matrix("g_proj.weight", q_width, d, in);
     if (config.bias) {
-      const Initializer zero = initializers::constant(0);
       q_bias_ = scope.tensor("q_proj.bias", {q_width}, zero);
       k_bias_ = scope.tensor("k_proj.bias", {kv_width}, zero);
       v_bias_ = scope.tensor("v_proj.bias", {kv_width}, zero);
     }
+    if (config.output_bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
     if (config.qk_norm) {
-      const Initializer one = initializers::constant(1);
-      q_norm_ = scope.tensor("q_norm.weight", {options_.head_dim}, one);
-      k_norm_ = scope.tensor("k_norm.weight", {options_.head_dim}, one);
-      norm_epsilon_ = context.norm_epsilon;
+      const bool whole = config.qk_norm_over == "projection";
+      q_norm_ = scope.tensor("q_norm.weight", {whole ? q_width : options_.head_dim}, one);
+      k_norm_ = scope.tensor("k_norm.weight", {whole ? kv_width : options_.head_dim}, one);
     }
+    if (config.output_norm) output_norm_ = scope.tensor("output_norm.weight", {q_width}, one);
+    if (config.sinks) sinks_ = scope.tensor("sinks", {options_.heads}, zero);
     key_value_ = states.add(attention_journal(options_));
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const CheckedBatch& batch = input.batch;
-    const Tensor q = prepare(context, linear(context, x, q_proj_, q_bias_), q_norm_, batch);
-    const Tensor k = prepare(context, linear(context, x, k_proj_, k_bias_), k_norm_, batch);
-    const Tensor v = linear(context, x, v_proj_, v_bias_);
-    return linear(context, attention(context, q, k, v, options_, batch, key_value_), o_proj_);
+    const Tensor in = project_.input(context, x);
+    const Tensor q = prepare(context, project_(context, in, q_proj_, q_bias_), q_norm_, batch);
+    const Tensor k = prepare(context, project_(context, in, k_proj_, k_bias_), k_norm_, batch);
+    const Tensor v = project_(context, in, v_proj_, v_bias_);
+    Tensor seen = attention(context, q, k, v, options_, batch, key_value_, sinks_);
+    if (g_proj_.defined()) {
+      seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_)));
+    }
+    if (output_norm_.defined()) seen = rms_norm(context, seen, output_norm_, norm_epsilon_);
+    return project_(context, project_.input(context, seen), o_proj_, o_bias_);
   }
 
   double sequence_cost(double context) const override {
@@ -91,27 +113,31 @@ class AttentionMixer final : public Mixer {
     return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 
+  int64_t context_limit() const override {
+    return angles_ == nullptr ? kUnbounded : angles_->context;
+  }
+
  private:
   // Heads of q or k, normalised if so configured, then turned to their positions.
   Tensor prepare(const Context& context, const Tensor& heads, const Tensor& norm,
                  const CheckedBatch& batch) const {
     Tensor result = heads;
     if (norm.defined()) {
-      const int64_t count = heads.size() / options_.head_dim;
-      result = rms_norm(context, result.reshape({count, options_.head_dim}), norm, norm_epsilon_)
+      const int64_t width = norm.size();
+      result = rms_norm(context, result.reshape({heads.size() / width, width}), norm, norm_epsilon_)
                    .reshape(heads.shape());
     }
-    if (rotary_dim_ == 0) return result;
-    return rope(context, result, batch.positions(), options_.head_dim, rotary_dim_, rope_theta_);
+    if (angles_ == nullptr) return result;
+    return rope(context, result, batch.positions(), options_.head_dim, angles_);
   }
 
   AttentionOptions options_;
-  double rope_theta_;
-  int64_t rotary_dim_;  // 0: no positions
-  float norm_epsilon_ = 0;
+  SharedAngles angles_;  // null: no positions
+  float norm_epsilon_;
+  Projector project_;
   JournalSlot key_value_;
-  Weight q_proj_, k_proj_, v_proj_, o_proj_;
-  Tensor q_bias_, k_bias_, v_bias_, q_norm_, k_norm_;
+  Weight q_proj_, k_proj_, v_proj_, o_proj_, g_proj_;
+  Tensor q_bias_, k_bias_, v_bias_, o_bias_, q_norm_, k_norm_, output_norm_, sinks_;
 };
 
 }  // namespace
@@ -119,7 +145,9 @@ class AttentionMixer final : public Mixer {
 MixerType attention_mixer_type() {
   return mixer_type<AttentionMixer>(
       "attention", "softmax attention: MHA, GQA, MQA; causal or sliding window; RoPE",
-      "arXiv 1706.03762, 2305.13245", R"({"type": "attention", "heads": 2, "rope": {}})");
+      "arXiv 1706.03762, 2305.13245",
+      R"({"type": "attention", "heads": 2,
+          "rope": {"scaling": {"type": "linear", "factor": 2}}})");
 }
 
 }  // namespace pronghorn

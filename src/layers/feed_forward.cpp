@@ -1,97 +1,129 @@
-// Feed-forward layers: SwiGLU (Shazeer, arXiv 2002.05202) and the two-layer GELU network.
+// Feed-forward layers: gated (Shazeer, arXiv 2002.05202) and plain networks of two layers, with any
+// activation; SwiGLU and GELU by names of their own.
 #include "layers/layers.h"
+#include "layers/projection.h"
 #include "layers/toolbox.h"
-#include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
 
-struct SwiGluConfig {
+struct FeedForwardConfig {
   int64_t size = 0;
-
-  void fields(ConfigFields& f, const LayerContext&) {
-    f.integer("size", size, kRequired, 1, limits::kWidth, "width inside");
-  }
+  Activation activation = Activation::silu;
+  bool bias = false, norm = false;
+  ProductBits bits = ProductBits::whole;
 };
 
-// y = down(silu(gate x) * (up x))
-class SwiGlu final : public FeedForward {
- public:
-  using Config = SwiGluConfig;
+void read_size(ConfigFields& f, int64_t& size) {
+  f.integer("size", size, kRequired, 1, limits::kWidth, "width inside");
+}
 
-  SwiGlu(const Config& config, const LayerContext& context, const ParameterScope& scope,
-         const StateScope&) {
-    const int64_t d = context.hidden_size;
-    const Initializer in = projection_initializer(context);
-    gate_proj_ = scope.matrix("gate_proj.weight", config.size, d, in);
-    up_proj_ = scope.matrix("up_proj.weight", config.size, d, in);
-    down_proj_ = scope.matrix("down_proj.weight", d, config.size, residual_initializer(context));
-  }
+// What "glu" and "mlp" have besides.
+void read_general(ConfigFields& f, FeedForwardConfig& config) {
+  std::string name;
+  f.one_of("activation", name, {"silu", "gelu", "gelu_tanh", "relu", "relu2"}, kRequired,
+           "`\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"` or `\"relu2\"`, its square");
+  config.activation = name == "silu"        ? Activation::silu
+                      : name == "gelu"      ? Activation::gelu
+                      : name == "gelu_tanh" ? Activation::gelu_tanh
+                      : name == "relu"      ? Activation::relu
+                                            : Activation::relu_squared;
+  f.boolean("bias", config.bias, false, "on all projections");
+  f.boolean("norm", config.norm, false, "RMSNorm before the last projection");
+  config.bits = read_product_bits(f);
+}
 
-  Tensor forward(const LayerInput& input, const Tensor& x) const override {
-    const Context& context = input.context;
-    const Tensor gate = linear(context, x, gate_proj_);
-    const Tensor up = linear(context, x, up_proj_);
-    return linear(context, swiglu(context, gate, up), down_proj_);
-  }
-
- private:
-  Weight gate_proj_, up_proj_, down_proj_;
+struct SwiGluConfig : FeedForwardConfig {
+  void fields(ConfigFields& f, const LayerContext&) { read_size(f, size); }
 };
 
-struct GeluConfig {
-  int64_t size = 0;
-  bool bias = false;
-  std::string approximate;
-
+struct GeluConfig : FeedForwardConfig {
   void fields(ConfigFields& f, const LayerContext&) {
-    f.integer("size", size, kRequired, 1, limits::kWidth, "width inside");
-    f.boolean("bias", bias, false, "on both projections");
+    read_size(f, size);
+    f.boolean("bias", bias, false, "on all projections");
+    std::string approximate;
     f.one_of("approximate", approximate, {"none", "tanh"}, "none",
              "`\"tanh\"`: GELU by its tanh form");
+    activation = approximate == "tanh" ? Activation::gelu_tanh : Activation::gelu;
   }
 };
 
-// y = down(gelu(up x + b)) + b
-class Gelu final : public FeedForward {
- public:
-  using Config = GeluConfig;
+struct GeneralConfig : FeedForwardConfig {
+  void fields(ConfigFields& f, const LayerContext&) {
+    read_size(f, size);
+    read_general(f, *this);
+  }
+};
 
-  Gelu(const Config& config, const LayerContext& context, const ParameterScope& scope,
-       const StateScope&)
-      : tanh_approximation_(config.approximate == "tanh") {
+// y = down(norm(activation(gate x) * (up x))), or without a gate y = down(norm(activation(up x))).
+template <class ConfigType, bool kGated>
+class TwoLayers final : public FeedForward {
+ public:
+  using Config = ConfigType;
+
+  TwoLayers(const Config& config, const LayerContext& context, const ParameterScope& scope,
+            const StateScope&)
+      : activation_(config.activation), norm_epsilon_(context.norm_epsilon), project_(config.bits) {
     const int64_t d = context.hidden_size;
-    up_proj_ = scope.matrix("up_proj.weight", config.size, d, projection_initializer(context));
+    const Initializer in = projection_initializer(context), zero = initializers::constant(0);
+    if (kGated) gate_proj_ = scope.matrix("gate_proj.weight", config.size, d, in);
+    up_proj_ = scope.matrix("up_proj.weight", config.size, d, in);
     down_proj_ = scope.matrix("down_proj.weight", d, config.size, residual_initializer(context));
     if (config.bias) {
-      up_bias_ = scope.tensor("up_proj.bias", {config.size}, initializers::constant(0));
-      down_bias_ = scope.tensor("down_proj.bias", {d}, initializers::constant(0));
+      if (kGated) gate_bias_ = scope.tensor("gate_proj.bias", {config.size}, zero);
+      up_bias_ = scope.tensor("up_proj.bias", {config.size}, zero);
+      down_bias_ = scope.tensor("down_proj.bias", {d}, zero);
+    }
+    if (config.norm) {
+      norm_ = scope.tensor("norm.weight", {config.size}, initializers::constant(1));
     }
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const Tensor up = linear(context, x, up_proj_, up_bias_);
-    return linear(context, gelu(context, up, tanh_approximation_), down_proj_, down_bias_);
+    const Tensor in = project_.input(context, x);
+    Tensor inside = project_(context, in, up_proj_, up_bias_);
+    if (kGated) {
+      inside = gated(context, project_(context, in, gate_proj_, gate_bias_), inside, activation_);
+    } else {
+      inside = activate(context, inside, activation_);
+    }
+    if (norm_.defined()) inside = rms_norm(context, inside, norm_, norm_epsilon_);
+    return project_(context, project_.input(context, inside), down_proj_, down_bias_);
   }
 
  private:
-  bool tanh_approximation_;
-  Weight up_proj_, down_proj_;
-  Tensor up_bias_, down_bias_;
+  Activation activation_;
+  float norm_epsilon_;
+  Projector project_;
+  Weight gate_proj_, up_proj_, down_proj_;
+  Tensor gate_bias_, up_bias_, down_bias_, norm_;
 };
 
 }  // namespace
 
 FeedForwardType swiglu_type() {
-  return feed_forward_type<SwiGlu>("swiglu", "gated by a SiLU", "arXiv 2002.05202",
-                                   R"({"type": "swiglu", "size": 40})");
+  return feed_forward_type<TwoLayers<SwiGluConfig, true>>(
+      "swiglu", "gated by a SiLU", "arXiv 2002.05202", R"({"type": "swiglu", "size": 40})");
 }
 
 FeedForwardType gelu_type() {
-  return feed_forward_type<Gelu>("gelu", "two layers with a GELU between", "arXiv 1606.08415",
-                                 R"({"type": "gelu", "size": 36})");
+  return feed_forward_type<TwoLayers<GeluConfig, false>>("gelu", "two layers with a GELU between",
+                                                         "arXiv 1606.08415",
+                                                         R"({"type": "gelu", "size": 36})");
+}
+
+FeedForwardType glu_type() {
+  return feed_forward_type<TwoLayers<GeneralConfig, true>>(
+      "glu", "gated by any activation", "arXiv 2002.05202",
+      R"({"type": "glu", "size": 40, "activation": "gelu_tanh"})");
+}
+
+FeedForwardType mlp_type() {
+  return feed_forward_type<TwoLayers<GeneralConfig, false>>(
+      "mlp", "two layers with any activation between", "arXiv 2109.08668",
+      R"({"type": "mlp", "size": 36, "activation": "relu2"})");
 }
 
 }  // namespace pronghorn

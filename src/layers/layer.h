@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -45,6 +46,9 @@ class Mixer {
   // Forward work of one token whose context is `context` tokens long, apart from products with
   // registered matrices: floating-point operations of the sequence operator.
   virtual double sequence_cost(double context) const = 0;
+
+  // Positions that it can do with are below it.
+  virtual int64_t context_limit() const { return std::numeric_limits<int64_t>::max(); }
 };
 
 // What follows a mixer in a block. It may keep a state, as a mixer does.
@@ -62,22 +66,34 @@ class FeedForward {
   virtual int64_t idle_weights() const { return 0; }
 };
 
-// The norm before a mixer or feed-forward, fused with the residual addition in front of it.
+// The norm before a mixer or feed-forward, fused with the residual addition in front of it, or
+// after one.
 class Norm {
  public:
   enum class Kind { rms_norm, layer_norm };
 
-  Norm() = default;
-  Norm(const ParameterScope& scope, Kind kind, int64_t width, float epsilon, bool bias);
+  // How norms are made.
+  struct Style {
+    Kind kind = Kind::rms_norm;
+    float epsilon = 1e-5f;
+    bool bias = false;  // layer_norm only
+  };
 
+  Norm() = default;
+  // factor: on what it returns.
+  Norm(const ParameterScope& scope, const Style& style, int64_t width, float factor = 1);
+
+  bool defined() const { return weight_.defined(); }
   Tensor forward(const Context& context, const Tensor& x) const;
   // {x + delta, norm(x + delta)}
   std::pair<Tensor, Tensor> add_forward(const Context& context, const Tensor& x,
                                         const Tensor& delta) const;
 
  private:
-  Kind kind_ = Kind::rms_norm;
-  float epsilon_ = 1e-5f;
+  Tensor times_factor(const Context& context, Tensor normalised) const;
+
+  Style style_;
+  float factor_ = 1;
   Tensor weight_, bias_;
 };
 

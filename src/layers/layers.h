@@ -69,5 +69,7 @@ MixerType titans_mal_mixer_type();
 
 FeedForwardType swiglu_type();
 FeedForwardType gelu_type();
+FeedForwardType glu_type();
+FeedForwardType mlp_type();
 
 }  // namespace pronghorn

@@ -3,24 +3,34 @@
 
 namespace pronghorn {
 
-Norm::Norm(const ParameterScope& scope, Kind kind, int64_t width, float epsilon, bool bias)
-    : kind_(kind),
-      epsilon_(epsilon),
+Norm::Norm(const ParameterScope& scope, const Style& style, int64_t width, float factor)
+    : style_(style),
+      factor_(factor),
       weight_(scope.tensor("weight", {width}, initializers::constant(1))) {
-  if (kind == Kind::layer_norm && bias) {
+  if (style.kind == Kind::layer_norm && style.bias) {
     bias_ = scope.tensor("bias", {width}, initializers::constant(0));
   }
 }
 
+Tensor Norm::times_factor(const Context& context, Tensor normalised) const {
+  return factor_ == 1 ? normalised : scale(context, normalised, factor_);
+}
+
 Tensor Norm::forward(const Context& context, const Tensor& x) const {
-  if (kind_ == Kind::rms_norm) return rms_norm(context, x, weight_, epsilon_);
-  return layer_norm(context, x, weight_, bias_, epsilon_);
+  if (style_.kind == Kind::rms_norm) {
+    return times_factor(context, rms_norm(context, x, weight_, style_.epsilon));
+  }
+  return times_factor(context, layer_norm(context, x, weight_, bias_, style_.epsilon));
 }
 
 std::pair<Tensor, Tensor> Norm::add_forward(const Context& context, const Tensor& x,
                                             const Tensor& delta) const {
-  if (kind_ == Kind::rms_norm) return add_rms_norm(context, x, delta, weight_, epsilon_);
-  return add_layer_norm(context, x, delta, weight_, bias_, epsilon_);
+  std::pair<Tensor, Tensor> both =
+      style_.kind == Kind::rms_norm
+          ? add_rms_norm(context, x, delta, weight_, style_.epsilon)
+          : add_layer_norm(context, x, delta, weight_, bias_, style_.epsilon);
+  both.second = times_factor(context, std::move(both.second));
+  return both;
 }
 
 }  // namespace pronghorn

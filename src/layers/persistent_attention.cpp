@@ -28,7 +28,8 @@ void MemoryAndWindowConfig::fields(ConfigFields& f, const LayerContext& context)
 PersistentAttention::PersistentAttention(const MemoryAndWindowConfig& config,
                                          const LayerContext& context, const ParameterScope& scope,
                                          const StateScope& states)
-    : persistent_(config.attention.persistent), rope_theta_(config.attention.rope_theta) {
+    : persistent_(config.attention.persistent),
+      angles_(rotary_angles(config.attention.rope_theta, config.memory.heads.head_dim)) {
   options_.heads = options_.kv_heads = config.memory.heads.heads;
   options_.head_dim = config.memory.heads.head_dim;
   options_.window = config.window;
@@ -49,7 +50,7 @@ Tensor PersistentAttention::forward(const LayerInput& input, const Tensor& x) co
   const CheckedBatch& batch = input.batch;
   const auto turned = [&](const Weight& projection) {
     return rope(context, linear(context, x, projection), batch.positions(), options_.head_dim,
-                options_.head_dim, rope_theta_);
+                angles_);
   };
   const Tensor q = turned(q_proj_), k = turned(k_proj_), v = linear(context, x, v_proj_);
   if (persistent_ == 0) return attention(context, q, k, v, options_, batch, key_value_);

@@ -6,6 +6,7 @@
 #include "layers/neural_memory.h"
 #include "layers/toolbox.h"
 #include "ops/attention.h"
+#include "ops/rope.h"
 
 namespace pronghorn {
 
@@ -41,7 +42,7 @@ class PersistentAttention {
  private:
   AttentionOptions options_;
   int64_t persistent_ = 0;
-  double rope_theta_ = 0;
+  SharedAngles angles_;
   JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_;
   Tensor persistent_keys_, persistent_values_;

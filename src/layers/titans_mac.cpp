@@ -14,6 +14,7 @@
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
+#include "ops/rope.h"
 
 namespace pronghorn {
 namespace {
@@ -44,7 +45,7 @@ class TitansMacMixer final : public Mixer, public HasLearningMemory {
       : memory_(config.memory, context, scope.child("memory"), states),
         recall_options_(memory_.options()),
         persistent_(config.attention.persistent),
-        rope_theta_(config.attention.rope_theta),
+        angles_(rotary_angles(config.attention.rope_theta, config.memory.heads.head_dim)),
         norm_epsilon_(context.norm_epsilon),
         output_(memory_.width(), config.answer_bias, context, scope) {
     attention_.heads = attention_.kv_heads = config.memory.heads.heads;
@@ -76,8 +77,7 @@ class TitansMacMixer final : public Mixer, public HasLearningMemory {
     const CheckedBatch& batch = input.batch;
     FastWeightMemoryInputs inputs = memory_.features(input, x);
     const auto turned = [&](const Tensor& heads) {
-      return rope(context, heads, batch.positions(), attention_.head_dim, attention_.head_dim,
-                  rope_theta_);
+      return rope(context, heads, batch.positions(), attention_.head_dim, angles_);
     };
     const Tensor recalled =
         rms_norm(context, fast_weight_memory(context, inputs, recall_options_, batch, recall_slot_),
@@ -112,7 +112,7 @@ class TitansMacMixer final : public Mixer, public HasLearningMemory {
   AttentionOptions attention_;
   JournalSlot recall_slot_, recalled_rows_, token_rows_, slot_;
   int64_t persistent_;
-  double rope_theta_;
+  SharedAngles angles_;
   float norm_epsilon_;
   Weight q_proj_, k_proj_, v_proj_, recall_k_proj_, recall_v_proj_, ask_proj_;
   Tensor recall_norm_, persistent_keys_, persistent_values_;

@@ -9,6 +9,7 @@
 #include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
+#include "ops/rope.h"
 #include "ops/short_convolution.h"
 
 namespace pronghorn {
@@ -49,7 +50,8 @@ class TttMixer final : public Mixer, public HasLearningMemory {
 
   TttMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
            const StateScope& states)
-      : rope_theta_(config.rope_theta), share_qk_(config.share_qk) {
+      : angles_(rotary_angles(config.rope_theta, config.heads.head_dim)),
+        share_qk_(config.share_qk) {
     options_.heads = config.heads.heads;
     options_.head_dim = config.heads.head_dim;
     options_.depth = config.mlp ? 2 : 1;
@@ -106,7 +108,7 @@ class TttMixer final : public Mixer, public HasLearningMemory {
       places.push_back(position % static_cast<int32_t>(options_.mini_batch));
     }
     const auto turned = [&](const Tensor& heads) {
-      return rope(context, heads, places, options_.head_dim, options_.head_dim, rope_theta_);
+      return rope(context, heads, places, options_.head_dim, angles_);
     };
     FastWeightMemoryInputs inputs = inputs_;
     const Tensor q = linear(context, x, q_proj_);
@@ -138,7 +140,7 @@ class TttMixer final : public Mixer, public HasLearningMemory {
   FastWeightMemoryOptions options_;
   FastWeightMemoryInputs inputs_;  // its parameters
   JournalSlot q_rows_, k_rows_, slot_;
-  double rope_theta_;
+  SharedAngles angles_;
   bool share_qk_;
   float learning_rate_ = 1;
   Weight q_proj_, k_proj_, v_proj_, g_proj_, o_proj_, lr_weight_;

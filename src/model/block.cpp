@@ -13,10 +13,30 @@ Tensor normalized(const Norm& norm, const Context& context, const Stream& stream
                                 : norm.forward(context, stream.sum);
 }
 
+namespace {
+
+// The stream with its delta added, and what a part under this norm is given of it.
+std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const Stream& stream) {
+  if (!norm.defined()) {
+    const Tensor value = stream.value(context);
+    return {value, value};
+  }
+  if (stream.delta.defined()) return norm.add_forward(context, stream.sum, stream.delta);
+  return {stream.sum, norm.forward(context, stream.sum)};
+}
+
+}  // namespace
+
 Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
              const ParameterScope& scope, int64_t state_layer)
-    : mixer_norm_(scope.child("mixer_norm"), model.norm, model.hidden_size, model.norm_epsilon,
-                  model.norm_bias) {
+    : residual_(config.residual),
+      residual_multiplier_(static_cast<float>(config.residual_multiplier)) {
+  using Norms = BlockConfig::Norms;
+  const auto norm = [&](std::string_view name) {
+    return Norm(scope.child(name), model.norm_style(), model.hidden_size);
+  };
+  if (config.norms != Norms::after) mixer_norm_ = norm("mixer_norm");
+  if (config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
   const int64_t matrices_before = scope.store().matrix_size();
   const StateScope states(state_layer, journals_);
   const bool several = config.mixers.size() > 1;
@@ -27,13 +47,14 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
     const MixerType& type = find_mixer_type(mixer.at("type").get<std::string>(), "block");
     mixers_.push_back(type.create(mixer, context, inner, states));
     if (several) {
-      branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)), model.norm,
-                                 model.hidden_size, model.norm_epsilon, model.norm_bias);
+      branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
+                                 model.norm_style(), model.hidden_size);
     }
   }
   if (!config.feed_forward.is_null()) {
-    ffn_norm_ = Norm(scope.child("ffn_norm"), model.norm, model.hidden_size, model.norm_epsilon,
-                     model.norm_bias);
+    const bool own_input = residual_ != BlockConfig::Residual::shared;
+    if (config.norms != Norms::after && own_input) ffn_norm_ = norm("ffn_norm");
+    if (config.norms != Norms::before) ffn_post_norm_ = norm("ffn_post_norm");
     const auto& type =
         find_feed_forward_type(config.feed_forward.at("type").get<std::string>(), "block");
     feed_forward_ = type.create(config.feed_forward, context, scope.child("ffn"), states);
@@ -44,16 +65,22 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
 
 Stream Block::forward(const LayerInput& input, const Stream& stream) const {
   const Context& context = input.context;
-  Tensor sum = stream.sum, normed;
-  if (stream.delta.defined()) {
-    std::tie(sum, normed) = mixer_norm_.add_forward(context, stream.sum, stream.delta);
-  } else {
-    normed = mixer_norm_.forward(context, sum);
-  }
-  Tensor mixed = mix(input, normed);
+  const auto [sum, entered] = enter(context, mixer_norm_, stream);
+  const Tensor mixed = addend(context, mixer_post_norm_, mix(input, entered));
   if (feed_forward_ == nullptr) return {sum, mixed};
-  std::tie(sum, normed) = ffn_norm_.add_forward(context, sum, mixed);
-  return {sum, feed_forward_->forward(input, normed)};
+  if (residual_ == BlockConfig::Residual::sequential) {
+    const auto [middle, inner] = enter(context, ffn_norm_, {sum, mixed});
+    return {middle, addend(context, ffn_post_norm_, feed_forward_->forward(input, inner))};
+  }
+  const bool shared = residual_ == BlockConfig::Residual::shared;
+  const Tensor inner = shared ? entered : enter(context, ffn_norm_, {sum, {}}).second;
+  const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner));
+  return {sum, add(context, mixed, fed)};
+}
+
+Tensor Block::addend(const Context& context, const Norm& norm, const Tensor& given) const {
+  const Tensor normed = norm.defined() ? norm.forward(context, given) : given;
+  return residual_multiplier_ == 1 ? normed : scale(context, normed, residual_multiplier_);
 }
 
 Tensor Block::mix(const LayerInput& input, const Tensor& x) const {

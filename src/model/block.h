@@ -1,4 +1,4 @@
-// Block: one step of a pattern: a norm and its mixers, then optionally a norm and a feed-forward.
+// Block: one step of a pattern: mixers, then optionally a feed-forward, each with its norms.
 #pragma once
 
 #include <memory>
@@ -40,10 +40,15 @@ class Block {
 
  private:
   Tensor mix(const LayerInput& input, const Tensor& x) const;
+  // What a part gave, as it is added to the stream.
+  Tensor addend(const Context& context, const Norm& norm, const Tensor& given) const;
 
   std::vector<JournalShape> journals_;
   int64_t matrix_size_ = 0;  // numbers of the matrices that a token is multiplied with
-  Norm mixer_norm_, ffn_norm_;
+  // Undefined where the configuration has none.
+  Norm mixer_norm_, mixer_post_norm_, ffn_norm_, ffn_post_norm_;
+  BlockConfig::Residual residual_;
+  float residual_multiplier_;
   std::vector<std::unique_ptr<Mixer>> mixers_;
   std::vector<Norm> branch_norms_;  // one per mixer if there are several
   std::unique_ptr<FeedForward> feed_forward_;

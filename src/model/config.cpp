@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string_view>
 
@@ -15,7 +16,29 @@ namespace {
 
 constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr int64_t kMaxHidden = 1 << 17;
+constexpr int64_t kMaxPositions = int64_t{1} << 24;  // of a learned table
+constexpr double kMaxScale = 1e6;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
+
+// Names of values in configurations, in the order of the values; the first is the default.
+constexpr std::array<std::string_view, 3> kNorms = {"before", "after", "both"};
+constexpr std::array<std::string_view, 3> kResiduals = {"sequential", "parallel", "shared"};
+
+// A value that one of these names says; the caller's enumeration has them in this order.
+struct NamedValue {
+  size_t index;
+  template <typename Enum>
+  operator Enum() const {
+    return static_cast<Enum>(index);
+  }
+};
+
+NamedValue read_name(ConfigReader& reader, std::string_view key,
+                     const std::array<std::string_view, 3>& names) {
+  const std::string name =
+      reader.one_of(key, {names[0], names[1], names[2]}, std::string(names[0]));
+  return {static_cast<size_t>(std::ranges::find(names, name) - names.begin())};
+}
 
 LayerContext layer_context(const ModelConfig& config) {
   LayerContext context;
@@ -52,6 +75,9 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   } else {
     reader.ignore("ffn");
   }
+  block.norms = read_name(reader, "norms", kNorms);
+  block.residual = read_name(reader, "residual", kResiduals);
+  block.residual_multiplier = reader.number("residual_multiplier", 1.0, -kMaxScale, kMaxScale);
   reader.finish();
   return block;
 }
@@ -175,6 +201,10 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   config.tie_embeddings = reader.boolean("tie_embeddings", true);
   config.recompute = reader.boolean("recompute", false);
   config.initializer_range = reader.number("initializer_range", 0.02, 0, 10);
+  config.embedding_scale = reader.number("embedding_scale", 1.0, -kMaxScale, kMaxScale);
+  config.learned_positions = reader.integer("learned_positions", 0, 0, kMaxPositions);
+  config.logit_scale = reader.number("logit_scale", 1.0, -kMaxScale, kMaxScale);
+  config.logit_soft_cap = reader.number("logit_soft_cap", 0.0, 0, kMaxScale);
   if (reader.has("norm")) {
     ConfigReader norm = reader.object("norm");
     config.norm = norm.one_of("type", {"rms_norm", "layer_norm"}, "rms_norm") == "rms_norm"
@@ -249,6 +279,10 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       {"tie_embeddings", config.tie_embeddings},
       {"recompute", config.recompute},
       {"initializer_range", config.initializer_range},
+      {"embedding_scale", config.embedding_scale},
+      {"learned_positions", config.learned_positions},
+      {"logit_scale", config.logit_scale},
+      {"logit_soft_cap", config.logit_soft_cap},
       {"norm",
        {{"type", config.norm == Norm::Kind::rms_norm ? "rms_norm" : "layer_norm"},
         {"epsilon", config.norm_epsilon},
@@ -270,6 +304,9 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       out["mixers"] = block.mixers;
     }
     if (!block.feed_forward.is_null()) out["ffn"] = block.feed_forward;
+    out["norms"] = kNorms[static_cast<size_t>(block.norms)];
+    out["residual"] = kResiduals[static_cast<size_t>(block.residual)];
+    out["residual_multiplier"] = block.residual_multiplier;
   }
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};
@@ -301,11 +338,13 @@ ModelConfig load_config(const std::filesystem::path& path) {
     reader.object("train");
     train = reader.raw("train");
   }
-  ModelConfig config = find_family(reader).read(std::move(reader));
+  const Family& family = find_family(reader);
+  ModelConfig config = family.read(std::move(reader));
   config.train = std::move(train);
   if (directory && config.context.tokens == 0) {
     config.context.tokens = longest_text_of_tokenizer(path);
   }
+  if (family.model_type != "pronghorn") config.family = family.model_type;
   return config;
 }
 

@@ -15,11 +15,20 @@
 
 namespace pronghorn {
 
-// One kind of block: a norm and one or several mixers side by side, then optionally a norm and a
-// feed-forward, each with its residual connection.
+// One kind of block: one or several mixers side by side, then optionally a feed-forward, each with
+// norms and a residual connection.
 struct BlockConfig {
+  // Where the norms are: before a part; after it and before the residual addition; at both places.
+  enum class Norms { before, after, both };
+  // What the feed-forward is given: the stream with the mixers' output; the stream that the mixers
+  // were given, under a norm of its own; the very input of the mixers.
+  enum class Residual { sequential, parallel, shared };
+
   std::vector<nlohmann::json> mixers;  // complete: every default spelled out
   nlohmann::json feed_forward;         // null: none
+  Norms norms = Norms::before;
+  Residual residual = Residual::sequential;
+  double residual_multiplier = 1;  // of what mixers and feed-forward add to the stream
 };
 
 // Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads behind the last block
@@ -46,14 +55,22 @@ struct ModelConfig {
   SubsampleConfig subsample;  // used by the spans of the pattern; none: keep is empty
   Norm::Kind norm = Norm::Kind::rms_norm;
   float norm_epsilon = 1e-5f;
-  bool norm_bias = false;  // layer_norm only
+  bool norm_bias = false;         // layer_norm only
+  double embedding_scale = 1;     // factor on the rows of the embedding table
+  int64_t learned_positions = 0;  // rows of a table of positions, added to the embeddings; 0: none
+  double logit_scale = 1;         // factor on the scores
+  double logit_soft_cap = 0;      // scores become cap tanh(s / cap); 0: they stay
   bool tie_embeddings = true;
   bool recompute = false;  // activations of a block are recomputed in the backward pass
   double initializer_range = 0.02;
   MtpConfig mtp;
   TrainedContext context;
   nlohmann::json train;  // recommended training settings; null: none
+  // The published family that the file was of; empty: none. It decides nothing but how the model is
+  // written.
+  std::string family;
 
+  Norm::Style norm_style() const { return {norm, norm_epsilon, norm_bias}; }
   int64_t block_count() const;
   int64_t span_count() const;
   char mtp_block() const;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/lora.h"
 #include "model/recompute.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -85,6 +86,11 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
   embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  if (config_.learned_positions > 0) {
+    positions_ =
+        scope.matrix("positions.weight", config_.learned_positions, config_.hidden_size, normal);
+    position_limit_ = config_.learned_positions;
+  }
   auto layout = std::make_shared<StateLayout>();
   std::vector<int64_t> open = {-1};  // the spans around the current place, innermost last
   for (const PatternStep& step : config_.steps) {
@@ -96,6 +102,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
         blocks_.push_back(
             std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
                                     scope.child("layers").child(std::to_string(layer)), layer));
+        for (const auto& mixer : blocks_.back()->mixers()) {
+          position_limit_ = std::min(position_limit_, mixer->context_limit());
+        }
         layout->layers.push_back(blocks_.back()->journals());
         layout->layer_spans.push_back(open.back());
         break;
@@ -110,8 +119,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
         break;
     }
   }
-  norm_ = Norm(scope.child("norm"), config_.norm, config_.hidden_size, config_.norm_epsilon,
-               config_.norm_bias);
+  // The scores are linear in what it gives, so their factor can be its own.
+  norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.hidden_size,
+               static_cast<float>(config_.logit_scale));
   head_ = config_.tie_embeddings
               ? embeddings_
               : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
@@ -152,15 +162,23 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
             "positions {} to {} continue a sequence of {} tokens by {}", *least, *most, first,
             segment.length);
   }
-  if (!batch.embeddings().defined()) {
+  for (const int32_t position : batch.positions()) {
+    require(position < position_limit_, "batch",
+            "position {} of a model whose positions end at {}: it cannot read longer texts",
+            position, position_limit_);
+  }
+  Tensor rows = batch.embeddings();
+  if (!rows.defined()) {
     require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
             "neither tokens nor embeddings for {} rows", batch.rows());
-    return embedding(context, embeddings_, batch.tokens());
+    rows = embedding(context, embeddings_, batch.tokens());
+    const auto factor = static_cast<float>(config_.embedding_scale);
+    if (factor != 1) rows = scale(context, rows, factor);
   }
-  require(batch.embeddings().columns() == config_.hidden_size, "batch",
-          "embeddings {} for a model of width {}", shape_string(batch.embeddings().shape()),
-          config_.hidden_size);
-  return batch.embeddings();
+  require(rows.columns() == config_.hidden_size, "batch", "embeddings {} for a model of width {}",
+          shape_string(rows.shape()), config_.hidden_size);
+  if (!positions_.defined()) return rows;
+  return add(context, rows, embedding(context, positions_, batch.positions()));
 }
 
 void Model::check_exit(int64_t layers, std::string_view where) const {
@@ -245,11 +263,37 @@ Tensor Model::mtp_forward(const Context& asked, int64_t head, const Tensor& hidd
 }
 
 Tensor Model::logits(const Context& context, const Tensor& hidden) const {
-  return linear(context, hidden, head_);
+  const Tensor scores = linear(context, hidden, head_);
+  const auto cap = static_cast<float>(config_.logit_soft_cap);
+  return cap > 0 ? soft_cap(context, scores, cap) : scores;
+}
+
+CrossEntropy Model::cross_entropy(const Context& context, const Tensor& hidden,
+                                  std::span<const int32_t> targets, double gradient_scale,
+                                  double z_loss_weight) const {
+  return linear_cross_entropy(context, hidden, head_, targets, gradient_scale, z_loss_weight,
+                              static_cast<float>(config_.logit_soft_cap));
 }
 
 std::unique_ptr<Model> Model::outline(ModelConfig config) {
   return std::unique_ptr<Model>(new Model(std::move(config), 0, false, Purpose::inference));
+}
+
+const std::vector<Parameter>& Model::trained() const {
+  return adapter_ == nullptr ? parameters() : adapter_->parameters();
+}
+
+void Model::set_adapter(std::shared_ptr<const Adapter> adapter) {
+  if (adapter_ != nullptr) {
+    for (const Adapter::Part& part : adapter_->parts()) {
+      parameters()[part.parameter].matrix.adapt(nullptr);
+    }
+  }
+  adapter_ = std::move(adapter);
+  if (adapter_ == nullptr) return;
+  for (const Adapter::Part& part : adapter_->parts()) {
+    parameters()[part.parameter].matrix.adapt(part.change);
+  }
 }
 
 int64_t Model::parameter_count() const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -15,6 +16,7 @@
 #include "model/config.h"
 #include "model/mtp.h"
 #include "model/observer.h"
+#include "ops/cross_entropy.h"
 #include "tensor/sequence_state.h"
 
 namespace pronghorn {
@@ -28,6 +30,8 @@ struct SpanCost {
   TokenCost cost;           // forward work for a token of the sequence, on average
   int64_t state_bytes = 0;  // after the context
 };
+
+class Adapter;
 
 class Model {
  public:
@@ -71,7 +75,12 @@ class Model {
   // Scores of the next token: [rows, vocab_size]. hidden: rows of what forward() returned.
   Tensor logits(const Context& context, const Tensor& hidden) const;
 
-  // The output projection, for the fused loss.
+  // The loss of these scores, fused with them: linear_cross_entropy() with the model's head.
+  CrossEntropy cross_entropy(const Context& context, const Tensor& hidden,
+                             std::span<const int32_t> targets, double gradient_scale,
+                             double z_loss_weight) const;
+
+  // The output projection.
   const Weight& head() const { return head_; }
 
   // Multi-token prediction (ModelConfig::mtp). Head k continues what head k - 1 returned (k = 0:
@@ -93,7 +102,15 @@ class Model {
   }
 
   const ModelConfig& config() const { return config_; }
+  // What is remembered with the model as how it was trained.
+  void set_train_settings(nlohmann::json settings) { config_.train = std::move(settings); }
   const std::vector<Parameter>& parameters() const { return store_.all(); }
+  // What is trained: the parameters, or those of the adapter alone.
+  const std::vector<Parameter>& trained() const;
+  // Changes of low rank to its matrices (model/lora.h); null: none.
+  const std::shared_ptr<const Adapter>& adapter() const { return adapter_; }
+  // Takes the place of the adapter there is.
+  void set_adapter(std::shared_ptr<const Adapter> adapter);
   int64_t parameter_count() const;
   // Without the embedding table (and without an untied head, its counterpart).
   int64_t non_embedding_parameter_count() const;
@@ -125,7 +142,9 @@ class Model {
 
   ModelConfig config_;
   ParameterStore store_;
-  Weight embeddings_, head_;
+  std::shared_ptr<const Adapter> adapter_;
+  Weight embeddings_, positions_, head_;
+  int64_t position_limit_ = std::numeric_limits<int64_t>::max();  // positions are below it
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;
   std::vector<MtpHead> mtp_;

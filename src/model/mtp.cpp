@@ -9,7 +9,7 @@ namespace pronghorn {
 namespace {
 
 Norm make_norm(const ModelConfig& model, const ParameterScope& scope) {
-  return {scope, model.norm, model.hidden_size, model.norm_epsilon, model.norm_bias};
+  return {scope, model.norm_style(), model.hidden_size};
 }
 
 }  // namespace
@@ -21,7 +21,9 @@ MtpHead::MtpHead(const ModelConfig& model, const LayerContext& context, const Pa
                                initializers::normal(model.initializer_range))),
       // Its journals are the only layer of a state of its own.
       block_(model.blocks.at(model.mtp_block()), model, context, scope.child("block"), 0),
-      norm_(make_norm(model, scope.child("norm"))) {}
+      // What it gives is scored as what the model gives.
+      norm_(scope.child("norm"), model.norm_style(), model.hidden_size,
+            static_cast<float>(model.logit_scale)) {}
 
 Tensor MtpHead::forward(const LayerInput& input, const Tensor& hidden,
                         const Tensor& embeddings) const {

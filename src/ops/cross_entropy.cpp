@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/linear.h"
 #include "ops/operands.h"
 
 namespace pronghorn {
@@ -23,7 +24,7 @@ constexpr int64_t kChunkRows = 256;
 // the tape is never run.
 CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const Weight& head,
                                   std::span<const int32_t> targets, double gradient_scale,
-                                  double z_loss_weight) {
+                                  double z_loss_weight, float soft_cap) {
   const int64_t rows = x.rows(), width = x.columns(), vocabulary = head.out();
   require(width == head.in(), "linear_cross_entropy", "rows of {} for a head [{}, {}]", width,
           vocabulary, head.in());
@@ -42,6 +43,8 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
 
   MatmulKernels& matmul = backend().matmul();
   const Tensor logits = Tensor::empty({std::min(rows, kChunkRows), vocabulary});
+  // What the cap's slope follows from, where the gradients take the place of the logits.
+  const Tensor capped = soft_cap > 0 ? Tensor::empty(logits.shape()) : logits;
   std::vector<RowLoss> losses(static_cast<size_t>(std::min(rows, kChunkRows)));
   CrossEntropy result;
   bool dw_started = false;
@@ -55,8 +58,18 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
     const ConstMatrix x_rows{x.row(first), x.row_stride()}, scores = input_matrix(logits);
     matmul.linear_forward(head, x_rows, count, nullptr, output_matrix(logits), context.precision,
                           !taped && context.exact);
-    backend().pointwise().cross_entropy({count, vocabulary}, output_matrix(logits), chunk_targets,
-                                        gradient, gradient_scale, z_loss_weight, losses.data());
+    PointwiseKernels& pointwise = backend().pointwise();
+    const Extent extent{count, vocabulary};
+    if (soft_cap > 0) {
+      pointwise.soft_cap(extent, scores, soft_cap, output_matrix(logits));
+      if (gradient) pointwise.scale(extent, scores, 1.0f, output_matrix(capped));
+    }
+    pointwise.cross_entropy(extent, output_matrix(logits), chunk_targets, gradient, gradient_scale,
+                            z_loss_weight, losses.data());
+    if (soft_cap > 0 && gradient) {
+      pointwise.soft_cap_backward(extent, input_matrix(capped), scores, soft_cap,
+                                  output_matrix(logits));
+    }
     for (int64_t i = 0; i < count; ++i) {
       if (chunk_targets[i] < 0) continue;
       const RowLoss& loss = losses[static_cast<size_t>(i)];
@@ -66,8 +79,8 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
       ++result.count;
     }
     if (dx.defined()) {
-      matmul.linear_backward_input(head, scores, count, {dx.row(first), dx.row_stride(), false},
-                                   context.precision);
+      linear_input_gradient(head, scores, count, {dx.row(first), dx.row_stride(), false},
+                            context.precision);
     }
     if (dw.defined()) {
       matmul.linear_backward_weight(scores, x_rows, count, vocabulary, width,

@@ -1,12 +1,19 @@
 #include "ops/linear.h"
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 
-Tensor linear(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
+namespace {
+
+Tensor product(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
   require(weight.defined(), "linear", "the weight is undefined");
   const int64_t in = weight.in(), out = weight.out(), rows = x.rows();
   require(x.columns() == in, "linear", "input of width {} for a weight [{}, {}]", x.columns(), out,
@@ -26,7 +33,7 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
     MatmulKernels& kernels = backend().matmul();
     const ConstMatrix dy = output_gradient(y);
     if (x.requires_grad()) {
-      kernels.linear_backward_input(weight, dy, rows, input_gradient(x), precision);
+      linear_input_gradient(weight, dy, rows, input_gradient(x), precision);
     }
     if (weight.trainable().requires_grad()) {
       kernels.linear_backward_weight(dy, input_matrix(x), rows, out, in,
@@ -37,6 +44,38 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
     }
   });
   return y;
+}
+
+}  // namespace
+
+Tensor linear(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
+  const Tensor y = product(context, x, weight, bias);
+  const LowRank* change = weight.adapter().get();
+  if (change == nullptr) return y;
+  const Tensor low = product(context, x, change->a, {});
+  return add(context, y, scale(context, product(context, low, change->b, {}), change->scale));
+}
+
+void linear_input_gradient(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
+                           Precision precision) {
+  MatmulKernels& kernels = backend().matmul();
+  if (weight.trainable().defined() || rows == 0) {
+    return kernels.linear_backward_input(weight, dy, rows, dx, precision);
+  }
+  // A read-only weight has no packed copy for this side: some of its rows at a time have.
+  constexpr int64_t kNumbers = 1 << 20;
+  const int64_t in = weight.in(), out = weight.out();
+  const int64_t step = std::min(out, std::max<int64_t>(16, kNumbers / std::max<int64_t>(1, in)));
+  std::vector<int32_t> places(static_cast<size_t>(step));
+  for (int64_t first = 0; first < out; first += step) {
+    const int64_t count = std::min(step, out - first);
+    std::iota(places.begin(), places.end(), static_cast<int32_t>(first));
+    const Tensor some = Tensor::empty({count, in});
+    kernels.read_rows(weight, std::span(places).first(static_cast<size_t>(count)),
+                      output_matrix(some));
+    kernels.linear_backward_input(Weight(some), {dy.data + first, dy.stride}, rows, dx, precision);
+    dx.accumulate = true;
+  }
 }
 
 }  // namespace pronghorn

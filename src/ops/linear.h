@@ -1,6 +1,7 @@
 // Products with weight matrices.
 #pragma once
 
+#include "backend/operands.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
@@ -10,8 +11,13 @@ namespace pronghorn {
 // y = x W^T + b. x [rows, in], W [out, in], b [out] or undefined; y [rows, out] f32. Operands are
 // rounded to bf16 if the context's precision says so. Without a tape (inference) and if the context
 // is exact, a row of y is the same bits whatever the other rows of x are and however many. Throws
-// Error if the widths differ.
+// Error if the widths differ. A weight's adapter is added: + scale (x A^T) B^T.
 Tensor linear(const Context& context, const Tensor& x, const Weight& weight,
               const Tensor& bias = {});
+
+// dx = dy W, the gradient of linear()'s input from that of its result. dy [rows, out], dx [rows,
+// in]. Of a read-only weight, some rows at a time are f32, never all.
+void linear_input_gradient(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
+                           Precision precision);
 
 }  // namespace pronghorn

@@ -102,13 +102,36 @@ Tensor sigmoid(const Context& context, const Tensor& x) {
 }
 
 Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation) {
+  return activate(context, x, tanh_approximation ? Activation::gelu_tanh : Activation::gelu);
+}
+
+Tensor activate(const Context& context, const Tensor& x, Activation activation) {
   Tensor y = Tensor::empty(x.shape());
-  backend().pointwise().gelu(extent_of(x), input_matrix(x), tanh_approximation, output_matrix(y));
+  backend().pointwise().activate(extent_of(x), input_matrix(x), activation, output_matrix(y));
   if (needs_gradient(context, y, x)) {
-    context.tape->record([x, y, tanh_approximation] {
+    context.tape->record([x, y, activation] {
       if (!y.has_grad()) return;
-      backend().pointwise().gelu_backward(extent_of(x), input_matrix(x), output_gradient(y),
-                                          tanh_approximation, input_gradient(x));
+      backend().pointwise().activate_backward(extent_of(x), input_matrix(x), output_gradient(y),
+                                              activation, input_gradient(x));
+    });
+  }
+  return y;
+}
+
+Tensor gated(const Context& context, const Tensor& gate, const Tensor& up, Activation activation) {
+  if (activation == Activation::silu) return swiglu(context, gate, up);
+  return multiply(context, activate(context, gate, activation), up);
+}
+
+Tensor soft_cap(const Context& context, const Tensor& x, float cap) {
+  require(cap > 0, "soft_cap", "a cap of {}", cap);
+  Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().soft_cap(extent_of(x), input_matrix(x), cap, output_matrix(y));
+  if (needs_gradient(context, y, x)) {
+    context.tape->record([x, y, cap] {
+      if (!y.has_grad()) return;
+      backend().pointwise().soft_cap_backward(extent_of(x), input_matrix(y), output_gradient(y),
+                                              cap, input_gradient(x));
     });
   }
   return y;

@@ -1,5 +1,5 @@
-// Element-wise operators and those that work on one row at a time: norms, activations, rotary
-// positions, embeddings. All take matrices [rows, columns], column slices included, in f32, and all
+// Element-wise operators and those that work on one row at a time: norms, activations, embeddings.
+// All take matrices [rows, columns], column slices included, in f32, and all
 // compute a row from that row alone.
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "backend/activation.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
@@ -46,6 +47,15 @@ Tensor swiglu(const Context& context, const Tensor& gate, const Tensor& up);
 // x Phi(x); tanh_approximation: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (arXiv 1606.08415).
 Tensor gelu(const Context& context, const Tensor& x, bool tanh_approximation);
 
+// Any of the activations, element by element.
+Tensor activate(const Context& context, const Tensor& x, Activation activation);
+
+// activation(gate) up (arXiv 2002.05202).
+Tensor gated(const Context& context, const Tensor& gate, const Tensor& up, Activation activation);
+
+// cap tanh(x / cap) (arXiv 2408.00118, section 2). cap > 0.
+Tensor soft_cap(const Context& context, const Tensor& x, float cap);
+
 enum class GateOrder {
   gate_then_norm,  // norm(x silu(z)) weight: Mamba-2
   norm_then_gate   // norm(x) weight silu(z): Gated DeltaNet
@@ -58,12 +68,6 @@ Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,
 
 // x / sqrt(sum(x^2) + epsilon) over groups of `group` adjacent columns (heads).
 Tensor l2_normalize(const Context& context, const Tensor& x, int64_t group, float epsilon);
-
-// Rotary positions (arXiv 2104.09864) in the half-split layout: within each head of head_dim
-// columns, channels i and i + rotary_dim / 2 for i < rotary_dim / 2 turn by the angle
-// positions[row] * theta^(-2 i / rotary_dim), computed in float64. The other channels pass.
-Tensor rope(const Context& context, const Tensor& x, std::span<const int32_t> positions,
-            int64_t head_dim, int64_t rotary_dim, double theta);
 
 // Decay and step size of gated recurrences, a value a head (arXiv 2405.21060, 2412.06464):
 // dt = softplus(raw + dt_bias) clamped to [minimum, maximum], log_decay = -exp(A_log) dt.

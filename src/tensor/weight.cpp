@@ -40,6 +40,13 @@ void Weight::assign(Stored stored) const {
   ++body_->version;
 }
 
+void Weight::adapt(std::shared_ptr<const LowRank> adapter) const {
+  require(adapter == nullptr || (adapter->a.in() == in() && adapter->b.out() == out() &&
+                                 adapter->a.out() == adapter->b.in()),
+          "weight", "a change of other widths than those of [{}, {}]", out(), in());
+  body_->adapter = std::move(adapter);
+}
+
 void Weight::freeze() const {
   if (!trainable().defined()) return;
   body_->packed.reset();  // other formats are kept of read-only weights

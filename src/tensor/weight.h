@@ -32,6 +32,8 @@ struct WeightBytes {
   bool mapped = false;  // pages of a file, in memory only while they are used
 };
 
+struct LowRank;
+
 // What a backend keeps of a weight. Only the backend that made it knows more.
 class PackedWeight {
  public:
@@ -76,6 +78,12 @@ class Weight {
   // needed, or, if a packed copy holds the same numbers, memory.
   void release_stored(bool packed_has_all) const;
 
+  // A change that products with the weight add to what they give; null: none. Its numbers are not
+  // the weight's: rows that are read, and what is stored, are without it.
+  const std::shared_ptr<const LowRank>& adapter() const { return body_->adapter; }
+  // Throws Error unless its widths are the weight's.
+  void adapt(std::shared_ptr<const LowRank> adapter) const;
+
   // Counts changes of the numbers; packed copies compare it.
   uint64_t version() const {
     return trainable().defined() ? trainable().version() : body_->version;
@@ -94,8 +102,15 @@ class Weight {
     Stored stored;
     uint64_t version = 0;
     std::shared_ptr<PackedWeight> packed;
+    std::shared_ptr<const LowRank> adapter;
   };
   std::shared_ptr<Body> body_;
+};
+
+// A change of low rank to a weight (LoRA, arXiv 2106.09685): x W^T + scale (x A^T) B^T.
+struct LowRank {
+  Weight a, b;  // [rank, in], [out, rank]
+  float scale = 1;
 };
 
 }  // namespace pronghorn

@@ -54,7 +54,7 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
           std::count_if(span.scores.begin(), span.scores.end(), [](float s) { return s > 0; });
     };
     const Tensor hidden = model.forward(context, batch, observer);
-    const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets, 1, 0);
+    const CrossEntropy result = model.cross_entropy(context, hidden, targets, 1, 0);
     score.tokens += result.count;
     score.nll += result.nll;
     if (progress) progress(static_cast<double>(score.tokens));
@@ -138,9 +138,7 @@ std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
       const auto at = static_cast<size_t>(begin + done), size = static_cast<size_t>(count);
       const Tensor hidden =
           model.forward(context, continue_sequence(state, tokens.subspan(at, size)));
-      one.nll +=
-          linear_cross_entropy(context, hidden, model.head(), tokens.subspan(at + 1, size), 1, 0)
-              .nll;
+      one.nll += model.cross_entropy(context, hidden, tokens.subspan(at + 1, size), 1, 0).nll;
       if (progress) progress(static_cast<double>(begin + done + count));
     });
     one.seconds = now_seconds() - start;
@@ -168,8 +166,8 @@ TaskScore evaluate_task(const Model& model, Precision precision, DataSource& tas
     }
     const Tensor hidden = model.forward(context, fresh_segments(tokens, length));
     for (int64_t i = 0; i < count; ++i) {
-      const CrossEntropy result = linear_cross_entropy(
-          context, hidden.row_slice(i * length, length), model.head(),
+      const CrossEntropy result = model.cross_entropy(
+          context, hidden.row_slice(i * length, length),
           std::span(targets).subspan(static_cast<size_t>(i * length), static_cast<size_t>(length)),
           1, 0);
       score.answers += result.count;

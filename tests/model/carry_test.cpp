@@ -63,8 +63,7 @@ Outcome run_step(const Model& model, Losses losses) {
     };
   }
   const Tensor hidden = model.forward(context, batch, observer);
-  outcome.loss =
-      linear_cross_entropy(context, hidden, model.head(), targets, 1.0 / kTokens, 0).nll / kTokens;
+  outcome.loss = model.cross_entropy(context, hidden, targets, 1.0 / kTokens, 0).nll / kTokens;
   tape.run_backward();
   for (const Parameter& parameter : model.parameters()) {
     const Tensor gradient = parameter.value.grad().clone();

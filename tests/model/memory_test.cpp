@@ -21,7 +21,7 @@ int64_t training_bytes(const Model& model, int64_t length) {
     context.tape = &tape;
     const Batch batch = fresh_segments(tokens, length);
     const Tensor hidden = model.forward(context, batch);
-    linear_cross_entropy(context, hidden, model.head(), tokens, 1, 0);
+    model.cross_entropy(context, hidden, tokens, 1, 0);
     tape.run_backward();
   };
   step();  // packed weights and gradients come to stay

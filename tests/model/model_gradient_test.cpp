@@ -41,8 +41,8 @@ Step train_step(const Model& model, bool with_gradients, Precision precision = P
   const Batch batch = fresh_segments(tokens, kLength);
   for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
   const Tensor hidden = model.forward(context, batch);
-  const CrossEntropy result = linear_cross_entropy(context, hidden, model.head(), targets,
-                                                   1.0 / static_cast<double>(count), 0);
+  const CrossEntropy result =
+      model.cross_entropy(context, hidden, targets, 1.0 / static_cast<double>(count), 0);
   Step step{result.nll / static_cast<double>(count), {}};
   if (!with_gradients) return step;
   tape.run_backward();

@@ -159,7 +159,7 @@ TEST(Subsample, TheBiasOfTheScoreComesBackFromWhereTheLossHasNoGradient) {
   context.tape = &tape;
   context.training_step = 0;
   const Tensor hidden = model.forward(context, fresh_segments(text, 32));
-  linear_cross_entropy(context, hidden, model.head(), text, 1, 0);
+  model.cross_entropy(context, hidden, text, 1, 0);
   tape.run_backward();
   for (const std::string span : {"spans.0.", "spans.1."}) {
     // Two segments, in which scores without the bias are far smaller than 1.

@@ -17,17 +17,22 @@ struct Loss {
 
 // Straight from the definition; the gradients by the chain rule over all logits.
 Loss naive(const std::vector<double>& x, const std::vector<double>& w,
-           const std::vector<int32_t>& targets, double scale, double z_weight) {
+           const std::vector<int32_t>& targets, double scale, double z_weight, double cap) {
   Loss loss;
   loss.dx.resize(x.size());
   loss.dw.resize(w.size());
   for (size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] < 0) continue;
     const auto target = static_cast<size_t>(targets[row]);
-    std::vector<double> logits(kVocabulary);
+    std::vector<double> logits(kVocabulary), slopes(kVocabulary, 1);
     double z = 0;
     for (size_t v = 0; v < kVocabulary; ++v) {
       for (size_t c = 0; c < kWidth; ++c) logits[v] += x[row * kWidth + c] * w[v * kWidth + c];
+      if (cap > 0) {
+        const double t = std::tanh(logits[v] / cap);
+        logits[v] = cap * t;
+        slopes[v] = 1 - t * t;
+      }
       z += std::exp(logits[v]);
     }
     const double log_z = std::log(z);
@@ -37,7 +42,7 @@ Loss naive(const std::vector<double>& x, const std::vector<double>& w,
     loss.correct += *std::max_element(logits.begin(), logits.end()) == logits[target];
     for (size_t v = 0; v < kVocabulary; ++v) {
       const double p = std::exp(logits[v] - log_z);
-      const double g = scale * (p * (1 + 2 * z_weight * log_z) - (v == target ? 1 : 0));
+      const double g = scale * slopes[v] * (p * (1 + 2 * z_weight * log_z) - (v == target ? 1 : 0));
       for (size_t c = 0; c < kWidth; ++c) {
         loss.dx[row * kWidth + c] += g * w[v * kWidth + c];
         loss.dw[v * kWidth + c] += g * x[row * kWidth + c];
@@ -65,24 +70,26 @@ class CrossEntropyTest : public testing::Test {
 };
 
 TEST_F(CrossEntropyTest, NaiveGradientIsThatOfTheNaiveLoss) {
-  const Loss loss = naive(x_, w_, targets_, 0.01, 1e-2);
-  const auto value = [&] {
-    const Loss now = naive(x_, w_, targets_, 0.01, 1e-2);
-    return 0.01 * (now.nll + 1e-2 * now.z_loss);
-  };
-  constexpr double kStep = 1e-5;
-  for (auto [numbers, gradient, index] : {std::tuple{&x_, &loss.dx, size_t{40}},
-                                          {&x_, &loss.dx, size_t{2600}},
-                                          {&w_, &loss.dw, size_t{7}},
-                                          {&w_, &loss.dw, size_t{300}}}) {
-    double& at = (*numbers)[index];
-    const double middle = at;
-    at = middle + kStep;
-    const double up = value();
-    at = middle - kStep;
-    const double down = value();
-    at = middle;
-    EXPECT_NEAR((up - down) / (2 * kStep), (*gradient)[index], 1e-8);
+  for (const double cap : {0.0, 2.0}) {
+    const Loss loss = naive(x_, w_, targets_, 0.01, 1e-2, cap);
+    const auto value = [&] {
+      const Loss now = naive(x_, w_, targets_, 0.01, 1e-2, cap);
+      return 0.01 * (now.nll + 1e-2 * now.z_loss);
+    };
+    constexpr double kStep = 1e-5;
+    for (auto [numbers, gradient, index] : {std::tuple{&x_, &loss.dx, size_t{40}},
+                                            {&x_, &loss.dx, size_t{2600}},
+                                            {&w_, &loss.dw, size_t{7}},
+                                            {&w_, &loss.dw, size_t{300}}}) {
+      double& at = (*numbers)[index];
+      const double middle = at;
+      at = middle + kStep;
+      const double up = value();
+      at = middle - kStep;
+      const double down = value();
+      at = middle;
+      EXPECT_NEAR((up - down) / (2 * kStep), (*gradient)[index], 1e-8);
+    }
   }
 }
 
@@ -90,10 +97,11 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
   const int threads = thread_count();
   for (const std::string& set : cpu_instruction_sets()) {
     set_cpu_instruction_set(set);
-    for (const double z_weight : {0.0, 1e-2}) {
+    for (const auto& [z_weight, cap] : {std::pair(0.0, 0.0f), {1e-2, 0.0f}, {1e-2, 3.0f}}) {
       for (const bool strided : {false, true}) {
-        SCOPED_TRACE(fmt::format("{} z {} {}", set, z_weight, strided ? "strided" : ""));
-        const Loss expected = naive(x_, w_, targets_, 0.01, z_weight);
+        SCOPED_TRACE(
+            fmt::format("{} z {} cap {} {}", set, z_weight, cap, strided ? "strided" : ""));
+        const Loss expected = naive(x_, w_, targets_, 0.01, z_weight, static_cast<double>(cap));
         std::vector<check::Values> gradients;
         std::vector<double> losses;
         for (const int number : {1, 4}) {
@@ -109,7 +117,7 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
           head.trainable().set_requires_grad(true);
           Tape tape;
           const CrossEntropy loss =
-              linear_cross_entropy({&tape}, x, head, targets_, 0.01, z_weight);
+              linear_cross_entropy({&tape}, x, head, targets_, 0.01, z_weight, cap);
           // Sums of 300 f32 losses, each exact to a few roundings of logits of up to 20.
           EXPECT_NEAR(loss.nll, expected.nll, 1e-6 * expected.nll);
           EXPECT_NEAR(loss.z_loss, expected.z_loss, 1e-6 * expected.z_loss);
@@ -121,7 +129,8 @@ TEST_F(CrossEntropyTest, MatchesNaiveFormOnEveryInstructionSet) {
           losses.push_back(loss.nll);
           check::expect_near(gradients.back(), {expected.dx, expected.dw}, 2e-6, "gradient");
 
-          const CrossEntropy untaped = linear_cross_entropy({}, x, head, targets_, 0.01, z_weight);
+          const CrossEntropy untaped =
+              linear_cross_entropy({}, x, head, targets_, 0.01, z_weight, cap);
           EXPECT_NEAR(untaped.nll, loss.nll, 1e-6 * loss.nll);
         }
         EXPECT_EQ(gradients[0], gradients[1]);
@@ -141,7 +150,7 @@ TEST_F(CrossEntropyTest, HeadGradientAddsUp) {
     linear_cross_entropy({&tape}, x, head, targets_, 0.01, 0);
     tape.run_backward();
   }
-  Loss expected = naive(x_, w_, targets_, 0.02, 0);
+  Loss expected = naive(x_, w_, targets_, 0.02, 0, 0);
   check::expect_near({check::flatten(head.trainable().grad())}, {expected.dw}, 2e-6, "gradient");
   EXPECT_FALSE(x.has_grad());
 }

@@ -118,6 +118,46 @@ TEST(Pointwise, Unary) {
         const double inner = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
         return 0.5 * x * (1 + std::tanh(inner));
       }));
+  const auto activation = [](Activation kind) {
+    return [kind](const Context& c, const Tensor& x) { return activate(c, x, kind); };
+  };
+  check_operator(unary("silu", activation(Activation::silu), silu));
+  check_operator(
+      unary("relu", activation(Activation::relu), [](double x) { return std::max(x, 0.0); }));
+  check_operator(unary("relu squared", activation(Activation::relu_squared),
+                       [](double x) { return std::max(x, 0.0) * x; }));
+  // A cap in the middle of the inputs, and one far above them, where the result is nearly the
+  // input.
+  for (const double cap : {1.5, 40.0}) {
+    check_operator(unary(
+        fmt::format("soft_cap {}", cap),
+        [cap](const Context& c, const Tensor& x) {
+          return soft_cap(c, x, static_cast<float>(cap));
+        },
+        [cap](double x) { return cap * std::tanh(x / cap); }));
+  }
+}
+
+TEST(Pointwise, Gated) {
+  using Pair = std::pair<Activation, std::function<double(double)>>;
+  for (const auto& [kind, function] : std::vector<Pair>{
+           {Activation::silu, silu},
+           {Activation::relu_squared, [](double x) { return std::max(x, 0.0) * x; }},
+           {Activation::gelu,
+            [](double x) { return x * 0.5 * std::erfc(-x / std::numbers::sqrt2); }}}) {
+    OperatorCheck check;
+    check.name = fmt::format("gated {}", static_cast<int>(kind));
+    check.inputs = [](int64_t rows) { return matrices(rows, 2); };
+    check.forward = [kind = kind](const Context& context, const std::vector<Tensor>& in) {
+      return std::vector<Tensor>{gated(context, in[0], in[1], kind)};
+    };
+    check.reference = [function = function](const Values& in, int64_t) {
+      Row y = in[1];
+      for (size_t i = 0; i < y.size(); ++i) y[i] *= function(in[0][i]);
+      return Values{y};
+    };
+    check_operator(check);
+  }
 }
 
 TEST(Pointwise, Swiglu) {
@@ -267,39 +307,6 @@ TEST(Pointwise, L2Normalize) {
   check_operator(check);
 }
 
-TEST(Pointwise, Rope) {
-  constexpr int64_t kHead = 23;
-  constexpr double kTheta = 10000;
-  const auto position = [](int64_t row) { return static_cast<int32_t>(row * 977 + 3); };
-  for (const int64_t rotary : {int64_t{22}, int64_t{14}}) {
-    OperatorCheck check;
-    check.name = fmt::format("rope {}", rotary);
-    check.inputs = [](int64_t rows) { return matrices(rows, 1, 2 * kHead); };
-    check.forward = [=](const Context& context, const std::vector<Tensor>& in) {
-      std::vector<int32_t> positions;
-      for (int64_t row = 0; row < in[0].rows(); ++row) positions.push_back(position(row));
-      return std::vector<Tensor>{rope(context, in[0], positions, kHead, rotary, kTheta)};
-    };
-    check.reference = [=](const Values& in, int64_t rows) {
-      Row y = in[0];
-      for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t head = 0; head < 2; ++head) {
-          for (int64_t i = 0; i < rotary / 2; ++i) {
-            const double angle = position(row) * std::pow(kTheta, -2.0 * static_cast<double>(i) /
-                                                                      static_cast<double>(rotary));
-            const auto a = static_cast<size_t>((row * 2 + head) * kHead + i);
-            const auto b = a + static_cast<size_t>(rotary / 2);
-            y[a] = in[0][a] * std::cos(angle) - in[0][b] * std::sin(angle);
-            y[b] = in[0][b] * std::cos(angle) + in[0][a] * std::sin(angle);
-          }
-        }
-      }
-      return Values{y};
-    };
-    check_operator(check);
-  }
-}
-
 TEST(Pointwise, DecayGate) {
   constexpr float kLow = 0.3f, kHigh = 2.0f;
   constexpr int64_t kHeads = 21;
@@ -398,7 +405,9 @@ TEST(Pointwise, ExtremesStayFinite) {
     const auto [dt, log_decay] = decay_gate(context, x, zeros, zeros, 0.0f, 1e9f);
     for (const Tensor& y :
          {sigmoid(context, x), gelu(context, x, false), gelu(context, x, true),
-          swiglu(context, x, x), dt, log_decay, l2_normalize(context, x, 7, kEpsilon)}) {
+          swiglu(context, x, x), dt, log_decay, l2_normalize(context, x, 7, kEpsilon),
+          soft_cap(context, x, 2), activate(context, x, Activation::silu),
+          activate(context, x, Activation::relu_squared)}) {
       EXPECT_TRUE(all_finite(y));
       y.give_grad(Tensor::full({1, 7}, 1.0f));
     }
@@ -418,8 +427,10 @@ TEST(Pointwise, NanIsNotHidden) {
     const Tensor x = Tensor::full({1, 18}, std::numeric_limits<float>::quiet_NaN());
     const Tensor zeros = Tensor::zeros({18});
     const auto [dt, log_decay] = decay_gate({}, x, zeros, zeros, 0.0f, 1.0f);
-    for (const Tensor& y : {sigmoid({}, x), gelu({}, x, false), gelu({}, x, true), swiglu({}, x, x),
-                            dt, log_decay, rms_norm({}, x, zeros, kEpsilon)}) {
+    for (const Tensor& y :
+         {sigmoid({}, x), gelu({}, x, false), gelu({}, x, true), swiglu({}, x, x), dt, log_decay,
+          rms_norm({}, x, zeros, kEpsilon), soft_cap({}, x, 2), activate({}, x, Activation::relu),
+          activate({}, x, Activation::relu_squared)}) {
       for (const float value : y.values()) EXPECT_TRUE(std::isnan(value));
     }
   }
@@ -427,16 +438,14 @@ TEST(Pointwise, NanIsNotHidden) {
 
 TEST(Pointwise, ShapesAreChecked) {
   const Tensor x = Tensor::zeros({2, 6}), other = Tensor::zeros({3, 6}), five = Tensor::zeros({5});
-  const std::vector<int32_t> positions = {0, 1};
   EXPECT_THROW(add({}, x, other), Error);
   EXPECT_THROW(multiply({}, x, other), Error);
   EXPECT_THROW(swiglu({}, x, other), Error);
   EXPECT_THROW(add_bias({}, x, five), Error);
   EXPECT_THROW(rms_norm({}, x, five, kEpsilon), Error);
   EXPECT_THROW(l2_normalize({}, x, 4, kEpsilon), Error);
-  EXPECT_THROW(rope({}, other, positions, 6, 6, 1e4), Error);
-  EXPECT_THROW(rope({}, x, positions, 6, 5, 1e4), Error);
-  EXPECT_THROW(rope({}, x, positions, 4, 4, 1e4), Error);
+  EXPECT_THROW(soft_cap({}, x, 0), Error);
+  EXPECT_THROW(gated({}, x, other, Activation::relu), Error);
   EXPECT_THROW(concatenate_columns({}, std::vector<Tensor>{x, other}), Error);
   EXPECT_THROW(concatenate_columns({}, {}), Error);
 }

@@ -175,14 +175,31 @@ class GuardedPointwiseKernels final : public PointwiseKernels {
     const HostAccess access;
     kernels_.sigmoid_backward(extent, y, dy, dx);
   }
-  void gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) override {
+  void activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) override {
     const HostAccess access;
-    kernels_.gelu(extent, x, tanh_approximation, y);
+    kernels_.activate(extent, x, activation, y);
   }
-  void gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
-                     Matrix dx) override {
+  void activate_backward(Extent extent, ConstMatrix x, ConstMatrix dy, Activation activation,
+                         Matrix dx) override {
     const HostAccess access;
-    kernels_.gelu_backward(extent, x, dy, tanh_approximation, dx);
+    kernels_.activate_backward(extent, x, dy, activation, dx);
+  }
+  void soft_cap(Extent extent, ConstMatrix x, float cap, Matrix y) override {
+    const HostAccess access;
+    kernels_.soft_cap(extent, x, cap, y);
+  }
+  void soft_cap_backward(Extent extent, ConstMatrix y, ConstMatrix dy, float cap,
+                         Matrix dx) override {
+    const HostAccess access;
+    kernels_.soft_cap_backward(extent, y, dy, cap, dx);
+  }
+  void round_rows(Extent extent, ConstMatrix x, Matrix y) override {
+    const HostAccess access;
+    kernels_.round_rows(extent, x, y);
+  }
+  void round_ternary(Extent extent, ConstMatrix x, Matrix y) override {
+    const HostAccess access;
+    kernels_.round_ternary(extent, x, y);
   }
   void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) override {
     const HostAccess access;

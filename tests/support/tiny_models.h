@@ -81,6 +81,40 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"a": {"mixer": {"type": "attention", "heads": 2, "bias": true,
           "qk_norm": true}, "ffn": {"type": "gelu", "size": 36, "bias": true,
           "approximate": "tanh"}}})"},
+      // Attention's and blocks' published variants, each as some family has it.
+      {"gemma",
+       R"("pattern": "ba", "embedding_scale": 4.9, "logit_soft_cap": 3, "blocks": {
+          "a": {"norms": "both", "mixer": {"type": "attention", "heads": 4, "kv_heads": 2,
+          "head_dim": 6, "rope": {"theta": 1000, "scaling": {"type": "linear", "factor": 8}},
+          "qk_norm": true, "scale": 0.3, "soft_cap": 2}, "ffn": {"type": "glu", "size": 40,
+          "activation": "gelu_tanh"}},
+          "b": {"norms": "both", "mixer": {"type": "attention", "heads": 4, "kv_heads": 2,
+          "head_dim": 6, "window": 11, "rope": {"theta": 100}}, "ffn": {"type": "glu",
+          "size": 40, "activation": "gelu", "bias": true}}})"},
+      {"post_norms",
+       R"("pattern": "2a", "blocks": {"a": {"norms": "after", "mixer": {"type": "attention",
+          "heads": 4, "kv_heads": 2, "qk_norm": true, "qk_norm_over": "projection", "rope":
+          {"interleaved": true, "scaling": {"type": "yarn", "factor": 4, "original_context":
+          32}}}, "ffn": {"type": "swiglu", "size": 40}}})"},
+      {"parallel",
+       R"("pattern": "ab", "norm": {"type": "layer_norm", "bias": true}, "blocks": {
+          "a": {"residual": "parallel", "mixer": {"type": "attention", "heads": 2, "bias": true,
+          "output_bias": true, "rope": {"rotary_dim": 4, "scaling": {"type": "llama3", "factor":
+          8, "original_context": 32}}}, "ffn": {"type": "gelu", "size": 36, "bias": true}},
+          "b": {"residual": "shared", "residual_multiplier": 0.7, "mixer": {"type": "attention",
+          "heads": 2, "gate": true, "sinks": true, "rope": {}}, "ffn": {"type": "mlp", "size":
+          36, "activation": "silu"}}})"},
+      {"learned_positions",
+       R"("pattern": "2a", "learned_positions": 512, "norm": {"type": "layer_norm"},
+          "logit_scale": 0.5, "blocks": {"a": {"residual_multiplier": 0.4, "mixer": {"type":
+          "attention", "heads": 2, "scale": 0.2}, "ffn": {"type": "glu", "size": 36,
+          "activation": "relu2", "norm": true, "bias": true}}})"},
+      {"sub_norms",
+       R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "attention", "heads": 2,
+          "output_norm": true, "rope": {"scaling": {"type": "longrope", "factor": 4,
+          "original_context": 512, "short_factors": [1, 1.2, 1.5, 2, 3, 4],
+          "long_factors": [1, 2, 3, 5, 8, 13]}}}, "ffn": {"type": "mlp", "size": 40,
+          "activation": "relu2", "norm": true}}})"},
       {"subsampled_attention", R"("pattern": "a(2a(a)a)a", "subsample": {"keep": [0.6, 0.5]},
           "blocks": {"a": {"mixer": )" +
                                    attention + ", " + ffn + "}}"},

@@ -63,6 +63,18 @@ void Scale(Extent extent, ConstMatrix x, float factor, Matrix y) {
   });
 }
 
+// Channels 2 i and 2 i + 1 of one head turn by angle i.
+HWY_INLINE void RotateNeighbours(int64_t pairs, const float* HWY_RESTRICT cosines,
+                                 const float* HWY_RESTRICT sines, float direction,
+                                 const float* from, float* to, bool accumulate) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const float c = cosines[i], s = direction * sines[i], a = from[2 * i], b = from[2 * i + 1];
+    const float first = a * c - b * s, second = b * c + a * s;
+    to[2 * i] = accumulate ? to[2 * i] + first : first;
+    to[2 * i + 1] = accumulate ? to[2 * i + 1] + second : second;
+  }
+}
+
 void Rotate(const Rotation& rotation, ConstMatrix x, Matrix y) {
   const int64_t half = rotation.rotary_dim / 2;
   const float sign = rotation.backwards ? -1.0f : 1.0f;
@@ -72,13 +84,17 @@ void Rotate(const Rotation& rotation, ConstMatrix x, Matrix y) {
     for (int64_t head = 0; head < rotation.extent.columns; head += rotation.head_dim) {
       const float* from = x.row(row) + head;
       float* to = y.row(row) + head;
-      ForEachVector(half, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
-        const FloatVector c = v.load(cosines + i);
-        const FloatVector s = hn::Mul(v.load(sines + i), direction);
-        const FloatVector a = v.load(from + i), b = v.load(from + half + i);
-        v.store(hn::NegMulAdd(b, s, hn::Mul(a, c)), to + i, y.accumulate);
-        v.store(hn::MulAdd(a, s, hn::Mul(b, c)), to + half + i, y.accumulate);
-      });
+      if (rotation.interleaved) {
+        RotateNeighbours(half, cosines, sines, sign, from, to, y.accumulate);
+      } else {
+        ForEachVector(half, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+          const FloatVector c = v.load(cosines + i);
+          const FloatVector s = hn::Mul(v.load(sines + i), direction);
+          const FloatVector a = v.load(from + i), b = v.load(from + half + i);
+          v.store(hn::NegMulAdd(b, s, hn::Mul(a, c)), to + i, y.accumulate);
+          v.store(hn::MulAdd(a, s, hn::Mul(b, c)), to + half + i, y.accumulate);
+        });
+      }
       const int64_t rest = rotation.head_dim - 2 * half;
       ForEachVector(rest, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
         v.store(v.load(from + 2 * half + i), to + 2 * half + i, y.accumulate);

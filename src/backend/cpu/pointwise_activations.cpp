@@ -3,8 +3,12 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "backend/cpu/pointwise-inl.h"
 #include "backend/cpu/pointwise_kernels.h"
+#include "backend/cpu/tanh-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
@@ -77,35 +81,126 @@ HWY_INLINE V GeluSigmoid(V x) {
   return Sigmoid(FloatTag(), hn::Mul(hn::Mul(cubic, x), Constant(kTwiceRootTwoOverPi)));
 }
 
-void GeluForward(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) {
-  if (tanh_approximation) {
-    Map(extent, x, y,
-        [](V value) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(value, GeluSigmoid(value)); });
-  } else {
-    Map(extent, x, y,
-        [](V value) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(value, Normal(value).phi); });
+HWY_INLINE V Gelu(V x) { return hn::Mul(x, Normal(x).phi); }
+
+HWY_INLINE V GeluSlope(V x) {
+  const NormalDistribution normal = Normal(x);
+  const V density = hn::Mul(normal.exponential, Constant(0.3989422804f));  // 1 / sqrt(2 pi)
+  return hn::MulAdd(x, density, normal.phi);
+}
+
+HWY_INLINE V GeluTanh(V x) { return hn::Mul(x, GeluSigmoid(x)); }
+
+HWY_INLINE V GeluTanhSlope(V x) {
+  const V s = GeluSigmoid(x);
+  const V inner = hn::Mul(hn::MulAdd(hn::Mul(x, x), Constant(3 * kGeluCubic), Constant(1.0f)),
+                          Constant(kTwiceRootTwoOverPi));
+  // s + x s (1 - s) inner'
+  return hn::MulAdd(hn::Mul(x, inner), hn::NegMulAdd(s, s, s), s);
+}
+
+HWY_INLINE V Silu(V x) { return hn::Mul(x, Sigmoid(FloatTag(), x)); }
+
+HWY_INLINE V SiluSlope(V x) {
+  const V s = Sigmoid(FloatTag(), x);
+  return hn::MulAdd(hn::Mul(x, s), hn::Sub(Constant(1.0f), s), s);
+}
+
+// A NaN stays one: it is not below 0.
+HWY_INLINE V Relu(V x) { return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(FloatTag())), x); }
+
+HWY_INLINE V ReluSlope(V x) {
+  return hn::IfThenElseZero(hn::Gt(x, hn::Zero(FloatTag())), Constant(1.0f));
+}
+
+void Activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
+  switch (activation) {
+    case Activation::silu:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Silu(v); });
+    case Activation::gelu:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Gelu(v); });
+    case Activation::gelu_tanh:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return GeluTanh(v); });
+    case Activation::relu:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Relu(v); });
+    case Activation::relu_squared:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(Relu(v), v); });
   }
 }
 
-void GeluBackward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
-                  Matrix dx) {
-  if (tanh_approximation) {
-    Map(extent, x, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
-      const V s = GeluSigmoid(value);
-      const V inner =
-          hn::Mul(hn::MulAdd(hn::Mul(value, value), Constant(3 * kGeluCubic), Constant(1.0f)),
-                  Constant(kTwiceRootTwoOverPi));
-      // s + x s (1 - s) inner'
-      const V slope = hn::MulAdd(hn::Mul(value, inner), hn::NegMulAdd(s, s, s), s);
-      return hn::Mul(gradient, slope);
-    });
-  } else {
-    Map(extent, x, dy, dx, [](V value, V gradient) PRONGHORN_VECTOR_LAMBDA {
-      const NormalDistribution normal = Normal(value);
-      const V density = hn::Mul(normal.exponential, Constant(0.3989422804f));  // 1 / sqrt(2 pi)
-      return hn::Mul(gradient, hn::MulAdd(value, density, normal.phi));
-    });
+void ActivateBackward(Extent extent, ConstMatrix x, ConstMatrix dy, Activation activation,
+                      Matrix dx) {
+  switch (activation) {
+    case Activation::silu:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, SiluSlope(v));
+      });
+    case Activation::gelu:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, GeluSlope(v));
+      });
+    case Activation::gelu_tanh:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, GeluTanhSlope(v));
+      });
+    case Activation::relu:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, ReluSlope(v));
+      });
+    case Activation::relu_squared:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, hn::Add(Relu(v), Relu(v)));
+      });
   }
+}
+
+void SoftCap(Extent extent, ConstMatrix x, float cap, Matrix y) {
+  const float inverse = 1 / cap;
+  Map(extent, x, y, [=](V v) PRONGHORN_VECTOR_LAMBDA {
+    return hn::Mul(Constant(cap), ExactTanh(FloatTag(), hn::Mul(v, Constant(inverse))));
+  });
+}
+
+void SoftCapBackward(Extent extent, ConstMatrix y, ConstMatrix dy, float cap, Matrix dx) {
+  const float inverse = 1 / cap;
+  Map(extent, y, dy, dx, [=](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+    const V t = hn::Mul(v, Constant(inverse));
+    return hn::Mul(gradient, hn::NegMulAdd(t, t, Constant(1.0f)));
+  });
+}
+
+// round(x scale) within [low, high], divided by the scale again.
+HWY_INLINE V Rounded(V x, float scale, float low, float high) {
+  const V steps = hn::Round(hn::Mul(x, Constant(scale)));
+  return hn::Div(hn::Clamp(steps, Constant(low), Constant(high)), Constant(scale));
+}
+
+constexpr float kLeastSize = 1e-5f;
+
+void RoundRows(Extent extent, ConstMatrix x, Matrix y) {
+  ForEachRow(extent, [&](int64_t row) {
+    const float* from = x.row(row);
+    float* to = y.row(row);
+    V largest = Constant(kLeastSize);
+    ForEachVector(extent.columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      largest = hn::Max(largest, hn::Abs(v.load(from + i)));
+    });
+    const float scale = 127.0f / hn::GetLane(hn::MaxOfLanes(FloatTag(), largest));
+    ForEachVector(extent.columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      v.store(Rounded(v.load(from + i), scale, -128.0f, 127.0f), to + i, y.accumulate);
+    });
+  });
+}
+
+void RoundTernary(Extent extent, ConstMatrix x, Matrix y) {
+  double sum = 0;
+  for (int64_t row = 0; row < extent.rows; ++row) {
+    const float* from = x.row(row);
+    for (int64_t i = 0; i < extent.columns; ++i) sum += std::abs(static_cast<double>(from[i]));
+  }
+  const auto count = static_cast<double>(std::max<int64_t>(1, extent.rows * extent.columns));
+  const float scale = 1 / std::max(static_cast<float>(sum / count), kLeastSize);
+  Map(extent, x, y, [=](V v) PRONGHORN_VECTOR_LAMBDA { return Rounded(v, scale, -1.0f, 1.0f); });
 }
 
 void SwigluForward(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) {
@@ -197,8 +292,12 @@ namespace pronghorn {
 
 HWY_EXPORT(SigmoidForward);
 HWY_EXPORT(SigmoidBackward);
-HWY_EXPORT(GeluForward);
-HWY_EXPORT(GeluBackward);
+HWY_EXPORT(Activate);
+HWY_EXPORT(ActivateBackward);
+HWY_EXPORT(SoftCap);
+HWY_EXPORT(SoftCapBackward);
+HWY_EXPORT(RoundRows);
+HWY_EXPORT(RoundTernary);
 HWY_EXPORT(SwigluForward);
 HWY_EXPORT(SwigluBackward);
 HWY_EXPORT(DecayGateForward);
@@ -213,13 +312,30 @@ void CpuPointwiseKernels::sigmoid_backward(Extent extent, ConstMatrix y, ConstMa
   HWY_DYNAMIC_DISPATCH(SigmoidBackward)(extent, y, dy, dx);
 }
 
-void CpuPointwiseKernels::gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) {
-  HWY_DYNAMIC_DISPATCH(GeluForward)(extent, x, tanh_approximation, y);
+void CpuPointwiseKernels::activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(Activate)(extent, x, activation, y);
 }
 
-void CpuPointwiseKernels::gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy,
-                                        bool tanh_approximation, Matrix dx) {
-  HWY_DYNAMIC_DISPATCH(GeluBackward)(extent, x, dy, tanh_approximation, dx);
+void CpuPointwiseKernels::activate_backward(Extent extent, ConstMatrix x, ConstMatrix dy,
+                                            Activation activation, Matrix dx) {
+  HWY_DYNAMIC_DISPATCH(ActivateBackward)(extent, x, dy, activation, dx);
+}
+
+void CpuPointwiseKernels::soft_cap(Extent extent, ConstMatrix x, float cap, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(SoftCap)(extent, x, cap, y);
+}
+
+void CpuPointwiseKernels::soft_cap_backward(Extent extent, ConstMatrix y, ConstMatrix dy, float cap,
+                                            Matrix dx) {
+  HWY_DYNAMIC_DISPATCH(SoftCapBackward)(extent, y, dy, cap, dx);
+}
+
+void CpuPointwiseKernels::round_rows(Extent extent, ConstMatrix x, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(RoundRows)(extent, x, y);
+}
+
+void CpuPointwiseKernels::round_ternary(Extent extent, ConstMatrix x, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(RoundTernary)(extent, x, y);
 }
 
 void CpuPointwiseKernels::swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) {

@@ -21,9 +21,14 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   // pointwise_activations.cpp
   void sigmoid(Extent extent, ConstMatrix x, Matrix y) override;
   void sigmoid_backward(Extent extent, ConstMatrix y, ConstMatrix dy, Matrix dx) override;
-  void gelu(Extent extent, ConstMatrix x, bool tanh_approximation, Matrix y) override;
-  void gelu_backward(Extent extent, ConstMatrix x, ConstMatrix dy, bool tanh_approximation,
-                     Matrix dx) override;
+  void activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) override;
+  void activate_backward(Extent extent, ConstMatrix x, ConstMatrix dy, Activation activation,
+                         Matrix dx) override;
+  void soft_cap(Extent extent, ConstMatrix x, float cap, Matrix y) override;
+  void soft_cap_backward(Extent extent, ConstMatrix y, ConstMatrix dy, float cap,
+                         Matrix dx) override;
+  void round_rows(Extent extent, ConstMatrix x, Matrix y) override;
+  void round_ternary(Extent extent, ConstMatrix x, Matrix y) override;
   void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) override;
   void swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy,
                        Matrix dgate, Matrix dup) override;

@@ -1,0 +1,26 @@
+// The settings of rotary positions: an object that a layer has, or has not.
+#pragma once
+
+#include <cstdint>
+
+#include "layers/fields.h"
+#include "ops/rope.h"
+
+namespace pronghorn {
+
+struct RopeConfig {
+  double theta = 0;
+  int64_t rotary_dim = 0;
+  bool interleaved = false;
+  RopeScaling scaling;
+
+  // head_dim: of the heads that are turned.
+  void fields(ConfigFields& f, int64_t head_dim);
+
+  SharedAngles angles() const { return rotary_angles(theta, rotary_dim, scaling, interleaved); }
+
+ private:
+  void scaling_fields(ConfigFields& f);
+};
+
+}  // namespace pronghorn
