@@ -5,7 +5,7 @@
 Setting up, once:
 
     python3 -m venv venv
-    venv/bin/pip install torch transformers safetensors numpy
+    venv/bin/pip install torch transformers peft safetensors numpy
 
 Making the goldens again (the same bytes, as long as these packages draw and add up alike):
 
@@ -16,23 +16,37 @@ Checking that transformers reads a checkpoint that this engine wrote and compute
     build/pronghorn logits DIR --tokens "1 2 3" --out F.npy
     venv/bin/python scripts/make_model_goldens.py --check DIR --tokens "1 2 3" --logits F.npy
 
+With --adapter ADAPTER the PEFT library puts an adapter of this engine on top first (the scores are
+those of `pronghorn logits --adapter`).
+
 Everything runs on the processor, in float32, in the plain PyTorch form of each model.
 """
 
 import argparse
 import json
+import os
 import math
 import pathlib
 import shutil
 import sys
 
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # BitNet's rounding is else compiled, by a C++ compiler
+
 import numpy as np
 import safetensors.torch
+import peft
 import torch
-from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config,
+from transformers import (AutoModelForCausalLM, BitNetConfig, BitNetForCausalLM, Gemma2Config,
+                          Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config,
+                          GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, GraniteConfig,
+                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config,
                           Mamba2ForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig,
-                          MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM)
+                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config,
+                          Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+from transformers import BitNetQuantConfig
+from transformers.integrations.bitnet import (AutoBitLinear, pack_weights,
+                                              replace_with_bitnet_linear)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "model" / "golden"
 TOKENS = 70  # past a chunk of 64 tokens, with a remainder that no block of 16 divides
@@ -81,9 +95,109 @@ def models():
     yield "mamba2", Mamba2Config(**mamba2, n_groups=1), Mamba2ForCausalLM
     yield "mamba2_groups", Mamba2Config(**mamba2, n_groups=2, use_bias=True,
                                         tie_word_embeddings=True), Mamba2ForCausalLM
+    yield from small_models()
 
 
-def draw(name, parameter, generator):
+def small_models():
+    """The families whose variants are many: narrower, so that their files stay small."""
+    common = {"vocab_size": 48, "hidden_size": 16, "pad_token_id": 0, "bos_token_id": 1,
+              "eos_token_id": 2}
+    decoder = dict(common, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                   num_key_value_heads=2, head_dim=8, max_position_embeddings=256)
+    tied, untied = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+
+    def rope(kind, theta=10000.0, **rest):
+        return {"rope_type": kind, "rope_theta": theta, **rest}
+
+    # Scaled positions, with biases everywhere. The text is longer than the context of the training
+    # where the kind of scaling does not depend on the text's length.
+    yield "llama_linear", LlamaConfig(**decoder, attention_bias=True, mlp_bias=True,
+                                      rope_parameters=rope("linear", factor=2.5)), LlamaForCausalLM
+    wide = dict(decoder, head_dim=16)
+    yield "llama_dynamic", LlamaConfig(**decoder, **tied,
+                                       rope_parameters=rope("dynamic", factor=4.0)), LlamaForCausalLM
+    yield "llama_yarn", LlamaConfig(**wide, **tied, rope_parameters=rope(
+        "yarn", factor=4.0, original_max_position_embeddings=64)), LlamaForCausalLM
+    yield "llama_yarn_factors", LlamaConfig(**wide, **tied, rope_parameters=rope(
+        "yarn", theta=1000.0, factor=16.0, original_max_position_embeddings=16, beta_fast=8.0,
+        beta_slow=0.5, mscale=1.2, mscale_all_dim=0.7, truncate=False)), LlamaForCausalLM
+    yield "llama_3", LlamaConfig(**wide, **tied, rope_parameters=rope(
+        "llama3", theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32)), LlamaForCausalLM
+    yield "qwen3_bias", Qwen3Config(**decoder, attention_bias=True), Qwen3ForCausalLM
+
+    # Layers without positions; some with a window.
+    yield "smollm3", SmolLM3Config(**dict(decoder, num_hidden_layers=4)), SmolLM3ForCausalLM
+    yield "smollm3_window", SmolLM3Config(**decoder, **untied, no_rope_layers=[0, 1],
+                                          use_sliding_window=True, sliding_window=19,
+                                          attention_bias=True, mlp_bias=True), SmolLM3ForCausalLM
+
+    # Caps that are reached, windows shorter than the text, angles for each kind of layer.
+    gemma = dict(decoder, num_hidden_layers=3, query_pre_attn_scalar=24)
+    yield "gemma2", Gemma2Config(**gemma, sliding_window=21, attn_logit_softcapping=1.5,
+                                 final_logit_softcapping=15.0), Gemma2ForCausalLM
+    yield "gemma2_layers", Gemma2Config(**dict(gemma, num_hidden_layers=2), sliding_window=9,
+                                        layer_types=["full_attention", "sliding_attention"],
+                                        attn_logit_softcapping=None, final_logit_softcapping=None,
+                                        attention_bias=True), Gemma2ForCausalLM
+    yield "gemma3_text", Gemma3TextConfig(
+        **gemma, sliding_window=17,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={"full_attention": rope("linear", theta=100000.0, factor=8.0),
+                         "sliding_attention": rope("default", theta=50.0)}), Gemma3ForCausalLM
+    yield "gemma3_text_pattern", Gemma3TextConfig(
+        **dict(gemma, num_hidden_layers=2), sliding_window=33, sliding_window_pattern=2,
+        final_logit_softcapping=12.0), Gemma3ForCausalLM
+
+    # Projections in one piece. The longest text is within the context of the training, or the
+    # context that we read it with is beyond.
+    phi = dict(common, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+               num_attention_heads=2, num_key_value_heads=1)
+    short, long = [1.0, 1.1, 1.3, 1.7], [1.2, 2.5, 6.0, 11.0]
+    yield "phi3", Phi3Config(**phi, max_position_embeddings=512,
+                             original_max_position_embeddings=128, rope_parameters=rope(
+        "longrope", short_factor=short, long_factor=long, partial_rotary_factor=0.5,
+        original_max_position_embeddings=128)), Phi3ForCausalLM
+    yield "phi3_long", Phi3Config(**phi, max_position_embeddings=96,
+                                  original_max_position_embeddings=16, rope_parameters=rope(
+        "longrope", short_factor=short, long_factor=long, partial_rotary_factor=0.5,
+        original_max_position_embeddings=16, context=96)), Phi3ForCausalLM
+    yield "phi3_window", Phi3Config(**dict(phi, num_hidden_layers=1), sliding_window=23,
+                                    max_position_embeddings=256), Phi3ForCausalLM
+
+    yield "olmo2", Olmo2Config(**decoder, rope_parameters=rope("default", theta=500000.0)), \
+        Olmo2ForCausalLM
+    yield "olmo2_yarn", Olmo2Config(**wide, **tied, attention_bias=True, rope_parameters=rope(
+        "yarn", factor=8.0, original_max_position_embeddings=32, attention_factor=1.3)), \
+        Olmo2ForCausalLM
+    yield "granite", GraniteConfig(**decoder, **tied, embedding_multiplier=12.0,
+                                   attention_multiplier=0.2, residual_multiplier=0.22,
+                                   logits_scaling=7.0), GraniteForCausalLM
+    yield "granite_bias", GraniteConfig(**decoder, attention_bias=True, mlp_bias=True,
+                                        attention_multiplier=0.4), GraniteForCausalLM
+
+    gpt2 = {"vocab_size": 48, "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 80,
+            "bos_token_id": 1, "eos_token_id": 2}
+    yield "gpt2", GPT2Config(**gpt2), GPT2LMHeadModel
+    yield "gpt2_variants", GPT2Config(**gpt2, **untied, n_inner=20, activation_function="relu",
+                                      scale_attn_by_inverse_layer_idx=True), GPT2LMHeadModel
+    neox = dict(common, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+                max_position_embeddings=256)
+    yield "gpt_neox", GPTNeoXConfig(**neox, rotary_pct=0.5), GPTNeoXForCausalLM
+    yield "gpt_neox_sequential", GPTNeoXConfig(**neox, **tied, use_parallel_residual=False,
+                                               attention_bias=False, hidden_act="gelu_new",
+                                               rotary_emb_base=500), GPTNeoXForCausalLM
+    bitnet = dict(decoder, num_attention_heads=2, num_key_value_heads=1)
+    yield "bitnet", BitNetConfig(**bitnet), BitNetForCausalLM
+    # Ternary matrices and inputs of 8 bits: as they are trained, and four numbers a byte.
+    for mode in ("online", "offline"):
+        quantization = {"quant_method": "bitnet", "linear_class": "autobitlinear",
+                        "quantization_mode": mode}
+        yield f"bitnet_{mode}", BitNetConfig(**bitnet, **tied,
+                                             quantization_config=quantization), BitNetForCausalLM
+
+
+def draw(name, parameter, generator, less_one=False):
     """Values for a parameter: none constant, so that a tensor swapped or ignored shows."""
 
     def uniform(low, high):
@@ -93,7 +207,12 @@ def draw(name, parameter, generator):
         return uniform(-1.0, 2.5)
     if name.endswith(("dt_bias", "dt_proj.bias")):
         return uniform(-4.0, 0.5)
-    if name.endswith((".D", "norm.weight", "norm_f.weight")) or "layernorm" in name:
+    if less_one and "norm" in name:
+        return uniform(-0.6, 0.6)
+    if ("ln_" in name or "layernorm" in name) and name.endswith(".bias"):
+        return uniform(-0.6, 0.6)
+    if name.endswith((".D", "norm.weight", "norm_f.weight")) or "layernorm" in name or \
+            "ln_" in name:
         return uniform(0.4, 1.6)
     if name.endswith("bias") or "conv1d" in name:
         return uniform(-0.6, 0.6)
@@ -106,30 +225,143 @@ def scores(model, tokens):
         return model(torch.tensor([tokens]), use_cache=False).logits[0].float()
 
 
+def make_ternary(model, quantization):
+    """The model's projections as the reference has them in a published BitNet."""
+    replace_with_bitnet_linear(model, ["lm_head"], BitNetQuantConfig(
+        linear_class=quantization["linear_class"],
+        quantization_mode=quantization["quantization_mode"]))
+
+
+def round_ternary(model, generator):
+    """Weights of -1, 0 and 1, and factors."""
+    for module in model.modules():
+        if isinstance(module, AutoBitLinear):
+            module.weight.copy_(torch.randint(-1, 2, module.weight.shape, generator=generator))
+            module.weight_scale.copy_(0.15 + 0.3 * torch.rand(1, generator=generator))
+
+
+def least_margin(model, tokens):
+    """How far the nearest number is from where it would be rounded otherwise, in steps: nearer than
+    the error of float32, two programs may round it differently."""
+    margins = []
+
+    def look(module, inputs):
+        def note(scaled):
+            away = (scaled - torch.floor(scaled) - 0.5).abs()
+            margins.append(away.min().item())
+
+        x = inputs[0].double()
+        note(x * 127 / x.abs().amax(-1, keepdim=True))
+        if module.online_quant:
+            note(module.weight.double() / module.weight.double().abs().mean())
+
+    hooks = [module.register_forward_pre_hook(look) for module in model.modules()
+             if isinstance(module, AutoBitLinear)]
+    scores(model, tokens)
+    for hook in hooks:
+        hook.remove()
+    return min(margins)
+
+
+def make_bitnet(name, config, cls):
+    """The first seed whose numbers are clear of the places where rounding changes."""
+    quantization = config.quantization_config
+    for seed in range(1, 200):
+        model = cls(config)
+        make_ternary(model, quantization)
+        model = model.eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for key, parameter in sorted(model.named_parameters()):
+                parameter.copy_(draw(key, parameter, generator))
+            if quantization["quantization_mode"] == "offline":
+                round_ternary(model, generator)
+        tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
+        if least_margin(model, tokens) > 1.5e-4:
+            return model, tokens
+    sys.exit(f"{name}: no seed is clear of rounding")
+
+
+def save_bitnet(folder, model):
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()
+               if key != "lm_head.weight"}
+    if model.config.quantization_config["quantization_mode"] == "offline":
+        for key in [key for key in tensors if key.endswith("_scale")]:
+            weight = key.removesuffix("_scale")
+            tensors[weight] = pack_weights(tensors[weight].clone())
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(dict(
+        model.config.to_dict(), architectures=["BitNetForCausalLM"]), indent=2) + "\n")
+
+
 def make(name, config, cls):
     folder = ROOT / name
     shutil.rmtree(folder, ignore_errors=True)
+    if name.startswith("bitnet_"):
+        model, tokens = make_bitnet(name, config, cls)
+        folder.mkdir(parents=True)
+        save_bitnet(folder, model)
+        finish(name, folder, model, tokens)
+        return
     model = cls(config).eval()
+    if hasattr(config, "num_attention_heads") and config.vocab_size != VOCABULARY:
+        model.set_attn_implementation("eager")  # the only one that knows caps
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
-            parameter.copy_(draw(key, parameter, generator))
-    tokens = torch.randint(0, VOCABULARY, (TOKENS,), generator=generator).tolist()
+            parameter.copy_(draw(key, parameter, generator, name.startswith("gemma")))
+    tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    finish(name, folder, model, tokens)
+
+
+def finish(name, folder, model, tokens):
     (folder / "tokens.json").write_text(json.dumps(tokens) + "\n")
     logits = scores(model, tokens)
     safetensors.torch.save_file({"logits": logits.contiguous()}, folder / "logits.safetensors")
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    if name in ADAPTERS:
+        make_adapter(folder, model, ADAPTERS[name], tokens)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{name}: {size} bytes, largest logit {logits.abs().max():.3f}")
 
 
-def check(folder, tokens, file):
+# Goldens with an adapter that PEFT wrote, and the modules that it changes: matrices one by one,
+# several in one, heads by heads, the other way round.
+ADAPTERS = {
+    "llama_linear": ["q_proj", "v_proj", "down_proj"],
+    "phi3": ["qkv_proj", "gate_up_proj"],
+    "gpt_neox": ["query_key_value", "dense"],
+    "gpt2": ["attn.c_attn", "mlp.c_proj"],
+}
+
+
+def make_adapter(folder, model, modules, tokens):
+    """An adapter with a rank and a factor of its own for the last of the modules."""
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=modules, task_type="CAUSAL_LM",
+                             rank_pattern={modules[-1]: 2}, alpha_pattern={modules[-1]: 7},
+                             fan_in_fan_out=folder.name == "gpt2")
+    model = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for key, parameter in sorted(model.named_parameters()):
+            if "lora_" in key:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    logits = scores(model.eval(), tokens)
+    safetensors.torch.save_file({"logits": logits.contiguous()},
+                                folder / "adapter" / "logits.safetensors")
+
+
+def check(folder, tokens, file, adapter=None):
     model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32,
                                                          output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             sys.exit(f"{folder}: {kind}: {sorted(report[kind])}")
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter)
     ours = torch.from_numpy(np.load(file))
     theirs = scores(model.eval(), tokens)
     if ours.shape != theirs.shape:
@@ -146,6 +378,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="goldens to make; none: all")
     parser.add_argument("--check", metavar="DIR", help="a checkpoint that this engine wrote")
+    parser.add_argument("--adapter", metavar="DIR", help="with --check: an adapter on top")
     parser.add_argument("--tokens", help="with --check: ids separated by spaces")
     parser.add_argument("--logits", metavar="F.npy", help="with --check: what this engine computed")
     options = parser.parse_args()
@@ -157,7 +390,8 @@ def main():
         return
     if not options.tokens or not options.logits:
         parser.error("--check needs --tokens and --logits")
-    check(options.check, [int(word) for word in options.tokens.split()], options.logits)
+    check(options.check, [int(word) for word in options.tokens.split()], options.logits,
+          options.adapter)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,20 @@ class GgufReader {
   const GgufFile& file_;
 };
 
+// The published names, or others by which the checkpoint has them.
+std::vector<std::string> names_in(const std::set<std::string>& checkpoint, const TensorRules& rules,
+                                  std::vector<std::string> names) {
+  for (std::string& name : names) {
+    if (checkpoint.contains(name)) continue;
+    for (const std::string& other : other_names(rules, name)) {
+      if (!checkpoint.contains(other)) continue;
+      name = other;
+      break;
+    }
+  }
+  return names;
+}
+
 template <typename Checkpoint>
 void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model) {
   Shapes ours;
@@ -174,12 +188,15 @@ bool is_derived(std::string_view name, const SafetensorsEntry& entry) {
 
 template <typename Checkpoint>
 void load(Model& model, const Checkpoint& checkpoint, const TensorRules& rules) {
+  const std::vector<std::string> all = checkpoint.names();
+  const std::set<std::string> there(all.begin(), all.end());
   std::set<std::string> used;
-  for (const BoundRule& rule : bound(rules, model.parameters())) {
+  for (BoundRule& rule : bound(rules, model.parameters())) {
+    rule.published = names_in(there, rules, std::move(rule.published));
     load_rule(rule, checkpoint, model);
     used.insert(rule.published.begin(), rule.published.end());
   }
-  for (const std::string& name : checkpoint.names()) {
+  for (const std::string& name : all) {
     require(
         used.contains(name) || is_passed_over(rules, name) || is_derived(name, checkpoint.at(name)),
         checkpoint.directory().string(),

@@ -28,9 +28,11 @@ nlohmann::json computation(const ModelConfig& config) {
 }  // namespace
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llama_family(),     mistral_family(),  qwen2_family(),
-                                          qwen3_family(),     mamba_family(),    mamba2_family(),
-                                          mamba_ssm_family(), pronghorn_family()};
+  static const std::vector<Family> all = {
+      llama_family(),     mistral_family(),     qwen2_family(),  qwen3_family(), smollm3_family(),
+      gemma2_family(),    gemma3_text_family(), phi3_family(),   olmo2_family(), granite_family(),
+      gpt2_family(),      gpt_neox_family(),    bitnet_family(), mamba_family(), mamba2_family(),
+      mamba_ssm_family(), pronghorn_family()};
   return all;
 }
 
@@ -70,6 +72,10 @@ bool expresses(const Family& family, const ModelConfig& config) {
 }
 
 const Family& family_for(const ModelConfig& config) {
+  for (const Family& family : families()) {
+    const bool own = family.model_type == config.family;
+    if (own && expresses(family, config)) return family;
+  }
   for (const Family& family : families()) {
     if (expresses(family, config)) return family;
   }

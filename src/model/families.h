@@ -45,7 +45,8 @@ const Family& find_family(const ConfigReader& config);
 // only training needs.
 bool expresses(const Family& family, const ModelConfig& config);
 
-// The most widely understood family that expresses `config`.
+// The family that `config` was read from, if that expresses it, else the most widely understood one
+// that does.
 const Family& family_for(const ModelConfig& config);
 
 // The families, each in its own file.
@@ -53,6 +54,15 @@ Family llama_family();
 Family mistral_family();
 Family qwen2_family();
 Family qwen3_family();
+Family smollm3_family();
+Family gemma2_family();
+Family gemma3_text_family();
+Family phi3_family();
+Family olmo2_family();
+Family granite_family();
+Family gpt2_family();
+Family gpt_neox_family();
+Family bitnet_family();
 Family mamba_family();
 Family mamba2_family();
 Family mamba_ssm_family();

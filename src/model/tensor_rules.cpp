@@ -101,6 +101,14 @@ std::vector<BoundRule> bind_rules(const TensorRules& rules, const std::vector<st
   return Binder(names).bind(rules);
 }
 
+std::vector<std::string> other_names(const TensorRules& rules, std::string_view published) {
+  std::vector<std::string> names;
+  for (const TensorRules::Alias& alias : rules.aliases) {
+    if (const auto stars = match(alias.name, published)) names.push_back(fill(alias.other, *stars));
+  }
+  return names;
+}
+
 bool is_passed_over(const TensorRules& rules, std::string_view published) {
   for (const std::string& pattern : rules.passed_over) {
     if (match(pattern, published)) return true;

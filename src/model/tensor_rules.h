@@ -27,6 +27,12 @@ struct TensorRules {
   std::vector<TensorRule> rules;
   // Published tensors that a model does without (stars as above): what can be derived from others.
   std::vector<std::string> passed_over;
+  // Other names that published tensors may have, for names of the rules: tried in this order where
+  // a checkpoint has none of the rule's own name.
+  struct Alias {
+    std::string name, other;
+  };
+  std::vector<Alias> aliases;
 };
 
 // A rule applied to tensors of a model.
@@ -39,6 +45,9 @@ struct BoundRule {
 // Every name in exactly one rule. Throws Error for a name that no rule fits, for one whose
 // companions of the same rule are missing or taken, and for a published name that occurs twice.
 std::vector<BoundRule> bind_rules(const TensorRules& rules, const std::vector<std::string>& names);
+
+// Other names of a published tensor.
+std::vector<std::string> other_names(const TensorRules& rules, std::string_view published);
 
 // Whether the list says so of this published name.
 bool is_passed_over(const TensorRules& rules, std::string_view published);

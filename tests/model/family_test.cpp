@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/families.h"
 #include "model/families/mapping.h"
+#include "model/lora.h"
 #include "support/folder.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
@@ -29,8 +31,42 @@ using testing_support::test_name;
 // machine differs from itself by a few 1e-6 on these models, a wrong formula by 1e-2 and more.
 constexpr double kTolerance = 2e-4;
 
-const std::string kGoldens[] = {"llama", "llama_tied", "mistral",    "qwen2",  "qwen2_tied",
-                                "qwen3", "mamba",      "mamba_bias", "mamba2", "mamba2_groups"};
+const std::string kGoldens[] = {"llama",
+                                "llama_tied",
+                                "llama_linear",
+                                "llama_dynamic",
+                                "llama_yarn",
+                                "llama_yarn_factors",
+                                "llama_3",
+                                "mistral",
+                                "qwen2",
+                                "qwen2_tied",
+                                "qwen3",
+                                "qwen3_bias",
+                                "smollm3",
+                                "smollm3_window",
+                                "gemma2",
+                                "gemma2_layers",
+                                "gemma3_text",
+                                "gemma3_text_pattern",
+                                "phi3",
+                                "phi3_long",
+                                "phi3_window",
+                                "olmo2",
+                                "olmo2_yarn",
+                                "granite",
+                                "granite_bias",
+                                "gpt2",
+                                "gpt2_variants",
+                                "gpt_neox",
+                                "gpt_neox_sequential",
+                                "bitnet",
+                                "bitnet_online",
+                                "bitnet_offline",
+                                "mamba",
+                                "mamba_bias",
+                                "mamba2",
+                                "mamba2_groups"};
 
 std::filesystem::path golden_path(const std::string& name) {
   return std::filesystem::path(PRONGHORN_SOURCE_DIR) / "tests/model/golden" / name;
@@ -50,6 +86,69 @@ std::vector<float> golden_logits(const std::string& name) {
   return logits;
 }
 
+// A row of the table of docs/models.md.
+struct PageRow {
+  std::string family, golden, keys;
+  double deviation = 0;
+};
+
+std::vector<PageRow> page_rows() {
+  std::istringstream lines(
+      read_file(std::filesystem::path(PRONGHORN_SOURCE_DIR) / "docs/models.md"));
+  std::vector<PageRow> rows;
+  bool inside = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (line == "<!-- goldens -->") inside = true;
+    if (!inside || !line.starts_with("| `")) continue;
+    std::vector<std::string> cells;
+    std::istringstream row(line.substr(2));
+    for (std::string cell; std::getline(row, cell, '|');) cells.push_back(cell);
+    require(cells.size() == 4, "docs/models.md", "a row of {} cells: {}", cells.size(), line);
+    const auto name = [](const std::string& cell) {
+      return cell.substr(cell.find('`') + 1, cell.rfind('`') - cell.find('`') - 1);
+    };
+    rows.push_back({name(cells[0]), name(cells[1]), cells[2], std::stod(cells[3])});
+  }
+  return rows;
+}
+
+double deviation_on_page(const std::string& golden) {
+  for (const PageRow& row : page_rows()) {
+    if (row.golden == golden) return row.deviation;
+  }
+  throw Error("docs/models.md", fmt::format("has no row for {}", golden));
+}
+
+bool has_key(const nlohmann::json& json, const std::string& key) {
+  if (!json.is_object()) return false;
+  return json.contains(key) ||
+         std::ranges::any_of(json, [&](const auto& inner) { return has_key(inner, key); });
+}
+
+TEST(ModelsPage, ListsEveryGoldenAndKeysThatItHas) {
+  std::vector<std::string> listed;
+  for (const PageRow& row : page_rows()) {
+    SCOPED_TRACE(row.golden);
+    listed.push_back(row.golden);
+    const nlohmann::json config = read_config_json(golden_path(row.golden) / "config.json");
+    EXPECT_EQ(config.at("model_type"), row.family);
+    EXPECT_LE(row.deviation, kTolerance);
+    std::istringstream keys(row.keys);
+    std::string between, key;
+    while (std::getline(keys, between, '`') && std::getline(keys, key, '`')) {
+      EXPECT_TRUE(has_key(config, key)) << key;
+    }
+  }
+  EXPECT_THAT(listed, testing::UnorderedElementsAreArray(kGoldens));
+  // A family that can be read has a row.
+  for (const Family& family : families()) {
+    if (family.model_type == "pronghorn" || family.model_type == "mamba_ssm") continue;
+    EXPECT_TRUE(std::ranges::any_of(page_rows(), [&](const PageRow& row) {
+      return row.family == family.model_type;
+    })) << family.model_type;
+  }
+}
+
 class FamilyTest : public testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   const std::string& name() const { return std::get<0>(GetParam()); }
@@ -61,19 +160,22 @@ TEST_P(FamilyTest, GivesTheScoresOfTheReferenceHoweverTheTextIsCut) {
   const std::vector<int32_t> tokens = golden_tokens(name());
   const std::vector<float> expected = golden_logits(name());
   const auto count = static_cast<int64_t>(tokens.size());
+  const double tolerance = deviation_on_page(name());
+  double largest = 0;
   const std::vector<std::vector<int64_t>> cuts = {
       {count}, equal_steps(count, 1), {5, 40, 1, 1, 16, 7}, {17, 53}, {64, 1, 5}};
   for (const auto& cut : cuts) {
     SequenceState state = model->new_state();
     const double difference = relative_difference(decode(*model, state, tokens, cut), expected);
-    EXPECT_LE(difference, kTolerance) << "steps " << fmt::format("{}", fmt::join(cut, " "));
-    RecordProperty("largest_relative_difference", fmt::format("{:.3g}", difference));
+    EXPECT_LE(difference, tolerance) << "steps " << fmt::format("{}", fmt::join(cut, " "));
+    largest = std::max(largest, difference);
   }
+  RecordProperty("largest_relative_difference", fmt::format("{:.3g}", largest));
   // The training form: a fresh segment without state.
   EXPECT_LE(
       relative_difference(
           testing_support::run(*model, fresh_segments(tokens, count), Precision::f32), expected),
-      kTolerance);
+      tolerance);
 }
 
 TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
@@ -92,6 +194,14 @@ TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
     const SafetensorsEntry *ours = saved.find(tensor), *theirs = published.find(tensor);
     ASSERT_NE(ours, nullptr) << tensor;
     EXPECT_EQ(ours->shape, theirs->shape) << tensor;
+    // Norms that are published less 1 are rounded when 1 is added.
+    if (name().starts_with("gemma") && tensor.find("norm") != std::string::npos) {
+      std::vector<float> one(static_cast<size_t>(ours->elements())), two(one.size());
+      to_f32(*ours, one.data());
+      to_f32(*theirs, two.data());
+      for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 6e-8f) << tensor;
+      continue;
+    }
     EXPECT_TRUE(std::ranges::equal(ours->bytes, theirs->bytes)) << tensor;
   }
 
@@ -103,12 +213,20 @@ TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
             "");
 }
 
+// It adds the same to all scores of a row, which the softmax takes away again.
+bool is_key_bias_without_positions(const Model& model, const std::string& name) {
+  if (!name.ends_with("mixer.k_proj.bias")) return false;
+  const size_t layer = std::stoul(name.substr(std::string("layers.").size()));
+  return layer_blocks(model.config())[layer]->mixers.front().at("rope").is_null();
+}
+
 // Otherwise the tests above would not notice a tensor that is not used, or used for another.
 TEST_P(FamilyTest, DependsOnEveryTensor) {
   const std::vector<int32_t> tokens = golden_tokens(name());
   const std::vector<float> expected = golden_logits(name());
   const auto model = Model::load(golden_path(name()), Purpose::training);
   for (const Parameter& parameter : model->parameters()) {
+    if (is_key_bias_without_positions(*model, parameter.name)) continue;
     const Tensor before = parameter.value.clone();
     // Every second value: a norm after a projection undoes a factor on all of them.
     const std::span<float> values = parameter.value.values();
@@ -120,6 +238,23 @@ TEST_P(FamilyTest, DependsOnEveryTensor) {
         << parameter.name << " changed";
     parameter.value.copy_from(before);
     parameter.value.bump_version();
+  }
+}
+
+// Adapters that the PEFT library wrote.
+TEST(AdapterGoldens, GiveTheScoresOfTheReference) {
+  for (const std::string name : {"llama_linear", "phi3", "gpt_neox", "gpt2"}) {
+    SCOPED_TRACE(name);
+    const auto model = Model::load(golden_path(name));
+    const std::vector<int32_t> tokens = golden_tokens(name);
+    const std::vector<float> expected = golden_logits(name + "/adapter");
+    EXPECT_GT(relative_difference(golden_logits(name), expected), 0.01);
+    model->set_adapter(Adapter::load(*model, golden_path(name) / "adapter"));
+    for (const int64_t step : {int64_t{1}, int64_t{9}, std::ssize(tokens)}) {
+      SequenceState state = model->new_state();
+      const auto cut = equal_steps(std::ssize(tokens), step);
+      EXPECT_LE(relative_difference(decode(*model, state, tokens, cut), expected), kTolerance);
+    }
   }
 }
 
@@ -236,7 +371,8 @@ TEST(LayerWindows, AreWrittenWhereTheFamilyHasAPlaceForThem) {
   EXPECT_EQ(family("llama", {0, 0}, false, false), "llama");
   EXPECT_EQ(family("mistral", {0, 0}, false, false), "llama");
   EXPECT_EQ(family("llama", {8, 8}, false, false), "mistral");
-  EXPECT_EQ(family("llama", {0, 8}, false, false), "pronghorn");
+  EXPECT_EQ(family("llama", {0, 8}, false, false), "smollm3");
+  EXPECT_EQ(family("llama", {0, 8, 9}, false, false), "pronghorn");
   EXPECT_EQ(family("llama", {8, 0, 8}, true, false), "qwen2");
   EXPECT_EQ(family("llama", {8, 0, 9}, true, false), "pronghorn");
   EXPECT_EQ(family("llama", {0, 8}, false, true), "qwen3");
@@ -256,8 +392,14 @@ TEST(Families, AreNotWrittenForWhatTheyWouldReadOtherwise) {
   EXPECT_EQ(family([](ModelConfig& config) { config.norm = Norm::Kind::layer_norm; }), "pronghorn");
   EXPECT_EQ(
       family([&](ModelConfig& config) { block(config).mixers.front()["rope"]["rotary_dim"] = 4; }),
-      "pronghorn");
+      "phi3");
   EXPECT_EQ(family([&](ModelConfig& config) { block(config).mixers.front()["rope"] = nullptr; }),
+            "smollm3");
+  EXPECT_EQ(family([&](ModelConfig& config) {
+              block(config).mixers.front()["rope"]["interleaved"] = true;
+            }),
+            "pronghorn");
+  EXPECT_EQ(family([&](ModelConfig& config) { block(config).mixers.front()["sinks"] = true; }),
             "pronghorn");
   EXPECT_EQ(family([&](ModelConfig& config) { block(config).feed_forward = nullptr; }),
             "pronghorn");
@@ -277,13 +419,20 @@ TEST(Families, RefuseWhatTheyCannotHonour) {
     read_changed(name, key, value);
   };
   EXPECT_NO_THROW(read("llama", "use_cache", false));
-  EXPECT_THROW(read("llama", "attention_bias", true), Error);
-  EXPECT_THROW(read("llama", "hidden_act", "gelu"), Error);
+  EXPECT_THROW(read("llama", "hidden_act", "quick_gelu"), Error);
   EXPECT_THROW(read("llama", "rope_parameters", {{"rope_type", "llama3"}}), Error);
-  EXPECT_THROW(read("llama", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), Error);
+  EXPECT_THROW(read("llama", "rope_scaling", {{"type", "linear"}}), Error);
+  EXPECT_THROW(read("llama", "rope_scaling", {{"type", "spiral"}, {"factor", 2.0}}), Error);
+  EXPECT_THROW(read("llama", "rope_scaling", {{"type", "linear"}, {"factor", 0}}), Error);
+  EXPECT_THROW(read("llama", "rope_parameters", {{"partial_rotary_factor", 0.5}}), Error);
+  EXPECT_THROW(read("phi3", "rope_parameters",
+                    {{"rope_type", "longrope"}, {"short_factor", {1}}, {"long_factor", {1, 2}}}),
+               Error);
+  EXPECT_THROW(read("gpt2", "add_cross_attention", true), Error);
+  EXPECT_THROW(read("gemma2", "use_bidirectional_attention", true), Error);
+  EXPECT_THROW(read("smollm3", "no_rope_layers", {1, 2, 1, 0}), Error);
+  EXPECT_THROW(read("smollm3", "no_rope_layers", {1}), Error);
   EXPECT_THROW(read("llama", "num_key_value_heads", 3), Error);
-  EXPECT_THROW(read("qwen2", "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}), Error);
-  EXPECT_THROW(read("qwen3", "attention_bias", true), Error);
   EXPECT_THROW(read("mistral", "quantization_config", {{"bits", 4}}), Error);
   EXPECT_THROW(read("mamba", "hidden_act", "relu"), Error);
   EXPECT_THROW(read("mamba2", "rms_norm", false), Error);

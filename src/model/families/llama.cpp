@@ -1,4 +1,5 @@
-// The Llama family (arXiv 2302.13971, 2307.09288): RMSNorm, rotary grouped-query attention, SwiGLU.
+// The Llama family (arXiv 2302.13971, 2307.09288, 2407.21783): RMSNorm, rotary grouped-query
+// attention, SwiGLU.
 #include "model/families.h"
 #include "model/families/decoder.h"
 #include "model/gguf_format.h"
@@ -7,14 +8,19 @@ namespace pronghorn {
 namespace {
 
 ModelConfig read(ConfigReader reader) {
-  DecoderTraits traits;
-  traits.windows.assign(static_cast<size_t>(read_layer_count(reader)), 0);
-  return read_decoder(std::move(reader), traits, {});
+  Decoder decoder = read_decoder(reader, {});
+  read_attention_bias(reader, decoder);
+  read_mlp_bias(reader, decoder);
+  return decoder.finish(reader);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  if (decoder_windows(config).empty()) return {};
-  return write_decoder(config, "llama", "LlamaForCausalLM");
+  const std::vector<const BlockConfig*> layers = decoder_layers(config);
+  if (layers.empty()) return {};
+  nlohmann::json json = write_decoder(config, "llama", "LlamaForCausalLM");
+  json["attention_bias"] = layers.front()->mixers.front().at("bias");
+  json["mlp_bias"] = has_bias(layers.front()->feed_forward);
+  return json;
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, true); }

@@ -1,6 +1,7 @@
 #include "model/families/mapping.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 #include <utility>
 
@@ -92,6 +93,15 @@ nlohmann::json write_trained_context(const ModelConfig& config) {
   const TrainedContext context = trained_context(config);
   if (context.tokens == 0) return nlohmann::json::object();
   return {{"max_position_embeddings", context.tokens}};
+}
+
+double divisor_of(double factor) {
+  const double near = 1 / factor;
+  for (const double x : {std::round(near), std::round(near * 1e6) / 1e6, std::nextafter(near, 0.0),
+                         std::nextafter(near, 2 * near)}) {
+    if (1 / x == factor) return x;
+  }
+  return near;
 }
 
 bool is_null(ConfigReader& reader, const std::string& key) {

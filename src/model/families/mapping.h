@@ -30,6 +30,9 @@ void read_trained_context(const ConfigReader& reader, nlohmann::json& settings);
 // The same as keys of a published file: max_position_embeddings, if anybody knows it.
 nlohmann::json write_trained_context(const ModelConfig& config);
 
+// x such that 1 / x is `factor`, a plain one if there are several: for families that divide.
+double divisor_of(double factor);
+
 // Whether the key is there and its value is null, which ConfigReader takes for absent.
 bool is_null(ConfigReader& reader, const std::string& key);
 

@@ -7,16 +7,15 @@ namespace pronghorn {
 namespace {
 
 ModelConfig read(ConfigReader reader) {
+  Decoder decoder = read_decoder(reader, {.kv_heads = 8});
+  read_no_bias(reader);
   // The default of the reference; later models say null: no window.
-  const int64_t absent = is_null(reader, "sliding_window") ? 0 : 4096;
-  const int64_t window = reader.integer("sliding_window", absent, 1);
-  DecoderTraits traits;
-  traits.windows.assign(static_cast<size_t>(read_layer_count(reader)), window);
-  return read_decoder(std::move(reader), traits, {.kv_heads = 8});
+  read_window(reader, decoder, 4096);
+  return decoder.finish(reader);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const std::vector<int64_t> windows = decoder_windows(config);
+  const std::vector<int64_t> windows = layer_windows(config);
   if (windows.empty()) return {};
   nlohmann::json json = write_decoder(config, "mistral", "MistralForCausalLM");
   json["sliding_window"] = nullptr;

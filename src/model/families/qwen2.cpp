@@ -8,14 +8,17 @@ namespace pronghorn {
 namespace {
 
 ModelConfig read(ConfigReader reader) {
-  DecoderTraits traits;
-  traits.bias = true;
-  traits.windows = read_layer_windows(reader);
-  return read_decoder(std::move(reader), traits, {.kv_heads = 32});
+  Decoder decoder = read_decoder(reader, {.kv_heads = 32});
+  read_no_bias(reader);
+  decoder.mixer["bias"] = true;
+  const std::vector<int64_t> windows = read_layer_windows(reader);
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    mixer["window"] = windows[static_cast<size_t>(layer)];
+  });
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const std::vector<int64_t> windows = decoder_windows(config);
+  const std::vector<int64_t> windows = layer_windows(config);
   if (windows.empty()) return {};
   nlohmann::json json = write_decoder(config, "qwen2", "Qwen2ForCausalLM");
   json.update(write_layer_windows(windows));

@@ -8,16 +8,20 @@ namespace pronghorn {
 namespace {
 
 ModelConfig read(ConfigReader reader) {
-  DecoderTraits traits;
-  traits.qk_norm = true;
-  traits.windows = read_layer_windows(reader);
-  return read_decoder(std::move(reader), traits, {.kv_heads = 32, .head_dim = 128});
+  Decoder decoder = read_decoder(reader, {.kv_heads = 32, .head_dim = 128});
+  decoder.mixer["qk_norm"] = true;
+  read_attention_bias(reader, decoder);
+  const std::vector<int64_t> windows = read_layer_windows(reader);
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    mixer["window"] = windows[static_cast<size_t>(layer)];
+  });
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
-  const std::vector<int64_t> windows = decoder_windows(config);
+  const std::vector<int64_t> windows = layer_windows(config);
   if (windows.empty()) return {};
   nlohmann::json json = write_decoder(config, "qwen3", "Qwen3ForCausalLM");
+  json["attention_bias"] = decoder_layers(config).front()->mixers.front().at("bias");
   json.update(write_layer_windows(windows));
   return json;
 }
