@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "lab/text.h"
+#include "model/lora.h"
 
 namespace pronghorn::app {
 
@@ -99,6 +100,17 @@ void add_task_options(CLI::App& command, TaskOptions& task) {
   command
       .add_option("--task-curriculum", task.curriculum, "tokens over which both come down to one")
       ->check(natural_number());
+}
+
+std::unique_ptr<Model> load_model(const std::filesystem::path& model,
+                                  const std::filesystem::path& adapter) {
+  std::unique_ptr<Model> loaded = Model::load(model);
+  if (!adapter.empty()) loaded->set_adapter(Adapter::load(*loaded, adapter));
+  return loaded;
+}
+
+void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
+  command.add_option("--adapter", adapter, "directory of a LoRA adapter for the model");
 }
 
 void add_precision_option(CLI::App& command, Precision& precision) {

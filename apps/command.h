@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "decode/speculation.h"
 #include "lab/table.h"
+#include "model/model.h"
 #include "model/trained_context.h"
 #include "tensor/tape.h"
 #include "tensor/weight.h"
@@ -55,6 +57,12 @@ CLI::Validator natural_number();
 // --task and its --task-length, --task-vocab, --task-items, --task-questions, --task-haystacks,
 // --task-curriculum.
 void add_task_options(CLI::App& command, TaskOptions& task);
+
+// A checkpoint for inference, with the adapter in a directory; empty: none.
+std::unique_ptr<Model> load_model(const std::filesystem::path& model,
+                                  const std::filesystem::path& adapter);
+// --adapter of commands that use a model.
+void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
 
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);

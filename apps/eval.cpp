@@ -13,7 +13,7 @@ namespace pronghorn::app {
 namespace {
 
 struct EvalOptions : Common {
-  std::filesystem::path model;
+  std::filesystem::path model, adapter;
   std::vector<std::filesystem::path> data;
   int64_t window = 0, examples = 256, stream = 0;
   TaskOptions task;
@@ -118,7 +118,7 @@ void run(const EvalOptions& options) {
   const bool text = options.task.name.empty() || task_type(options.task.name).text;
   if (text && options.data.empty()) throw UsageError("--data", "missing");
   if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
-  const std::unique_ptr<Model> model = Model::load(options.model);
+  const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
   if (!options.task.name.empty()) return eval_task(options, *model);
   if (options.stream > 0) return eval_stream(options, *model);
   int64_t window = options.window;
@@ -140,6 +140,7 @@ void add_eval(CLI::App& app) {
       app.add_subcommand("eval", "Perplexity and bits per byte, or accuracy on a task");
   auto options = std::make_shared<EvalOptions>();
   command->add_option("model", options->model, "checkpoint directory")->required();
+  add_adapter_option(*command, options->adapter);
   command->add_option("--data", options->data, "text files or folders");
   command
       ->add_option("--window", options->window,

@@ -13,7 +13,7 @@ namespace pronghorn::app {
 namespace {
 
 struct GenerateCommand : Common {
-  std::filesystem::path model, prompt_file, session;
+  std::filesystem::path model, adapter, prompt_file, session;
   std::string prompt, draft;
   SpeculationOptions speculation;
   bool stats = false;
@@ -82,7 +82,7 @@ void print(const SpeculationReport& report) {
 
 void run(const GenerateCommand& options) {
   check(options.generate.sampling);
-  const std::unique_ptr<Model> model = Model::load(options.model);
+  const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   require(tokenizer->vocab_size() <= model->config().vocab_size, options.model.string(),
           "its tokenizer has {} tokens and its model {}", tokenizer->vocab_size(),
@@ -161,6 +161,7 @@ void add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
   auto options = std::make_shared<GenerateCommand>();
   command->add_option("model", options->model, "checkpoint directory")->required();
+  add_adapter_option(*command, options->adapter);
   command->add_option("--prompt", options->prompt, "text to continue");
   command->add_option("--prompt-file", options->prompt_file, "file that holds the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")

@@ -12,7 +12,7 @@ namespace pronghorn::app {
 namespace {
 
 struct LogitsOptions : Common {
-  std::filesystem::path model, out;
+  std::filesystem::path model, adapter, out;
   std::string tokens;
   Precision precision = Precision::f32;
   DType cache_type = DType::f32;
@@ -43,7 +43,7 @@ std::vector<int32_t> parse_tokens(const std::string& text) {
 
 void run(const LogitsOptions& options) {
   const std::vector<int32_t> tokens = parse_tokens(options.tokens);
-  const std::unique_ptr<Model> model = Model::load(options.model);
+  const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
   check_context(*model, std::ssize(tokens), options.context);
   Context context;
   context.precision = options.precision;
@@ -66,6 +66,7 @@ void add_logits(CLI::App& app) {
   CLI::App* command = app.add_subcommand("logits", "Write the scores of each position as .npy");
   auto options = std::make_shared<LogitsOptions>();
   command->add_option("model", options->model, "checkpoint directory")->required();
+  add_adapter_option(*command, options->adapter);
   command->add_option("--tokens", options->tokens, "token ids separated by spaces")->required();
   command->add_option("--out", options->out, "NumPy file: float32 [tokens, vocab_size]")
       ->required();

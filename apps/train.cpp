@@ -1,5 +1,7 @@
-// pronghorn train: a model from a configuration and texts, or a synthetic task.
+// pronghorn train: a model from a configuration or a checkpoint and texts, or a synthetic task.
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/directory_lock.h"
 #include "base/error.h"
@@ -7,6 +9,7 @@
 #include "command.h"
 #include "model/model.h"
 #include "train/corpus.h"
+#include "train/finetune.h"
 #include "train/tasks.h"
 #include "train/trainer.h"
 
@@ -27,9 +30,21 @@ struct TrainOptions : Common {
   double held_out = 0.05;
   TaskOptions task;
   std::vector<std::string> settings;
+  LoraConfig lora{.rank = 0};
 };
 
-void check_usage(const TrainOptions& options) {
+// trained: it goes on with a model that has its weights and tokenizer.
+void check_usage(const TrainOptions& options, bool trained) {
+  if (trained) {
+    for (const auto& [given, option] : {std::pair(!options.task.name.empty(), "--task"),
+                                        {options.vocab_size > 0, "--vocab"},
+                                        {!options.tokenizer.empty(), "--tokenizer"},
+                                        {options.mtp >= 0, "--mtp"}}) {
+      if (given) throw UsageError(option, "does not go with a trained model", "omit it");
+    }
+  } else if (options.lora.rank > 0) {
+    throw UsageError("--lora", "changes a trained model", "give one, not a configuration");
+  }
   const bool text = options.task.name.empty() || task_type(options.task.name).text;
   if (text && options.data.empty()) {
     throw UsageError("--data", "missing",
@@ -41,29 +56,39 @@ void check_usage(const TrainOptions& options) {
   }
 }
 
-void train_command(const TrainOptions& options) {
+// A corpus and what is read of it.
+struct TextData {
+  Corpus corpus;
+  std::unique_ptr<TokenShard> shard, held_out;
+};
+
+std::unique_ptr<DataSource> read_texts(const TrainOptions& options, Corpus corpus, TextData& data,
+                                       TrainRun& run) {
+  data.corpus = std::move(corpus);
+  data.shard = std::make_unique<TokenShard>(data.corpus.files.train);
+  data.held_out = std::make_unique<TokenShard>(data.corpus.files.held_out);
+  run.data_identity = data.corpus.identity();
+  return std::make_unique<TextSource>(*data.shard, run.config.window, options.seed);
+}
+
+Corpus corpus_with(const TrainOptions& options, const std::filesystem::path& tokenizer) {
+  return prepare_corpus_with(load_tokenizer(tokenizer), options.data, options.directory / "data",
+                             options.held_out);
+}
+
+// The configuration of a new model, and how it is to be trained.
+ModelConfig read_config(const TrainOptions& options, TrainRun& run) {
+  require(!std::filesystem::is_directory(options.config), options.config.string(),
+          "is a directory without weights (to train new ones, give a configuration file)");
   ModelConfig config = load_config(options.config);
   nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
   settings.update(parse_settings(options.settings));
-  TrainRun run;
   run.config = read_train_config(ConfigReader(settings, options.config.string() + ": train"));
-  run.budget = options.budget.budget();
-  run.seed = options.seed;
-  run.directory = options.directory;
-  run.resume = options.resume;
-  run.evaluate_every = options.evaluate_every;
-  run.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
+  return config;
+}
 
-  check_usage(options);
-  const DirectoryLock lock(options.directory);
-  if (!options.resume && holds_training_run(options.directory)) {
-    throw Error(options.directory.string(), "already holds a training run",
-                "continue it with --resume, or choose another --out");
-  }
-
-  Corpus corpus;
-  std::unique_ptr<TokenShard> shard, held_out;
-  std::unique_ptr<DataSource> source;
+std::unique_ptr<Model> new_model(const TrainOptions& options, ModelConfig config, TrainRun& run,
+                                 TextData& data, std::unique_ptr<DataSource>& source) {
   if (!options.task.name.empty()) {
     TaskOptions task = options.task;
     if (task_type(task.name).text) task.text = task_text(options.data);
@@ -73,26 +98,66 @@ void train_command(const TrainOptions& options) {
     config.vocab_size = source->vocab_size();
     run.config.window = source->length();
   } else {
-    corpus = options.tokenizer.empty()
-                 ? prepare_corpus(options.data, options.vocab_size, options.directory / "data",
-                                  options.held_out)
-                 : prepare_corpus_with(load_tokenizer(options.tokenizer), options.data,
-                                       options.directory / "data", options.held_out);
-    shard = std::make_unique<TokenShard>(corpus.files.train);
-    held_out = std::make_unique<TokenShard>(corpus.files.held_out);
-    source = std::make_unique<TextSource>(*shard, run.config.window, options.seed);
-    run.data_identity = corpus.identity();
+    Corpus corpus = options.tokenizer.empty()
+                        ? prepare_corpus(options.data, options.vocab_size,
+                                         options.directory / "data", options.held_out)
+                        : corpus_with(options, options.tokenizer);
     config.vocab_size = corpus.tokenizer->vocab_size();
+    source = read_texts(options, std::move(corpus), data, run);
   }
   // The model remembers how it was trained: eval and compare take their window from it.
   config.train = write_train_config(run.config);
-
   if (options.mtp >= 0) config.mtp.heads = options.mtp;
+  return std::make_unique<Model>(std::move(config), options.seed);
+}
 
-  Model model(config, options.seed);
+// A trained model that goes on with other texts.
+std::unique_ptr<Model> trained_model(const TrainOptions& options, TrainRun& run, TextData& data,
+                                     std::unique_ptr<DataSource>& source) {
+  std::optional<LoraConfig> lora;
+  if (options.lora.rank > 0) lora = options.lora;
+  std::unique_ptr<Model> model = load_to_finetune(options.config, lora, options.seed);
+  run.config = finetune_config(model->config(), lora.has_value(), parse_settings(options.settings),
+                               options.config.string());
+  run.score_start = true;
+  run.base = options.config.string();
+  source = read_texts(options, corpus_with(options, options.config), data, run);
+  const int64_t tokens = data.corpus.tokenizer->vocab_size();
+  require(tokens <= model->config().vocab_size, options.config.string(),
+          "its tokenizer has {} tokens and its model {}", tokens, model->config().vocab_size);
+  model->set_train_settings(write_train_config(run.config));
+  return model;
+}
+
+void train_command(const TrainOptions& options) {
+  TrainRun run;
+  run.budget = options.budget.budget();
+  run.seed = options.seed;
+  run.directory = options.directory;
+  run.resume = options.resume;
+  run.evaluate_every = options.evaluate_every;
+  run.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
+
+  const bool trained = is_checkpoint(options.config);
+  ModelConfig config;
+  if (!trained) config = read_config(options, run);
+  check_usage(options, trained);
+  const DirectoryLock lock(options.directory);
+  if (!options.resume && holds_training_run(options.directory)) {
+    throw Error(options.directory.string(), "already holds a training run",
+                "continue it with --resume, or choose another --out");
+  }
+
+  TextData data;
+  std::unique_ptr<DataSource> source;
+  const std::unique_ptr<Model> made =
+      trained ? trained_model(options, run, data, source)
+              : new_model(options, std::move(config), run, data, source);
+  Model& model = *made;
   spdlog::info("{} parameters, {} tokens a step",
                format_count(static_cast<double>(model.parameter_count())), run.config.batch_tokens);
-  const TrainResult result = train(model, *source, held_out.get(), corpus.tokenizer.get(), run);
+  const TrainResult result =
+      train(model, *source, data.held_out.get(), data.corpus.tokenizer.get(), run);
   if (result.interrupted) {
     throw Error(options.directory.string(), fmt::format("interrupted at step {}", result.steps),
                 "continue with the same command and --resume");
@@ -105,6 +170,9 @@ void train_command(const TrainOptions& options) {
                            {"peak_training_bytes", result.peak_bytes},
                            {"parameters", model.parameter_count()},
                            {"directory", options.directory.string()}};
+    if (result.start_bits_per_byte) {
+      json["start_held_out_bits_per_byte"] = *result.start_bits_per_byte;
+    }
     if (result.held_out_bits_per_byte) {
       json["held_out_bits_per_byte"] = *result.held_out_bits_per_byte;
       json["best_held_out_bits_per_byte"] = *result.best_bits_per_byte;
@@ -120,6 +188,9 @@ void train_command(const TrainOptions& options) {
   } else {
     fmt::print(", all of them before\n");
   }
+  if (result.start_bits_per_byte) {
+    fmt::print("before      {:.4f} bits/byte\n", *result.start_bits_per_byte);
+  }
   if (result.held_out_bits_per_byte) {
     fmt::print("held out    {:.4f} bits/byte (best {:.4f})\n", *result.held_out_bits_per_byte,
                *result.best_bits_per_byte);
@@ -131,14 +202,30 @@ void train_command(const TrainOptions& options) {
 }  // namespace
 
 void add_train(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("train", "Train a model from a configuration and texts");
+  CLI::App* command =
+      app.add_subcommand("train", "Train a model on texts: a new one, or one that goes on");
   auto options = std::make_shared<TrainOptions>();
-  command->add_option("config", options->config, "configuration file")->required();
+  command
+      ->add_option("config", options->config,
+                   "configuration file, for a new model; or a checkpoint, whose weights and "
+                   "tokenizer are the start")
+      ->required();
   command->add_option("--data", options->data, "text files or folders (.txt, .jsonl, .gz)");
   command->add_option("--out", options->directory, "directory for the model and its state")
       ->required();
   add_budget_options(*command, options->budget, true);
   command->add_flag("--resume", options->resume, "continue the run in --out, to the same bits");
+  command
+      ->add_option("--lora", options->lora.rank,
+                   "train an adapter of this rank in place of the checkpoint's weights")
+      ->check(positive_integer());
+  command->add_option(
+      "--lora-alpha", options->lora.alpha,
+      "its products are multiplied by this over the rank (default: twice the rank)");
+  command
+      ->add_option("--lora-targets", options->lora.targets,
+                   "matrices that it changes: q_proj,v_proj (default: all of the blocks)")
+      ->delimiter(',');
   command->add_option("--seed", options->seed, "of weights and of the order of the data")
       ->check(natural_number());
   command

@@ -157,7 +157,7 @@ struct TrainingProgress {
 using TrainingCallback = std::function<bool(const TrainingProgress&)>;
 
 struct TrainingOptions {
-  std::filesystem::path config = {};             // a configuration file
+  std::filesystem::path config = {};  // a configuration file, or a checkpoint to go on from
   std::vector<std::filesystem::path> data = {};  // files, folders: .txt, .jsonl, either in .gz
   std::filesystem::path directory = {};          // for the model, its training state and log.jsonl
 

@@ -5,21 +5,19 @@
 #include "base/error.h"
 #include "formats/json.h"
 #include "train/corpus.h"
+#include "train/finetune.h"
 #include "train/trainer.h"
 
 namespace pronghorn {
 
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step) {
   set_up_messages();
-  ModelConfig config = load_config(options.config);
-  nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
+  nlohmann::json changes = nlohmann::json::object();
   if (!options.settings.empty()) {
-    const nlohmann::json changes = parse_json(options.settings, "settings");
+    changes = parse_json(options.settings, "settings");
     require(changes.is_object(), "settings", "must be a JSON object");
-    settings.update(changes);
   }
   TrainRun run;
-  run.config = read_train_config(ConfigReader(settings, options.config.string() + ": train"));
   if (options.seconds > 0) run.budget.seconds = options.seconds;
   if (options.tokens > 0) run.budget.tokens = options.tokens;
   if (options.steps > 0) run.budget.steps = options.steps;
@@ -35,16 +33,33 @@ TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_
 
   const DirectoryLock lock(options.directory);
   check_directory(options.directory, options.resume);
-  const Corpus corpus = prepare_corpus(options.data, options.vocab_size, options.directory / "data",
-                                       options.held_out);
+  const std::filesystem::path data = options.directory / "data";
+  const bool trained = is_checkpoint(options.config);
+  require(!trained || options.vocab_size == 0, "vocab_size",
+          "{} for a model that has its tokenizer", options.vocab_size);
+  const Corpus corpus =
+      trained ? prepare_corpus_with(load_tokenizer(options.config), options.data, data,
+                                    options.held_out)
+              : prepare_corpus(options.data, options.vocab_size, data, options.held_out);
+  std::unique_ptr<Model> model;
+  if (trained) {
+    model = load_to_finetune(options.config, {}, options.seed);
+    run.config = finetune_config(model->config(), false, changes, options.config.string());
+    model->set_train_settings(write_train_config(run.config));
+  } else {
+    ModelConfig config = load_config(options.config);
+    nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
+    settings.update(changes);
+    run.config = read_train_config(ConfigReader(settings, options.config.string() + ": train"));
+    config.vocab_size = corpus.tokenizer->vocab_size();
+    config.train = write_train_config(run.config);
+    model = std::make_unique<Model>(config, options.seed);
+  }
   const TokenShard shard(corpus.files.train), held_out(corpus.files.held_out);
   TextSource source(shard, run.config.window, options.seed);
   run.data_identity = corpus.identity();
-  config.vocab_size = corpus.tokenizer->vocab_size();
-  config.train = write_train_config(run.config);
-  Model model(config, options.seed);
   const TrainResult result =
-      pronghorn::train(model, source, &held_out, corpus.tokenizer.get(), run);
+      pronghorn::train(*model, source, &held_out, corpus.tokenizer.get(), run);
   return {result.steps,
           result.tokens,
           result.seconds,

@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "formats/json.h"
+#include "model/lora.h"
 #include "ops/cross_entropy.h"
 #include "ops/optimizer_kernels.h"
 #include "train/evaluate.h"
@@ -84,7 +85,7 @@ int64_t sequences_per_step(const TrainConfig& config, const DataSource& source) 
 
 // Name of the first parameter whose gradient is not finite, for the message of a failed step.
 std::string first_bad_gradient(const Model& model) {
-  for (const Parameter& parameter : model.parameters()) {
+  for (const Parameter& parameter : model.trained()) {
     if (!parameter.value.has_grad()) continue;
     if (!std::isfinite(sum_of_squares(parameter.value.grad().values()))) return parameter.name;
   }
@@ -132,7 +133,7 @@ class DraftLosses {
               std::span<const int32_t> tokens, std::span<const int32_t> targets, int64_t length,
               double gradient_scale) {
     if (config_.early_exit > 0) {
-      linear_cross_entropy(context, early_hidden_, model_.head(), targets,
+      model_.cross_entropy(context, early_hidden_, targets,
                            gradient_scale * config_.early_exit_loss, 0);
     }
     const int64_t heads = model_.mtp_depth();
@@ -150,7 +151,7 @@ class DraftLosses {
       }
       batches_.push_back(fresh_segments(seen, length));
       last = model_.mtp_forward(context, k, last, batches_.back(), observer);
-      linear_cross_entropy(context, last, model_.head(), wanted,
+      model_.cross_entropy(context, last, wanted,
                            gradient_scale * config_.mtp_loss / static_cast<double>(heads), 0);
     }
   }
@@ -177,12 +178,18 @@ nlohmann::json identity_of(const Model& model, const TrainRun& run, const DataSo
   if (run.budget.seconds) budget["seconds"] = *run.budget.seconds;
   nlohmann::json settings = write_pronghorn_config(model.config());
   settings.erase("train");
-  return {{"model configuration", settings},
-          {"training configuration", write_train_config(run.config)},
-          {"seed", run.seed},
-          {"budget", budget},
-          {"data", run.data_identity},
-          {"window", source.length()}};
+  nlohmann::json identity = {{"model configuration", settings},
+                             {"training configuration", write_train_config(run.config)},
+                             {"seed", run.seed},
+                             {"budget", budget},
+                             {"data", run.data_identity},
+                             {"window", source.length()}};
+  if (model.adapter() != nullptr) {
+    for (const Parameter& parameter : model.trained()) {
+      identity["adapter"][parameter.name] = parameter.shape.to_vector();
+    }
+  }
+  return identity;
 }
 
 class TrainLoop {
@@ -210,7 +217,10 @@ class TrainLoop {
     TrainLog log(run_.directory / kLogFile, state_.step);
     const StopSignals signals;
     Progress progress(run_.label, total_work(), run_.budget.seconds ? "" : "tokens");
-    if (state_.step == 0) save_state();
+    if (state_.step == 0) {
+      if (run_.score_start && held_out_ != nullptr) start_score_ = score(0);
+      save_state();
+    }
     reset_memory_peak();
 
     double last_save = now_seconds();
@@ -299,7 +309,11 @@ class TrainLoop {
   void save_state() { state_.save(run_.directory / kStateFile, model_, identity_); }
 
   void save_model(const std::filesystem::path& directory) const {
-    model_.save(directory);
+    if (model_.adapter() != nullptr) {
+      model_.adapter()->save(model_, directory, run_.base);
+    } else {
+      model_.save(directory);
+    }
     if (tokenizer_ != nullptr) tokenizer_->save(directory);
   }
 
@@ -318,6 +332,7 @@ class TrainLoop {
     result.tokens = state_.tokens;
     result.seconds = state_.seconds;
     result.tokens_per_second = median(rates_);
+    result.start_bits_per_byte = start_score_;
     if (state_.best_bits_per_byte > 0) result.best_bits_per_byte = state_.best_bits_per_byte;
     return result;
   }
@@ -332,6 +347,7 @@ class TrainLoop {
   int64_t step_tokens_;
   std::vector<double> rates_;
   double last_score_ = 0, last_accuracy_ = 0;
+  std::optional<double> start_score_;
 };
 
 }  // namespace
@@ -383,7 +399,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
     const Tensor hidden = model.forward(context, batch, observer);
     const auto wanted = std::span(targets).subspan(at, static_cast<size_t>(rows));
     const CrossEntropy result =
-        linear_cross_entropy(context, hidden, model.head(), wanted, gradient_scale, config.z_loss);
+        model.cross_entropy(context, hidden, wanted, gradient_scale, config.z_loss);
     draft_losses.record(context, observer, hidden,
                         std::span(tokens).subspan(at, static_cast<size_t>(rows)), wanted, length,
                         gradient_scale);
@@ -393,12 +409,12 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   }
 
   double squares = 0;
-  for (const Parameter& parameter : model.parameters()) {
+  for (const Parameter& parameter : model.trained()) {
     if (!parameter.value.has_grad() || parameter.averaged) continue;
     squares += sum_of_squares(parameter.value.grad().values());
   }
   const auto clear_gradients = [&] {
-    for (const Parameter& parameter : model.parameters()) parameter.value.clear_grad();
+    for (const Parameter& parameter : model.trained()) parameter.value.clear_grad();
   };
   if (!std::isfinite(loss) || !std::isfinite(squares)) {
     const std::string name = first_bad_gradient(model);
@@ -415,8 +431,8 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   settings.epsilon = config.epsilon;
   settings.step = state.step + 1;
   settings.gradient_scale = config.clip > 0 && norm > config.clip ? config.clip / norm : 1;
-  for (size_t i = 0; i < model.parameters().size(); ++i) {
-    const Parameter& parameter = model.parameters()[i];
+  for (size_t i = 0; i < model.trained().size(); ++i) {
+    const Parameter& parameter = model.trained()[i];
     if (!parameter.value.has_grad()) continue;
     if (parameter.averaged) {
       follow(parameter.value, state.step, sequences);

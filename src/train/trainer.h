@@ -43,6 +43,8 @@ struct TrainRun {
   int64_t evaluate_tokens = 1 << 17;  // of the held-out text for scores on the way; 0: all
   std::string data_identity;          // changes when the data does; guards resumption
   std::string label = "train";        // of the progress bar
+  bool score_start = false;           // also score the held-out text before the first step
+  std::string base;                   // what an adapter's files call the model that it is for
   // Called after each step; false ends the run as a signal would. May be empty.
   std::function<bool(const TrainLogLine&)> on_step;
 };
@@ -52,6 +54,7 @@ struct TrainResult {
   double seconds = 0;                            // of training steps
   double tokens_per_second = 0;                  // median of the steps of this process
   int64_t peak_bytes = 0;                        // memory held by tensors at most
+  std::optional<double> start_bits_per_byte;     // before the first step, if it was asked for
   std::optional<double> held_out_bits_per_byte;  // at the end, on all held-out text
   std::optional<double> best_bits_per_byte;
   std::optional<double> accuracy;  // of a task
@@ -82,7 +85,8 @@ bool holds_training_run(const std::filesystem::path& directory);
 void check_directory(const std::filesystem::path& directory, bool resume);
 
 // Trains a model into run.directory:
-//   config.json, model.safetensors, tokenizer files   the model, at the end
+//   config.json, model.safetensors, tokenizer files   the model, at the end; of a model with an
+//                                                      adapter its files alone (model/lora.h)
 //   best/                                              the same, at the best held-out score
 //   training_state.safetensors                         to resume from
 //   log.jsonl                                          a line a step

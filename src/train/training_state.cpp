@@ -30,6 +30,16 @@ void restore(const SafetensorsFile& file, const std::string& name, const Tensor&
   to.bump_version();
 }
 
+// Whether a budget goes on where another of the same kind ended.
+bool is_larger(const nlohmann::json& budget, const nlohmann::json& than) {
+  if (!budget.is_object() || !than.is_object() || budget.size() != 1 || than.size() != 1) {
+    return false;
+  }
+  const auto now = budget.begin(), then = than.begin();
+  return now.key() == then.key() && now->is_number() && then->is_number() &&
+         now->get<double>() > then->get<double>();
+}
+
 // Names the innermost value in which two identities differ, so that the message stays one short
 // line.
 [[noreturn]] void refuse_identity(const std::string& where, const std::string& name,
@@ -54,7 +64,7 @@ void restore(const SafetensorsFile& file, const std::string& name, const Tensor&
 }  // namespace
 
 TrainingState::TrainingState(const Model& model) {
-  for (const Parameter& parameter : model.parameters()) {
+  for (const Parameter& parameter : model.trained()) {
     require(parameter.value.requires_grad(), parameter.name,
             "cannot be trained: the model was made for inference");
     m.push_back(Tensor::zeros(parameter.value.shape()));
@@ -70,7 +80,7 @@ void TrainingState::save(const std::filesystem::path& path, const Model& model,
                        static_cast<uint64_t>(tensor.bytes())});
   };
   for (size_t i = 0; i < m.size(); ++i) {
-    const Parameter& parameter = model.parameters()[i];
+    const Parameter& parameter = model.trained()[i];
     add("parameter." + parameter.name, parameter.value);
     add("m." + parameter.name, m[i]);
     add("v." + parameter.name, v[i]);
@@ -90,10 +100,12 @@ void TrainingState::load(const std::filesystem::path& path, const Model& model,
   const nlohmann::json saved = parse_json(metadata_at(file, kIdentity), where);
   for (const auto& [key, value] : identity.items()) {
     const nlohmann::json then = saved.is_object() ? saved.value(key, nlohmann::json()) : nullptr;
-    if (then != value) refuse_identity(where, key, then, value);
+    if (then != value && !(key == "budget" && is_larger(value, then))) {
+      refuse_identity(where, key, then, value);
+    }
   }
   for (size_t i = 0; i < m.size(); ++i) {
-    const Parameter& parameter = model.parameters()[i];
+    const Parameter& parameter = model.trained()[i];
     restore(file, "parameter." + parameter.name, parameter.value);
     restore(file, "m." + parameter.name, m[i]);
     restore(file, "v." + parameter.name, v[i]);

@@ -161,9 +161,13 @@ TEST_F(CliTest, AnExistingRunIsLeftAlone) {
   EXPECT_THAT(failure_of(1, train_of("tiny.json", "other.txt", "run", "3")), HasSubstr("--resume"));
   EXPECT_TRUE(read_file(folder_ / "run/training_state.safetensors") == state);
   EXPECT_TRUE(read_file(folder_ / "run/data/train.tokens") == tokens);
-  auto resumed = train_of("tiny.json", "text.txt", "run", "4");
+  auto resumed = train_of("tiny.json", "text.txt", "run", "2");
   resumed.push_back("--resume");
-  EXPECT_THAT(failure_of(1, resumed), HasSubstr("budget.steps: 3 then, 4 now"));
+  EXPECT_THAT(failure_of(1, resumed), HasSubstr("budget.steps: 3 then, 2 now"));
+  // A larger budget goes on.
+  resumed = train_of("tiny.json", "text.txt", "run", "5");
+  resumed.push_back("--resume");
+  EXPECT_THAT(output_of(resumed), HasSubstr("5 steps"));
 }
 
 TEST_F(CliTest, AFullDiskKeepsTheEarlierState) {

@@ -312,7 +312,9 @@ TEST_P(ModelLawsTest, EmbeddingsMayStandInPlaceOfTokens) {
   Batch batch = continue_sequence(other, text);
   const Parameter& table = model_.parameters().front();
   ASSERT_EQ(table.value.shape(), (Shape{model_.config().vocab_size, model_.config().hidden_size}));
-  batch.embeddings = embedding({}, table.value, text);
+  // They are what the first block is given, without the table's factor.
+  const auto factor = static_cast<float>(model_.config().embedding_scale);
+  batch.embeddings = scale({}, embedding({}, table.value, text), factor);
   batch.tokens.clear();
   const Tensor actual = model_.forward({}, batch);
   EXPECT_TRUE(std::ranges::equal(expected.values(), actual.values()));

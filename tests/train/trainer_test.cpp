@@ -320,7 +320,7 @@ double loss_with_drafts(const Model& model, const TrainConfig& config, DataSourc
     };
     const Tensor hidden = model.forward({}, fresh_segments(tokens, length), observer);
     const auto loss = [&](const Tensor& x, std::span<const int32_t> wanted) {
-      return linear_cross_entropy({}, x, model.head(), wanted, 1, 0).nll;
+      return model.cross_entropy({}, x, wanted, 1, 0).nll;
     };
     nll += loss(hidden, targets);
     drafts += 0.3 * loss(early, targets);

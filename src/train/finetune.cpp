@@ -1,0 +1,49 @@
+#include "train/finetune.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "formats/json.h"
+
+namespace pronghorn {
+namespace {
+
+// Usual rates: an adapter starts at zero and may move faster.
+constexpr double kRate = 5e-5, kAdapterRate = 3e-4;
+constexpr int64_t kBatchTokens = 2048;
+
+}  // namespace
+
+bool is_checkpoint(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path)) {
+    for (const char* file : {"model.safetensors", "model.safetensors.index.json",
+                             "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
+      if (std::filesystem::exists(path / file)) return true;
+    }
+    return false;
+  }
+  return path.extension() == ".gguf";
+}
+
+TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,
+                            const std::string& where) {
+  TrainConfig config;
+  config.batch_tokens = kBatchTokens;
+  if (!model.train.is_null()) {
+    config = read_train_config(ConfigReader(model.train, where + ": train"), config);
+  }
+  config.learning_rate = adapter ? kAdapterRate : kRate;
+  config.weight_decay = 0;
+  return read_train_config(ConfigReader(changes, where + ": train"), config);
+}
+
+std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
+                                        const std::optional<LoraConfig>& lora, uint64_t seed) {
+  require(is_checkpoint(path), path.string(),
+          "has no weights to start from (to train new ones, give a configuration file)");
+  std::unique_ptr<Model> model = Model::load(path, lora ? Purpose::inference : Purpose::training);
+  if (lora) model->set_adapter(Adapter::fresh(*model, *lora, seed));
+  return model;
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,30 @@
+// Fine-tuning: training that starts from the weights and the tokenizer of a checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "model/lora.h"
+#include "model/model.h"
+#include "train/train_config.h"
+
+namespace pronghorn {
+
+// Whether this is a checkpoint with weights: a directory, or a single file that holds all.
+bool is_checkpoint(const std::filesystem::path& path);
+
+// The settings of fine-tuning a model: those that it was trained with, if it says, at a rate that
+// does not undo what it knows, without decay of its weights. changes: keys of a "train" object.
+// Throws Error for what read_train_config() does not take. where: names the model in messages.
+TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,
+                            const std::string& where);
+
+// The model to be trained: with all its weights in f32 or, with `lora`, as it is stored and with a
+// fresh adapter.
+std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
+                                        const std::optional<LoraConfig>& lora, uint64_t seed);
+
+}  // namespace pronghorn
