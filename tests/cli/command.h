@@ -34,6 +34,8 @@ struct Conditions {
   std::optional<double> signal_after;  // seconds until `signal` is sent
   std::string after_file;              // counted from when this file is there
   int signal = SIGINT;
+  std::string input;   // on standard input; empty: nothing there
+  std::string output;  // where standard output goes: a file, or "closed"; empty: kept for `out`
 };
 
 // Each test has its own folder, which is the working directory of its commands.
@@ -65,13 +67,21 @@ class CliTest : public testing::Test {
   }
 
   Finished run(const std::vector<std::string>& arguments, const Conditions& conditions = {}) const {
+    if (!conditions.input.empty()) write_file(folder_ / "stdin", conditions.input);
     const pid_t child = ::fork();
     if (child == 0) {
       const int out = ::open((folder_ / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       const int err = ::open((folder_ / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       if (::chdir(folder_.path().c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
-      ::dup2(out, STDOUT_FILENO);
+      const bool elsewhere = !conditions.output.empty() && conditions.output != "closed";
+      ::dup2(elsewhere ? ::open(conditions.output.c_str(), O_WRONLY) : out, STDOUT_FILENO);
       ::dup2(err, STDERR_FILENO);
+      ::close(out);
+      ::close(err);
+      if (conditions.output == "closed") ::close(STDOUT_FILENO);
+      const int in = ::open(conditions.input.empty() ? "/dev/null" : "stdin", O_RDONLY);
+      ::dup2(in, STDIN_FILENO);
+      ::close(in);
       if (conditions.file_bytes) {
         // Ignored, so that a write beyond the limit fails as on a full disk.
         ::signal(SIGXFSZ, SIG_IGN);
