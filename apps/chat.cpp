@@ -116,8 +116,8 @@ class Chat {
       if (line.starts_with('/')) return command(line);
       if (line.find_first_not_of(" \t\r") != std::string::npos) answer(line);
     } catch (const JinjaError& error) {
-      say(fmt::format("pronghorn: {}\n", error.what()));
       if (!interactive_) throw;
+      say(fmt::format("pronghorn: {}\n", error.what()));
     } catch (const UsageError& error) {
       if (!interactive_) throw;
       say(fmt::format("pronghorn: {}\n", error.what()));

@@ -192,6 +192,7 @@ class Text {
   void save() {
     if (options_.session.empty()) return;
     if (options_.chat) return conversation_->save(options_.session);
+    session_.set_attachment({});  // the messages of a chat do not tell of what was written since
     session_.save(options_.session);
   }
 

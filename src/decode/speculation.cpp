@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "base/threads.h"
 
 namespace pronghorn {
@@ -67,7 +68,7 @@ std::vector<std::string> names_of(const std::string& text) {
 
 void check_model_name(const std::string& name) {
   if (!std::filesystem::exists(name)) {
-    throw UsageError("draft", fmt::format("there is no model '{}'", name),
+    throw UsageError("draft", fmt::format("there is no model {}", quote(name)),
                      "or ngram, suffix, early-exit:E, mtp; several with commas between");
   }
 }
@@ -91,7 +92,7 @@ std::unique_ptr<Drafter> make_one(const std::string& text, const Model& model,
       const char* end = rest.data() + rest.size();
       const auto result = std::from_chars(rest.data() + 1, end, layers);
       if (rest[0] != ':' || result.ec != std::errc() || result.ptr != end) {
-        throw UsageError("draft", fmt::format("'{}' is not early-exit:LAYERS", text));
+        throw UsageError("draft", fmt::format("{} is not early-exit:LAYERS", quote(text)));
       }
     }
     return make_early_exit_drafter(model, layers);

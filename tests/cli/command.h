@@ -35,7 +35,9 @@ struct Conditions {
   std::string after_file;              // counted from when this file is there
   int signal = SIGINT;
   std::string input;   // on standard input; empty: nothing there
-  std::string output;  // where standard output goes: a file, or "closed"; empty: kept for `out`
+  // Where standard output goes: a file, "closed", or "unread" (a pipe that nobody reads); empty: kept
+  // for `out`.
+  std::string output;
 };
 
 // Each test has its own folder, which is the working directory of its commands.
@@ -73,8 +75,7 @@ class CliTest : public testing::Test {
       const int out = ::open((folder_ / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       const int err = ::open((folder_ / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       if (::chdir(folder_.path().c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
-      const bool elsewhere = !conditions.output.empty() && conditions.output != "closed";
-      ::dup2(elsewhere ? ::open(conditions.output.c_str(), O_WRONLY) : out, STDOUT_FILENO);
+      ::dup2(output_descriptor(conditions.output, out), STDOUT_FILENO);
       ::dup2(err, STDERR_FILENO);
       ::close(out);
       ::close(err);
@@ -113,6 +114,15 @@ class CliTest : public testing::Test {
     finished.out = read_file(folder_ / "stdout");
     finished.err = read_file(folder_ / "stderr");
     return finished;
+  }
+
+  static int output_descriptor(const std::string& output, int kept) {
+    if (output.empty() || output == "closed") return kept;
+    if (output != "unread") return ::open(output.c_str(), O_WRONLY);
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(126);
+    ::close(ends[0]);
+    return ends[1];
   }
 
   // Runs what must succeed.

@@ -222,7 +222,7 @@ std::string float_repr(double value) {
   for (const char c : all.substr(minus ? 1 : 0, e - (minus ? 1 : 0))) {
     if (c != '.') digits += c;
   }
-  std::string text = minus ? "-" : "";
+  std::string text(minus ? 1 : 0, '-');
   const auto count = static_cast<int>(digits.size());
   if (exponent < -4 || exponent >= 16) {
     text += digits.substr(0, 1);
