@@ -1,5 +1,6 @@
 // pronghorn bench: prompt and decode speed of a model; the ceilings of the machine.
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
 #include "backend/machine.h"
@@ -20,6 +21,7 @@ struct BenchCommand : Common {
   std::filesystem::path model;
   bool machine = false;
   lab::BenchOptions bench;
+  std::optional<Precision> precision;
   std::vector<std::string> drafts;
   std::vector<std::filesystem::path> text, prompt_files;
   int64_t draft_prompts = 8;
@@ -97,7 +99,7 @@ void bench_drafts(const BenchCommand& options) {
   bench.generate = options.bench.generate;
   bench.batch = options.bench.batch;
   bench.repeat = options.bench.repeat;
-  bench.precision = options.bench.precision;
+  bench.precision = options.precision.value_or(stored_precision(*model));
   bench.cache_type = options.bench.cache_type;
   const std::vector<std::vector<int32_t>> prompts = draft_prompts(options, *tokenizer);
   const auto rows = lab::bench_drafters(*model, *tokenizer, prompts, options.drafts, bench);
@@ -106,6 +108,7 @@ void bench_drafts(const BenchCommand& options) {
                            {"tokens", options.bench.generate},
                            {"batch", options.bench.batch},
                            {"threads", thread_count()},
+                           {"precision", name_of(bench.precision)},
                            {"backend", backend().description()}};
     if (options.prompt_files.empty()) json["prompt_tokens"] = options.bench.prompt;
     for (const lab::DraftBenchRow& row : rows) {
@@ -144,6 +147,7 @@ void bench_drafts(const BenchCommand& options) {
                          : "another"});
   }
   print_table(table);
+  fmt::print("precision {}\n", name_of(bench.precision));
 }
 
 void run(const BenchCommand& options) {
@@ -158,6 +162,7 @@ void run(const BenchCommand& options) {
   const std::unique_ptr<Model> model = load_or_make(options.model);
   const double load_seconds = now_seconds() - start;
   lab::BenchOptions bench = options.bench;
+  bench.precision = options.precision.value_or(stored_precision(*model));
   if (!options.text.empty()) {
     bench.texts = cut_texts(options, *load_tokenizer(options.model), bench.batch,
                             bench.prompt + bench.generate);
@@ -167,15 +172,14 @@ void run(const BenchCommand& options) {
   const int64_t peak_bytes = peak_resident_bytes();
   const MachineCeilings machine = measure_machine(1.0);
 
-  const bool bf16 = options.bench.precision == Precision::bf16;
+  const bool bf16 = bench.precision == Precision::bf16;
   const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
   const double peak = 1e9 * (bf16 ? machine.bf16_gflops : machine.f32_gflops);
   // The head works on one token of a prompt only.
   const double head = 2.0 * static_cast<double>(model->head().size());
   const double prompt_flops = cost.matmul + cost.sequence - head;
-  const double step_bytes =
-      static_cast<double>(weight_bytes_per_token(*model, options.bench.precision) +
-                          options.bench.batch * result.state_bytes);
+  const double step_bytes = static_cast<double>(weight_bytes_per_token(*model, bench.precision) +
+                                                options.bench.batch * result.state_bytes);
   const double steps = result.decode.median / static_cast<double>(options.bench.batch);
   const double matrix_fraction = result.prefill.median * prompt_flops / peak;
   const double bandwidth_fraction = steps * step_bytes / (1e9 * machine.read_gigabytes_per_second);
@@ -195,7 +199,7 @@ void run(const BenchCommand& options) {
                        {"peak_rss_bytes", peak_bytes},
                        {"weights", weights_json(weight_bytes(*model))},
                        {"threads", thread_count()},
-                       {"precision", name_of(options.bench.precision)},
+                       {"precision", name_of(bench.precision)},
                        {"cache_type", std::string(dtype_name(options.bench.cache_type))},
                        {"backend", backend().description()},
                        {"machine", to_json(machine)}});
@@ -216,7 +220,8 @@ void run(const BenchCommand& options) {
   fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
              format_bytes(static_cast<double>(result.state_bytes)), format_duration(load_seconds),
              format_bytes(static_cast<double>(peak_bytes)));
-  fmt::print("weights {}\n", weights_text(weight_bytes(*model)));
+  fmt::print("weights {}; precision {}\n", weights_text(weight_bytes(*model)),
+             name_of(bench.precision));
   if (!result.kept_shares.empty()) fmt::print("{}\n", kept_text(result.kept_shares));
 }
 
@@ -254,7 +259,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 10000));
   add_speculation_options(*command, options->draft.speculation);
   command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");
-  add_precision_option(*command, options->bench.precision);
+  add_precision_option(*command, options->precision);
   add_cache_type_option(*command, options->bench.cache_type);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -78,6 +78,27 @@ void add_speculation_options(CLI::App& command, SpeculationOptions& options) {
                    "seed depends on the drafter");
 }
 
+CLI::Validator number_in_range(double least, double most) {
+  return {[least, most](std::string& text) -> std::string {
+            double value = 0;
+            const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+            const bool whole = code == std::errc() && end == text.data() + text.size();
+            if (whole && value >= least && value <= most) return {};
+            return fmt::format("'{}' is not a number from {} to {}", text, least, most);
+          },
+          ""};
+}
+
+CLI::Validator seed_number() {
+  return {[](std::string& text) -> std::string {
+            uint64_t value = 0;
+            const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+            if (code == std::errc() && end == text.data() + text.size()) return {};
+            return fmt::format("'{}' is not a whole number from 0 to {}", text, UINT64_MAX);
+          },
+          ""};
+}
+
 CLI::Validator positive_integer() { return whole_number(1, "whole number above 0"); }
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
@@ -129,6 +150,67 @@ void add_context_option(CLI::App& command, ContextLimit& limit) {
   command.add_flag_callback(
       "--strict-context", [&limit] { limit = ContextLimit::error; },
       "a text beyond the context that the model was trained for is an error, not a warning");
+}
+
+void add_precision_option(CLI::App& command, std::optional<Precision>& precision) {
+  command
+      .add_option_function<std::string>(
+          "--precision",
+          [&precision](const std::string& name) {
+            precision = name == "bf16" ? Precision::bf16 : Precision::f32;
+          },
+          "operands of matrix products (default: bf16 for a model stored in bf16 or less, else "
+          "f32)")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->option_text("f32|bf16");
+}
+
+TextModel load_text_model(const std::filesystem::path& path,
+                          const std::filesystem::path& adapter) {
+  TextModel loaded;
+  loaded.tokenizer = load_tokenizer(path);
+  loaded.format = ChatFormat::load(path);
+  loaded.model = load_model(path, adapter);
+  require(loaded.tokenizer->vocab_size() <= loaded.model->config().vocab_size, path.string(),
+          "its tokenizer has {} tokens and its model {}", loaded.tokenizer->vocab_size(),
+          loaded.model->config().vocab_size);
+  return loaded;
+}
+
+const char* end_name(Generated::End end) {
+  switch (end) {
+    case Generated::End::stop_string:
+      return "stop_string";
+    case Generated::End::end_token:
+      return "end_token";
+    case Generated::End::interrupted:
+      return "interrupted";
+    case Generated::End::length:
+      break;
+  }
+  return "length";
+}
+
+void add_stop_option(CLI::App& command, std::vector<std::string>& stop) {
+  command.add_option("--stop", stop, "end before this text or special token (may be repeated)")
+      ->allow_extra_args(false);
+}
+
+void add_sampling_options(CLI::App& command, SamplingOptions& sampling) {
+  command.add_option("--temperature", sampling.temperature, "0 (default): the likeliest token")
+      ->check(number_in_range(0, 1e6));
+  command.add_option("--top-k", sampling.top_k, "only the K likeliest tokens (0: all)")
+      ->check(natural_number());
+  command.add_option("--top-p", sampling.top_p, "only the likeliest that together reach P")
+      ->check(number_in_range(1e-9, 1));
+  command.add_option("--min-p", sampling.min_p, "only those at least P as likely as the likeliest")
+      ->check(number_in_range(0, 1));
+  command
+      .add_option("--repetition-penalty", sampling.repetition_penalty,
+                  "above 1: against repeating recent tokens")
+      ->check(number_in_range(1e-6, 1e6));
+  command.add_option("--seed", sampling.seed, "of the noise; same seed, same text")
+      ->check(seed_number());
 }
 
 void add_cache_type_option(CLI::App& command, DType& cache_type) {

@@ -6,12 +6,17 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "decode/generator.h"
+#include "decode/sampling.h"
 #include "decode/speculation.h"
+#include "formats/chat_format.h"
+#include "formats/tokenizer.h"
 #include "lab/table.h"
 #include "model/model.h"
 #include "model/trained_context.h"
@@ -42,6 +47,7 @@ void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_template(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_chat(CLI::App& app);
 
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);
@@ -53,6 +59,9 @@ std::string kept_text(std::span<const double> shares);
 // For options that take a whole number from 1 on, and from 0 on.
 CLI::Validator positive_integer();
 CLI::Validator natural_number();
+// For numbers of any kind, and for seeds: whole numbers of 64 bits.
+CLI::Validator number_in_range(double least, double most);
+CLI::Validator seed_number();
 
 // --task and its --task-length, --task-vocab, --task-items, --task-questions, --task-haystacks,
 // --task-curriculum.
@@ -66,6 +75,8 @@ void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
 
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);
+// The same where the default is that of stored_precision().
+void add_precision_option(CLI::App& command, std::optional<Precision>& precision);
 // "f32" or "bf16".
 std::string_view name_of(Precision precision);
 
@@ -78,6 +89,25 @@ void add_context_option(CLI::App& command, ContextLimit& limit);
 
 // --cache-type f32|bf16|f16, f32 unless it is given.
 void add_cache_type_option(CLI::App& command, DType& cache_type);
+
+// A model with all that reading and writing texts with it needs.
+struct TextModel {
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  ChatFormat format;
+};
+// The small files first, so that what is wrong with them is said at once. adapter: as for
+// load_model.
+TextModel load_text_model(const std::filesystem::path& path,
+                          const std::filesystem::path& adapter);
+
+// "length", "stop_string", "end_token", "interrupted".
+const char* end_name(Generated::End end);
+
+// --stop TEXT, as often as wanted.
+void add_stop_option(CLI::App& command, std::vector<std::string>& stop);
+// --temperature, --top-k, --top-p, --min-p, --repetition-penalty and --seed.
+void add_sampling_options(CLI::App& command, SamplingOptions& sampling);
 
 // --draft-tokens, --draft-tree and --draft-block: how a drafter is used.
 void add_speculation_options(CLI::App& command, SpeculationOptions& options);

@@ -1,10 +1,12 @@
 // pronghorn eval: perplexity and bits per byte on a text, accuracy on a synthetic task.
 #include <memory>
+#include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
 #include "model/model.h"
+#include "model/weight_bytes.h"
 #include "train/evaluate.h"
 #include "train/tasks.h"
 #include "train/text_source.h"
@@ -17,12 +19,13 @@ struct EvalOptions : Common {
   std::vector<std::filesystem::path> data;
   int64_t window = 0, examples = 256, stream = 0;
   TaskOptions task;
-  Precision precision = Precision::f32;
+  std::optional<Precision> precision;
   DType cache_type = DType::f32;
   ContextLimit context = ContextLimit::warn;
 };
 
-void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
+void eval_text(const EvalOptions& options, const Model& model, Precision precision,
+               int64_t window) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   TextScore score;
   check_context(model, window, options.context);
@@ -30,12 +33,13 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
   for_each_document(options.data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = tokenizer->encode(text);
     TextScore part = evaluate_tokens(
-        model, options.precision, tokens, window, [&](double done) { progress.update(done); },
+        model, precision, tokens, window, [&](double done) { progress.update(done); },
         options.cache_type);
-    part.bytes = static_cast<double>(text.size());
+    part.bytes = predicted_bytes(*tokenizer, text, tokens);
     score += part;
   });
   progress.finish();
+  require(score.tokens > 0, "--data", "no text has a second token to predict");
   if (options.json) {
     return print_json({{"tokens", score.tokens},
                        {"bytes", static_cast<int64_t>(score.bytes)},
@@ -43,17 +47,19 @@ void eval_text(const EvalOptions& options, const Model& model, int64_t window) {
                        {"perplexity", score.perplexity()},
                        {"bits_per_byte", score.bits_per_byte()},
                        {"kept_shares", score.kept_shares()},
-                       {"window", window}});
+                       {"window", window},
+                       {"precision", name_of(precision)}});
   }
   fmt::print(
       "tokens         {}\nbytes          {:.0f}\nnll            {:.1f} nats\n"
-      "perplexity     {:.4f}\nbits per byte  {:.4f}\n",
-      score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte());
+      "perplexity     {:.4f}\nbits per byte  {:.4f}\nprecision      {}\n",
+      score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte(),
+      name_of(precision));
   if (!score.entered.empty()) fmt::print("{}\n", kept_text(score.kept_shares()));
 }
 
 // Reads the beginning of the texts as one sequence and shows how it goes as that grows.
-void eval_stream(const EvalOptions& options, const Model& model) {
+void eval_stream(const EvalOptions& options, const Model& model, Precision precision) {
   std::vector<int32_t> tokens =
       load_tokenizer(options.model)->encode(read_text(options.data, 64 << 20));
   const auto all = static_cast<int64_t>(tokens.size());
@@ -64,7 +70,7 @@ void eval_stream(const EvalOptions& options, const Model& model) {
   constexpr int64_t kParts = 32;
   Progress progress("stream", static_cast<double>(options.stream), "tokens");
   const std::vector<StreamPart> parts = evaluate_stream(
-      model, options.precision, tokens, (options.stream + kParts - 1) / kParts,
+      model, precision, tokens, (options.stream + kParts - 1) / kParts,
       [&](double done) { progress.update(done); }, options.cache_type);
   progress.finish();
   nlohmann::json json = nlohmann::json::array();
@@ -81,11 +87,12 @@ void eval_stream(const EvalOptions& options, const Model& model) {
                     {"state_bytes", part.state_bytes},
                     {"peak_bytes", part.peak_bytes}});
   }
-  if (options.json) return print_json({{"parts", json}});
+  if (options.json) return print_json({{"parts", json}, {"precision", name_of(precision)}});
   print_table(table);
+  fmt::print("precision {}\n", name_of(precision));
 }
 
-void eval_task(const EvalOptions& options, const Model& model) {
+void eval_task(const EvalOptions& options, const Model& model, Precision precision) {
   TaskOptions task = options.task;
   if (task_type(task.name).text) task.text = task_text(options.data);
   if (task.vocab_size == 0) task.vocab_size = model.config().vocab_size;
@@ -94,7 +101,7 @@ void eval_task(const EvalOptions& options, const Model& model) {
           "needs a vocabulary of {}, the model has {}", source->vocab_size(),
           model.config().vocab_size);
   Progress progress("eval", static_cast<double>(options.examples * source->length()), "tokens");
-  const TaskScore score = evaluate_task(model, options.precision, *source, options.examples,
+  const TaskScore score = evaluate_task(model, precision, *source, options.examples,
                                         [&](double done) { progress.update(done); });
   progress.finish();
   if (options.json) {
@@ -104,11 +111,14 @@ void eval_task(const EvalOptions& options, const Model& model) {
                        {"answers", score.answers},
                        {"correct", score.correct},
                        {"solved", score.solved},
-                       {"accuracy", score.accuracy()}});
+                       {"accuracy", score.accuracy()},
+                       {"precision", name_of(precision)}});
   }
-  fmt::print("{} at length {}: {} of {} answers right, {:.2f}%; {} of {} examples solved\n",
-             task.name, source->length(), score.correct, score.answers, 100 * score.accuracy(),
-             score.solved, score.examples);
+  fmt::print(
+      "{} at length {}: {} of {} answers right, {:.2f}%; {} of {} examples solved "
+      "(precision {})\n",
+      task.name, source->length(), score.correct, score.answers, 100 * score.accuracy(),
+      score.solved, score.examples, name_of(precision));
 }
 
 void run(const EvalOptions& options) {
@@ -119,8 +129,9 @@ void run(const EvalOptions& options) {
   if (text && options.data.empty()) throw UsageError("--data", "missing");
   if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
   const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
-  if (!options.task.name.empty()) return eval_task(options, *model);
-  if (options.stream > 0) return eval_stream(options, *model);
+  const Precision precision = options.precision.value_or(stored_precision(*model));
+  if (!options.task.name.empty()) return eval_task(options, *model, precision);
+  if (options.stream > 0) return eval_stream(options, *model, precision);
   int64_t window = options.window;
   if (window == 0) {
     // A checkpoint of a published family says no more about its training than its context.
@@ -130,7 +141,7 @@ void run(const EvalOptions& options) {
     window = train.is_object() ? read_train_config(ConfigReader(train, "train")).window
                                : std::min(kDefaultWindow, trained > 0 ? trained : kDefaultWindow);
   }
-  eval_text(options, *model, window);
+  eval_text(options, *model, precision, window);
 }
 
 }  // namespace
@@ -144,8 +155,9 @@ void add_eval(CLI::App& app) {
   command->add_option("--data", options->data, "text files or folders");
   command
       ->add_option("--window", options->window,
-                   "tokens of a sequence (default: as in training, else 1024)")
-      ->check(positive_integer());
+                   "tokens of a sequence (default: as in training, else 1024); see --stream for "
+                   "long ones")
+      ->check(CLI::Range(int64_t{1}, kMaxWindow));
   command
       ->add_option("--stream", options->stream,
                    "read so many tokens as one sequence; shows loss, speed and memory on the way")

@@ -1,37 +1,30 @@
 // pronghorn generate: continue a text.
 #include <cstdio>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
 #include "command.h"
+#include "decode/conversation.h"
 #include "decode/generator.h"
+#include "model/weight_bytes.h"
+#include "output.h"
 
 namespace pronghorn::app {
 namespace {
 
 struct GenerateCommand : Common {
   std::filesystem::path model, adapter, prompt_file, session;
-  std::string prompt, draft;
+  std::string prompt, draft, system;
   SpeculationOptions speculation;
-  bool stats = false;
+  bool stats = false, chat = false, echo = true;
+  std::optional<Precision> precision;
   DType cache_type = DType::f32;
   GenerateOptions generate;
 };
-
-const char* end_name(Generated::End end) {
-  switch (end) {
-    case Generated::End::stop_string:
-      return "stop_string";
-    case Generated::End::end_token:
-      return "end_token";
-    case Generated::End::length:
-      break;
-  }
-  return "length";
-}
 
 // What speculation did, and how fast plain decoding of the same session is.
 struct SpeculationReport {
@@ -80,78 +73,183 @@ void print(const SpeculationReport& report) {
   fmt::print(stderr, "\n");
 }
 
+// Why a text that ended before it began did so.
+void explain_empty(const Generated& result, const ChatFormat& format, bool chat) {
+  if (result.end != Generated::End::end_token ||
+      result.text.find_first_not_of(" \n\t") != std::string::npos) {
+    return;
+  }
+  fmt::print(stderr, "pronghorn: the model ended the text at once{}\n",
+             format.has_template() && !chat
+                 ? ": it is trained to answer in a chat (try --chat, or pronghorn chat)"
+                 : "");
+}
+
+void print_stats(const Generated& result, const Session& session, Precision precision,
+                 std::span<const double> kept) {
+  const double prefill =
+      static_cast<double>(result.prompt_tokens) / std::max(1e-9, result.prompt_seconds);
+  const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
+  fmt::print(stderr,
+             "prompt {} tokens, {} tokens/s (weights were packed meanwhile); {} tokens at {} "
+             "tokens/s; state {}; precision {}\n",
+             result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
+             format_bytes(static_cast<double>(session.state().bytes())), name_of(precision));
+  if (!kept.empty()) fmt::print(stderr, "{}\n", kept_text(kept));
+}
+
+nlohmann::json to_json(const Generated& result, const Session& session, Precision precision,
+                       std::span<const double> kept) {
+  const double prefill =
+      static_cast<double>(result.prompt_tokens) / std::max(1e-9, result.prompt_seconds);
+  const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
+  return {{"text", result.text},
+          {"ids", result.ids},
+          {"end", end_name(result.end)},
+          {"prompt_tokens", result.prompt_tokens},
+          {"tokens", result.tokens},
+          {"context", session.length()},
+          {"state_bytes", session.state().bytes()},
+          {"kept_shares", kept},
+          {"prompt_tokens_per_second", prefill},
+          {"prompt_includes_packing", true},
+          {"decode_tokens_per_second", decode},
+          {"precision", name_of(precision)}};
+}
+
+// The text to continue; nothing is loaded before it is read.
+std::string prompt_of(const GenerateCommand& options) {
+  if (!options.prompt.empty() && !options.prompt_file.empty()) {
+    throw UsageError("--prompt-file", "there is a --prompt too", "give one of them");
+  }
+  if (options.chat && options.prompt.empty() && options.prompt_file.empty()) {
+    throw UsageError("--chat", "needs a --prompt or --prompt-file");
+  }
+  if (!options.system.empty() && !options.chat) {
+    throw UsageError("--system", "is for chats", "add --chat");
+  }
+  if (!options.prompt_file.empty()) return read_input(options.prompt_file);
+  return options.prompt == "-" ? read_input("-") : options.prompt;
+}
+
+// Writes text as it comes. When that fails, the generation is asked to end, and what failed is
+// thrown when the session is saved.
+class Shown {
+ public:
+  explicit Shown(bool wanted) : wanted_(wanted) {}
+  void write(std::string_view text) {
+    if (!wanted_ || failure_ != nullptr) return;
+    try {
+      write_output(text);
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
+  bool failed() const { return failure_ != nullptr; }
+  void rethrow() const {
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
+  }
+
+ private:
+  bool wanted_;
+  std::exception_ptr failure_;
+};
+
+// One text to write: a plain continuation, or an answer in a conversation.
+class Text {
+ public:
+  Text(const GenerateCommand& options, const TextModel& loaded)
+      : options_(options), loaded_(loaded), session_(*loaded.model, options.cache_type) {
+    resumes_ = !options.session.empty() && std::filesystem::exists(options.session);
+    if (options.chat) {
+      conversation_.emplace(*loaded.model, *loaded.tokenizer, loaded.format, options.cache_type);
+      if (resumes_) conversation_->load(options.session);
+      if (!options.system.empty()) conversation_->set_system(options.system);
+    } else if (resumes_) {
+      session_ = Session::load(options.session, *loaded.model, options.cache_type);
+    }
+  }
+
+  bool resumes() const { return resumes_; }
+  const Session& session() const { return options_.chat ? conversation_->session() : session_; }
+
+  Generated write(const std::string& prompt, const GenerateOptions& generate,
+                  const std::function<void(std::string_view)>& emit = {},
+                  const std::function<bool()>& interrupted = {},
+                  Speculation* speculation = nullptr) {
+    if (options_.chat) {
+      return conversation_->answer(prompt, generate, emit, interrupted, speculation);
+    }
+    const Tokenizer& tokenizer = *loaded_.tokenizer;
+    const std::vector<int32_t> tokens =
+        tokenizer.encode(prompt, {.add_special = session_.length() == 0,
+                                  .parse_special = true,
+                                  .after = tokenizer.after(session_.recent())});
+    return pronghorn::generate(*loaded_.model, tokenizer, session_, tokens, generate, emit,
+                               speculation, interrupted);
+  }
+
+  void save() {
+    if (options_.session.empty()) return;
+    if (options_.chat) return conversation_->save(options_.session);
+    session_.set_attachment({});  // the messages of a chat do not tell of what was written since
+    session_.save(options_.session);
+  }
+
+ private:
+  const GenerateCommand& options_;
+  const TextModel& loaded_;
+  Session session_;
+  std::optional<Conversation> conversation_;
+  bool resumes_ = false;
+};
+
 void run(const GenerateCommand& options) {
   check(options.generate.sampling);
-  const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
-  require(tokenizer->vocab_size() <= model->config().vocab_size, options.model.string(),
-          "its tokenizer has {} tokens and its model {}", tokenizer->vocab_size(),
-          model->config().vocab_size);
-  const bool resumes = !options.session.empty() && std::filesystem::exists(options.session);
-  Session session = resumes ? Session::load(options.session, *model, options.cache_type)
-                            : Session(*model, options.cache_type);
-  std::string prompt = options.prompt;
-  if (!options.prompt_file.empty()) prompt = read_file(options.prompt_file);
-  const std::vector<int32_t> tokens =
-      tokenizer->encode(prompt, {.add_special = !resumes,
-                                 .parse_special = true,
-                                 .after = tokenizer->after(session.recent())});
+  const std::string prompt = prompt_of(options);
+  check_drafters(options.draft);
+  const TextModel loaded = load_text_model(options.model, options.adapter);
+  GenerateOptions generate = options.generate;
+  generate.precision = options.precision.value_or(stored_precision(*loaded.model));
+  generate.end_tokens =
+      loaded.format.end_tokens(*loaded.tokenizer, loaded.model->config().vocab_size);
+  Text text(options, loaded);
 
   std::unique_ptr<Speculation> speculation;
   if (!options.draft.empty()) {
-    speculation = std::make_unique<Speculation>(make_drafter(options.draft, *model, *tokenizer),
-                                                options.speculation);
+    speculation = std::make_unique<Speculation>(
+        make_drafter(options.draft, *loaded.model, *loaded.tokenizer), options.speculation);
   }
   // Only then: what a copy shares must be copied again when it is written.
-  std::optional<Session> before;
-  if (speculation != nullptr && options.stats) before = session;
+  std::optional<Text> before;
+  if (speculation != nullptr && options.stats) before.emplace(text);
 
-  if (!options.json && !resumes) fmt::print("{}", prompt);
-  const auto show = [&](std::string_view text) {
-    if (options.json) return;
-    fmt::print("{}", text);
-    std::fflush(stdout);
-  };
-  const Generated result = pronghorn::generate(*model, *tokenizer, session, tokens,
-                                               options.generate, show, speculation.get());
+  Shown shown(!options.json);
+  if (options.echo && !options.chat && !text.resumes()) shown.write(prompt);
+  const Generated result = text.write(
+      prompt, generate, [&](std::string_view piece) { shown.write(piece); },
+      [&] { return shown.failed(); }, speculation.get());
   std::optional<SpeculationReport> report;
   if (speculation != nullptr) {
     report = {speculation->stats(), speculation->drafter().name(), 0, result.decode_seconds, true};
     if (before) {
-      Session again = *before;
-      const Generated plain =
-          pronghorn::generate(*model, *tokenizer, again, tokens, options.generate);
+      const Generated plain = before->write(prompt, generate);
       report->plain_seconds = plain.decode_seconds;
       report->same_text = plain.text == result.text;
     }
   }
-  if (!options.session.empty()) session.save(options.session);
+  text.save();
+  shown.rethrow();
 
-  const double prefill =
-      static_cast<double>(result.prompt_tokens) / std::max(1e-9, result.prompt_seconds);
-  const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
-  const std::vector<double> kept = model->measured_shares(session.state());
+  const std::vector<double> kept = loaded.model->measured_shares(text.session().state());
   if (options.json) {
-    nlohmann::json json = {{"text", result.text},
-                           {"end", end_name(result.end)},
-                           {"prompt_tokens", result.prompt_tokens},
-                           {"tokens", result.tokens},
-                           {"context", session.length()},
-                           {"state_bytes", session.state().bytes()},
-                           {"kept_shares", kept},
-                           {"prompt_tokens_per_second", prefill},
-                           {"decode_tokens_per_second", decode}};
+    nlohmann::json json = to_json(result, text.session(), generate.precision, kept);
     if (report) json["speculation"] = to_json(*report);
     return print_json(json);
   }
-  fmt::print("\n");
-  std::fflush(stdout);  // before what goes to stderr
-  if (options.stats) {
-    fmt::print(stderr, "prompt {} tokens, {} tokens/s; {} tokens at {} tokens/s; state {}\n",
-               result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
-               format_bytes(static_cast<double>(session.state().bytes())));
-    if (!kept.empty()) fmt::print(stderr, "{}\n", kept_text(kept));
-  }
+  write_output("\n");  // before what goes to stderr
+  explain_empty(result, loaded.format, options.chat);
+  if (options.stats) print_stats(result, text.session(), generate.precision, kept);
   if (report) print(*report);
 }
 
@@ -162,21 +260,19 @@ void add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateCommand>();
   command->add_option("model", options->model, "checkpoint directory")->required();
   add_adapter_option(*command, options->adapter);
-  command->add_option("--prompt", options->prompt, "text to continue");
-  command->add_option("--prompt-file", options->prompt_file, "file that holds the prompt");
+  command->add_option("--prompt", options->prompt, "text to continue (- reads standard input)");
+  command->add_option("--prompt-file", options->prompt_file,
+                      "file that holds the prompt (- reads standard input)");
+  command->add_flag(
+      "--chat", options->chat,
+      "the prompt is a user's message: write the answer, as the model's chat template "
+      "has it");
+  command->add_option("--system", options->system, "system message of --chat");
+  command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
       ->check(natural_number());
-  SamplingOptions& sampling = options->generate.sampling;
-  command->add_option("--temperature", sampling.temperature, "0 (default): the likeliest token");
-  command->add_option("--top-k", sampling.top_k, "only the K likeliest tokens");
-  command->add_option("--top-p", sampling.top_p, "only the likeliest that together reach P");
-  command->add_option("--min-p", sampling.min_p,
-                      "only those at least P as likely as the likeliest");
-  command->add_option("--repetition-penalty", sampling.repetition_penalty,
-                      "above 1: against repeating recent tokens");
-  command->add_option("--seed", sampling.seed, "of the noise; same seed, same text");
-  command->add_option("--stop", options->generate.stop, "end before this text (may be repeated)")
-      ->allow_extra_args(false);
+  add_sampling_options(*command, options->generate.sampling);
+  add_stop_option(*command, options->generate.stop);
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to");
   command->add_flag(
@@ -187,7 +283,7 @@ void add_generate(CLI::App& app) {
                       "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
                       "several with commas between");
   add_speculation_options(*command, options->speculation);
-  add_precision_option(*command, options->generate.precision);
+  add_precision_option(*command, options->precision);
   add_cache_type_option(*command, options->cache_type);
   add_context_option(*command, options->generate.context);
   add_common_options(*command, *options);

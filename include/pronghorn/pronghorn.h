@@ -15,8 +15,10 @@
 
 namespace pronghorn {
 
-// How the matrix products of a call round their operands; they always add up in f32.
-enum class Rounding { f32, bf16 };
+// How the matrix products of a call round their operands; they always add up in f32. stored: bf16
+// for a model whose numbers are stored in bf16 or in fewer bits, which is fastest and rounds
+// nothing of it, and f32 for others.
+enum class Rounding { stored, f32, bf16 };
 
 // How attention keeps the keys and values of a text: rounded to bf16 or f16 they take half the
 // memory.
@@ -25,21 +27,26 @@ enum class CacheType { f32, bf16, f16 };
 // How to continue a text.
 struct ContinueOptions {
   int64_t max_tokens = 128;
-  double temperature = 0;              // 0: always the likeliest token
-  int64_t top_k = 0;                   // only the k likeliest; 0: all
-  double top_p = 1;                    // only the likeliest that together reach p
-  double min_p = 0;                    // only those at least min_p as likely as the likeliest
-  double repetition_penalty = 1;       // above 1: against repeating recent tokens
-  uint64_t seed = 0;                   // same seed, same text
-  std::vector<std::string> stop = {};  // the text ends before the first of these
+  double temperature = 0;         // 0: always the likeliest token
+  int64_t top_k = 0;              // only the k likeliest; 0: all
+  double top_p = 1;               // only the likeliest that together reach p
+  double min_p = 0;               // only those at least min_p as likely as the likeliest
+  double repetition_penalty = 1;  // above 1: against repeating recent tokens
+  uint64_t seed = 0;              // same seed, same text
+  // The text ends before the first of these; names of special tokens, which are not part of the
+  // text, end it too.
+  std::vector<std::string> stop = {};
+  // End with any of the end tokens that the checkpoint's files name.
   bool stop_at_end_token = true;
-  Rounding rounding = Rounding::f32;
+  Rounding rounding = Rounding::stored;
 };
 
 // What continuing a text gave.
 struct Continuation {
   enum class End { length, stop_text, end_token };
-  std::string text = {};  // without the prompt
+  // Without the prompt. A character that the last token begins and does not complete stays in the
+  // session: what comes next goes on with it.
+  std::string text = {};
   End end = End::length;
   int64_t prompt_tokens = 0, tokens = 0;
   double prompt_seconds = 0, decode_seconds = 0;
@@ -51,8 +58,8 @@ using TextCallback = std::function<void(std::string_view piece)>;
 // Cross-entropy of a text under a model.
 struct Evaluation {
   int64_t tokens = 0;  // predicted
-  double bytes = 0;    // of the text
-  double nll = 0;      // nats, summed over the tokens
+  double bytes = 0;  // of the text that they stand for: the first token of a text is not predicted
+  double nll = 0;    // nats, summed over the tokens
   double perplexity = 0;
   double bits_per_byte = 0;
 };
@@ -99,9 +106,10 @@ class LanguageModel {
 
   // Reads text files or folders (.txt, .jsonl, either in .gz) in windows of `window` tokens, each a
   // fresh sequence, and scores every token but the first of a window. window 0: as in training,
-  // else 1024. Throws for files that are missing or not text.
+  // else 1024. Throws for files that are missing or not text, and where nothing is to be
+  // predicted.
   Evaluation evaluate(const std::vector<std::filesystem::path>& data, int64_t window = 0,
-                      Rounding rounding = Rounding::f32) const;
+                      Rounding rounding = Rounding::stored) const;
 
  private:
   friend class TextSession;

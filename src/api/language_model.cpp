@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "formats/chat_format.h"
 #include "train/evaluate.h"
 #include "train/text_source.h"
 
@@ -40,6 +41,8 @@ LanguageModel LanguageModel::load(const std::filesystem::path& directory) {
   auto parts = std::make_shared<Parts>();
   parts->model = Model::load(directory);
   parts->tokenizer = load_tokenizer(directory);
+  parts->end_tokens =
+      ChatFormat::load(directory).end_tokens(*parts->tokenizer, parts->model->config().vocab_size);
   require(parts->tokenizer->vocab_size() <= parts->model->config().vocab_size, directory.string(),
           "its tokenizer has {} tokens and its model {}", parts->tokenizer->vocab_size(),
           parts->model->config().vocab_size);
@@ -103,15 +106,20 @@ Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& dat
   const nlohmann::json& train = parts_->model->config().train;
   if (window == 0)
     window = train.is_null() ? kDefaultWindow : train.value("window", kDefaultWindow);
-  if (window < 1) throw UsageError("window", fmt::format("{} tokens", window), "at least 1");
+  if (window < 1 || window > kMaxWindow) {
+    throw UsageError("window", fmt::format("{} tokens", window),
+                     fmt::format("from 1 to {}", kMaxWindow));
+  }
   TextScore score;
   for_each_document(data, [&](std::string_view text, const std::string&) {
-    const TextScore part = evaluate_tokens(*parts_->model, precision_of(rounding),
-                                           parts_->tokenizer->encode(text), window);
+    const std::vector<int32_t> tokens = parts_->tokenizer->encode(text);
+    const TextScore part =
+        evaluate_tokens(*parts_->model, precision_of(rounding, *parts_->model), tokens, window);
     score.tokens += part.tokens;
     score.nll += part.nll;
-    score.bytes += static_cast<double>(text.size());
+    score.bytes += predicted_bytes(*parts_->tokenizer, text, tokens);
   });
+  require(score.tokens > 0, "evaluate", "no text has a second token to predict");
   return {score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte()};
 }
 

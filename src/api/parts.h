@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "decode/generator.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
+#include "model/weight_bytes.h"
 #include "pronghorn/pronghorn.h"
 
 namespace pronghorn {
@@ -13,6 +15,7 @@ namespace pronghorn {
 struct LanguageModel::Parts {
   std::unique_ptr<const Model> model;
   std::unique_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> end_tokens;  // that the checkpoint's files name
 };
 
 struct TextSession::Parts {
@@ -23,8 +26,16 @@ struct TextSession::Parts {
 // Hides messages and progress bars unless show_messages() has been called.
 void set_up_messages();
 
-inline Precision precision_of(Rounding rounding) {
-  return rounding == Rounding::bf16 ? Precision::bf16 : Precision::f32;
+inline Precision precision_of(Rounding rounding, const Model& model) {
+  switch (rounding) {
+    case Rounding::f32:
+      return Precision::f32;
+    case Rounding::bf16:
+      return Precision::bf16;
+    case Rounding::stored:
+      break;
+  }
+  return stored_precision(model);
 }
 
 inline DType dtype_of(CacheType cache) {

@@ -3,7 +3,8 @@
 namespace pronghorn {
 namespace {
 
-GenerateOptions internal(const ContinueOptions& options) {
+GenerateOptions internal(const ContinueOptions& options, const Model& model,
+                         const std::vector<int32_t>& end_tokens) {
   GenerateOptions result;
   result.max_tokens = options.max_tokens;
   result.sampling.temperature = options.temperature;
@@ -14,7 +15,8 @@ GenerateOptions internal(const ContinueOptions& options) {
   result.sampling.seed = options.seed;
   result.stop = options.stop;
   result.stop_at_eos = options.stop_at_end_token;
-  result.precision = precision_of(options.rounding);
+  result.end_tokens = end_tokens;
+  result.precision = precision_of(options.rounding, model);
   return result;
 }
 
@@ -25,6 +27,7 @@ Continuation::End end_of(Generated::End end) {
     case Generated::End::end_token:
       return Continuation::End::end_token;
     case Generated::End::length:
+    case Generated::End::interrupted:  // which nobody asks for here
       break;
   }
   return Continuation::End::length;
@@ -53,15 +56,17 @@ TextSession& TextSession::operator=(TextSession&&) noexcept = default;
 TextSession::~TextSession() = default;
 
 void TextSession::append(std::string_view text) {
-  parts_->session.append(tokens_of(text, parts_->session, *parts_->language_model->tokenizer));
+  const Tokenizer& tokenizer = *parts_->language_model->tokenizer;
+  parts_->session.append_prompt(tokenizer, tokens_of(text, parts_->session, tokenizer));
 }
 
 Continuation TextSession::generate(std::string_view prompt, const ContinueOptions& options,
                                    const TextCallback& on_text) {
   const LanguageModel::Parts& parts = *parts_->language_model;
   const std::vector<int32_t> tokens = tokens_of(prompt, parts_->session, *parts.tokenizer);
-  const Generated result = pronghorn::generate(*parts.model, *parts.tokenizer, parts_->session,
-                                               tokens, internal(options), on_text);
+  const Generated result =
+      pronghorn::generate(*parts.model, *parts.tokenizer, parts_->session, tokens,
+                          internal(options, *parts.model, parts.end_tokens), on_text);
   return {result.text,   end_of(result.end),    result.prompt_tokens,
           result.tokens, result.prompt_seconds, result.decode_seconds};
 }

@@ -143,10 +143,10 @@ Controller::Controller(int kinds, int costly_kind, const ControllerOptions& opti
       acceptance_(static_cast<size_t>(std::max(1, kinds))),
       account_(kFirstAllowance),
       pause_(kShortPause) {
-  require(options.draft_tokens >= 0 && options.draft_tokens <= kMaxDraft, "--draft-tokens",
+  require(options.draft_tokens >= 0 && options.draft_tokens <= kMaxDraft, "draft tokens",
           "{} is out of range (0 to {})", options.draft_tokens, kMaxDraft);
   require(options.branches >= 1 && options.branches <= static_cast<int64_t>(Acceptance::kRanks),
-          "--draft-tree", "{} is out of range (1 to {})", options.branches, Acceptance::kRanks);
+          "draft tree", "{} is out of range (1 to {})", options.branches, Acceptance::kRanks);
 }
 
 void Controller::set_costs(int64_t sequences, StepCost step, double draft_level_seconds) {

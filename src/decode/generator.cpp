@@ -28,11 +28,9 @@ class Writer {
         session_(*generation.session),
         options_(generation.options),
         emit_(generation.emit),
-        position_(session_.length() + static_cast<int64_t>(generation.prompt.size())),
-        filter_(options_.stop),
-        stream_(tokenizer, position_ > 0) {
+        interrupted_(generation.interrupted),
+        filter_(options_.stop) {
     check(options_.sampling);
-    result_.prompt_tokens = static_cast<int64_t>(generation.prompt.size());
   }
 
   Session& session() const { return session_; }
@@ -49,32 +47,60 @@ class Writer {
   // Of the next token in the text.
   int64_t position() const { return position_; }
 
+  void append_prompt(std::span<const int32_t> prompt) {
+    session_.append_prompt(tokenizer_, prompt);
+    result_.prompt_tokens = static_cast<int64_t>(prompt.size());
+    position_ = session_.length();
+    stream_.emplace(tokenizer_, session_.text());
+  }
+
   // Takes the next token; false if the text ends with it.
   bool take(int32_t token) {
     ++result_.tokens;
     ++position_;
+    result_.ids.push_back(token);
     session_.append({&token, 1});
-    if (options_.stop_at_eos && tokenizer_.eos() == token) {
-      result_.end = Generated::End::end_token;
-      ended_ = true;
-      return false;
+    if (token < tokenizer_.vocab_size()) {
+      show(stream_->push(token));
+      if (tokenizer_.is_special(token))
+        give(filter_.push(tokenizer_.token_bytes(token, true), false));
     }
-    show(stream_.push(token));
     if (filter_.stopped()) {
-      result_.end = Generated::End::stop_string;
-      ended_ = true;
+      end_with(Generated::End::stop_string);
+    } else if (options_.stop_at_eos && ends_text(token)) {
+      end_with(Generated::End::end_token);
+    } else if (!ended() && interrupt()) {
+      return false;
     }
     return !ended();
   }
 
-  // What was held back.
+  // Ends the text here if somebody wants that.
+  bool interrupt() {
+    if (interrupted_ == nullptr || !interrupted_()) return false;
+    end_with(Generated::End::interrupted);
+    return true;
+  }
+
+  // What was held back. A character that is not complete stays for whoever goes on.
   void finish() {
-    if (filter_.stopped()) return;
-    show(stream_.finish());
+    const bool goes_on =
+        result_.end == Generated::End::length || result_.end == Generated::End::interrupted;
+    if (!goes_on) show(stream_->finish());
     give(filter_.finish());
+    session_.set_text(stream_->state());
   }
 
  private:
+  bool ends_text(int32_t token) const {
+    return tokenizer_.eos() == token ||
+           std::find(options_.end_tokens.begin(), options_.end_tokens.end(), token) !=
+               options_.end_tokens.end();
+  }
+  void end_with(Generated::End end) {
+    result_.end = end;
+    ended_ = true;
+  }
   void show(std::string_view text) { give(filter_.push(text)); }
   void give(const std::string& ready) {
     result_.text += ready;
@@ -85,9 +111,10 @@ class Writer {
   Session& session_;
   const GenerateOptions& options_;
   const std::function<void(std::string_view)>& emit_;
-  int64_t position_;
+  const std::function<bool()>& interrupted_;
+  int64_t position_ = 0;
   StopFilter filter_;
-  TextStream stream_;
+  std::optional<TextStream> stream_;
   Generated result_;
   bool ended_ = false;
 };
@@ -126,10 +153,12 @@ class Generator {
     std::vector<size_t> active;
     for (size_t i = 0; i < writers_.size(); ++i) {
       Writer& writer = *writers_[i];
-      if (writer.left() > 0) {
-        const std::vector<int32_t> token = {writer.choose(first_scores_[i].values())};
-        writer.take(token.front());
-        if (speculation_ != nullptr) speculation_->drafter().append(i, token);
+      if (writer.left() > 0 && !writer.ended()) {
+        if (!writer.interrupt()) {
+          const std::vector<int32_t> token = {writer.choose(first_scores_[i].values())};
+          writer.take(token.front());
+          if (speculation_ != nullptr) speculation_->drafter().append(i, token);
+        }
       }
       if (writer.ended()) {
         end(writer, start);
@@ -170,15 +199,21 @@ class Generator {
       const size_t unread = std::min(session.pending().size(), recent.size());
       drafter->begin(index, recent.first(recent.size() - unread));
     }
-    session.append(prompt);
+    writer.append_prompt(prompt);
     if (drafter != nullptr) drafter->append(index, session.pending());
     const double start = now_seconds();
     Progress progress("reading the prompt", static_cast<double>(prompt.size()), "tokens");
-    first_scores_.push_back(
-        session.scores(model_, context_, [&](size_t done, const Tensor& hidden) {
-          progress.update(static_cast<double>(done));
-          if (drafter != nullptr && drafter->wants_hidden()) drafter->observe(index, hidden);
-        }));
+    struct Interrupted {};
+    try {
+      first_scores_.push_back(
+          session.scores(model_, context_, [&](size_t done, const Tensor& hidden) {
+            progress.update(static_cast<double>(done));
+            if (drafter != nullptr && drafter->wants_hidden()) drafter->observe(index, hidden);
+            if (writer.interrupt()) throw Interrupted();
+          }));
+    } catch (const Interrupted&) {
+      first_scores_.emplace_back();  // the text has ended and asks for none
+    }
     writer.result().prompt_seconds = now_seconds() - start;
   }
 
@@ -369,8 +404,9 @@ std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
 
 Generated generate(const Model& model, const Tokenizer& tokenizer, Session& session,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
-                   const std::function<void(std::string_view)>& emit, Speculation* speculation) {
-  const Generation generation{&session, prompt, options, emit};
+                   const std::function<void(std::string_view)>& emit, Speculation* speculation,
+                   const std::function<bool()>& interrupted) {
+  const Generation generation{&session, prompt, options, emit, interrupted};
   return generate(model, tokenizer, {&generation, 1}, speculation).front();
 }
 

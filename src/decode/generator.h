@@ -20,17 +20,23 @@ struct GenerateOptions {
   int64_t max_tokens = 128;
   SamplingOptions sampling;
   std::vector<std::string> stop;  // the text ends before the first of these that is complete
+  // The text ends with the tokenizer's end token and with each of these, unless stop_at_eos is
+  // false.
+  std::vector<int32_t> end_tokens;
   bool stop_at_eos = true;
   Precision precision = Precision::f32;
   ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for
 };
 
 struct Generated {
+  // Whole characters. What the tokens of a text that ended by its length begin and do not complete
+  // stays in the session: the next tokens go on with it.
   std::string text;
+  std::vector<int32_t> ids;  // of the tokens written, an end token included
   int64_t prompt_tokens = 0, tokens = 0;
   int64_t steps = 0;  // of the model, after the prompt
   double prompt_seconds = 0, decode_seconds = 0;
-  enum class End : uint8_t { length, stop_string, end_token } end = End::length;
+  enum class End : uint8_t { length, stop_string, end_token, interrupted } end = End::length;
 };
 
 // One of the texts that are written together.
@@ -41,12 +47,15 @@ struct Generation {
   // Called with pieces of whole characters as soon as it is certain that no stop string begins in
   // them; may be empty.
   std::function<void(std::string_view)> emit;
+  // Asked before each token; true ends the text there. May be empty.
+  std::function<bool()> interrupted;
 };
 
 // Appends each prompt to its session and continues it; a step of the model serves all texts that
 // have not ended. What is written does not depend, to the bit, on the other texts, nor on the
 // drafter of `speculation` (null: plain decoding, a token a step), unless it says so
-// (SpeculationOptions::block). Throws Error if a session has nothing to continue from, occurs
+// (SpeculationOptions::block). Tokens in the padded part of a vocabulary, beyond the tokenizer's,
+// stand for no text. Throws Error if a session has nothing to continue from, occurs
 // twice, or precisions differ.
 std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
                                 std::span<const Generation> generations,
@@ -56,6 +65,7 @@ std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
 Generated generate(const Model& model, const Tokenizer& tokenizer, Session& session,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& emit = {},
-                   Speculation* speculation = nullptr);
+                   Speculation* speculation = nullptr,
+                   const std::function<bool()>& interrupted = {});
 
 }  // namespace pronghorn

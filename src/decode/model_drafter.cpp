@@ -33,8 +33,12 @@ class ModelDrafter : public ScoringDrafter {
     const auto wrong = static_cast<int64_t>(text.guessed.size()) - same;
     if (wrong > 0) text.state.truncate(text.state.length() - wrong);
     text.guessed.clear();
-    text.unread.insert(text.unread.end(), tokens.begin() + same, tokens.end());
-    if (!tokens.empty()) text.last = tokens.back();
+    // A token that only the larger vocabulary of the target has is replaced: the guesses behind it
+    // are worse, the text is the same.
+    const auto vocabulary = static_cast<int32_t>(model_->config().vocab_size);
+    std::transform(tokens.begin() + same, tokens.end(), std::back_inserter(text.unread),
+                   [&](int32_t token) { return token < vocabulary ? token : 0; });
+    if (!tokens.empty()) text.last = tokens.back() < vocabulary ? tokens.back() : 0;
   }
 
  protected:
@@ -149,6 +153,28 @@ class EarlyExitDrafter final : public ModelDrafter {
   int64_t layers_;
 };
 
+// Guesses are ids, so ids must stand for the same text. What else files say of tokens (which are
+// special, how the vocabulary is padded, in which format it is written) does not matter.
+void check_same_vocabulary(const Tokenizer& own, const Tokenizer& target, const std::string& name) {
+  constexpr int64_t kMostAdded = 1024;  // tokens that one of them has beyond the other's
+  const auto refuse = [&](const std::string& difference) {
+    throw Error(name, fmt::format("has another tokenizer than the model: {}", difference),
+                "a draft model must be trained with the tokenizer of the model: "
+                "pronghorn train --tokenizer MODEL");
+  };
+  if (own.fingerprint() == target.fingerprint()) return;
+  const int64_t common = std::min(own.vocab_size(), target.vocab_size());
+  if (std::max(own.vocab_size(), target.vocab_size()) - common > kMostAdded) {
+    refuse(fmt::format("{} and {} tokens", own.vocab_size(), target.vocab_size()));
+  }
+  for (int32_t id = 0; id < static_cast<int32_t>(common); ++id) {
+    if (own.is_special(id) && target.is_special(id)) continue;  // stands for no text
+    if (own.token_bytes(id, true) != target.token_bytes(id, true)) {
+      refuse(fmt::format("token {} stands for other text", id));
+    }
+  }
+}
+
 // A shared pointer to what somebody else keeps.
 std::shared_ptr<const Model> borrowed(const Model& model) {
   return {std::shared_ptr<const Model>(), &model};
@@ -160,13 +186,7 @@ std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<const Model> model,
                                             const Tokenizer& tokenizer, const Model& target,
                                             const Tokenizer& target_tokenizer,
                                             const std::string& name) {
-  if (tokenizer.fingerprint() != target_tokenizer.fingerprint()) {
-    throw Error(name,
-                fmt::format("has another tokenizer than the model ({} and {} tokens, or others)",
-                            tokenizer.vocab_size(), target_tokenizer.vocab_size()),
-                "a draft model must be trained with the tokenizer of the model: "
-                "pronghorn train --tokenizer MODEL");
-  }
+  check_same_vocabulary(tokenizer, target_tokenizer, name);
   return std::make_unique<ModelDrafter>(std::move(model), target.config().vocab_size, name);
 }
 

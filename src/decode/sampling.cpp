@@ -70,12 +70,12 @@ void check(const SamplingOptions& options) {
   const auto refuse = [](const char* name, double value, const char* allowed) {
     throw UsageError(name, fmt::format("{} is out of range", value), allowed);
   };
-  if (!(options.temperature >= 0)) refuse("--temperature", options.temperature, "0 or more");
-  if (options.top_k < 0) refuse("--top-k", static_cast<double>(options.top_k), "0 or more");
-  if (!(options.top_p > 0 && options.top_p <= 1)) refuse("--top-p", options.top_p, "above 0, to 1");
-  if (!(options.min_p >= 0 && options.min_p <= 1)) refuse("--min-p", options.min_p, "0 to 1");
+  if (!(options.temperature >= 0)) refuse("temperature", options.temperature, "0 or more");
+  if (options.top_k < 0) refuse("top_k", static_cast<double>(options.top_k), "0 or more");
+  if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", options.top_p, "above 0, to 1");
+  if (!(options.min_p >= 0 && options.min_p <= 1)) refuse("min_p", options.min_p, "0 to 1");
   if (!(options.repetition_penalty > 0)) {
-    refuse("--repetition-penalty", options.repetition_penalty, "above 0");
+    refuse("repetition_penalty", options.repetition_penalty, "above 0");
   }
 }
 

@@ -11,7 +11,23 @@
 namespace pronghorn {
 namespace {
 
-constexpr uint64_t kMagic = 0x3130534e4f525000;  // "\0PRONS01"
+constexpr uint64_t kMagic = 0x3230534e4f525000;       // "\0PRONS02"
+constexpr uint64_t kFirstMagic = 0x3130534e4f525000;  // without decode state and attachment
+constexpr uint64_t kMostPending = 3;                  // bytes of a character that is not complete
+
+std::string take_text(std::span<const std::byte>& in, const std::string& where, uint64_t most,
+                      std::string_view what) {
+  const auto size = take<uint64_t>(in, where);
+  require(size <= most && size <= in.size(), where, "its {} has {} bytes", what, size);
+  std::string text(reinterpret_cast<const char*>(in.data()), size);
+  in = in.subspan(size);
+  return text;
+}
+
+void put_text(std::string& out, const std::string& text) {
+  put(out, static_cast<uint64_t>(text.size()));
+  out += text;
+}
 
 }  // namespace
 
@@ -25,19 +41,52 @@ void Session::append(std::span<const int32_t> tokens) {
   }
 }
 
+void Session::append_prompt(const Tokenizer& tokenizer, std::span<const int32_t> tokens) {
+  append(tokens);
+  if (tokens.empty()) return;
+  text_.pending.clear();  // the prompt follows it, so the character is never completed
+  TextStream stream(tokenizer, text_);
+  for (const int32_t token : tokens) {
+    if (token < tokenizer.vocab_size()) stream.push(token);
+  }
+  text_ = stream.state();
+}
+
+bool Session::go_back(std::span<const int32_t> tokens) {
+  const auto length_wanted = static_cast<int64_t>(tokens.size());
+  if (length_wanted >= length()) return length_wanted == length();
+  if (length_wanted >= state_.length()) {
+    pending_.resize(static_cast<size_t>(length_wanted - state_.length()));
+  } else {
+    SequenceState state = state_;
+    try {
+      state.truncate(length_wanted);
+    } catch (const Error&) {
+      return false;
+    }
+    state_ = std::move(state);
+    pending_.clear();
+  }
+  const std::span<const int32_t> last = tokens.last(std::min(tokens.size(), kRecent));
+  recent_.assign(last.begin(), last.end());
+  text_ = {{}, tokens.empty(), tokens.empty() ? -1 : tokens.back()};
+  return true;
+}
+
 Tensor Session::scores(const Model& model, const Context& context,
                        const std::function<void(size_t, const Tensor&)>& on_read) {
   require(!pending_.empty(), "generate", "there is no text to continue (give a --prompt)");
   Tensor last;
-  read_in_pieces(static_cast<int64_t>(pending_.size()), [&](int64_t done, int64_t count) {
+  const std::vector<int32_t> tokens = pending_;
+  read_in_pieces(static_cast<int64_t>(tokens.size()), [&](int64_t done, int64_t count) {
     const auto piece =
-        std::span(pending_).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
+        std::span(tokens).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
     const Batch batch = continue_sequence(state_, piece);
     const Tensor hidden = model.forward(context, batch);
     last = hidden.row_slice(count - 1, 1);
+    mark_read(static_cast<size_t>(count));
     if (on_read) on_read(static_cast<size_t>(done + count), hidden);
   });
-  pending_.clear();
   return model.logits(context, last);
 }
 
@@ -54,6 +103,10 @@ void Session::save(const std::filesystem::path& path) const {
     put(out, static_cast<uint64_t>(tokens->size()));
     for (const int32_t token : *tokens) put(out, token);
   }
+  put_text(out, text_.pending);
+  put(out, static_cast<int32_t>(text_.at_start ? 1 : 0));
+  put(out, text_.previous);
+  put_text(out, attachment_);
   put(out, static_cast<uint64_t>(XXH3_64bits(out.data(), out.size())));
   out += state_.save();  // has a checksum of its own
   write_file(path, out);
@@ -63,7 +116,8 @@ Session Session::load(const std::filesystem::path& path, const Model& model, DTy
   const MappedFile file(path);
   const std::string where = path.string();
   std::span<const std::byte> in = file.bytes();
-  require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
+  const auto magic = take<uint64_t>(in, where);
+  require(magic == kMagic || magic == kFirstMagic, where, "is not a saved session");
   Session session(model, cache_type);
   for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
     const auto count = take<uint64_t>(in, where);
@@ -73,6 +127,17 @@ Session Session::load(const std::filesystem::path& path, const Model& model, DTy
       require(tokens->back() >= 0 && tokens->back() < model.config().vocab_size, where,
               "holds token {} of a vocabulary of {}", tokens->back(), model.config().vocab_size);
     }
+  }
+  if (magic == kMagic) {
+    session.text_.pending = take_text(in, where, kMostPending, "unfinished character");
+    session.text_.at_start = take<int32_t>(in, where) != 0;
+    session.text_.previous = take<int32_t>(in, where);
+    require(session.text_.previous >= -1 && session.text_.previous < model.config().vocab_size,
+            where, "its last token {} is none of a vocabulary of {}", session.text_.previous,
+            model.config().vocab_size);
+    session.attachment_ = take_text(in, where, in.size(), "attachment");
+  } else {
+    session.text_.at_start = session.recent_.empty();
   }
   const auto head = static_cast<size_t>(in.data() - file.bytes().data());
   require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,

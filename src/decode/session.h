@@ -5,8 +5,11 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "formats/tokenizer.h"
 #include "model/model.h"
 
 namespace pronghorn {
@@ -23,12 +26,26 @@ class Session {
 
   // Adds tokens to the text; the model sees them with the next scores().
   void append(std::span<const int32_t> tokens);
+  // The same for a prompt: what writes on behind it knows what the text ends with.
+  void append_prompt(const Tokenizer& tokenizer, std::span<const int32_t> tokens);
+  // What decoding carries from the text so far to what follows: the bytes of a character that is
+  // not complete.
+  const DecodeState& text() const { return text_; }
+  void set_text(DecodeState text) { text_ = std::move(text); }
+  // Whatever else is to be kept with the text and saved with it.
+  const std::string& attachment() const { return attachment_; }
+  void set_attachment(std::string attachment) { attachment_ = std::move(attachment); }
+
+  // Goes back to the text that consists of `tokens`, with which its own text begins. False, and
+  // nothing done, if its state cannot: a recurrence goes back kExactStep tokens at most.
+  bool go_back(std::span<const int32_t> tokens);
+
   // Tokens that the model has not yet seen, at the end of the text.
   std::span<const int32_t> pending() const { return pending_; }
 
   // Lets the model read all tokens appended (in pieces of bounded memory) and returns its scores of
   // the next one: [vocab_size]. on_read: called after each piece with the tokens read so far and
-  // the last hidden states of the piece.
+  // the last hidden states of the piece; what it throws leaves the tokens behind the piece unread.
   Tensor scores(const Model& model, const Context& context,
                 const std::function<void(size_t done, const Tensor& hidden)>& on_read = {});
 
@@ -51,6 +68,8 @@ class Session {
   SequenceState state_;
   std::vector<int32_t> pending_;  // not yet seen by the model
   std::vector<int32_t> recent_;
+  DecodeState text_;
+  std::string attachment_;
 };
 
 }  // namespace pronghorn

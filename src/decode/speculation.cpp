@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "base/threads.h"
-#include "formats/gguf.h"
 
 namespace pronghorn {
 namespace {
@@ -54,12 +54,30 @@ double time_level(Drafter& drafter, const Model& model, const Context& context, 
   return best;
 }
 
+constexpr std::string_view kExit = "early-exit";
+
+std::vector<std::string> names_of(const std::string& text) {
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    names.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return names;
+}
+
+void check_model_name(const std::string& name) {
+  if (!std::filesystem::exists(name)) {
+    throw UsageError("draft", fmt::format("there is no model {}", quote(name)),
+                     "or ngram, suffix, early-exit:E, mtp; several with commas between");
+  }
+}
+
 std::unique_ptr<Drafter> make_one(const std::string& text, const Model& model,
                                   const Tokenizer& tokenizer) {
   if (text == "ngram") return make_ngram_drafter();
   if (text == "suffix") return make_suffix_drafter();
   if (text == "mtp") return make_mtp_drafter(model);
-  constexpr std::string_view kExit = "early-exit";
   if (text.starts_with(kExit)) {
     const std::string_view rest = std::string_view(text).substr(kExit.size());
     int64_t layers = 0;
@@ -67,22 +85,19 @@ std::unique_ptr<Drafter> make_one(const std::string& text, const Model& model,
       const nlohmann::json& train = model.config().train;
       if (train.is_object() && train.contains("early_exit")) layers = train.at("early_exit");
       if (layers == 0) {
-        throw UsageError("--draft", "the model was not trained for an early exit",
+        throw UsageError("draft", "the model was not trained for an early exit",
                          "name the layers: early-exit:E");
       }
     } else {
       const char* end = rest.data() + rest.size();
       const auto result = std::from_chars(rest.data() + 1, end, layers);
       if (rest[0] != ':' || result.ec != std::errc() || result.ptr != end) {
-        throw UsageError("--draft", fmt::format("'{}' is not early-exit:LAYERS", text));
+        throw UsageError("draft", fmt::format("{} is not early-exit:LAYERS", quote(text)));
       }
     }
     return make_early_exit_drafter(model, layers);
   }
-  if (!std::filesystem::is_directory(text) && !find_gguf(text)) {
-    throw UsageError("--draft", fmt::format("'{}' is not a model's directory", text),
-                     "or ngram, suffix, early-exit:E, mtp; several with commas between");
-  }
+  check_model_name(text);
   const std::unique_ptr<Tokenizer> own = load_tokenizer(text);
   return make_model_drafter(Model::load(text), *own, model, tokenizer, text);
 }
@@ -94,8 +109,8 @@ Speculation::Speculation(std::unique_ptr<Drafter> drafter, const SpeculationOpti
       options_(options),
       controller_(drafter_->kinds(), drafter_->costly_kind(), options.control) {
   if (options.block && options.control.branches > 1) {
-    throw UsageError("--draft-tree", "block verification judges chains only",
-                     "leave away --draft-tree or --draft-block");
+    throw UsageError("draft tree", "block verification judges chains only",
+                     "use a chain, or no block verification");
   }
 }
 
@@ -109,14 +124,18 @@ void Speculation::prepare(const Model& model, const Context& context, int64_t se
   prepared_ = std::move(key);
 }
 
+void check_drafters(const std::string& text) {
+  for (const std::string& name : names_of(text)) {
+    const bool known = name.empty() || name == "ngram" || name == "suffix" || name == "mtp" ||
+                       name.starts_with(kExit);
+    if (!known) check_model_name(name);
+  }
+}
+
 std::unique_ptr<Drafter> make_drafter(const std::string& text, const Model& model,
                                       const Tokenizer& tokenizer) {
   std::vector<std::unique_ptr<Drafter>> all;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    all.push_back(make_one(text.substr(begin, end - begin), model, tokenizer));
-    begin = end + 1;
-  }
+  for (const std::string& name : names_of(text)) all.push_back(make_one(name, model, tokenizer));
   return all.size() == 1 ? std::move(all.front()) : make_stacked_drafter(std::move(all));
 }
 

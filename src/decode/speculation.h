@@ -58,6 +58,9 @@ class Speculation {
   std::string prepared_;  // what the costs were measured for
 };
 
+// Throws Error if `text` names a draft model that is not there. Before anything large is loaded.
+void check_drafters(const std::string& text);
+
 // The drafters that --draft names: "ngram", "suffix", "early-exit:E", "mtp", or the directory of a
 // smaller model; several with commas between them are a stack. Throws Error for what does not fit
 // the model.

@@ -9,18 +9,19 @@ namespace pronghorn {
 
 StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)) {
   for (const std::string& stop : stops_) {
-    if (stop.empty()) throw UsageError("--stop", "a stop string is empty");
+    if (stop.empty()) throw UsageError("stop", "a stop string is empty");
   }
 }
 
-std::string StopFilter::push(std::string_view text) {
+std::string StopFilter::push(std::string_view text, bool visible) {
+  if (stopped_) return {};
   held_ += text;
+  visible_.append(text.size(), visible ? 1 : 0);
   size_t first = std::string::npos;
   for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
   if (first != std::string::npos) {
     stopped_ = true;
-    held_.resize(first);
-    return std::exchange(held_, {});
+    return release(first);
   }
   size_t keep = 0;
   for (const std::string& stop : stops_) {
@@ -28,11 +29,19 @@ std::string StopFilter::push(std::string_view text) {
       if (held_.ends_with(std::string_view(stop).substr(0, n))) keep = n;
     }
   }
-  std::string ready = held_.substr(0, held_.size() - keep);
-  held_.erase(0, ready.size());
-  return ready;
+  return release(held_.size() - keep);
 }
 
-std::string StopFilter::finish() { return std::exchange(held_, {}); }
+std::string StopFilter::finish() { return stopped_ ? std::string() : release(held_.size()); }
+
+std::string StopFilter::release(size_t count) {
+  std::string shown;
+  for (size_t i = 0; i < count; ++i) {
+    if (visible_[i] != 0) shown += held_[i];
+  }
+  held_.erase(0, count);
+  visible_.erase(0, count);
+  return shown;
+}
 
 }  // namespace pronghorn

@@ -1,4 +1,4 @@
-// StopFilter: ends a text before the first of several strings, wherever pieces of it begin and end.
+// StopFilter: ends a text before the first of some strings, in a text that arrives in pieces.
 #pragma once
 
 #include <string>
@@ -7,22 +7,27 @@
 
 namespace pronghorn {
 
-// Holds text back while it might be the beginning of a stop string.
+// Gives out text as soon as it is certain that no stop string begins in it.
 class StopFilter {
  public:
-  // Throws UsageError if a stop string is empty.
+  // Throws UsageError for an empty stop string.
   explicit StopFilter(std::vector<std::string> stops);
 
-  // Adds text; returns what can be shown.
-  std::string push(std::string_view text);
+  // Takes a piece and returns what may be shown. visible: false for what is part of the text and
+  // never shown, the names of special tokens: stop strings are found in them too. After a stop
+  // string has come, returns what stands before it, and then nothing.
+  std::string push(std::string_view text, bool visible = true);
+  bool stopped() const { return stopped_; }
   // What was held back, at the end of the text.
   std::string finish();
-  // A stop string was found.
-  bool stopped() const { return stopped_; }
 
  private:
+  // Takes the first `count` bytes out of what is held, and returns those of them that are shown.
+  std::string release(size_t count);
+
   std::vector<std::string> stops_;
   std::string held_;
+  std::string visible_;  // for each byte held whether it is shown: 1 or 0
   bool stopped_ = false;
 };
 

@@ -49,26 +49,36 @@ ChatFormat ChatFormat::load(const std::filesystem::path& path) {
   } else if (std::filesystem::is_directory(path)) {
     format.read_directory(path);
   } else {
-    format.templates_[kDefault] = {read_file(path, kMostBytes), path.string()};
+    format.add_template(kDefault, read_file(path, kMostBytes), path.string());
   }
   return format;
 }
 
+void ChatFormat::add_template(const std::string& name, std::string_view source,
+                              const std::string& where) {
+  Template& added = templates_[name] = {};
+  try {
+    added.parsed = std::make_shared<const JinjaTemplate>(source, where);
+  } catch (const Error&) {
+    added.error = std::current_exception();
+  }
+}
+
 void ChatFormat::add_templates(const json& value, const std::string& where) {
   if (value.is_string()) {
-    templates_[kDefault] = {value.get<std::string>(), where};
+    add_template(kDefault, value.get_ref<const std::string&>(), where);
   } else if (value.is_array()) {
     for (const json& item : value) {
       require(item.is_object() && item.contains("name") && item["name"].is_string() &&
                   item.contains("template") && item["template"].is_string(),
               where, "an item of the list has no name or no template");
-      const auto name = item["name"].get<std::string>();
-      templates_[name] = {item["template"].get<std::string>(), where};
+      add_template(item["name"].get<std::string>(), item["template"].get_ref<const std::string&>(),
+                   where);
     }
   } else if (value.is_object()) {
     for (const auto& item : value.items()) {
       require(item.value().is_string(), where, "the template of a name must be a string");
-      templates_[item.key()] = {item.value().get<std::string>(), where};
+      add_template(item.key(), item.value().get_ref<const std::string&>(), where);
     }
   } else {
     require(value.is_null(), where, "must be a string or a list");
@@ -117,14 +127,14 @@ void ChatFormat::read_directory(const std::filesystem::path& directory) {
     }
   }
   if (const auto file = directory / "chat_template.jinja"; std::filesystem::exists(file)) {
-    templates_[kDefault] = {read_file(file, kMostBytes), file.string()};
+    add_template(kDefault, read_file(file, kMostBytes), file.string());
   }
   if (const auto more = directory / "additional_chat_templates";
       std::filesystem::is_directory(more)) {
     for (const auto& entry : std::filesystem::directory_iterator(more)) {
       if (entry.path().extension() != ".jinja") continue;
-      templates_[entry.path().stem().string()] = {read_file(entry.path(), kMostBytes),
-                                                  entry.path().string()};
+      add_template(entry.path().stem().string(), read_file(entry.path(), kMostBytes),
+                   entry.path().string());
     }
   }
   for (const char* name : {"generation_config.json", "config.json"}) {
@@ -148,13 +158,16 @@ void ChatFormat::read_gguf(const std::filesystem::path& path) {
     const auto text = value.as_text();
     const bool named = name.size() > key.size() + 1 && name[key.size()] == '.';
     if (text && (named || name.size() == key.size())) {
-      templates_[named ? name.substr(key.size() + 1) : kDefault] = {std::string(*text),
-                                                                    metadata.path(name)};
+      add_template(named ? name.substr(key.size() + 1) : kDefault, *text, metadata.path(name));
     }
   }
   const std::vector<std::string_view> tokens = metadata.texts("tokenizer.ggml.tokens");
-  for (const char* name : {"bos", "eos", "eot", "eom", "unk", "sep", "pad", "cls", "mask"}) {
-    const GgufValue* value = metadata.find(fmt::format("tokenizer.ggml.{}_token_id", name));
+  // GGUF's names, and those of tokenizer_config.json.
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {"bos", "bos"},     {"eos", "eos"},       {"eot", "eot"}, {"eom", "eom"},  {"unknown", "unk"},
+      {"padding", "pad"}, {"seperator", "sep"}, {"cls", "cls"}, {"mask", "mask"}};
+  for (const auto& [gguf_name, name] : kNames) {
+    const GgufValue* value = metadata.find(fmt::format("tokenizer.ggml.{}_token_id", gguf_name));
     const auto id = value == nullptr ? std::nullopt : value->as_integer();
     if (!id || *id < 0 || static_cast<uint64_t>(*id) >= tokens.size()) continue;
     const std::string token = fmt::format("{}_token", name);
@@ -163,28 +176,45 @@ void ChatFormat::read_gguf(const std::filesystem::path& path) {
   }
 }
 
-std::string ChatFormat::render(nlohmann::ordered_json variables,
-                               std::optional<std::time_t> now) const {
+const JinjaTemplate& ChatFormat::parsed_template(bool with_tools) const {
   if (templates_.empty()) {
     throw Error(where_, "has no chat template",
                 "name an instruction-tuned checkpoint, or give the text as a plain prompt");
   }
-  const auto tools = variables.find("tools");
-  const bool with_tools = tools != variables.end() && tools->is_array() && !tools->empty();
   auto found = templates_.find(kDefault);
   if (const auto special = templates_.find("tool_use");
       special != templates_.end() && (with_tools || found == templates_.end())) {
     found = special;
   }
   if (found == templates_.end()) found = templates_.begin();
-  auto& parsed = parsed_[found->first];
-  if (parsed == nullptr) {
-    parsed = std::make_shared<const JinjaTemplate>(found->second.text, found->second.where);
-  }
+  if (found->second.error != nullptr) std::rethrow_exception(found->second.error);
+  return *found->second.parsed;
+}
+
+std::string ChatFormat::render(nlohmann::ordered_json variables,
+                               std::optional<std::time_t> now) const {
+  require(variables.is_object(), where_, "the variables of a template must be an object");
+  const auto tools = variables.find("tools");
+  const bool with_tools = tools != variables.end() && tools->is_array() && !tools->empty();
+  const JinjaTemplate& chat = parsed_template(with_tools);
   for (const auto& [name, text] : special_.items()) {
     if (!variables.contains(name)) variables[name] = text;
   }
-  return parsed->render(variables, now);
+  return chat.render(variables, now);
+}
+
+std::vector<int32_t> ChatFormat::end_tokens(const Tokenizer& tokenizer, int64_t vocab_size) const {
+  std::vector<int32_t> ids;
+  if (const auto eos = tokenizer.eos()) ids.push_back(*eos);
+  for (const int64_t id : end_ids_) {
+    if (id >= 0 && id < vocab_size) ids.push_back(static_cast<int32_t>(id));
+  }
+  for (const std::string& name : end_names_) {
+    if (const auto id = tokenizer.find_token(name)) ids.push_back(*id);
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
 }
 
 }  // namespace pronghorn

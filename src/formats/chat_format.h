@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <ctime>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "formats/jinja.h"
+#include "formats/tokenizer.h"
 
 namespace pronghorn {
 
@@ -33,19 +35,30 @@ class ChatFormat {
   // "default". Throws Error if there is no template, and JinjaError.
   std::string render(nlohmann::ordered_json variables, std::optional<std::time_t> now = {}) const;
 
+  // Throws Error if there is no template, and JinjaError for one that does not parse.
+  void check_template() const { parsed_template(false); }
+
+  // The tokens, of any of the files, that end a text; sorted. Ids outside the vocabulary of
+  // `vocab_size` and names that the tokenizer does not know are left out.
+  std::vector<int32_t> end_tokens(const Tokenizer& tokenizer, int64_t vocab_size) const;
+
  private:
+  const JinjaTemplate& parsed_template(bool with_tools) const;
   void read_directory(const std::filesystem::path& directory);
   void read_gguf(const std::filesystem::path& path);
   void read_named_tokens(const nlohmann::json& config);
   void add_templates(const nlohmann::json& value, const std::string& where);
   void add_end_ids(const nlohmann::json& value);
 
-  struct Source {
-    std::string text, where;
+  // One that does not parse is kept as its error, until somebody wants it.
+  struct Template {
+    std::shared_ptr<const JinjaTemplate> parsed;
+    std::exception_ptr error;
   };
+  void add_template(const std::string& name, std::string_view source, const std::string& where);
+
   std::string where_;
-  std::map<std::string, Source> templates_;  // by name; "default" is the usual one
-  mutable std::map<std::string, std::shared_ptr<const JinjaTemplate>> parsed_;
+  std::map<std::string, Template> templates_;  // by name; "default" is the usual one
   nlohmann::ordered_json special_ = nlohmann::ordered_json::object();  // "bos_token": "<s>"
   std::vector<int64_t> end_ids_;
   std::vector<std::string> end_names_;

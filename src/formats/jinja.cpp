@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/quote.h"
 #include "formats/jinja/interpreter.h"
 #include "formats/json.h"
 
@@ -18,8 +19,11 @@ nlohmann::ordered_json parse_variables(std::string_view bytes, std::string_view 
   return nlohmann::ordered_json::parse(bytes);
 }
 
+// Characters of a template's own words that a message shows.
+constexpr size_t kMostShown = 300;
+
 JinjaError::JinjaError(std::string_view where, int line, std::string message, bool raised)
-    : Error(where, fmt::format("line {}: {}", line, message)),
+    : Error(where, fmt::format("line {}: {}", line, printable(message, kMostShown))),
       message_(std::move(message)),
       line_(line),
       raised_(raised) {}

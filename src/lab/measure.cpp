@@ -153,7 +153,7 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
         std::vector<Session> sessions(count, Session(model, options.cache_type));
         std::vector<Generation> generations;
         for (size_t i = 0; i < count; ++i) {
-          generations.push_back({&sessions[i], prompts[first + i], generation, {}});
+          generations.push_back({&sessions[i], prompts[first + i], generation, {}, {}});
           generations.back().options.sampling.seed = first + i;
         }
         double longest = 0;

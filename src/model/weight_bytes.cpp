@@ -36,6 +36,19 @@ std::vector<WeightBytes> weight_bytes(const Model& model) {
   return all;
 }
 
+Precision stored_precision(const Model& model) {
+  int64_t short_numbers = 0, all = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.matrix.defined()) continue;
+    const Encoding& encoding = parameter.matrix.encoding();
+    const bool is_short =
+        &encoding == &encodings::bf16 || encoding.block_bytes < 2 * encoding.block;
+    all += parameter.size();
+    if (is_short) short_numbers += parameter.size();
+  }
+  return 2 * short_numbers > all ? Precision::bf16 : Precision::f32;
+}
+
 int64_t resident_weight_bytes(const Model& model, Precision precision) {
   int64_t bytes = 0;
   for (const Parameter& parameter : model.parameters()) {

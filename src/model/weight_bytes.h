@@ -14,6 +14,10 @@ namespace pronghorn {
 // matrices by encoding, packed copies by format, and the f32 numbers of what is not a matrix.
 std::vector<WeightBytes> weight_bytes(const Model& model);
 
+// The precision that is fastest and rounds nothing of what is stored: bf16 where most numbers of
+// the matrices are stored in bf16 or in fewer bits, otherwise f32.
+Precision stored_precision(const Model& model);
+
 // Bytes that stay in memory for the parameters once products were computed in this precision only.
 // Pages of a mapped file are not counted: they come and go.
 int64_t resident_weight_bytes(const Model& model, Precision precision);

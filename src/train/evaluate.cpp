@@ -99,9 +99,9 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
   TextScore score = evaluate_windows(
       model, precision, begins, window, shard.size(),
       [&](int64_t begin, std::span<int32_t> out) { shard.read(begin, out); }, progress);
-  // The text's bytes in proportion: exactly all of them when every token is read.
+  // The first token is predicted by nothing, so its bytes do not count either.
   score.bytes = static_cast<double>(shard.text_bytes()) * static_cast<double>(score.tokens) /
-                static_cast<double>(std::max<int64_t>(1, predicted));
+                static_cast<double>(std::max<int64_t>(1, shard.size()));
   return score;
 }
 
@@ -116,6 +116,13 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
       progress, cache_type);
+}
+
+double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,
+                       std::span<const int32_t> tokens) {
+  if (tokens.size() < 2) return 0;
+  const size_t unpredicted = std::min(text.size(), tokenizer.decode(tokens.first(1)).size());
+  return static_cast<double>(text.size() - unpredicted);
 }
 
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,

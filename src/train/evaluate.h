@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "formats/tokenizer.h"
 #include "model/model.h"
 #include "ops/cross_entropy.h"
 #include "train/data_source.h"
@@ -29,16 +31,25 @@ struct TextScore {
 using ProgressFunction = std::function<void(double done)>;
 
 // Reads the shard in windows of `window` tokens, each a fresh sequence, and predicts every token
-// but the first. max_tokens: 0 for all; otherwise windows spread evenly over the text.
+// but the first; its bytes are the text's in proportion. max_tokens: 0 for all; otherwise windows
+// spread evenly over the text.
 TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
                         int64_t window, int64_t max_tokens = 0,
                         const ProgressFunction& progress = {});
+
+// The longest window: its activations are all in memory. Longer texts: evaluate_stream().
+constexpr int64_t kMaxWindow = int64_t{1} << 18;
 
 // The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache_type: with
 // bf16 or f16, each window is read with a state of that type.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress = {},
                           DType cache_type = DType::f32);
+
+// Bytes of `text`, whose tokens these are, that predicted tokens stand for: all but those of the
+// first token, which nothing predicts.
+double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,
+                       std::span<const int32_t> tokens);
 
 // A stretch of a text that was read as one long sequence.
 struct StreamPart {

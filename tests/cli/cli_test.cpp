@@ -36,7 +36,7 @@ TEST_F(CliTest, WrongUsageIsTwo) {
       {{"train", "tiny.json", "--out", "x", "--steps", "99999999999999999999"}, "--steps"},
       {{"train", "tiny.json", "--out", "x", "--set", "nothing", "--steps", "1"}, "KEY=VALUE"},
       {{"eval", "x"}, "--data or --task"},
-      {{"generate", "x", "--temperature", "-1"}, "--temperature: -1"},
+      {{"generate", "x", "--temperature", "-1"}, "--temperature: '-1'"},
       {{"generate", "x", "--prompt", "a", "--precision", "f16"}, "--precision"},
       {{"logits", "x", "--tokens", "1 b", "--out", "y"}, "'b' is not a token id"},
       {{"bench"}, "needs a model"},

@@ -34,6 +34,10 @@ struct Conditions {
   std::optional<double> signal_after;  // seconds until `signal` is sent
   std::string after_file;              // counted from when this file is there
   int signal = SIGINT;
+  std::string input;   // on standard input; empty: nothing there
+  // Where standard output goes: a file, "closed", or "unread" (a pipe that nobody reads); empty: kept
+  // for `out`.
+  std::string output;
 };
 
 // Each test has its own folder, which is the working directory of its commands.
@@ -65,13 +69,20 @@ class CliTest : public testing::Test {
   }
 
   Finished run(const std::vector<std::string>& arguments, const Conditions& conditions = {}) const {
+    if (!conditions.input.empty()) write_file(folder_ / "stdin", conditions.input);
     const pid_t child = ::fork();
     if (child == 0) {
       const int out = ::open((folder_ / "stdout").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       const int err = ::open((folder_ / "stderr").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0644);
       if (::chdir(folder_.path().c_str()) != 0 || out < 0 || err < 0) ::_exit(126);
-      ::dup2(out, STDOUT_FILENO);
+      ::dup2(output_descriptor(conditions.output, out), STDOUT_FILENO);
       ::dup2(err, STDERR_FILENO);
+      ::close(out);
+      ::close(err);
+      if (conditions.output == "closed") ::close(STDOUT_FILENO);
+      const int in = ::open(conditions.input.empty() ? "/dev/null" : "stdin", O_RDONLY);
+      ::dup2(in, STDIN_FILENO);
+      ::close(in);
       if (conditions.file_bytes) {
         // Ignored, so that a write beyond the limit fails as on a full disk.
         ::signal(SIGXFSZ, SIG_IGN);
@@ -103,6 +114,15 @@ class CliTest : public testing::Test {
     finished.out = read_file(folder_ / "stdout");
     finished.err = read_file(folder_ / "stderr");
     return finished;
+  }
+
+  static int output_descriptor(const std::string& output, int kept) {
+    if (output.empty() || output == "closed") return kept;
+    if (output != "unread") return ::open(output.c_str(), O_WRONLY);
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(126);
+    ::close(ends[0]);
+    return ends[1];
   }
 
   // Runs what must succeed.

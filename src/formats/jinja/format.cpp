@@ -12,7 +12,7 @@ constexpr int64_t kWidest = 1'000'000;  // of one field
 
 // [[fill]align][sign][#][0][width][,][.precision][type], of both kinds of fields.
 struct Spec {
-  std::string fill = " ";
+  std::string_view fill = " ";
   char align = 0;  // < > ^ =, or 0: as the type has it
   char sign = '-';
   bool alternate = false, has_zero = false;
@@ -252,7 +252,7 @@ std::string percent_field(Engine& engine, const Value& value, Spec spec) {
   if (type == 'c') {
     std::string character;
     if (value.text() != nullptr) {
-      character = value.text()->bytes;
+      character.append(value.text()->bytes);
     } else if (const auto code = whole(value)) {
       append_character(*code, character);
     }
@@ -305,7 +305,7 @@ std::string format_percent(Engine& engine, std::string_view format, const Value&
     if (take(format, '(')) {
       const size_t end = format.find(')');
       if (end == format.npos) throw Failure("incomplete format key");
-      name = format.substr(0, end);
+      name.emplace(format.substr(0, end));
       format.remove_prefix(end + 1);
     }
     Spec spec;

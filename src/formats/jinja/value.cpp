@@ -222,7 +222,7 @@ std::string float_repr(double value) {
   for (const char c : all.substr(minus ? 1 : 0, e - (minus ? 1 : 0))) {
     if (c != '.') digits += c;
   }
-  std::string text = minus ? "-" : "";
+  std::string text(minus ? 1 : 0, '-');
   const auto count = static_cast<int>(digits.size());
   if (exponent < -4 || exponent >= 16) {
     text += digits.substr(0, 1);
@@ -281,15 +281,15 @@ std::string repr_list(Budget& budget, const List& list) {
   };
   switch (list.type) {
     case List::Type::list:
-      return "[" + joined() + "]";
+      return fmt::format("[{}]", joined());
     case List::Type::tuple:
-      return "(" + joined() + (list.items.size() == 1 ? ",)" : ")");
+      return fmt::format("({}{})", joined(), list.items.size() == 1 ? "," : "");
     case List::Type::keys:
-      return "dict_keys([" + joined() + "])";
+      return fmt::format("dict_keys([{}])", joined());
     case List::Type::values:
-      return "dict_values([" + joined() + "])";
+      return fmt::format("dict_values([{}])", joined());
     case List::Type::items:
-      return "dict_items([" + joined() + "])";
+      return fmt::format("dict_items([{}])", joined());
     case List::Type::range: {
       if (list.items.empty()) return "range(0, 0)";
       const int64_t first = *whole(list.items.front()), last = *whole(list.items.back());
@@ -309,7 +309,7 @@ std::string repr(Budget& budget, const Value& value) {
   budget.step();
   if (const Text* text = value.text()) {
     std::string quoted = repr(text->bytes);
-    return text->safe ? "Markup(" + quoted + ")" : quoted;
+    return text->safe ? fmt::format("Markup({})", quoted) : quoted;
   }
   if (value.is_undefined()) return "Undefined";
   if (value.is_none()) return "None";
@@ -324,7 +324,7 @@ std::string repr(Budget& budget, const Value& value) {
       out += repr(budget, key) + ": " + repr(budget, item);
     }
     budget.bytes(out.size());
-    return "{" + out + "}";
+    return fmt::format("{{{}}}", out);
   }
   return value.object()->repr();
 }

@@ -141,7 +141,7 @@ class Object {
   const int depth;
   // As Python names its type.
   virtual std::string type_name() const = 0;
-  virtual std::string repr() const { return "<" + type_name() + ">"; }
+  virtual std::string repr() const { return fmt::format("<{}>", type_name()); }
   // An attribute, or null.
   virtual const Value* attribute(Engine&, std::string_view) { return nullptr; }
   virtual bool callable() const { return false; }
