@@ -278,6 +278,7 @@ void add_chat(CLI::App& app) {
   add_speculation_options(*command, options->speculation);
   add_precision_option(*command, options->precision);
   add_cache_type_option(*command, options->cache_type);
+  add_context_option(*command, options->generate.context);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -33,7 +33,8 @@ Conversation::Conversation(const Model& model, const Tokenizer& tokenizer, const
 void Conversation::set_system(std::string_view text) {
   if (!messages_.empty() && is_role(messages_.front(), "system")) messages_.erase(0);
   if (text.empty()) return;
-  messages_.insert(messages_.begin(), {{"role", "system"}, {"content", std::string(text)}});
+  const nlohmann::ordered_json message = {{"role", "system"}, {"content", std::string(text)}};
+  messages_.insert(messages_.begin(), message);
 }
 
 void Conversation::reset() {

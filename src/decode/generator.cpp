@@ -60,14 +60,16 @@ class Writer {
     ++position_;
     result_.ids.push_back(token);
     session_.append({&token, 1});
+    const bool ends = options_.stop_at_eos && ends_text(token);
     if (token < tokenizer_.vocab_size()) {
-      show(stream_->push(token));
-      if (tokenizer_.is_special(token))
+      if (!ends) show(stream_->push(token));
+      if (ends || tokenizer_.is_special(token)) {
         give(filter_.push(tokenizer_.token_bytes(token, true), false));
+      }
     }
     if (filter_.stopped()) {
       end_with(Generated::End::stop_string);
-    } else if (options_.stop_at_eos && ends_text(token)) {
+    } else if (ends) {
       end_with(Generated::End::end_token);
     } else if (!ended() && interrupt()) {
       return false;

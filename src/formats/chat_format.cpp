@@ -25,6 +25,15 @@ std::optional<std::string> token_text(const json& value) {
   return {};
 }
 
+// The token of a name; kinds of tokenizers that know no names have it among the added tokens.
+std::optional<int32_t> token_of(const Tokenizer& tokenizer, std::string_view name) {
+  if (const auto id = tokenizer.find_token(name)) return id;
+  for (int32_t id = 0; id < static_cast<int32_t>(tokenizer.vocab_size()); ++id) {
+    if (tokenizer.is_added(id) && tokenizer.token_bytes(id, true) == name) return id;
+  }
+  return {};
+}
+
 bool names_a_token(std::string_view key) { return key.ends_with("_token"); }
 
 // End of the text, of a turn, of a message.
@@ -210,7 +219,7 @@ std::vector<int32_t> ChatFormat::end_tokens(const Tokenizer& tokenizer, int64_t 
     if (id >= 0 && id < vocab_size) ids.push_back(static_cast<int32_t>(id));
   }
   for (const std::string& name : end_names_) {
-    if (const auto id = tokenizer.find_token(name)) ids.push_back(*id);
+    if (const auto id = token_of(tokenizer, name)) ids.push_back(*id);
   }
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());

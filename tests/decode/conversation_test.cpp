@@ -122,7 +122,9 @@ TEST_P(ConversationTest, BeginsAgain) {
 TEST_P(ConversationTest, AnInterruptedAnswerStays) {
   Conversation chat(model_, *tokenizer_, format_);
   int asked = 0;
-  const Generated answer = chat.answer("Hello", options(50), {}, [&] { return ++asked > 6; });
+  GenerateOptions endless = options(50);
+  endless.stop_at_eos = false;
+  const Generated answer = chat.answer("Hello", endless, {}, [&] { return ++asked > 6; });
   EXPECT_EQ(answer.end, Generated::End::interrupted);
   EXPECT_LT(answer.tokens, 50);
   EXPECT_EQ(chat.messages().size(), 2u);
