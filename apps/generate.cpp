@@ -10,6 +10,7 @@
 #include "command.h"
 #include "decode/conversation.h"
 #include "decode/generator.h"
+#include "decode/stop_filter.h"
 #include "model/weight_bytes.h"
 #include "output.h"
 
@@ -206,6 +207,7 @@ class Text {
 
 void run(const GenerateCommand& options) {
   check(options.generate.sampling);
+  StopFilter(options.generate.stop);  // refuses what cannot be found before anything is shown
   const std::string prompt = prompt_of(options);
   check_drafters(options.draft);
   const TextModel loaded = load_text_model(options.model, options.adapter);

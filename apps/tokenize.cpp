@@ -1,4 +1,5 @@
 // pronghorn tokenize: text to token ids and back.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <sstream>
@@ -6,6 +7,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "command.h"
+#include "formats/json.h"
 #include "formats/tokenizer.h"
 
 namespace pronghorn::app {
@@ -28,12 +30,25 @@ std::vector<int32_t> read_ids(const std::string& text, const std::string& where)
   return ids;
 }
 
+// Models may have more ids than their tokenizers; those stand for nothing. 0: nobody says.
+int64_t model_vocabulary(const std::filesystem::path& model) {
+  const std::filesystem::path path = model / "config.json";
+  if (!std::filesystem::is_regular_file(path)) return 0;
+  const nlohmann::json config = parse_json(read_file(path), path.string());
+  const auto size = config.is_object() ? config.find("vocab_size") : config.end();
+  return size != config.end() && size->is_number_integer() ? size->get<int64_t>() : 0;
+}
+
 void run(const TokenizeOptions& options) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   const std::string input = read_file(options.file);
   if (options.decode) {
-    const std::string text =
-        tokenizer->decode(read_ids(input, options.file.string()), !options.no_special);
+    const std::vector<int32_t> ids = read_ids(input, options.file.string());
+    const int64_t size = std::max(tokenizer->vocab_size(), model_vocabulary(options.model));
+    for (const int32_t id : ids) {
+      require(id < size, options.file.string(), "{} is not in the vocabulary of {}", id, size);
+    }
+    const std::string text = tokenizer->decode(ids, !options.no_special);
     if (options.json) return print_json({{"text", text}});
     std::fwrite(text.data(), 1, text.size(), stdout);
     return;

@@ -24,8 +24,8 @@ class ArgumentsTest : public CliTest {
 
 TEST_F(ArgumentsTest, TextsAreTakenAsTheyAre) {
   train_on("abc ");
-  for (const char* prompt : {"[a,b]", "[END]", "--no-such=3x", "-5 degrees", "- item", "--", "-",
-                             "a,b", "{}", "%%", "\"quoted\"", "a b", "[", "]", "=", "\\n"}) {
+  for (const char* prompt : {"[a,b]", "[END]", "--no-such=3x", "-5 degrees", "- item", "--", "a,b",
+                             "{}", "%%", "\"quoted\"", "a b", "[", "]", "=", "\\n"}) {
     EXPECT_EQ(output_of({"generate", "run", "-n", "0", "--prompt", prompt}),
               std::string(prompt) + "\n")
         << prompt;

@@ -27,7 +27,9 @@ TEST_F(FilesTest, PipesAndDevicesNeverBlock) {
   ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
   output_of(train_on("text.txt", "run"));
   std::filesystem::create_directory(folder_ / "model");
-  std::filesystem::copy_file(folder_ / "run/config.json", folder_ / "model/config.json");
+  for (const std::string file : {"config.json", "tokenizer_config.json"}) {
+    std::filesystem::copy_file(folder_ / "run" / file, folder_ / "model" / file);
+  }
   ASSERT_EQ(::mkfifo((folder_ / "model/model.safetensors").c_str(), 0600), 0);
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {train_on("pipe", "x"), "pipe: is a pipe"},

@@ -139,6 +139,10 @@ class GuardedMatmulKernels final : public MatmulKernels {
     const HostAccess access;
     return kernels_.bytes_read(weight, precision);
   }
+  void read_stored(const Weight& weight, std::byte* to) override {
+    const HostAccess access;
+    kernels_.read_stored(weight, to);
+  }
 
  private:
   MatmulKernels& kernels_;
