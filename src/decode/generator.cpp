@@ -156,10 +156,11 @@ class Generator {
     for (size_t i = 0; i < writers_.size(); ++i) {
       Writer& writer = *writers_[i];
       if (writer.left() > 0 && !writer.ended()) {
-        // Also where an end is wanted by now: without a token, nothing could be continued.
-        const std::vector<int32_t> token = {writer.choose(first_scores_[i].values())};
-        writer.take(token.front());
-        if (speculation_ != nullptr) speculation_->drafter().append(i, token);
+        if (!writer.interrupt()) {
+          const std::vector<int32_t> token = {writer.choose(first_scores_[i].values())};
+          writer.take(token.front());
+          if (speculation_ != nullptr) speculation_->drafter().append(i, token);
+        }
       }
       if (writer.ended()) {
         end(writer, start);
@@ -197,12 +198,11 @@ class Generator {
     Drafter* drafter = speculation_ == nullptr ? nullptr : &speculation_->drafter();
     const std::span<const int32_t> recent = session.recent();
     if (drafter != nullptr) {
-      const size_t known = recent.size() - std::min(session.pending().size(), recent.size());
-      drafter->begin(index, recent.first(known));
+      const size_t unread = std::min(session.pending().size(), recent.size());
+      drafter->begin(index, recent.first(recent.size() - unread));
     }
     writer.append_prompt(prompt);
     if (drafter != nullptr) drafter->append(index, session.pending());
-    const size_t unread = session.pending().size();
     const double start = now_seconds();
     Progress progress("reading the prompt", static_cast<double>(prompt.size()), "tokens");
     struct Interrupted {};
@@ -211,7 +211,7 @@ class Generator {
           session.scores(model_, context_, [&](size_t done, const Tensor& hidden) {
             progress.update(static_cast<double>(done));
             if (drafter != nullptr && drafter->wants_hidden()) drafter->observe(index, hidden);
-            if (done < unread && writer.interrupt()) throw Interrupted();
+            if (writer.interrupt()) throw Interrupted();
           }));
     } catch (const Interrupted&) {
       first_scores_.emplace_back();  // the text has ended and asks for none

@@ -37,7 +37,7 @@ Weight rounded_copy(const Weight& weight) {
   const Encoding& stored = weight.encoding();
   const bool single = stored.block == 1 && stored.encode != nullptr;
   const Encoding& encoding = single ? stored : encodings::f32;
-  const std::vector<float> numbers = round_ternary({}, whole).read();
+  const PooledVector<float> numbers = round_ternary({}, whole).read();
   const auto bytes =
       std::make_shared<std::vector<std::byte>>(static_cast<size_t>(encoding.bytes(out * in)));
   encoding.encode(numbers.data(), out * in, bytes->data());

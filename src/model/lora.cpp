@@ -95,7 +95,10 @@ std::vector<float> transposed(const std::vector<float>& numbers, int64_t rows, i
 }
 
 std::vector<float> numbers_of(const Weight& weight) {
-  if (weight.trainable().defined()) return weight.trainable().read();
+  if (weight.trainable().defined()) {
+    const PooledVector<float> trained = weight.trainable().read();
+    return {trained.begin(), trained.end()};
+  }
   std::vector<float> numbers(static_cast<size_t>(weight.size()));
   for (int32_t row = 0; row < weight.out(); ++row) {
     backend().matmul().read_rows(weight, {&row, 1},

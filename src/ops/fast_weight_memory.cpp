@@ -110,7 +110,7 @@ Tensor initial_states(const MemoryShape& shape, const FastWeightMemoryInputs& in
 // tau of token_idx; undefined if that is.
 Tensor place_weights(const Tensor& token_idx) {
   if (!token_idx.defined()) return {};
-  std::vector<float> tau = token_idx.read();
+  PooledVector<float> tau = token_idx.read();
   for (size_t i = 0; i < tau.size(); ++i) {
     tau[i] = std::max(0.0f, 1 / static_cast<float>(i + 1) + tau[i]);
   }
@@ -209,8 +209,8 @@ void record_backward(Tape& tape, const FastWeightMemoryInputs& inputs, const Mem
       add_initial_gradient(problem.shape, problem.heads, states, layer, true, inputs.biases[l]);
     }
     if (tau.defined() && inputs.token_idx.requires_grad()) {
-      const std::vector<float> weights = tau.read();
-      std::vector<float> own = tau_grad.read();
+      const PooledVector<float> weights = tau.read();
+      PooledVector<float> own = tau_grad.read();
       for (size_t i = 0; i < own.size(); ++i) {
         if (weights[i] <= 0) own[i] = 0;
       }

@@ -30,9 +30,9 @@ void check_rows(std::span<const int32_t> rows, int64_t count) {
 
 // The gradient of x so far, in memory of the host: zeros if nobody has added to it yet. It is to be
 // changed and written back.
-std::vector<float> gradient_so_far(const GradTarget& target) {
+PooledVector<float> gradient_so_far(const GradTarget& target) {
   if (target.accumulate) return target.tensor.read();
-  return std::vector<float>(static_cast<size_t>(target.tensor.size()));
+  return PooledVector<float>(static_cast<size_t>(target.tensor.size()));
 }
 
 std::vector<int64_t> segment_lengths(const CheckedBatch& batch) {
@@ -61,7 +61,7 @@ double inverse_erf(double y) {
 
 RowSelection select_positive(const Tensor& scores, const CheckedBatch& batch) {
   check_scores(scores, batch);
-  const std::vector<float> values = scores.read();
+  const PooledVector<float> values = scores.read();
   RowSelection selection;
   for (const Segment& segment : batch.segments()) {
     const size_t before = selection.rows.size();
@@ -77,7 +77,7 @@ RowSelection select_highest(const Tensor& scores, const CheckedBatch& batch, dou
                             bool reversed) {
   check_scores(scores, batch);
   require(keep > 0 && keep <= 1, kWhere, "a share of {} rows is to be kept", keep);
-  const std::vector<float> scores_read = scores.read();
+  const PooledVector<float> scores_read = scores.read();
   const float* values = scores_read.data();
   RowSelection selection;
   for (const Segment& segment : batch.segments()) {
@@ -150,9 +150,9 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
   const std::vector<int32_t>&rows = selection.rows, &penalties = selection.penalties;
   require(penalties.empty() || penalties.size() == rows.size(), kWhere, "{} penalties for {} rows",
           penalties.size(), rows.size());
-  const std::vector<float> read = scores.read();
+  const PooledVector<float> read = scores.read();
   const float* s = read.data();
-  std::vector<float> kept(rows.size());
+  PooledVector<float> kept(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const bool penalised = !penalties.empty() && penalties[i] >= 0;
     kept[i] = weight_of(s[rows[i]]) - (penalised ? weight_of(s[penalties[i]]) : 0);
@@ -161,9 +161,9 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
   if (needs_gradient(context, weights, scores)) {
     context.tape->record([scores, weights, rows, penalties] {
       if (!weights.has_grad()) return;
-      const std::vector<float> gradient = weights.grad().read(), values = scores.read();
+      const PooledVector<float> gradient = weights.grad().read(), values = scores.read();
       const GradTarget target = scores.grad_target();
-      std::vector<float> sum = gradient_so_far(target);
+      PooledVector<float> sum = gradient_so_far(target);
       const auto pass = [&](int32_t row, float g) {
         if (row < 0) return;
         const auto index = static_cast<size_t>(row);
@@ -212,15 +212,15 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
 }
 
 Tensor limit(const Context& context, const Tensor& x, float low, float high) {
-  std::vector<float> limited = x.read();
+  PooledVector<float> limited = x.read();
   for (float& value : limited) value = std::clamp(value, low, high);
   const Tensor y = Tensor::from(limited, x.shape());
   if (needs_gradient(context, y, x)) {
     context.tape->record([=] {
       if (!y.has_grad()) return;
-      const std::vector<float> dy = y.grad().read(), values = x.read();
+      const PooledVector<float> dy = y.grad().read(), values = x.read();
       const GradTarget target = x.grad_target();
-      std::vector<float> sum = gradient_so_far(target);
+      PooledVector<float> sum = gradient_so_far(target);
       for (size_t i = 0; i < values.size(); ++i) {
         const float value = values[i], g = dy[i];
         if ((value < low && g > 0) || (value > high && g < 0)) continue;
@@ -239,10 +239,10 @@ Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds
   balanced.set_requires_grad(true);
   context.tape->record([scores, balanced, bounds] {
     if (!balanced.has_grad()) return;
-    const std::vector<float> incoming = balanced.grad().read();
+    const PooledVector<float> incoming = balanced.grad().read();
     const std::vector<float> push = balance_gradient(scores.read(), bounds);
     const GradTarget target = scores.grad_target();
-    std::vector<float> sum = gradient_so_far(target);
+    PooledVector<float> sum = gradient_so_far(target);
     for (size_t i = 0; i < sum.size(); ++i) {
       sum[i] += incoming[i] + std::abs(incoming[i]) * push[i];
     }
@@ -272,10 +272,10 @@ Tensor balance_share(const Context& context, const Tensor& scores, const Checked
   balanced.set_requires_grad(true);
   context.tape->record([scores, balanced, bias, keep, lengths = segment_lengths(batch)] {
     const GradTarget bias_target = bias.grad_target(), target = scores.grad_target();
-    std::vector<float> excess = gradient_so_far(bias_target), sum = gradient_so_far(target);
-    const std::vector<float> values = scores.read();
-    const std::vector<float> gradient =
-        balanced.has_grad() ? balanced.grad().read() : std::vector<float>();
+    PooledVector<float> excess = gradient_so_far(bias_target), sum = gradient_so_far(target);
+    const PooledVector<float> values = scores.read();
+    const PooledVector<float> gradient =
+        balanced.has_grad() ? balanced.grad().read() : PooledVector<float>();
     size_t first = 0;
     for (const int64_t length : lengths) {
       if (length == 0) continue;
@@ -303,8 +303,8 @@ Tensor centre(const Context& context, const Tensor& x, const CheckedBatch& batch
   if (context.tape == nullptr || !shift.requires_grad()) return centred;
   context.tape->record([centred, shift, lengths = segment_lengths(batch)] {
     const GradTarget target = shift.grad_target();
-    std::vector<float> excess = gradient_so_far(target);
-    const std::vector<float> values = centred.read();
+    PooledVector<float> excess = gradient_so_far(target);
+    const PooledVector<float> values = centred.read();
     auto value = values.begin();
     for (const int64_t length : lengths) {
       for (int64_t i = 0; i < length; ++i) {

@@ -154,8 +154,8 @@ void Tensor::copy_from(const Tensor& other) const {
                 columns() * element);
 }
 
-std::vector<float> Tensor::read() const {
-  std::vector<float> values(static_cast<size_t>(size()));
+PooledVector<float> Tensor::read() const {
+  PooledVector<float> values(static_cast<size_t>(size()));
   const auto width = static_cast<size_t>(columns());
   if (contiguous()) {
     memory().read(data(), values.data(), values.size() * sizeof(float));

@@ -57,7 +57,7 @@ class Tensor {
   void copy_from(const Tensor& other) const;
   void fill(float value) const;
   // The numbers, f32, row after row, in memory of the host, and the opposite.
-  std::vector<float> read() const;
+  PooledVector<float> read() const;
   void write(std::span<const float> values) const;
 
   // Gradients. Only tensors that require one are given one; a view requires one if its base does.

@@ -303,7 +303,9 @@ TEST_F(ChatCommand, FullAndClosedOutputIsAnErrorAndTheSessionIsKept) {
         run({"generate", "chat", "--prompt", "x", "-n", "20", "--session", "kept"}, conditions);
     EXPECT_EQ(finished.code, 1) << output;
     EXPECT_THAT(finished.err, HasSubstr("standard output")) << output;
-    EXPECT_GT(json_of({"generate", "chat", "-n", "1", "--session", "kept"})["context"], 1);
+    EXPECT_GT(
+        json_of({"generate", "chat", "--prompt", "y", "-n", "1", "--session", "kept"})["context"],
+        2);
     conditions.input = "Hello\n";
     EXPECT_EQ(run(talk({"--session", "talk"}), conditions).code, 1) << output;
     EXPECT_EQ(run({"list"}, conditions).code, 1) << output;

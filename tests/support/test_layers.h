@@ -19,7 +19,7 @@ inline Tensor mean_square(const Context& context, const Tensor& x) {
     context.tape->record([x, result] {
       if (!result.has_grad()) return;
       const float factor = 2 * result.grad().read().front() / static_cast<float>(x.size());
-      std::vector<float> gradient = x.read();
+      PooledVector<float> gradient = x.read();
       for (float& value : gradient) value *= factor;
       x.give_grad(Tensor::from(gradient, x.shape()));
     });
