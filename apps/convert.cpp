@@ -4,10 +4,12 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "command.h"
 #include "formats/gguf.h"
 #include "formats/gguf_vocabulary.h"
+#include "formats/json.h"
 #include "formats/tokenizer.h"
 #include "model/checkpoint.h"
 #include "tensor/block_layouts.h"
@@ -37,6 +39,25 @@ void copy_descriptions(const GgufMetadata& from, GgufMetadata& to) {
   }
 }
 
+constexpr const char* kTemplateKey = "tokenizer.chat_template";
+constexpr const char* kTemplateFile = "chat_template.jinja";
+
+// The chat template of a model, if it has one.
+std::optional<std::string> chat_template(const std::filesystem::path& in) {
+  if (const auto source = find_gguf(in)) {
+    const GgufFile file(*source);
+    if (!file.metadata().has(kTemplateKey)) return {};
+    return std::string(file.metadata().text(kTemplateKey));
+  }
+  if (std::filesystem::exists(in / kTemplateFile)) return read_file(in / kTemplateFile);
+  const std::filesystem::path path = in / "tokenizer_config.json";
+  if (!std::filesystem::exists(path)) return {};
+  const nlohmann::json config = parse_json(read_file(path), path.string());
+  const auto found = config.find("chat_template");
+  if (found == config.end() || !found->is_string()) return {};
+  return found->get<std::string>();
+}
+
 void run(const ConvertOptions& options) {
   const bool to_gguf = options.out.extension() == ".gguf";
   if (!options.quantize.empty() && !options.type.empty()) {
@@ -51,6 +72,7 @@ void run(const ConvertOptions& options) {
   }
   const std::unique_ptr<Model> model = Model::load(options.in);
   const auto source = find_gguf(options.in);
+  const std::optional<std::string> talk = chat_template(options.in);
 
   SaveOptions save;
   const std::string& asked = options.quantize.empty() ? options.type : options.quantize;
@@ -78,6 +100,7 @@ void run(const ConvertOptions& options) {
       add_gguf_vocabulary(load_tokenizer(options.in)->files(), model->config().vocab_size, extra);
       const std::filesystem::path name = std::filesystem::weakly_canonical(options.in).filename();
       extra.set("general.name", GgufValue::text(name.stem().string()));
+      if (talk) extra.set(kTemplateKey, GgufValue::text(*talk));
     }
     if (options.out.has_parent_path()) make_directories(options.out.parent_path());
     save_gguf(*model, options.out, extra, save);
@@ -88,6 +111,7 @@ void run(const ConvertOptions& options) {
     family = chosen.model_type;
     save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
     tokenizer->save(options.out);
+    if (talk) write_file(options.out / kTemplateFile, *talk);
   }
   progress.finish();
 

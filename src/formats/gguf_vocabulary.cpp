@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/quote.h"
+#include "formats/gguf_tokenizer.h"
 #include "formats/json.h"
 #include "formats/sentencepiece_model.h"
 
@@ -65,17 +66,6 @@ json parsed(const Tokenizer::Files& files, const char* name) {
 
 // How a byte-level encoding cuts text into words, by the name that llama.cpp has for it.
 std::string pre_name(const json& pre) {
-  struct Known {
-    const char* name;
-    const char* cut;  // the expression of a Split before ByteLevel
-  };
-  static const Known kKnown[] = {
-      {"llama-bpe",
-       "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-       "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-      {"qwen2",
-       "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-       "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}};
   const auto is_byte_level = [](const json& step, bool cuts) {
     return step.value("type", "") == "ByteLevel" && step.value("use_regex", true) == cuts &&
            !step.value("add_prefix_space", false);
@@ -86,13 +76,7 @@ std::string pre_name(const json& pre) {
       steps[0].value("type", "") == "Digits" && steps[0].value("individual_digits", false)) {
     return "smollm";
   }
-  if (steps.size() == 2 && is_byte_level(steps[1], false) &&
-      steps[0].value("type", "") == "Split" && steps[0].value("behavior", "") == "Isolated") {
-    const json pattern = steps[0].value("pattern", json::object());
-    for (const Known& known : kKnown) {
-      if (pattern.value("Regex", "") == known.cut) return known.name;
-    }
-  }
+  if (const auto name = gguf_pre_name(pre)) return *name;
   throw Error(kTokenizerFile,
               fmt::format("its way of cutting text into words has no name in GGUF: {}",
                           quote(pre.dump(-1, ' ', true, json::error_handler_t::replace), 200)));

@@ -135,6 +135,14 @@ TEST_F(ChatCommand, NeedsATemplate) {
               HasSubstr("no chat template"));
 }
 
+TEST_F(ChatCommand, ConvertKeepsTheTemplate) {
+  put("v.json", R"({"messages": [{"role": "user", "content": "a"}]})");
+  const std::string rendered = output_of({"template", "chat", "--variables", "v.json"});
+  output_of({"convert", "chat", "again"});
+  EXPECT_EQ(output_of({"template", "again", "--variables", "v.json"}), rendered);
+  EXPECT_NE(rendered, "\n");
+}
+
 TEST_F(ChatCommand, GenerateGivesOneAnswer) {
   const std::vector<std::string> ask = {"generate", "chat",          "--chat", "--system",
                                         "be good",  "--prompt",      "one",    "-n",
