@@ -66,14 +66,14 @@ json parsed(const Tokenizer::Files& files, const char* name) {
 
 // How a byte-level encoding cuts text into words, by the name that llama.cpp has for it.
 std::string pre_name(const json& pre) {
-  const auto is_byte_level = [](const json& step, bool cuts) {
-    return step.value("type", "") == "ByteLevel" && step.value("use_regex", true) == cuts &&
+  const auto cuts_bytes = [](const json& step) {
+    return step.value("type", "") == "ByteLevel" && step.value("use_regex", true) &&
            !step.value("add_prefix_space", false);
   };
-  if (is_byte_level(pre, true)) return "gpt-2";
+  if (cuts_bytes(pre)) return "gpt-2";
   const json steps = pre.is_object() ? pre.value("pretokenizers", json::array()) : json::array();
-  if (steps.size() == 2 && is_byte_level(steps[1], true) &&
-      steps[0].value("type", "") == "Digits" && steps[0].value("individual_digits", false)) {
+  if (steps.size() == 2 && cuts_bytes(steps[1]) && steps[0].value("type", "") == "Digits" &&
+      steps[0].value("individual_digits", false)) {
     return "smollm";
   }
   if (const auto name = gguf_pre_name(pre)) return *name;
