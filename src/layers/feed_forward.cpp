@@ -83,11 +83,12 @@ class TwoLayers final : public FeedForward {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const Tensor in = project_.input(context, x);
-    Tensor inside = project_(context, in, up_proj_, up_bias_);
+    Tensor inside;
     if (kGated) {
-      inside = gated(context, project_(context, in, gate_proj_, gate_bias_), inside, activation_);
+      const Tensor gate = project_(context, in, gate_proj_, gate_bias_);
+      inside = gated(context, gate, project_(context, in, up_proj_, up_bias_), activation_);
     } else {
-      inside = activate(context, inside, activation_);
+      inside = activate(context, project_(context, in, up_proj_, up_bias_), activation_);
     }
     if (norm_.defined()) inside = rms_norm(context, inside, norm_, norm_epsilon_);
     return project_(context, project_.input(context, inside), down_proj_, down_bias_);
