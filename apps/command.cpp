@@ -141,7 +141,8 @@ void add_precision_option(CLI::App& command, Precision& precision) {
           [&precision](const std::string& name) {
             precision = name == "bf16" ? Precision::bf16 : Precision::f32;
           },
-          "operands of matrix products: bf16 (faster) or f32 (exact)")
+          "operands of matrix products: bf16 (faster; of quantised weights 8-bit integers) or f32 "
+          "(exact)")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");
 }
@@ -159,14 +160,13 @@ void add_precision_option(CLI::App& command, std::optional<Precision>& precision
           [&precision](const std::string& name) {
             precision = name == "bf16" ? Precision::bf16 : Precision::f32;
           },
-          "operands of matrix products (default: bf16 for a model stored in bf16 or less, else "
-          "f32)")
+          "operands of matrix products: bf16 (faster; of quantised weights 8-bit integers) or f32 "
+          "(exact); default: bf16 for a model stored in bf16 or less, else f32")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");
 }
 
-TextModel load_text_model(const std::filesystem::path& path,
-                          const std::filesystem::path& adapter) {
+TextModel load_text_model(const std::filesystem::path& path, const std::filesystem::path& adapter) {
   TextModel loaded;
   loaded.tokenizer = load_tokenizer(path);
   loaded.format = ChatFormat::load(path);

@@ -91,10 +91,9 @@ class BlockMatmulTest : public testing::TestWithParam<Case> {
   }
 
   std::vector<float> forward(const Weight& by, const float* x, int64_t rows,
-                             const float* bias = nullptr) {
+                             const float* bias = nullptr, Precision precision = Precision::bf16) {
     std::vector<float> y(static_cast<size_t>(rows * by.out()));
-    kernels_->linear_forward(by, {x, by.in()}, rows, bias, {y.data(), by.out()}, Precision::f32,
-                             true);
+    kernels_->linear_forward(by, {x, by.in()}, rows, bias, {y.data(), by.out()}, precision, true);
     return y;
   }
 
@@ -159,26 +158,59 @@ TEST_P(BlockMatmulTest, ForwardEqualsFloat64OfTheRoundedRows) {
   }
 }
 
+TEST_P(BlockMatmulTest, ForwardInF32EqualsFloat64AndKeepsNothing) {
+  const int64_t in = 2 * encoding().block + encoding().block, out = 37, rows = 21;
+  const Weight by = weight(out, in);
+  const std::vector<float> x = random_numbers(rows * in, "x");
+  forward(by, x.data(), rows, nullptr, Precision::f32);  // takes scratch memory
+  const int64_t before = memory_use().bytes;
+  // Of the stored bytes, then of the panels that replace them.
+  for (const bool packed : {false, true}) {
+    if (packed) forward(by, x.data(), 1);
+    const std::vector<float> y = forward(by, x.data(), rows, nullptr, Precision::f32);
+    if (!packed) EXPECT_EQ(memory_use().bytes, before);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < out; ++j) {
+        double value = 0, magnitude = 0;
+        for (int64_t k = 0; k < in; ++k) {
+          const double term = static_cast<double>(numbers_[static_cast<size_t>(j * in + k)]) *
+                              static_cast<double>(x[static_cast<size_t>(i * in + k)]);
+          value += term;
+          magnitude += std::abs(term);
+        }
+        ASSERT_NEAR(y[static_cast<size_t>(i * out + j)], value,
+                    0x1.0p-24 * static_cast<double>(in) * magnitude)
+            << packed << ", " << i << ", " << j;
+      }
+    }
+  }
+}
+
 TEST_P(BlockMatmulTest, ARowIsTheSameBitsWhateverIsComputedWithIt) {
   const int64_t in = 1024 + encoding().block, out = 53, rows = 200;
   const Weight by = weight(out, in);
   const std::vector<float> x = random_numbers(rows * in, "x");
-  const std::vector<float> all = forward(by, x.data(), rows);
-  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1},
-                                     {7, 1},
-                                     {13, 2},
-                                     {5, 3},
-                                     {40, 5},
-                                     {127, 17},
-                                     {3, 140},
-                                     {199, 1}}) {
-    const std::vector<float> part = forward(by, x.data() + first * in, count);
-    ASSERT_EQ(std::memcmp(part.data(), all.data() + first * out, part.size() * sizeof(float)), 0)
-        << first << ", " << count;
-  }
-  for (const int threads : {1, 3}) {
-    set_thread_count(threads);
-    EXPECT_EQ(forward(by, x.data(), rows), all) << threads;
+  for (const Precision precision : {Precision::bf16, Precision::f32}) {
+    const auto part_of = [&](int64_t first, int64_t count) {
+      return forward(by, x.data() + first * in, count, nullptr, precision);
+    };
+    const std::vector<float> all = part_of(0, rows);
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1},
+                                       {7, 1},
+                                       {13, 2},
+                                       {5, 3},
+                                       {40, 5},
+                                       {127, 17},
+                                       {3, 140},
+                                       {199, 1}}) {
+      const std::vector<float> part = part_of(first, count);
+      ASSERT_EQ(std::memcmp(part.data(), all.data() + first * out, part.size() * sizeof(float)), 0)
+          << first << ", " << count;
+    }
+    for (const int threads : {1, 3}) {
+      set_thread_count(threads);
+      EXPECT_EQ(part_of(0, rows), all) << threads;
+    }
   }
 }
 
@@ -236,7 +268,7 @@ TEST_P(BlockMatmulTest, PanelsHoldAllThatWasStored) {
     const Weight by = weight(out, in);
     forward(by, x.data(), 1);
     held = memory_use().bytes - before;
-    counted = kernels_->resident_bytes(by, Precision::f32);
+    counted = kernels_->resident_bytes(by, Precision::bf16);
     EXPECT_TRUE(by.stored().bytes.empty());
     kernels_->read_stored(by, again.data());
     kernels_->read_rows(by, rows, {read.data(), in});

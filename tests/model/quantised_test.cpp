@@ -1,4 +1,5 @@
 // Models with weights in blocks: the laws hold to the bit for each encoding.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -45,37 +46,42 @@ std::unique_ptr<Model> quantised(const Model& trained, const Encoding& encoding)
   return model;
 }
 
+void expect_same_bits_however_cut(const Model& model, Precision precision) {
+  const std::vector<int32_t> tokens = random_tokens(48, 300, 3);
+  const auto run = [&](std::vector<int64_t> steps) {
+    SequenceState state = model.new_state();
+    return decode(model, state, tokens, steps, precision);
+  };
+  const std::vector<float> expected = run(std::vector<int64_t>(48, 1));
+  for (const std::vector<int64_t>& steps :
+       {std::vector<int64_t>{16, 16, 16}, {5, 11, 1, 15, 16}, {2, 3, 4, 7, 13, 16, 3}}) {
+    EXPECT_EQ(bit_difference(run(steps), expected), "");
+  }
+  // Two sequences at once, and another number of threads.
+  Batch both;
+  SequenceState first = model.new_state(), second = model.new_state();
+  add_segment(both, first, std::span(tokens).first(9));
+  add_segment(both, second, std::span(tokens).first(16));
+  const std::vector<float> logits = testing_support::run(model, both, precision);
+  EXPECT_EQ(bit_difference(std::span(logits).first(9 * 300), std::span(expected).first(9 * 300)),
+            "");
+  EXPECT_EQ(bit_difference(std::span(logits).subspan(9 * 300), std::span(expected).first(16 * 300)),
+            "");
+  const int threads = thread_count();
+  set_thread_count(threads + 1);
+  EXPECT_EQ(bit_difference(run({16, 16, 16}), expected), "");
+  set_thread_count(threads);
+}
+
 TEST(QuantisedModel, StepsAreTheSameBitsHoweverTheyAreCut) {
   const Model trained(wide_config(), 5);
-  const std::vector<int32_t> tokens = random_tokens(48, 300, 3);
   for (const Encoding* encoding : all_encodings()) {
     if (layout_of(*encoding) == nullptr) continue;
     const std::unique_ptr<Model> model = quantised(trained, *encoding);
-    const auto run = [&](std::vector<int64_t> steps) {
-      SequenceState state = model->new_state();
-      return decode(*model, state, tokens, steps);
-    };
-    const std::vector<float> expected = run(std::vector<int64_t>(48, 1));
-    for (const std::vector<int64_t>& steps :
-         {std::vector<int64_t>{16, 16, 16}, {5, 11, 1, 15, 16}, {2, 3, 4, 7, 13, 16, 3}}) {
-      EXPECT_EQ(bit_difference(run(steps), expected), "") << encoding->name;
+    for (const Precision precision : {Precision::bf16, Precision::f32}) {
+      SCOPED_TRACE(fmt::format("{}{}", encoding->name, precision == Precision::f32 ? " f32" : ""));
+      expect_same_bits_however_cut(*model, precision);
     }
-    // Two sequences at once, and another number of threads.
-    Batch both;
-    SequenceState first = model->new_state(), second = model->new_state();
-    add_segment(both, first, std::span(tokens).first(9));
-    add_segment(both, second, std::span(tokens).first(16));
-    const std::vector<float> logits = testing_support::run(*model, both, Precision::f32);
-    EXPECT_EQ(bit_difference(std::span(logits).first(9 * 300), std::span(expected).first(9 * 300)),
-              "")
-        << encoding->name;
-    EXPECT_EQ(
-        bit_difference(std::span(logits).subspan(9 * 300), std::span(expected).first(16 * 300)), "")
-        << encoding->name;
-    const int threads = thread_count();
-    set_thread_count(threads + 1);
-    EXPECT_EQ(bit_difference(run({16, 16, 16}), expected), "") << encoding->name;
-    set_thread_count(threads);
   }
 }
 
@@ -87,9 +93,9 @@ TEST(QuantisedModel, WholeIsTheSameButForRounding) {
   const std::unique_ptr<Model> model = quantised(trained, encodings::q4_k);
   SequenceState whole = model->new_state(), steps = model->new_state();
   const std::vector<int64_t> one = {48}, three = {16, 16, 16};
-  EXPECT_LE(
-      relative_difference(decode(*model, whole, tokens, one), decode(*model, steps, tokens, three)),
-      0.02);
+  EXPECT_LE(relative_difference(decode(*model, whole, tokens, one, Precision::bf16),
+                                decode(*model, steps, tokens, three, Precision::bf16)),
+            0.02);
 }
 
 TEST(QuantisedModel, NumbersStayCloseToThoseThatWereEncoded) {
@@ -104,9 +110,30 @@ TEST(QuantisedModel, NumbersStayCloseToThoseThatWereEncoded) {
                                        {&encodings::q4_k, 0.3}}) {
     const std::unique_ptr<Model> model = quantised(trained, *encoding);
     SequenceState own = model->new_state();
-    EXPECT_LE(relative_difference(decode(*model, own, tokens, steps), expected), most)
+    EXPECT_LE(relative_difference(decode(*model, own, tokens, steps, Precision::bf16), expected),
+              most)
         << encoding->name;
   }
+}
+
+// In f32 it is the model of the numbers that its blocks hold.
+TEST(QuantisedModel, ComputesWithItsNumbersInF32) {
+  const Model trained(wide_config(), 5);
+  const std::unique_ptr<Model> model = quantised(trained, encodings::q4_0);
+  Model decoded(wide_config(), 5);
+  for (size_t i = 0; i < decoded.parameters().size(); ++i) {
+    const Parameter& from = model->parameters()[i];
+    if (!from.matrix.defined()) continue;
+    const Stored stored = from.stored();
+    stored.encoding->decode(stored.bytes.data(), from.size(),
+                            decoded.parameters()[i].matrix.trainable().data());
+  }
+  const std::vector<int32_t> tokens = random_tokens(16, 300, 3);
+  const std::vector<int64_t> steps = {9, 7};
+  SequenceState own = model->new_state(), other = decoded.new_state();
+  EXPECT_LE(relative_difference(decode(*model, own, tokens, steps),
+                                decode(decoded, other, tokens, steps)),
+            1e-6);
 }
 
 TEST(QuantisedModel, TakesTheBytesOfItsBlocks) {
@@ -117,11 +144,11 @@ TEST(QuantisedModel, TakesTheBytesOfItsBlocks) {
   for (const WeightBytes& part : weight_bytes(*model)) stored += part.bytes;
   SequenceState state = model->new_state();
   const std::vector<int64_t> steps = {4};
-  decode(*model, state, tokens, steps);
+  decode(*model, state, tokens, steps, Precision::bf16);
   int64_t packed = 0;
   for (const WeightBytes& part : weight_bytes(*model)) packed += part.bytes;
   EXPECT_LE(packed, stored * 21 / 20);
-  EXPECT_EQ(packed, resident_weight_bytes(*model, Precision::f32));
+  EXPECT_EQ(packed, resident_weight_bytes(*model, Precision::bf16));
 }
 
 }  // namespace

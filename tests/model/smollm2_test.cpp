@@ -41,7 +41,7 @@ TEST(Smollm2, GreedyTextIsThatOfLlamaCppUntilTheFirstTie) {
     ASSERT_EQ(expected.size(), 100u);
     SequenceState state = model->new_state();
     std::vector<float> scores =
-        testing_support::run(*model, continue_sequence(state, prompt), Precision::f32);
+        testing_support::run(*model, continue_sequence(state, prompt), Precision::bf16);
     const auto size = static_cast<size_t>(model->config().vocab_size);
     for (size_t i = 0; i < expected.size(); ++i) {
       const auto last = std::span(scores).last(size);
@@ -55,7 +55,7 @@ TEST(Smollm2, GreedyTextIsThatOfLlamaCppUntilTheFirstTie) {
         EXPECT_LE(*best - last[static_cast<size_t>(expected[i])], kNoise) << "token " << i;
         break;
       }
-      scores = testing_support::run(*model, continue_sequence(state, {&token, 1}), Precision::f32);
+      scores = testing_support::run(*model, continue_sequence(state, {&token, 1}), Precision::bf16);
     }
   }
 }
@@ -65,7 +65,7 @@ TEST(Smollm2, TakesTheMemoryOfItsFile) {
   const auto model = Model::load(smollm2());
   const std::vector<int32_t> tokens = {504, 3575, 282, 4649, 314};
   SequenceState state = model->new_state();
-  testing_support::run(*model, continue_sequence(state, tokens), Precision::f32);
+  testing_support::run(*model, continue_sequence(state, tokens), Precision::bf16);
   int64_t held = 0;
   for (const WeightBytes& part : weight_bytes(*model)) held += part.mapped ? 0 : part.bytes;
   EXPECT_LE(static_cast<double>(held),

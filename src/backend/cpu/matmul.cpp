@@ -155,7 +155,7 @@ class CpuMatmulKernels final : public MatmulKernels {
   void linear_forward(const Weight& weight, ConstMatrix x, int64_t rows, const float* bias,
                       Matrix y, Precision precision, bool exact) override {
     if (rows == 0 || weight.out() == 0) return;
-    if (WeightPacker::takes_blocks(weight)) {
+    if (precision == Precision::bf16 && WeightPacker::takes_blocks(weight)) {
       const std::shared_ptr<const Storage> panels = packer_.blocks(weight);
       const BlockPanels shape{layout_of(weight.encoding()), weight.out(), weight.in()};
       return multiply_blocks(shape, reinterpret_cast<const uint8_t*>(panels->data()), x, rows, bias,

@@ -67,7 +67,7 @@ CpuPackedWeight& packed_of(const Weight& weight) {
 Format held_format(const Weight& weight, Format kernel) {
   if (weight.trainable().defined()) return kernel;
   const Encoding& encoding = weight.encoding();
-  if (layout_of(encoding) != nullptr) return Format::blocks;
+  if (layout_of(encoding) != nullptr && kernel != Format::f32) return Format::blocks;
   if (encoding.block > 1) return Format::stored;
   return &encoding == &encodings::bf16 ? Format::pairs : kernel;
 }
@@ -357,8 +357,8 @@ RightOperand WeightPacker::operand(const Weight& weight, Side side, Precision pr
   result.columns = forward ? weight.out() : weight.in();
   result.terms = forward ? weight.in() : weight.out();
   std::lock_guard<std::mutex> lock(mutex_);
-  // Of blocks no other panels are kept: the backward side, and the forward side where it is not
-  // multiplied in whole numbers, are made in passing.
+  // Of blocks no other panels are kept: the backward side, and the forward side in f32, are made in
+  // passing.
   const bool in_blocks = !weight.trainable().defined() && weight.encoding().block > 1;
   result.side = side;
   result.held = in_blocks ? Format::stored
