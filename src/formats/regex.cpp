@@ -91,6 +91,10 @@ std::string with_symbols_as_punctuation(const std::string& pattern) {
 constexpr unsigned long kFirstAllowance = 1 << 16, kAllowancePerByte = 200,
                         kLeastBudget = 20'000'000;
 
+size_t budget_for(std::string_view text) { return kLeastBudget + kAllowancePerByte * text.size(); }
+
+constexpr const char* kTooLong = "its pattern takes too long to match a text of {} bytes";
+
 }  // namespace
 
 Regex::Regex(const std::string& pattern, bool literal, const std::string& where) : where_(where) {
@@ -113,10 +117,11 @@ Regex::Regex(const std::string& pattern, bool literal, const std::string& where)
                             ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_ONIGURUMA, &info);
   require(code == ONIG_NORMAL, where, "pattern {}: {}", quote(pattern), message_of(code, &info));
   code_ = std::shared_ptr<void>(compiled, [](void* p) { onig_free(static_cast<regex_t*>(p)); });
+  if (const auto graph = parse_pattern(ours)) automaton_ = Automaton::make(*graph);
 }
 
-std::vector<std::pair<size_t, size_t>> Regex::find_all(std::string_view text) const {
-  std::vector<std::pair<size_t, size_t>> matches;
+Regex::Matches Regex::find_all(std::string_view text) const {
+  Matches matches;
   if (code_ == nullptr) {
     if (literal_.empty()) return matches;
     for (size_t at = text.find(literal_); at != text.npos;
@@ -125,12 +130,19 @@ std::vector<std::pair<size_t, size_t>> Regex::find_all(std::string_view text) co
     }
     return matches;
   }
+  if (automaton_ == nullptr) return find_all_by_library(text);
+  require(automaton_->find_all(text, budget_for(text), matches), where_, kTooLong, text.size());
+  return matches;
+}
+
+Regex::Matches Regex::find_all_by_library(std::string_view text) const {
+  Matches matches;
   thread_local MatchState state;
   std::string shadow;
   if (stand_in_characters(text, shadow)) text = shadow;
   auto* regex = static_cast<regex_t*>(code_.get());
   const UChar *begin = bytes_of(text), *end = begin + text.size();
-  unsigned long budget = kLeastBudget + kAllowancePerByte * text.size();
+  size_t budget = budget_for(text);
   unsigned long allowance = kFirstAllowance;
   onig_set_retry_limit_in_match_of_match_param(state.limits, allowance);
   onig_set_retry_limit_in_search_of_match_param(state.limits, allowance);
@@ -142,8 +154,7 @@ std::vector<std::pair<size_t, size_t>> Regex::find_all(std::string_view text) co
     if (found == ONIGERR_RETRY_LIMIT_IN_MATCH_OVER || found == ONIGERR_RETRY_LIMIT_IN_SEARCH_OVER) {
       budget -= std::min(budget, allowance);
       allowance = std::min(allowance * 8, budget);
-      require(allowance > 0, where_, "its pattern takes too long to match a text of {} bytes",
-              text.size());
+      require(allowance > 0, where_, kTooLong, text.size());
     } else {
       require(found >= 0, where_, "matching its pattern fails: {}", message_of(found));
       const auto from = static_cast<size_t>(state.region->beg[0]);

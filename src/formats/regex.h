@@ -1,4 +1,5 @@
-// Regular expressions in the dialect of Oniguruma, by that library, as pre-tokenizers use them.
+// Regular expressions in the dialect of Oniguruma, as pre-tokenizers use them: by that library or,
+// for patterns that need no going back, by a table that gives the same.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "formats/automaton.h"
 
 namespace pronghorn {
 
@@ -19,11 +22,17 @@ class Regex {
   // then it does not touch the end of the match before. text must be valid UTF-8. Classes of
   // characters are those of the reference (unicode.h). Throws Error if matching takes unreasonable
   // effort. Safe from several threads.
-  std::vector<std::pair<size_t, size_t>> find_all(std::string_view text) const;
+  using Matches = std::vector<std::pair<size_t, size_t>>;
+  Matches find_all(std::string_view text) const;
+
+  // The same by the library, also for a pattern that has a table: what that is tested against.
+  Matches find_all_by_library(std::string_view text) const;
+  bool has_table() const { return automaton_ != nullptr; }
 
  private:
   std::string where_, literal_;  // literal_: the plain text, if the pattern is one
   std::shared_ptr<void> code_;
+  std::shared_ptr<const Automaton> automaton_;  // where the pattern is regular
 };
 
 }  // namespace pronghorn
