@@ -43,29 +43,6 @@ std::pair<std::string, std::string> read_merge(const json& merge, size_t rank,
 
 }  // namespace
 
-void note_marks(std::string_view text, std::vector<uint32_t>& before_mark) {
-  for (size_t at = text.find(kWordMark, 1); at != text.npos; at = text.find(kWordMark, at + 1)) {
-    size_t begin = at - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    before_mark.push_back(decode_utf8(text.substr(begin, at - begin)));
-  }
-}
-
-void sort_marks(std::vector<uint32_t>& before_mark) {
-  std::sort(before_mark.begin(), before_mark.end());
-  before_mark.erase(std::unique(before_mark.begin(), before_mark.end()), before_mark.end());
-}
-
-size_t find_mark_cut(std::string_view text, const std::vector<uint32_t>& before_mark) {
-  for (size_t at = text.find(kWordMark, 1); at != text.npos; at = text.find(kWordMark, at + 1)) {
-    size_t begin = at - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    const uint32_t before = decode_utf8(text.substr(begin, at - begin));
-    if (!std::binary_search(before_mark.begin(), before_mark.end(), before)) return at;
-  }
-  return text.size();
-}
-
 BpeModel::BpeModel(Vocabulary vocabulary, const BpeOptions& options, const std::string& where)
     : SubwordModel(std::move(vocabulary)),
       where_(where),
@@ -88,6 +65,10 @@ BpeModel::BpeModel(Vocabulary vocabulary, const BpeOptions& options, const std::
   read_merges(options);
   cuts_at_marks_ = !ignore_merges_ && prefix_.empty() && suffix_.empty() &&
                    vocabulary_.find(kWordMark).has_value();
+  const bool all_bytes =
+      byte_fallback_ && *std::min_element(byte_ids_.begin(), byte_ids_.end()) >= 0;
+  cuts_.finish(
+      [&](char c) { return all_bytes || vocabulary_.find(std::string_view(&c, 1)).has_value(); });
 }
 
 void BpeModel::read_merges(const BpeOptions& options) {
@@ -103,10 +84,9 @@ void BpeModel::read_merges(const BpeOptions& options) {
             "merges[{}]: {}, {} or the two together are not in the vocabulary", rank, quote(left),
             quote(right));
     insert_merge({pair_of(*left_id, *right_id), rank, *merged_id});
-    note_marks(merged, before_mark_);
+    cuts_.add(merged);
     ++rank;
   }
-  sort_marks(before_mark_);
 }
 
 void BpeModel::insert_merge(const Merge& merge) {
@@ -275,7 +255,7 @@ void BpeModel::encode(std::string_view piece, std::vector<int32_t>& ids) const {
 }
 
 size_t BpeModel::independent_part(std::string_view text) const {
-  return cuts_at_marks_ ? find_mark_cut(text, before_mark_) : text.size();
+  return cuts_at_marks_ ? cuts_.first(text) : text.size();
 }
 
 std::unique_ptr<SubwordModel> make_bpe_model(const Component& model) {

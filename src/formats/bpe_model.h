@@ -12,6 +12,7 @@
 #include "formats/byte_alphabet.h"
 #include "formats/component.h"
 #include "formats/vocabulary.h"
+#include "formats/word_cuts.h"
 
 namespace pronghorn {
 
@@ -55,22 +56,12 @@ class BpeModel final : public SubwordModel {
   std::array<int32_t, 256> byte_ids_{};                 // the fallback token of a byte; -1 if none
   std::array<int32_t, kByteAlphabetEnd> characters_{};  // tokens of one character; -1 if none
   std::vector<Merge> merges_;                           // open addressing, a power of two
-  // Characters that some merge puts before U+2581. Before others, such a mark begins a part that no
-  // merge joins with what precedes.
-  std::vector<uint32_t> before_mark_;
+  WordCuts cuts_;
   bool cuts_at_marks_ = false;
 };
 
 // The "model" of type BPE of a tokenizer.json. Its dropout, which makes training random, is not
 // applied. Throws Error.
 std::unique_ptr<SubwordModel> make_bpe_model(const Component& model);
-
-// Where a text can be cut before a U+2581 that follows another character: the first such place
-// behind a character that is not in `before_mark` (sorted), or the end of the text.
-size_t find_mark_cut(std::string_view text, const std::vector<uint32_t>& before_mark);
-// The characters before a U+2581 inside the text, added to `before_mark`.
-void note_marks(std::string_view text, std::vector<uint32_t>& before_mark);
-// Sorts them, each once.
-void sort_marks(std::vector<uint32_t>& before_mark);
 
 }  // namespace pronghorn

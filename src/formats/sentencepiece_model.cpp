@@ -8,7 +8,6 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "formats/bpe_model.h"
 #include "formats/byte_alphabet.h"
 #include "formats/utf8.h"
 #include "formats/word_cache.h"
@@ -204,7 +203,7 @@ SentencePieceEncoder::SentencePieceEncoder(const SentencePieceModel& model,
     if (type == PieceType::kNormal || type == PieceType::kUserDefined) {
       cuttable.emplace_back(text, id);
     }
-    if (is_mergeable(type)) note_marks(text, before_mark_);
+    if (is_mergeable(type)) cuts_.add(text);
     if (type == PieceType::kUnknown) {
       require(unknown_ < 0, where_, "two unknown pieces, {} and {}", unknown_, id);
       unknown_ = id;
@@ -216,7 +215,6 @@ SentencePieceEncoder::SentencePieceEncoder(const SentencePieceModel& model,
     }
   }
   require(unknown_ >= 0, where_, "no piece is of the unknown type");
-  sort_marks(before_mark_);
   user_defined_ = Trie(user_defined);
   for (size_t byte = 0; byte < plain_.size(); ++byte) {
     const auto first = static_cast<unsigned char>(byte);
@@ -226,6 +224,10 @@ SentencePieceEncoder::SentencePieceEncoder(const SentencePieceModel& model,
   const bool all_bytes = *std::min_element(byte_ids_.begin(), byte_ids_.end()) >= 0;
   require(!model_.byte_fallback || all_bytes, where_,
           "byte_fallback is set, and some of the 256 byte pieces are missing");
+  cuts_.finish([&](char c) {
+    const int32_t id = pieces_.find({&c, 1});
+    return model_.byte_fallback || id >= 0;
+  });
   if (model_.kind == SentencePieceModel::Kind::unigram) {
     constexpr float kUnknownPenalty = 10;
     cutter_.emplace(std::move(cuttable), std::move(scores), unknown_,
@@ -429,10 +431,10 @@ void SentencePieceEncoder::encode_normalized(std::string_view text,
     merge(text, pieces);
     return append_ids(pieces, ids);
   }
-  // Word by word, each once: no piece goes on from a word into the next one's space.
+  // Word by word, each once: no piece goes on from one into the next.
   WordCache words;
   while (!text.empty()) {
-    const std::string_view word = text.substr(0, find_mark_cut(text, before_mark_));
+    const std::string_view word = text.substr(0, cuts_.first(text));
     text.remove_prefix(word.size());
     if (words.append(word, ids)) continue;
     const size_t begin = ids.size();

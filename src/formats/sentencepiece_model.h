@@ -15,6 +15,7 @@
 #include "formats/text_index.h"
 #include "formats/trie.h"
 #include "formats/unigram_model.h"
+#include "formats/word_cuts.h"
 
 namespace pronghorn {
 
@@ -76,7 +77,7 @@ class SentencePieceEncoder {
   std::array<int32_t, 256> byte_ids_{};
   int32_t unknown_ = -1;
   std::optional<UnigramCutter> cutter_;
-  std::vector<uint32_t> before_mark_;
+  WordCuts cuts_;
   bool cuts_at_marks_ = false;
 };
 
