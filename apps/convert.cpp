@@ -7,9 +7,9 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "command.h"
+#include "formats/chat_format.h"
 #include "formats/gguf.h"
 #include "formats/gguf_vocabulary.h"
-#include "formats/json.h"
 #include "formats/tokenizer.h"
 #include "model/checkpoint.h"
 #include "tensor/block_layouts.h"
@@ -39,23 +39,17 @@ void copy_descriptions(const GgufMetadata& from, GgufMetadata& to) {
   }
 }
 
-constexpr const char* kTemplateKey = "tokenizer.chat_template";
-constexpr const char* kTemplateFile = "chat_template.jinja";
-
-// The chat template of a model, if it has one.
-std::optional<std::string> chat_template(const std::filesystem::path& in) {
-  if (const auto source = find_gguf(in)) {
-    const GgufFile file(*source);
-    if (!file.metadata().has(kTemplateKey)) return {};
-    return std::string(file.metadata().text(kTemplateKey));
+// Tokens that end a text beyond the one that a tokenizer names, in keys of a GGUF file.
+void add_ends(const std::vector<int32_t>& ends, GgufMetadata& metadata) {
+  std::vector<std::string> keys = {"tokenizer.ggml.eom_token_id", "tokenizer.ggml.eot_token_id"};
+  const std::string first = "tokenizer.ggml.eos_token_id";
+  if (!metadata.has(first)) keys.push_back(first);
+  for (const int32_t end : ends) {
+    if (keys.empty()) return;
+    if (metadata.has(first) && metadata.integer(first) == end) continue;
+    metadata.set(keys.back(), GgufValue::u32(static_cast<uint32_t>(end)));
+    keys.pop_back();
   }
-  if (std::filesystem::exists(in / kTemplateFile)) return read_file(in / kTemplateFile);
-  const std::filesystem::path path = in / "tokenizer_config.json";
-  if (!std::filesystem::exists(path)) return {};
-  const nlohmann::json config = parse_json(read_file(path), path.string());
-  const auto found = config.find("chat_template");
-  if (found == config.end() || !found->is_string()) return {};
-  return found->get<std::string>();
 }
 
 void run(const ConvertOptions& options) {
@@ -72,7 +66,7 @@ void run(const ConvertOptions& options) {
   }
   const std::unique_ptr<Model> model = Model::load(options.in);
   const auto source = find_gguf(options.in);
-  const std::optional<std::string> talk = chat_template(options.in);
+  const ChatFormat chat = ChatFormat::load(options.in);
 
   SaveOptions save;
   const std::string& asked = options.quantize.empty() ? options.type : options.quantize;
@@ -97,10 +91,12 @@ void run(const ConvertOptions& options) {
       from.emplace(*source);
       copy_descriptions(from->metadata(), extra);
     } else {
-      add_gguf_vocabulary(load_tokenizer(options.in)->files(), model->config().vocab_size, extra);
+      const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
+      add_gguf_vocabulary(tokenizer->files(), model->config().vocab_size, extra);
+      add_ends(chat.end_tokens(*tokenizer, model->config().vocab_size), extra);
       const std::filesystem::path name = std::filesystem::weakly_canonical(options.in).filename();
       extra.set("general.name", GgufValue::text(name.stem().string()));
-      if (talk) extra.set(kTemplateKey, GgufValue::text(*talk));
+      chat.write(extra);
     }
     if (options.out.has_parent_path()) make_directories(options.out.parent_path());
     save_gguf(*model, options.out, extra, save);
@@ -111,7 +107,12 @@ void run(const ConvertOptions& options) {
     family = chosen.model_type;
     save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
     tokenizer->save(options.out);
-    if (talk) write_file(options.out / kTemplateFile, *talk);
+    chat.save(options.out);
+    const std::vector<int32_t> ends = chat.end_tokens(*tokenizer, model->config().vocab_size);
+    if (!ends.empty()) {
+      write_file(options.out / "generation_config.json",
+                 nlohmann::json({{"eos_token_id", ends}}).dump(2) + "\n");
+    }
   }
   progress.finish();
 

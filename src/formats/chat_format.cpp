@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/quote.h"
 #include "formats/gguf.h"
 #include "formats/json.h"
 
@@ -15,6 +16,9 @@ using nlohmann::json;
 
 constexpr uint64_t kMostBytes = uint64_t{1} << 26;
 constexpr const char* kDefault = "default";
+constexpr const char* kTemplateFile = "chat_template.jinja";
+constexpr const char* kTemplateFolder = "additional_chat_templates";
+constexpr const char* kTemplateKey = "tokenizer.chat_template";  // of GGUF files
 
 // What a text of a token may be written as: "<s>", or {"content": "<s>", ...}.
 std::optional<std::string> token_text(const json& value) {
@@ -65,7 +69,7 @@ ChatFormat ChatFormat::load(const std::filesystem::path& path) {
 
 void ChatFormat::add_template(const std::string& name, std::string_view source,
                               const std::string& where) {
-  Template& added = templates_[name] = {};
+  Template& added = templates_[name] = {.source = std::string(source), .parsed = {}, .error = {}};
   try {
     added.parsed = std::make_shared<const JinjaTemplate>(source, where);
   } catch (const Error&) {
@@ -91,6 +95,27 @@ void ChatFormat::add_templates(const json& value, const std::string& where) {
     }
   } else {
     require(value.is_null(), where, "must be a string or a list");
+  }
+}
+
+void ChatFormat::save(const std::filesystem::path& directory) const {
+  for (const auto& [name, chat] : templates_) {
+    if (name == kDefault) {
+      write_file(directory / kTemplateFile, chat.source);
+      continue;
+    }
+    // The name becomes that of a file.
+    require(name.find_first_of("/\\") == name.npos && !name.starts_with('.'), where_,
+            "{} is no name for a chat template", quote(name));
+    make_directories(directory / kTemplateFolder);
+    write_file(directory / kTemplateFolder / (name + ".jinja"), chat.source);
+  }
+}
+
+void ChatFormat::write(GgufMetadata& metadata) const {
+  for (const auto& [name, chat] : templates_) {
+    const std::string key = name == kDefault ? kTemplateKey : kTemplateKey + ("." + name);
+    metadata.set(key, GgufValue::text(chat.source));
   }
 }
 
@@ -135,11 +160,10 @@ void ChatFormat::read_directory(const std::filesystem::path& directory) {
       add_templates((*config)[kKey], (directory / "tokenizer_config.json").string() + ": " + kKey);
     }
   }
-  if (const auto file = directory / "chat_template.jinja"; std::filesystem::exists(file)) {
+  if (const auto file = directory / kTemplateFile; std::filesystem::exists(file)) {
     add_template(kDefault, read_file(file, kMostBytes), file.string());
   }
-  if (const auto more = directory / "additional_chat_templates";
-      std::filesystem::is_directory(more)) {
+  if (const auto more = directory / kTemplateFolder; std::filesystem::is_directory(more)) {
     for (const auto& entry : std::filesystem::directory_iterator(more)) {
       if (entry.path().extension() != ".jinja") continue;
       add_template(entry.path().stem().string(), read_file(entry.path(), kMostBytes),
@@ -161,7 +185,7 @@ void ChatFormat::read_directory(const std::filesystem::path& directory) {
 void ChatFormat::read_gguf(const std::filesystem::path& path) {
   const GgufFile file(path);
   const GgufMetadata& metadata = file.metadata();
-  const std::string key = "tokenizer.chat_template";
+  const std::string key = kTemplateKey;
   for (const auto& [name, value] : metadata.all()) {
     if (!name.starts_with(key)) continue;
     const auto text = value.as_text();

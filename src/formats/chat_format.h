@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/gguf.h"
 #include "formats/jinja.h"
 #include "formats/tokenizer.h"
 
@@ -28,6 +29,11 @@ class ChatFormat {
   static ChatFormat load(const std::filesystem::path& path);
 
   bool has_template() const { return !templates_.empty(); }
+  // Writes the templates, which need not parse, where load() finds them: chat_template.jinja and
+  // additional_chat_templates of a directory, or keys tokenizer.chat_template of a GGUF file.
+  // Throws Error.
+  void save(const std::filesystem::path& directory) const;
+  void write(GgufMetadata& metadata) const;
 
   // The text of a conversation. variables: "messages" and what else the template knows ("tools",
   // "add_generation_prompt", "enable_thinking"); the texts of special tokens are added where they
@@ -52,6 +58,7 @@ class ChatFormat {
 
   // One that does not parse is kept as its error, until somebody wants it.
   struct Template {
+    std::string source;
     std::shared_ptr<const JinjaTemplate> parsed;
     std::exception_ptr error;
   };

@@ -9,7 +9,7 @@
 namespace pronghorn {
 
 struct GgufPre {
-  std::vector<std::string_view> names;
+  std::vector<std::string_view> names;     // the first is the one to write
   std::vector<std::string_view> patterns;  // the text is cut by each in turn
   bool ignore_merges = false;              // a piece that is a token becomes that token
   bool add_bos = false;                    // where the file does not say

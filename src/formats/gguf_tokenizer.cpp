@@ -376,16 +376,29 @@ std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufVocabulary& vocabulary,
               fmt::format("tokenizer.ggml.model {} is not supported", quote(vocabulary.model)));
 }
 
-std::optional<std::string> gguf_pre_name(const json& pre_tokenizer) {
-  const auto patterns = patterns_of(pre_tokenizer);
+std::optional<std::string> gguf_pre_name(const json& tokenizer) {
+  const auto patterns = patterns_of(member_or_null(tokenizer, "pre_tokenizer"));
   if (!patterns) return {};
+  const bool ignore_merges =
+      member_or_null(member_or_null(tokenizer, "model"), "ignore_merges") == true;
+  bool nfc = false;
+  for (const Component& step :
+       steps_of(member_or_null(tokenizer, "normalizer"), "normalizers", "normalizer")) {
+    nfc = nfc || step.type() == "NFC";
+  }
+  const GgufPre* best = nullptr;
+  int best_agreement = -1;
   for (const GgufPre& pre : gguf_pres()) {
     const bool same = std::equal(
         pre.patterns.begin(), pre.patterns.end(), patterns->begin(), patterns->end(),
         [](std::string_view ours, std::string_view theirs) { return as_written(ours) == theirs; });
-    if (same && !pre.marks_spaces) return std::string(pre.names.front());
+    const int agreement = (pre.ignore_merges == ignore_merges ? 2 : 0) + (pre.nfc == nfc ? 1 : 0);
+    if (!same || pre.marks_spaces || agreement <= best_agreement) continue;
+    best = &pre;
+    best_agreement = agreement;
   }
-  return {};
+  if (best == nullptr) return {};
+  return std::string(best->names.front());
 }
 
 }  // namespace pronghorn

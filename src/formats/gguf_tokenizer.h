@@ -38,7 +38,8 @@ GgufVocabulary read_gguf_vocabulary(const GgufMetadata& metadata);
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufVocabulary& vocabulary,
                                                const std::string& where);
 
-// The name under which GGUF files know a "pre_tokenizer" of a byte-level tokenizer.json, if any.
-std::optional<std::string> gguf_pre_name(const nlohmann::json& pre_tokenizer);
+// The name under which GGUF files know how a byte-level tokenizer.json cuts texts, if any: of names
+// with the same patterns that which also agrees in normalisation and whole words, if there is one.
+std::optional<std::string> gguf_pre_name(const nlohmann::json& tokenizer);
 
 }  // namespace pronghorn

@@ -19,7 +19,6 @@ using nlohmann::json;
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kModelFile = "tokenizer.model";
 constexpr const char* kConfigFile = "tokenizer_config.json";
-constexpr const char* kTemplateFile = "chat_template.jinja";
 
 // What llama.cpp knows of a token.
 enum class TokenType : int32_t { normal = 1, unknown, control, user_defined, unused, byte };
@@ -65,18 +64,9 @@ json parsed(const Tokenizer::Files& files, const char* name) {
 }
 
 // How a byte-level encoding cuts text into words, by the name that llama.cpp has for it.
-std::string pre_name(const json& pre) {
-  const auto cuts_bytes = [](const json& step) {
-    return step.value("type", "") == "ByteLevel" && step.value("use_regex", true) &&
-           !step.value("add_prefix_space", false);
-  };
-  if (cuts_bytes(pre)) return "gpt-2";
-  const json steps = pre.is_object() ? pre.value("pretokenizers", json::array()) : json::array();
-  if (steps.size() == 2 && cuts_bytes(steps[1]) && steps[0].value("type", "") == "Digits" &&
-      steps[0].value("individual_digits", false)) {
-    return "smollm";
-  }
-  if (const auto name = gguf_pre_name(pre)) return *name;
+std::string pre_name(const json& tokenizer) {
+  if (const auto name = gguf_pre_name(tokenizer)) return *name;
+  const json& pre = tokenizer.at("pre_tokenizer");
   throw Error(kTokenizerFile,
               fmt::format("its way of cutting text into words has no name in GGUF: {}",
                           quote(pre.dump(-1, ' ', true, json::error_handler_t::replace), 200)));
@@ -162,7 +152,7 @@ void add_special_tokens(const json& tokenizer, const json& config, const TokenLi
 void add_byte_level(const json& tokenizer, TokenList& vocabulary, GgufMetadata& metadata) {
   const json& model = tokenizer.at("model");
   metadata.set("tokenizer.ggml.model", GgufValue::text("gpt2"));
-  metadata.set("tokenizer.ggml.pre", GgufValue::text(pre_name(tokenizer.at("pre_tokenizer"))));
+  metadata.set("tokenizer.ggml.pre", GgufValue::text(pre_name(tokenizer)));
   for (const auto& [text, id] : model.at("vocab").items()) {
     vocabulary.set(id.get<int64_t>(), text, TokenType::normal, 0, kTokenizerFile);
   }
@@ -253,14 +243,6 @@ void add_gguf_vocabulary(const Tokenizer::Files& files, int64_t vocab_size,
     }
     add_special_tokens(tokenizer, config, vocabulary, metadata);
     vocabulary.write(metadata);
-  }
-  const auto file = files.find(kTemplateFile);
-  if (file != files.end()) {
-    metadata.set("tokenizer.chat_template", GgufValue::text(file->second));
-  } else if (config.is_object() && config.contains("chat_template") &&
-             config.at("chat_template").is_string()) {
-    metadata.set("tokenizer.chat_template",
-                 GgufValue::text(config.at("chat_template").get<std::string>()));
   }
 }
 

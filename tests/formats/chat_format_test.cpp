@@ -146,5 +146,30 @@ TEST_F(ChatFormatTest, GgufNamesThemInItsMetadata) {
   EXPECT_THAT(format.end_tokens(*make_byte_tokenizer(), 5), ElementsAre(2, 3, 4));
 }
 
+TEST_F(ChatFormatTest, TemplatesAreWrittenAsTheyWereRead) {
+  put("tokenizer_config.json", "{}");
+  put("chat_template.json",
+      R"({"chat_template": [{"name": "default", "template": "plain"},
+                            {"name": "tool_use", "template": "tools"},
+                            {"name": "broken", "template": "{% endfor %}"}]})");
+  const ChatFormat format = load();
+  const Folder other;
+  format.save(other.path());
+  GgufMetadata metadata("test");
+  metadata.set("general.architecture", GgufValue::text("llama"));
+  metadata.set("tokenizer.ggml.tokens", GgufValue::texts(std::vector<std::string>{"a"}));
+  format.write(metadata);
+  EXPECT_EQ(metadata.text("tokenizer.chat_template.broken"), "{% endfor %}");
+  std::filesystem::create_directory(other.path() / "g");
+  write_gguf(other.path() / "g" / "model.gguf", metadata, {});
+  for (const auto& path : {other.path(), other.path() / "g" / "model.gguf"}) {
+    const ChatFormat again = ChatFormat::load(path);
+    EXPECT_EQ(again.render(nlohmann::ordered_json::parse(R"({"tools": [1]})")), "tools") << path;
+    EXPECT_EQ(again.render(nlohmann::ordered_json::parse(kMessages)), "plain") << path;
+  }
+  put("chat_template.json", R"({"chat_template": {"../escape": "x"}})");
+  EXPECT_THAT(error_of([&] { load().save(other.path()); }), HasSubstr("no name"));
+}
+
 }  // namespace
 }  // namespace pronghorn
