@@ -31,16 +31,6 @@ constexpr std::string_view kHelp =
     "//TEXT            a message that begins with a slash\n"
     "Ctrl-C ends an answer, and nothing else.\n";
 
-struct ChatCommand : Common {
-  std::filesystem::path model, adapter, session;
-  std::string system, draft;
-  SpeculationOptions speculation;
-  std::optional<Precision> precision;
-  DType cache_type = DType::f32;
-  bool stats = false;
-  GenerateOptions generate;
-};
-
 std::atomic<bool> interrupt_wanted{false};
 
 // While it lives, Ctrl-C ends an answer and not the program.
@@ -65,7 +55,7 @@ double per_second(int64_t tokens, double seconds) {
 
 class Chat {
  public:
-  explicit Chat(const ChatCommand& options)
+  explicit Chat(const WritingOptions& options)
       : options_(options),
         loaded_(load_text_model(options.model, options.adapter)),
         conversation_(*loaded_.model, *loaded_.tokenizer, loaded_.format, options.cache_type),
@@ -238,7 +228,7 @@ class Chat {
                 {"precision", name_of(generate_.precision)}});
   }
 
-  const ChatCommand& options_;
+  const WritingOptions& options_;
   TextModel loaded_;
   Conversation conversation_;
   GenerateOptions generate_;
@@ -251,7 +241,7 @@ class Chat {
   nlohmann::json answers_ = nlohmann::json::array();
 };
 
-void run(const ChatCommand& options) {
+void run(const WritingOptions& options) {
   check(options.generate.sampling);
   check_drafters(options.draft);
   Chat(options).run();
@@ -261,25 +251,16 @@ void run(const ChatCommand& options) {
 
 void add_chat(CLI::App& app) {
   CLI::App* command = app.add_subcommand("chat", "Talk with an instruction-tuned model");
-  auto options = std::make_shared<ChatCommand>();
+  auto options = std::make_shared<WritingOptions>();
   options->generate.max_tokens = 1024;
-  command->add_option("model", options->model, "checkpoint directory or .gguf file")->required();
-  add_adapter_option(*command, options->adapter);
+  add_writing_options(*command, *options);
   command->add_option("--system", options->system, "system message");
   command->add_option("-n,--tokens", options->generate.max_tokens, "most tokens of one answer")
       ->check(positive_integer());
-  add_sampling_options(*command, options->generate.sampling);
-  add_stop_option(*command, options->generate.stop);
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to at the end");
   command->add_flag("--stats", options->stats,
                     "speed and state after each answer, off a terminal too");
-  command->add_option("--draft", options->draft, "guess ahead, as in generate");
-  add_speculation_options(*command, options->speculation);
-  add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, options->cache_type);
-  add_context_option(*command, options->generate.context);
-  add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }
 

@@ -213,6 +213,22 @@ void add_sampling_options(CLI::App& command, SamplingOptions& sampling) {
       ->check(seed_number());
 }
 
+void add_writing_options(CLI::App& command, WritingOptions& options) {
+  command.add_option("model", options.model, "checkpoint directory or .gguf file")->required();
+  add_adapter_option(command, options.adapter);
+  add_sampling_options(command, options.generate.sampling);
+  add_stop_option(command, options.generate.stop);
+  command.add_option("--draft", options.draft,
+                     "guess ahead and check several tokens a step, for the same text sooner: a "
+                     "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
+                     "several with commas between");
+  add_speculation_options(command, options.speculation);
+  add_precision_option(command, options.precision);
+  add_cache_type_option(command, options.cache_type);
+  add_context_option(command, options.generate.context);
+  add_common_options(command, options);
+}
+
 void add_cache_type_option(CLI::App& command, DType& cache_type) {
   command
       .add_option_function<std::string>(

@@ -98,8 +98,7 @@ struct TextModel {
 };
 // The small files first, so that what is wrong with them is said at once. adapter: as for
 // load_model.
-TextModel load_text_model(const std::filesystem::path& path,
-                          const std::filesystem::path& adapter);
+TextModel load_text_model(const std::filesystem::path& path, const std::filesystem::path& adapter);
 
 // "length", "stop_string", "end_token", "interrupted".
 const char* end_name(Generated::End end);
@@ -111,6 +110,20 @@ void add_sampling_options(CLI::App& command, SamplingOptions& sampling);
 
 // --draft-tokens, --draft-tree and --draft-block: how a drafter is used.
 void add_speculation_options(CLI::App& command, SpeculationOptions& options);
+
+// What commands that write texts have in common: which model, and how it decodes.
+struct WritingOptions : Common {
+  std::filesystem::path model, adapter, session;
+  std::string system, draft;
+  SpeculationOptions speculation;
+  std::optional<Precision> precision;
+  DType cache_type = DType::f32;
+  bool stats = false;
+  GenerateOptions generate;
+};
+// The model and --adapter; sampling, --stop, --draft and how it is used, --precision, --cache-type,
+// --strict-context, and what every command has.
+void add_writing_options(CLI::App& command, WritingOptions& options);
 
 // --steps, --tokens and --time of training; times as "90", "60s", "5m", "1.5h".
 struct BudgetOptions {

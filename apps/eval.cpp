@@ -112,13 +112,14 @@ void eval_task(const EvalOptions& options, const Model& model, Precision precisi
                        {"correct", score.correct},
                        {"solved", score.solved},
                        {"accuracy", score.accuracy()},
+                       {"chance", source->chance()},
                        {"precision", name_of(precision)}});
   }
   fmt::print(
-      "{} at length {}: {} of {} answers right, {:.2f}%; {} of {} examples solved "
-      "(precision {})\n",
+      "{} at length {}: {} of {} answers right, {:.2f}% ({:.2f}% by chance); {} of {} examples "
+      "solved (precision {})\n",
       task.name, source->length(), score.correct, score.answers, 100 * score.accuracy(),
-      score.solved, score.examples, name_of(precision));
+      100 * source->chance(), score.solved, score.examples, name_of(precision));
 }
 
 void run(const EvalOptions& options) {

@@ -17,14 +17,10 @@
 namespace pronghorn::app {
 namespace {
 
-struct GenerateCommand : Common {
-  std::filesystem::path model, adapter, prompt_file, session;
-  std::string prompt, draft, system;
-  SpeculationOptions speculation;
-  bool stats = false, chat = false, echo = true;
-  std::optional<Precision> precision;
-  DType cache_type = DType::f32;
-  GenerateOptions generate;
+struct GenerateCommand : WritingOptions {
+  std::filesystem::path prompt_file;
+  std::string prompt;
+  bool chat = false, echo = true;
 };
 
 // What speculation did, and how fast plain decoding of the same session is.
@@ -260,8 +256,7 @@ void run(const GenerateCommand& options) {
 void add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
   auto options = std::make_shared<GenerateCommand>();
-  command->add_option("model", options->model, "checkpoint directory")->required();
-  add_adapter_option(*command, options->adapter);
+  add_writing_options(*command, *options);
   command->add_option("--prompt", options->prompt, "text to continue (- reads standard input)");
   command->add_option("--prompt-file", options->prompt_file,
                       "file that holds the prompt (- reads standard input)");
@@ -273,22 +268,11 @@ void add_generate(CLI::App& app) {
   command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
       ->check(natural_number());
-  add_sampling_options(*command, options->generate.sampling);
-  add_stop_option(*command, options->generate.stop);
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to");
   command->add_flag(
       "--stats", options->stats,
       "print speed and state size on stderr; with --draft also measure plain decoding");
-  command->add_option("--draft", options->draft,
-                      "guess ahead and check several tokens a step, for the same text sooner: a "
-                      "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
-                      "several with commas between");
-  add_speculation_options(*command, options->speculation);
-  add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, options->cache_type);
-  add_context_option(*command, options->generate.context);
-  add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }
 

@@ -164,8 +164,8 @@ void Conversation::load(const std::filesystem::path& path) {
   Session session = Session::load(path, model_, cache_type_);
   const std::string where = path.string();
   if (session.attachment().empty()) {
-    throw Error(where, "is a session of `generate`, not a conversation",
-                "continue it with generate --session, or name a new file");
+    throw Error(where, "is a session of a plain text, not a conversation",
+                "continue it as a text, or name a new file");
   }
   const nlohmann::ordered_json saved = parse_variables(session.attachment(), where + ": messages");
   require(saved.is_object() && saved.contains("messages") && saved.contains("tokens") &&

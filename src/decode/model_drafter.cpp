@@ -159,8 +159,7 @@ void check_same_vocabulary(const Tokenizer& own, const Tokenizer& target, const 
   constexpr int64_t kMostAdded = 1024;  // tokens that one of them has beyond the other's
   const auto refuse = [&](const std::string& difference) {
     throw Error(name, fmt::format("has another tokenizer than the model: {}", difference),
-                "a draft model must be trained with the tokenizer of the model: "
-                "pronghorn train --tokenizer MODEL");
+                "train the draft model with the tokenizer of the model");
   };
   if (own.fingerprint() == target.fingerprint()) return;
   const int64_t common = std::min(own.vocab_size(), target.vocab_size());

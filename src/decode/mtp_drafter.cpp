@@ -160,7 +160,7 @@ class MtpDrafter final : public ScoringDrafter {
 std::unique_ptr<Drafter> make_mtp_drafter(const Model& model) {
   if (model.mtp_depth() == 0) {
     throw Error("mtp", "the model has no heads for multi-token prediction",
-                "train one with pronghorn train --mtp 1");
+                "train one with such heads");
   }
   return std::make_unique<MtpDrafter>(model);
 }

@@ -75,7 +75,7 @@ bool Session::go_back(std::span<const int32_t> tokens) {
 
 Tensor Session::scores(const Model& model, const Context& context,
                        const std::function<void(size_t, const Tensor&)>& on_read) {
-  require(!pending_.empty(), "generate", "there is no text to continue (give a --prompt)");
+  require(!pending_.empty(), "generate", "there is no text to continue: the prompt is empty");
   Tensor last;
   const std::vector<int32_t> tokens = pending_;
   read_in_pieces(static_cast<int64_t>(tokens.size()), [&](int64_t done, int64_t count) {

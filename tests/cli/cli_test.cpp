@@ -284,6 +284,7 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
   const auto task = json_of(
       {"eval", "run", "--task", "induction_heads", "--task-length", "16", "--examples", "8"});
   EXPECT_EQ(task["answers"], 8);
+  EXPECT_GT(task["chance"], 0);
   EXPECT_EQ(json_of({"logits", "run", "--tokens", "1 2 3", "--out", "l.npy"})["shape"],
             (std::vector<int>{3, 256}));
   EXPECT_EQ(json_of({"tokenize", "run", "--file", "text.txt"})["tokens"].size(), text().size());

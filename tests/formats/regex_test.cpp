@@ -69,9 +69,15 @@ TEST(RegexTest, HostilePatterns) {
   EXPECT_THROW(Regex(std::string(10'000, '(') + "a" + std::string(10'000, ')'), false, "file"),
                Error);
   // Exponential effort ends in an error, in bounded time.
-  const Regex exponential("(a+)+$", false, "file");
+  const Regex exponential("(?<x>a+)+$", false, "file");
+  EXPECT_FALSE(exponential.has_table());
   EXPECT_THAT(error_of([&] { exponential.find_all(std::string(40, 'a') + "b"); }),
               HasSubstr("takes too long"));
+  EXPECT_EQ(Regex("(a+)+$", false, "file").find_all(std::string(40, 'a') + "b").size(), 0u);
+  // So does quadratic effort.
+  EXPECT_THAT(
+      error_of([] { Regex(R"(\s+$)", false, "file").find_all(std::string(100'000, ' ') + "x"); }),
+      HasSubstr("takes too long"));
   // Published patterns are linear.
   const Regex gpt2(R"( ?\p{L}+| ?[^\s\p{L}]+|\s+(?!\S)|\s+)", false, "file");
   EXPECT_EQ(gpt2.find_all(std::string(1'000'000, ' ') + "x").size(), 2u);
