@@ -155,6 +155,7 @@ def check_conversation(binary, model, folder):
                                      folder / "text").split()]
     check(ids == whole["tokens"], f"as one prompt it has the same {len(ids)} ids")
     kept = folder / "kept"
+    kept.unlink(missing_ok=True)
     parts = []
     for question in QUESTIONS:  # a program for each turn
         part = talk(binary, model, [question], "--session", kept)
