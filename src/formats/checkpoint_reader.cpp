@@ -9,6 +9,7 @@
 #include "base/quote.h"
 #include "formats/json.h"
 #include "formats/pickle.h"
+#include "formats/scaled_tensors.h"
 
 namespace pronghorn {
 namespace {
@@ -52,6 +53,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : dir
   } else {
     entries_ = read(*file);
   }
+  unite_scaled_tensors(entries_, directory.string());
 }
 
 CheckpointReader::Entries CheckpointReader::read(const std::filesystem::path& file) {

@@ -19,7 +19,8 @@ std::optional<std::filesystem::path> find_weights(const std::filesystem::path& d
 
 // All tensors of the files that find_weights() leads to. Shards must lie in the directory itself.
 // What an index says counts where two shards hold a tensor of the same name; tensors that it does
-// not list are there all the same.
+// not list are there all the same. Tensors with scales beside them are one
+// (formats/scaled_tensors.h).
 class CheckpointReader {
  public:
   // Throws Error if there are no such files, or one is malformed or missing.

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "base/files.h"
+#include "base/float16.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
 #include "support/errors.h"
@@ -136,6 +137,31 @@ TEST_F(PublishedFiles, DerivedTensorsArePassedOver) {
   make("llama", nlohmann::json::object(),
        [](Tensors& tensors) { tensors["model.layers.1.self_attn.bias"] = floats({32}, 1); });
   EXPECT_THAT(warning_of_loading(), HasSubstr("'model.layers.1.self_attn.bias'"));
+}
+
+TEST_F(PublishedFiles, MatricesOfEightBitsWithScales) {
+  const std::string name = "model.layers.1.mlp.gate_proj.weight";
+  Numbers codes, scales, numbers;
+  make("llama", nlohmann::json::object(), [&](Tensors& tensors) {
+    codes = {"F8_E4M3", tensors.at(name).shape, {}};
+    numbers = {"BF16", codes.shape, {}};
+    scales = {"F32", {1, 1}, testing_support::raw(0.5f)};
+    for (int64_t i = 0; i < codes.shape[0] * codes.shape[1]; ++i) {
+      const bool even = i % 2 == 0;
+      codes.bytes += static_cast<char>(even ? 0x38 : 0xB0);  // 1 and -0.5
+      numbers.bytes += testing_support::raw(to_bf16(even ? 0.5f : -0.25f));
+    }
+    tensors[name] = numbers;
+  });
+  const std::vector<float> expected = scores(folder_);
+  make("llama",
+       {{"quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}}},
+       [&](Tensors& tensors) {
+         tensors[name] = codes;
+         tensors[name + "_scale_inv"] = scales;
+       });
+  EXPECT_EQ(warning_of_loading(), "");
+  EXPECT_EQ(bit_difference(scores(folder_), expected), "");
 }
 
 TEST_F(PublishedFiles, ATiedHeadThatIsStoredToo) {

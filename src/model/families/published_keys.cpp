@@ -199,10 +199,18 @@ bool is_plain(std::string_view key, const nlohmann::json& value) {
   return false;
 }
 
+// Ways of storing weights that readers of checkpoints undo, so that no forward sees them.
+bool is_undone(std::string_view key, const nlohmann::json& value) {
+  if (key != "quantization_config" || !value.is_object()) return false;
+  const auto method = value.find("quant_method");
+  return method != value.end() && (*method == "fp8" || *method == "mxfp4");
+}
+
 // Whether the key is known to change the computation, and has a value that does not. Throws Error
 // if it has one that does.
 bool is_off(const ConfigReader& reader, std::string_view key, const nlohmann::json& value) {
   std::vector<std::string> supported;
+  if (key == "quantization_config") supported = {R"(the quant_method "fp8" or "mxfp4")"};
   if (key == "layer_types") {
     supported = {R"(only "full_attention")"};
   } else {
@@ -228,7 +236,7 @@ void finish_published(const ConfigReader& reader) {
   for (const std::string& key : reader.unread()) {
     const nlohmann::json& value = reader.peek(key);
     if (is_empty(value) || is_harmless(key) || is_repeated(reader, key, value) ||
-        is_plain(key, value) || is_off(reader, key, value)) {
+        is_plain(key, value) || is_undone(key, value) || is_off(reader, key, value)) {
       continue;
     }
     unknown += (unknown.empty() ? "" : ", ") + quote(key);
