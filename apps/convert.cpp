@@ -12,13 +12,14 @@
 #include "formats/gguf_vocabulary.h"
 #include "formats/tokenizer.h"
 #include "model/checkpoint.h"
+#include "model/lora.h"
 #include "tensor/block_layouts.h"
 
 namespace pronghorn::app {
 namespace {
 
 struct ConvertOptions : Common {
-  std::filesystem::path in, out;
+  std::filesystem::path in, out, adapter;
   std::string quantize, type;
 };
 
@@ -64,7 +65,8 @@ void run(const ConvertOptions& options) {
       std::filesystem::equivalent(options.in, options.out)) {
     throw UsageError("convert", "IN and OUT are the same");
   }
-  const std::unique_ptr<Model> model = Model::load(options.in);
+  const std::unique_ptr<Model> model = load_model(options.in, options.adapter);
+  merge_adapter(*model);
   const auto source = find_gguf(options.in);
   const ChatFormat chat = ChatFormat::load(options.in);
 
@@ -162,6 +164,7 @@ void add_convert(CLI::App& app) {
   command->add_option("--type", options->type, "the same, without blocks")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))
       ->option_text("bf16|f16|f32");
+  add_adapter_option(*command, options->adapter);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -333,6 +333,30 @@ TEST_F(CliTest, EvalEqualsWhatTheLogitsSay) {
   }
 }
 
+TEST_F(CliTest, ConvertMergesAnAdapter) {
+  output_of(train_of("llama.json", "text.txt", "run"));
+  output_of({"train", "run", "--data", "text.txt", "--out", "lora", "--steps", "3", "--lora", "2",
+             "--set", "learning_rate=0.1", "--set", "batch_tokens=256", "--set", "window=32"});
+  output_of({"convert", "run", "merged", "--adapter", "lora"});
+  const auto logits = [&](std::vector<std::string> model) {
+    model.insert(model.begin(), "logits");
+    model.insert(model.end(), {"--tokens", "10 20 30 40", "--out", "l.npy"});
+    output_of(model);
+    return npy_values(read_file(folder_ / "l.npy"));
+  };
+  const std::vector<float> plain = logits({"run"}), merged = logits({"merged"});
+  const std::vector<float> adapted = logits({"run", "--adapter", "lora"});
+  ASSERT_EQ(merged.size(), adapted.size());
+  float difference = 0, change = 0;
+  for (size_t i = 0; i < merged.size(); ++i) {
+    difference = std::max(difference, std::abs(merged[i] - adapted[i]));
+    change = std::max(change, std::abs(merged[i] - plain[i]));
+  }
+  EXPECT_LT(difference, 1e-4f);
+  EXPECT_GT(change, 0.01f);
+  EXPECT_THAT(failure_of(1, {"convert", "run", "x", "--adapter", "nothing"}), HasSubstr("nothing"));
+}
+
 TEST_F(CliTest, GeneratesTheSameTextForTheSameSeed) {
   output_of(train_of("tiny.json", "text.txt", "run", "40"));
   const auto generate = [&](const std::string& seed, const std::string& threads) {
