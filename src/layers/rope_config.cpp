@@ -85,4 +85,13 @@ void RopeConfig::scaling_fields(ConfigFields& f) {
           "short_factors", "and long_factors are needed by longrope");
 }
 
+RopeConfig rope_config(const nlohmann::json& rope) {
+  ConfigFields fields(ConfigReader({{"type", "attention"}, {"rope", rope}}, "rope"));
+  RopeConfig config;
+  const auto rotary_dim = rope.at("rotary_dim").get<int64_t>();
+  fields.object(
+      "rope", [&](ConfigFields& inner) { config.fields(inner, rotary_dim); }, "");
+  return config;
+}
+
 }  // namespace pronghorn

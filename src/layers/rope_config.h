@@ -23,4 +23,7 @@ struct RopeConfig {
   void scaling_fields(ConfigFields& f);
 };
 
+// Of a complete `rope` object, as a layer's configuration has it.
+RopeConfig rope_config(const nlohmann::json& rope);
+
 }  // namespace pronghorn

@@ -16,6 +16,7 @@
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
+#include "model/checkpoint_tensors.h"
 #include "model/gguf_format.h"
 #include "model/tensor_rules.h"
 #include "tensor/block_layouts.h"
@@ -29,13 +30,6 @@ constexpr const char* kWeightsFile = "model.safetensors";
 const Family& family_of(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / kConfigFile;
   return find_family(ConfigReader(read_config_json(file), file.string()));
-}
-
-StoredTensor stored(const Parameter& parameter) {
-  const Stored numbers = parameter.stored();
-  const auto owner = std::make_shared<Stored>(numbers);
-  return {std::string(numbers.encoding->file_dtype), parameter.shape.to_vector(), numbers.bytes,
-          owner};
 }
 
 // What a parameter is given: the bytes as they are, in one of the `files` or owned, if their dtype
@@ -55,22 +49,6 @@ Stored numbers_of(const StoredTensor& tensor,
   const auto numbers = std::make_shared<Storage>(std::max<size_t>(1, bytes));
   to_f32(entry, reinterpret_cast<float*>(numbers->data()), where);
   return {&encodings::f32, {numbers->data(), bytes}, numbers, nullptr};
-}
-
-std::vector<BoundRule> bound(const TensorRules& rules, const std::vector<Parameter>& parameters) {
-  std::vector<std::string> names;
-  for (const Parameter& parameter : parameters) names.push_back(parameter.name);
-  return bind_rules(rules, names);
-}
-
-// What a rule throws says what is wrong; this says of which tensors.
-template <typename Function>
-auto naming(const std::string& where, Function&& function) {
-  try {
-    return function();
-  } catch (const Error& error) {
-    throw Error(where, error.what());
-  }
 }
 
 // The tensors of a GGUF file as CheckpointReader shows those of a directory.
@@ -210,46 +188,6 @@ void load_weights(Model& model, const std::filesystem::path& directory, const Fa
   load(model, CheckpointReader(directory), family.tensors(model.config()));
 }
 
-namespace {
-
-// The numbers of a tensor in another encoding.
-StoredTensor encoded(StoredTensor tensor, const Encoding& to) {
-  const Encoding& from = *find_encoding(tensor.dtype);
-  if (&from == &to) return tensor;
-  const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
-  const int64_t elements =
-      std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
-  const auto bytes = static_cast<size_t>(to.bytes(elements));
-  auto memory = std::make_shared<Storage>(std::max<size_t>(1, bytes));
-  parallel_for(row == 0 ? 0 : elements / row, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> numbers(static_cast<size_t>(row));
-    for (int64_t i = begin; i < end; ++i) {
-      from.decode(tensor.bytes.data() + i * from.bytes(row), row, numbers.data());
-      to.encode(numbers.data(), row, memory->data() + i * to.bytes(row));
-    }
-  });
-  std::string dtype(to.file_dtype);
-  const std::span<const std::byte> all(memory->data(), bytes);
-  return {std::move(dtype), std::move(tensor.shape), all, std::move(memory)};
-}
-
-// The published tensors of a rule, with what they are made of as it is stored.
-StoredTensors published(const Model& model, const BoundRule& rule) {
-  StoredTensors ours;
-  for (const size_t place : rule.ours) ours.push_back(stored(model.parameters()[place]));
-  return naming(fmt::format("{}", fmt::join(rule.published, ", ")),
-                [&] { return rule.transform.inverse(std::move(ours), rule.published.size()); });
-}
-
-void note(const SaveOptions& options, std::string_view name, const Encoding& in,
-          const StoredShape& shape) {
-  if (!options.on_tensor) return;
-  options.on_tensor(name, in,
-                    std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
-}
-
-}  // namespace
-
 void save_checkpoint(const Model& model, const std::filesystem::path& directory,
                      const Family& family, const std::map<std::string, std::string>& metadata,
                      const SaveOptions& options) {
@@ -291,96 +229,11 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
   write_file(directory / kConfigFile, json.dump(2) + "\n");
 }
 
-namespace {
-
-// The most widely understood family of GGUF that expresses the model.
-const Family& gguf_family_for(const ModelConfig& config, const std::string& where) {
-  for (const Family& family : families()) {
-    if (family.gguf != nullptr && expresses(family, config)) return family;
-  }
-  throw Error(where, "no architecture of GGUF files can express this model");
-}
-
-// What a matrix with rows of `row` numbers is written in where `asked` was asked for.
-const Encoding& fitting(const Encoding& asked, int64_t row, bool head) {
-  const bool four_bits = layout_of(asked) != nullptr && layout_of(asked)->bits == 4;
-  const Encoding& wanted = head && four_bits ? encodings::q6_k : asked;
-  if (row % wanted.block == 0) return wanted;
-  return row % encodings::q8_0.block == 0 ? encodings::q8_0 : encodings::f16;
-}
-
-// general.file_type: what most matrices are in.
-void set_file_type(GgufMetadata& metadata, const Encoding& encoding) {
-  constexpr std::pair<const Encoding*, uint32_t> kTypes[] = {
-      {&encodings::f32, 0},     {&encodings::f16, 1},     {&encodings::q4_0, 2},
-      {&encodings::q4_1, 3},    {&encodings::q8_0, 7},    {&encodings::q5_0, 8},
-      {&encodings::q5_1, 9},    {&encodings::q2_k, 10},   {&encodings::q3_k, 11},
-      {&encodings::q4_k, 14},   {&encodings::q5_k, 16},   {&encodings::q6_k, 18},
-      {&encodings::iq4_nl, 25}, {&encodings::iq4_xs, 30}, {&encodings::bf16, 32},
-      {&encodings::mxfp4, 38}};
-  for (const auto& [known, type] : kTypes) {
-    if (known == &encoding) metadata.set("general.file_type", GgufValue::u32(type));
-  }
-  metadata.set("general.quantization_version", GgufValue::u32(2));
-}
-
-}  // namespace
-
-void save_gguf(const Model& model, const std::filesystem::path& path, const GgufMetadata& extra,
-               const SaveOptions& options) {
-  const Family& family = gguf_family_for(model.config(), path.string());
-  const nlohmann::json config = family.write(model.config()).value();
-  GgufMetadata metadata = gguf_metadata(family, config, path.string());
-  const std::vector<Parameter>& parameters = model.parameters();
-  const Weight* most = nullptr;  // the largest matrix besides the embedding
-  for (const Parameter& parameter : parameters) {
-    if (!parameter.matrix.defined() || parameter.name == "embeddings.weight") continue;
-    if (most == nullptr || parameter.matrix.size() > most->size()) most = &parameter.matrix;
-  }
-  const Encoding& main = options.encoding != nullptr ? *options.encoding
-                         : most != nullptr           ? most->encoding()
-                                                     : encodings::f32;
-  set_file_type(metadata, main);
-  for (const auto& [key, value] : extra.all()) metadata.set(key, value);
-
-  std::vector<GgufTensorToWrite> tensors;
-  for (BoundRule& each : bound(family.gguf->tensors(model.config()), parameters)) {
-    const auto rule = std::make_shared<const BoundRule>(std::move(each));
-    Shapes ours;
-    bool matrices = true;
-    const Encoding* in = nullptr;
-    for (const size_t place : rule->ours) {
-      const Parameter& parameter = parameters[place];
-      ours.push_back(parameter.shape.to_vector());
-      matrices = matrices && parameter.matrix.defined();
-      if (parameter.matrix.defined()) in = &parameter.matrix.encoding();
-    }
-    const Shapes shapes = rule->transform.published_shapes(ours, rule->published.size());
-    const std::string& first = parameters[rule->ours.front()].name;
-    const bool head = first == "lm_head.weight" ||
-                      (first == "embeddings.weight" && model.config().tie_embeddings);
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      const Encoding* to = &encodings::f32;
-      if (matrices) {
-        to = options.encoding == nullptr ? in : &fitting(*options.encoding, shapes[i].back(), head);
-      }
-      const auto bytes = [&model, &options, rule, i, to] {
-        StoredTensor tensor = published(model, *rule).at(i);
-        note(options, rule->published[i], *to, tensor.shape);
-        tensor = encoded(std::move(tensor), *to);
-        return GgufTensorToWrite::Bytes{tensor.bytes, tensor.owner};
-      };
-      tensors.push_back({rule->published[i], find_gguf_type(to->file_dtype), shapes[i], bytes});
-    }
-  }
-  write_gguf(path, metadata, tensors);
-}
-
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {
   if (const auto gguf = find_gguf(directory)) {
     const GgufFile file(*gguf);
-    const Family& family = gguf_family(file);
-    ModelConfig config = family.read(ConfigReader(gguf_config(file), gguf->string()));
+    const Family& family = gguf_family(file.metadata());
+    ModelConfig config = read_gguf_config(file);
     std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
     pronghorn::load(*model, GgufReader(file), family.gguf->tensors(model->config()));
     return model;

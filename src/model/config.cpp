@@ -326,8 +326,7 @@ nlohmann::json read_config_json(const std::filesystem::path& file) {
 
 ModelConfig load_config(const std::filesystem::path& path) {
   if (const auto gguf = find_gguf(path)) {
-    const GgufFile file(*gguf);
-    return gguf_family(file).read(ConfigReader(gguf_config(file), gguf->string()));
+    return read_gguf_config(GgufFile(*gguf));
   }
   const bool directory = std::filesystem::is_directory(path);
   const std::filesystem::path file = directory ? path / "config.json" : path;

@@ -4,28 +4,9 @@
 
 #include "base/error.h"
 #include "base/quote.h"
+#include "model/computation.h"
 
 namespace pronghorn {
-
-namespace {
-
-// What a computation depends on. Names of blocks, which published families do not keep, are not.
-nlohmann::json computation(const ModelConfig& config) {
-  nlohmann::json all = write_pronghorn_config(config);
-  const nlohmann::json blocks = all.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks",
-                          "max_position_embeddings", "original_max_position_embeddings"}) {
-    all.erase(key);
-  }
-  for (const PatternStep& step : config.steps) {
-    const bool block = step.kind == PatternStep::Kind::block;
-    all["steps"].push_back(block ? blocks.at(std::string(1, step.block))
-                                 : nlohmann::json(static_cast<int>(step.kind)));
-  }
-  return all;
-}
-
-}  // namespace
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {

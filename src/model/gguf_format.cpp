@@ -1,14 +1,19 @@
 #include "model/gguf_format.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <utility>
 
 #include "base/error.h"
+#include "formats/safetensors.h"
+#include "model/computation.h"
 #include "model/families.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr const char* kArchitecture = "general.architecture";
+constexpr std::string_view kHead = "output.weight", kEmbedding = "token_embd.weight";
 
 std::string full_key(std::string_view architecture, std::string_view key) {
   return fmt::format("{}.{}", architecture, key);
@@ -22,11 +27,7 @@ nlohmann::json read_key(const GgufMetadata& metadata, const std::string& key, Gg
     require(equal, metadata.path(key), "differs between layers, which is not supported");
     return all.front();
   }
-  if (kind == GgufKind::f32) {
-    // The shortest decimal number that is this f32: what the configuration once said.
-    const auto value = static_cast<float>(metadata.number(key));
-    return nlohmann::json::parse(fmt::format("{}", value), nullptr, false);
-  }
+  if (kind == GgufKind::f32) return decimal_number(metadata.number(key));
   if (kind == GgufKind::boolean) return metadata.boolean(key);
   return metadata.integer(key, {}, 0);
 }
@@ -56,17 +57,52 @@ GgufValue value_of(const nlohmann::json& json, GgufKind kind) {
   return GgufValue::u32(json.get<uint32_t>());
 }
 
-int64_t head_dim_of(const nlohmann::json& config) {
-  const auto found = config.find("head_dim");
-  if (found != config.end() && found->is_number_integer()) return found->get<int64_t>();
-  return config.at("hidden_size").get<int64_t>() /
-         std::max<int64_t>(1, config.at("num_attention_heads").get<int64_t>());
+void write_keys(const GgufFormat& format, const nlohmann::json& config, GgufModel& file) {
+  for (const GgufKey& key : format.keys) {
+    const auto found = config.find(key.config_key);
+    if (found == config.end() || found->is_null()) {
+      require(!key.required, file.metadata.where(), "the configuration does not say {}",
+              key.config_key);
+      continue;
+    }
+    file.metadata.set(full_key(format.architecture, key.key), value_of(*found, key.kind));
+  }
+}
+
+// Throws Error unless the file is read as what `config` computes.
+void read_back(const Family& family, const ModelConfig& config, const GgufModel& file) {
+  const std::string architecture(family.gguf->architecture);
+  const ModelConfig read = family.read(ConfigReader(gguf_config(file), architecture));
+  const std::string difference = computes_otherwise(config, read);
+  require(difference.empty(), file.metadata.where(), "files of the architecture {} cannot say {}",
+          architecture, difference);
 }
 
 }  // namespace
 
-const Family& gguf_family(const GgufFile& file) {
-  const GgufMetadata& metadata = file.metadata();
+double decimal_number(double value) {
+  const std::string text = fmt::format("{}", static_cast<float>(value));
+  return std::strtod(text.c_str(), nullptr);
+}
+
+std::string GgufModel::key(std::string_view name) const {
+  return full_key(metadata.text(kArchitecture), name);
+}
+
+GgufModel gguf_model(const GgufFile& file) {
+  GgufModel model{file.metadata(), {}, {}};
+  for (const GgufTensor& tensor : file.tensors()) {
+    model.shapes.emplace(tensor.name, tensor.shape());
+    if (!tensor.name.starts_with("rope_")) continue;
+    std::vector<float>& table = model.tables[std::string(tensor.name)];
+    table.resize(static_cast<size_t>(tensor.elements()));
+    to_f32({std::string(tensor.type->name), tensor.shape(), tensor.bytes, nullptr, nullptr},
+           table.data(), fmt::format("{}: {}", file.path().string(), tensor.name));
+  }
+  return model;
+}
+
+const Family& gguf_family(const GgufMetadata& metadata) {
   const std::string_view architecture = metadata.text(kArchitecture);
   std::vector<std::string_view> names;
   for (const Family& family : families()) {
@@ -81,10 +117,10 @@ const Family& gguf_family(const GgufFile& file) {
               fmt::format("known: {}", fmt::join(names, ", ")));
 }
 
-nlohmann::json gguf_config(const GgufFile& file) {
-  const Family& family = gguf_family(file);
+nlohmann::json gguf_config(const GgufModel& file) {
+  const GgufMetadata& metadata = file.metadata;
+  const Family& family = gguf_family(metadata);
   const GgufFormat& format = *family.gguf;
-  const GgufMetadata& metadata = file.metadata();
   refuse_unknown_keys(format, metadata);
   nlohmann::json config = {{"model_type", family.model_type}};
   for (const GgufKey& key : format.keys) {
@@ -95,133 +131,46 @@ nlohmann::json gguf_config(const GgufFile& file) {
     }
     config[std::string(key.config_key)] = read_key(metadata, name, key.kind);
   }
-  const GgufTensor* embedding = file.find("token_embd.weight");
-  require(embedding != nullptr && embedding->rank == 2, file.path().string(),
-          "no matrix 'token_embd.weight'");
-  config["vocab_size"] = embedding->sizes[0];
-  config["tie_word_embeddings"] = file.find("output.weight") == nullptr;
+  const std::string causal = file.key("attention.causal");
+  require(metadata.boolean(causal, true), metadata.path(causal), "false is not supported");
+  const auto embedding = file.shapes.find(kEmbedding);
+  require(embedding != file.shapes.end() && embedding->second.size() == 2, metadata.where(),
+          "no matrix '{}'", kEmbedding);
+  config["vocab_size"] = embedding->second.front();
+  config["tie_word_embeddings"] = !file.has(kHead);
   if (format.read != nullptr) format.read(file, config);
   return config;
 }
 
-GgufMetadata gguf_metadata(const Family& family, const nlohmann::json& config,
-                           const std::string& where) {
+ModelConfig read_gguf_config(const GgufFile& file) {
+  const Family& family = gguf_family(file.metadata());
+  ModelConfig config =
+      family.read(ConfigReader(gguf_config(gguf_model(file)), file.path().string()));
+  config.family = family.model_type;
+  return config;
+}
+
+GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
+                            std::map<std::string, std::vector<int64_t>, std::less<>> shapes,
+                            const std::string& where) {
   const GgufFormat& format = *family.gguf;
-  GgufMetadata metadata(where);
-  metadata.set(kArchitecture, GgufValue::text(format.architecture));
-  for (const GgufKey& key : format.keys) {
-    const auto found = config.find(key.config_key);
-    if (found == config.end() || found->is_null()) {
-      require(!key.required, where, "the configuration does not say {}", key.config_key);
-      continue;
-    }
-    metadata.set(full_key(format.architecture, key.key), value_of(*found, key.kind));
+  require(!format.tied || *format.tied == config.tie_embeddings, where,
+          "files of the architecture {} have {}", format.architecture,
+          config.tie_embeddings ? "a head besides the embedding" : "no head besides the embedding");
+  const nlohmann::json json = family.write(config).value();
+  GgufModel file{GgufMetadata(where), std::move(shapes), {}};
+  file.metadata.set(kArchitecture, GgufValue::text(format.architecture));
+  write_keys(format, json, file);
+  if (format.write != nullptr) format.write(config, json, file);
+  const TensorRules rules = format.tensors(config);
+  for (const auto& [name, table] : file.tables) {
+    require(is_passed_over(rules, name), where,
+            "files of the architecture {} cannot say how rotary positions are scaled",
+            format.architecture);
+    file.shapes[name] = {static_cast<int64_t>(table.size())};
   }
-  const bool has_window = config.contains("sliding_window") &&
-                          !config["sliding_window"].is_null() &&
-                          config.value("use_sliding_window", true);
-  const bool can_say = std::ranges::any_of(
-      format.keys, [](const GgufKey& key) { return key.config_key == "sliding_window"; });
-  require(!has_window || can_say, where,
-          "files of the architecture {} cannot say that attention has a window",
-          format.architecture);
-  if (format.write != nullptr) format.write(config, metadata);
-  return metadata;
-}
-
-std::vector<GgufKey> gguf_decoder_keys() {
-  return {{"block_count", "num_hidden_layers"},
-          {"context_length", "max_position_embeddings", GgufKind::u32, false},
-          {"embedding_length", "hidden_size"},
-          {"feed_forward_length", "intermediate_size"},
-          {"attention.head_count", "num_attention_heads"},
-          {"attention.head_count_kv", "num_key_value_heads", GgufKind::u32, false},
-          {"attention.key_length", "head_dim", GgufKind::u32, false},
-          {"attention.layer_norm_rms_epsilon", "rms_norm_eps", GgufKind::f32},
-          {"rope.freq_base", "rope_theta", GgufKind::f32, false}};
-}
-
-std::vector<std::string_view> gguf_decoder_other_keys() {
-  return {"attention.value_length",
-          "rope.dimension_count",
-          "vocab_size",
-          "tensor_data_layout",
-          "rope.scaling.type",
-          "rope.scaling.factor",
-          "rope.scaling.original_context_length",
-          "rope.scaling.finetuned"};
-}
-
-void read_gguf_rope(const GgufFile& file, nlohmann::json& config) {
-  const GgufMetadata& metadata = file.metadata();
-  const std::string prefix = full_key(metadata.text(kArchitecture), "");
-  const int64_t head_dim = head_dim_of(config);
-  const int64_t values = metadata.integer(prefix + "attention.value_length", head_dim);
-  require(values == head_dim, metadata.path(prefix + "attention.value_length"),
-          "{} where keys have {} is not supported", values, head_dim);
-  const int64_t turned = metadata.integer(prefix + "rope.dimension_count", head_dim, 1, head_dim);
-  if (turned != head_dim) {
-    config["partial_rotary_factor"] = static_cast<double>(turned) / static_cast<double>(head_dim);
-  }
-  const std::string type(metadata.text(prefix + "rope.scaling.type", "none"));
-  if (type == "none") return;
-  nlohmann::json scaling = {{"rope_type", type},
-                            {"factor", metadata.number(prefix + "rope.scaling.factor")}};
-  const std::string original = prefix + "rope.scaling.original_context_length";
-  if (metadata.has(original)) {
-    scaling["original_max_position_embeddings"] = metadata.integer(original, {}, 1);
-  }
-  config["rope_scaling"] = scaling;
-}
-
-void write_gguf_rope(const nlohmann::json& config, GgufMetadata& metadata) {
-  const std::string prefix = full_key(metadata.text(kArchitecture), "");
-  const int64_t head_dim = head_dim_of(config);
-  const double turned = config.value("partial_rotary_factor", 1.0) * static_cast<double>(head_dim);
-  metadata.set(prefix + "attention.key_length", GgufValue::u32(static_cast<uint32_t>(head_dim)));
-  metadata.set(prefix + "attention.value_length", GgufValue::u32(static_cast<uint32_t>(head_dim)));
-  metadata.set(prefix + "rope.dimension_count", GgufValue::u32(static_cast<uint32_t>(turned)));
-  metadata.set(prefix + "vocab_size", GgufValue::u32(config.at("vocab_size").get<uint32_t>()));
-  const auto scaling = config.find("rope_scaling");
-  if (scaling == config.end() || scaling->is_null()) return;
-  const auto type = scaling->at("rope_type").get<std::string>();
-  if (type == "default") return;
-  require(type == "linear" || type == "yarn", metadata.where(),
-          "rotary positions scaled as '{}' cannot be said in GGUF", type);
-  metadata.set(prefix + "rope.scaling.type", GgufValue::text(type));
-  metadata.set(prefix + "rope.scaling.factor", GgufValue::f32(scaling->at("factor").get<float>()));
-  const auto original = scaling->find("original_max_position_embeddings");
-  if (original == scaling->end()) return;
-  metadata.set(prefix + "rope.scaling.original_context_length",
-               GgufValue::u32(original->get<uint32_t>()));
-}
-
-TensorRules gguf_decoder_tensors(const ModelConfig& config, bool rope_pairs) {
-  const nlohmann::json& mixer = config.blocks.begin()->second.mixers.front();
-  Transform query, key;
-  if (rope_pairs) {
-    query = transforms::rope_pairs(mixer.at("heads"));
-    key = transforms::rope_pairs(mixer.at("kv_heads"));
-  }
-  const std::string layer = "layers.*.", theirs = "blk.*.";
-  TensorRules tensors;
-  tensors.rules = {
-      {{"embeddings.weight"}, {"token_embd.weight"}, {}},
-      {{layer + "mixer_norm.*"}, {theirs + "attn_norm.*"}, {}},
-      {{layer + "mixer.q_proj.*"}, {theirs + "attn_q.*"}, query},
-      {{layer + "mixer.k_proj.*"}, {theirs + "attn_k.*"}, key},
-      {{layer + "mixer.v_proj.*"}, {theirs + "attn_v.*"}, {}},
-      {{layer + "mixer.o_proj.*"}, {theirs + "attn_output.*"}, {}},
-      {{layer + "mixer.q_norm.*"}, {theirs + "attn_q_norm.*"}, {}},
-      {{layer + "mixer.k_norm.*"}, {theirs + "attn_k_norm.*"}, {}},
-      {{layer + "ffn_norm.*"}, {theirs + "ffn_norm.*"}, {}},
-      {{layer + "ffn.gate_proj.*"}, {theirs + "ffn_gate.*"}, {}},
-      {{layer + "ffn.up_proj.*"}, {theirs + "ffn_up.*"}, {}},
-      {{layer + "ffn.down_proj.*"}, {theirs + "ffn_down.*"}, {}},
-      {{"norm.*"}, {"output_norm.*"}, {}},
-      {{"lm_head.weight"}, {"output.weight"}, {}},
-  };
-  return tensors;
+  read_back(family, config, file);
+  return file;
 }
 
 }  // namespace pronghorn

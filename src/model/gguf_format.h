@@ -2,7 +2,10 @@
 // tensors. A family that is published so has a GgufFormat beside its own.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +17,19 @@
 namespace pronghorn {
 
 struct Family;
+
+// What a file says of a model besides the numbers of its weights, read or about to be written.
+struct GgufModel {
+  GgufMetadata metadata;
+  // The sizes of its tensors.
+  std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
+  // Vectors that are no weights, by the names of their tensors: divisors of rotary angles.
+  std::map<std::string, std::vector<float>, std::less<>> tables;
+
+  bool has(std::string_view tensor) const { return shapes.contains(tensor); }
+  // "llama.block_count" for "block_count".
+  std::string key(std::string_view name) const;
+};
 
 // A key of the metadata, without the architecture before it, and the key of the family's
 // config.json that says the same.
@@ -28,32 +44,36 @@ struct GgufFormat {
   std::vector<GgufKey> keys;
   // Keys that read() looks at, or that change nothing in the computation.
   std::vector<std::string_view> other_keys;
-  // What the table cannot say, into the config.json and back; may be null. Before read(), the
-  // vocabulary's size and whether the head is tied are known from the tensors.
-  void (*read)(const GgufFile& file, nlohmann::json& config) = nullptr;
-  void (*write)(const nlohmann::json& config, GgufMetadata& metadata) = nullptr;
+  // What the table cannot say, into the config.json and back (json: the config.json); may be null.
+  // Before read(), the vocabulary's size and whether the head is tied are known from the tensors.
+  void (*read)(const GgufModel& file, nlohmann::json& config) = nullptr;
+  void (*write)(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) = nullptr;
   // Ours and those of such files.
   TensorRules (*tensors)(const ModelConfig& config) = nullptr;
+  // Whether the head is the embedding, where llama.cpp has only one way for the architecture:
+  // for writing.
+  std::optional<bool> tied = {};
 };
 
-// The family of a file, and the config.json of that family which says what its metadata does.
+// The shortest decimal number that is this f32: what a configuration once said.
+double decimal_number(double value);
+
+GgufModel gguf_model(const GgufFile& file);
+
+// The family of a file, and the config.json of that family which says what the file does.
 // Throws Error for architectures that no family has, and for keys that nothing knows and that are
 // not 0.
-const Family& gguf_family(const GgufFile& file);
-nlohmann::json gguf_config(const GgufFile& file);
+const Family& gguf_family(const GgufMetadata& metadata);
+nlohmann::json gguf_config(const GgufModel& file);
 
-// The inverse: general.architecture and the architecture's keys. The family has a GgufFormat.
-GgufMetadata gguf_metadata(const Family& family, const nlohmann::json& config,
-                           const std::string& where);
+// The configuration that a file has.
+ModelConfig read_gguf_config(const GgufFile& file);
 
-// What the families of attention and gated feed-forward layers share.
-std::vector<GgufKey> gguf_decoder_keys();
-std::vector<std::string_view> gguf_decoder_other_keys();
-// Rotary positions of a part of each head, and their scaling.
-void read_gguf_rope(const GgufFile& file, nlohmann::json& config);
-void write_gguf_rope(const nlohmann::json& config, GgufMetadata& metadata);
-// rope_pairs: in the query and key projections the two channels that one angle turns are
-// neighbours.
-TensorRules gguf_decoder_tensors(const ModelConfig& config, bool rope_pairs);
+// The inverse: a file's metadata and tables for a model of a family with a GgufFormat that
+// expresses() it. shapes: of the tensors that are to be written. Throws Error if the file would be
+// read as a model that computes something else, with what it cannot say.
+GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
+                            std::map<std::string, std::vector<int64_t>, std::less<>> shapes,
+                            const std::string& where);
 
 }  // namespace pronghorn

@@ -13,6 +13,7 @@
 #include "model/families/mapping.h"
 #include "model/lora.h"
 #include "support/folder.h"
+#include "support/goldens.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
 #include "support/steps.h"
@@ -23,6 +24,9 @@ namespace {
 using testing_support::decode;
 using testing_support::equal_steps;
 using testing_support::Folder;
+using testing_support::golden_logits;
+using testing_support::golden_path;
+using testing_support::golden_tokens;
 using testing_support::InstructionSet;
 using testing_support::relative_difference;
 using testing_support::test_name;
@@ -67,24 +71,6 @@ const std::string kGoldens[] = {"llama",
                                 "mamba_bias",
                                 "mamba2",
                                 "mamba2_groups"};
-
-std::filesystem::path golden_path(const std::string& name) {
-  return std::filesystem::path(PRONGHORN_SOURCE_DIR) / "tests/model/golden" / name;
-}
-
-std::vector<int32_t> golden_tokens(const std::string& name) {
-  const std::string file = (golden_path(name) / "tokens.json").string();
-  return parse_json(read_file(file), file).get<std::vector<int32_t>>();
-}
-
-std::vector<float> golden_logits(const std::string& name) {
-  const SafetensorsFile file(golden_path(name) / "logits.safetensors");
-  const SafetensorsEntry* entry = file.find("logits");
-  require(entry != nullptr, name, "has no logits");
-  std::vector<float> logits(static_cast<size_t>(entry->elements()));
-  to_f32(*entry, logits.data());
-  return logits;
-}
 
 // A row of the table of docs/models.md.
 struct PageRow {

@@ -5,6 +5,7 @@
 #include "model/families.h"
 #include "model/families/decoder.h"
 #include "model/families/four_per_byte.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -74,8 +75,29 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+// The architecture is that of the first reproduction (1bitLLM): gates are SiLU, inputs stay as they
+// are, and matrices are the rounded numbers themselves.
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  config["hidden_act"] = "silu";
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors = gguf_decoder_tensors(config, {});
+  const std::vector<TensorRule> norms = {
+      {{"layers.*.mixer.output_norm.weight"}, {"blk.*.attn_sub_norm.weight"}, {}},
+      {{"layers.*.ffn.norm.weight"}, {"blk.*.ffn_sub_norm.weight"}, {}}};
+  tensors.rules.insert(tensors.rules.begin(), norms.begin(), norms.end());
+  return tensors;
+}
+
 }  // namespace
 
-Family bitnet_family() { return {"bitnet", read, write, tensors}; }
+Family bitnet_family() {
+  static const GgufFormat gguf = {"bitnet",  gguf_decoder_keys(),  gguf_decoder_other_keys(),
+                                  read_gguf, write_gguf_attention, gguf_tensors,
+                                  true};
+  return {"bitnet", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

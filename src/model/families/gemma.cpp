@@ -74,4 +74,51 @@ TensorRules gemma_tensors(const ModelConfig& config) {
   return tensors;
 }
 
+std::vector<GgufKey> gemma_gguf_keys(const GgufKey& own) {
+  return gguf_decoder_keys(
+      {{"attention.sliding_window", "sliding_window", GgufKind::u32, false},
+       {"final_logit_softcapping", "final_logit_softcapping", GgufKind::f32, false},
+       own});
+}
+
+std::vector<std::string_view> gemma_gguf_other_keys() {
+  std::vector<std::string_view> keys = gguf_decoder_other_keys();
+  keys.insert(keys.end(), {"attention.sliding_window_pattern", kScaleKey});
+  return keys;
+}
+
+void read_gemma_gguf(const GgufModel& file, int64_t largest, int64_t period,
+                     nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_windows(file, period, config);
+  const std::string scale = file.key(kScaleKey);
+  if (file.metadata.has(scale)) config[kScaleKey] = decimal_number(file.metadata.number(scale));
+  const auto width = config.at("hidden_size").get<double>();
+  const auto heads = config.at("num_attention_heads").get<double>();
+  const bool by_width = config.at("num_hidden_layers") == largest;
+  config["query_pre_attn_scalar"] =
+      by_width ? std::floor(width / heads) : config.at("head_dim").get<double>();
+}
+
+void write_gemma_gguf(const ModelConfig& config, const nlohmann::json& json, int64_t period,
+                      GgufModel& file) {
+  // llama.cpp takes the exact root, whatever type the weights were trained in; more than that
+  // rounding it cannot do without.
+  constexpr double kRounding = 1.0 / 256, kNone = 1e-6;
+  const double root = std::sqrt(static_cast<double>(config.hidden_size));
+  const double off = std::abs(config.embedding_scale / root - 1);
+  require(off <= kRounding, file.metadata.where(), "cannot say {} = {}", kScaleKey,
+          config.embedding_scale);
+  if (off > kNone) {
+    file.metadata.set(file.key(kScaleKey),
+                      GgufValue::f32(static_cast<float>(config.embedding_scale)));
+  }
+  write_gguf_attention(config, json, file);
+  write_gguf_windows(json, period, file);
+}
+
+TensorRules gemma_gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {});
+}
+
 }  // namespace pronghorn

@@ -32,8 +32,28 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+constexpr int64_t kLargest = 46, kPeriod = 2;
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gemma_gguf(file, kLargest, kPeriod, config);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gemma_gguf(config, json, kPeriod, file);
+}
+
 }  // namespace
 
-Family gemma2_family() { return {"gemma2", read, write, gemma_tensors}; }
+Family gemma2_family() {
+  static const GgufFormat gguf = {
+      "gemma2",
+      gemma_gguf_keys({"attn_logit_softcapping", "attn_logit_softcapping", GgufKind::f32, false}),
+      gemma_gguf_other_keys(),
+      read_gguf,
+      write_gguf,
+      gemma_gguf_tensors,
+      true};
+  return {"gemma2", read, write, gemma_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -82,8 +82,29 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+constexpr int64_t kLargest = 62, kPeriod = 6;
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  const bool windows = config.value("sliding_window", 0) > 0;
+  if (!windows) config.erase("sliding_window");
+  read_gemma_gguf(file, kLargest, windows ? kPeriod : 1, config);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gemma_gguf(config, json, json.contains("sliding_window") ? kPeriod : 1, file);
+}
+
 }  // namespace
 
-Family gemma3_text_family() { return {"gemma3_text", read, write, gemma_tensors}; }
+Family gemma3_text_family() {
+  static const GgufFormat gguf = {
+      "gemma3",
+      gemma_gguf_keys({"rope.freq_base_swa", "rope_local_base_freq", GgufKind::f32, false}),
+      gemma_gguf_other_keys(),
+      read_gguf,
+      write_gguf,
+      gemma_gguf_tensors};
+  return {"gemma3_text", read, write, gemma_tensors, &gguf};
+}
 
 }  // namespace pronghorn

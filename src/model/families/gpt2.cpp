@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 #include "model/families/published_keys.h"
 
 namespace pronghorn {
@@ -114,6 +115,20 @@ TensorRules tensors(const ModelConfig& config) {
 
 }  // namespace
 
-Family gpt2_family() { return {"gpt2", read, write, tensors}; }
+Family gpt2_family() {
+  static const GgufFormat gguf = {
+      "gpt2",
+      {{"block_count", "n_layer"},
+       {"context_length", "n_positions"},
+       {"embedding_length", "n_embd"},
+       {"feed_forward_length", "n_inner"},
+       {"attention.head_count", "n_head"},
+       {"attention.layer_norm_epsilon", "layer_norm_epsilon", GgufKind::f32}},
+      {"vocab_size"},
+      nullptr,
+      nullptr,
+      gguf_plain_tensors};
+  return {"gpt2", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

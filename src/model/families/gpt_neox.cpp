@@ -2,6 +2,7 @@
 // a quarter of each head turned; heads are published with their query, key and value together.
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -68,6 +69,24 @@ TensorRules tensors(const ModelConfig& config) {
 
 }  // namespace
 
-Family gpt_neox_family() { return {"gpt_neox", read, write, tensors}; }
+Family gpt_neox_family() {
+  static const GgufFormat gguf = {
+      "gptneox",
+      {{"block_count", "num_hidden_layers"},
+       {"context_length", "max_position_embeddings", GgufKind::u32, false},
+       {"embedding_length", "hidden_size"},
+       {"feed_forward_length", "intermediate_size"},
+       {"attention.head_count", "num_attention_heads"},
+       {"attention.layer_norm_epsilon", "layer_norm_eps", GgufKind::f32},
+       {"attention.key_length", "head_dim", GgufKind::u32, false},
+       {"rope.freq_base", "rotary_emb_base", GgufKind::f32, false},
+       {"use_parallel_residual", "use_parallel_residual", GgufKind::boolean}},
+      gguf_decoder_other_keys(),
+      read_gguf_attention,
+      write_gguf_attention,
+      gguf_plain_tensors,
+      false};
+  return {"gpt_neox", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

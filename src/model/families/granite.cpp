@@ -1,7 +1,11 @@
 // The Granite family (arXiv 2408.13359): Llama with factors on embeddings, scores of attention,
 // what layers add to the stream, and the scores of the model.
+#include <cmath>
+
+#include "base/error.h"
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -33,8 +37,36 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_biases(file, config);
+  if (!config.contains("attention_multiplier")) {
+    config["attention_multiplier"] = 1 / std::sqrt(config.at("head_dim").get<double>());
+  }
+  // In this architecture the key says whether there are positions at all.
+  const std::string turned = file.key("rope.scaling.finetuned");
+  require(file.metadata.boolean(turned, true), file.metadata.path(turned),
+          "false, no positions, is not supported");
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true});
+}
+
 }  // namespace
 
-Family granite_family() { return {"granite", read, write, decoder_tensors}; }
+Family granite_family() {
+  static const GgufFormat gguf = {
+      "granite",
+      gguf_decoder_keys({{"attention.scale", "attention_multiplier", GgufKind::f32, false},
+                         {"embedding_scale", "embedding_multiplier", GgufKind::f32, false},
+                         {"residual_scale", "residual_multiplier", GgufKind::f32, false},
+                         {"logit_scale", "logits_scaling", GgufKind::f32}}),
+      gguf_decoder_other_keys(),
+      read_gguf,
+      write_gguf_attention,
+      gguf_tensors};
+  return {"granite", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -2,7 +2,7 @@
 // attention, SwiGLU.
 #include "model/families.h"
 #include "model/families/decoder.h"
-#include "model/gguf_format.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -23,13 +23,20 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, true); }
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_biases(file, config);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true});
+}
 
 }  // namespace
 
 Family llama_family() {
-  static const GgufFormat gguf = {"llama",        gguf_decoder_keys(), gguf_decoder_other_keys(),
-                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  static const GgufFormat gguf = {"llama",   gguf_decoder_keys(),  gguf_decoder_other_keys(),
+                                  read_gguf, write_gguf_attention, gguf_tensors};
   return {"llama", read, write, decoder_tensors, &gguf};
 }
 

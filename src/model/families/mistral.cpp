@@ -1,7 +1,7 @@
 // The Mistral family (arXiv 2310.06825): Llama whose layers all look back through one window.
 #include "model/families.h"
 #include "model/families/decoder.h"
-#include "model/gguf_format.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -23,13 +23,19 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, true); }
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true});
+}
 
 }  // namespace
 
 Family mistral_family() {
-  static const GgufFormat gguf = {"llama",        gguf_decoder_keys(), gguf_decoder_other_keys(),
-                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  static const GgufFormat gguf = {"llama",
+                                  gguf_decoder_keys(),
+                                  gguf_decoder_other_keys(),
+                                  read_gguf_attention,
+                                  write_gguf_attention,
+                                  gguf_tensors};
   return {"mistral", read, write, decoder_tensors, &gguf};
 }
 

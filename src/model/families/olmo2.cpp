@@ -2,6 +2,7 @@
 // before, and of all query heads and all key heads together.
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -33,8 +34,19 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, {}); }
+
 }  // namespace
 
-Family olmo2_family() { return {"olmo2", read, write, tensors}; }
+Family olmo2_family() {
+  static const GgufFormat gguf = {"olmo2",
+                                  gguf_decoder_keys(),
+                                  gguf_decoder_other_keys(),
+                                  read_gguf_attention,
+                                  write_gguf_attention,
+                                  gguf_tensors,
+                                  false};
+  return {"olmo2", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -2,7 +2,7 @@
 // layers, a window.
 #include "model/families.h"
 #include "model/families/decoder.h"
-#include "model/gguf_format.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -26,13 +26,17 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, false); }
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, {}); }
 
 }  // namespace
 
 Family qwen3_family() {
-  static const GgufFormat gguf = {"qwen3",        gguf_decoder_keys(), gguf_decoder_other_keys(),
-                                  read_gguf_rope, write_gguf_rope,     gguf_tensors};
+  static const GgufFormat gguf = {"qwen3",
+                                  gguf_decoder_keys(),
+                                  gguf_decoder_other_keys(),
+                                  read_gguf_attention,
+                                  write_gguf_attention,
+                                  gguf_tensors};
   return {"qwen3", read, write, decoder_tensors, &gguf};
 }
 

@@ -90,11 +90,6 @@ int64_t channels_of(double share, int64_t head_dim) {
   return static_cast<int64_t>(static_cast<double>(head_dim) * share);
 }
 
-double share_of(int64_t channels, int64_t head_dim) {
-  const double share = static_cast<double>(channels) / static_cast<double>(head_dim);
-  return channels_of(share, head_dim) == channels ? share : std::nextafter(share, 1.0);
-}
-
 std::string type_of(ConfigReader& object) {
   const std::string old = object.string("type", "default");
   const std::string type = object.string("rope_type", old);
@@ -138,6 +133,11 @@ nlohmann::json read_rope(ConfigReader& reader, int64_t head_dim, const RopeDefau
   return read_rope_object(std::move(object), reader, head_dim, theta, partial);
 }
 
+double rotary_share(int64_t channels, int64_t head_dim) {
+  const double share = static_cast<double>(channels) / static_cast<double>(head_dim);
+  return channels_of(share, head_dim) == channels ? share : std::nextafter(share, 1.0);
+}
+
 nlohmann::json write_rope_scaling(const nlohmann::json& rope) {
   if (rope.is_null() || rope.at("scaling").is_null()) return nullptr;
   const nlohmann::json& scaling = rope.at("scaling");
@@ -174,7 +174,7 @@ nlohmann::json write_rope(const nlohmann::json& rope, int64_t head_dim,
                           const TrainedContext& context) {
   nlohmann::json json = {{"rope_theta", rope.at("theta")}};
   if (rope.at("rotary_dim") != head_dim) {
-    json["partial_rotary_factor"] = share_of(rope.at("rotary_dim"), head_dim);
+    json["partial_rotary_factor"] = rotary_share(rope.at("rotary_dim"), head_dim);
   }
   const nlohmann::json scaling = write_rope_scaling(rope);
   if (scaling.is_null()) return json;

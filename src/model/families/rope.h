@@ -35,6 +35,9 @@ nlohmann::json read_rope_object(ConfigReader object, ConfigReader& whole, int64_
 nlohmann::json write_rope(const nlohmann::json& rope, int64_t head_dim,
                           const TrainedContext& context);
 
+// The share of a head's channels that is read as this many.
+double rotary_share(int64_t channels, int64_t head_dim);
+
 // What rope_scaling would be; null: none.
 nlohmann::json write_rope_scaling(const nlohmann::json& rope);
 

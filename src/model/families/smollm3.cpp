@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -62,11 +63,23 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   if (window > 0) json["sliding_window"] = window;
   json["attention_bias"] = layers.front()->mixers.front().at("bias");
   json["mlp_bias"] = has_bias(layers.front()->feed_forward);
+  // The reference's default, which it cannot build a smaller vocabulary with.
+  constexpr int64_t kPadding = 128004;
+  if (config.vocab_size <= kPadding) json["pad_token_id"] = nullptr;
   return json;
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {.rope_pairs = true});
 }
 
 }  // namespace
 
-Family smollm3_family() { return {"smollm3", read, write, decoder_tensors}; }
+Family smollm3_family() {
+  static const GgufFormat gguf = {
+      "smollm3",           gguf_decoder_keys(),  gguf_decoder_other_keys(),
+      read_gguf_attention, write_gguf_attention, gguf_tensors};
+  return {"smollm3", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

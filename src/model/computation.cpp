@@ -1,0 +1,62 @@
+#include "model/computation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "formats/json.h"
+#include "layers/rope_config.h"
+
+namespace pronghorn {
+namespace {
+
+// A few roundings to f32.
+bool alike(double a, double b) {
+  constexpr double kTolerance = 1e-6;
+  return a == b || std::abs(a - b) <= kTolerance * std::max(std::abs(a), std::abs(b));
+}
+
+bool same_angles(const nlohmann::json& a, const nlohmann::json& b) {
+  if (a.is_null() || b.is_null()) return a == b;
+  const SharedAngles one = rope_config(a).angles(), two = rope_config(b).angles();
+  return one->interleaved == two->interleaved && alike(one->magnitude, two->magnitude) &&
+         std::ranges::equal(one->frequencies, two->frequencies, alike);
+}
+
+std::string difference(const nlohmann::json& a, const nlohmann::json& b, const std::string& path) {
+  const std::string here = fmt::format("{} = {}", path, shown_json(a));
+  if (path.ends_with(".rope")) return same_angles(a, b) ? "" : here;
+  if (a.is_number() && b.is_number()) return alike(a.get<double>(), b.get<double>()) ? "" : here;
+  if (a.type() != b.type() || a.size() != b.size()) return here;
+  if (!a.is_structured()) return a == b ? "" : here;
+  for (const auto& [key, value] : a.items()) {
+    const auto other = a.is_array() ? b.begin() + (std::stol(key)) : b.find(key);
+    const std::string inner = path.empty() ? key : fmt::format("{}.{}", path, key);
+    if (other == b.end()) return fmt::format("{} = {}", inner, shown_json(value));
+    const std::string found = difference(value, *other, inner);
+    if (!found.empty()) return found;
+  }
+  return "";
+}
+
+}  // namespace
+
+nlohmann::json computation(const ModelConfig& config) {
+  nlohmann::json all = write_pronghorn_config(config);
+  const nlohmann::json blocks = all.at("blocks");
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks",
+                          "max_position_embeddings", "original_max_position_embeddings"}) {
+    all.erase(key);
+  }
+  for (const PatternStep& step : config.steps) {
+    const bool block = step.kind == PatternStep::Kind::block;
+    all["layers"].push_back(block ? blocks.at(std::string(1, step.block))
+                                  : nlohmann::json(static_cast<int>(step.kind)));
+  }
+  return all;
+}
+
+std::string computes_otherwise(const ModelConfig& config, const ModelConfig& other) {
+  return difference(computation(config), computation(other), "");
+}
+
+}  // namespace pronghorn
