@@ -471,7 +471,7 @@ TEST_F(CliTest, SpeculationWritesTheSameText) {
     EXPECT_THAT(failure_of(code, {"generate", model, "--prompt", "a", "--draft", draft}),
                 HasSubstr(text));
   };
-  refused("other", "mtp", 1, "--mtp");
+  refused("other", "mtp", 1, "no heads for multi-token prediction");
   refused("run", "other", 1, "tokenizer");
   refused("other", "early-exit", 2, "early exit");
   refused("run", "nowhere", 2, "nowhere");
