@@ -44,6 +44,13 @@ from transformers import (AutoModelForCausalLM, BitNetConfig, BitNetForCausalLM,
                           MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config,
                           Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
                           Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH1ForCausalLM,
+                          FalconMambaConfig, FalconMambaForCausalLM, GraniteMoeHybridConfig,
+                          GraniteMoeHybridForCausalLM, JambaConfig, JambaForCausalLM, Lfm2Config,
+                          Lfm2ForCausalLM, MiniCPM3Config, MiniCPM3ForCausalLM, NemotronHConfig,
+                          NemotronHForCausalLM, OlmoHybridConfig, OlmoHybridForCausalLM)
+from transformers import (Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3NextConfig,
+                          Qwen3NextForCausalLM)
 from transformers import BitNetQuantConfig
 from transformers.integrations.bitnet import (AutoBitLinear, pack_weights,
                                               replace_with_bitnet_linear)
@@ -195,6 +202,132 @@ def small_models():
                         "quantization_mode": mode}
         yield f"bitnet_{mode}", BitNetConfig(**bitnet, **tied,
                                              quantization_config=quantization), BitNetForCausalLM
+    yield from hybrids(common)
+
+
+def hybrids(common):
+    """Attention beside recurrences and convolutions, in other layers or in the same."""
+    common = dict(common, num_attention_heads=4, num_key_value_heads=2,
+                  max_position_embeddings=256)
+    tied, untied = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+
+    def rope(**rest):  # anew each time: some configurations change what they are given
+        return {"rope_type": "default", "rope_theta": 500.0, **rest}
+
+    lfm2 = dict(common, intermediate_size=36, num_hidden_layers=3)
+    yield "lfm2", Lfm2Config(**lfm2, block_multiple_of=8, block_ffn_dim_multiplier=0.9,
+                             layer_types=["conv", "full_attention", "conv"],
+                             rope_parameters=rope()), Lfm2ForCausalLM
+    yield "lfm2_bias", Lfm2Config(**dict(lfm2, num_hidden_layers=2, num_key_value_heads=1),
+                                  **untied, block_auto_adjust_ff_dim=False, conv_bias=True,
+                                  conv_L_cache=5, full_attn_idxs=[0]), Lfm2ForCausalLM
+
+    # Value heads that share a key head, heads of keys and values of other widths.
+    qwen = dict(common, intermediate_size=24, head_dim=8, linear_num_key_heads=2,
+                linear_num_value_heads=6, linear_key_head_dim=6, linear_value_head_dim=5)
+    yield "qwen3_5_text", Qwen3_5TextConfig(**qwen, num_hidden_layers=4, **tied), \
+        Qwen3_5ForCausalLM
+    yield "qwen3_5_text_bias", Qwen3_5TextConfig(
+        **dict(qwen, linear_num_value_heads=2), num_hidden_layers=3, attention_bias=True,
+        linear_conv_kernel_dim=3, layer_types=["full_attention", "linear_attention",
+                                               "full_attention"],
+        rope_parameters=rope(partial_rotary_factor=0.5)), Qwen3_5ForCausalLM
+    # Projections key head by key head.
+    yield "qwen3_next", Qwen3NextConfig(**qwen, **tied, num_hidden_layers=2, mlp_only_layers=[0, 1],
+                                        layer_types=["linear_attention", "full_attention"]), \
+        Qwen3NextForCausalLM
+    # As it is published beside a tower for images.
+    yield "qwen3_5", Qwen3_5TextConfig(**qwen, num_hidden_layers=2, **tied, layer_types=[
+        "linear_attention", "full_attention"]), Qwen3_5ForCausalLM
+
+    olmo = dict(common, intermediate_size=24, linear_num_key_heads=2, linear_num_value_heads=4,
+                linear_key_head_dim=6, linear_value_head_dim=3)
+    yield "olmo_hybrid", OlmoHybridConfig(**olmo, num_hidden_layers=4, rope_parameters=rope(
+        rope_theta=None)), OlmoHybridForCausalLM
+    yield "olmo_hybrid_rope", OlmoHybridConfig(
+        **olmo, num_hidden_layers=2, attention_bias=True, linear_allow_neg_eigval=False,
+        rope_parameters=rope()), OlmoHybridForCausalLM
+
+    mamba2 = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 6, "mamba_chunk_size": 16}
+    granite = dict(common, **mamba2, num_local_experts=0, shared_intermediate_size=20,
+                   embedding_multiplier=6.0, attention_multiplier=0.3, residual_multiplier=0.4,
+                   logits_scaling=3.0)
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    yield "granitemoehybrid", GraniteMoeHybridConfig(
+        **granite, **tied, num_hidden_layers=3, mamba_n_groups=2, layer_types=kinds), \
+        GraniteMoeHybridForCausalLM
+    yield "granitemoehybrid_rope", GraniteMoeHybridConfig(
+        **granite, num_hidden_layers=2, layer_types=kinds[1:], position_embedding_type="rope",
+        rope_parameters=rope(), attention_bias=True, mamba_proj_bias=True, mamba_conv_bias=False,
+        mamba_d_conv=3, time_step_limit=(0.05, 0.4)), GraniteMoeHybridForCausalLM
+
+    bamba = dict(common, **mamba2, intermediate_size=24, num_hidden_layers=3)
+    yield "bamba", BambaConfig(**bamba, attn_layer_indices=[1], mamba_n_groups=2,
+                               rope_parameters=rope()), BambaForCausalLM
+    yield "bamba_bias", BambaConfig(
+        **dict(bamba, num_hidden_layers=2, num_key_value_heads=1), **tied, attn_layer_indices=[0],
+        attention_bias=True, mlp_bias=True, mamba_proj_bias=True, time_step_limit=(0.01, 0.3)), \
+        BambaForCausalLM
+
+    # Both in each layer, and factors on everything.
+    falcon = dict(common, **mamba2, intermediate_size=24, num_hidden_layers=2, mamba_d_ssm=32,
+                  embedding_multiplier=3.0, lm_head_multiplier=0.6, key_multiplier=0.7,
+                  attention_in_multiplier=1.3, attention_out_multiplier=0.8,
+                  ssm_in_multiplier=1.2, ssm_out_multiplier=0.9, mlp_multipliers=[0.8, 1.4],
+                  ssm_multipliers=[0.9, 1.2, 0.7, 1.4, 1.1])
+    yield "falcon_h1", FalconH1Config(**falcon, mamba_n_groups=2, rope_parameters=rope(
+        rope_theta=1e11)), FalconH1ForCausalLM
+    yield "falcon_h1_norm", FalconH1Config(
+        **falcon, **tied, mamba_rms_norm=True, mamba_norm_before_gate=True, mamba_n_groups=2,
+        attention_bias=True, mlp_bias=True, mamba_proj_bias=True), FalconH1ForCausalLM
+    yield "falcon_h1_gate", FalconH1Config(
+        **dict(falcon, mamba_d_ssm=24, mamba_d_head=6, num_hidden_layers=1), mamba_rms_norm=True,
+        mamba_norm_before_gate=False, projectors_bias=True, mamba_conv_bias=False), \
+        FalconH1ForCausalLM
+
+    # A part a layer.
+    nemotron = dict(common, head_dim=6, intermediate_size=24, mamba_num_heads=4, mamba_head_dim=8,
+                    ssm_state_size=6, chunk_size=16)
+    yield "nemotron_h", NemotronHConfig(**nemotron, n_groups=2, layers_block_type=[
+        "mlp", "linear_attention", "full_attention", "mlp", "linear_attention"]), \
+        NemotronHForCausalLM
+    yield "nemotron_h_bias", NemotronHConfig(
+        **nemotron, n_groups=1, use_bias=True, mlp_bias=True, use_conv_bias=False, conv_kernel=3,
+        mlp_hidden_act="silu", time_step_min=0.02, layers_block_type=[
+            "linear_attention", "mlp", "full_attention"]), NemotronHForCausalLM
+
+    falcon_mamba = {key: value for key, value in common.items() if "heads" not in key}
+    yield "falcon_mamba", FalconMambaConfig(**falcon_mamba, num_hidden_layers=2, state_size=5), \
+        FalconMambaForCausalLM
+    yield "falcon_mamba_bias", FalconMambaConfig(
+        **falcon_mamba, **untied, num_hidden_layers=2, state_size=4, use_bias=True,
+        conv_kernel=3, time_step_rank=3, mixer_rms_eps=1e-3), FalconMambaForCausalLM
+
+    jamba = dict(common, intermediate_size=24, num_experts=1, mamba_d_state=5)
+    yield "jamba", JambaConfig(**jamba, num_hidden_layers=4, attn_layer_period=3,
+                               attn_layer_offset=1), JambaForCausalLM
+    yield "jamba_bias", JambaConfig(**jamba, **tied, num_hidden_layers=2, attn_layer_period=2,
+                                    attn_layer_offset=0, mamba_proj_bias=True,
+                                    mamba_conv_bias=False, mamba_expand=1, mamba_dt_rank=3), \
+        JambaForCausalLM
+
+    # Keys and values from one latent vector a token.
+    mla = dict(common, num_key_value_heads=4, intermediate_size=24, num_hidden_layers=2,
+               kv_lora_rank=10, qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=5,
+               scale_emb=3.0, scale_depth=1.1, dim_model_base=8)
+    yield "minicpm3", MiniCPM3Config(**mla, q_lora_rank=7), MiniCPM3ForCausalLM
+    yield "minicpm3_plain", MiniCPM3Config(
+        **dict(mla, num_attention_heads=2, num_key_value_heads=2), **untied, q_lora_rank=None,
+        attention_bias=True, mlp_bias=True, rope_parameters=rope(
+            rope_type="yarn", factor=8.0, original_max_position_embeddings=32,
+            mscale=1.0, mscale_all_dim=0.7)), MiniCPM3ForCausalLM
+
+
+def less_one(golden, tensor):
+    """Whether the reference adds 1 to this tensor."""
+    if "norm" not in tensor or tensor.endswith("linear_attn.norm.weight"):
+        return False
+    return golden.startswith(("gemma", "qwen3_5", "qwen3_next"))
 
 
 def draw(name, parameter, generator, less_one=False):
@@ -207,7 +340,7 @@ def draw(name, parameter, generator, less_one=False):
         return uniform(-1.0, 2.5)
     if name.endswith(("dt_bias", "dt_proj.bias")):
         return uniform(-4.0, 0.5)
-    if less_one and "norm" in name:
+    if less_one:
         return uniform(-0.6, 0.6)
     if ("ln_" in name or "layernorm" in name) and name.endswith(".bias"):
         return uniform(-0.6, 0.6)
@@ -309,11 +442,25 @@ def make(name, config, cls):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
-            parameter.copy_(draw(key, parameter, generator, name.startswith("gemma")))
+            parameter.copy_(draw(key, parameter, generator, less_one(name, key)))
     tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    if name == "qwen3_5":
+        nest(folder)
     finish(name, folder, model, tokens)
+
+
+def nest(folder):
+    """The text model as a part of one that also sees."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file({key.replace("model.", "model.language_model.", 1): value
+                                 for key, value in tensors.items()},
+                                folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5",
+             "tie_word_embeddings": config["tie_word_embeddings"], "text_config": config}
+    (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
 
 
 def finish(name, folder, model, tokens):

@@ -24,6 +24,7 @@ struct AttentionConfig {
   bool gate = false, output_norm = false;
   std::string qk_norm_over;
   double scale = 0, soft_cap = 0;
+  double input_scale = 1, key_scale = 1, output_scale = 1;
   ProductBits bits = ProductBits::whole;
 
   void fields(ConfigFields& f, const LayerContext& context) {
@@ -46,8 +47,12 @@ struct AttentionConfig {
     f.boolean("sinks", sinks, false, "a learned logit per head in the softmax's denominator");
     f.boolean("gate", gate, false, "the output is multiplied by sigmoid(g_proj(x))");
     f.boolean("output_norm", output_norm, false, "RMSNorm before the output projection");
-    f.boolean("bias", bias, false, "on the query, key and value projections");
+    f.boolean("bias", bias, false, "on the query, key, value and gate projections");
     f.boolean("output_bias", output_bias, false, "on the output projection");
+    f.number("input_scale", input_scale, 1.0, -kMostScale, kMostScale, "factor on the input");
+    f.number("key_scale", key_scale, 1.0, -kMostScale, kMostScale,
+             "factor on the keys, as they are projected");
+    f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
     bits = read_product_bits(f);
   }
 };
@@ -58,7 +63,11 @@ class AttentionMixer final : public Mixer {
 
   AttentionMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
                  const StateScope& states)
-      : norm_epsilon_(context.norm_epsilon), project_(config.bits) {
+      : norm_epsilon_(context.norm_epsilon),
+        input_scale_(static_cast<float>(config.input_scale)),
+        key_scale_(static_cast<float>(config.key_scale)),
+        output_scale_(static_cast<float>(config.output_scale)),
+        project_(config.bits) {
     options_.heads = config.heads.heads;
     options_.kv_heads = config.kv_heads;
     options_.head_dim = config.heads.head_dim;
@@ -80,6 +89,7 @@ class AttentionMixer final : public Mixer {
       q_bias_ = scope.tensor("q_proj.bias", {q_width}, zero);
       k_bias_ = scope.tensor("k_proj.bias", {kv_width}, zero);
       v_bias_ = scope.tensor("v_proj.bias", {kv_width}, zero);
+      if (config.gate) g_bias_ = scope.tensor("g_proj.bias", {q_width}, zero);
     }
     if (config.output_bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
     if (config.qk_norm) {
@@ -95,16 +105,18 @@ class AttentionMixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const CheckedBatch& batch = input.batch;
-    const Tensor in = project_.input(context, x);
+    const Tensor in = project_.input(context, scaled(context, x, input_scale_));
     const Tensor q = prepare(context, project_(context, in, q_proj_, q_bias_), q_norm_, batch);
-    const Tensor k = prepare(context, project_(context, in, k_proj_, k_bias_), k_norm_, batch);
+    const Tensor keys = scaled(context, project_(context, in, k_proj_, k_bias_), key_scale_);
+    const Tensor k = prepare(context, keys, k_norm_, batch);
     const Tensor v = project_(context, in, v_proj_, v_bias_);
     Tensor seen = attention(context, q, k, v, options_, batch, key_value_, sinks_);
     if (g_proj_.defined()) {
-      seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_)));
+      seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_, g_bias_)));
     }
     if (output_norm_.defined()) seen = rms_norm(context, seen, output_norm_, norm_epsilon_);
-    return project_(context, project_.input(context, seen), o_proj_, o_bias_);
+    const Tensor out = project_(context, project_.input(context, seen), o_proj_, o_bias_);
+    return scaled(context, out, output_scale_);
   }
 
   double sequence_cost(double context) const override {
@@ -133,11 +145,11 @@ class AttentionMixer final : public Mixer {
 
   AttentionOptions options_;
   SharedAngles angles_;  // null: no positions
-  float norm_epsilon_;
+  float norm_epsilon_, input_scale_, key_scale_, output_scale_;
   Projector project_;
   JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_, g_proj_;
-  Tensor q_bias_, k_bias_, v_bias_, o_bias_, q_norm_, k_norm_, output_norm_, sinks_;
+  Tensor q_bias_, k_bias_, v_bias_, g_bias_, o_bias_, q_norm_, k_norm_, output_norm_, sinks_;
 };
 
 }  // namespace

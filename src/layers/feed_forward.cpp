@@ -12,6 +12,7 @@ struct FeedForwardConfig {
   int64_t size = 0;
   Activation activation = Activation::silu;
   bool bias = false, norm = false;
+  double gate_scale = 1, output_scale = 1;
   ProductBits bits = ProductBits::whole;
 };
 
@@ -56,6 +57,15 @@ struct GeneralConfig : FeedForwardConfig {
   }
 };
 
+struct GluConfig : GeneralConfig {
+  void fields(ConfigFields& f, const LayerContext& context) {
+    constexpr double kMost = 1e4;
+    GeneralConfig::fields(f, context);
+    f.number("gate_scale", gate_scale, 1.0, -kMost, kMost, "factor on the gate");
+    f.number("output_scale", output_scale, 1.0, -kMost, kMost, "factor on the output");
+  }
+};
+
 // y = down(norm(activation(gate x) * (up x))), or without a gate y = down(norm(activation(up x))).
 template <class ConfigType, bool kGated>
 class TwoLayers final : public FeedForward {
@@ -64,7 +74,11 @@ class TwoLayers final : public FeedForward {
 
   TwoLayers(const Config& config, const LayerContext& context, const ParameterScope& scope,
             const StateScope&)
-      : activation_(config.activation), norm_epsilon_(context.norm_epsilon), project_(config.bits) {
+      : activation_(config.activation),
+        norm_epsilon_(context.norm_epsilon),
+        gate_scale_(static_cast<float>(config.gate_scale)),
+        output_scale_(static_cast<float>(config.output_scale)),
+        project_(config.bits) {
     const int64_t d = context.hidden_size;
     const Initializer in = projection_initializer(context), zero = initializers::constant(0);
     if (kGated) gate_proj_ = scope.matrix("gate_proj.weight", config.size, d, in);
@@ -86,17 +100,19 @@ class TwoLayers final : public FeedForward {
     Tensor inside;
     if (kGated) {
       const Tensor gate = project_(context, in, gate_proj_, gate_bias_);
-      inside = gated(context, gate, project_(context, in, up_proj_, up_bias_), activation_);
+      inside = gated(context, scaled(context, gate, gate_scale_),
+                     project_(context, in, up_proj_, up_bias_), activation_);
     } else {
       inside = activate(context, project_(context, in, up_proj_, up_bias_), activation_);
     }
     if (norm_.defined()) inside = rms_norm(context, inside, norm_, norm_epsilon_);
-    return project_(context, project_.input(context, inside), down_proj_, down_bias_);
+    const Tensor out = project_(context, project_.input(context, inside), down_proj_, down_bias_);
+    return scaled(context, out, output_scale_);
   }
 
  private:
   Activation activation_;
-  float norm_epsilon_;
+  float norm_epsilon_, gate_scale_, output_scale_;
   Projector project_;
   Weight gate_proj_, up_proj_, down_proj_;
   Tensor gate_bias_, up_bias_, down_bias_, norm_;
@@ -116,7 +132,7 @@ FeedForwardType gelu_type() {
 }
 
 FeedForwardType glu_type() {
-  return feed_forward_type<TwoLayers<GeneralConfig, true>>(
+  return feed_forward_type<TwoLayers<GluConfig, true>>(
       "glu", "gated by any activation", "arXiv 2002.05202",
       R"({"type": "glu", "size": 40, "activation": "gelu_tanh"})");
 }

@@ -17,6 +17,8 @@ namespace {
 struct GatedDeltaNetConfig {
   HeadsConfig heads;
   int64_t value_heads = 0, value_head_dim = 0, conv_kernel = 0;
+  bool negative_eigenvalues = false;
+  double norm_epsilon = 0;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query and key heads", "of queries and keys");
@@ -28,6 +30,11 @@ struct GatedDeltaNetConfig {
               2 * limits::kHeadDim, "of values");
     f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps,
               "taps of the convolutions");
+    f.boolean("negative_eigenvalues", negative_eigenvalues, false,
+              "the write strength goes up to 2, so that an erasure can turn the sign "
+              "(arXiv 2411.12537)");
+    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
+             "of the gated norm");
   }
 };
 
@@ -37,7 +44,9 @@ class GatedDeltaNetMixer final : public Mixer {
 
   GatedDeltaNetMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
                      const StateScope& states)
-      : norm_epsilon_(context.norm_epsilon) {
+      : norm_epsilon_(config.norm_epsilon > 0 ? static_cast<float>(config.norm_epsilon)
+                                              : context.norm_epsilon),
+        write_scale_(config.negative_eigenvalues ? 2.0f : 1.0f) {
     const int64_t conv_kernel = config.conv_kernel;
     options_.key_heads = config.heads.heads;
     options_.value_heads = config.value_heads;
@@ -91,7 +100,7 @@ class GatedDeltaNetMixer final : public Mixer {
     inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
                                   std::numeric_limits<float>::infinity())
                            .second;
-    inputs.beta = sigmoid(context, linear(context, x, b_proj_));
+    inputs.beta = scaled(context, sigmoid(context, linear(context, x, b_proj_)), write_scale_);
     const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
     const Tensor normed =
         gated_rms_norm(context, y, linear(context, x, g_proj_), o_norm_, options_.value_dim,
@@ -106,7 +115,7 @@ class GatedDeltaNetMixer final : public Mixer {
 
  private:
   int64_t key_width_ = 0, value_width_ = 0;
-  float norm_epsilon_;
+  float norm_epsilon_, write_scale_;
   OuterProductStateOptions options_;
   JournalSlot q_rows_, k_rows_, v_rows_, state_;
   Weight q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;

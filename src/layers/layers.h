@@ -60,6 +60,8 @@ MixerType attention_mixer_type();
 MixerType mamba_mixer_type();
 MixerType mamba2_mixer_type();
 MixerType gated_deltanet_mixer_type();
+MixerType short_conv_mixer_type();
+MixerType mla_mixer_type();
 MixerType ttt_linear_mixer_type();
 MixerType ttt_mlp_mixer_type();
 MixerType titans_memory_mixer_type();

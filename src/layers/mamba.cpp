@@ -1,6 +1,7 @@
 // Mamba layer (Gu and Dao, arXiv 2312.00752, figure 3): projection, short convolution, selective
 // scan, output gate. Parameter names are those of the published checkpoints.
 #include <cmath>
+#include <string>
 
 #include "layers/layers.h"
 #include "layers/toolbox.h"
@@ -17,6 +18,8 @@ struct MambaConfig {
   int64_t inner_size = 0, state = 0, conv_kernel = 0, time_step_rank = 0;
   TimeStepConfig time_step;
   bool bias = false, conv_bias = false;
+  std::string inner_norms;
+  double inner_norm_epsilon = 0;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
@@ -32,6 +35,11 @@ struct MambaConfig {
     time_step.fields(f);
     f.boolean("bias", bias, false, "on the input and output projections");
     f.boolean("conv_bias", conv_bias, true, "on the convolution");
+    f.one_of("inner_norms", inner_norms, {"none", "learned", "plain"}, "none",
+             "RMSNorm of the narrow step sizes, B and C, each with weights (`\"learned\"`) or "
+             "without (`\"plain\"`)");
+    f.number("inner_norm_epsilon", inner_norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
+             "of those norms");
   }
 };
 
@@ -43,7 +51,10 @@ class MambaMixer final : public Mixer {
              const StateScope& states)
       : inner_size_(config.inner_size),
         state_(config.state),
-        time_step_rank_(config.time_step_rank) {
+        time_step_rank_(config.time_step_rank),
+        inner_norm_epsilon_(config.inner_norm_epsilon > 0
+                                ? static_cast<float>(config.inner_norm_epsilon)
+                                : context.norm_epsilon) {
     const int64_t d = context.hidden_size;
     const Initializer in = projection_initializer(context);
     const Initializer zero = initializers::constant(0);
@@ -66,6 +77,7 @@ class MambaMixer final : public Mixer {
       in_bias_ = scope.tensor("in_proj.bias", {2 * inner_size_}, zero);
       out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     }
+    make_inner_norms(config.inner_norms, scope);
     conv_rows_ = states.add(short_convolution_journal(inner_size_, config.conv_kernel));
     scan_ = states.add(selective_scan_journal(inner_size_, state_));
   }
@@ -78,9 +90,13 @@ class MambaMixer final : public Mixer {
     const Tensor u = short_convolution(context, xz.column_slice(0, inner_size_), conv_weight_,
                                        conv_bias_, true, batch, conv_rows_);
     const Tensor dt_B_C = linear(context, u, x_proj_);
-    const Tensor dt = linear(context, dt_B_C.column_slice(0, time_step_rank_), dt_proj_);
-    const Tensor B = dt_B_C.column_slice(time_step_rank_, state_);
-    const Tensor C = dt_B_C.column_slice(time_step_rank_ + state_, state_);
+    const auto part = [&](int64_t begin, const Tensor& norm, int64_t width) {
+      const Tensor slice = dt_B_C.column_slice(begin, width);
+      return norm.defined() ? rms_norm(context, slice, norm, inner_norm_epsilon_) : slice;
+    };
+    const Tensor dt = linear(context, part(0, dt_norm_, time_step_rank_), dt_proj_);
+    const Tensor B = part(time_step_rank_, b_norm_, state_);
+    const Tensor C = part(time_step_rank_ + state_, c_norm_, state_);
     const Tensor y = selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_);
     return linear(context, swiglu(context, z, y), out_proj_, out_bias_);
   }
@@ -91,10 +107,23 @@ class MambaMixer final : public Mixer {
   }
 
  private:
+  void make_inner_norms(const std::string& kind, const ParameterScope& scope) {
+    if (kind == "none") return;
+    const auto weights = [&](const char* name, int64_t width) {
+      return kind == "learned" ? scope.tensor(name, {width}, initializers::constant(1))
+                               : Tensor::full({width}, 1);
+    };
+    dt_norm_ = weights("dt_layernorm.weight", time_step_rank_);
+    b_norm_ = weights("b_layernorm.weight", state_);
+    c_norm_ = weights("c_layernorm.weight", state_);
+  }
+
   int64_t inner_size_, state_, time_step_rank_;
+  float inner_norm_epsilon_;
   JournalSlot conv_rows_, scan_;
   Weight in_proj_, x_proj_, dt_proj_, out_proj_;
-  Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_;
+  Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_, dt_norm_, b_norm_,
+      c_norm_;
 };
 
 }  // namespace

@@ -1,8 +1,11 @@
 // Mamba-2 layer (Dao and Gu, arXiv 2405.21060, section 7): one projection for everything, a short
 // convolution over x, B and C, the gated outer-product state (SSD), a gated norm. Parameter names
 // are those of the published checkpoints.
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
+#include <vector>
 
 #include "layers/layers.h"
 #include "layers/toolbox.h"
@@ -14,12 +17,17 @@
 namespace pronghorn {
 namespace {
 
+constexpr double kMostScale = 1e4;
+
 struct Mamba2Config {
   double expand = 0;
   int64_t heads = 0, head_dim = 0, state = 0, groups = 0, conv_kernel = 0;
   TimeStepConfig time_step;
   float time_step_low = 0, time_step_high = std::numeric_limits<float>::infinity();
-  bool bias = false, conv_bias = false;
+  bool bias = false, conv_bias = false, output_bias = false;
+  std::string norm;
+  double input_scale = 1, output_scale = 1;
+  std::vector<float> projection_scales;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
@@ -44,8 +52,24 @@ struct Mamba2Config {
             "time_step_limit", "{} is not a pair [low, high], 0 <= low <= high", limit.dump());
     time_step_low = limit[0];
     if (!limit[1].is_null()) time_step_high = limit[1];
-    f.boolean("bias", bias, false, "on the input and output projections");
+    f.boolean("bias", bias, false, "on the input projection");
+    f.boolean("output_bias", output_bias, {bias, "`bias`"}, "on the output projection");
     f.boolean("conv_bias", conv_bias, true, "on the convolution");
+    f.one_of("norm", norm, {"gate_then_norm", "norm_then_gate", "none"}, "gate_then_norm",
+             "of each group of heads: norm(y silu(z)), norm(y) silu(z) (`\"norm_then_gate\"`), or "
+             "none: y silu(z)");
+    f.number("input_scale", input_scale, 1.0, -kMostScale, kMostScale, "factor on the input");
+    f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
+    nlohmann::json scales;
+    f.json("projection_scales", scales, {1.0, 1.0, 1.0, 1.0, 1.0}, "[1, 1, 1, 1, 1]",
+           "factors on z, x, B, C and dt, as they are projected");
+    const auto is_scale = [](const nlohmann::json& scale) {
+      return scale.is_number() && std::abs(scale.get<double>()) <= kMostScale;
+    };
+    f.check(scales.is_array() && scales.size() == 5 && std::ranges::all_of(scales, is_scale),
+            "projection_scales", "{} is not a list of five factors of up to {}", scales.dump(),
+            kMostScale);
+    projection_scales = scales.get<std::vector<float>>();
   }
 };
 
@@ -60,7 +84,12 @@ class Mamba2Mixer final : public Mixer {
         groups_state_(config.groups * config.state),
         time_step_limit_low_(config.time_step_low),
         time_step_limit_high_(config.time_step_high),
-        norm_epsilon_(context.norm_epsilon) {
+        norm_epsilon_(context.norm_epsilon),
+        input_scale_(static_cast<float>(config.input_scale)),
+        output_scale_(static_cast<float>(config.output_scale)),
+        projection_scales_(config.projection_scales),
+        order_(config.norm == "norm_then_gate" ? GateOrder::norm_then_gate
+                                               : GateOrder::gate_then_norm) {
     options_.value_heads = heads_;
     options_.key_heads = config.groups;
     options_.key_dim = config.state;
@@ -79,13 +108,13 @@ class Mamba2Mixer final : public Mixer {
       return static_cast<float>(std::log(random.uniform(1, 16)));
     });
     D_ = scope.tensor("D", {heads_}, initializers::constant(1));
-    norm_ = scope.tensor("norm.weight", {inner_size_}, initializers::constant(1));
-    out_proj_ = scope.matrix("out_proj.weight", d, inner_size_, residual_initializer(context));
-    if (config.bias) {
-      const Initializer zero = initializers::constant(0);
-      in_bias_ = scope.tensor("in_proj.bias", {in_proj_.out()}, zero);
-      out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
+    if (config.norm != "none") {
+      norm_ = scope.tensor("norm.weight", {inner_size_}, initializers::constant(1));
     }
+    out_proj_ = scope.matrix("out_proj.weight", d, inner_size_, residual_initializer(context));
+    const Initializer zero = initializers::constant(0);
+    if (config.bias) in_bias_ = scope.tensor("in_proj.bias", {in_proj_.out()}, zero);
+    if (config.output_bias) out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     conv_rows_ = states.add(short_convolution_journal(conv_width, config.conv_kernel));
     state_ = states.add(outer_product_state_journal(options_));
   }
@@ -93,12 +122,23 @@ class Mamba2Mixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const CheckedBatch& batch = input.batch;
-    const Tensor projected = linear(context, x, in_proj_, in_bias_);
+    const Tensor projected = linear(context, scaled(context, x, input_scale_), in_proj_, in_bias_);
+    const auto part = [&](int64_t begin, int64_t width, size_t scale) {
+      return scaled(context, projected.column_slice(begin, width), projection_scales_[scale]);
+    };
     const int64_t conv_width = inner_size_ + 2 * groups_state_;
-    const Tensor z = projected.column_slice(0, inner_size_);
-    const Tensor raw_dt = projected.column_slice(inner_size_ + conv_width, heads_);
-    const Tensor x_B_C = short_convolution(context, projected.column_slice(inner_size_, conv_width),
-                                           conv_weight_, conv_bias_, true, batch, conv_rows_);
+    const Tensor z = part(0, inner_size_, 0);
+    const Tensor raw_dt = part(inner_size_ + conv_width, heads_, 4);
+    Tensor convolved = projected.column_slice(inner_size_, conv_width);
+    if (std::any_of(projection_scales_.begin() + 1, projection_scales_.begin() + 4,
+                    [](float scale) { return scale != 1; })) {
+      const Tensor parts[] = {part(inner_size_, inner_size_, 1),
+                              part(2 * inner_size_, groups_state_, 2),
+                              part(2 * inner_size_ + groups_state_, groups_state_, 3)};
+      convolved = concatenate_columns(context, parts);
+    }
+    const Tensor x_B_C =
+        short_convolution(context, convolved, conv_weight_, conv_bias_, true, batch, conv_rows_);
     const auto [dt, log_decay] =
         decay_gate(context, raw_dt, dt_bias_, A_log_, time_step_limit_low_, time_step_limit_high_);
     OuterProductStateInputs inputs;
@@ -109,10 +149,8 @@ class Mamba2Mixer final : public Mixer {
     inputs.beta = dt;
     inputs.skip = D_;
     const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
-    // Each group of heads that shares B and C is normalised on its own.
-    const Tensor normed = gated_rms_norm(context, y, z, norm_, inner_size_ / options_.key_heads,
-                                         norm_epsilon_, GateOrder::gate_then_norm);
-    return linear(context, normed, out_proj_, out_bias_);
+    return scaled(context, linear(context, gated_output(context, y, z), out_proj_, out_bias_),
+                  output_scale_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.
@@ -121,9 +159,18 @@ class Mamba2Mixer final : public Mixer {
   }
 
  private:
+  Tensor gated_output(const Context& context, const Tensor& y, const Tensor& z) const {
+    if (!norm_.defined()) return swiglu(context, z, y);
+    // Each group of heads that shares B and C is normalised on its own.
+    return gated_rms_norm(context, y, z, norm_, inner_size_ / options_.key_heads, norm_epsilon_,
+                          order_);
+  }
+
   int64_t heads_, inner_size_, groups_state_;
   float time_step_limit_low_, time_step_limit_high_;
-  float norm_epsilon_;
+  float norm_epsilon_, input_scale_, output_scale_;
+  std::vector<float> projection_scales_;
+  GateOrder order_;
   OuterProductStateOptions options_;
   JournalSlot conv_rows_, state_;
   Weight in_proj_, out_proj_;

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "ops/pointwise.h"
+
 namespace pronghorn {
 
 void HeadsConfig::fields(ConfigFields& f, const LayerContext& context,
@@ -36,6 +38,10 @@ Initializer TimeStepConfig::bias() const {
 Initializer convolution_initializer(int64_t taps) {
   const double bound = 1 / std::sqrt(static_cast<double>(taps));
   return initializers::uniform(-bound, bound);
+}
+
+Tensor scaled(const Context& context, const Tensor& x, float factor) {
+  return factor == 1 ? x : scale(context, x, factor);
 }
 
 Initializer projection_initializer(const LayerContext& context) {

@@ -53,6 +53,9 @@ struct TimeStepConfig {
 // PyTorch's default for a depthwise convolution: uniform within 1/sqrt(fan-in). Of taps and bias.
 Initializer convolution_initializer(int64_t taps);
 
+// x times a factor of the configuration; x itself if that is 1.
+Tensor scaled(const Context& context, const Tensor& x, float factor);
+
 // Of projections from the residual stream, and back into it.
 Initializer projection_initializer(const LayerContext& context);
 Initializer residual_initializer(const LayerContext& context);

@@ -35,8 +35,9 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
   const auto norm = [&](std::string_view name) {
     return Norm(scope.child(name), model.norm_style(), model.hidden_size);
   };
-  if (config.norms != Norms::after) mixer_norm_ = norm("mixer_norm");
-  if (config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
+  const bool mixes = !config.mixers.empty();
+  if (mixes && config.norms != Norms::after) mixer_norm_ = norm("mixer_norm");
+  if (mixes && config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
   const int64_t matrices_before = scope.store().matrix_size();
   const StateScope states(state_layer, journals_);
   const bool several = config.mixers.size() > 1;
@@ -46,7 +47,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
         several ? scope.child("mixers").child(std::to_string(i)) : scope.child("mixer");
     const MixerType& type = find_mixer_type(mixer.at("type").get<std::string>(), "block");
     mixers_.push_back(type.create(mixer, context, inner, states));
-    if (several) {
+    if (several && config.merge == BlockConfig::Merge::mean_of_norms) {
       branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
                                  model.norm_style(), model.hidden_size);
     }
@@ -65,17 +66,20 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
 
 Stream Block::forward(const LayerInput& input, const Stream& stream) const {
   const Context& context = input.context;
+  if (mixers_.empty()) return feed(input, stream);
   const auto [sum, entered] = enter(context, mixer_norm_, stream);
   const Tensor mixed = addend(context, mixer_post_norm_, mix(input, entered));
   if (feed_forward_ == nullptr) return {sum, mixed};
-  if (residual_ == BlockConfig::Residual::sequential) {
-    const auto [middle, inner] = enter(context, ffn_norm_, {sum, mixed});
-    return {middle, addend(context, ffn_post_norm_, feed_forward_->forward(input, inner))};
-  }
+  if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
   const bool shared = residual_ == BlockConfig::Residual::shared;
   const Tensor inner = shared ? entered : enter(context, ffn_norm_, {sum, {}}).second;
   const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner));
   return {sum, add(context, mixed, fed)};
+}
+
+Stream Block::feed(const LayerInput& input, const Stream& stream) const {
+  const auto [sum, inner] = enter(input.context, ffn_norm_, stream);
+  return {sum, addend(input.context, ffn_post_norm_, feed_forward_->forward(input, inner))};
 }
 
 Tensor Block::addend(const Context& context, const Norm& norm, const Tensor& given) const {
@@ -88,9 +92,11 @@ Tensor Block::mix(const LayerInput& input, const Tensor& x) const {
   const Context& context = input.context;
   Tensor total;
   for (size_t i = 0; i < mixers_.size(); ++i) {
-    const Tensor branch = branch_norms_[i].forward(context, mixers_[i]->forward(input, x));
+    Tensor branch = mixers_[i]->forward(input, x);
+    if (!branch_norms_.empty()) branch = branch_norms_[i].forward(context, branch);
     total = total.defined() ? add(context, total, branch) : branch;
   }
+  if (branch_norms_.empty()) return total;
   return scale(context, total, 1.0f / static_cast<float>(mixers_.size()));
 }
 

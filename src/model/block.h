@@ -1,4 +1,4 @@
-// Block: one step of a pattern: mixers, then optionally a feed-forward, each with its norms.
+// Block: one step of a pattern: mixers, a feed-forward or both, each with its norms.
 #pragma once
 
 #include <memory>
@@ -29,7 +29,7 @@ class Block {
         const ParameterScope& scope, int64_t state_layer);
 
   // Several mixers side by side see the same input; the outputs, each under a norm of its own, are
-  // averaged (Hymba, arXiv 2411.13676, equation 3).
+  // averaged (Hymba, arXiv 2411.13676, equation 3), or added as they are (Falcon-H1, 2507.22448).
   Stream forward(const LayerInput& input, const Stream& stream) const;
 
   // Of all its layers, in the order of their slots.
@@ -39,6 +39,8 @@ class Block {
   TokenCost cost(double context) const;
 
  private:
+  // The feed-forward's part of forward(), where it follows the mixers.
+  Stream feed(const LayerInput& input, const Stream& stream) const;
   Tensor mix(const LayerInput& input, const Tensor& x) const;
   // What a part gave, as it is added to the stream.
   Tensor addend(const Context& context, const Norm& norm, const Tensor& given) const;
@@ -50,7 +52,7 @@ class Block {
   BlockConfig::Residual residual_;
   float residual_multiplier_;
   std::vector<std::unique_ptr<Mixer>> mixers_;
-  std::vector<Norm> branch_norms_;  // one per mixer if there are several
+  std::vector<Norm> branch_norms_;  // one per mixer if several are averaged
   std::unique_ptr<FeedForward> feed_forward_;
 };
 

@@ -23,6 +23,7 @@ constexpr uint64_t kMaxConfigBytes = 16 << 20;
 // Names of values in configurations, in the order of the values; the first is the default.
 constexpr std::array<std::string_view, 3> kNorms = {"before", "after", "both"};
 constexpr std::array<std::string_view, 3> kResiduals = {"sequential", "parallel", "shared"};
+constexpr std::array<std::string_view, 2> kMerges = {"mean_of_norms", "sum"};
 
 // A value that one of these names says; the caller's enumeration has them in this order.
 struct NamedValue {
@@ -64,7 +65,10 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
       block.mixers.push_back(
           complete_mixer(list[i], fmt::format("{}[{}]", reader.path("mixers"), i), context));
     }
-  } else {
+    const bool sum =
+        reader.one_of("merge", {kMerges[0], kMerges[1]}, std::string(kMerges[0])) == kMerges[1];
+    if (sum) block.merge = BlockConfig::Merge::sum;
+  } else if (reader.has("mixer") || !reader.has("ffn")) {
     reader.object("mixer");
     block.mixers.push_back(complete_mixer(reader.raw("mixer"), reader.path("mixer"), context));
   }
@@ -77,6 +81,8 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   }
   block.norms = read_name(reader, "norms", kNorms);
   block.residual = read_name(reader, "residual", kResiduals);
+  require(!block.mixers.empty() || block.residual == BlockConfig::Residual::sequential,
+          reader.path("residual"), "a feed-forward alone has no mixer to be beside");
   block.residual_multiplier = reader.number("residual_multiplier", 1.0, -kMaxScale, kMaxScale);
   reader.finish();
   return block;
@@ -300,8 +306,9 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
     nlohmann::json& out = json["blocks"][std::string(1, name)];
     if (block.mixers.size() == 1) {
       out["mixer"] = block.mixers.front();
-    } else {
+    } else if (block.mixers.size() > 1) {
       out["mixers"] = block.mixers;
+      out["merge"] = kMerges[static_cast<size_t>(block.merge)];
     }
     if (!block.feed_forward.is_null()) out["ffn"] = block.feed_forward;
     out["norms"] = kNorms[static_cast<size_t>(block.norms)];

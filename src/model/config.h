@@ -16,16 +16,20 @@
 namespace pronghorn {
 
 // One kind of block: one or several mixers side by side, then optionally a feed-forward, each with
-// norms and a residual connection.
+// norms and a residual connection; or a feed-forward alone.
 struct BlockConfig {
   // Where the norms are: before a part; after it and before the residual addition; at both places.
   enum class Norms { before, after, both };
   // What the feed-forward is given: the stream with the mixers' output; the stream that the mixers
   // were given, under a norm of its own; the very input of the mixers.
   enum class Residual { sequential, parallel, shared };
+  // What several mixers give together: the mean of their outputs, each under a norm of its own, or
+  // the sum.
+  enum class Merge { mean_of_norms, sum };
 
   std::vector<nlohmann::json> mixers;  // complete: every default spelled out
   nlohmann::json feed_forward;         // null: none
+  Merge merge = Merge::mean_of_norms;  // of several mixers
   Norms norms = Norms::before;
   Residual residual = Residual::sequential;
   double residual_multiplier = 1;  // of what mixers and feed-forward add to the stream

@@ -9,11 +9,35 @@
 namespace pronghorn {
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {
-      llama_family(),     mistral_family(),     qwen2_family(),  qwen3_family(), smollm3_family(),
-      gemma2_family(),    gemma3_text_family(), phi3_family(),   olmo2_family(), granite_family(),
-      gpt2_family(),      gpt_neox_family(),    bitnet_family(), mamba_family(), mamba2_family(),
-      mamba_ssm_family(), pronghorn_family()};
+  static const std::vector<Family> all = {llama_family(),
+                                          mistral_family(),
+                                          qwen2_family(),
+                                          qwen3_family(),
+                                          smollm3_family(),
+                                          gemma2_family(),
+                                          gemma3_text_family(),
+                                          phi3_family(),
+                                          olmo2_family(),
+                                          granite_family(),
+                                          gpt2_family(),
+                                          gpt_neox_family(),
+                                          bitnet_family(),
+                                          lfm2_family(),
+                                          qwen3_next_family(),
+                                          qwen3_5_text_family(),
+                                          qwen3_5_family(),
+                                          olmo_hybrid_family(),
+                                          granitemoehybrid_family(),
+                                          bamba_family(),
+                                          falcon_h1_family(),
+                                          nemotron_h_family(),
+                                          jamba_family(),
+                                          minicpm3_family(),
+                                          mamba_family(),
+                                          falcon_mamba_family(),
+                                          mamba2_family(),
+                                          mamba_ssm_family(),
+                                          pronghorn_family()};
   return all;
 }
 

@@ -18,7 +18,8 @@ int64_t residual_additions(const ModelConfig& config) {
   int64_t count = 0;
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) continue;
-    count += config.blocks.at(step.block).feed_forward.is_null() ? 1 : 2;
+    const BlockConfig& block = config.blocks.at(step.block);
+    count += (block.mixers.empty() ? 0 : 1) + (block.feed_forward.is_null() ? 0 : 1);
   }
   return count;
 }

@@ -190,9 +190,13 @@ Transform from_parts(const Layout& layout) {
        [=](const StoredTensors& from, const Shapes& to) { return layout.divide(from.at(0), to); }});
 }
 
-StoredTensors transposed(const StoredTensors& tensors, const Shapes& to) {
+StoredTensors transposed(const StoredTensors& tensors, const Shapes& to, size_t every) {
   StoredTensors result;
   for (size_t i = 0; i < tensors.size(); ++i) {
+    if (i % every != 0) {
+      result.push_back(tensors[i]);
+      continue;
+    }
     const StoredTensor& from = tensors[i];
     const int64_t element = safetensors_dtype_bytes(from.dtype);
     require(element > 0, kWhere, "a tensor of dtype {} cannot be transposed", from.dtype);
@@ -260,15 +264,19 @@ Transform squeeze(size_t axis) {
                     reshape, reshape});
 }
 
-Transform transpose() {
-  return Transform({[](Shapes shapes, size_t) {
-                      for (StoredShape& shape : shapes) {
+Transform transpose(size_t every) {
+  const auto move = [every](const StoredTensors& tensors, const Shapes& to) {
+    return transposed(tensors, to, every);
+  };
+  return Transform({[every](Shapes shapes, size_t) {
+                      for (size_t i = 0; i < shapes.size(); i += every) {
+                        StoredShape& shape = shapes[i];
                         require(shape.size() >= 2, kWhere, "{} cannot be transposed", text(shape));
                         std::swap(shape[shape.size() - 1], shape[shape.size() - 2]);
                       }
                       return shapes;
                     },
-                    transposed, transposed});
+                    move, move});
 }
 
 Transform split(size_t axis, int64_t groups) { return from_whole({axis, groups}); }

@@ -66,8 +66,9 @@ namespace transforms {
 // Every tensor [.., 1, ..] -> [.., ..]: the axis of size 1 is dropped.
 Transform squeeze(size_t axis);
 
-// Every tensor [.., a, b] -> [.., b, a]. Of dtypes with elements of whole bytes only.
-Transform transpose();
+// Every tensor [.., a, b] -> [.., b, a], or the first of each `every` tensors. Of dtypes with
+// elements of whole bytes only.
+Transform transpose(size_t every = 1);
 
 // One tensor [a + b + .., ..] -> [a, ..], [b, ..], .. along an axis of whole rows. With groups, the
 // axis is that many equal groups, each of which has its share of the first tensor, then its share

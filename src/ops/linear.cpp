@@ -46,6 +46,30 @@ Tensor product(const Context& context, const Tensor& x, const Weight& weight, co
   return y;
 }
 
+Tensor product_transposed(const Context& context, const Tensor& x, const Weight& weight) {
+  const int64_t in = weight.in(), out = weight.out(), rows = x.rows();
+  require(x.columns() == out, "linear_transposed", "input of width {} for a weight [{}, {}]",
+          x.columns(), out, in);
+  const Tensor y = Tensor::empty({rows, in});
+  const Precision precision = context.precision;
+  linear_input_gradient(weight, input_matrix(x), rows, output_matrix(y), precision);
+  if (!needs_gradient(context, y, x, weight.trainable())) return y;
+
+  context.tape->record([x, weight, y, precision, rows, in, out] {
+    if (!y.has_grad()) return;
+    MatmulKernels& kernels = backend().matmul();
+    const ConstMatrix dy = output_gradient(y);
+    if (x.requires_grad()) {
+      kernels.linear_forward(weight, dy, rows, nullptr, input_gradient(x), precision, false);
+    }
+    if (weight.trainable().requires_grad()) {
+      kernels.linear_backward_weight(input_matrix(x), dy, rows, out, in,
+                                     input_gradient(weight.trainable()), precision);
+    }
+  });
+  return y;
+}
+
 }  // namespace
 
 Tensor linear(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
@@ -54,6 +78,15 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
   if (change == nullptr) return y;
   const Tensor low = product(context, x, change->a, {});
   return add(context, y, scale(context, product(context, low, change->b, {}), change->scale));
+}
+
+Tensor linear_transposed(const Context& context, const Tensor& x, const Weight& weight) {
+  const Tensor y = product_transposed(context, x, weight);
+  const LowRank* change = weight.adapter().get();
+  if (change == nullptr) return y;
+  const Tensor low = product_transposed(context, x, change->b);
+  return add(context, y,
+             scale(context, product_transposed(context, low, change->a), change->scale));
 }
 
 void linear_input_gradient(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,

@@ -15,6 +15,10 @@ namespace pronghorn {
 Tensor linear(const Context& context, const Tensor& x, const Weight& weight,
               const Tensor& bias = {});
 
+// y = x W: x [rows, out], W [out, in]; y [rows, in] f32. For training and prompts: rows of y are
+// not the same bits whatever the other rows are. A weight's adapter is added.
+Tensor linear_transposed(const Context& context, const Tensor& x, const Weight& weight);
+
 // dx = dy W, the gradient of linear()'s input from that of its result. dy [rows, out], dx [rows,
 // in]. Of a read-only weight, some rows at a time are f32, never all.
 void linear_input_gradient(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,

@@ -221,6 +221,24 @@ TEST(Config, RefusesWrongTypes) {
   }
 }
 
+TEST(Config, BlocksAreMixersOrAFeedForwardOrBoth) {
+  const std::string ffn = R"({"type": "mlp", "size": 20, "activation": "relu2")";
+  EXPECT_EQ(error_with("/blocks/a", R"({"ffn": )" + ffn + "}}"), "no error");
+  EXPECT_THAT(error_with("/blocks/a", "{}"), HasSubstr("mixer"));
+  EXPECT_THAT(error_with("/blocks/a", R"({"residual": "parallel", "ffn": )" + ffn + "}}"),
+              HasSubstr("residual"));
+  const std::string two = R"({"mixers": [{"type": "mamba"}, {"type": "short_conv"}], "merge": )";
+  EXPECT_EQ(error_with("/blocks/a", two + "\"sum\"}"), "no error");
+  EXPECT_THAT(error_with("/blocks/a", two + "\"product\"}"), HasSubstr("mean_of_norms"));
+  EXPECT_THAT(error_with("/blocks/a", R"({"merge": "sum", "mixer": {"type": "mamba"}})"),
+              HasSubstr("merge"));
+  for (const char* scales : {"[1, 1, 1, 1]", "[1, 1, 1, 1, 1e9]", "[1, 1, 1, 1, null]", "1"}) {
+    EXPECT_THAT(error_with("/blocks/m/mixer/projection_scales", scales),
+                HasSubstr("projection_scales"))
+        << scales;
+  }
+}
+
 TEST(Config, RefusesEmptyOrReversedTimeSteps) {
   EXPECT_THAT(error_with("/blocks/m/mixer/time_step_limit", "[0.5, 0.1]"),
               HasSubstr("time_step_limit"));

@@ -126,6 +126,42 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},
+      // The hybrids' variants.
+      {"short_conv", R"("pattern": "2s a", "blocks": {"s": {"mixer": {"type": "short_conv",
+          "conv_kernel": 4, "bias": true}, )" +
+                         ffn + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
+      {"gated_hybrid",
+       R"("pattern": "2g a", "blocks": {"g": {"mixer": {"type": "gated_deltanet", "heads": 2,
+          "value_heads": 6, "head_dim": 6, "value_head_dim": 5, "negative_eigenvalues": true,
+          "norm_epsilon": 1e-3}, )" +
+           ffn + R"(}, "a": {"norms": "after", "mixer": {"type": "attention", "heads": 4,
+          "kv_heads": 2, "gate": true, "bias": true, "qk_norm": true,
+          "rope": {"rotary_dim": 2}}, )" +
+           ffn + "}}"},
+      {"parallel_heads",
+       R"("pattern": "2b", "embedding_scale": 2, "blocks": {"b": {"merge": "sum", "mixers": [
+          {"type": "mamba2", "heads": 4, "state": 10, "groups": 2, "norm": "none",
+          "input_scale": 1.2, "output_scale": 0.8, "bias": true, "output_bias": false,
+          "projection_scales": [0.9, 1.2, 0.7, 1.4, 1.1]}, {"type": "attention", "heads": 3,
+          "input_scale": 0.9, "key_scale": 0.6, "output_scale": 1.3, "rope": {}}],
+          "ffn": {"type": "glu", "size": 40, "activation": "silu", "gate_scale": 0.8,
+          "output_scale": 1.2}}})"},
+      {"single_parts",
+       R"("pattern": "f m f a", "blocks": {"f": {"ffn": {"type": "mlp", "size": 36, "activation":
+          "relu2"}}, "m": {"mixer": {"type": "mamba2", "heads": 4, "state": 6, "groups": 4,
+          "norm": "norm_then_gate", "time_step_limit": [0.01, 0.5], "conv_bias": false}},
+          "a": {"mixer": )" +
+           attention + "}}"},
+      {"mamba_norms", R"("pattern": "mn", "blocks": {"m": {"mixer": {"type": "mamba", "state": 5,
+          "inner_norms": "learned"}}, "n": {"mixer": {"type": "mamba", "state": 3,
+          "inner_norms": "plain", "inner_norm_epsilon": 1e-3}}})"},
+      {"mla",
+       R"("pattern": "ab", "blocks": {"a": {"mixer": {"type": "mla", "heads": 3, "head_dim": 5,
+          "rope_dim": 4, "value_dim": 7, "latent": 10, "query_rank": 9, "bias": true,
+          "rope": {"interleaved": true}}, )" +
+           ffn + R"(}, "b": {"mixer": {"type": "mla", "heads": 2, "head_dim": 8, "rope_dim": 2,
+          "latent": 12, "scale": 0.4}, )" +
+           ffn + "}}"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });

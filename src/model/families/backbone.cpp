@@ -46,6 +46,36 @@ nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& m
   return json;
 }
 
+ModelConfig read_mamba_backbone(ConfigReader reader, nlohmann::json mixer) {
+  const int64_t hidden = reader.integer("hidden_size", {}, 1, 1 << 17);
+  const double expand = reader.number("expand", 2.0, 0.0625, 64);
+  mixer["type"] = "mamba";
+  mixer["inner_size"] = reader.integer(
+      "intermediate_size", static_cast<int64_t>(expand * static_cast<double>(hidden)), 1);
+  mixer["state"] = reader.integer("state_size", 16, 1);
+  const nlohmann::json& rank = reader.raw("time_step_rank");
+  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  return read_backbone(std::move(reader), std::move(mixer), hidden, true);
+}
+
+std::optional<nlohmann::json> write_mamba_backbone(const ModelConfig& config,
+                                                   const std::string& model_type,
+                                                   const std::string& architecture) {
+  const BlockConfig* block = uniform_block(config, "mamba");
+  if (block == nullptr) return {};
+  const nlohmann::json& mixer = block->mixers.front();
+  // The families derive the inner size from a whole expansion factor.
+  const int64_t inner = mixer.at("inner_size");
+  if (inner % config.hidden_size != 0) return {};
+  nlohmann::json json = {{"model_type", model_type},
+                         {"architectures", {architecture}},
+                         {"intermediate_size", inner},
+                         {"expand", inner / config.hidden_size},
+                         {"time_step_rank", mixer.at("time_step_rank")}};
+  json.update(write_backbone(config, mixer));
+  return json;
+}
+
 nlohmann::json time_step_limit(nlohmann::json published) {
   if (published.is_array() && published.size() == 2 &&
       (published[1] == "Infinity" || published[1] == nlohmann::json{{"__float__", "Infinity"}})) {

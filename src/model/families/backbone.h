@@ -1,6 +1,9 @@
 // What the Mamba families share: one kind of mixer in every layer, and the names of their tensors.
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include "model/families/mapping.h"
 #include "model/tensor_rules.h"
 
@@ -13,6 +16,12 @@ ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hid
 
 // The keys that the configurations of the Mamba families share.
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer);
+
+// A family of Mamba's. mixer: what its mixers have besides.
+ModelConfig read_mamba_backbone(ConfigReader reader, nlohmann::json mixer);
+std::optional<nlohmann::json> write_mamba_backbone(const ModelConfig& config,
+                                                   const std::string& model_type,
+                                                   const std::string& architecture);
 
 // Mamba-2's limits of step sizes as ours: infinity is null. Python's json writes it as a bare word
 // (which read_config_json makes a string), newer versions of transformers as an object.

@@ -73,7 +73,8 @@ Decoder read_decoder(ConfigReader& reader, const DecoderDefaults& defaults) {
   Decoder decoder;
   decoder.layers = read_layer_count(reader);
   const int64_t heads = reader.integer("num_attention_heads", {}, 1);
-  const int64_t hidden_size = reader.integer("hidden_size", {}, 1);
+  // Far above what a model may have, so that sizes that follow from it do not overflow.
+  const int64_t hidden_size = reader.integer("hidden_size", {}, 1, 1 << 24);
   decoder.mixer = {{"type", "attention"},
                    {"heads", heads},
                    {"kv_heads", size("num_key_value_heads", defaults.kv_heads, heads)}};
@@ -88,7 +89,8 @@ Decoder read_decoder(ConfigReader& reader, const DecoderDefaults& defaults) {
   } else {
     decoder.mixer["rope"] = read_rope(reader, head_dim, defaults.rope);
   }
-  decoder.size = reader.integer("intermediate_size", {}, 1);
+  decoder.size = defaults.size > 0 ? reader.integer("intermediate_size", defaults.size, 1)
+                                   : reader.integer("intermediate_size", {}, 1);
   decoder.activation = read_activation(reader, defaults.activation_key, defaults.activation);
   decoder.settings = {
       {"vocab_size", reader.integer("vocab_size", {}, 1)},
@@ -122,6 +124,14 @@ void read_window(ConfigReader& reader, Decoder& decoder, int64_t fallback) {
 ModelConfig Decoder::finish(
     const ConfigReader& reader,
     const std::function<void(int64_t layer, nlohmann::json& mixer)>& change) const {
+  return finish_layers(reader, [&](int64_t layer, nlohmann::json& block) {
+    if (change) change(layer, block["mixer"]);
+  });
+}
+
+ModelConfig Decoder::finish_layers(
+    const ConfigReader& reader,
+    const std::function<void(int64_t layer, nlohmann::json& block)>& change) const {
   nlohmann::json whole = settings;
   read_trained_context(reader, whole);
   finish_published(reader);
@@ -129,10 +139,10 @@ ModelConfig Decoder::finish(
   for (int64_t i = 0; i < layers; ++i) {
     nlohmann::json layer = block;
     layer["mixer"] = mixer;
-    if (change) change(i, layer["mixer"]);
     layer["ffn"] = gated ? gated_ffn(size, activation, mlp_bias, ffn_norm)
                          : plain_ffn(size, activation, mlp_bias);
     if (!bits.empty()) layer["ffn"]["bits"] = bits;
+    change(i, layer);
     all.push_back(std::move(layer));
   }
   return layered_config(reader, std::move(whole), all);
@@ -142,17 +152,25 @@ std::vector<const BlockConfig*> decoder_layers(const ModelConfig& config) {
   const std::vector<const BlockConfig*> blocks = layer_blocks(config);
   for (const BlockConfig* block : blocks) {
     if (block->mixers.size() != 1 || block->mixers.front().at("type") != "attention") return {};
-    const nlohmann::json& ffn = block->feed_forward;
-    const bool known = !ffn.is_null() && (ffn.at("type") == "swiglu" || ffn.at("type") == "glu" ||
-                                          ffn.at("type") == "gelu" || ffn.at("type") == "mlp");
-    if (!known) return {};
+    if (!is_decoder_ffn(block->feed_forward)) return {};
   }
   return blocks;
 }
 
+bool is_decoder_ffn(const nlohmann::json& ffn) {
+  return !ffn.is_null() && (ffn.at("type") == "swiglu" || ffn.at("type") == "glu" ||
+                            ffn.at("type") == "gelu" || ffn.at("type") == "mlp");
+}
+
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,
                              const std::string& architecture, const std::string& activation_key) {
-  const std::vector<const BlockConfig*> layers = decoder_layers(config);
+  return write_decoder(config, decoder_layers(config), model_type, architecture, activation_key);
+}
+
+nlohmann::json write_decoder(const ModelConfig& config,
+                             const std::vector<const BlockConfig*>& layers,
+                             const std::string& model_type, const std::string& architecture,
+                             const std::string& activation_key) {
   const BlockConfig& block = *layers.front();
   const nlohmann::json& mixer = block.mixers.front();
   nlohmann::json json = {{"model_type", model_type},

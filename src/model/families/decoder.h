@@ -18,6 +18,7 @@ namespace pronghorn {
 struct DecoderDefaults {
   int64_t kv_heads = 0;  // 0: as many as heads
   int64_t head_dim = 0;  // 0: heads share hidden_size
+  int64_t size = 0;      // of a feed-forward; 0: the key must be there
   double epsilon = 1e-6;
   bool tied = false;
   std::string activation_key = "hidden_act", activation = "silu";
@@ -40,6 +41,11 @@ struct Decoder {
   ModelConfig finish(
       const ConfigReader& reader,
       const std::function<void(int64_t layer, nlohmann::json& mixer)>& change = {}) const;
+
+  // The same for changes to anything in a layer: {"mixer": .., "ffn": .., ..}.
+  ModelConfig finish_layers(
+      const ConfigReader& reader,
+      const std::function<void(int64_t layer, nlohmann::json& block)>& change) const;
 };
 
 int64_t read_layer_count(ConfigReader& reader);
@@ -60,10 +66,20 @@ void read_window(ConfigReader& reader, Decoder& decoder, int64_t fallback);
 // A model whose layers are attention and a feed-forward; empty if it is of another kind.
 std::vector<const BlockConfig*> decoder_layers(const ModelConfig& config);
 
+// Whether a decoder may have this feed-forward.
+bool is_decoder_ffn(const nlohmann::json& ffn);
+
 // The keys that the families share, for a model that has decoder_layers(). What they do not say
 // is for expresses() to find.
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,
                              const std::string& architecture,
+                             const std::string& activation_key = "hidden_act");
+
+// The same of some of a model's layers, all attention and a feed-forward, and at least one; what
+// the keys say of a layer is that of the first.
+nlohmann::json write_decoder(const ModelConfig& config,
+                             const std::vector<const BlockConfig*>& layers,
+                             const std::string& model_type, const std::string& architecture,
                              const std::string& activation_key = "hidden_act");
 
 TensorRules decoder_tensors(const ModelConfig& config);

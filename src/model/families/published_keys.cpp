@@ -32,7 +32,9 @@ constexpr std::string_view kHarmless[] = {
     "rescale_prenorm_residual", "pretraining_tp", "tensor_parallel_degree",
     "gradient_checkpointing", "output_router_logits", "router_aux_loss_coef", "router_z_loss_coef",
     "label_smoothing", "time_step_scale", "time_step_init_scheme", "pretrain", "sft",
-    "fuse_cross_entropy", "fuse_norm", "fuse_swiglu",
+    "fuse_cross_entropy", "fuse_norm", "fuse_swiglu", "z_loss_coefficient", "num_logits_to_keep",
+    // positions of images, which text does not have
+    "mrope_section", "mrope_interleaved",
     // generation
     "max_length", "min_length", "max_new_tokens", "do_sample", "num_beams", "num_beam_groups",
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty",

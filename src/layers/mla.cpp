@@ -1,0 +1,223 @@
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values of all
+// heads come from one narrow vector a token, which is all that is kept of it beside one key for the
+// rotary positions that the heads share. Parameter names are near those of the published
+// checkpoints.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "layers/layers.h"
+#include "layers/rope_config.h"
+#include "layers/toolbox.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+struct MlaConfig {
+  int64_t heads = 0, query_rank = 0, latent = 0, head_dim = 0, rope_dim = 0, value_dim = 0;
+  bool has_rope = false, bias = false;
+  RopeConfig rope;
+  double scale = 0, norm_epsilon = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    constexpr double kMostScale = 1e4;
+    f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads");
+    f.check(f.has("head_dim") || context.hidden_size >= heads, "heads", "{} heads of a width of {}",
+            heads, context.hidden_size);
+    f.integer("head_dim", head_dim,
+              {std::max<int64_t>(1, context.hidden_size / heads), "hidden_size / heads"}, 1,
+              limits::kHeadDim, "of queries and keys, the part that has no positions");
+    f.integer("rope_dim", rope_dim, {(head_dim / 2 + 1) / 2 * 2, "head_dim / 2, made even"}, 1,
+              limits::kHeadDim, "of queries and keys, the part that has; its key is shared");
+    f.integer("value_dim", value_dim, {head_dim, "`head_dim`"}, 1, limits::kHeadDim,
+              "of a head's values");
+    f.integer("latent", latent, {4 * head_dim, "4 x head_dim"}, 1, limits::kWidth,
+              "width of the vector that keys and values come from");
+    f.integer("query_rank", query_rank, 0, 0, limits::kWidth,
+              "width between the two projections that make queries; 0: there is one");
+    has_rope = f.object(
+        "rope", [&](ConfigFields& inner) { rope.fields(inner, rope_dim); },
+        "rotary positions of the `rope_dim` part, an object as attention's; omitted: none");
+    f.number("scale", scale, {0.0, "1 / sqrt(head_dim + rope_dim)"}, 0, kMostScale,
+             "of the scores");
+    f.number("norm_epsilon", norm_epsilon, 1e-6, 0, 1, "of the norms of the narrow vectors");
+    f.boolean("bias", bias, false,
+              "on the projections from and to the stream, queries without "
+              "`query_rank` excepted");
+  }
+};
+
+// Two forms of the same numbers, which differ by rounding. Absorbed: the matrices that would widen
+// a latent vector are applied to queries and outputs instead, so that attention reads latent
+// vectors as they are kept. Expanded: keys and values are made, which takes fewer operations for
+// long texts that nothing is kept of.
+class MlaMixer final : public Mixer {
+ public:
+  using Config = MlaConfig;
+
+  MlaMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+           const StateScope& states)
+      : config_(config), norm_epsilon_(static_cast<float>(config.norm_epsilon)) {
+    const int64_t heads = config.heads, width = config.head_dim + config.rope_dim;
+    expanded_.heads = expanded_.kv_heads = absorbed_.heads = heads;
+    expanded_.head_dim = width;
+    expanded_.value_dim = config.value_dim;
+    absorbed_.kv_heads = 1;
+    absorbed_.head_dim = config.latent + config.rope_dim;
+    absorbed_.value_dim = config.latent;
+    absorbed_.value_in_key = true;
+    const double scale =
+        config.scale > 0 ? config.scale : 1 / std::sqrt(static_cast<double>(width));
+    expanded_.scale = absorbed_.scale = static_cast<float>(scale);
+    if (config.has_rope) angles_ = config.rope.angles();
+    make_parameters(context, scope);
+    latents_ = states.add(attention_journal(absorbed_));
+  }
+
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    Projected in;
+    Tensor from = x;
+    if (q_a_proj_.defined()) {
+      from = rms_norm(context, linear(context, x, q_a_proj_, q_a_bias_), q_norm_, norm_epsilon_);
+    }
+    in.q = linear(context, from, q_nope_proj_);
+    in.q_rope = turned(input, linear(context, from, q_rope_proj_));
+    const Tensor kv = linear(context, x, kv_a_proj_, kv_a_bias_);
+    in.latent = rms_norm(context, kv.column_slice(0, config_.latent), kv_norm_, norm_epsilon_);
+    in.k_rope = turned(input, kv.column_slice(config_.latent, config_.rope_dim));
+    const Tensor seen = expands(input) ? expanded(input, in) : absorbed(input, in);
+    return linear(context, seen, o_proj_, o_bias_);
+  }
+
+  // In the absorbed form.
+  double sequence_cost(double context) const override {
+    return context *
+           static_cast<double>(config_.heads * (4 * config_.latent + 2 * config_.rope_dim));
+  }
+
+  int64_t context_limit() const override {
+    return angles_ == nullptr ? kUnbounded : angles_->context;
+  }
+
+ private:
+  struct Projected {
+    Tensor q, q_rope, latent, k_rope;
+  };
+
+  void make_parameters(const LayerContext& context, const ParameterScope& scope) {
+    const int64_t d = context.hidden_size, heads = config_.heads;
+    const Initializer in = projection_initializer(context);
+    const Initializer zero = initializers::constant(0), one = initializers::constant(1);
+    int64_t from = d;
+    if (config_.query_rank > 0) {
+      from = config_.query_rank;
+      q_a_proj_ = scope.matrix("q_a_proj.weight", from, d, in);
+      if (config_.bias) q_a_bias_ = scope.tensor("q_a_proj.bias", {from}, zero);
+      q_norm_ = scope.tensor("q_a_layernorm.weight", {from}, one);
+    }
+    q_nope_proj_ = scope.matrix("q_nope_proj.weight", heads * config_.head_dim, from, in);
+    q_rope_proj_ = scope.matrix("q_rope_proj.weight", heads * config_.rope_dim, from, in);
+    kv_a_proj_ = scope.matrix("kv_a_proj.weight", config_.latent + config_.rope_dim, d, in);
+    if (config_.bias) {
+      kv_a_bias_ = scope.tensor("kv_a_proj.bias", {config_.latent + config_.rope_dim}, zero);
+    }
+    kv_norm_ = scope.tensor("kv_a_layernorm.weight", {config_.latent}, one);
+    for (int64_t head = 0; head < heads; ++head) {
+      const std::string end = std::to_string(head) + ".weight";
+      k_b_proj_.push_back(scope.matrix("k_b_proj." + end, config_.latent, config_.head_dim, in));
+      v_b_proj_.push_back(scope.matrix("v_b_proj." + end, config_.value_dim, config_.latent, in));
+    }
+    o_proj_ =
+        scope.matrix("o_proj.weight", d, heads * config_.value_dim, residual_initializer(context));
+    if (config_.bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
+  }
+
+  // Where rows must be exact, and where latent vectors are kept, there is one form.
+  static bool expands(const LayerInput& input) {
+    return !input.context.exact &&
+           std::ranges::all_of(input.batch.segments(),
+                               [](const Segment& segment) { return segment.state == nullptr; });
+  }
+
+  Tensor turned(const LayerInput& input, const Tensor& x) const {
+    if (angles_ == nullptr) return x;
+    return rope(input.context, x, input.batch.positions(), config_.rope_dim, angles_);
+  }
+
+  // Columns of head `head` among heads of equal width.
+  Tensor head_of(const Tensor& x, int64_t head) const {
+    const int64_t width = x.columns() / config_.heads;
+    return x.column_slice(head * width, width);
+  }
+
+  // part(h) for each head side by side, `between` after each of them.
+  template <typename Part, typename Between>
+  Tensor by_head(const Context& context, const Part& part, const Between& between) const {
+    std::vector<Tensor> parts;
+    for (int64_t head = 0; head < config_.heads; ++head) {
+      parts.push_back(part(head));
+      if (const Tensor after = between(head); after.defined()) parts.push_back(after);
+    }
+    return concatenate_columns(context, parts);
+  }
+
+  Tensor absorbed(const LayerInput& input, const Projected& in) const {
+    const Context& context = input.context;
+    const auto weight = [](const std::vector<Weight>& weights, int64_t head) -> const Weight& {
+      return weights[static_cast<size_t>(head)];
+    };
+    const Tensor q = by_head(
+        context, [&](int64_t h) { return linear(context, head_of(in.q, h), weight(k_b_proj_, h)); },
+        [&](int64_t h) { return head_of(in.q_rope, h); });
+    const Tensor key[] = {in.latent, in.k_rope};
+    const Tensor seen = attention(context, q, concatenate_columns(context, key), {}, absorbed_,
+                                  input.batch, latents_);
+    return by_head(
+        context, [&](int64_t h) { return linear(context, head_of(seen, h), weight(v_b_proj_, h)); },
+        [](int64_t) { return Tensor(); });
+  }
+
+  Tensor expanded(const LayerInput& input, const Projected& in) const {
+    const Context& context = input.context;
+    const Tensor q = by_head(
+        context, [&](int64_t h) { return head_of(in.q, h); },
+        [&](int64_t h) { return head_of(in.q_rope, h); });
+    const Tensor k = by_head(
+        context,
+        [&](int64_t h) {
+          return linear_transposed(context, in.latent, k_b_proj_[static_cast<size_t>(h)]);
+        },
+        [&](int64_t) { return in.k_rope; });
+    const Tensor v = by_head(
+        context,
+        [&](int64_t h) { return linear(context, in.latent, v_b_proj_[static_cast<size_t>(h)]); },
+        [](int64_t) { return Tensor(); });
+    return attention(context, q, k, v, expanded_, input.batch, latents_);
+  }
+
+  MlaConfig config_;
+  float norm_epsilon_;
+  AttentionOptions absorbed_, expanded_;
+  SharedAngles angles_;  // null: no positions
+  JournalSlot latents_;
+  Weight q_a_proj_, q_nope_proj_, q_rope_proj_, kv_a_proj_, o_proj_;
+  std::vector<Weight> k_b_proj_,
+      v_b_proj_;  // of each head: [latent, head_dim], [value_dim, latent]
+  Tensor q_a_bias_, q_norm_, kv_a_bias_, kv_norm_, o_bias_;
+};
+
+}  // namespace
+
+MixerType mla_mixer_type() {
+  return mixer_type<MlaMixer>(
+      "mla", "multi-head latent attention: keys and values from one narrow vector",
+      "arXiv 2405.04434",
+      R"({"type": "mla", "heads": 2, "head_dim": 8, "rope_dim": 4, "latent": 16, "rope": {}})");
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,78 @@
+// The Jamba family (arXiv 2403.19887, 2408.12570): Mamba with norms on its step sizes, B and C, and
+// a few layers of attention without positions. Layers without routed experts.
+#include "base/error.h"
+#include "model/families.h"
+#include "model/families/hybrid.h"
+
+namespace pronghorn {
+namespace {
+
+nlohmann::json read_mamba(ConfigReader& reader, int64_t hidden_size) {
+  nlohmann::json mixer = {
+      {"type", "mamba"},
+      {"inner_size", hidden_size * reader.integer("mamba_expand", 2, 1, 1 << 10)},
+      {"state", reader.integer("mamba_d_state", 16, 1)},
+      {"conv_kernel", reader.integer("mamba_d_conv", 4, 1)},
+      {"conv_bias", reader.boolean("mamba_conv_bias", true)},
+      {"bias", reader.boolean("mamba_proj_bias", false)},
+      {"inner_norms", "learned"}};
+  const nlohmann::json& rank = reader.raw("mamba_dt_rank");
+  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  return mixer;
+}
+
+ModelConfig read(ConfigReader reader) {
+  DecoderDefaults defaults{.kv_heads = 8};
+  defaults.rope.by_layer = true;  // there are none
+  Decoder decoder = read_decoder(reader, defaults);
+  require(reader.integer("num_experts", 16, 1) == 1, reader.path("num_experts"),
+          "routed experts are not supported in this family");
+  for (const char* key : {"num_experts_per_tok", "expert_layer_period", "expert_layer_offset"}) {
+    reader.ignore(key);
+  }
+  const nlohmann::json mamba =
+      read_mamba(reader, decoder.settings.at("hidden_size").get<int64_t>());
+  const int64_t period = reader.integer("attn_layer_period", 8, 1);
+  const int64_t offset = reader.integer("attn_layer_offset", 4, 0, period - 1);
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    if (layer % period != offset) mixer = mamba;
+  });
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const auto layers = hybrid_layers(config, "mamba");
+  const auto recurrent = layers_with(layers, "mamba");
+  if (recurrent.empty()) return {};
+  const auto attention = layers_with(layers, "attention");
+  nlohmann::json json = write_decoder(config, attention, "jamba", "JambaForCausalLM");
+  const nlohmann::json& mixer = attention.front()->mixers.front();
+  if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
+  // The first two layers of attention say how far they are apart.
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i]->mixers.front().at("type") == "attention") {
+      places.push_back(static_cast<int64_t>(i));
+    }
+  }
+  json["attn_layer_offset"] = places[0];
+  json["attn_layer_period"] = places.size() > 1 ? places[1] - places[0] : std::ssize(layers);
+  const nlohmann::json& mamba = recurrent.front()->mixers.front();
+  if (mamba.at("inner_size").get<int64_t>() % config.hidden_size != 0) return {};
+  json["mamba_expand"] = mamba.at("inner_size").get<int64_t>() / config.hidden_size;
+  json["mamba_d_state"] = mamba.at("state");
+  json["mamba_d_conv"] = mamba.at("conv_kernel");
+  json["mamba_conv_bias"] = mamba.at("conv_bias");
+  json["mamba_proj_bias"] = mamba.at("bias");
+  json["mamba_dt_rank"] = mamba.at("time_step_rank");
+  json["num_experts"] = json["num_experts_per_tok"] = 1;
+  json.erase("head_dim");
+  return json;
+}
+
+TensorRules tensors(const ModelConfig& config) { return mamba_hybrid_tensors(config, "mamba"); }
+
+}  // namespace
+
+Family jamba_family() { return {"jamba", read, write, tensors}; }
+
+}  // namespace pronghorn

@@ -1,0 +1,95 @@
+// The LFM2 family (arXiv 2511.23404): short convolutions between gates, attention in some layers,
+// with a norm on each head's query and key.
+#include "model/families.h"
+#include "model/families/hybrid.h"
+
+namespace pronghorn {
+namespace {
+
+// block_auto_adjust_ff_dim: two thirds of the size that is said, times a factor, rounded up.
+int64_t read_size(ConfigReader& reader) {
+  int64_t size = reader.integer("intermediate_size", 12288, 1, 1 << 24);
+  size = reader.integer("block_ff_dim", size, 1, 1 << 24);  // an older name, which counts for more
+  const bool adjust = reader.boolean("block_auto_adjust_ff_dim", true);
+  const double factor = reader.number("block_ffn_dim_multiplier", 1.0, 1e-3, 1e3);
+  const int64_t multiple = reader.integer("block_multiple_of", 256, 1, 1 << 20);
+  if (!adjust) return size;
+  const auto scaled = static_cast<int64_t>(factor * static_cast<double>(2 * size / 3));
+  return (scaled + multiple - 1) / multiple * multiple;
+}
+
+ModelConfig read(ConfigReader reader) {
+  const int64_t size = read_size(reader);
+  DecoderDefaults defaults{.kv_heads = 8, .size = size, .tied = true};
+  defaults.rope.theta = 1e6;
+  defaults.epsilon = reader.number("norm_eps", 1e-5, 0);
+  Decoder decoder = read_decoder(reader, defaults);
+  decoder.size = size;
+  decoder.mixer["qk_norm"] = true;
+  // An older name, which counts for more.
+  if (reader.has("tie_embedding")) {
+    decoder.settings["tie_embeddings"] = reader.boolean("tie_embedding");
+  }
+  const nlohmann::json convolution = {{"type", "short_conv"},
+                                      {"conv_kernel", reader.integer("conv_L_cache", 3, 1)},
+                                      {"bias", reader.boolean("conv_bias", false)}};
+  for (const char* key : {"block_dim", "block_norm_eps", "block_use_swiglu", "block_mlp_init_scale",
+                          "block_out_init_scale", "block_use_xavier_init", "conv_dim",
+                          "conv_dim_out", "conv_use_xavier_init", "num_heads", "use_pos_enc"}) {
+    reader.ignore(key);
+  }
+  const nlohmann::json& indices = reader.raw("full_attn_idxs");
+  const std::vector<bool> attention = read_attention_layers(
+      reader, "layer_types", decoder.layers, {"conv"},
+      [&](int64_t layer) { return !indices.is_array() || lists(indices, layer); });
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    if (!attention[static_cast<size_t>(layer)]) mixer = convolution;
+  });
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const auto layers = hybrid_layers(config, "short_conv");
+  const auto convolutions = layers_with(layers, "short_conv");
+  if (convolutions.empty()) return {};
+  nlohmann::json json =
+      write_decoder(config, layers_with(layers, "attention"), "lfm2", "Lfm2ForCausalLM");
+  const nlohmann::json& convolution = convolutions.front()->mixers.front();
+  json["conv_L_cache"] = convolution.at("conv_kernel");
+  json["conv_bias"] = convolution.at("bias");
+  json["layer_types"] = write_layer_kinds(layers, "conv");
+  json["norm_eps"] = config.norm_epsilon;
+  json["block_auto_adjust_ff_dim"] = false;
+  for (const char* key : {"rms_norm_eps", "hidden_act", "head_dim"}) json.erase(key);
+  return json;
+}
+
+TensorRules tensors(const ModelConfig& config) {
+  const std::string layer = "layers.*.", theirs = "model.layers.*.";
+  TensorRules tensors;
+  tensors.rules = mixer_rules(
+      config, "model.layers",
+      {{"attention",
+        "self_attn",
+        {{{"o_proj.weight"}, {"out_proj.weight"}, {}},
+         {{"q_norm.weight"}, {"q_layernorm.weight"}, {}},
+         {{"k_norm.weight"}, {"k_layernorm.weight"}, {}}}},
+       {"short_conv", "conv", {{{"conv.weight"}, {"conv.weight"}, transforms::squeeze(1)}}}});
+  const std::vector<TensorRule> rest = {
+      {{"embeddings.weight"}, {"model.embed_tokens.weight"}, {}},
+      {{layer + "mixer_norm.*"}, {theirs + "operator_norm.*"}, {}},
+      {{layer + "ffn_norm.*"}, {theirs + "ffn_norm.*"}, {}},
+      {{layer + "ffn.gate_proj.*"}, {theirs + "feed_forward.w1.*"}, {}},
+      {{layer + "ffn.up_proj.*"}, {theirs + "feed_forward.w3.*"}, {}},
+      {{layer + "ffn.down_proj.*"}, {theirs + "feed_forward.w2.*"}, {}},
+      {{"norm.*"}, {"model.embedding_norm.*"}, {}},
+      {{"lm_head.weight"}, {"lm_head.weight"}, {}}};
+  tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
+  tensors.passed_over = tied_head(config, "lm_head.weight");
+  return tensors;
+}
+
+}  // namespace
+
+Family lfm2_family() { return {"lfm2", read, write, tensors}; }
+
+}  // namespace pronghorn

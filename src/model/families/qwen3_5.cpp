@@ -1,0 +1,52 @@
+// The text models of Qwen3.5, on their own and within a model that sees.
+#include <utility>
+
+#include "base/error.h"
+#include "model/families.h"
+#include "model/families/qwen_hybrid.h"
+
+namespace pronghorn {
+namespace {
+
+ModelConfig read_text(ConfigReader reader) {
+  const QwenHybrid model = read_qwen_hybrid(reader);
+  return model.decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    if (!model.attention[static_cast<size_t>(layer)]) mixer = model.delta_net;
+  });
+}
+
+std::optional<nlohmann::json> write_text(const ModelConfig& config) {
+  return write_qwen_hybrid(config, "qwen3_5_text", "Qwen3_5ForCausalLM");
+}
+
+TensorRules text_tensors(const ModelConfig& config) {
+  return qwen_hybrid_tensors(config, "model", false);
+}
+TensorRules whole_tensors(const ModelConfig& config) {
+  return qwen_hybrid_tensors(config, "model.language_model", false);
+}
+
+ModelConfig read_whole(ConfigReader reader) {
+  reader.object("text_config");
+  nlohmann::json text = reader.raw("text_config");
+  if (!text.contains("tie_word_embeddings")) {
+    text["tie_word_embeddings"] = reader.boolean("tie_word_embeddings", false);
+  }
+  return read_text(ConfigReader(std::move(text), reader.path("text_config")));
+}
+
+std::optional<nlohmann::json> write_whole(const ModelConfig& config) {
+  std::optional<nlohmann::json> text = write_text(config);
+  if (!text) return {};
+  return nlohmann::json{{"model_type", "qwen3_5"},
+                        {"architectures", {"Qwen3_5ForConditionalGeneration"}},
+                        {"tie_word_embeddings", config.tie_embeddings},
+                        {"text_config", std::move(*text)}};
+}
+
+}  // namespace
+
+Family qwen3_5_text_family() { return {"qwen3_5_text", read_text, write_text, text_tensors}; }
+Family qwen3_5_family() { return {"qwen3_5", read_whole, write_whole, whole_tensors}; }
+
+}  // namespace pronghorn

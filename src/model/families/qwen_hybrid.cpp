@@ -1,0 +1,138 @@
+#include "model/families/qwen_hybrid.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "model/families/hybrid.h"
+
+namespace pronghorn {
+namespace {
+
+nlohmann::json read_delta_net(ConfigReader& reader) {
+  return {{"type", "gated_deltanet"},
+          {"heads", reader.integer("linear_num_key_heads", 16, 1)},
+          {"value_heads", reader.integer("linear_num_value_heads", 32, 1)},
+          {"head_dim", reader.integer("linear_key_head_dim", 128, 1)},
+          {"value_head_dim", reader.integer("linear_value_head_dim", 128, 1)},
+          {"conv_kernel", reader.integer("linear_conv_kernel_dim", 4, 1)}};
+}
+
+// What a DeltaNet's projections are published as: queries, keys and values one after another, or
+// with the gate, key head by key head.
+std::vector<TensorRule> projection_rules(int64_t key_heads, bool fused) {
+  if (fused) {
+    return {{{"q_proj.weight", "k_proj.weight", "v_proj.weight", "g_proj.weight"},
+             {"in_proj_qkvz.weight"},
+             transforms::split(0, key_heads)},
+            {{"b_proj.weight", "a_proj.weight"},
+             {"in_proj_ba.weight"},
+             transforms::split(0, key_heads)}};
+  }
+  return {{{"q_proj.weight", "k_proj.weight", "v_proj.weight"},
+           {"in_proj_qkv.weight"},
+           transforms::split()},
+          {{"g_proj.weight"}, {"in_proj_z.weight"}, {}},
+          {{"a_proj.weight"}, {"in_proj_a.weight"}, {}},
+          {{"b_proj.weight"}, {"in_proj_b.weight"}, {}}};
+}
+
+// Queries and their gates lie head by head.
+std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool fused) {
+  const Transform less_one = transforms::plus(1);
+  const auto q_and_gate = [&](const std::string& kind) {
+    return TensorRule{
+        {"q_proj." + kind, "g_proj." + kind}, {"q_proj." + kind}, transforms::split(0, heads)};
+  };
+  std::vector<TensorRule> recurrent = projection_rules(key_heads, fused);
+  recurrent.push_back({{"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"},
+                       {"conv1d.weight"},
+                       transforms::squeeze(1).then(transforms::split())});
+  recurrent.push_back({{"o_norm.weight"}, {"norm.weight"}, {}});
+  recurrent.push_back({{"o_proj.weight"}, {"out_proj.weight"}, {}});
+  return {{"attention",
+           "self_attn",
+           {q_and_gate("weight"),
+            q_and_gate("bias"),
+            {{"q_norm.weight"}, {"q_norm.weight"}, less_one},
+            {{"k_norm.weight"}, {"k_norm.weight"}, less_one}}},
+          {"gated_deltanet", "linear_attn", std::move(recurrent)}};
+}
+
+}  // namespace
+
+QwenHybrid read_qwen_hybrid(ConfigReader& reader) {
+  QwenHybrid result;
+  DecoderDefaults defaults{.kv_heads = 4, .head_dim = 256};
+  defaults.rope.partial = 0.25;
+  defaults.rope.has_partial = true;
+  Decoder& decoder = result.decoder;
+  decoder = read_decoder(reader, defaults);
+  decoder.mixer["qk_norm"] = true;
+  decoder.mixer["gate"] = true;
+  read_attention_bias(reader, decoder);
+  require(reader.boolean("attn_output_gate", true), reader.path("attn_output_gate"),
+          "false is not supported");
+  const int64_t interval = reader.integer("full_attention_interval", 4, 1);
+  result.attention =
+      read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention"},
+                            [&](int64_t layer) { return (layer + 1) % interval == 0; });
+  result.delta_net = read_delta_net(reader);
+  for (const char* key : {"mamba_ssm_dtype", "mtp_num_hidden_layers",
+                          "mtp_use_dedicated_embeddings", "mlp_only_layers"}) {
+    reader.ignore(key);
+  }
+  return result;
+}
+
+std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
+                                                const std::string& model_type,
+                                                const std::string& architecture) {
+  const auto layers = hybrid_layers(config, "gated_deltanet");
+  const auto recurrent = layers_with(layers, "gated_deltanet");
+  if (recurrent.empty()) return {};
+  const auto attention = layers_with(layers, "attention");
+  nlohmann::json json = write_decoder(config, attention, model_type, architecture);
+  if (!json.contains("rope_theta")) return {};
+  // Its default is not 1. Older readers look beside the object, newer ones inside.
+  const double share = json.value("partial_rotary_factor", 1.0);
+  json["partial_rotary_factor"] = share;
+  json["rope_parameters"] = {{"rope_type", "default"},
+                             {"rope_theta", json.at("rope_theta")},
+                             {"partial_rotary_factor", share}};
+  const nlohmann::json& mixer = recurrent.front()->mixers.front();
+  json["attention_bias"] = attention.front()->mixers.front().at("bias");
+  json["linear_num_key_heads"] = mixer.at("heads");
+  json["linear_num_value_heads"] = mixer.at("value_heads");
+  json["linear_key_head_dim"] = mixer.at("head_dim");
+  json["linear_value_head_dim"] = mixer.at("value_head_dim");
+  json["linear_conv_kernel_dim"] = mixer.at("conv_kernel");
+  json["layer_types"] = write_layer_kinds(layers, "linear_attention");
+  return json;
+}
+
+TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused) {
+  const std::string layer = "layers.*.", theirs = model + ".layers.*.";
+  const std::vector<const BlockConfig*> layers = layer_blocks(config);
+  const auto heads = [&](const char* mixer) -> int64_t {
+    const auto with = layers_with(layers, mixer);
+    return with.empty() ? 1 : with.front()->mixers.front().at("heads").get<int64_t>();
+  };
+  const Transform less_one = transforms::plus(1);
+  TensorRules tensors;
+  tensors.rules = mixer_rules(config, model + ".layers",
+                              mixer_tensors(heads("attention"), heads("gated_deltanet"), fused));
+  const std::vector<TensorRule> rest = {
+      {{"embeddings.weight"}, {model + ".embed_tokens.weight"}, {}},
+      {{layer + "mixer_norm.*"}, {theirs + "input_layernorm.*"}, less_one},
+      {{layer + "ffn_norm.*"}, {theirs + "post_attention_layernorm.*"}, less_one},
+      {{layer + "ffn.*"}, {theirs + "mlp.*"}, {}},
+      {{"norm.*"}, {model + ".norm.*"}, less_one},
+      {{"lm_head.weight"}, {"lm_head.weight"}, {}}};
+  tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
+  tensors.passed_over = tied_head(config, "lm_head.weight");
+  // The head for multi-token prediction, and the tower for images.
+  tensors.passed_over.insert(tensors.passed_over.end(), {"mtp.*", "model.visual.*"});
+  return tensors;
+}
+
+}  // namespace pronghorn
