@@ -89,12 +89,16 @@ TensorRules tensors(const ModelConfig& config) {
       {{"embeddings.weight"}, {"model.embed_tokens.weight"}, {}},
       {{layer + "mixer_norm.*"}, {theirs + "attention_layer_norm.*"}, {}},
       {{layer + "ffn_norm.*"}, {theirs + "feedforward_layer_norm.*"}, {}},
-      {{layer + "mixer_post_norm.*"}, {theirs + "post_attention_layernorm.*"}, {}},
+      {{layer + "mixer_post_norm.*"}, {theirs + "feedforward_layer_norm.*"}, {}},
       {{layer + "ffn_post_norm.*"}, {theirs + "post_feedforward_layernorm.*"}, {}},
       {{layer + "ffn.*"}, {theirs + "mlp.*"}, {}},
       {{"norm.*"}, {"model.norm.*"}, {}},
       {{"lm_head.weight"}, {"lm_head.weight"}, {}}};
   tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
+  // What the reference calls them after it has read them, and may have written.
+  tensors.aliases = {
+      {theirs + "attention_layer_norm.weight", theirs + "input_layernorm.weight"},
+      {theirs + "feedforward_layer_norm.weight", theirs + "post_attention_layernorm.weight"}};
   tensors.passed_over = tied_head(config, "lm_head.weight");
   return tensors;
 }
