@@ -1,4 +1,5 @@
 // pronghorn eval: perplexity and bits per byte on a text, accuracy on a synthetic task.
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -24,6 +25,26 @@ struct EvalOptions : Common {
   ContextLimit context = ContextLimit::warn;
 };
 
+nlohmann::json expert_shares_json(const ExpertLoads& loads) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& [layer, shares] : loads.shares()) {
+    json.push_back({{"layer", layer}, {"shares", shares}});
+  }
+  return json;
+}
+
+// What the least and the most used expert of each layer were given, 1 being an equal share.
+void print_expert_shares(const ExpertLoads& loads) {
+  lab::Table table({{"layer"}, {"experts"}, {"least used"}, {"most used"}});
+  for (const auto& [layer, shares] : loads.shares()) {
+    const auto [least, most] = std::ranges::minmax(shares);
+    table.add_row({std::to_string(layer), std::to_string(shares.size()),
+                   fmt::format("{:.2f}", least), fmt::format("{:.2f}", most)});
+  }
+  fmt::print("\nexperts, in shares of an equal load\n");
+  print_table(table);
+}
+
 void eval_text(const EvalOptions& options, const Model& model, Precision precision,
                int64_t window) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
@@ -47,6 +68,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
                        {"perplexity", score.perplexity()},
                        {"bits_per_byte", score.bits_per_byte()},
                        {"kept_shares", score.kept_shares()},
+                       {"expert_shares", expert_shares_json(score.expert_loads)},
                        {"window", window},
                        {"precision", name_of(precision)}});
   }
@@ -56,6 +78,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
       score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte(),
       name_of(precision));
   if (!score.entered.empty()) fmt::print("{}\n", kept_text(score.kept_shares()));
+  if (!score.expert_loads.empty()) print_expert_shares(score.expert_loads);
 }
 
 // Reads the beginning of the texts as one sequence and shows how it goes as that grows.

@@ -168,6 +168,7 @@ void inspect(const InspectOptions& options) {
   const Model& model = *loaded;
   const ModelConfig& config = model.config();
   const int64_t parameters = model.parameter_count();
+  const int64_t active = model.active_parameter_count();
   const int64_t resident = resident_weight_bytes(model, options.precision);
   const int64_t read_per_token = weight_bytes_per_token(model, options.precision);
 
@@ -176,6 +177,7 @@ void inspect(const InspectOptions& options) {
                          {"pattern", expanded_pattern(config.steps)},
                          {"parameters", parameters},
                          {"non_embedding_parameters", model.non_embedding_parameter_count()},
+                         {"active_parameters", active},
                          {"precision", name_of(options.precision)},
                          {"weights", weights_json(weight_bytes(model))},
                          {"resident_bytes", resident},
@@ -219,6 +221,11 @@ void inspect(const InspectOptions& options) {
   fmt::print("parameters  {}   ({} without embeddings)\n",
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())));
+  if (active < parameters) {
+    fmt::print(
+        "active      {}   (that a token meets: the others are of experts it is not given to)\n",
+        format_count(static_cast<double>(active)));
+  }
   fmt::print("trained for {}\n", trained_context_text(model));
   const std::string stored = weights_text(weight_bytes(model));
   fmt::print("weights     {}{} in memory to compute in {}\n", stored.empty() ? "" : stored + "; ",

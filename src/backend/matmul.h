@@ -23,6 +23,15 @@ namespace pronghorn {
 
 class Weight;
 
+// y [rows, out] = x [rows, in] W^T + bias (out numbers, or null), one of several.
+struct GroupedProduct {
+  const Weight* weight = nullptr;
+  ConstMatrix x;
+  int64_t rows = 0;
+  const float* bias = nullptr;
+  Matrix y;
+};
+
 class MatmulKernels {
  public:
   virtual ~MatmulKernels() = default;
@@ -33,6 +42,10 @@ class MatmulKernels {
   // machines with AMX use their tile kernels.
   virtual void linear_forward(const Weight& weight, ConstMatrix x, int64_t rows, const float* bias,
                               Matrix y, Precision precision, bool exact) = 0;
+
+  // The same for several weights, each with rows of its own.
+  virtual void grouped_forward(std::span<const GroupedProduct> products, Precision precision,
+                               bool exact) = 0;
 
   // dx [rows, in] = dy [rows, out] W.
   virtual void linear_backward_input(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,

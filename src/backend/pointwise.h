@@ -90,6 +90,16 @@ struct Upsampling {
   const float* bypass_scale = nullptr;  // [columns]
 };
 
+// Operands of combine_rows (ops/experts.h): y[i] = sum over s of weights[i][s] x[places[i][s]].
+// Each row of x has one place at most.
+struct Combination {
+  Extent extent;  // of y
+  int64_t slots = 0;
+  const int32_t* places = nullptr;  // [rows, slots]
+  const float* weights = nullptr;   // [rows, slots]
+  ConstMatrix x;
+};
+
 // What a row of logits says of its target.
 struct RowLoss {
   double nll = 0;    // ln Z - logit of the target
@@ -140,6 +150,11 @@ class PointwiseKernels {
   virtual void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) = 0;
   virtual void swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy,
                                Matrix dgate, Matrix dup) = 0;
+  // y = (clamp(up, -limit, limit) + 1) g sigmoid(1.702 g), g = min(gate, limit).
+  virtual void clamped_swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                              Matrix y) = 0;
+  virtual void clamped_swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                                       ConstMatrix dy, Matrix dgate, Matrix dup) = 0;
   virtual void decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) = 0;
   // d_dt and d_log_decay: gradients of the results; either may be null (zero).
   virtual void decay_gate_backward(const DecayGate& gate, ConstMatrix d_dt, ConstMatrix d_log_decay,
@@ -167,6 +182,11 @@ class PointwiseKernels {
   virtual void upsample(const Upsampling& arguments, Matrix out) = 0;
   virtual void upsample_backward(const Upsampling& arguments, ConstMatrix d_out, Matrix dx,
                                  Matrix dy, Matrix dweights, GradVector d_bypass_scale) = 0;
+
+  virtual void combine_rows(const Combination& arguments, Matrix y) = 0;
+  // dx at the rows that have a place.
+  virtual void combine_rows_backward(const Combination& arguments, ConstMatrix dy, Matrix dx,
+                                     Matrix dweights) = 0;
 
   // For each row of logits [rows, vocabulary] with a target (targets[i] >= 0) its loss. gradient:
   // logits are overwritten by the gradients of

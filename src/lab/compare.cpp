@@ -197,6 +197,8 @@ class Comparison {
       Model model(entrant.config, options_.seed);
       result.parameters = model.parameter_count();
       result.non_embedding_parameters = model.non_embedding_parameter_count();
+      const int64_t active = model.active_parameter_count();
+      if (active < result.parameters) result.active_parameters = active;
       spdlog::info("{}: {} parameters, pattern {}", entrant.name,
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
       train_and_judge(entrant, model, options_.seed, result);
@@ -285,6 +287,10 @@ class Comparison {
     if (peak > 0) result.train_fraction_of_peak = flops / (peak * 1e9);
     result.held_out_bits_per_byte = trained.held_out_bits_per_byte;
     result.best_held_out_bits_per_byte = trained.best_bits_per_byte;
+    if (!trained.expert_loads.empty()) {
+      result.least_expert_share = trained.expert_loads.least();
+      result.most_expert_share = trained.expert_loads.most();
+    }
     result.peak_training_bytes = trained.peak_bytes;
     for (const TrainLogLine& line : read_train_log(run.directory / "log.jsonl")) {
       result.curve.push_back(

@@ -223,15 +223,22 @@ std::string model_cards(const CompareRun& run) {
       return value ? format_bits(*value) + " bits/byte" : std::string();
     };
     html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(i), html_escape(a.name));
-    html +=
-        fact_list({{"Pattern", a.pattern},
-                   {"Configuration", a.config_path},
-                   {"Parameters", fmt::format("{}, {} without embeddings", count_of(a.parameters),
-                                              count_of(a.non_embedding_parameters))},
-                   {"Trained", fmt::format("{} tokens in {}", count_of(a.train_tokens),
-                                           format_duration(a.train_seconds))},
-                   {"Held out", bits(a.held_out_bits_per_byte)},
-                   {"Best on the way", bits(a.best_held_out_bits_per_byte)}});
+    html += fact_list(
+        {{"Pattern", a.pattern},
+         {"Configuration", a.config_path},
+         {"Parameters", fmt::format("{}, {} without embeddings", count_of(a.parameters),
+                                    count_of(a.non_embedding_parameters))},
+         {"Active", a.active_parameters ? count_of(*a.active_parameters) + " that a token meets"
+                                        : std::string()},
+         {"Experts", a.least_expert_share && a.most_expert_share
+                         ? fmt::format("{:.2f} to {:.2f} of an equal share of the "
+                                       "held-out text",
+                                       *a.least_expert_share, *a.most_expert_share)
+                         : std::string()},
+         {"Trained", fmt::format("{} tokens in {}", count_of(a.train_tokens),
+                                 format_duration(a.train_seconds))},
+         {"Held out", bits(a.held_out_bits_per_byte)},
+         {"Best on the way", bits(a.best_held_out_bits_per_byte)}});
     if (a.failure) {
       html += "<p class=\"failure\">Failed: " + html_escape(*a.failure) + "</p>\n";
     }

@@ -85,6 +85,9 @@ void fields(const Io& io, T& value) {
   io("pattern", value.pattern);
   io("parameters", value.parameters);
   io("non_embedding_parameters", value.non_embedding_parameters);
+  io("active_parameters", value.active_parameters);
+  io("least_expert_share", value.least_expert_share);
+  io("most_expert_share", value.most_expert_share);
   io("train_tokens", value.train_tokens);
   io("train_seconds", value.train_seconds);
   io("train_tokens_per_second", value.train_tokens_per_second);

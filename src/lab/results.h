@@ -85,6 +85,10 @@ struct ArchitectureResult {
   std::string pattern;
   int64_t parameters = 0;
   int64_t non_embedding_parameters = 0;
+  // Of a model with experts: the parameters that a token meets, and what the least and the most
+  // used expert of a layer got of the held-out text, in shares of an equal load.
+  std::optional<int64_t> active_parameters;
+  std::optional<double> least_expert_share, most_expert_share;
   int64_t train_tokens = 0;
   double train_seconds = 0;
   std::optional<double> train_tokens_per_second;

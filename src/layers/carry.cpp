@@ -37,11 +37,15 @@ const Tensor& Carry::at(std::string_view name) const {
 
 void Carry::add_loss(std::string_view name, Tensor value, double weight) {
   require(value.size() == 1, name, "a layer's loss has {} numbers", value.size());
-  if (wants_losses_) losses_.push_back({std::string(name), std::move(value), weight});
+  if (wanted_.losses) losses_.push_back({std::string(name), std::move(value), weight});
+}
+
+void Carry::add_load(ExpertLoad load) {
+  if (wanted_.loads) loads_.push_back(std::move(load));
 }
 
 Carry Carry::select(const Context& context, std::span<const int32_t> rows) const {
-  Carry inner(static_cast<int64_t>(rows.size()), wants_losses_);
+  Carry inner(static_cast<int64_t>(rows.size()), wanted_);
   if (rows.empty()) return inner;
   for (const Entry& entry : entries_) {
     inner.entries_.push_back({entry.name, gather_rows(context, entry.tensor, rows)});
@@ -49,8 +53,9 @@ Carry Carry::select(const Context& context, std::span<const int32_t> rows) const
   return inner;
 }
 
-void Carry::take_losses(const Carry& inner) {
+void Carry::take(const Carry& inner) {
   losses_.insert(losses_.end(), inner.losses_.begin(), inner.losses_.end());
+  loads_.insert(loads_.end(), inner.loads_.begin(), inner.loads_.end());
 }
 
 }  // namespace pronghorn

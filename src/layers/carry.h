@@ -20,11 +20,21 @@ struct LayerLoss {
   double weight = 1;
 };
 
+// How many rows of a batch each expert of a layer was given.
+struct ExpertLoad {
+  int64_t layer = 0;
+  std::vector<int64_t> rows;
+};
+
+// Which of what layers hand out somebody receives.
+struct HandedOut {
+  bool losses = false, loads = false;
+};
+
 class Carry {
  public:
-  // rows: of the batch. wants_losses: somebody receives what add_loss() is given.
-  explicit Carry(int64_t rows, bool wants_losses = false)
-      : rows_(rows), wants_losses_(wants_losses) {}
+  // rows: of the batch.
+  explicit Carry(int64_t rows, HandedOut wanted = {}) : rows_(rows), wanted_(wanted) {}
 
   // Carries `tensor`, one row per row of the batch, under this name for the layers that follow.
   // One that is there already is replaced. Throws Error if the number of rows is another.
@@ -35,14 +45,17 @@ class Carry {
   const Tensor& at(std::string_view name) const;
 
   // Whether to compute a loss at all: without a receiver it would be thrown away.
-  bool wants_losses() const { return wants_losses_; }
+  bool wants_losses() const { return wanted_.losses; }
   void add_loss(std::string_view name, Tensor value, double weight);
   std::span<const LayerLoss> losses() const { return losses_; }
+  bool wants_loads() const { return wanted_.loads; }
+  void add_load(ExpertLoad load);
+  std::span<const ExpertLoad> loads() const { return loads_; }
 
   // Of a subsampled span: the carried tensors' rows that enter it. What layers in the span carry
-  // ends with the span; their losses, means over the rows there, are handed on by take_losses().
+  // ends with the span; what they hand out, of the rows there, is handed on by take().
   Carry select(const Context& context, std::span<const int32_t> rows) const;
-  void take_losses(const Carry& inner);
+  void take(const Carry& inner);
 
   // For whoever has to put other tensors in their places (recomputed blocks).
   struct Entry {
@@ -54,9 +67,10 @@ class Carry {
 
  private:
   int64_t rows_;
-  bool wants_losses_;
+  HandedOut wanted_;
   std::vector<Entry> entries_;
   std::vector<LayerLoss> losses_;
+  std::vector<ExpertLoad> loads_;
 };
 
 }  // namespace pronghorn

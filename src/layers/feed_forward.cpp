@@ -25,11 +25,7 @@ void read_general(ConfigFields& f, FeedForwardConfig& config) {
   std::string name;
   f.one_of("activation", name, {"silu", "gelu", "gelu_tanh", "relu", "relu2"}, kRequired,
            "`\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"` or `\"relu2\"`, its square");
-  config.activation = name == "silu"        ? Activation::silu
-                      : name == "gelu"      ? Activation::gelu
-                      : name == "gelu_tanh" ? Activation::gelu_tanh
-                      : name == "relu"      ? Activation::relu
-                                            : Activation::relu_squared;
+  config.activation = activation_named(name);
   f.boolean("bias", config.bias, false, "on all projections");
   f.boolean("norm", config.norm, false, "RMSNorm before the last projection");
   config.bits = read_product_bits(f);

@@ -61,9 +61,6 @@ class FeedForward {
 
   // As Mixer::sequence_cost().
   virtual double sequence_cost(double) const { return 0; }
-  // Numbers of its registered matrices that one token is not multiplied with, on average: experts
-  // that it is not sent to.
-  virtual int64_t idle_weights() const { return 0; }
 };
 
 // The norm before a mixer or feed-forward, fused with the residual addition in front of it, or

@@ -73,5 +73,6 @@ FeedForwardType swiglu_type();
 FeedForwardType gelu_type();
 FeedForwardType glu_type();
 FeedForwardType mlp_type();
+FeedForwardType moe_type();
 
 }  // namespace pronghorn

@@ -101,19 +101,27 @@ Tensor ParameterStore::tensor(std::string name, Shape shape, const Initializer& 
 }
 
 Weight ParameterStore::matrix(std::string name, int64_t out, int64_t in,
-                              const Initializer& initializer) {
+                              const Initializer& initializer, double share) {
   const bool training = purpose_ == Purpose::training;
   Parameter& parameter = add(std::move(name), {out, in}, training);
   initialize(parameter, initializer);
   parameter.matrix = training ? Weight(parameter.value) : Weight(out, in);
-  matrix_size_ += parameter.size();
+  parameter.share = share;
+  matrix_size_ += share * static_cast<double>(parameter.size());
   return parameter.matrix;
 }
 
 Tensor ParameterStore::average(std::string name, Shape shape) {
   const Tensor value =
       tensor(std::move(name), std::move(shape), initializers::constant(0), Decay::no);
-  parameters_.back().averaged = true;
+  parameters_.back().learning = Learning::average;
+  return value;
+}
+
+Tensor ParameterStore::counter(std::string name, Shape shape, double step) {
+  const Tensor value =
+      tensor(std::move(name), std::move(shape), initializers::constant(0), Decay::no, step);
+  parameters_.back().learning = Learning::sign;
   return value;
 }
 

@@ -18,6 +18,14 @@ namespace pronghorn {
 // What a model is made for. Inference keeps matrices as they are stored and has no gradients.
 enum class Purpose : bool { training, inference };
 
+// What a step of training does to a parameter.
+enum class Learning {
+  loss,     // descends the gradient of the loss
+  average,  // follows an average: its gradient is the sum, over the sequences of a step, of how far
+            // it is above what each would have it be
+  sign      // moves by learning_rate_scale against the sign of each element of its gradient
+};
+
 struct Parameter {
   std::string name;  // dotted path, for example "layers.3.mixer.in_proj.weight"
   Shape shape;
@@ -29,9 +37,9 @@ struct Parameter {
   const Encoding* encoding = &encodings::f32;
   bool decay = true;  // takes part in weight decay
   double learning_rate_scale = 1;
-  // Follows an average of what it sees in place of the loss. Its gradient is the sum, over the
-  // sequences of a step, of how far it is above what each would have it be.
-  bool averaged = false;
+  Learning learning = Learning::loss;
+  // Of a matrix: the share of tokens that are multiplied with it, on average.
+  double share = 1;
 
   int64_t size() const;
   // The numbers as they are stored or, where only a packed copy is left, as they were. Throws Error
@@ -66,9 +74,13 @@ class ParameterStore {
   // fit into this machine's memory.
   Tensor tensor(std::string name, Shape shape, const Initializer& initializer, Decay decay,
                 double learning_rate_scale = 1);
-  Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer);
+  // share: see Parameter.
+  Weight matrix(std::string name, int64_t out, int64_t in, const Initializer& initializer,
+                double share = 1);
   // A parameter that is averaged, from 0 on.
   Tensor average(std::string name, Shape shape);
+  // One that moves by `step` against the sign of its gradient, from 0 on.
+  Tensor counter(std::string name, Shape shape, double step);
 
   // Gives the parameter at `index` of all() its numbers. Throws Error if they are too few or too
   // many.
@@ -78,8 +90,8 @@ class ParameterStore {
   void freeze();
 
   const std::vector<Parameter>& all() const { return parameters_; }
-  // Numbers of all matrices: a token that is multiplied with each of them once costs twice that.
-  int64_t matrix_size() const { return matrix_size_; }
+  // Numbers of matrices that a token is multiplied with: it costs twice that.
+  double matrix_size() const { return matrix_size_; }
   // Bytes that all need at least: 4 per number, half a byte where the encoding is not known yet.
   int64_t bytes_needed() const { return bytes_needed_; }
 
@@ -93,7 +105,8 @@ class ParameterStore {
   uint64_t seed_;
   bool initialize_;
   Purpose purpose_;
-  int64_t bytes_needed_ = 0, matrix_size_ = 0;
+  int64_t bytes_needed_ = 0;
+  double matrix_size_ = 0;
   std::vector<Parameter> parameters_;
   std::unordered_set<std::string> names_;
 };
@@ -110,12 +123,15 @@ class ParameterScope {
                 Decay decay = Decay::no, double learning_rate_scale = 1) const {
     return store_->tensor(path(name), std::move(shape), initializer, decay, learning_rate_scale);
   }
-  Weight matrix(std::string_view name, int64_t out, int64_t in,
-                const Initializer& initializer) const {
-    return store_->matrix(path(name), out, in, initializer);
+  Weight matrix(std::string_view name, int64_t out, int64_t in, const Initializer& initializer,
+                double share = 1) const {
+    return store_->matrix(path(name), out, in, initializer, share);
   }
   Tensor average(std::string_view name, Shape shape) const {
     return store_->average(path(name), std::move(shape));
+  }
+  Tensor counter(std::string_view name, Shape shape, double step) const {
+    return store_->counter(path(name), std::move(shape), step);
   }
 
  private:

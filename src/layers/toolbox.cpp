@@ -35,6 +35,14 @@ Initializer TimeStepConfig::bias() const {
   return initializers::inverse_softplus_log_uniform(minimum, maximum, floor);
 }
 
+Activation activation_named(std::string_view name) {
+  return name == "silu"        ? Activation::silu
+         : name == "gelu"      ? Activation::gelu
+         : name == "gelu_tanh" ? Activation::gelu_tanh
+         : name == "relu"      ? Activation::relu
+                               : Activation::relu_squared;
+}
+
 Initializer convolution_initializer(int64_t taps) {
   const double bound = 1 / std::sqrt(static_cast<double>(taps));
   return initializers::uniform(-bound, bound);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "backend/activation.h"
 #include "layers/fields.h"
 #include "layers/layer.h"
 
@@ -17,6 +18,7 @@ constexpr int64_t kState = 4096;
 constexpr int64_t kChannelState = 1024;  // of a state per channel
 constexpr int64_t kWidth = 1 << 20;
 constexpr int64_t kTaps = 64;  // of a convolution
+constexpr int64_t kExperts = 4096;
 constexpr double kRopeTheta = 1e12;
 constexpr double kLeastExpand = 0.0625, kExpand = 64;
 constexpr double kLeastTimeStep = 1e-8, kTimeStep = 1e3;
@@ -49,6 +51,9 @@ struct TimeStepConfig {
   void fields(ConfigFields& f);
   Initializer bias() const;
 };
+
+// An activation by its name in configurations: "silu", "gelu", "gelu_tanh", "relu" or "relu2".
+Activation activation_named(std::string_view name);
 
 // PyTorch's default for a depthwise convolution: uniform within 1/sqrt(fan-in). Of taps and bias.
 Initializer convolution_initializer(int64_t taps);

@@ -38,7 +38,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
   const bool mixes = !config.mixers.empty();
   if (mixes && config.norms != Norms::after) mixer_norm_ = norm("mixer_norm");
   if (mixes && config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
-  const int64_t matrices_before = scope.store().matrix_size();
+  const double matrices_before = scope.store().matrix_size();
   const StateScope states(state_layer, journals_);
   const bool several = config.mixers.size() > 1;
   for (size_t i = 0; i < config.mixers.size(); ++i) {
@@ -61,7 +61,6 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
     feed_forward_ = type.create(config.feed_forward, context, scope.child("ffn"), states);
   }
   matrix_size_ = scope.store().matrix_size() - matrices_before;
-  if (feed_forward_ != nullptr) matrix_size_ -= feed_forward_->idle_weights();
 }
 
 Stream Block::forward(const LayerInput& input, const Stream& stream) const {
@@ -101,7 +100,7 @@ Tensor Block::mix(const LayerInput& input, const Tensor& x) const {
 }
 
 TokenCost Block::cost(double context) const {
-  TokenCost total{2 * static_cast<double>(matrix_size_), 0};
+  TokenCost total{2 * matrix_size_, 0};
   for (const auto& mixer : mixers_) total.sequence += mixer->sequence_cost(context);
   if (feed_forward_ != nullptr) total.sequence += feed_forward_->sequence_cost(context);
   return total;

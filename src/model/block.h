@@ -46,7 +46,7 @@ class Block {
   Tensor addend(const Context& context, const Norm& norm, const Tensor& given) const;
 
   std::vector<JournalShape> journals_;
-  int64_t matrix_size_ = 0;  // numbers of the matrices that a token is multiplied with
+  double matrix_size_ = 0;  // numbers of the matrices that a token is multiplied with
   // Undefined where the configuration has none.
   Norm mixer_norm_, mixer_post_norm_, ffn_norm_, ffn_post_norm_;
   BlockConfig::Residual residual_;

@@ -202,7 +202,8 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
     std::vector<int32_t> rows;  // of the whole batch that are in the span; only with on_span
   };
   std::vector<OpenSpan> open;
-  Carry whole(batch.rows(), context.tape != nullptr && observer.on_loss);
+  Carry whole(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss,
+                             .loads = static_cast<bool>(observer.on_load)});
   Stream stream{embedded(context, batch), {}};
   size_t block = 0;
   int64_t next_span = 0;
@@ -240,12 +241,13 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
     } else {
       const OpenSpan ended = std::move(open.back());
       open.pop_back();
-      (open.empty() ? whole : open.back().carry).take_losses(ended.carry);
+      (open.empty() ? whole : open.back().carry).take(ended.carry);
       stream = {ended.layer.leave(context, ended.span, stream.value(context)), {}};
     }
   }
   const Tensor hidden = normalized(norm_, context, stream);
   for (const LayerLoss& loss : whole.losses()) observer.on_loss(loss);
+  for (const ExpertLoad& load : whole.loads()) observer.on_load(load);
   advance(batch);
   return hidden;
 }
@@ -255,7 +257,7 @@ Tensor Model::mtp_forward(const Context& asked, int64_t head, const Tensor& hidd
   require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
   const Context context = context_of(asked, batch);
   const Tensor tokens = embedded(context, batch);
-  Carry carry(batch.rows(), context.tape != nullptr && observer.on_loss);
+  Carry carry(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss});
   const Tensor result =
       mtp_[static_cast<size_t>(head)].forward({context, batch, carry}, hidden, tokens);
   for (const LayerLoss& loss : carry.losses()) observer.on_loss(loss);
@@ -301,6 +303,14 @@ int64_t Model::parameter_count() const {
   return std::accumulate(
       parameters().begin(), parameters().end(), int64_t{0},
       [](int64_t sum, const Parameter& parameter) { return sum + parameter.size(); });
+}
+
+int64_t Model::active_parameter_count() const {
+  double active = 0;
+  for (const Parameter& parameter : parameters()) {
+    active += parameter.share * static_cast<double>(parameter.size());
+  }
+  return std::llround(active);
 }
 
 int64_t Model::non_embedding_parameter_count() const {

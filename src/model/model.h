@@ -112,6 +112,8 @@ class Model {
   // Takes the place of the adapter there is.
   void set_adapter(std::shared_ptr<const Adapter> adapter);
   int64_t parameter_count() const;
+  // Those that a token meets, on average: without the experts that it is not given to.
+  int64_t active_parameter_count() const;
   // Without the embedding table (and without an untied head, its counterpart).
   int64_t non_embedding_parameter_count() const;
 

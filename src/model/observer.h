@@ -40,6 +40,9 @@ struct ForwardObserver {
   // At the end, with a tape: each loss of a layer. To take part in training its value needs a
   // gradient before the tape runs.
   std::function<void(const LayerLoss& loss)> on_loss = {};
+  // At the end: how many rows each expert of a layer was given. Not in heads for multi-token
+  // prediction.
+  std::function<void(const ExpertLoad& load)> on_load = {};
 };
 
 }  // namespace pronghorn

@@ -1,6 +1,7 @@
 #include "model/weight_bytes.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "backend/backend.h"
 
@@ -60,18 +61,19 @@ int64_t resident_weight_bytes(const Model& model, Precision precision) {
 }
 
 int64_t weight_bytes_per_token(const Model& model, Precision precision) {
-  int64_t bytes = 0;
+  double bytes = 0;
   for (const Parameter& parameter : model.parameters()) {
     if (parameter.name.starts_with("mtp.")) continue;
     if (!parameter.matrix.defined()) {
-      bytes += value_bytes(parameter);
+      bytes += static_cast<double>(value_bytes(parameter));
     } else if (parameter.name == "embeddings.weight" && !model.config().tie_embeddings) {
-      bytes += parameter.matrix.encoding().bytes(parameter.matrix.in());
+      bytes += static_cast<double>(parameter.matrix.encoding().bytes(parameter.matrix.in()));
     } else {
-      bytes += backend().matmul().bytes_read(parameter.matrix, precision);
+      bytes += parameter.share *
+               static_cast<double>(backend().matmul().bytes_read(parameter.matrix, precision));
     }
   }
-  return bytes;
+  return std::llround(bytes);
 }
 
 }  // namespace pronghorn

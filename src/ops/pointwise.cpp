@@ -153,6 +153,23 @@ Tensor swiglu(const Context& context, const Tensor& gate, const Tensor& up) {
   return y;
 }
 
+Tensor clamped_swiglu(const Context& context, const Tensor& gate, const Tensor& up, float limit) {
+  require_same_shape(gate, up, "clamped_swiglu");
+  Tensor y = Tensor::empty(gate.shape());
+  backend().pointwise().clamped_swiglu(extent_of(gate), input_matrix(gate), input_matrix(up), limit,
+                                       output_matrix(y));
+  if (needs_gradient(context, y, gate, up)) {
+    context.tape->record([gate, up, y, limit] {
+      if (!y.has_grad()) return;
+      const Matrix dgate = input_gradient(gate), dup = input_gradient(up);
+      backend().pointwise().clamped_swiglu_backward(extent_of(gate), input_matrix(gate),
+                                                    input_matrix(up), limit, output_gradient(y),
+                                                    dgate, dup);
+    });
+  }
+  return y;
+}
+
 std::pair<Tensor, Tensor> decay_gate(const Context& context, const Tensor& raw,
                                      const Tensor& dt_bias, const Tensor& A_log, float minimum,
                                      float maximum) {

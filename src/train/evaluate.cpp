@@ -53,6 +53,7 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
       score.entered[number] +=
           std::count_if(span.scores.begin(), span.scores.end(), [](float s) { return s > 0; });
     };
+    observer.on_load = [&](const ExpertLoad& load) { score.expert_loads.add(load); };
     const Tensor hidden = model.forward(context, batch, observer);
     const CrossEntropy result = model.cross_entropy(context, hidden, targets, 1, 0);
     score.tokens += result.count;
@@ -82,6 +83,7 @@ TextScore& TextScore::operator+=(const TextScore& other) {
   tokens += other.tokens;
   bytes += other.bytes;
   nll += other.nll;
+  expert_loads += other.expert_loads;
   entered.resize(std::max(entered.size(), other.entered.size()));
   for (size_t span = 0; span < other.entered.size(); ++span) entered[span] += other.entered[span];
   return *this;

@@ -11,6 +11,7 @@
 #include "model/model.h"
 #include "ops/cross_entropy.h"
 #include "train/data_source.h"
+#include "train/expert_loads.h"
 #include "train/token_shards.h"
 
 namespace pronghorn {
@@ -20,6 +21,7 @@ struct TextScore {
   double bytes = 0;              // of text that they stand for
   double nll = 0;                // their sum, nats
   std::vector<int64_t> entered;  // tokens that entered each subsampled span
+  ExpertLoads expert_loads;
   double perplexity() const;     // e^(nll / tokens)
   double bits_per_byte() const;  // nll / ln 2 / bytes
   // Share of the tokens that entered each subsampled span.

@@ -71,6 +71,10 @@ class TrainLog {
                                    {"seconds", line.seconds},
                                    {"tokens_per_second", line.tokens_per_second}};
     if (!line.layer_losses.empty()) json["layer_losses"] = line.layer_losses;
+    if (line.expert_shares) {
+      json["expert_shares"] = {{"least", line.expert_shares->least},
+                               {"most", line.expert_shares->most}};
+    }
     if (line.held_out_bits_per_byte) json["held_out_bits_per_byte"] = *line.held_out_bits_per_byte;
     return json.dump() + "\n";
   }
@@ -100,6 +104,16 @@ void follow(const Tensor& value, int64_t step, int64_t sequences) {
   const std::span<const float> gradient = value.grad().values();
   for (size_t i = 0; i < gradient.size(); ++i) {
     value.data()[i] -= static_cast<float>(observed) * gradient[i];
+  }
+  value.bump_version();
+}
+
+// A step of a parameter that counts.
+void step_against_sign(const Tensor& value, double step) {
+  const std::span<const float> gradient = value.grad().values();
+  for (size_t i = 0; i < gradient.size(); ++i) {
+    const double sign = gradient[i] > 0 ? 1 : gradient[i] < 0 ? -1 : 0;
+    value.data()[i] -= static_cast<float>(step * sign);
   }
   value.bump_version();
 }
@@ -279,6 +293,9 @@ class TrainLoop {
     line.seconds = state_.seconds;
     line.loss = result.loss;
     line.layer_losses = result.layer_losses;
+    if (!result.expert_loads.empty()) {
+      line.expert_shares = {result.expert_loads.least(), result.expert_loads.most()};
+    }
     line.gradient_norm = result.gradient_norm;
     line.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
     rates_.push_back(line.tokens_per_second);
@@ -291,6 +308,10 @@ class TrainLoop {
         fmt::format("{} tokens/s  loss {:.3f}", format_count(line.tokens_per_second), line.loss);
     if (held_out_ == nullptr)
       text += fmt::format("  {:.1f}% of answers right", 100 * last_accuracy_);
+    if (line.expert_shares) {
+      text += fmt::format("  experts {:.2f} to {:.2f}", line.expert_shares->least,
+                          line.expert_shares->most);
+    }
     if (last_score_ > 0) text += fmt::format("  held out {:.3f} bits/byte", last_score_);
     return text;
   }
@@ -299,6 +320,7 @@ class TrainLoop {
     const TextScore result =
         evaluate_text(model_, run_.config.precision, *held_out_, source_.length(), tokens);
     last_score_ = result.bits_per_byte();
+    last_loads_ = result.expert_loads;
     if (state_.best_bits_per_byte == 0 || last_score_ < state_.best_bits_per_byte) {
       state_.best_bits_per_byte = last_score_;
       save_model(run_.directory / "best");
@@ -322,6 +344,7 @@ class TrainLoop {
     result.peak_bytes = memory_use().peak;
     result.interrupted = stop_requested;
     if (!stop_requested && held_out_ != nullptr) result.held_out_bits_per_byte = score(0);
+    result.expert_loads = last_loads_;
     save_state();
     save_model(run_.directory);
     if (!stop_requested && held_out_ == nullptr) {
@@ -347,6 +370,7 @@ class TrainLoop {
   int64_t step_tokens_;
   std::vector<double> rates_;
   double last_score_ = 0, last_accuracy_ = 0;
+  ExpertLoads last_loads_;
   std::optional<double> start_score_;
 };
 
@@ -375,6 +399,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   double loss = 0;
   int64_t correct = 0;
   std::map<std::string, double> layer_losses;
+  ExpertLoads loads;
   for (int64_t first = 0; first < sequences; first += micro) {
     const int64_t rows = std::min(micro, sequences - first) * length;
     const auto at = static_cast<size_t>(first * length);
@@ -396,6 +421,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
       layer_loss.value.give_grad(
           Tensor::full(layer_loss.value.shape(), static_cast<float>(share * layer_loss.weight)));
     };
+    observer.on_load = [&](const ExpertLoad& load) { loads.add(load); };
     const Tensor hidden = model.forward(context, batch, observer);
     const auto wanted = std::span(targets).subspan(at, static_cast<size_t>(rows));
     const CrossEntropy result =
@@ -410,7 +436,7 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
 
   double squares = 0;
   for (const Parameter& parameter : model.trained()) {
-    if (!parameter.value.has_grad() || parameter.averaged) continue;
+    if (!parameter.value.has_grad() || parameter.learning != Learning::loss) continue;
     squares += sum_of_squares(parameter.value.grad().values());
   }
   const auto clear_gradients = [&] {
@@ -434,8 +460,12 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   for (size_t i = 0; i < model.trained().size(); ++i) {
     const Parameter& parameter = model.trained()[i];
     if (!parameter.value.has_grad()) continue;
-    if (parameter.averaged) {
+    if (parameter.learning == Learning::average) {
       follow(parameter.value, state.step, sequences);
+      continue;
+    }
+    if (parameter.learning == Learning::sign) {
+      step_against_sign(parameter.value, parameter.learning_rate_scale);
       continue;
     }
     settings.weight_decay = parameter.decay ? config.weight_decay : 0;
@@ -447,7 +477,8 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   clear_gradients();
   state.step += 1;
   state.tokens += sequences * length;
-  return {loss, norm, static_cast<double>(correct) * gradient_scale, std::move(layer_losses)};
+  return {loss, norm, static_cast<double>(correct) * gradient_scale, std::move(layer_losses),
+          std::move(loads)};
 }
 
 bool holds_training_run(const std::filesystem::path& directory) {
@@ -500,6 +531,10 @@ std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path, int6
       for (const auto& [name, value] : losses->items()) {
         line.layer_losses[name] = number_at<double>(*losses, name.c_str());
       }
+    }
+    if (const auto shares = json.find("expert_shares"); shares != json.end()) {
+      line.expert_shares = {number_at<double>(*shares, "least"),
+                            number_at<double>(*shares, "most")};
     }
     if (json.contains("held_out_bits_per_byte")) {
       line.held_out_bits_per_byte = number_at<double>(json, "held_out_bits_per_byte");

@@ -12,6 +12,7 @@
 #include "formats/tokenizer.h"
 #include "model/model.h"
 #include "train/data_source.h"
+#include "train/expert_loads.h"
 #include "train/train_config.h"
 #include "train/training_state.h"
 
@@ -30,6 +31,11 @@ struct TrainLogLine {
   double seconds = 0, loss = 0, learning_rate = 0, gradient_norm = 0, tokens_per_second = 0;
   std::optional<double> held_out_bits_per_byte;
   std::map<std::string, double> layer_losses;  // as in StepResult
+  // The least and the largest share of an expert in the step (ExpertLoads).
+  struct ExpertShares {
+    double least = 1, most = 1;
+  };
+  std::optional<ExpertShares> expert_shares;
 };
 
 struct TrainRun {
@@ -57,6 +63,7 @@ struct TrainResult {
   std::optional<double> start_bits_per_byte;     // before the first step, if it was asked for
   std::optional<double> held_out_bits_per_byte;  // at the end, on all held-out text
   std::optional<double> best_bits_per_byte;
+  ExpertLoads expert_loads;        // of the held-out text, at the end
   std::optional<double> accuracy;  // of a task
   bool interrupted = false;
 };
@@ -69,6 +76,7 @@ struct StepResult {
   // What layers add to the loss (Carry::add_loss()), by name, before their weights. `loss` is
   // without them, so that it can be compared between architectures.
   std::map<std::string, double> layer_losses;
+  ExpertLoads expert_loads;
 };
 
 // One optimiser step on examples [step x sequences, ...): forward and backward by micro-batches,

@@ -169,7 +169,7 @@ TEST(Carry, SaysWhatIsMissingOrMisshapen) {
 TEST(Carry, SpansTakeTheirRowsAlong) {
   Tape tape;
   const Context context{&tape, Precision::f32};
-  Carry carry(3, true);
+  Carry carry(3, {.losses = true});
   const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2});
   x.set_requires_grad(true);
   carry.set("x", x);
@@ -181,7 +181,7 @@ TEST(Carry, SpansTakeTheirRowsAlong) {
   selected.give_grad(Tensor::from(std::vector<float>{10, 20, 30, 40}, {2, 2}));
   inner.set("y", Tensor::zeros({2, 1}));
   inner.add_loss("size", Tensor::full({1}, 7), 0.5);
-  carry.take_losses(inner);
+  carry.take(inner);
   EXPECT_EQ(carry.find("y"), nullptr);
   ASSERT_EQ(carry.losses().size(), 1u);
   EXPECT_EQ(*carry.losses()[0].value.data(), 7);

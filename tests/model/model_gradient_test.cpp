@@ -11,6 +11,7 @@ namespace pronghorn {
 namespace {
 
 using testing_support::bit_difference;
+using testing_support::chooses_experts;
 using testing_support::InstructionSet;
 using testing_support::model_config;
 using testing_support::model_configs;
@@ -47,8 +48,13 @@ Step train_step(const Model& model, bool with_gradients, Precision precision = P
   if (!with_gradients) return step;
   tape.run_backward();
   for (const Parameter& parameter : model.parameters()) {
-    EXPECT_TRUE(parameter.value.has_grad()) << parameter.name;
-    if (!parameter.value.has_grad()) continue;
+    // What counts has no gradient of the loss, and an expert that was given no row has none.
+    const bool may_lack = parameter.learning == Learning::sign || parameter.share < 1;
+    EXPECT_TRUE(parameter.value.has_grad() || may_lack) << parameter.name;
+    if (!parameter.value.has_grad()) {
+      step.gradients.emplace_back(static_cast<size_t>(parameter.size()));
+      continue;
+    }
     const Tensor gradient = parameter.value.grad().clone();
     step.gradients.emplace_back(gradient.values().begin(), gradient.values().end());
   }
@@ -127,6 +133,10 @@ Model random_model(const std::string& body, uint64_t seed) {
 }
 
 TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
+  if (chooses_experts(model_config(body()))) {
+    GTEST_SKIP() << "a step changes which experts some rows are given to, and the loss jumps: "
+                    "tests/laws/experts_case.cpp has the gradient of a choice";
+  }
   constexpr uint64_t kSeeds = 2000;
   uint64_t seed = 11;
   while (seed < kSeeds && !selects_clearly(random_model(body(), seed))) ++seed;
@@ -202,6 +212,7 @@ TEST_P(ModelGradientTest, IsTheSameWithRecomputedActivations) {
   const Step expected = train_step(plain, true), actual = train_step(recomputing, true);
   EXPECT_EQ(actual.loss, expected.loss);
   for (size_t p = 0; p < expected.gradients.size(); ++p) {
+    if (plain.parameters()[p].learning == Learning::sign) continue;
     EXPECT_LE(relative_difference(actual.gradients[p], expected.gradients[p]), 1e-5)
         << plain.parameters()[p].name;
   }

@@ -16,6 +16,7 @@ namespace pronghorn {
 namespace {
 
 using testing_support::bit_difference;
+using testing_support::chooses_experts;
 using testing_support::decode;
 using testing_support::equal_steps;
 using testing_support::InstructionSet;
@@ -91,6 +92,9 @@ TEST_P(ModelLawsTest, Split) {
 }
 
 TEST_P(ModelLawsTest, LongPieces) {
+  if (precision() == Precision::bf16 && chooses_experts(model_.config())) {
+    GTEST_SKIP() << "rounding turns some choices of experts, which differ as a whole";
+  }
   constexpr int64_t kTokens = 150;
   const std::vector<int32_t> text = tokens(kTokens, 3);
   SequenceState reference = model_.new_state();

@@ -113,6 +113,11 @@ class GuardedMatmulKernels final : public MatmulKernels {
     const HostAccess access;
     kernels_.linear_forward(weight, x, rows, bias, y, precision, exact);
   }
+  void grouped_forward(std::span<const GroupedProduct> products, Precision precision,
+                       bool exact) override {
+    const HostAccess access;
+    kernels_.grouped_forward(products, precision, exact);
+  }
   void linear_backward_input(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
                              Precision precision) override {
     const HostAccess access;
@@ -214,6 +219,16 @@ class GuardedPointwiseKernels final : public PointwiseKernels {
     const HostAccess access;
     kernels_.swiglu_backward(extent, gate, up, dy, dgate, dup);
   }
+  void clamped_swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                      Matrix y) override {
+    const HostAccess access;
+    kernels_.clamped_swiglu(extent, gate, up, limit, y);
+  }
+  void clamped_swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                               ConstMatrix dy, Matrix dgate, Matrix dup) override {
+    const HostAccess access;
+    kernels_.clamped_swiglu_backward(extent, gate, up, limit, dy, dgate, dup);
+  }
   void decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) override {
     const HostAccess access;
     kernels_.decay_gate(gate, dt, log_decay);
@@ -270,6 +285,15 @@ class GuardedPointwiseKernels final : public PointwiseKernels {
                          Matrix dweights, GradVector d_bypass_scale) override {
     const HostAccess access;
     kernels_.upsample_backward(arguments, d_out, dx, dy, dweights, d_bypass_scale);
+  }
+  void combine_rows(const Combination& arguments, Matrix y) override {
+    const HostAccess access;
+    kernels_.combine_rows(arguments, y);
+  }
+  void combine_rows_backward(const Combination& arguments, ConstMatrix dy, Matrix dx,
+                             Matrix dweights) override {
+    const HostAccess access;
+    kernels_.combine_rows_backward(arguments, dy, dx, dweights);
   }
   void cross_entropy(Extent extent, Matrix logits, const int32_t* targets, bool gradient,
                      double gradient_scale, double z_loss_weight, RowLoss* losses) override {

@@ -162,10 +162,35 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
            ffn + R"(}, "b": {"mixer": {"type": "mla", "heads": 2, "head_dim": 8, "rope_dim": 2,
           "latent": 12, "scale": 0.4}, )" +
            ffn + "}}"},
+      {"moe", R"("pattern": "2a", "blocks": {"a": {"mixer": )" + attention +
+                  R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 3, "size": 20,
+          "shared_size": 12, "shared_gate": true, "balance_loss": 0.1, "z_loss": 0.1}}})"},
+      // A dense layer first; groups, sigmoid scores and their correction; in a span, too.
+      {"moe_sigmoid", R"("pattern": "a(e)e", "subsample": {"keep": 0.6}, "blocks": {"a": {"mixer": )" +
+                          attention + ", " + ffn + R"(}, "e": {"mixer": )" + attention +
+                          R"(, "ffn": {"type": "moe", "experts": 8, "top_k": 3, "size": 18,
+          "scores": "sigmoid", "scale": 1.5, "groups": 4, "top_groups": 2, "correction": true,
+          "shared_size": 10, "balance_loss": 0.1}}})"},
+      {"moe_clamped", R"("pattern": "2e", "blocks": {"e": {"mixer": )" + mamba2 +
+                          R"(, "ffn": {"type": "moe", "experts": 4, "top_k": 3, "size": 18,
+          "normalize": false, "activation": "clamped_swiglu", "clamp": 0.9, "bias": true,
+          "router_bias": true}}})"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });
   return all;
+}
+
+// Whether the model gives a token to some of its experts only: what a step of a difference, or a
+// sum that is rounded otherwise, can change.
+inline bool chooses_experts(const ModelConfig& config) {
+  for (const auto& [name, block] : config.blocks) {
+    const nlohmann::json& ffn = block.feed_forward;
+    if (!ffn.is_null() && ffn.at("type") == "moe" && ffn.at("top_k") < ffn.at("experts")) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // initializer_range: larger than usual, so that every part of these tiny models does something.

@@ -475,11 +475,46 @@ TEST_F(TrainerTest, DecaysMatricesOnly) {
   EXPECT_GT(others, 5);
 }
 
+// From a start at which every token is given to expert 0, among others.
+TEST_F(TrainerTest, ACorrectionBalancesTheLoadOfExperts) {
+  for (const double step : {0.0, 0.04}) {
+    nlohmann::json json = testing_support::tiny_json("2a");
+    json["vocab_size"] = 256;
+    json["blocks"]["a"]["ffn"] = {{"type", "moe"},
+                                  {"experts", 4},
+                                  {"top_k", 2},
+                                  {"size", 16},
+                                  {"scores", "sigmoid"},
+                                  {"correction", true},
+                                  {"correction_step", step},
+                                  {"balance_loss", 0.01}};
+    Model model(read_pronghorn_config(ConfigReader(json, "tiny")), 1);
+    for (const Parameter& parameter : model.parameters()) {
+      const bool correction = parameter.name.ends_with("e_score_correction_bias");
+      EXPECT_EQ(parameter.learning, correction ? Learning::sign : Learning::loss);
+      if (correction) parameter.value.data()[0] = 1;
+    }
+    const std::string name = fmt::format("run{}", step);
+    const TrainResult result = train_here(model, run_of(name, 60));
+    const auto log = read_train_log(folder_ / name / "log.jsonl");
+    ASSERT_TRUE(log.front().expert_shares.has_value());
+    EXPECT_DOUBLE_EQ(log.front().expert_shares->most, 2);  // all tokens, which is twice its share
+    EXPECT_GT(log.front().layer_losses.at("balance"), 0);
+    if (step == 0) {
+      EXPECT_DOUBLE_EQ(result.expert_loads.most(), 2);
+      continue;
+    }
+    EXPECT_LT(result.expert_loads.most(), 1.6);
+    EXPECT_GT(result.expert_loads.least(), 0.4);
+    EXPECT_EQ(result.expert_loads.shares().size(), 2u);
+  }
+}
+
 // From scores that are all below 0, where the loss has no gradient.
 TEST_F(TrainerTest, ASubsampledSpanComesToKeepItsShare) {
   Model model(tiny_config("a (m) a"), 1);
   for (const Parameter& parameter : model.parameters()) {
-    EXPECT_EQ(parameter.averaged,
+    EXPECT_EQ(parameter.learning == Learning::average,
               parameter.name == "spans.0.score.bias" || parameter.name == "spans.0.score.shift");
     if (parameter.name == "spans.0.score.bias") parameter.value.fill(-20);
   }

@@ -170,6 +170,22 @@ class CpuMatmulKernels final : public MatmulKernels {
     multiply(packer_.operand(weight, Side::forward, precision), x, rows, bias, y);
   }
 
+  void grouped_forward(std::span<const GroupedProduct> products, Precision precision,
+                       bool exact) override {
+    // Short products side by side, one a task; long ones have work for all threads.
+    const auto count = static_cast<int64_t>(products.size());
+    const bool is_short = std::ranges::all_of(
+        products, [](const GroupedProduct& product) { return product.rows <= kPanel; });
+    const int64_t grain = is_short && count >= thread_count() ? 1 : count;
+    parallel_for(count, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const GroupedProduct& product = products[static_cast<size_t>(i)];
+        linear_forward(*product.weight, product.x, product.rows, product.bias, product.y, precision,
+                       exact);
+      }
+    });
+  }
+
   void linear_backward_input(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
                              Precision precision) override {
     if (rows == 0 || weight.in() == 0) return;

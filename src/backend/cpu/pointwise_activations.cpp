@@ -237,6 +237,48 @@ HWY_INLINE V Clamp(V x, V low, V high) {
   return hn::IfThenElse(hn::Gt(raised, high), high, raised);
 }
 
+constexpr float kSigmoidGain = 1.702f;
+
+void ClampedSwigluForward(Extent extent, ConstMatrix gate, ConstMatrix up, float limit, Matrix y) {
+  Map(extent, gate, up, y, [=](V gate_value, V u) PRONGHORN_VECTOR_LAMBDA {
+    const V high = Constant(limit), one = Constant(1.0f);
+    const V g = hn::IfThenElse(hn::Gt(gate_value, high), high, gate_value);
+    const V s = Sigmoid(FloatTag(), hn::Mul(g, Constant(kSigmoidGain)));
+    return hn::Mul(hn::Mul(g, s), hn::Add(Clamp(u, Constant(-limit), high), one));
+  });
+}
+
+void ClampedSwigluBackward(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                           ConstMatrix dy, Matrix dgate, Matrix dup) {
+  const bool contiguous = Contiguous(extent, gate, up, dy, dgate, dup);
+  ForEachSpan(extent, contiguous, [&](int64_t row, int64_t first, int64_t count) {
+    const float *g_row = gate.row(row) + first, *u_row = up.row(row) + first;
+    const float* dy_row = dy.row(row) + first;
+    float* dgate_row = dgate.data ? dgate.row(row) + first : nullptr;
+    float* dup_row = dup.data ? dup.row(row) + first : nullptr;
+    ForEachVector(count, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      const V high = Constant(limit), low = Constant(-limit), one = Constant(1.0f);
+      const V raw = v.load(g_row + i), u = v.load(u_row + i), gradient = v.load(dy_row + i);
+      const auto above = hn::Gt(raw, high);
+      const V g = hn::IfThenElse(above, high, raw);
+      const V s = Sigmoid(FloatTag(), hn::Mul(g, Constant(kSigmoidGain)));
+      // A clamp passes a gradient where it changes nothing.
+      if (dgate_row) {
+        const V inner = hn::Mul(hn::Mul(g, Constant(kSigmoidGain)), hn::Sub(one, s));
+        const V slope = hn::MulAdd(s, inner, s);
+        const V raised = hn::Add(Clamp(u, low, high), one);
+        v.store(hn::IfThenZeroElse(above, hn::Mul(hn::Mul(gradient, raised), slope)), dgate_row + i,
+                dgate.accumulate);
+      }
+      if (dup_row) {
+        const auto clamped = hn::Or(hn::Lt(u, low), hn::Gt(u, high));
+        v.store(hn::IfThenZeroElse(clamped, hn::Mul(gradient, hn::Mul(g, s))), dup_row + i,
+                dup.accumulate);
+      }
+    });
+  });
+}
+
 void DecayGateForward(const DecayGate& gate, Matrix dt, Matrix log_decay) {
   ForEachRow(gate.extent, [&](int64_t row) {
     const FloatTag d;
@@ -300,6 +342,8 @@ HWY_EXPORT(RoundRows);
 HWY_EXPORT(RoundTernary);
 HWY_EXPORT(SwigluForward);
 HWY_EXPORT(SwigluBackward);
+HWY_EXPORT(ClampedSwigluForward);
+HWY_EXPORT(ClampedSwigluBackward);
 HWY_EXPORT(DecayGateForward);
 HWY_EXPORT(DecayGateBackward);
 
@@ -345,6 +389,17 @@ void CpuPointwiseKernels::swiglu(Extent extent, ConstMatrix gate, ConstMatrix up
 void CpuPointwiseKernels::swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up,
                                           ConstMatrix dy, Matrix dgate, Matrix dup) {
   HWY_DYNAMIC_DISPATCH(SwigluBackward)(extent, gate, up, dy, dgate, dup);
+}
+
+void CpuPointwiseKernels::clamped_swiglu(Extent extent, ConstMatrix gate, ConstMatrix up,
+                                         float limit, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(ClampedSwigluForward)(extent, gate, up, limit, y);
+}
+
+void CpuPointwiseKernels::clamped_swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up,
+                                                  float limit, ConstMatrix dy, Matrix dgate,
+                                                  Matrix dup) {
+  HWY_DYNAMIC_DISPATCH(ClampedSwigluBackward)(extent, gate, up, limit, dy, dgate, dup);
 }
 
 void CpuPointwiseKernels::decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) {

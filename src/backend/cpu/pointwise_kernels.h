@@ -32,6 +32,10 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, Matrix y) override;
   void swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, ConstMatrix dy,
                        Matrix dgate, Matrix dup) override;
+  void clamped_swiglu(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                      Matrix y) override;
+  void clamped_swiglu_backward(Extent extent, ConstMatrix gate, ConstMatrix up, float limit,
+                               ConstMatrix dy, Matrix dgate, Matrix dup) override;
   void decay_gate(const DecayGate& gate, Matrix dt, Matrix log_decay) override;
   void decay_gate_backward(const DecayGate& gate, ConstMatrix d_dt, ConstMatrix d_log_decay,
                            Matrix d_raw, GradVector d_dt_bias, GradVector d_A_log) override;
@@ -46,10 +50,14 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
                              ConstMatrix dy, Matrix dx) override;
 
-  // pointwise_subsample.cpp
+  // pointwise_rows.cpp
   void upsample(const Upsampling& arguments, Matrix out) override;
   void upsample_backward(const Upsampling& arguments, ConstMatrix d_out, Matrix dx, Matrix dy,
                          Matrix dweights, GradVector d_bypass_scale) override;
+
+  void combine_rows(const Combination& arguments, Matrix y) override;
+  void combine_rows_backward(const Combination& arguments, ConstMatrix dy, Matrix dx,
+                             Matrix dweights) override;
 
   // pointwise_training.cpp
   void cross_entropy(Extent extent, Matrix logits, const int32_t* targets, bool gradient,

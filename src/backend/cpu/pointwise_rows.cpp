@@ -1,5 +1,5 @@
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/pointwise_subsample.cpp"
+#define HWY_TARGET_INCLUDE "backend/cpu/pointwise_rows.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -53,6 +53,42 @@ void UpsampleBackward(const Upsampling& in, ConstMatrix d_out, Matrix dx, Matrix
               });
 }
 
+void CombineRows(const Combination& in, Matrix y) {
+  ForEachRow(in.extent, [&](int64_t row) {
+    const int32_t* places = in.places + row * in.slots;
+    const float* weights = in.weights + row * in.slots;
+    float* to = y.row(row);
+    ForEachVector(in.extent.columns, [&](auto v, int64_t c) PRONGHORN_VECTOR_LAMBDA {
+      FloatVector sum = hn::Zero(FloatTag());
+      for (int64_t s = 0; s < in.slots; ++s) {
+        const FloatVector weight = hn::Set(FloatTag(), weights[s]);
+        sum = hn::MulAdd(weight, v.load(in.x.row(places[s]) + c), sum);
+      }
+      v.store(sum, to + c, y.accumulate);
+    });
+  });
+}
+
+void CombineRowsBackward(const Combination& in, ConstMatrix dy, Matrix dx, Matrix dweights) {
+  ForEachRow(in.extent, [&](int64_t row) {
+    const float* from = dy.row(row);
+    for (int64_t s = 0; s < in.slots; ++s) {
+      const int32_t place = in.places[row * in.slots + s];
+      const float* x = in.x.row(place);
+      const FloatVector weight = hn::Set(FloatTag(), in.weights[row * in.slots + s]);
+      FloatVector product = hn::Zero(FloatTag());
+      ForEachVector(in.extent.columns, [&](auto v, int64_t c) PRONGHORN_VECTOR_LAMBDA {
+        const FloatVector g = v.load(from + c);
+        product = hn::Add(product, v.zero_rest(hn::Mul(g, v.load(x + c))));
+        if (dx.data) v.store(hn::Mul(weight, g), dx.row(place) + c, dx.accumulate);
+      });
+      if (dweights.data == nullptr) continue;
+      float* to = dweights.row(row) + s;
+      *to = Total(product) + (dweights.accumulate ? *to : 0);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
@@ -63,6 +99,8 @@ namespace pronghorn {
 
 HWY_EXPORT(Upsample);
 HWY_EXPORT(UpsampleBackward);
+HWY_EXPORT(CombineRows);
+HWY_EXPORT(CombineRowsBackward);
 
 void CpuPointwiseKernels::upsample(const Upsampling& arguments, Matrix out) {
   scale(arguments.extent, arguments.x, 1, out);
@@ -74,6 +112,15 @@ void CpuPointwiseKernels::upsample_backward(const Upsampling& arguments, ConstMa
                                             GradVector d_bypass_scale) {
   if (dx.data != nullptr) scale(arguments.extent, d_out, 1, dx);
   HWY_DYNAMIC_DISPATCH(UpsampleBackward)(arguments, d_out, dx, dy, dweights, d_bypass_scale);
+}
+
+void CpuPointwiseKernels::combine_rows(const Combination& arguments, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(CombineRows)(arguments, y);
+}
+
+void CpuPointwiseKernels::combine_rows_backward(const Combination& arguments, ConstMatrix dy,
+                                                Matrix dx, Matrix dweights) {
+  HWY_DYNAMIC_DISPATCH(CombineRowsBackward)(arguments, dy, dx, dweights);
 }
 
 }  // namespace pronghorn

@@ -1,0 +1,202 @@
+// Mixture of experts (arXiv 2101.03961, 2401.06066): a router gives each token to a few of many
+// small feed-forwards; shared experts, balance by a loss or by a correction of the choice.
+#include <numeric>
+#include <utility>
+
+#include "layers/layers.h"
+#include "layers/toolbox.h"
+#include "ops/experts.h"
+#include "ops/linear.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr double kMostScale = 1e4, kMostLoss = 1e3, kMostClamp = 1e6;
+constexpr const char* kClamped = "clamped_swiglu";
+
+struct MoeConfig {
+  int64_t experts = 0, size = 0, shared_size = 0;
+  std::string activation;
+  double clamp = 0;
+  bool bias = false, router_bias = false, correction = false, shared_gate = false;
+  RouterOptions router;
+  double correction_step = 0, balance_loss = 0, z_loss = 0;
+
+  void fields(ConfigFields& f, const LayerContext&) {
+    f.integer("experts", experts, kRequired, 1, limits::kExperts, "experts");
+    f.integer("top_k", router.top_k, kRequired, 1, experts, "experts that a token is given to");
+    f.integer("size", size, kRequired, 1, limits::kWidth, "width inside an expert");
+    f.one_of("activation", activation, {"silu", "gelu", "gelu_tanh", "relu", "relu2", kClamped},
+             "silu",
+             "of the gate: `\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"`, `\"relu2\"`, or "
+             "`\"clamped_swiglu\"` of gate and values");
+    f.number("clamp", clamp, 7.0, 0, kMostClamp, "limit of `\"clamped_swiglu\"`");
+    f.boolean("bias", bias, false, "on all projections of experts");
+    read_router(f);
+    f.integer("shared_size", shared_size, 0, 0, limits::kWidth,
+              "width inside an expert that every token is given to; 0: none");
+    f.boolean("shared_gate", shared_gate, false,
+              "what the shared expert gives is multiplied by sigmoid(w x)");
+    f.number("balance_loss", balance_loss, 0.0, 0, kMostLoss,
+             "weight of the balance loss in training");
+    f.number("z_loss", z_loss, 0.0, 0, kMostLoss, "weight of the router's z-loss in training");
+  }
+
+ private:
+  void read_router(ConfigFields& f) {
+    std::string scores;
+    double scale = 1;
+    router.experts = experts;
+    f.one_of("scores", scores, {"softmax", "sigmoid"}, "softmax",
+             "`\"softmax\"` or `\"sigmoid\"` of the router's logits");
+    router.sigmoid = scores == "sigmoid";
+    f.boolean(
+        "normalize", router.normalize, true,
+        "the chosen scores are divided by their sum; with softmax: a softmax over the chosen");
+    f.number("scale", scale, 1.0, 0, kMostScale, "factor on the weights of the chosen");
+    router.scale = static_cast<float>(scale);
+    f.boolean("router_bias", router_bias, false, "on the router's logits");
+    f.boolean("correction", correction, false,
+              "a number for each expert is added to its score where experts are chosen; training "
+              "moves it towards an equal load");
+    f.number("correction_step", correction_step, 0.001, 0, 1, "how far it moves in a step");
+    f.integer("groups", router.groups, 1, 1, experts, "equal groups of experts");
+    f.check(experts % router.groups == 0, "groups", "{} does not divide experts {}", router.groups,
+            experts);
+    f.integer("top_groups", router.top_groups, {router.groups, "`groups`"}, 1, router.groups,
+              "groups that experts are chosen from");
+    f.check(router.top_k <= router.top_groups * (experts / router.groups), "top_groups",
+            "{} groups of {} have fewer experts than top_k {}", router.top_groups,
+            experts / router.groups, router.top_k);
+  }
+};
+
+// The gated networks of the experts, matrix by matrix.
+struct Projections {
+  std::vector<Weight> weights;
+  std::vector<Tensor> biases;  // one each, or none
+
+  Tensor operator()(const Context& context, const Tensor& x,
+                    std::span<const int64_t> begins) const {
+    return grouped_linear(context, x, weights, biases, begins);
+  }
+};
+
+class MixtureOfExperts final : public FeedForward {
+ public:
+  using Config = MoeConfig;
+
+  MixtureOfExperts(const Config& config, const LayerContext& context, const ParameterScope& scope,
+                   const StateScope&)
+      : router_options_(config.router),
+        layer_(context.layer),
+        activation_(activation_named(config.activation)),
+        clamped_(config.activation == kClamped),
+        clamp_(static_cast<float>(config.clamp)),
+        balance_loss_(config.balance_loss),
+        z_loss_(config.z_loss) {
+    const int64_t d = context.hidden_size, size = config.size;
+    const Initializer in = projection_initializer(context), zero = initializers::constant(0);
+    // A tensor and no matrix: a choice must not depend on how weights are stored or products
+    // rounded.
+    router_ = Weight(scope.tensor("gate.weight", {config.experts, d}, in, Decay::yes));
+    if (config.router_bias) router_bias_ = scope.tensor("gate.bias", {config.experts}, zero);
+    if (config.correction) {
+      correction_ =
+          scope.counter("gate.e_score_correction_bias", {config.experts}, config.correction_step);
+    }
+    const double share =
+        static_cast<double>(config.router.top_k) / static_cast<double>(config.experts);
+    const Initializer back = residual_initializer(context);
+    for (int64_t e = 0; e < config.experts; ++e) {
+      const ParameterScope expert = scope.child("experts").child(std::to_string(e));
+      const auto add = [&](Projections& to, std::string_view name, int64_t out, int64_t from,
+                           const Initializer& initializer) {
+        const ParameterScope projection = expert.child(name);
+        to.weights.push_back(projection.matrix("weight", out, from, initializer, share));
+        if (config.bias) to.biases.push_back(projection.tensor("bias", {out}, zero));
+      };
+      add(gate_, "gate_proj", size, d, in);
+      add(up_, "up_proj", size, d, in);
+      add(down_, "down_proj", d, size, back);
+    }
+    if (config.shared_size == 0) return;
+    const ParameterScope shared = scope.child("shared_expert");
+    shared_gate_proj_ = shared.matrix("gate_proj.weight", config.shared_size, d, in);
+    shared_up_proj_ = shared.matrix("up_proj.weight", config.shared_size, d, in);
+    shared_down_proj_ = shared.matrix("down_proj.weight", d, config.shared_size, back);
+    if (config.shared_gate) {
+      shared_gate_ = Weight(scope.tensor("shared_expert_gate.weight", {1, d}, in, Decay::yes));
+    }
+  }
+
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    Context whole = context;
+    whole.precision = Precision::f32;
+    const Tensor logits = linear(whole, x, router_, router_bias_);
+    const Routing routing = route(context, logits, correction_, router_options_);
+    const ExpertRows sorted =
+        sort_by_expert(routing.experts, router_options_.experts, router_options_.top_k);
+    hand_out(input, logits, routing, sorted);
+
+    const Tensor rows = embedding(context, x, sorted.rows);
+    const Tensor gate = gate_(context, rows, sorted.begins);
+    const Tensor inside = gated_by(context, gate, up_(context, rows, sorted.begins));
+    const Tensor y = combine_rows(context, down_(context, inside, sorted.begins), routing.weights,
+                                  sorted.places);
+    return shared_up_proj_.defined() ? add(context, y, shared(whole, context, x)) : y;
+  }
+
+  double sequence_cost(double) const override { return 2.0 * static_cast<double>(router_.size()); }
+
+ private:
+  Tensor gated_by(const Context& context, const Tensor& gate, const Tensor& up) const {
+    return clamped_ ? clamped_swiglu(context, gate, up, clamp_)
+                    : gated(context, gate, up, activation_);
+  }
+
+  Tensor shared(const Context& whole, const Context& context, const Tensor& x) const {
+    const Tensor gate = linear(context, x, shared_gate_proj_);
+    const Tensor inside = gated_by(context, gate, linear(context, x, shared_up_proj_));
+    const Tensor y = linear(context, inside, shared_down_proj_);
+    if (!shared_gate_.defined()) return y;
+    std::vector<int32_t> places(static_cast<size_t>(x.rows()));
+    std::iota(places.begin(), places.end(), 0);
+    return combine_rows(context, y, sigmoid(context, linear(whole, x, shared_gate_)), places);
+  }
+
+  void hand_out(const LayerInput& input, const Tensor& logits, const Routing& routing,
+                const ExpertRows& sorted) const {
+    const Context& context = input.context;
+    if (input.carry.wants_loads()) input.carry.add_load({layer_, sorted.counts()});
+    if (!input.carry.wants_losses()) return;
+    if (balance_loss_ > 0) {
+      input.carry.add_loss("balance", balance_loss(context, logits, routing, router_options_),
+                           balance_loss_);
+    }
+    if (z_loss_ > 0) input.carry.add_loss("router_z", router_z_loss(context, logits), z_loss_);
+  }
+
+  RouterOptions router_options_;
+  int64_t layer_;
+  Activation activation_;
+  bool clamped_;
+  float clamp_;
+  double balance_loss_, z_loss_;
+  Weight router_, shared_gate_;
+  Tensor router_bias_, correction_;
+  Projections gate_, up_, down_;
+  Weight shared_gate_proj_, shared_up_proj_, shared_down_proj_;
+};
+
+}  // namespace
+
+FeedForwardType moe_type() {
+  return feed_forward_type<MixtureOfExperts>(
+      "moe", "mixture of experts: each token is given to a few of many feed-forwards",
+      "arXiv 2101.03961, 2401.06066", R"({"type": "moe", "experts": 6, "top_k": 2, "size": 20})");
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,76 @@
+// Mixtures of experts (arXiv 1701.06538, 2101.03961): a router gives each row to the top_k experts
+// that score highest, rows are sorted by expert, each expert computes its rows as one matrix
+// product, and what comes out is added up under the router's weights. No row is ever dropped.
+//
+// A row's experts, weights and result are computed from that row alone: they are the same bits
+// whichever other rows its experts are given, where linear() promises that of products.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/tape.h"
+#include "tensor/tensor.h"
+#include "tensor/weight.h"
+
+namespace pronghorn {
+
+// How logits z [experts] become a choice and weights.
+//   scores     s = softmax(z), or sigmoid(z)
+//   choice     the top_k highest of s + correction, the lower index first among equal ones
+//   weights    s of the chosen, without the correction; normalised: divided by their sum
+// Normalised softmax is the softmax over the chosen logits alone.
+struct RouterOptions {
+  int64_t experts = 0, top_k = 0;
+  bool sigmoid = false;
+  bool normalize = true;
+  float scale = 1;  // of the weights
+  // The experts are so many equal groups, and only those of the top_groups best are chosen from. A
+  // group is as good as its best expert (arXiv 2405.04434), with sigmoid as the sum of its two best
+  // (arXiv 2412.19437).
+  int64_t groups = 1, top_groups = 1;
+};
+
+struct Routing {
+  std::vector<int32_t> experts;  // [rows, top_k], best first
+  Tensor weights;                // [rows, top_k]
+};
+
+// logits [rows, experts]; correction [experts] or undefined. In a step of training the backward
+// pass adds to the correction's gradient how many rows more than the mean each expert was given.
+// Throws Error for shapes and options that do not fit.
+Routing route(const Context& context, const Tensor& logits, const Tensor& correction,
+              const RouterOptions& options);
+
+// Rows of a batch in the order of their experts: those of expert e are [begins[e], begins[e + 1]).
+struct ExpertRows {
+  std::vector<int32_t> rows;    // of the batch, at each place
+  std::vector<int32_t> places;  // [rows of the batch, top_k]
+  std::vector<int64_t> begins;  // [experts + 1]
+
+  std::vector<int64_t> counts() const;
+};
+ExpertRows sort_by_expert(std::span<const int32_t> experts, int64_t count, int64_t top_k);
+
+// Rows [begins[e], begins[e + 1]) of y are those of x times weights[e]^T plus biases[e]. x [places,
+// in]; the weights have one shape; biases: one each, or none. Adapters of the weights, if any, must
+// have one rank and factor.
+Tensor grouped_linear(const Context& context, const Tensor& x, std::span<const Weight> weights,
+                      std::span<const Tensor> biases, std::span<const int64_t> begins);
+
+// y[i] = sum over s of weights[i][s] x[places[i][s]]. weights [rows, slots]; places: row-major,
+// each row of x at most once. The sum is taken in the order of s.
+Tensor combine_rows(const Context& context, const Tensor& x, const Tensor& weights,
+                    std::span<const int32_t> places);
+
+// E sum over e of f_e P_e, [1]: f_e the share of the choices that fell on expert e, P_e the mean of
+// its probability, scores divided by their sum (arXiv 2101.03961, equation 4, for top_k choices). 1
+// where all are given alike; the gradient comes from P.
+Tensor balance_loss(const Context& context, const Tensor& logits, const Routing& routing,
+                    const RouterOptions& options);
+
+// The mean of logsumexp(z)^2 over the rows, [1] (arXiv 2202.08906, equation 5).
+Tensor router_z_loss(const Context& context, const Tensor& logits);
+
+}  // namespace pronghorn
