@@ -39,11 +39,14 @@ import torch
 from transformers import (AutoModelForCausalLM, BitNetConfig, BitNetForCausalLM, Gemma2Config,
                           Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config,
                           GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, GraniteConfig,
-                          GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config,
+                          GptOssConfig, GptOssForCausalLM, GraniteForCausalLM, GraniteMoeConfig,
+                          GraniteMoeForCausalLM, LlamaConfig, LlamaForCausalLM, Mamba2Config,
                           Mamba2ForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig,
-                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config,
-                          Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+                          MistralForCausalLM, MixtralConfig, MixtralForCausalLM, Olmo2Config,
+                          Olmo2ForCausalLM, OlmoeConfig, OlmoeForCausalLM, Phi3Config,
+                          Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig,
+                          Qwen2MoeForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH1ForCausalLM,
                           FalconMambaConfig, FalconMambaForCausalLM, GraniteMoeHybridConfig,
                           GraniteMoeHybridForCausalLM, JambaConfig, JambaForCausalLM, Lfm2Config,
@@ -103,6 +106,7 @@ def models():
     yield "mamba2_groups", Mamba2Config(**mamba2, n_groups=2, use_bias=True,
                                         tie_word_embeddings=True), Mamba2ForCausalLM
     yield from small_models()
+    yield from mixtures()
 
 
 def small_models():
@@ -330,6 +334,63 @@ def less_one(golden, tensor):
     return golden.startswith(("gemma", "qwen3_5", "qwen3_next"))
 
 
+def mixtures():
+    """The families with experts."""
+    common = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 20, "pad_token_id": 0,
+              "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    odd = dict(common, num_attention_heads=3, num_key_value_heads=1, head_dim=6)
+    tied = {"tie_word_embeddings": True}
+
+    yield "mixtral", MixtralConfig(**common, num_local_experts=4, num_experts_per_tok=2,
+                                   sliding_window=19), MixtralForCausalLM
+    yield "mixtral_odd", MixtralConfig(**odd, **tied, num_local_experts=5,
+                                       num_experts_per_tok=1), MixtralForCausalLM
+
+    qwen = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+    shared = dict(common, **qwen, shared_expert_intermediate_size=14)
+    yield "qwen2_moe", Qwen2MoeConfig(**dict(shared, num_hidden_layers=3),
+                                      mlp_only_layers=[1]), Qwen2MoeForCausalLM
+    yield "qwen2_moe_window", Qwen2MoeConfig(**dict(shared, num_experts_per_tok=1), **tied,
+                                             norm_topk_prob=True, qkv_bias=False,
+                                             decoder_sparse_step=2, use_sliding_window=True,
+                                             sliding_window=21), Qwen2MoeForCausalLM
+    yield "qwen2_moe_plain", Qwen2MoeConfig(**shared), Qwen2MoeForCausalLM
+    yield "qwen3_moe", Qwen3MoeConfig(**common, **dict(qwen, num_experts=7, num_experts_per_tok=3),
+                                      head_dim=8, norm_topk_prob=True), Qwen3MoeForCausalLM
+    # All experts for every token.
+    yield "qwen3_moe_all", Qwen3MoeConfig(**odd, **tied, **dict(qwen, num_experts_per_tok=5),
+                                          attention_bias=True, use_sliding_window=True,
+                                          sliding_window=17), Qwen3MoeForCausalLM
+
+    yield "olmoe", OlmoeConfig(**common, num_experts=8, num_experts_per_tok=4), OlmoeForCausalLM
+    yield "olmoe_normalized", OlmoeConfig(**dict(common, num_key_value_heads=1), **tied,
+                                          num_experts=3, num_experts_per_tok=2,
+                                          norm_topk_prob=True,
+                                          attention_bias=True), OlmoeForCausalLM
+
+    yield "granitemoe", GraniteMoeConfig(**common, **tied, num_local_experts=6,
+                                         num_experts_per_tok=3, embedding_multiplier=12.0,
+                                         attention_multiplier=0.2, residual_multiplier=0.22,
+                                         logits_scaling=6.0), GraniteMoeForCausalLM
+    yield "granitemoe_bias", GraniteMoeConfig(**common, num_local_experts=5, num_experts_per_tok=1,
+                                              attention_bias=True,
+                                              attention_multiplier=0.4), GraniteMoeForCausalLM
+
+    gpt = {"num_local_experts": 5, "num_experts_per_tok": 3}
+    yield "gpt_oss", GptOssConfig(**dict(common, num_hidden_layers=3), **gpt, head_dim=8,
+                                  sliding_window=23, rope_parameters={
+        "rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0,
+        "beta_slow": 1.0, "truncate": False,
+        "original_max_position_embeddings": 32}), GptOssForCausalLM
+    # The clamp is reached, and windows are in the other layers.
+    yield "gpt_oss_plain", GptOssConfig(**odd, **tied, **gpt, sliding_window=9, swiglu_limit=0.8,
+                                        attention_bias=False,
+                                        layer_types=["full_attention", "sliding_attention"],
+                                        rope_parameters={"rope_type": "default",
+                                                         "rope_theta": 5000.0}), GptOssForCausalLM
+
+
 def draw(name, parameter, generator, less_one=False):
     """Values for a parameter: none constant, so that a tensor swapped or ignored shows."""
 
@@ -344,6 +405,8 @@ def draw(name, parameter, generator, less_one=False):
         return uniform(-0.6, 0.6)
     if ("ln_" in name or "layernorm" in name) and name.endswith(".bias"):
         return uniform(-0.6, 0.6)
+    if name.endswith("router.bias"):  # one expert for every token, and one for none
+        return torch.tensor([2.5, -30.0] + [0.1] * (parameter.shape[0] - 2))
     if name.endswith((".D", "norm.weight", "norm_f.weight")) or "layernorm" in name or \
             "ln_" in name:
         return uniform(0.4, 1.6)

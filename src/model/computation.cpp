@@ -51,6 +51,11 @@ nlohmann::json computation(const ModelConfig& config) {
     const bool block = step.kind == PatternStep::Kind::block;
     all["layers"].push_back(block ? blocks.at(std::string(1, step.block))
                                   : nlohmann::json(static_cast<int>(step.kind)));
+    // What only training looks at.
+    if (!block || !all["layers"].back().contains("ffn")) continue;
+    for (const char* key : {"balance_loss", "z_loss", "correction_step"}) {
+      all["layers"].back()["ffn"].erase(key);
+    }
   }
   return all;
 }

@@ -244,15 +244,16 @@ StoredTensors move_pairs(const StoredTensors& tensors, int64_t heads, int64_t ro
   return result;
 }
 
+StoredTensors reshaped(StoredTensors tensors, const Shapes& to) {
+  for (size_t i = 0; i < tensors.size(); ++i) tensors[i].shape = to.at(i);
+  return tensors;
+}
+
 }  // namespace
 
 namespace transforms {
 
 Transform squeeze(size_t axis) {
-  const auto reshape = [](StoredTensors tensors, const Shapes& to) {
-    for (size_t i = 0; i < tensors.size(); ++i) tensors[i].shape = to.at(i);
-    return tensors;
-  };
   return Transform({[axis](Shapes shapes, size_t) {
                       for (StoredShape& shape : shapes) {
                         require(axis <= shape.size(), kWhere, "{} has no place for an axis {}",
@@ -261,7 +262,20 @@ Transform squeeze(size_t axis) {
                       }
                       return shapes;
                     },
-                    reshape, reshape});
+                    reshaped, reshaped});
+}
+
+Transform fold(int64_t n) {
+  return Transform({[n](Shapes shapes, size_t) {
+                      for (StoredShape& shape : shapes) {
+                        require(n > 0 && !shape.empty() && shape[0] % n == 0, kWhere,
+                                "{} does not fold out into {}", text(shape), n);
+                        shape[0] /= n;
+                        shape.insert(shape.begin(), n);
+                      }
+                      return shapes;
+                    },
+                    reshaped, reshaped});
 }
 
 Transform transpose(size_t every) {

@@ -66,6 +66,9 @@ namespace transforms {
 // Every tensor [.., 1, ..] -> [.., ..]: the axis of size 1 is dropped.
 Transform squeeze(size_t axis);
 
+// Every tensor [n, a, ..] -> [n a, ..].
+Transform fold(int64_t n);
+
 // Every tensor [.., a, b] -> [.., b, a], or the first of each `every` tensors. Of dtypes with
 // elements of whole bytes only.
 Transform transpose(size_t every = 1);
@@ -86,7 +89,7 @@ Transform stack();
 
 // Rows (or elements, of a bias) of each of `heads` heads: the two channels that one rotary angle
 // turns are neighbours where they are published, and rotary_dim / 2 apart in ours. rotary_dim 0:
-// the whole head.
+// the whole head. So rows that alternate between two matrices become one and then the other.
 Transform rope_pairs(int64_t heads, int64_t rotary_dim = 0);
 
 // Every number w -> w + value, in f32. Exact there and back for sums from value / 2 to 2 value,

@@ -36,8 +36,9 @@ std::string read_activation(ConfigReader& reader, const std::string& key,
 }
 
 std::string write_activation(const std::string& ours) {
-  return std::string(
-      std::ranges::find(kActivations, ours, [](const auto& pair) { return pair.second; })->first);
+  const auto* found =
+      std::ranges::find(kActivations, ours, [](const auto& pair) { return pair.second; });
+  return found == std::end(kActivations) ? ours : std::string(found->first);
 }
 
 nlohmann::json gated_ffn(int64_t size, const std::string& activation, bool bias, bool norm) {
@@ -139,8 +140,11 @@ ModelConfig Decoder::finish_layers(
   for (int64_t i = 0; i < layers; ++i) {
     nlohmann::json layer = block;
     layer["mixer"] = mixer;
-    layer["ffn"] = gated ? gated_ffn(size, activation, mlp_bias, ffn_norm)
-                         : plain_ffn(size, activation, mlp_bias);
+    if (experts) layer["ffn"] = experts(i);
+    if (layer["ffn"].is_null()) {
+      layer["ffn"] = gated ? gated_ffn(size, activation, mlp_bias, ffn_norm)
+                           : plain_ffn(size, activation, mlp_bias);
+    }
     if (!bits.empty()) layer["ffn"]["bits"] = bits;
     change(i, layer);
     all.push_back(std::move(layer));
@@ -158,8 +162,9 @@ std::vector<const BlockConfig*> decoder_layers(const ModelConfig& config) {
 }
 
 bool is_decoder_ffn(const nlohmann::json& ffn) {
-  return !ffn.is_null() && (ffn.at("type") == "swiglu" || ffn.at("type") == "glu" ||
-                            ffn.at("type") == "gelu" || ffn.at("type") == "mlp");
+  return !ffn.is_null() &&
+         (ffn.at("type") == "swiglu" || ffn.at("type") == "glu" || ffn.at("type") == "gelu" ||
+          ffn.at("type") == "mlp" || ffn.at("type") == "moe");
 }
 
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,

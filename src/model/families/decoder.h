@@ -35,6 +35,9 @@ struct Decoder {
   std::string bits;             // likewise; empty: "whole"
   bool gated = true, mlp_bias = false, ffn_norm = false;
   int64_t layers = 0;
+  // The experts of a layer, which are in place of its feed-forward; null or an empty function:
+  // none.
+  std::function<nlohmann::json(int64_t layer)> experts;
 
   // The model: each layer with its own changes to the mixer. Throws Error for keys that nothing
   // has read.
@@ -63,14 +66,15 @@ void read_no_bias(ConfigReader& reader);
 // One window for all layers, of `key`; absent: `fallback`, null: none.
 void read_window(ConfigReader& reader, Decoder& decoder, int64_t fallback);
 
-// A model whose layers are attention and a feed-forward; empty if it is of another kind.
+// A model whose layers are attention and a feed-forward, or a mixture of them; empty if it is of
+// another kind.
 std::vector<const BlockConfig*> decoder_layers(const ModelConfig& config);
 
 // Whether a decoder may have this feed-forward.
 bool is_decoder_ffn(const nlohmann::json& ffn);
 
 // The keys that the families share, for a model that has decoder_layers(). What they do not say
-// is for expresses() to find.
+// is for expresses() to find. The sizes are the first layer's.
 nlohmann::json write_decoder(const ModelConfig& config, const std::string& model_type,
                              const std::string& architecture,
                              const std::string& activation_key = "hidden_act");

@@ -1,5 +1,7 @@
 // The Granite family (arXiv 2408.13359): Llama with factors on embeddings, scores of attention,
 // what layers add to the stream, and the scores of the model.
+#include "model/families/granite.h"
+
 #include <cmath>
 
 #include "base/error.h"
@@ -8,18 +10,29 @@
 #include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
-namespace {
 
-constexpr double kLeast = 1e-9;  // of a factor that is divided by
+void read_granite_factors(ConfigReader& reader, Decoder& decoder) {
+  constexpr double kLeast = 1e-9;  // of a factor that is divided by
+  decoder.mixer["scale"] = reader.number("attention_multiplier", 1.0, kLeast);
+  decoder.block = {{"residual_multiplier", reader.number("residual_multiplier", 1.0)}};
+  decoder.settings["embedding_scale"] = reader.number("embedding_multiplier", 1.0);
+  decoder.settings["logit_scale"] = 1 / reader.number("logits_scaling", 1.0, kLeast);
+}
+
+nlohmann::json write_granite_factors(const ModelConfig& config, const BlockConfig& block) {
+  return {{"attention_multiplier", block.mixers.front().at("scale")},
+          {"residual_multiplier", block.residual_multiplier},
+          {"embedding_multiplier", config.embedding_scale},
+          {"logits_scaling", divisor_of(config.logit_scale)}};
+}
+
+namespace {
 
 ModelConfig read(ConfigReader reader) {
   Decoder decoder = read_decoder(reader, {});
   read_attention_bias(reader, decoder);
   read_mlp_bias(reader, decoder);
-  decoder.mixer["scale"] = reader.number("attention_multiplier", 1.0, kLeast);
-  decoder.block = {{"residual_multiplier", reader.number("residual_multiplier", 1.0)}};
-  decoder.settings["embedding_scale"] = reader.number("embedding_multiplier", 1.0);
-  decoder.settings["logit_scale"] = 1 / reader.number("logits_scaling", 1.0, kLeast);
+  read_granite_factors(reader, decoder);
   return decoder.finish(reader);
 }
 
@@ -27,13 +40,9 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const std::vector<const BlockConfig*> layers = decoder_layers(config);
   if (layers.empty()) return {};
   nlohmann::json json = write_decoder(config, "granite", "GraniteForCausalLM");
-  const nlohmann::json& mixer = layers.front()->mixers.front();
-  json["attention_bias"] = mixer.at("bias");
+  json["attention_bias"] = layers.front()->mixers.front().at("bias");
   json["mlp_bias"] = has_bias(layers.front()->feed_forward);
-  json["attention_multiplier"] = mixer.at("scale");
-  json["residual_multiplier"] = layers.front()->residual_multiplier;
-  json["embedding_multiplier"] = config.embedding_scale;
-  json["logits_scaling"] = divisor_of(config.logit_scale);
+  json.update(write_granite_factors(config, *layers.front()));
   return json;
 }
 

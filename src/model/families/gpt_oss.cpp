@@ -1,0 +1,82 @@
+// The gpt-oss family (arXiv 2508.10925): a window in every other layer, a learned sink per head,
+// experts with biases and a clamped SwiGLU.
+#include <algorithm>
+
+#include "base/error.h"
+#include "model/families.h"
+#include "model/families/mixture.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kCount = "num_local_experts";
+constexpr double kGain = 1.702;  // of the sigmoid in the experts
+
+ModelConfig read(ConfigReader reader) {
+  require(reader.has("rope_scaling") || reader.has("rope_parameters"), reader.path("rope_scaling"),
+          "is missing: the family has no positions without it");
+  Decoder decoder = read_decoder(
+      reader, {.kv_heads = 8, .head_dim = 64, .epsilon = 1e-5, .rope = {.theta = 150000}});
+  read_attention_bias(reader, decoder, true);
+  decoder.mixer["sinks"] = true;
+  require(reader.number("swiglu_alpha", kGain) == kGain, reader.path("swiglu_alpha"),
+          "only {} is supported", kGain);
+  read_experts(reader, decoder, {kCount, 128, 4},
+               {{"activation", "clamped_swiglu"},
+                {"clamp", reader.number("swiglu_limit", 7.0, 0)},
+                {"bias", true},
+                {"router_bias", true}});
+  reader.ignore("experts_per_token");  // num_experts_per_tok again
+  reader.ignore("initial_context_length");
+  const int64_t absent = is_null(reader, "sliding_window") ? 0 : 128;
+  const int64_t window = reader.integer("sliding_window", absent, 1);
+  const std::vector<bool> sliding =
+      read_sliding_layers(reader, decoder.layers, [](int64_t i) { return i % 2 == 0; });
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    mixer["window"] = sliding[static_cast<size_t>(layer)] ? window : 0;
+  });
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const std::vector<const BlockConfig*> layers = mixture_layers(config);
+  if (layers.empty()) return {};
+  nlohmann::json json = write_mixture(config, "gpt_oss", "GptOssForCausalLM", kCount);
+  const std::vector<int64_t> windows = layer_windows(config);
+  const int64_t window = *std::ranges::max_element(windows);
+  json["hidden_act"] = "silu";
+  json["attention_bias"] = layers.front()->mixers.front().at("bias");
+  json["swiglu_limit"] = experts_of(config).at("clamp");
+  json["layer_types"] = write_layer_types(windows);
+  json["sliding_window"] = nullptr;
+  if (window > 0) json["sliding_window"] = window;
+  if (!json.contains("rope_scaling")) json["rope_scaling"] = {{"rope_type", "default"}};
+  return json;
+}
+
+TensorRules tensors(const ModelConfig& config) {
+  const std::string theirs = "model.layers.*.mlp.";
+  const auto experts = experts_of(config).at("experts").get<int64_t>();
+  // Rows of the two alternate.
+  const Transform apart =
+      transforms::fold(experts).then(transforms::rope_pairs(experts)).then(transforms::split());
+  return with_rules(decoder_tensors(config),
+                    {{{"layers.*.ffn.gate.*"}, {theirs + "router.*"}, {}},
+                     {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+                      {theirs + "experts.gate_up_proj"},
+                      transforms::transpose().then(apart)},
+                     {expert_names(config, {"gate_proj.bias", "up_proj.bias"}),
+                      {theirs + "experts.gate_up_proj_bias"},
+                      apart},
+                     {expert_names(config, {"down_proj.weight"}),
+                      {theirs + "experts.down_proj"},
+                      transforms::transpose().then(transforms::unstack())},
+                     {expert_names(config, {"down_proj.bias"}),
+                      {theirs + "experts.down_proj_bias"},
+                      transforms::unstack()}});
+}
+
+}  // namespace
+
+Family gpt_oss_family() { return {"gpt_oss", read, write, tensors}; }
+
+}  // namespace pronghorn

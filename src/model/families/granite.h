@@ -1,0 +1,13 @@
+// What Granite's families share: factors on embeddings, scores of attention, what layers add to the
+// stream, and the scores of the model.
+#pragma once
+
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+
+// attention_multiplier, residual_multiplier, embedding_multiplier and logits_scaling.
+void read_granite_factors(ConfigReader& reader, Decoder& decoder);
+nlohmann::json write_granite_factors(const ModelConfig& config, const BlockConfig& block);
+
+}  // namespace pronghorn

@@ -1,0 +1,46 @@
+// The Granite family with experts (Granite 3.0 to 3.3, arXiv 2408.13359): its factors, and a
+// softmax over the chosen experts, whose matrices are in one tensor.
+#include "model/families.h"
+#include "model/families/granite.h"
+#include "model/families/mixture.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kCount = "num_local_experts";
+
+ModelConfig read(ConfigReader reader) {
+  Decoder decoder = read_decoder(reader, {});
+  read_attention_bias(reader, decoder);
+  read_granite_factors(reader, decoder);
+  read_experts(reader, decoder, {kCount, 8, 2}, {});
+  return decoder.finish(reader);
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  const std::vector<const BlockConfig*> layers = mixture_layers(config);
+  if (layers.empty()) return {};
+  nlohmann::json json = write_mixture(config, "granitemoe", "GraniteMoeForCausalLM", kCount);
+  json["attention_bias"] = layers.front()->mixers.front().at("bias");
+  json.update(write_granite_factors(config, *layers.front()));
+  return json;
+}
+
+TensorRules tensors(const ModelConfig& config) {
+  const std::string theirs = "model.layers.*.block_sparse_moe.";
+  const auto experts = experts_of(config).at("experts").get<int64_t>();
+  return with_rules(decoder_tensors(config),
+                    {{{"layers.*.ffn.gate.*"}, {theirs + "router.layer.*"}, {}},
+                     {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+                      {theirs + "input_linear.weight"},
+                      transforms::fold(experts).then(transforms::split())},
+                     {expert_names(config, {"down_proj.weight"}),
+                      {theirs + "output_linear.weight"},
+                      transforms::unstack()}});
+}
+
+}  // namespace
+
+Family granitemoe_family() { return {"granitemoe", read, write, tensors}; }
+
+}  // namespace pronghorn

@@ -1,0 +1,54 @@
+// What the families share whose layers are attention and a mixture of experts, some of them with an
+// ordinary feed-forward in its place.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+
+// How a family calls the number of experts, and what the reference takes for missing keys.
+struct ExpertDefaults {
+  std::string count_key = "num_experts";
+  int64_t experts = 0, top_k = 0;
+};
+
+// Puts a "moe" into all layers of `decoder` that `sparse` says (empty: all). settings: what the
+// family adds to the numbers of experts, their width, that of the decoder unless it says another,
+// and the losses.
+void read_experts(ConfigReader& reader, Decoder& decoder, const ExpertDefaults& defaults,
+                  const nlohmann::json& settings, std::vector<bool> sparse = {});
+
+// The layers with experts: those that mlp_only_layers does not list and whose number, counted from
+// 1, decoder_sparse_step divides.
+std::vector<bool> read_sparse_layers(ConfigReader& reader, int64_t layers);
+
+// As decoder_layers(); empty unless some have experts.
+std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config);
+
+// The experts of the first layer that has some, and the feed-forward of the first that has none, or
+// null. config: has mixture_layers().
+const nlohmann::json& experts_of(const ModelConfig& config);
+const nlohmann::json* dense_of(const ModelConfig& config);
+
+// write_decoder() with the numbers of experts and the losses. intermediate_size is that of the
+// experts.
+nlohmann::json write_mixture(const ModelConfig& config, const std::string& model_type,
+                             const std::string& architecture, const std::string& count_key);
+
+// mlp_only_layers, decoder_sparse_step, moe_intermediate_size, norm_topk_prob, and
+// intermediate_size, which is that of the layers without experts.
+nlohmann::json write_sparse_layers(const ModelConfig& config);
+
+// Our names of such matrices of all experts, one expert after another.
+std::vector<std::string> expert_names(const ModelConfig& config,
+                                      const std::vector<std::string>& matrices);
+
+// decoder_tensors() with the rules in front, which come first.
+TensorRules with_rules(TensorRules tensors, const std::vector<TensorRule>& rules);
+
+}  // namespace pronghorn

@@ -1,0 +1,33 @@
+// The OLMoE family (arXiv 2409.02060): small experts, and norms of all query heads and all key
+// heads together.
+#include "model/families.h"
+#include "model/families/mixture.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kCount = "num_experts";
+
+ModelConfig read(ConfigReader reader) {
+  Decoder decoder = read_decoder(reader, {.epsilon = 1e-5});
+  read_attention_bias(reader, decoder);
+  decoder.mixer["qk_norm"] = true;
+  decoder.mixer["qk_norm_over"] = "projection";
+  read_experts(reader, decoder, {kCount, 64, 8},
+               {{"normalize", reader.boolean("norm_topk_prob", false)}});
+  return decoder.finish(reader);
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  if (mixture_layers(config).empty()) return {};
+  nlohmann::json json = write_mixture(config, "olmoe", "OlmoeForCausalLM", kCount);
+  json["attention_bias"] = mixture_layers(config).front()->mixers.front().at("bias");
+  json["norm_topk_prob"] = experts_of(config).at("normalize");
+  return json;
+}
+
+}  // namespace
+
+Family olmoe_family() { return {"olmoe", read, write, decoder_tensors}; }
+
+}  // namespace pronghorn
