@@ -13,6 +13,7 @@
 #include "formats/tokenizer.h"
 #include "model/checkpoint.h"
 #include "model/lora.h"
+#include "model/upcycle.h"
 #include "tensor/block_layouts.h"
 
 namespace pronghorn::app {
@@ -21,6 +22,7 @@ namespace {
 struct ConvertOptions : Common {
   std::filesystem::path in, out, adapter;
   std::string quantize, type;
+  UpcycleOptions upcycle{.experts = 0};
 };
 
 const Encoding& encoding_named(std::string_view name) {
@@ -65,8 +67,9 @@ void run(const ConvertOptions& options) {
       std::filesystem::equivalent(options.in, options.out)) {
     throw UsageError("convert", "IN and OUT are the same");
   }
-  const std::unique_ptr<Model> model = load_model(options.in, options.adapter);
+  std::unique_ptr<Model> model = load_model(options.in, options.adapter);
   merge_adapter(*model);
+  if (options.upcycle.experts > 0) model = upcycle(*model, options.upcycle);
   const auto source = find_gguf(options.in);
   const ChatFormat chat = ChatFormat::load(options.in);
 
@@ -165,6 +168,17 @@ void add_convert(CLI::App& app) {
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))
       ->option_text("bf16|f16|f32");
   add_adapter_option(*command, options->adapter);
+  CLI::Option* upcycle = command->add_option(
+      "--upcycle", options->upcycle.experts,
+      "make a mixture of so many experts of a dense model, each a copy of its feed-forward");
+  upcycle->check(CLI::Range(int64_t{2}, int64_t{1024}))->option_text("N");
+  command
+      ->add_option("--top-k", options->upcycle.top_k,
+                   "with --upcycle: experts that a token is given to (2)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1024}))
+      ->needs(upcycle);
+  command->add_option("--seed", options->upcycle.seed, "with --upcycle: of the routers")
+      ->needs(upcycle);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }
