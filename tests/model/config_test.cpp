@@ -153,7 +153,7 @@ TEST(Config, RefusesUnknownKeysAndSuggests) {
 
 TEST(Config, NamesWhatIsMissing) {
   for (const char* pointer :
-       {"/hidden_size", "/pattern", "/blocks", "/blocks/a/mixer", "/blocks/a/mixer/type",
+       {"/hidden_size", "/pattern", "/blocks", "/blocks/m/mixer", "/blocks/a/mixer/type",
         "/blocks/a/mixer/heads", "/blocks/a/ffn/type", "/blocks/a/ffn/size"}) {
     const std::string key(std::string_view(pointer).substr(std::string(pointer).rfind('/') + 1));
     EXPECT_THAT(error_with(pointer, ""), AllOf(HasSubstr(key), HasSubstr("missing"))) << pointer;
