@@ -50,10 +50,11 @@ from transformers import (AutoModelForCausalLM, BitNetConfig, BitNetForCausalLM,
 from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH1ForCausalLM,
                           FalconMambaConfig, FalconMambaForCausalLM, GraniteMoeHybridConfig,
                           GraniteMoeHybridForCausalLM, JambaConfig, JambaForCausalLM, Lfm2Config,
-                          Lfm2ForCausalLM, MiniCPM3Config, MiniCPM3ForCausalLM, NemotronHConfig,
-                          NemotronHForCausalLM, OlmoHybridConfig, OlmoHybridForCausalLM)
-from transformers import (Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3NextConfig,
-                          Qwen3NextForCausalLM)
+                          Lfm2ForCausalLM, Lfm2MoeConfig, Lfm2MoeForCausalLM, MiniCPM3Config,
+                          MiniCPM3ForCausalLM, NemotronHConfig, NemotronHForCausalLM,
+                          OlmoHybridConfig, OlmoHybridForCausalLM)
+from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
+                          Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
 from transformers import BitNetQuantConfig
 from transformers.integrations.bitnet import (AutoBitLinear, pack_weights,
                                               replace_with_bitnet_linear)
@@ -207,6 +208,7 @@ def small_models():
         yield f"bitnet_{mode}", BitNetConfig(**bitnet, **tied,
                                              quantization_config=quantization), BitNetForCausalLM
     yield from hybrids(common)
+    yield from hybrid_mixtures()
 
 
 def hybrids(common):
@@ -391,6 +393,66 @@ def mixtures():
                                                          "rope_theta": 5000.0}), GptOssForCausalLM
 
 
+def hybrid_mixtures():
+    """The hybrids whose feed-forwards are experts, in all layers or some."""
+    common = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 20, "pad_token_id": 0,
+              "bos_token_id": 1, "eos_token_id": 2, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "max_position_embeddings": 256}
+    tied, untied = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+    qwen = dict(common, head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+                linear_key_head_dim=6, linear_value_head_dim=5, num_experts=5,
+                num_experts_per_tok=2, moe_intermediate_size=12,
+                shared_expert_intermediate_size=14)
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    yield "qwen3_next_moe", Qwen3NextConfig(**qwen, num_hidden_layers=2, layer_types=kinds[:2]), \
+        Qwen3NextForCausalLM
+    # Layers without experts among those with some, and weights as softmax gives them.
+    yield "qwen3_next_moe_step", Qwen3NextConfig(
+        **dict(qwen, num_experts=7, num_experts_per_tok=1), **tied, num_hidden_layers=4,
+        full_attention_interval=2, decoder_sparse_step=2, mlp_only_layers=[3],
+        norm_topk_prob=False), Qwen3NextForCausalLM
+    del qwen["intermediate_size"]
+    yield "qwen3_5_moe_text", Qwen3_5MoeTextConfig(**qwen, num_hidden_layers=3,
+                                                   layer_types=kinds), Qwen3_5MoeForCausalLM
+    # All experts for every token, and an odd number of heads.
+    yield "qwen3_5_moe_text_all", Qwen3_5MoeTextConfig(
+        **dict(qwen, num_attention_heads=3, num_key_value_heads=1, num_experts=3,
+               num_experts_per_tok=3), **tied, num_hidden_layers=2, layer_types=kinds[:2],
+        attention_bias=True), Qwen3_5MoeForCausalLM
+    # As it is published beside a tower for images.
+    yield "qwen3_5_moe", Qwen3_5MoeTextConfig(**qwen, num_hidden_layers=2,
+                                              layer_types=kinds[:2]), Qwen3_5MoeForCausalLM
+
+    granite = dict(common, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=6, mamba_chunk_size=16,
+                   shared_intermediate_size=14, attention_multiplier=0.3)
+    yield "granitemoehybrid_moe", GraniteMoeHybridConfig(
+        **granite, **tied, num_hidden_layers=3, layer_types=kinds, num_local_experts=6,
+        num_experts_per_tok=3, embedding_multiplier=6.0, residual_multiplier=0.4,
+        logits_scaling=3.0), GraniteMoeHybridForCausalLM
+    yield "granitemoehybrid_moe_rope", GraniteMoeHybridConfig(
+        **granite, num_hidden_layers=2, layer_types=kinds[:2], num_local_experts=5,
+        num_experts_per_tok=1, position_embedding_type="rope"), GraniteMoeHybridForCausalLM
+
+    lfm2 = dict(common, moe_intermediate_size=12, num_experts=6, num_experts_per_tok=2,
+                num_hidden_layers=3)
+    yield "lfm2_moe", Lfm2MoeConfig(**lfm2, num_dense_layers=1, routed_scaling_factor=1.6,
+                                    layer_types=["conv", "full_attention", "conv"]), \
+        Lfm2MoeForCausalLM
+    yield "lfm2_moe_plain", Lfm2MoeConfig(
+        **dict(lfm2, num_hidden_layers=2, num_experts=5), **untied, num_dense_layers=0,
+        use_expert_bias=False, norm_topk_prob=False, conv_bias=True,
+        layer_types=["full_attention", "conv"]), Lfm2MoeForCausalLM
+
+    jamba = dict(common, mamba_d_state=5)
+    yield "jamba_moe", JambaConfig(**jamba, num_hidden_layers=4, attn_layer_period=3,
+                                   attn_layer_offset=1, num_experts=5, num_experts_per_tok=2,
+                                   expert_layer_period=2, expert_layer_offset=1), JambaForCausalLM
+    yield "jamba_moe_all", JambaConfig(**jamba, **tied, num_hidden_layers=2, attn_layer_period=2,
+                                       attn_layer_offset=0, num_experts=3, num_experts_per_tok=1,
+                                       expert_layer_period=1, expert_layer_offset=0), \
+        JambaForCausalLM
+
+
 def draw(name, parameter, generator, less_one=False):
     """Values for a parameter: none constant, so that a tensor swapped or ignored shows."""
 
@@ -506,22 +568,41 @@ def make(name, config, cls):
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
             parameter.copy_(draw(key, parameter, generator, less_one(name, key)))
+        for key, buffer in sorted(model.named_buffers()):
+            if key.endswith("expert_bias"):
+                buffer.copy_(draw(key, buffer, generator))
     tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if name == "qwen3_5":
-        nest(folder)
+    if name in ("qwen3_5", "qwen3_5_moe"):
+        nest(name, folder)
     finish(name, folder, model, tokens)
 
 
-def nest(folder):
+def stack_experts(tensors):
+    """One tensor for a matrix of all experts of a layer, the gates' rows before the others'."""
+    for router in [key for key in tensors if key.endswith("mlp.gate.weight")]:
+        experts = router.removesuffix("gate.weight") + "experts."
+
+        def stack(matrix):
+            count = tensors[router].shape[0]
+            return torch.stack([tensors.pop(f"{experts}{e}.{matrix}.weight")
+                                for e in range(count)])
+
+        tensors[experts + "gate_up_proj"] = torch.cat([stack("gate_proj"), stack("up_proj")], 1)
+        tensors[experts + "down_proj"] = stack("down_proj")
+
+
+def nest(name, folder):
     """The text model as a part of one that also sees."""
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    stack_experts(tensors)
     safetensors.torch.save_file({key.replace("model.", "model.language_model.", 1): value
                                  for key, value in tensors.items()},
                                 folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5",
+    whole = {"architectures": [config["architectures"][0].replace(
+        "ForCausalLM", "ForConditionalGeneration")], "model_type": name,
              "tie_word_embeddings": config["tie_word_embeddings"], "text_config": config}
     (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
 

@@ -54,6 +54,8 @@ struct MoeConfig {
     f.boolean(
         "normalize", router.normalize, true,
         "the chosen scores are divided by their sum; with softmax: a softmax over the chosen");
+    f.number("least_sum", router.least_sum, 1e-20, 0, 1,
+             "added to the sum of sigmoids that they are divided by");
     f.number("scale", scale, 1.0, 0, kMostScale, "factor on the weights of the chosen");
     router.scale = static_cast<float>(scale);
     f.boolean("router_bias", router_bias, false, "on the router's logits");

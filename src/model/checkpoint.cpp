@@ -165,8 +165,9 @@ bool is_derived(std::string_view name, const SafetensorsEntry& entry) {
 }
 
 template <typename Checkpoint>
-void load(Model& model, const Checkpoint& checkpoint, const TensorRules& rules) {
+void load(Model& model, const Checkpoint& checkpoint, TensorRules rules) {
   const std::vector<std::string> all = checkpoint.names();
+  rules = rules_for(std::move(rules), all);
   const std::set<std::string> there(all.begin(), all.end());
   std::set<std::string> used;
   for (BoundRule& rule : bound(rules, model.parameters())) {

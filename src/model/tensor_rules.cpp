@@ -1,8 +1,10 @@
 #include "model/tensor_rules.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 
@@ -99,6 +101,20 @@ class Binder {
 
 std::vector<BoundRule> bind_rules(const TensorRules& rules, const std::vector<std::string>& names) {
   return Binder(names).bind(rules);
+}
+
+TensorRules rules_for(TensorRules rules, const std::vector<std::string>& checkpoint) {
+  std::vector<TensorRule> asked_for;
+  for (TensorRule& layout : rules.layouts) {
+    const std::string& first = layout.published.front();
+    if (std::ranges::any_of(
+            checkpoint, [&](const std::string& name) { return match(first, name).has_value(); })) {
+      asked_for.push_back(std::move(layout));
+    }
+  }
+  rules.layouts.clear();
+  rules.rules.insert(rules.rules.begin(), asked_for.begin(), asked_for.end());
+  return rules;
 }
 
 std::vector<std::string> other_names(const TensorRules& rules, std::string_view published) {

@@ -33,7 +33,13 @@ struct TensorRules {
     std::string name, other;
   };
   std::vector<Alias> aliases;
+  // Other layouts of some tensors: such a rule comes first where a checkpoint has a tensor of its
+  // first published name. What is written has the layout of `rules`.
+  std::vector<TensorRule> layouts;
 };
+
+// The rules with those of `layouts` in front that this checkpoint asks for.
+TensorRules rules_for(TensorRules rules, const std::vector<std::string>& checkpoint);
 
 // A rule applied to tensors of a model.
 struct BoundRule {

@@ -11,8 +11,6 @@ namespace pronghorn {
 namespace {
 
 constexpr char kWhere[] = "router";
-// Of a sum of sigmoids that is divided by, as in the reference of arXiv 2412.19437.
-constexpr double kLeastSum = 1e-20;
 constexpr int64_t kGrain = 1 << 12;  // numbers of a task
 
 double logistic(double z) { return 1 / (1 + std::exp(-z)); }
@@ -96,7 +94,7 @@ class Chooser {
       }
       return;
     }
-    double sum = options_.normalize ? kLeastSum : 1;
+    double sum = options_.normalize ? options_.least_sum : 1;
     for (size_t i = 0; i < experts.size() && options_.normalize; ++i) sum += scores_[at(i)];
     for (size_t i = 0; i < experts.size(); ++i) {
       weights[i] = static_cast<float>(options_.scale * scores_[at(i)] / sum);
@@ -116,7 +114,7 @@ void route_backward(const RouterOptions& options, std::span<const float> z,
   const double scale = options.scale;
   double sum = 0, mean = 0;  // of the chosen scores; of dw under the weights
   for (const int32_t e : experts) sum += scores[static_cast<size_t>(e)];
-  if (options.sigmoid) sum += kLeastSum;
+  if (options.sigmoid) sum += options.least_sum;
   const double divisor = options.normalize ? sum : 1;
   for (size_t i = 0; i < experts.size(); ++i) {
     mean += dw[i] * scores[static_cast<size_t>(experts[i])] / divisor;

@@ -91,7 +91,7 @@ std::vector<double> experts_reference(const Variant& variant, const Values& in,
       for (size_t i = 0; i < width; ++i) z[e] += in[1][e * width + i] * x[i];
     }
     const Choice choice = choose(variant, z);
-    double sum = 0;
+    double sum = variant.router.sigmoid ? variant.router.least_sum : 0;
     for (const size_t e : choice.experts) sum += choice.scores[e];
     std::vector<double> y(width);
     for (const size_t e : choice.experts) {
@@ -183,11 +183,15 @@ std::vector<OperatorCase> experts_cases() {
                    {{.experts = 4, .top_k = 3, .normalize = false, .scale = 2.5f}}),
       experts_case("experts_groups_by_best",
                    {{.experts = 9, .top_k = 2, .normalize = false, .groups = 3, .top_groups = 1}}),
-      experts_case(
-          "experts_sigmoid",
-          {{.experts = 8, .top_k = 3, .sigmoid = true, .scale = 1.7f, .groups = 4, .top_groups = 2},
-           false,
-           true}),
+      experts_case("experts_sigmoid", {{.experts = 8,
+                                        .top_k = 3,
+                                        .sigmoid = true,
+                                        .scale = 1.7f,
+                                        .least_sum = 0.4,
+                                        .groups = 4,
+                                        .top_groups = 2},
+                                       false,
+                                       true}),
       experts_case("experts_sigmoid_plain",
                    {{.experts = 6, .top_k = 1, .sigmoid = true, .normalize = false}}),
       experts_case("experts_clamped", {{.experts = 6, .top_k = 4}, true, false})};

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "formats/safetensors.h"
+#include "model/checkpoint.h"
 #include "model/families.h"
 #include "model/families/mapping.h"
 #include "model/lora.h"
@@ -86,14 +87,23 @@ const std::string kGoldens[] = {"llama",
                                 "mamba2_groups",
                                 "lfm2",
                                 "lfm2_bias",
+                                "lfm2_moe",
+                                "lfm2_moe_plain",
                                 "qwen3_next",
+                                "qwen3_next_moe",
+                                "qwen3_next_moe_step",
                                 "qwen3_5_text",
                                 "qwen3_5_text_bias",
                                 "qwen3_5",
+                                "qwen3_5_moe_text",
+                                "qwen3_5_moe_text_all",
+                                "qwen3_5_moe",
                                 "olmo_hybrid",
                                 "olmo_hybrid_rope",
                                 "granitemoehybrid",
                                 "granitemoehybrid_rope",
+                                "granitemoehybrid_moe",
+                                "granitemoehybrid_moe_rope",
                                 "bamba",
                                 "bamba_bias",
                                 "falcon_h1",
@@ -105,6 +115,8 @@ const std::string kGoldens[] = {"llama",
                                 "falcon_mamba_bias",
                                 "jamba",
                                 "jamba_bias",
+                                "jamba_moe",
+                                "jamba_moe_all",
                                 "minicpm3",
                                 "minicpm3_plain"};
 
@@ -495,10 +507,15 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   const auto read = [](const char* name, const char* key, const nlohmann::json& value) {
     read_changed(name, key, value);
   };
-  // Routed experts, and layers of unknown kinds or too few of them.
-  EXPECT_THROW(read("granitemoehybrid", "num_local_experts", 4), Error);
-  EXPECT_THROW(read("jamba", "num_experts", 2), Error);
-  EXPECT_THROW(read("qwen3_next", "mlp_only_layers", {0}), Error);
+  // Experts, and layers of unknown kinds or too few of them.
+  EXPECT_THROW(read("granitemoehybrid_moe", "num_experts_per_tok", 7), Error);
+  EXPECT_THROW(read("granitemoehybrid_moe", "num_local_experts", -1), Error);
+  EXPECT_THROW(read("jamba_moe", "num_experts_per_tok", 6), Error);
+  EXPECT_THROW(read("jamba_moe", "expert_layer_offset", 2), Error);
+  EXPECT_THROW(read("qwen3_next_moe", "mlp_only_layers", {"0"}), Error);
+  EXPECT_THROW(read("qwen3_next_moe", "shared_expert_intermediate_size", 0), Error);
+  EXPECT_THROW(read("qwen3_5_moe_text", "norm_topk_prob", false), Error);
+  EXPECT_THROW(read("lfm2_moe", "num_dense_layers", -1), Error);
   EXPECT_THROW(read("nemotron_h", "layers_block_type", {"mlp", "moe"}), Error);
   EXPECT_THROW(read("nemotron_h", "layers_block_type", {"mlp", "lstm"}), Error);
   EXPECT_THROW(read("nemotron_h", "layers_block_type", "mlp"), Error);
@@ -533,6 +550,33 @@ TEST(Hybrids, ReadOlderNames) {
   const Folder folder;
   write_file(folder.path() / "config.json", nemotron.dump());
   EXPECT_EQ(kinds(load_config(folder.path())), "M-*-M");
+}
+
+template <Family (*family)()>
+Family in_other_layout() {
+  Family turned = family();
+  turned.tensors = [](const ModelConfig& config) {
+    TensorRules rules = family().tensors(config);
+    rules.rules.insert(rules.rules.begin(), rules.layouts.begin(), rules.layouts.end());
+    return rules;
+  };
+  return turned;
+}
+
+// Experts one by one where the family writes stacks, and the other way round.
+TEST(Hybrids, ReadExpertsHoweverTheyArePublished) {
+  for (const auto& [name, turned] :
+       {std::pair<const char*, Family>("qwen3_5_moe", in_other_layout<qwen3_5_moe_family>()),
+        {"qwen3_5_moe_text", in_other_layout<qwen3_5_moe_text_family>()},
+        {"qwen3_next_moe", in_other_layout<qwen3_next_family>()}}) {
+    SCOPED_TRACE(name);
+    const auto model = Model::load(golden_path(name));
+    const Folder folder;
+    save_checkpoint(*model, folder.path(), turned);
+    EXPECT_NE(SafetensorsFile(folder.path() / "model.safetensors").names(),
+              SafetensorsFile(golden_path(name) / "model.safetensors").names());
+    EXPECT_EQ(Model::load(folder.path())->fingerprint(), model->fingerprint());
+  }
 }
 
 // One kind of layers only: still a model, whatever family it is written in.

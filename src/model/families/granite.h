@@ -2,6 +2,8 @@
 // stream, and the scores of the model.
 #pragma once
 
+#include <vector>
+
 #include "model/families/decoder.h"
 
 namespace pronghorn {
@@ -9,5 +11,9 @@ namespace pronghorn {
 // attention_multiplier, residual_multiplier, embedding_multiplier and logits_scaling.
 void read_granite_factors(ConfigReader& reader, Decoder& decoder);
 nlohmann::json write_granite_factors(const ModelConfig& config, const BlockConfig& block);
+
+// Rules for experts and their router, for a model that has some: the matrices of a layer's experts
+// are in one tensor.
+std::vector<TensorRule> granite_expert_rules(const ModelConfig& config);
 
 }  // namespace pronghorn

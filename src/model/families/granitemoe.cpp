@@ -27,19 +27,22 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  const std::string theirs = "model.layers.*.block_sparse_moe.";
-  const auto experts = experts_of(config).at("experts").get<int64_t>();
-  return with_rules(decoder_tensors(config),
-                    {{{"layers.*.ffn.gate.*"}, {theirs + "router.layer.*"}, {}},
-                     {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
-                      {theirs + "input_linear.weight"},
-                      transforms::fold(experts).then(transforms::split())},
-                     {expert_names(config, {"down_proj.weight"}),
-                      {theirs + "output_linear.weight"},
-                      transforms::unstack()}});
+  return with_rules(decoder_tensors(config), granite_expert_rules(config));
 }
 
 }  // namespace
+
+std::vector<TensorRule> granite_expert_rules(const ModelConfig& config) {
+  const std::string theirs = "model.layers.*.block_sparse_moe.";
+  const auto experts = experts_of(config).at("experts").get<int64_t>();
+  return {{{"layers.*.ffn.gate.*"}, {theirs + "router.layer.*"}, {}},
+          {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+           {theirs + "input_linear.weight"},
+           transforms::fold(experts).then(transforms::split())},
+          {expert_names(config, {"down_proj.weight"}),
+           {theirs + "output_linear.weight"},
+           transforms::unstack()}};
+}
 
 Family granitemoe_family() { return {"granitemoe", read, write, tensors}; }
 

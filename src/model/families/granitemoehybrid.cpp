@@ -1,13 +1,31 @@
 // The Granite 4 family: Mamba-2, attention mostly without positions, Granite's factors (arXiv
-// 2408.13359). Sizes without routed experts: a feed-forward is what the experts would share.
-#include "base/error.h"
+// 2408.13359). Experts share a feed-forward, which is all there is in sizes without experts.
+#include <utility>
+
 #include "model/families.h"
+#include "model/families/granite.h"
 #include "model/families/hybrid.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr double kLeast = 1e-9;  // of a factor that is divided by
+constexpr const char* kCount = "num_local_experts";
+
+// intermediate_size is that of experts.
+Decoder read_feed_forwards(ConfigReader& reader, DecoderDefaults defaults) {
+  const int64_t shared = reader.integer("shared_intermediate_size", 1024, 1);
+  const bool experts = reader.integer(kCount, 8, 0) > 0;
+  defaults.size = experts ? 11008 : shared;
+  Decoder decoder = read_decoder(reader, defaults);
+  if (experts) {
+    read_experts(reader, decoder, {kCount, 8, 2}, {{"shared_size", shared}});
+  } else {
+    decoder.size = shared;
+    reader.ignore("num_experts_per_tok");
+  }
+  return decoder;
+}
 
 ModelConfig read(ConfigReader reader) {
   const bool turned = reader.string("position_embedding_type", "nope") == "rope";
@@ -16,18 +34,9 @@ ModelConfig read(ConfigReader reader) {
   if (!turned) {
     for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta"}) reader.ignore(key);
   }
-  // intermediate_size is that of routed experts.
-  defaults.size = reader.integer("shared_intermediate_size", 1024, 1);
-  Decoder decoder = read_decoder(reader, defaults);
-  decoder.size = defaults.size;
-  require(reader.integer("num_local_experts", 8, 0) == 0, reader.path("num_local_experts"),
-          "routed experts are not supported in this family");
-  reader.ignore("num_experts_per_tok");
+  Decoder decoder = read_feed_forwards(reader, defaults);
   read_attention_bias(reader, decoder);
-  decoder.mixer["scale"] = reader.number("attention_multiplier", 1.0, kLeast);
-  decoder.block = {{"residual_multiplier", reader.number("residual_multiplier", 1.0)}};
-  decoder.settings["embedding_scale"] = reader.number("embedding_multiplier", 1.0);
-  decoder.settings["logit_scale"] = 1 / reader.number("logits_scaling", 1.0, kLeast);
+  read_granite_factors(reader, decoder);
   const nlohmann::json mamba2 =
       read_mamba2_mixer(reader, decoder.settings.at("hidden_size").get<int64_t>());
   const std::vector<bool> attention =
@@ -49,18 +58,28 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
   json["position_embedding_type"] = mixer.at("rope").is_null() ? "nope" : "rope";
   json["shared_intermediate_size"] = json.at("intermediate_size");
-  json["num_local_experts"] = json["num_experts_per_tok"] = 0;
+  json[kCount] = json["num_experts_per_tok"] = 0;
+  if (has_experts(config)) {
+    json.update(write_experts(config, kCount));
+    json["shared_intermediate_size"] = experts_of(config).at("shared_size");
+  }
   json["attention_bias"] = mixer.at("bias");
-  json["attention_multiplier"] = mixer.at("scale");
-  json["residual_multiplier"] = layers.front()->residual_multiplier;
-  json["embedding_multiplier"] = config.embedding_scale;
-  json["logits_scaling"] = divisor_of(config.logit_scale);
+  json.update(write_granite_factors(config, *attention.front()));
   if (!recurrent.empty()) {
     json.update(write_mamba2_mixer(config, recurrent.front()->mixers.front()));
   }
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
   json.erase("head_dim");
   return json;
+}
+
+// The feed-forward of every token, `ours`.
+std::vector<TensorRule> shared_rules(const std::string& ours) {
+  const std::string theirs = "model.layers.*.shared_mlp.";
+  return {{{ours + "gate_proj.weight", ours + "up_proj.weight"},
+           {theirs + "input_linear.weight"},
+           transforms::split()},
+          {{ours + "down_proj.*"}, {theirs + "output_linear.*"}, {}}};
 }
 
 TensorRules tensors(const ModelConfig& config) {
@@ -73,15 +92,13 @@ TensorRules tensors(const ModelConfig& config) {
       {{"embeddings.weight"}, {"model.embed_tokens.weight"}, {}},
       {{layer + "mixer_norm.*"}, {theirs + "input_layernorm.*"}, {}},
       {{layer + "ffn_norm.*"}, {theirs + "post_attention_layernorm.*"}, {}},
-      {{layer + "ffn.gate_proj.weight", layer + "ffn.up_proj.weight"},
-       {theirs + "shared_mlp.input_linear.weight"},
-       transforms::split()},
-      {{layer + "ffn.down_proj.*"}, {theirs + "shared_mlp.output_linear.*"}, {}},
       {{"norm.*"}, {"model.norm.*"}, {}},
       {{"lm_head.weight"}, {"lm_head.weight"}, {}}};
   tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
   tensors.passed_over = tied_head(config, "lm_head.weight");
-  return tensors;
+  if (!has_experts(config)) return with_rules(std::move(tensors), shared_rules(layer + "ffn."));
+  tensors = with_rules(std::move(tensors), shared_rules(layer + "ffn.shared_expert."));
+  return with_rules(std::move(tensors), granite_expert_rules(config));
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // The Jamba family (arXiv 2403.19887, 2408.12570): Mamba with norms on its step sizes, B and C, and
-// a few layers of attention without positions. Layers without routed experts.
-#include "base/error.h"
+// a few layers of attention without positions. Some layers have experts.
+#include <utility>
+
 #include "model/families.h"
 #include "model/families/hybrid.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
@@ -21,15 +23,40 @@ nlohmann::json read_mamba(ConfigReader& reader, int64_t hidden_size) {
   return mixer;
 }
 
+constexpr const char* kCount = "num_experts";
+
+void read_feed_forwards(ConfigReader& reader, Decoder& decoder) {
+  if (reader.integer(kCount, 16, 1) == 1) {
+    for (const char* key : {"num_experts_per_tok", "expert_layer_period", "expert_layer_offset"}) {
+      reader.ignore(key);
+    }
+    return;
+  }
+  const int64_t period = reader.integer("expert_layer_period", 2, 1);
+  const int64_t offset = reader.integer("expert_layer_offset", 1, 0, period - 1);
+  std::vector<bool> sparse;
+  for (int64_t i = 0; i < decoder.layers; ++i) sparse.push_back(i % period == offset);
+  read_experts(reader, decoder, {kCount, 16, 2}, {{"normalize", false}}, std::move(sparse));
+}
+
+// prefix_layer_period and prefix_layer_offset of the layers that `in` says, the first two of which
+// say how far they are apart.
+nlohmann::json write_period(const std::vector<const BlockConfig*>& layers,
+                            const std::string& prefix, bool (*in)(const BlockConfig&)) {
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (in(*layers[i])) places.push_back(static_cast<int64_t>(i));
+  }
+  return {
+      {prefix + "_layer_offset", places[0]},
+      {prefix + "_layer_period", places.size() > 1 ? places[1] - places[0] : std::ssize(layers)}};
+}
+
 ModelConfig read(ConfigReader reader) {
   DecoderDefaults defaults{.kv_heads = 8};
   defaults.rope.by_layer = true;  // there are none
   Decoder decoder = read_decoder(reader, defaults);
-  require(reader.integer("num_experts", 16, 1) == 1, reader.path("num_experts"),
-          "routed experts are not supported in this family");
-  for (const char* key : {"num_experts_per_tok", "expert_layer_period", "expert_layer_offset"}) {
-    reader.ignore(key);
-  }
+  read_feed_forwards(reader, decoder);
   const nlohmann::json mamba =
       read_mamba(reader, decoder.settings.at("hidden_size").get<int64_t>());
   const int64_t period = reader.integer("attn_layer_period", 8, 1);
@@ -47,15 +74,9 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   nlohmann::json json = write_decoder(config, attention, "jamba", "JambaForCausalLM");
   const nlohmann::json& mixer = attention.front()->mixers.front();
   if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
-  // The first two layers of attention say how far they are apart.
-  std::vector<int64_t> places;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    if (layers[i]->mixers.front().at("type") == "attention") {
-      places.push_back(static_cast<int64_t>(i));
-    }
-  }
-  json["attn_layer_offset"] = places[0];
-  json["attn_layer_period"] = places.size() > 1 ? places[1] - places[0] : std::ssize(layers);
+  json.update(write_period(layers, "attn", [](const BlockConfig& block) {
+    return block.mixers.front().at("type") == "attention";
+  }));
   const nlohmann::json& mamba = recurrent.front()->mixers.front();
   if (mamba.at("inner_size").get<int64_t>() % config.hidden_size != 0) return {};
   json["mamba_expand"] = mamba.at("inner_size").get<int64_t>() / config.hidden_size;
@@ -64,12 +85,21 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   json["mamba_conv_bias"] = mamba.at("conv_bias");
   json["mamba_proj_bias"] = mamba.at("bias");
   json["mamba_dt_rank"] = mamba.at("time_step_rank");
-  json["num_experts"] = json["num_experts_per_tok"] = 1;
+  json[kCount] = json["num_experts_per_tok"] = 1;
+  if (has_experts(config)) {
+    json.update(write_experts(config, kCount));
+    json.update(write_period(layers, "expert", [](const BlockConfig& block) {
+      return block.feed_forward.at("type") == "moe";
+    }));
+  }
   json.erase("head_dim");
   return json;
 }
 
-TensorRules tensors(const ModelConfig& config) { return mamba_hybrid_tensors(config, "mamba"); }
+TensorRules tensors(const ModelConfig& config) {
+  return with_rules(mamba_hybrid_tensors(config, "mamba"),
+                    {{{"layers.*.ffn.gate.*"}, {"model.layers.*.feed_forward.router.*"}, {}}});
+}
 
 }  // namespace
 

@@ -1,5 +1,7 @@
 // The LFM2 family (arXiv 2511.23404): short convolutions between gates, attention in some layers,
 // with a norm on each head's query and key.
+#include "model/families/lfm2.h"
+
 #include "model/families.h"
 #include "model/families/hybrid.h"
 
@@ -18,52 +20,59 @@ int64_t read_size(ConfigReader& reader) {
   return (scaled + multiple - 1) / multiple * multiple;
 }
 
-ModelConfig read(ConfigReader reader) {
-  const int64_t size = read_size(reader);
+}  // namespace
+
+Lfm2 read_lfm2(ConfigReader& reader, int64_t size) {
   DecoderDefaults defaults{.kv_heads = 8, .size = size, .tied = true};
   defaults.rope.theta = 1e6;
   defaults.epsilon = reader.number("norm_eps", 1e-5, 0);
-  Decoder decoder = read_decoder(reader, defaults);
+  Lfm2 model;
+  Decoder& decoder = model.decoder;
+  decoder = read_decoder(reader, defaults);
   decoder.size = size;
   decoder.mixer["qk_norm"] = true;
   // An older name, which counts for more.
   if (reader.has("tie_embedding")) {
     decoder.settings["tie_embeddings"] = reader.boolean("tie_embedding");
   }
-  const nlohmann::json convolution = {{"type", "short_conv"},
-                                      {"conv_kernel", reader.integer("conv_L_cache", 3, 1)},
-                                      {"bias", reader.boolean("conv_bias", false)}};
+  model.convolution = {{"type", "short_conv"},
+                       {"conv_kernel", reader.integer("conv_L_cache", 3, 1)},
+                       {"bias", reader.boolean("conv_bias", false)}};
   for (const char* key : {"block_dim", "block_norm_eps", "block_use_swiglu", "block_mlp_init_scale",
                           "block_out_init_scale", "block_use_xavier_init", "conv_dim",
                           "conv_dim_out", "conv_use_xavier_init", "num_heads", "use_pos_enc"}) {
     reader.ignore(key);
   }
   const nlohmann::json& indices = reader.raw("full_attn_idxs");
-  const std::vector<bool> attention = read_attention_layers(
+  model.attention = read_attention_layers(
       reader, "layer_types", decoder.layers, {"conv"},
       [&](int64_t layer) { return !indices.is_array() || lists(indices, layer); });
+  return model;
+}
+
+ModelConfig Lfm2::finish(const ConfigReader& reader) const {
   return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
     if (!attention[static_cast<size_t>(layer)]) mixer = convolution;
   });
 }
 
-std::optional<nlohmann::json> write(const ModelConfig& config) {
+std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::string& model_type,
+                                         const std::string& architecture) {
   const auto layers = hybrid_layers(config, "short_conv");
   const auto convolutions = layers_with(layers, "short_conv");
   if (convolutions.empty()) return {};
   nlohmann::json json =
-      write_decoder(config, layers_with(layers, "attention"), "lfm2", "Lfm2ForCausalLM");
+      write_decoder(config, layers_with(layers, "attention"), model_type, architecture);
   const nlohmann::json& convolution = convolutions.front()->mixers.front();
   json["conv_L_cache"] = convolution.at("conv_kernel");
   json["conv_bias"] = convolution.at("bias");
   json["layer_types"] = write_layer_kinds(layers, "conv");
   json["norm_eps"] = config.norm_epsilon;
-  json["block_auto_adjust_ff_dim"] = false;
   for (const char* key : {"rms_norm_eps", "hidden_act", "head_dim"}) json.erase(key);
   return json;
 }
 
-TensorRules tensors(const ModelConfig& config) {
+TensorRules lfm2_tensors(const ModelConfig& config) {
   const std::string layer = "layers.*.", theirs = "model.layers.*.";
   TensorRules tensors;
   tensors.rules = mixer_rules(
@@ -88,8 +97,21 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+namespace {
+
+ModelConfig read(ConfigReader reader) {
+  const int64_t size = read_size(reader);
+  return read_lfm2(reader, size).finish(reader);
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  std::optional<nlohmann::json> json = write_lfm2(config, "lfm2", "Lfm2ForCausalLM");
+  if (json) (*json)["block_auto_adjust_ff_dim"] = false;
+  return json;
+}
+
 }  // namespace
 
-Family lfm2_family() { return {"lfm2", read, write, tensors}; }
+Family lfm2_family() { return {"lfm2", read, write, lfm2_tensors}; }
 
 }  // namespace pronghorn

@@ -9,7 +9,15 @@
 namespace pronghorn {
 namespace {
 
-bool has_experts(const BlockConfig& block) { return block.feed_forward.at("type") == "moe"; }
+bool has_experts(const BlockConfig& block) {
+  return !block.feed_forward.is_null() && block.feed_forward.at("type") == "moe";
+}
+
+std::vector<const BlockConfig*> expert_layers(const ModelConfig& config) {
+  std::vector<const BlockConfig*> layers = layer_blocks(config);
+  std::erase_if(layers, [](const BlockConfig* block) { return !has_experts(*block); });
+  return layers;
+}
 
 // The reference's balance loss is a mean over the layers, and its shares add up to top_k.
 double loss_factor(int64_t layers, int64_t top_k) {
@@ -71,28 +79,25 @@ std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config) {
   return std::ranges::any_of(layers, sparse) ? layers : std::vector<const BlockConfig*>();
 }
 
+bool has_experts(const ModelConfig& config) { return !expert_layers(config).empty(); }
+
 const nlohmann::json& experts_of(const ModelConfig& config) {
-  const std::vector<const BlockConfig*> layers = mixture_layers(config);
-  return (*std::ranges::find_if(layers, [](const auto* block) { return has_experts(*block); }))
-      ->feed_forward;
+  return expert_layers(config).front()->feed_forward;
 }
 
 const nlohmann::json* dense_of(const ModelConfig& config) {
-  for (const BlockConfig* block : mixture_layers(config)) {
+  for (const BlockConfig* block : layer_blocks(config)) {
     if (!has_experts(*block)) return &block->feed_forward;
   }
   return nullptr;
 }
 
-nlohmann::json write_mixture(const ModelConfig& config, const std::string& model_type,
-                             const std::string& architecture, const std::string& count_key) {
+nlohmann::json write_experts(const ModelConfig& config, const std::string& count_key) {
   const nlohmann::json& moe = experts_of(config);
-  const auto layers =
-      std::ranges::count_if(mixture_layers(config), [](const auto* b) { return has_experts(*b); });
-  nlohmann::json json = write_decoder(config, model_type, architecture);
-  json["intermediate_size"] = moe.at("size");
-  json[count_key] = moe.at("experts");
-  json["num_experts_per_tok"] = moe.at("top_k");
+  const auto layers = std::ssize(expert_layers(config));
+  nlohmann::json json = {{"intermediate_size", moe.at("size")},
+                         {count_key, moe.at("experts")},
+                         {"num_experts_per_tok", moe.at("top_k")}};
   const auto balance = moe.at("balance_loss").get<double>();
   if (balance > 0) {
     json["output_router_logits"] = true;
@@ -102,11 +107,18 @@ nlohmann::json write_mixture(const ModelConfig& config, const std::string& model
   return json;
 }
 
+nlohmann::json write_mixture(const ModelConfig& config, const std::string& model_type,
+                             const std::string& architecture, const std::string& count_key) {
+  nlohmann::json json = write_decoder(config, model_type, architecture);
+  json.update(write_experts(config, count_key));
+  return json;
+}
+
 nlohmann::json write_sparse_layers(const ModelConfig& config) {
   const nlohmann::json &moe = experts_of(config), *dense = dense_of(config);
   nlohmann::json only = nlohmann::json::array();
   int64_t layer = 0;
-  for (const BlockConfig* block : mixture_layers(config)) {
+  for (const BlockConfig* block : layer_blocks(config)) {
     if (!has_experts(*block)) only.push_back(layer);
     ++layer;
   }
@@ -127,6 +139,24 @@ std::vector<std::string> expert_names(const ModelConfig& config,
     }
   }
   return names;
+}
+
+std::vector<TensorRule> single_experts(const std::string& theirs) {
+  std::vector<TensorRule> rules;
+  for (const std::string matrix : {"gate_proj.*", "up_proj.*", "down_proj.*"}) {
+    rules.push_back({{"layers.*.ffn.experts.*." + matrix}, {theirs + "experts.*." + matrix}, {}});
+  }
+  return rules;
+}
+
+std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& theirs) {
+  const auto experts = experts_of(config).at("experts").get<int64_t>();
+  return {{expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+           {theirs + "experts.gate_up_proj"},
+           transforms::fold(experts).then(transforms::split())},
+          {expert_names(config, {"down_proj.weight"}),
+           {theirs + "experts.down_proj"},
+           transforms::unstack()}};
 }
 
 TensorRules with_rules(TensorRules tensors, const std::vector<TensorRule>& rules) {

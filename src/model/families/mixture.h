@@ -30,13 +30,18 @@ std::vector<bool> read_sparse_layers(ConfigReader& reader, int64_t layers);
 // As decoder_layers(); empty unless some have experts.
 std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config);
 
+// Whether a layer has experts, whatever its mixer.
+bool has_experts(const ModelConfig& config);
+
 // The experts of the first layer that has some, and the feed-forward of the first that has none, or
-// null. config: has mixture_layers().
+// null. config: has_experts().
 const nlohmann::json& experts_of(const ModelConfig& config);
 const nlohmann::json* dense_of(const ModelConfig& config);
 
-// write_decoder() with the numbers of experts and the losses. intermediate_size is that of the
-// experts.
+// The numbers of experts, the losses, and intermediate_size, which is that of the experts.
+nlohmann::json write_experts(const ModelConfig& config, const std::string& count_key);
+
+// write_decoder() with these.
 nlohmann::json write_mixture(const ModelConfig& config, const std::string& model_type,
                              const std::string& architecture, const std::string& count_key);
 
@@ -48,7 +53,12 @@ nlohmann::json write_sparse_layers(const ModelConfig& config);
 std::vector<std::string> expert_names(const ModelConfig& config,
                                       const std::vector<std::string>& matrices);
 
-// decoder_tensors() with the rules in front, which come first.
+// Rules for experts that are published one by one, and for stacks of all of a layer with the rows
+// of gates before those of the others. theirs: what stands before "experts".
+std::vector<TensorRule> single_experts(const std::string& theirs);
+std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& theirs);
+
+// The tensors with the rules in front, which come first.
 TensorRules with_rules(TensorRules tensors, const std::vector<TensorRule>& rules);
 
 }  // namespace pronghorn

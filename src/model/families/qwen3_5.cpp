@@ -1,7 +1,4 @@
 // The text models of Qwen3.5, on their own and within a model that sees.
-#include <utility>
-
-#include "base/error.h"
 #include "model/families.h"
 #include "model/families/qwen_hybrid.h"
 
@@ -26,22 +23,10 @@ TensorRules whole_tensors(const ModelConfig& config) {
   return qwen_hybrid_tensors(config, "model.language_model", false);
 }
 
-ModelConfig read_whole(ConfigReader reader) {
-  reader.object("text_config");
-  nlohmann::json text = reader.raw("text_config");
-  if (!text.contains("tie_word_embeddings")) {
-    text["tie_word_embeddings"] = reader.boolean("tie_word_embeddings", false);
-  }
-  return read_text(ConfigReader(std::move(text), reader.path("text_config")));
-}
+ModelConfig read_whole(ConfigReader reader) { return read_text(qwen_text(reader)); }
 
 std::optional<nlohmann::json> write_whole(const ModelConfig& config) {
-  std::optional<nlohmann::json> text = write_text(config);
-  if (!text) return {};
-  return nlohmann::json{{"model_type", "qwen3_5"},
-                        {"architectures", {"Qwen3_5ForConditionalGeneration"}},
-                        {"tie_word_embeddings", config.tie_embeddings},
-                        {"text_config", std::move(*text)}};
+  return write_qwen_whole(config, write_text(config), "qwen3_5", "Qwen3_5ForConditionalGeneration");
 }
 
 }  // namespace

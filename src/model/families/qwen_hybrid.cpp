@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/families/hybrid.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
@@ -60,9 +61,9 @@ std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool f
 
 }  // namespace
 
-QwenHybrid read_qwen_hybrid(ConfigReader& reader) {
+QwenHybrid read_qwen_hybrid(ConfigReader& reader, int64_t size) {
   QwenHybrid result;
-  DecoderDefaults defaults{.kv_heads = 4, .head_dim = 256};
+  DecoderDefaults defaults{.kv_heads = 4, .head_dim = 256, .size = size};
   defaults.rope.partial = 0.25;
   defaults.rope.has_partial = true;
   Decoder& decoder = result.decoder;
@@ -82,6 +83,45 @@ QwenHybrid read_qwen_hybrid(ConfigReader& reader) {
     reader.ignore(key);
   }
   return result;
+}
+
+void read_qwen_experts(ConfigReader& reader, Decoder& decoder, int64_t experts, int64_t top_k,
+                       std::vector<bool> sparse) {
+  const nlohmann::json settings = {
+      {"size", reader.integer("moe_intermediate_size", 512, 1)},
+      {"normalize", reader.boolean("norm_topk_prob", true)},
+      {"shared_size", reader.integer("shared_expert_intermediate_size", 512, 1)},
+      {"shared_gate", true}};
+  read_experts(reader, decoder, {"num_experts", experts, top_k}, settings, std::move(sparse));
+}
+
+nlohmann::json write_qwen_experts(const ModelConfig& config) {
+  nlohmann::json json = write_experts(config, "num_experts");
+  json["moe_intermediate_size"] = experts_of(config).at("size");
+  json["norm_topk_prob"] = experts_of(config).at("normalize");
+  json["shared_expert_intermediate_size"] = experts_of(config).at("shared_size");
+  json.erase("intermediate_size");
+  return json;
+}
+
+ConfigReader qwen_text(ConfigReader& whole) {
+  whole.object("text_config");
+  nlohmann::json text = whole.raw("text_config");
+  if (!text.contains("tie_word_embeddings")) {
+    text["tie_word_embeddings"] = whole.boolean("tie_word_embeddings", false);
+  }
+  return ConfigReader(std::move(text), whole.path("text_config"));
+}
+
+std::optional<nlohmann::json> write_qwen_whole(const ModelConfig& config,
+                                               std::optional<nlohmann::json> text,
+                                               const std::string& model_type,
+                                               const std::string& architecture) {
+  if (!text) return {};
+  return nlohmann::json{{"model_type", model_type},
+                        {"architectures", {architecture}},
+                        {"tie_word_embeddings", config.tie_embeddings},
+                        {"text_config", std::move(*text)}};
 }
 
 std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
@@ -133,6 +173,17 @@ TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& mo
   // The head for multi-token prediction, and the tower for images.
   tensors.passed_over.insert(tensors.passed_over.end(), {"mtp.*", "model.visual.*"});
   return tensors;
+}
+
+TensorRules qwen_mixture_tensors(const ModelConfig& config, const std::string& model, bool fused,
+                                 bool stacked) {
+  TensorRules tensors = qwen_hybrid_tensors(config, model, fused);
+  if (!has_experts(config)) return tensors;
+  const std::string theirs = model + ".layers.*.mlp.";
+  std::vector<TensorRule> written = single_experts(theirs);
+  tensors.layouts = stacked_experts(config, theirs);
+  if (stacked) std::swap(written, tensors.layouts);
+  return with_rules(std::move(tensors), written);
 }
 
 }  // namespace pronghorn

@@ -1,0 +1,30 @@
+// What the LFM2 families share: short convolutions between gates, and attention in some layers.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/families/decoder.h"
+
+namespace pronghorn {
+
+struct Lfm2 {
+  Decoder decoder;              // its mixer: attention
+  nlohmann::json convolution;   // the mixer of the other layers
+  std::vector<bool> attention;  // of each layer
+
+  // decoder.finish() with both.
+  ModelConfig finish(const ConfigReader& reader) const;
+};
+
+// size: of a feed-forward.
+Lfm2 read_lfm2(ConfigReader& reader, int64_t size);
+
+// The keys of such a model; nothing if it is of another kind, or has one kind of layers only.
+std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::string& model_type,
+                                         const std::string& architecture);
+
+TensorRules lfm2_tensors(const ModelConfig& config);
+
+}  // namespace pronghorn
