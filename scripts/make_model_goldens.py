@@ -53,6 +53,9 @@ from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH
                           Lfm2ForCausalLM, Lfm2MoeConfig, Lfm2MoeForCausalLM, MiniCPM3Config,
                           MiniCPM3ForCausalLM, NemotronHConfig, NemotronHForCausalLM,
                           OlmoHybridConfig, OlmoHybridForCausalLM)
+from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config,
+                          DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
+                          Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM)
 from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
                           Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
 from transformers import BitNetQuantConfig
@@ -391,6 +394,56 @@ def mixtures():
                                         layer_types=["full_attention", "sliding_attention"],
                                         rope_parameters={"rope_type": "default",
                                                          "rope_theta": 5000.0}), GptOssForCausalLM
+    yield from deepseek(common, tied)
+
+
+def deepseek(common, tied):
+    """DeepSeek's families, and those that took their experts over."""
+
+    def yarn(**rest):
+        return {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
+                "original_max_position_embeddings": 32, **rest}
+
+    experts = {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+    groups = dict(experts, n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2)
+    mla = dict(common, num_key_value_heads=4, kv_lora_rank=10, qk_nope_head_dim=6,
+               qk_rope_head_dim=4, v_head_dim=5)
+    odd = dict(mla, num_attention_heads=3, num_key_value_heads=3)
+
+    # The reference has heads divide the width, which does not depend on them.
+    yield "deepseek_v2", DeepseekV2Config(**dict(odd, hidden_size=12), **experts, q_lora_rank=7,
+                                          first_k_dense_replace=1,
+                                          attention_bias=True), DeepseekV2ForCausalLM
+    yield "deepseek_v2_groups", DeepseekV2Config(
+        **mla, **tied, **groups, q_lora_rank=None, topk_method="group_limited_greedy",
+        routed_scaling_factor=3.0, n_shared_experts=1, rope_parameters=yarn(
+            mscale=0.7, mscale_all_dim=0.7, beta_fast=16.0)), DeepseekV2ForCausalLM
+
+    yield "deepseek_v3", DeepseekV3Config(
+        **odd, **groups, q_lora_rank=7, first_k_dense_replace=1, rope_parameters=yarn(
+            mscale=1.0, mscale_all_dim=0.6)), DeepseekV3ForCausalLM
+    yield "deepseek_v3_plain", DeepseekV3Config(
+        **mla, **tied, **experts, q_lora_rank=None, n_group=1, topk_group=1,
+        first_k_dense_replace=0, n_shared_experts=2, norm_topk_prob=False,
+        routed_scaling_factor=1.5, rope_interleave=False,
+        attention_bias=True), DeepseekV3ForCausalLM
+
+    yield "glm4_moe", Glm4MoeConfig(**dict(common, num_hidden_layers=3), **experts, head_dim=8,
+                                    use_qk_norm=True, routed_scaling_factor=2.5), \
+        Glm4MoeForCausalLM
+    yield "glm4_moe_bias", Glm4MoeConfig(
+        **dict(common, num_attention_heads=3, num_key_value_heads=1), **tied, **groups, head_dim=6,
+        attention_bias=True, first_k_dense_replace=0, n_shared_experts=2, norm_topk_prob=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0,
+                         "partial_rotary_factor": 0.67}), Glm4MoeForCausalLM
+
+    yield "glm4_moe_lite", Glm4MoeLiteConfig(**odd, **experts, q_lora_rank=7), \
+        Glm4MoeLiteForCausalLM
+    # The order of dense layers and others is free.
+    yield "glm4_moe_lite_layers", Glm4MoeLiteConfig(
+        **dict(mla, num_hidden_layers=3), **tied, **groups, q_lora_rank=None, attention_bias=True,
+        rope_interleave=False, mlp_layer_types=["sparse", "dense", "sparse"],
+        rope_parameters=yarn()), Glm4MoeLiteForCausalLM
 
 
 def hybrid_mixtures():
@@ -569,7 +622,7 @@ def make(name, config, cls):
         for key, parameter in sorted(model.named_parameters()):
             parameter.copy_(draw(key, parameter, generator, less_one(name, key)))
         for key, buffer in sorted(model.named_buffers()):
-            if key.endswith("expert_bias"):
+            if key.endswith(("expert_bias", "e_score_correction_bias")):
                 buffer.copy_(draw(key, buffer, generator))
     tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
     model.save_pretrained(folder)

@@ -118,7 +118,15 @@ const std::string kGoldens[] = {"llama",
                                 "jamba_moe",
                                 "jamba_moe_all",
                                 "minicpm3",
-                                "minicpm3_plain"};
+                                "minicpm3_plain",
+                                "deepseek_v2",
+                                "deepseek_v2_groups",
+                                "deepseek_v3",
+                                "deepseek_v3_plain",
+                                "glm4_moe",
+                                "glm4_moe_bias",
+                                "glm4_moe_lite",
+                                "glm4_moe_lite_layers"};
 
 // A row of the table of docs/models.md.
 struct PageRow {
@@ -532,6 +540,43 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("minicpm3", "qk_rope_head_dim", 3), Error);
   EXPECT_THROW(read("qwen3_5", "text_config", 1), Error);
   EXPECT_THROW(read("qwen3_5_text", "attn_output_gate", false), Error);
+}
+
+TEST(Deepseek, RefuseWhatTheyCannotHonour) {
+  const auto read = [](const char* name, const char* key, const nlohmann::json& value) {
+    read_changed(name, key, value);
+  };
+  EXPECT_NO_THROW(read("deepseek_v3", "topk_method", "noaux_tc"));
+  EXPECT_NO_THROW(read("deepseek_v3", "moe_layer_freq", 1));
+  EXPECT_THROW(read("deepseek_v3", "topk_method", "greedy"), Error);
+  EXPECT_THROW(read("deepseek_v3", "scoring_func", "softmax"), Error);
+  EXPECT_THROW(read("deepseek_v3", "moe_layer_freq", 2), Error);
+  EXPECT_THROW(read("deepseek_v3", "n_group", 3), Error);
+  EXPECT_THROW(read("deepseek_v3", "topk_group", 5), Error);
+  EXPECT_THROW(read("deepseek_v3", "num_nextn_predict_layers", -1), Error);
+  EXPECT_THROW(read("deepseek_v2", "topk_method", "noaux_tc"), Error);
+  EXPECT_THROW(read("deepseek_v2", "scoring_func", "sigmoid"), Error);
+  EXPECT_THROW(read("deepseek_v2", "norm_topk_prob", true), Error);
+  EXPECT_THROW(read("deepseek_v2", "mlp_bias", true), Error);
+  EXPECT_THROW(read("deepseek_v2", "num_experts_per_tok", nullptr), Error);
+  EXPECT_THROW(read("deepseek_v2_groups", "n_group", nullptr), Error);
+  EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense"}), Error);
+  EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense", "thin"}), Error);
+}
+
+TEST(Deepseek, DenseLayersAreTheFirst) {
+  // e: with experts.
+  const auto kinds = [](const ModelConfig& config) {
+    std::string all;
+    for (const BlockConfig* block : layer_blocks(config)) {
+      all += block->feed_forward.at("type") == "moe" ? 'e' : '-';
+    }
+    return all;
+  };
+  EXPECT_EQ(kinds(read_changed("glm4_moe", "first_k_dense_replace", 2)), "--e");
+  EXPECT_EQ(kinds(read_changed("glm4_moe", "first_k_dense_replace", 9)), "---");
+  EXPECT_EQ(kinds(read_changed("glm4_moe_lite", "mlp_layer_types", nullptr)), "-e");
+  EXPECT_EQ(kinds(read_changed("glm4_moe_lite_layers", "first_k_dense_replace", 2)), "e-e");
 }
 
 TEST(Hybrids, ReadOlderNames) {

@@ -139,6 +139,20 @@ TEST_F(PublishedFiles, DerivedTensorsArePassedOver) {
   EXPECT_THAT(warning_of_loading(), HasSubstr("'model.layers.1.self_attn.bias'"));
 }
 
+TEST_F(PublishedFiles, LayersThatPredictFurtherTokensArePassedOver) {
+  const auto with_layer = [&](const std::string& layer) {
+    make("deepseek_v3", {{"num_nextn_predict_layers", 1}}, [&](Tensors& tensors) {
+      tensors["model.layers." + layer + ".eh_proj.weight"] = floats({16, 32}, 1);
+      tensors["model.layers." + layer + ".self_attn.o_proj.weight"] = floats({16, 15}, 1);
+    });
+  };
+  with_layer("2");  // after 0 and 1
+  EXPECT_EQ(warning_of_loading(), "");
+  EXPECT_EQ(bit_difference(scores(folder_), scores(golden("deepseek_v3"))), "");
+  with_layer("1.x");
+  EXPECT_THAT(warning_of_loading(), HasSubstr("'model.layers.1.x.eh_proj.weight'"));
+}
+
 TEST_F(PublishedFiles, MatricesOfEightBitsWithScales) {
   const std::string name = "model.layers.1.mlp.gate_proj.weight";
   Numbers codes, scales, numbers;

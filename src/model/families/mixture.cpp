@@ -9,14 +9,8 @@
 namespace pronghorn {
 namespace {
 
-bool has_experts(const BlockConfig& block) {
+bool is_sparse(const BlockConfig& block) {
   return !block.feed_forward.is_null() && block.feed_forward.at("type") == "moe";
-}
-
-std::vector<const BlockConfig*> expert_layers(const ModelConfig& config) {
-  std::vector<const BlockConfig*> layers = layer_blocks(config);
-  std::erase_if(layers, [](const BlockConfig* block) { return !has_experts(*block); });
-  return layers;
 }
 
 // The reference's balance loss is a mean over the layers, and its shares add up to top_k.
@@ -73,37 +67,49 @@ std::vector<bool> read_sparse_layers(ConfigReader& reader, int64_t layers) {
   return sparse;
 }
 
-std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config) {
-  const std::vector<const BlockConfig*> layers = decoder_layers(config);
-  const auto sparse = [](const BlockConfig* block) { return has_experts(*block); };
-  return std::ranges::any_of(layers, sparse) ? layers : std::vector<const BlockConfig*>();
+std::vector<bool> sparse_layers(const ModelConfig& config) {
+  std::vector<bool> sparse;
+  for (const BlockConfig* block : layer_blocks(config)) sparse.push_back(is_sparse(*block));
+  return sparse;
 }
 
-bool has_experts(const ModelConfig& config) { return !expert_layers(config).empty(); }
+bool has_experts(const ModelConfig& config) {
+  return std::ranges::count(sparse_layers(config), true) > 0;
+}
+
+std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config) {
+  return has_experts(config) ? decoder_layers(config) : std::vector<const BlockConfig*>();
+}
 
 const nlohmann::json& experts_of(const ModelConfig& config) {
-  return expert_layers(config).front()->feed_forward;
+  const std::vector<const BlockConfig*> layers = layer_blocks(config);
+  return (*std::ranges::find_if(layers, [](const auto* block) { return is_sparse(*block); }))
+      ->feed_forward;
 }
 
 const nlohmann::json* dense_of(const ModelConfig& config) {
   for (const BlockConfig* block : layer_blocks(config)) {
-    if (!has_experts(*block)) return &block->feed_forward;
+    if (!is_sparse(*block)) return &block->feed_forward;
   }
   return nullptr;
 }
 
-nlohmann::json write_experts(const ModelConfig& config, const std::string& count_key) {
+nlohmann::json write_expert_counts(const ModelConfig& config, const std::string& count_key) {
   const nlohmann::json& moe = experts_of(config);
-  const auto layers = std::ssize(expert_layers(config));
-  nlohmann::json json = {{"intermediate_size", moe.at("size")},
-                         {count_key, moe.at("experts")},
-                         {"num_experts_per_tok", moe.at("top_k")}};
+  nlohmann::json json = {{count_key, moe.at("experts")}, {"num_experts_per_tok", moe.at("top_k")}};
   const auto balance = moe.at("balance_loss").get<double>();
   if (balance > 0) {
+    const int64_t layers = std::ranges::count(sparse_layers(config), true);
     json["output_router_logits"] = true;
     json["router_aux_loss_coef"] = balance * loss_factor(layers, moe.at("top_k"));
   }
   if (moe.at("z_loss") > 0) json["router_z_loss_coef"] = moe.at("z_loss");
+  return json;
+}
+
+nlohmann::json write_experts(const ModelConfig& config, const std::string& count_key) {
+  nlohmann::json json = write_expert_counts(config, count_key);
+  json["intermediate_size"] = experts_of(config).at("size");
   return json;
 }
 
@@ -118,8 +124,8 @@ nlohmann::json write_sparse_layers(const ModelConfig& config) {
   const nlohmann::json &moe = experts_of(config), *dense = dense_of(config);
   nlohmann::json only = nlohmann::json::array();
   int64_t layer = 0;
-  for (const BlockConfig* block : layer_blocks(config)) {
-    if (!has_experts(*block)) only.push_back(layer);
+  for (const bool sparse : sparse_layers(config)) {
+    if (!sparse) only.push_back(layer);
     ++layer;
   }
   return {{"moe_intermediate_size", moe.at("size")},

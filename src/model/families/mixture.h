@@ -27,18 +27,22 @@ void read_experts(ConfigReader& reader, Decoder& decoder, const ExpertDefaults& 
 // 1, decoder_sparse_step divides.
 std::vector<bool> read_sparse_layers(ConfigReader& reader, int64_t layers);
 
+// Which layers have experts, and whether any does; the layers may have any mixer.
+std::vector<bool> sparse_layers(const ModelConfig& config);
+bool has_experts(const ModelConfig& config);
+
 // As decoder_layers(); empty unless some have experts.
 std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config);
-
-// Whether a layer has experts, whatever its mixer.
-bool has_experts(const ModelConfig& config);
 
 // The experts of the first layer that has some, and the feed-forward of the first that has none, or
 // null. config: has_experts().
 const nlohmann::json& experts_of(const ModelConfig& config);
 const nlohmann::json* dense_of(const ModelConfig& config);
 
-// The numbers of experts, the losses, and intermediate_size, which is that of the experts.
+// The numbers of experts and the losses. config: has_experts().
+nlohmann::json write_expert_counts(const ModelConfig& config, const std::string& count_key);
+
+// The same and intermediate_size, which is that of the experts.
 nlohmann::json write_experts(const ModelConfig& config, const std::string& count_key);
 
 // write_decoder() with these.

@@ -31,8 +31,9 @@ constexpr std::string_view kHarmless[] = {
     "train", "initializer_range", "initializer_factor", "init_method", "init_std",
     "rescale_prenorm_residual", "pretraining_tp", "tensor_parallel_degree",
     "gradient_checkpointing", "output_router_logits", "router_aux_loss_coef", "router_z_loss_coef",
-    "label_smoothing", "time_step_scale", "time_step_init_scheme", "pretrain", "sft",
-    "fuse_cross_entropy", "fuse_norm", "fuse_swiglu", "z_loss_coefficient", "num_logits_to_keep",
+    "aux_loss_alpha", "seq_aux", "ep_size", "label_smoothing", "time_step_scale",
+    "time_step_init_scheme", "pretrain", "sft", "fuse_cross_entropy", "fuse_norm", "fuse_swiglu",
+    "z_loss_coefficient", "num_logits_to_keep",
     // positions of images, which text does not have
     "mrope_section", "mrope_interleaved",
     // generation
@@ -80,6 +81,7 @@ constexpr ChangingKey kChanging[] = {
     {"num_local_experts", "[0]"},
     {"n_routed_experts", "[0]"},
     {"n_shared_experts", "[0]"},
+    {"moe_layer_freq", "[1]"},
     {"d_intermediate", "[0]"},
     // positions
     {"rope_scaling", R"([{"rope_type": "default"}])"},

@@ -1,0 +1,40 @@
+// The experts of DeepSeek's families and of those after them: ordinary feed-forwards in the first
+// layers, shared experts beside those that are chosen, a choice from groups of experts, a factor on
+// the weights of the chosen.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/families/mixture.h"
+
+namespace pronghorn {
+
+// What the reference takes for keys that a configuration does not have.
+struct DeepseekDefaults {
+  int64_t experts = 0, top_k = 0, size = 0;
+  int64_t shared = 1;  // of experts that every token is given to, each as wide as one of the others
+  int64_t dense = 0;   // layers without experts
+  double scale = 1;
+  int64_t groups = 1, top_groups = 1;
+};
+
+// The router of DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) as settings of "moe": sigmoids, and a
+// correction of the choice.
+nlohmann::json read_corrected_router(ConfigReader& reader, const DeepseekDefaults& defaults);
+
+// Puts experts into the layers of `decoder` that `sparse` says (empty: all from
+// first_k_dense_replace on). router: settings of "moe".
+void read_deepseek_experts(ConfigReader& reader, Decoder& decoder, const DeepseekDefaults& defaults,
+                           const nlohmann::json& router, std::vector<bool> sparse = {});
+
+// Which layers mlp_layer_types says have experts; empty if the key is not there.
+std::vector<bool> read_layer_types_of_mlp(ConfigReader& reader, int64_t layers);
+
+// The keys of both. config: has_experts().
+nlohmann::json write_deepseek_experts(const ModelConfig& config);
+
+// The rules of the rest of the model, with those of the experts in front.
+TensorRules deepseek_tensors(TensorRules tensors, const ModelConfig& config);
+
+}  // namespace pronghorn

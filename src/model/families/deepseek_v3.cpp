@@ -1,0 +1,42 @@
+// The DeepSeek-V3 family (arXiv 2412.19437; R1, Moonlight): multi-head latent attention, and
+// experts chosen by sigmoids with a correction that balances them.
+#include "model/families.h"
+#include "model/families/deepseek.h"
+#include "model/families/mla_keys.h"
+
+namespace pronghorn {
+namespace {
+
+ModelConfig read(ConfigReader reader) {
+  const bool interleaved = reader.boolean("rope_interleave", true);
+  Decoder decoder = read_mla_decoder(reader, {.value_dim = 128, .interleaved = interleaved}, {});
+  const DeepseekDefaults defaults = {.experts = 256,
+                                     .top_k = 8,
+                                     .size = 2048,
+                                     .dense = 3,
+                                     .scale = 2.5,
+                                     .groups = 8,
+                                     .top_groups = 4};
+  read_deepseek_experts(reader, decoder, defaults, read_corrected_router(reader, defaults));
+  return decoder.finish(reader);
+}
+
+std::optional<nlohmann::json> write(const ModelConfig& config) {
+  std::optional<nlohmann::json> json =
+      write_mla_decoder(config, "deepseek_v3", "DeepseekV3ForCausalLM");
+  if (!json || !has_experts(config)) return {};
+  json->update(write_deepseek_experts(config));
+  (*json)["rope_interleave"] =
+      layer_blocks(config).front()->mixers.front().at("rope").at("interleaved");
+  return json;
+}
+
+TensorRules tensors(const ModelConfig& config) {
+  return deepseek_tensors(mla_decoder_tensors(config), config);
+}
+
+}  // namespace
+
+Family deepseek_v3_family() { return {"deepseek_v3", read, write, tensors}; }
+
+}  // namespace pronghorn
