@@ -5,10 +5,11 @@
 // even) and the sums are still f32. A weight that is stored in fewer bits is the numbers that its
 // encoding gives. Results are the same bits for any number of threads.
 //
-// A read-only weight in blocks of whole numbers (tensor/block_layouts.h) is multiplied in these with
-// Precision::bf16: each 32 neighbours of a row of x are rounded to whole numbers of 8 bits times a
-// scale, their products with the weight's are added up exactly, and those sums, scaled, in f32 in
-// increasing order. With Precision::f32 its blocks are decoded in passing, and x is not rounded.
+// A read-only weight in blocks of whole numbers (tensor/block_layouts.h) is multiplied in these
+// with Precision::bf16: each 32 neighbours of a row of x are rounded to whole numbers of 8 bits
+// times a scale, their products with the weight's are added up exactly, and those sums, scaled, in
+// f32 in increasing order. With Precision::f32 its blocks are decoded in passing, and x is not
+// rounded.
 #pragma once
 
 #include <cstddef>

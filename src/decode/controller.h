@@ -69,8 +69,8 @@ class Controller {
   // same for all), beside any free ones. None: it is not to be asked, the round is plain.
   std::optional<DraftShape> plan(int64_t limit);
 
-  // Takes back the guesses that are not worth checking. Those drawn from distributions stay: which are kept
-  // must not depend on what was drawn.
+  // Takes back the guesses that are not worth checking. Those drawn from distributions stay: which
+  // are kept must not depend on what was drawn.
   void trim(std::span<Draft> drafts);
 
   // After a round: the drafts as they were made, the tokens that came instead, what was checked

@@ -32,7 +32,7 @@ std::vector<MixerType>& mixers() {
 
 std::vector<FeedForwardType>& feed_forwards() {
   static std::vector<FeedForwardType> types = {swiglu_type(), gelu_type(), glu_type(), mlp_type(),
-                                                 moe_type()};
+                                               moe_type()};
   return types;
 }
 

@@ -53,8 +53,8 @@ Tensor activate(const Context& context, const Tensor& x, Activation activation);
 // activation(gate) up (arXiv 2002.05202).
 Tensor gated(const Context& context, const Tensor& gate, const Tensor& up, Activation activation);
 
-// (clamp(up, -limit, limit) + 1) g sigmoid(1.702 g) with g = min(gate, limit): the middle of gpt-oss'
-// experts (arXiv 2508.10925).
+// (clamp(up, -limit, limit) + 1) g sigmoid(1.702 g) with g = min(gate, limit): the middle of
+// gpt-oss' experts (arXiv 2508.10925).
 Tensor clamped_swiglu(const Context& context, const Tensor& gate, const Tensor& up, float limit);
 
 // cap tanh(x / cap) (arXiv 2408.00118, section 2). cap > 0.

@@ -34,9 +34,9 @@ struct Conditions {
   std::optional<double> signal_after;  // seconds until `signal` is sent
   std::string after_file;              // counted from when this file is there
   int signal = SIGINT;
-  std::string input;   // on standard input; empty: nothing there
-  // Where standard output goes: a file, "closed", or "unread" (a pipe that nobody reads); empty: kept
-  // for `out`.
+  std::string input;  // on standard input; empty: nothing there
+  // Where standard output goes: a file, "closed", or "unread" (a pipe that nobody reads); empty:
+  // kept for `out`.
   std::string output;
 };
 

@@ -323,14 +323,14 @@ TEST(ScrambledFamily, GoesToDiskAndBack) {
   ASSERT_EQ(again.parameters().size(), model.parameters().size());
   for (size_t i = 0; i < model.parameters().size(); ++i) {
     EXPECT_EQ(testing_support::bit_difference(again.parameters()[i].value.values(),
-                                             model.parameters()[i].value.values()),
+                                              model.parameters()[i].value.values()),
               "")
         << model.parameters()[i].name;
   }
   const std::vector<int32_t> tokens = testing_support::random_tokens(30, 20, 4);
   const Batch batch = fresh_segments(tokens, 30);
   EXPECT_EQ(testing_support::bit_difference(testing_support::run(again, batch, Precision::f32),
-                                           testing_support::run(model, batch, Precision::f32)),
+                                            testing_support::run(model, batch, Precision::f32)),
             "");
 }
 

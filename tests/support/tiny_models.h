@@ -166,9 +166,10 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                   R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 3, "size": 20,
           "shared_size": 12, "shared_gate": true, "balance_loss": 0.1, "z_loss": 0.1}}})"},
       // A dense layer first; groups, sigmoid scores and their correction; in a span, too.
-      {"moe_sigmoid", R"("pattern": "a(e)e", "subsample": {"keep": 0.6}, "blocks": {"a": {"mixer": )" +
-                          attention + ", " + ffn + R"(}, "e": {"mixer": )" + attention +
-                          R"(, "ffn": {"type": "moe", "experts": 8, "top_k": 3, "size": 18,
+      {"moe_sigmoid",
+       R"("pattern": "a(e)e", "subsample": {"keep": 0.6}, "blocks": {"a": {"mixer": )" + attention +
+           ", " + ffn + R"(}, "e": {"mixer": )" + attention +
+           R"(, "ffn": {"type": "moe", "experts": 8, "top_k": 3, "size": 18,
           "scores": "sigmoid", "scale": 1.5, "groups": 4, "top_groups": 2, "correction": true,
           "shared_size": 10, "balance_loss": 0.1}}})"},
       {"moe_clamped", R"("pattern": "2e", "blocks": {"e": {"mixer": )" + mamba2 +
