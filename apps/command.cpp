@@ -134,7 +134,11 @@ void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
   command.add_option("--adapter", adapter, "directory of a LoRA adapter for the model");
 }
 
-void add_precision_option(CLI::App& command, Precision& precision) {
+namespace {
+
+// defaults: what is said of the default; empty: nothing.
+template <typename Target>
+void add_precision(CLI::App& command, Target& precision, const std::string& defaults) {
   command
       .add_option_function<std::string>(
           "--precision",
@@ -142,28 +146,26 @@ void add_precision_option(CLI::App& command, Precision& precision) {
             precision = name == "bf16" ? Precision::bf16 : Precision::f32;
           },
           "operands of matrix products: bf16 (faster; of quantised weights 8-bit integers) or f32 "
-          "(exact)")
+          "(exact)" +
+              defaults)
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");
+}
+
+}  // namespace
+
+void add_precision_option(CLI::App& command, Precision& precision) {
+  add_precision(command, precision, "");
+}
+
+void add_precision_option(CLI::App& command, std::optional<Precision>& precision) {
+  add_precision(command, precision, "; default: bf16 for a model stored in bf16 or less, else f32");
 }
 
 void add_context_option(CLI::App& command, ContextLimit& limit) {
   command.add_flag_callback(
       "--strict-context", [&limit] { limit = ContextLimit::error; },
       "a text beyond the context that the model was trained for is an error, not a warning");
-}
-
-void add_precision_option(CLI::App& command, std::optional<Precision>& precision) {
-  command
-      .add_option_function<std::string>(
-          "--precision",
-          [&precision](const std::string& name) {
-            precision = name == "bf16" ? Precision::bf16 : Precision::f32;
-          },
-          "operands of matrix products: bf16 (faster; of quantised weights 8-bit integers) or f32 "
-          "(exact); default: bf16 for a model stored in bf16 or less, else f32")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->option_text("f32|bf16");
 }
 
 TextModel load_text_model(const std::filesystem::path& path, const std::filesystem::path& adapter) {

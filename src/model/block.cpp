@@ -1,5 +1,6 @@
 #include "model/block.h"
 
+#include "layers/toolbox.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -83,7 +84,7 @@ Stream Block::feed(const LayerInput& input, const Stream& stream) const {
 
 Tensor Block::addend(const Context& context, const Norm& norm, const Tensor& given) const {
   const Tensor normed = norm.defined() ? norm.forward(context, given) : given;
-  return residual_multiplier_ == 1 ? normed : scale(context, normed, residual_multiplier_);
+  return scaled(context, normed, residual_multiplier_);
 }
 
 Tensor Block::mix(const LayerInput& input, const Tensor& x) const {

@@ -33,7 +33,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const auto attention = layers_with(layers, "attention");
   nlohmann::json json = write_decoder(config, attention, "bamba", "BambaForCausalLM");
   const nlohmann::json& mixer = attention.front()->mixers.front();
-  if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
+  if (!heads_share_width(config, mixer)) return {};
   json["attention_bias"] = mixer.at("bias");
   json["mlp_bias"] = has_bias(layers.front()->feed_forward);
   json["attn_layer_indices"] = nlohmann::json::array();

@@ -1,6 +1,5 @@
 #include "model/families/deepseek.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -58,15 +57,14 @@ std::vector<bool> read_layer_types_of_mlp(ConfigReader& reader, int64_t layers) 
 }
 
 nlohmann::json write_deepseek_experts(const ModelConfig& config) {
-  const nlohmann::json &moe = experts_of(config), *dense = dense_of(config);
-  const std::vector<bool> sparse = sparse_layers(config);
+  const nlohmann::json& moe = experts_of(config);
   const int64_t size = moe.at("size"), shared = moe.at("shared_size");
   nlohmann::json json = write_expert_counts(config, kCount);
   json.update({{"moe_intermediate_size", size},
-               {"intermediate_size", dense == nullptr ? size : dense->at("size").get<int64_t>()},
+               {"intermediate_size", dense_size(config)},
                {"n_shared_experts", shared / size},
                {"routed_scaling_factor", moe.at("scale")},
-               {"first_k_dense_replace", std::ranges::find(sparse, true) - sparse.begin()},
+               {"first_k_dense_replace", leading_dense_layers(config)},
                {"norm_topk_prob", moe.at("normalize")},
                {"scoring_func", moe.at("scores")},
                {"topk_method", "noaux_tc"},

@@ -73,9 +73,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   plain.mixers.assign(1, first.mixers[1]);
   nlohmann::json json = write_decoder(config, {&plain}, "falcon_h1", "FalconH1ForCausalLM");
   const nlohmann::json &mamba2 = first.mixers[0], &attention = first.mixers[1];
-  if (attention.at("head_dim") != config.hidden_size / attention.at("heads").get<int64_t>()) {
-    return {};
-  }
+  if (!heads_share_width(config, attention)) return {};
   json.erase("head_dim");
   json.update(write_mamba2_mixer(config, mamba2));
   json["mamba_d_ssm"] = mamba2.at("heads").get<int64_t>() * mamba2.at("head_dim").get<int64_t>();

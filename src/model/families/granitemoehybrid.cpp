@@ -39,12 +39,10 @@ ModelConfig read(ConfigReader reader) {
   read_granite_factors(reader, decoder);
   const nlohmann::json mamba2 =
       read_mamba2_mixer(reader, decoder.settings.at("hidden_size").get<int64_t>());
-  const std::vector<bool> attention =
+  std::vector<bool> attention =
       read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention", "mamba"},
                             [](int64_t) { return false; });
-  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
-    if (!attention[static_cast<size_t>(layer)]) mixer = mamba2;
-  });
+  return HybridDecoder{std::move(decoder), mamba2, std::move(attention)}.finish(reader);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
@@ -55,7 +53,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   nlohmann::json json =
       write_decoder(config, attention, "granitemoehybrid", "GraniteMoeHybridForCausalLM");
   const nlohmann::json& mixer = attention.front()->mixers.front();
-  if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
+  if (!heads_share_width(config, mixer)) return {};
   json["position_embedding_type"] = mixer.at("rope").is_null() ? "nope" : "rope";
   json["shared_intermediate_size"] = json.at("intermediate_size");
   json[kCount] = json["num_experts_per_tok"] = 0;

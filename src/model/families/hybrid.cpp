@@ -38,6 +38,12 @@ std::vector<bool> read_attention_layers(ConfigReader& reader, const std::string&
   return attention;
 }
 
+ModelConfig HybridDecoder::finish(const ConfigReader& reader) const {
+  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
+    if (!attention[static_cast<size_t>(layer)]) mixer = other;
+  });
+}
+
 bool lists(const nlohmann::json& numbers, int64_t layer) {
   return numbers.is_array() && std::find(numbers.begin(), numbers.end(), layer) != numbers.end();
 }
@@ -142,6 +148,14 @@ nlohmann::json write_mamba2_mixer(const ModelConfig& config, const nlohmann::jso
   return json;
 }
 
+nlohmann::json write_delta_net(const nlohmann::json& mixer) {
+  return {{"linear_num_key_heads", mixer.at("heads")},
+          {"linear_num_value_heads", mixer.at("value_heads")},
+          {"linear_key_head_dim", mixer.at("head_dim")},
+          {"linear_value_head_dim", mixer.at("value_head_dim")},
+          {"linear_conv_kernel_dim", mixer.at("conv_kernel")}};
+}
+
 TensorRules mamba_hybrid_tensors(const ModelConfig& config, const std::string& mamba) {
   const std::string layer = "layers.*.", theirs = "model.layers.*.";
   TensorRules tensors;
@@ -158,6 +172,10 @@ TensorRules mamba_hybrid_tensors(const ModelConfig& config, const std::string& m
   tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
   tensors.passed_over = tied_head(config, "lm_head.weight");
   return tensors;
+}
+
+bool heads_share_width(const ModelConfig& config, const nlohmann::json& attention) {
+  return attention.at("head_dim") == config.hidden_size / attention.at("heads").get<int64_t>();
 }
 
 int64_t head_dim(const Decoder& decoder) {

@@ -20,6 +20,16 @@ std::vector<bool> read_attention_layers(ConfigReader& reader, const std::string&
                                         std::initializer_list<std::string_view> others,
                                         const std::function<bool(int64_t)>& fallback);
 
+// A decoder some of whose layers have another mixer in place of attention.
+struct HybridDecoder {
+  Decoder decoder;              // its mixer: attention
+  nlohmann::json other;         // the mixer of the other layers
+  std::vector<bool> attention;  // of each layer
+
+  // decoder.finish() with both mixers.
+  ModelConfig finish(const ConfigReader& reader) const;
+};
+
 // Whether a list of numbers of layers has this one; null: it is empty.
 bool lists(const nlohmann::json& numbers, int64_t layer);
 
@@ -51,8 +61,15 @@ std::vector<TensorRule> mixer_rules(const ModelConfig& config, const std::string
 nlohmann::json read_mamba2_mixer(ConfigReader& reader, int64_t hidden_size, int64_t inner = 0);
 nlohmann::json write_mamba2_mixer(const ModelConfig& config, const nlohmann::json& mixer);
 
+// The keys of Gated DeltaNet that its families share: linear_num_key_heads and so on.
+nlohmann::json write_delta_net(const nlohmann::json& mixer);
+
 // The tensors of Bamba, Falcon-H1 and Jamba, whose attention is beside mixers of type `mamba`.
 TensorRules mamba_hybrid_tensors(const ModelConfig& config, const std::string& mamba);
+
+// Whether heads of attention share the width of the model, for families that have no key for the
+// width of a head.
+bool heads_share_width(const ModelConfig& config, const nlohmann::json& attention);
 
 // Width of a head of attention.
 int64_t head_dim(const Decoder& decoder);

@@ -73,7 +73,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const auto attention = layers_with(layers, "attention");
   nlohmann::json json = write_decoder(config, attention, "jamba", "JambaForCausalLM");
   const nlohmann::json& mixer = attention.front()->mixers.front();
-  if (mixer.at("head_dim") != config.hidden_size / mixer.at("heads").get<int64_t>()) return {};
+  if (!heads_share_width(config, mixer)) return {};
   json.update(write_period(layers, "attn", [](const BlockConfig& block) {
     return block.mixers.front().at("type") == "attention";
   }));

@@ -3,7 +3,6 @@
 #include "model/families/lfm2.h"
 
 #include "model/families.h"
-#include "model/families/hybrid.h"
 
 namespace pronghorn {
 namespace {
@@ -22,11 +21,11 @@ int64_t read_size(ConfigReader& reader) {
 
 }  // namespace
 
-Lfm2 read_lfm2(ConfigReader& reader, int64_t size) {
+HybridDecoder read_lfm2(ConfigReader& reader, int64_t size) {
   DecoderDefaults defaults{.kv_heads = 8, .size = size, .tied = true};
   defaults.rope.theta = 1e6;
   defaults.epsilon = reader.number("norm_eps", 1e-5, 0);
-  Lfm2 model;
+  HybridDecoder model;
   Decoder& decoder = model.decoder;
   decoder = read_decoder(reader, defaults);
   decoder.size = size;
@@ -35,9 +34,9 @@ Lfm2 read_lfm2(ConfigReader& reader, int64_t size) {
   if (reader.has("tie_embedding")) {
     decoder.settings["tie_embeddings"] = reader.boolean("tie_embedding");
   }
-  model.convolution = {{"type", "short_conv"},
-                       {"conv_kernel", reader.integer("conv_L_cache", 3, 1)},
-                       {"bias", reader.boolean("conv_bias", false)}};
+  model.other = {{"type", "short_conv"},
+                 {"conv_kernel", reader.integer("conv_L_cache", 3, 1)},
+                 {"bias", reader.boolean("conv_bias", false)}};
   for (const char* key : {"block_dim", "block_norm_eps", "block_use_swiglu", "block_mlp_init_scale",
                           "block_out_init_scale", "block_use_xavier_init", "conv_dim",
                           "conv_dim_out", "conv_use_xavier_init", "num_heads", "use_pos_enc"}) {
@@ -48,12 +47,6 @@ Lfm2 read_lfm2(ConfigReader& reader, int64_t size) {
       reader, "layer_types", decoder.layers, {"conv"},
       [&](int64_t layer) { return !indices.is_array() || lists(indices, layer); });
   return model;
-}
-
-ModelConfig Lfm2::finish(const ConfigReader& reader) const {
-  return decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
-    if (!attention[static_cast<size_t>(layer)]) mixer = convolution;
-  });
 }
 
 std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::string& model_type,
@@ -75,14 +68,13 @@ std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::s
 TensorRules lfm2_tensors(const ModelConfig& config) {
   const std::string layer = "layers.*.", theirs = "model.layers.*.";
   TensorRules tensors;
-  tensors.rules = mixer_rules(
-      config, "model.layers",
-      {{"attention",
-        "self_attn",
-        {{{"o_proj.weight"}, {"out_proj.weight"}, {}},
-         {{"q_norm.weight"}, {"q_layernorm.weight"}, {}},
-         {{"k_norm.weight"}, {"k_layernorm.weight"}, {}}}},
-       {"short_conv", "conv", {{{"conv.weight"}, {"conv.weight"}, transforms::squeeze(1)}}}});
+  tensors.rules = mixer_rules(config, "model.layers",
+                              {{"attention",
+                                "self_attn",
+                                {{{"o_proj.weight"}, {"out_proj.weight"}, {}},
+                                 {{"q_norm.weight"}, {"q_layernorm.weight"}, {}},
+                                 {{"k_norm.weight"}, {"k_layernorm.weight"}, {}}}},
+                               {"short_conv", "conv", {convolution_rule("conv.weight")}}});
   const std::vector<TensorRule> rest = {
       {{"embeddings.weight"}, {"model.embed_tokens.weight"}, {}},
       {{layer + "mixer_norm.*"}, {theirs + "operator_norm.*"}, {}},

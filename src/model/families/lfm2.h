@@ -5,21 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "model/families/decoder.h"
+#include "model/families/hybrid.h"
 
 namespace pronghorn {
 
-struct Lfm2 {
-  Decoder decoder;              // its mixer: attention
-  nlohmann::json convolution;   // the mixer of the other layers
-  std::vector<bool> attention;  // of each layer
-
-  // decoder.finish() with both.
-  ModelConfig finish(const ConfigReader& reader) const;
-};
-
 // size: of a feed-forward.
-Lfm2 read_lfm2(ConfigReader& reader, int64_t size);
+HybridDecoder read_lfm2(ConfigReader& reader, int64_t size);
 
 // The keys of such a model; nothing if it is of another kind, or has one kind of layers only.
 std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::string& model_type,

@@ -1,6 +1,5 @@
 // The LFM2 family with experts (arXiv 2511.23404), after a few layers without: sigmoids, with a
 // number for each expert that counts where experts are chosen.
-#include <algorithm>
 #include <utility>
 
 #include "model/families.h"
@@ -15,7 +14,7 @@ constexpr double kLeastSum = 1e-6;  // of the scores that are normalised
 
 ModelConfig read(ConfigReader reader) {
   const int64_t size = reader.integer("intermediate_size", 7168, 1, 1 << 24);
-  Lfm2 model = read_lfm2(reader, size);
+  HybridDecoder model = read_lfm2(reader, size);
   const int64_t dense = reader.integer("num_dense_layers", 2, 0);
   std::vector<bool> sparse;
   for (int64_t i = 0; i < model.decoder.layers; ++i) sparse.push_back(i >= dense);
@@ -33,13 +32,10 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   if (!has_experts(config)) return {};
   std::optional<nlohmann::json> json = write_lfm2(config, "lfm2_moe", "Lfm2MoeForCausalLM");
   if (!json) return {};
-  const nlohmann::json &moe = experts_of(config), *dense = dense_of(config);
+  const nlohmann::json& moe = experts_of(config);
   json->update(write_experts(config, kCount));
-  const auto layers = layer_blocks(config);
-  const auto first = std::ranges::find_if(
-      layers, [](const BlockConfig* block) { return block->feed_forward.at("type") == "moe"; });
-  (*json)["num_dense_layers"] = first - layers.begin();
-  (*json)["intermediate_size"] = dense == nullptr ? moe.at("size") : dense->at("size");
+  (*json)["num_dense_layers"] = leading_dense_layers(config);
+  (*json)["intermediate_size"] = dense_size(config);
   (*json)["moe_intermediate_size"] = moe.at("size");
   (*json)["use_expert_bias"] = moe.at("correction");
   (*json)["norm_topk_prob"] = moe.at("normalize");

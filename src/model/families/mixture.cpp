@@ -87,11 +87,16 @@ const nlohmann::json& experts_of(const ModelConfig& config) {
       ->feed_forward;
 }
 
-const nlohmann::json* dense_of(const ModelConfig& config) {
+int64_t leading_dense_layers(const ModelConfig& config) {
+  const std::vector<bool> sparse = sparse_layers(config);
+  return std::ranges::find(sparse, true) - sparse.begin();
+}
+
+int64_t dense_size(const ModelConfig& config) {
   for (const BlockConfig* block : layer_blocks(config)) {
-    if (!is_sparse(*block)) return &block->feed_forward;
+    if (!is_sparse(*block)) return block->feed_forward.at("size");
   }
-  return nullptr;
+  return experts_of(config).at("size");
 }
 
 nlohmann::json write_expert_counts(const ModelConfig& config, const std::string& count_key) {
@@ -121,7 +126,7 @@ nlohmann::json write_mixture(const ModelConfig& config, const std::string& model
 }
 
 nlohmann::json write_sparse_layers(const ModelConfig& config) {
-  const nlohmann::json &moe = experts_of(config), *dense = dense_of(config);
+  const nlohmann::json& moe = experts_of(config);
   nlohmann::json only = nlohmann::json::array();
   int64_t layer = 0;
   for (const bool sparse : sparse_layers(config)) {
@@ -129,7 +134,7 @@ nlohmann::json write_sparse_layers(const ModelConfig& config) {
     ++layer;
   }
   return {{"moe_intermediate_size", moe.at("size")},
-          {"intermediate_size", dense == nullptr ? moe.at("size") : dense->at("size")},
+          {"intermediate_size", dense_size(config)},
           {"norm_topk_prob", moe.at("normalize")},
           {"decoder_sparse_step", 1},
           {"mlp_only_layers", only}};

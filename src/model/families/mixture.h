@@ -34,10 +34,12 @@ bool has_experts(const ModelConfig& config);
 // As decoder_layers(); empty unless some have experts.
 std::vector<const BlockConfig*> mixture_layers(const ModelConfig& config);
 
-// The experts of the first layer that has some, and the feed-forward of the first that has none, or
-// null. config: has_experts().
+// Of models that has_experts() says have some: the experts of the first layer that has them, how
+// many layers come before it, and the width of the first feed-forward without experts or, if all
+// have them, of an expert.
 const nlohmann::json& experts_of(const ModelConfig& config);
-const nlohmann::json* dense_of(const ModelConfig& config);
+int64_t leading_dense_layers(const ModelConfig& config);
+int64_t dense_size(const ModelConfig& config);
 
 // The numbers of experts and the losses. config: has_experts().
 nlohmann::json write_expert_counts(const ModelConfig& config, const std::string& count_key);

@@ -65,11 +65,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   }
   const nlohmann::json& mixer = recurrent.front()->mixers.front();
   json["attention_bias"] = attention.front()->mixers.front().at("bias");
-  json["linear_num_key_heads"] = mixer.at("heads");
-  json["linear_num_value_heads"] = mixer.at("value_heads");
-  json["linear_key_head_dim"] = mixer.at("head_dim");
-  json["linear_value_head_dim"] = mixer.at("value_head_dim");
-  json["linear_conv_kernel_dim"] = mixer.at("conv_kernel");
+  json.update(write_delta_net(mixer));
   json["linear_allow_neg_eigval"] = mixer.at("negative_eigenvalues");
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
   return json;

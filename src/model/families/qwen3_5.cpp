@@ -5,12 +5,7 @@
 namespace pronghorn {
 namespace {
 
-ModelConfig read_text(ConfigReader reader) {
-  const QwenHybrid model = read_qwen_hybrid(reader);
-  return model.decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
-    if (!model.attention[static_cast<size_t>(layer)]) mixer = model.delta_net;
-  });
-}
+ModelConfig read_text(ConfigReader reader) { return read_qwen_hybrid(reader).finish(reader); }
 
 std::optional<nlohmann::json> write_text(const ModelConfig& config) {
   return write_qwen_hybrid(config, "qwen3_5_text", "Qwen3_5ForCausalLM");

@@ -10,13 +10,11 @@ namespace {
 
 ModelConfig read_text(ConfigReader reader) {
   // No layer has a feed-forward of such a size.
-  QwenHybrid model = read_qwen_hybrid(reader, 1);
+  HybridDecoder model = read_qwen_hybrid(reader, 1);
   require(reader.boolean("norm_topk_prob", true), reader.path("norm_topk_prob"),
           "false is not supported");
   read_qwen_experts(reader, model.decoder, 256, 8);
-  return model.decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
-    if (!model.attention[static_cast<size_t>(layer)]) mixer = model.delta_net;
-  });
+  return model.finish(reader);
 }
 
 std::optional<nlohmann::json> write_text(const ModelConfig& config) {

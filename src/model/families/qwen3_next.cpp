@@ -20,11 +20,9 @@ void read_feed_forwards(ConfigReader& reader, Decoder& decoder) {
 }
 
 ModelConfig read(ConfigReader reader) {
-  QwenHybrid model = read_qwen_hybrid(reader);
+  HybridDecoder model = read_qwen_hybrid(reader);
   read_feed_forwards(reader, model.decoder);
-  return model.decoder.finish(reader, [&](int64_t layer, nlohmann::json& mixer) {
-    if (!model.attention[static_cast<size_t>(layer)]) mixer = model.delta_net;
-  });
+  return model.finish(reader);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {

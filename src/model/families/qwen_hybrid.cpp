@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/families/hybrid.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -61,8 +60,8 @@ std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool f
 
 }  // namespace
 
-QwenHybrid read_qwen_hybrid(ConfigReader& reader, int64_t size) {
-  QwenHybrid result;
+HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
+  HybridDecoder result;
   DecoderDefaults defaults{.kv_heads = 4, .head_dim = 256, .size = size};
   defaults.rope.partial = 0.25;
   defaults.rope.has_partial = true;
@@ -77,7 +76,7 @@ QwenHybrid read_qwen_hybrid(ConfigReader& reader, int64_t size) {
   result.attention =
       read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention"},
                             [&](int64_t layer) { return (layer + 1) % interval == 0; });
-  result.delta_net = read_delta_net(reader);
+  result.other = read_delta_net(reader);
   for (const char* key : {"mamba_ssm_dtype", "mtp_num_hidden_layers",
                           "mtp_use_dedicated_embeddings", "mlp_only_layers"}) {
     reader.ignore(key);
@@ -139,13 +138,8 @@ std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
   json["rope_parameters"] = {{"rope_type", "default"},
                              {"rope_theta", json.at("rope_theta")},
                              {"partial_rotary_factor", share}};
-  const nlohmann::json& mixer = recurrent.front()->mixers.front();
   json["attention_bias"] = attention.front()->mixers.front().at("bias");
-  json["linear_num_key_heads"] = mixer.at("heads");
-  json["linear_num_value_heads"] = mixer.at("value_heads");
-  json["linear_key_head_dim"] = mixer.at("head_dim");
-  json["linear_value_head_dim"] = mixer.at("value_head_dim");
-  json["linear_conv_kernel_dim"] = mixer.at("conv_kernel");
+  json.update(write_delta_net(recurrent.front()->mixers.front()));
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
   return json;
 }

@@ -6,18 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "model/families/decoder.h"
+#include "model/families/hybrid.h"
 
 namespace pronghorn {
 
-struct QwenHybrid {
-  Decoder decoder;              // its mixer: attention
-  nlohmann::json delta_net;     // the mixer of the other layers
-  std::vector<bool> attention;  // of each layer
-};
-
 // size: of a feed-forward where the key is missing; 0: it must be there.
-QwenHybrid read_qwen_hybrid(ConfigReader& reader, int64_t size = 0);
+HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size = 0);
 
 // Puts experts into the layers that `sparse` says: a softmax over the chosen, if the family's files
 // do not say otherwise, beside one that is shared, behind a gate of its own.
