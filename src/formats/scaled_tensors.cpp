@@ -172,19 +172,15 @@ SafetensorsEntry in_blocks(const SafetensorsEntry& blocks, const SafetensorsEntr
 }
 
 void unite_mxfp4(Entries& entries, const std::string& where) {
-  std::vector<std::string> stems;
+  std::vector<std::pair<std::string, std::string>> pairs;
   for (const auto& [name, entry] : entries) {
     if (!name.ends_with(kBlocks) || entry.dtype != "U8") continue;
-    const std::string stem = name.substr(0, name.size() - kBlocks.size());
-    if (entries.contains(stem + std::string(kScales)) && !entries.contains(stem)) {
-      stems.push_back(stem);
-    }
+    std::string scales = name.substr(0, name.size() - kBlocks.size()) + std::string(kScales);
+    if (entries.contains(scales)) pairs.emplace_back(name, std::move(scales));
   }
-  for (const std::string& stem : stems) {
-    const std::string blocks = stem + std::string(kBlocks), scales = stem + std::string(kScales);
-    entries[stem] = in_blocks(entries.at(blocks), entries.at(scales),
-                              fmt::format("{}: {}", where, quote(blocks)));
-    entries.erase(blocks);
+  for (const auto& [blocks, scales] : pairs) {
+    entries[blocks] = in_blocks(entries.at(blocks), entries.at(scales),
+                                fmt::format("{}: {}", where, quote(blocks)));
     entries.erase(scales);
   }
 }

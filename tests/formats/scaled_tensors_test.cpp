@@ -119,8 +119,8 @@ TEST(ScaledTensors, GroupsOfFourBitsKeepTheirNumbers) {
   const Folder folder;
   const CheckpointReader reader = reader_of(
       folder, {{"up_blocks", "U8", {2, 2, 16}, blocks}, {"up_scales", "U8", {2, 2}, scales}});
-  EXPECT_THAT(reader.names(), ElementsAre("up"));
-  const SafetensorsEntry& entry = reader.at("up");
+  EXPECT_THAT(reader.names(), ElementsAre("up_blocks"));
+  const SafetensorsEntry& entry = reader.at("up_blocks");
   EXPECT_EQ(entry.dtype, "MXFP4");
   EXPECT_THAT(entry.shape, ElementsAre(2, 64));
   std::vector<float> found(128);

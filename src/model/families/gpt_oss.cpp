@@ -1,6 +1,7 @@
 // The gpt-oss family (arXiv 2508.10925): a window in every other layer, a learned sink per head,
 // experts with biases and a clamped SwiGLU.
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "model/families.h"
@@ -59,20 +60,27 @@ TensorRules tensors(const ModelConfig& config) {
   // Rows of the two alternate.
   const Transform apart =
       transforms::fold(experts).then(transforms::rope_pairs(experts)).then(transforms::split());
-  return with_rules(decoder_tensors(config),
-                    {{{"layers.*.ffn.gate.*"}, {theirs + "router.*"}, {}},
-                     {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
-                      {theirs + "experts.gate_up_proj"},
-                      transforms::transpose().then(apart)},
-                     {expert_names(config, {"gate_proj.bias", "up_proj.bias"}),
-                      {theirs + "experts.gate_up_proj_bias"},
-                      apart},
-                     {expert_names(config, {"down_proj.weight"}),
-                      {theirs + "experts.down_proj"},
-                      transforms::transpose().then(transforms::unstack())},
-                     {expert_names(config, {"down_proj.bias"}),
-                      {theirs + "experts.down_proj_bias"},
-                      transforms::unstack()}});
+  TensorRules rest = decoder_tensors(config);
+  // MXFP4 has the rows of products in blocks, as others have them.
+  rest.layouts = {{expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+                   {theirs + "experts.gate_up_proj_blocks"},
+                   apart},
+                  {expert_names(config, {"down_proj.weight"}),
+                   {theirs + "experts.down_proj_blocks"},
+                   transforms::unstack()}};
+  return with_rules(std::move(rest), {{{"layers.*.ffn.gate.*"}, {theirs + "router.*"}, {}},
+                                      {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
+                                       {theirs + "experts.gate_up_proj"},
+                                       transforms::transpose().then(apart)},
+                                      {expert_names(config, {"gate_proj.bias", "up_proj.bias"}),
+                                       {theirs + "experts.gate_up_proj_bias"},
+                                       apart},
+                                      {expert_names(config, {"down_proj.weight"}),
+                                       {theirs + "experts.down_proj"},
+                                       transforms::transpose().then(transforms::unstack())},
+                                      {expert_names(config, {"down_proj.bias"}),
+                                       {theirs + "experts.down_proj_bias"},
+                                       transforms::unstack()}});
 }
 
 }  // namespace
