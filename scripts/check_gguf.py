@@ -31,6 +31,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VOCABULARY = ROOT / "tests" / "formats" / "golden" / "gpt2"
 TOLERANCE = 2e-4
 
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "mscale": 0.6,
+        "mscale_all_dim": 0.6, "original_max_position_embeddings": 32}
+
 # What changes a golden's configuration into one that such files can say. None: the converter does
 # not say all of it either, so there is nothing to compare.
 CHANGES = {
@@ -43,6 +46,14 @@ CHANGES = {
                     "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
     "phi3": {}, "phi3_window": {"original_max_position_embeddings": 256}, "olmo2": {},
     "granite": {"head_dim": 4}, "granite_bias": {"head_dim": 4}, "gpt2": {}, "gpt_neox": {},
+    "mixtral": {"sliding_window": None}, "mixtral_odd": {}, "qwen2_moe_plain": {},
+    "qwen3_moe": {}, "olmoe": {}, "granitemoe": {}, "granitemoe_bias": {}, "gpt_oss": {},
+    "deepseek_v2": {"attention_bias": False}, "deepseek_v2_groups": {},
+    "deepseek_v3": {"rope_parameters": YARN},
+    "deepseek_v3_plain": {"attention_bias": False, "rope_interleave": True}, "glm4_moe": {},
+    "glm4_moe_bias": {}, "glm4_moe_lite": {},
+    "minicpm3": {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256,
+                 "v_head_dim": 4},
 }
 
 # Keys of config.json that the converter asks for and transformers no longer writes.

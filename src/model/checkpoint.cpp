@@ -90,6 +90,19 @@ std::vector<std::string> names_in(const std::set<std::string>& checkpoint, const
   return names;
 }
 
+bool fits(const CheckpointReader&, const StoredShape& stored, const StoredShape& wanted) {
+  return stored == wanted;
+}
+
+// These files do not tell a vector from a matrix of one row.
+bool fits(const GgufReader&, const StoredShape& stored, const StoredShape& wanted) {
+  const auto sizes = [](const StoredShape& shape) {
+    const auto first = std::ranges::find_if(shape, [](int64_t size) { return size != 1; });
+    return std::span(first, shape.end());
+  };
+  return std::ranges::equal(sizes(stored), sizes(wanted));
+}
+
 template <typename Checkpoint>
 void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model) {
   Shapes ours;
@@ -104,13 +117,13 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
   std::vector<std::shared_ptr<const MappedFile>> files;
   for (size_t i = 0; i < count; ++i) {
     const SafetensorsEntry entry = checkpoint.at(rule.published[i]);
-    require(entry.shape == shapes[i],
+    require(fits(checkpoint, entry.shape, shapes[i]),
             fmt::format("{}: {}", checkpoint.directory().string(), rule.published[i]),
             "has shape [{}] where the configuration says [{}]", fmt::join(entry.shape, ", "),
             fmt::join(shapes[i], ", "));
     std::shared_ptr<const void> owner = entry.owner;
     if (entry.file != nullptr) owner = entry.file;
-    tensors.push_back({entry.dtype, entry.shape, entry.bytes, std::move(owner)});
+    tensors.push_back({entry.dtype, shapes[i], entry.bytes, std::move(owner)});
     files.push_back(entry.file);
   }
   tensors = naming(where, [&] { return rule.transform.forward(std::move(tensors), ours); });
@@ -233,7 +246,7 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {
   if (const auto gguf = find_gguf(directory)) {
     const GgufFile file(*gguf);
-    const Family& family = gguf_family(file.metadata());
+    const Family& family = gguf_family(gguf_model(file));
     ModelConfig config = read_gguf_config(file);
     std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
     pronghorn::load(*model, GgufReader(file), family.gguf->tensors(model->config()));

@@ -70,7 +70,8 @@ void write_keys(const GgufFormat& format, const nlohmann::json& config, GgufMode
 }
 
 // Throws Error unless the file is read as what `config` computes.
-void read_back(const Family& family, const ModelConfig& config, const GgufModel& file) {
+void read_back(const ModelConfig& config, const GgufModel& file) {
+  const Family& family = gguf_family(file);  // perhaps another of the same architecture
   const std::string architecture(family.gguf->architecture);
   const ModelConfig read = family.read(ConfigReader(gguf_config(file), architecture));
   const std::string difference = computes_otherwise(config, read);
@@ -102,12 +103,14 @@ GgufModel gguf_model(const GgufFile& file) {
   return model;
 }
 
-const Family& gguf_family(const GgufMetadata& metadata) {
+const Family& gguf_family(const GgufModel& file) {
+  const GgufMetadata& metadata = file.metadata;
   const std::string_view architecture = metadata.text(kArchitecture);
   std::vector<std::string_view> names;
   for (const Family& family : families()) {
     if (family.gguf == nullptr) continue;
-    if (family.gguf->architecture == architecture) return family;
+    const bool reads_it = family.gguf->reads_it == nullptr || family.gguf->reads_it(file);
+    if (family.gguf->architecture == architecture && reads_it) return family;
     if (std::ranges::count(names, family.gguf->architecture) == 0) {
       names.push_back(family.gguf->architecture);
     }
@@ -119,7 +122,7 @@ const Family& gguf_family(const GgufMetadata& metadata) {
 
 nlohmann::json gguf_config(const GgufModel& file) {
   const GgufMetadata& metadata = file.metadata;
-  const Family& family = gguf_family(metadata);
+  const Family& family = gguf_family(file);
   const GgufFormat& format = *family.gguf;
   refuse_unknown_keys(format, metadata);
   nlohmann::json config = {{"model_type", family.model_type}};
@@ -131,6 +134,7 @@ nlohmann::json gguf_config(const GgufModel& file) {
     }
     config[std::string(key.config_key)] = read_key(metadata, name, key.kind);
   }
+  metadata.integer(file.key("block_count"), {}, 1, kMaxBlocks);  // before anything loops over it
   const std::string causal = file.key("attention.causal");
   require(metadata.boolean(causal, true), metadata.path(causal), "false is not supported");
   const auto embedding = file.shapes.find(kEmbedding);
@@ -143,9 +147,9 @@ nlohmann::json gguf_config(const GgufModel& file) {
 }
 
 ModelConfig read_gguf_config(const GgufFile& file) {
-  const Family& family = gguf_family(file.metadata());
-  ModelConfig config =
-      family.read(ConfigReader(gguf_config(gguf_model(file)), file.path().string()));
+  const GgufModel model = gguf_model(file);
+  const Family& family = gguf_family(model);
+  ModelConfig config = family.read(ConfigReader(gguf_config(model), file.path().string()));
   config.family = family.model_type;
   return config;
 }
@@ -169,7 +173,7 @@ GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
             format.architecture);
     file.shapes[name] = {static_cast<int64_t>(table.size())};
   }
-  read_back(family, config, file);
+  read_back(config, file);
   return file;
 }
 

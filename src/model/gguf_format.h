@@ -40,7 +40,8 @@ struct GgufKey {
 };
 
 struct GgufFormat {
-  std::string_view architecture;  // general.architecture; the first family that has it is taken
+  // general.architecture; of several families the first whose reads_it() says so is taken.
+  std::string_view architecture;
   std::vector<GgufKey> keys;
   // Keys that read() looks at, or that change nothing in the computation.
   std::vector<std::string_view> other_keys;
@@ -53,6 +54,8 @@ struct GgufFormat {
   // Whether the head is the embedding, where llama.cpp has only one way for the architecture:
   // for writing.
   std::optional<bool> tied = {};
+  // Whether a file of the architecture is read as this family; null: always.
+  bool (*reads_it)(const GgufModel& file) = nullptr;
 };
 
 // The shortest decimal number that is this f32: what a configuration once said.
@@ -63,7 +66,7 @@ GgufModel gguf_model(const GgufFile& file);
 // The family of a file, and the config.json of that family which says what the file does.
 // Throws Error for architectures that no family has, and for keys that nothing knows and that are
 // not 0.
-const Family& gguf_family(const GgufMetadata& metadata);
+const Family& gguf_family(const GgufModel& file);
 nlohmann::json gguf_config(const GgufModel& file);
 
 // The configuration that a file has.

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "formats/safetensors.h"
+#include "tensor/encoding.h"
 
 namespace pronghorn {
 namespace {
@@ -38,7 +39,12 @@ StoredTensor mapped_f32(const StoredTensor& from, Function&& f) {
   const int64_t count = elements(from.shape);
   auto [data, to] = new_tensor("F32", from.shape, count * static_cast<int64_t>(sizeof(float)));
   auto* out = reinterpret_cast<float*>(data);
-  to_f32({from.dtype, from.shape, from.bytes, nullptr}, out, kWhere);
+  const Encoding* encoding = find_encoding(from.dtype);
+  if (encoding != nullptr && encoding->block > 1) {
+    encoding->decode(from.bytes.data(), count, out);
+  } else {
+    to_f32({from.dtype, from.shape, from.bytes, nullptr}, out, kWhere);
+  }
   for (int64_t i = 0; i < count; ++i) out[i] = f(out[i]);
   return to;
 }
@@ -101,7 +107,7 @@ struct Layout {
     // Parts of different dtypes can only meet in f32.
     const auto alike = [&](const StoredTensor& part) { return part.dtype == parts[0].dtype; };
     if (!std::ranges::all_of(parts, alike)) {
-      for (StoredTensor& part : parts) part = mapped_f32(part, [](float value) { return value; });
+      for (StoredTensor& part : parts) part = mapped_f32(part, std::identity());
     }
     const int64_t count = pieces(whole);
     int64_t group = 0;
@@ -197,9 +203,10 @@ StoredTensors transposed(const StoredTensors& tensors, const Shapes& to, size_t 
       result.push_back(tensors[i]);
       continue;
     }
-    const StoredTensor& from = tensors[i];
+    // Columns of blocks are no blocks: their numbers are, in f32.
+    const bool blocks = safetensors_dtype_bytes(tensors[i].dtype) <= 0;
+    const StoredTensor from = blocks ? mapped_f32(tensors[i], std::identity()) : tensors[i];
     const int64_t element = safetensors_dtype_bytes(from.dtype);
-    require(element > 0, kWhere, "a tensor of dtype {} cannot be transposed", from.dtype);
     const int64_t rows = to[i].back(), columns = from.shape.back();
     auto [data, out] = new_tensor(from.dtype, to[i], bytes_of(from));
     constexpr int64_t kGrain = 64;

@@ -69,8 +69,8 @@ Transform squeeze(size_t axis);
 // Every tensor [n, a, ..] -> [n a, ..].
 Transform fold(int64_t n);
 
-// Every tensor [.., a, b] -> [.., b, a], or the first of each `every` tensors. Of dtypes with
-// elements of whole bytes only.
+// Every tensor [.., a, b] -> [.., b, a], or the first of each `every` tensors. Those in blocks
+// become f32, for columns of blocks are no blocks.
 Transform transpose(size_t every = 1);
 
 // One tensor [a + b + .., ..] -> [a, ..], [b, ..], .. along an axis of whole rows. With groups, the

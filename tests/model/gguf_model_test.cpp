@@ -116,7 +116,7 @@ TEST(GgufModel, WhatCannotBeIsRefused) {
   };
   EXPECT_EQ(with("general.name", GgufValue::text("x")), "no error");
   EXPECT_EQ(with("llama.expert_count", GgufValue::u32(0)), "no error");
-  EXPECT_THAT(with("llama.expert_count", GgufValue::u32(8)), HasSubstr("llama.expert_count"));
+  EXPECT_THAT(with("llama.expert_count", GgufValue::u32(8)), HasSubstr("llama.expert_used_count"));
   EXPECT_THAT(with("general.architecture", GgufValue::text("nothing")), HasSubstr("known: llama"));
   EXPECT_THAT(with("general.architecture", GgufValue::u32(1)), HasSubstr("general.architecture"));
   EXPECT_THAT(with("llama.block_count", GgufValue::u32(3)), HasSubstr("blk.2."));

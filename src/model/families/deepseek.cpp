@@ -4,13 +4,14 @@
 
 #include "base/error.h"
 #include "layers/toolbox.h"
+#include "model/families/gguf_mla.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr const char* kCount = "n_routed_experts";
-// Layers that predict further tokens follow the last one in published files.
-constexpr int64_t kMostPredictors = 8;
+// Of expert_gating_func in GGUF files.
+constexpr uint32_t kSoftmax = 1, kSigmoid = 2;
 
 }  // namespace
 
@@ -72,6 +73,81 @@ nlohmann::json write_deepseek_experts(const ModelConfig& config) {
                {"topk_group", moe.at("top_groups")},
                {"num_nextn_predict_layers", 0}});
   return json;
+}
+
+std::vector<GgufKey> gguf_deepseek_keys() {
+  std::vector<GgufKey> keys = gguf_expert_keys(kCount);
+  keys.insert(keys.end(),
+              {{"expert_feed_forward_length", "moe_intermediate_size"},
+               {"expert_shared_count", "n_shared_experts", GgufKind::u32, false},
+               {"expert_weights_scale", "routed_scaling_factor", GgufKind::f32, false},
+               {"expert_weights_norm", "norm_topk_prob", GgufKind::boolean, false},
+               {"expert_group_count", "n_group", GgufKind::u32, false},
+               {"expert_group_used_count", "topk_group", GgufKind::u32, false},
+               {"leading_dense_block_count", "first_k_dense_replace", GgufKind::u32, false}});
+  return keys;
+}
+
+std::string gguf_router_scores(const GgufModel& file) {
+  const std::string key = file.key("expert_gating_func");
+  switch (const int64_t function = file.metadata.integer(key, 0); function) {
+    case 0:
+      // Files of before there was such a key, and of families that the converter forgets it for.
+      for (const auto& [name, shape] : file.shapes) {
+        if (name.ends_with(".exp_probs_b.bias")) return "sigmoid";
+      }
+      return "softmax";
+    case kSoftmax:
+      return "softmax";
+    case kSigmoid:
+      return "sigmoid";
+    default:
+      throw Error(file.metadata.path(key), fmt::format("{} is not supported", function));
+  }
+}
+
+void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_predictors(file, config);
+  const auto absent = [&](const char* key, const nlohmann::json& value) {
+    if (!config.contains(key) || config.at(key) == 0) config[key] = value;
+  };
+  absent("n_shared_experts", 0);
+  absent("routed_scaling_factor", 1.0);
+  absent("n_group", 1);
+  absent("topk_group", 1);
+  // The converter may say 0 of a family that lists its layers in another way.
+  absent("first_k_dense_replace",
+         gguf_leading_dense_layers(file, config.at("num_hidden_layers").get<int64_t>()));
+  if (!config.contains("norm_topk_prob")) config["norm_topk_prob"] = false;
+}
+
+void write_gguf_deepseek_experts(const ModelConfig& config, GgufModel& file) {
+  const bool sigmoid = experts_of(config).at("scores") == "sigmoid";
+  file.metadata.set(file.key("expert_gating_func"), GgufValue::u32(sigmoid ? kSigmoid : kSoftmax));
+}
+
+void read_gguf_deepseek2(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_mla(file, config);
+  read_gguf_deepseek_experts(file, config);
+}
+
+GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& config),
+                          bool (*reads_it)(const GgufModel& file)) {
+  const auto write = [](const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+    write_gguf_mla(config, json, file);
+    write_gguf_deepseek_experts(config, file);
+  };
+  const auto tensors = [](const ModelConfig& config) {
+    return without_gguf_predictors(with_gguf_experts(gguf_mla_tensors(config), config), config);
+  };
+  return {"deepseek2",
+          gguf_mla_keys(gguf_deepseek_keys()),
+          gguf_mla_other_keys(),
+          read,
+          write,
+          tensors,
+          {},
+          reads_it};
 }
 
 TensorRules deepseek_tensors(TensorRules tensors, const ModelConfig& config) {

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -33,6 +35,19 @@ std::vector<bool> read_layer_types_of_mlp(ConfigReader& reader, int64_t layers);
 
 // The keys of both. config: has_experts().
 nlohmann::json write_deepseek_experts(const ModelConfig& config);
+
+// The keys of both in GGUF files, and what a table of keys cannot say: what absent keys mean there,
+// and how scores are made ("softmax", "sigmoid"; only the latter have corrections).
+std::vector<GgufKey> gguf_deepseek_keys();
+std::string gguf_router_scores(const GgufModel& file);
+void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config);
+void write_gguf_deepseek_experts(const ModelConfig& config, GgufModel& file);
+
+// Files of the architecture deepseek2: latent attention, and these experts. read: what
+// read_gguf_deepseek2() does, and perhaps more.
+void read_gguf_deepseek2(const GgufModel& file, nlohmann::json& config);
+GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& config),
+                          bool (*reads_it)(const GgufModel& file) = nullptr);
 
 // The rules of the rest of the model, with those of the experts in front.
 TensorRules deepseek_tensors(TensorRules tensors, const ModelConfig& config);

@@ -49,8 +49,18 @@ TensorRules tensors(const ModelConfig& config) {
   return deepseek_tensors(mla_decoder_tensors(config), config);
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_deepseek2(file, config);
+  config["topk_method"] = config.at("n_group") == 1 ? "greedy" : "group_limited_greedy";
+}
+
+bool gguf_reads_it(const GgufModel& file) { return gguf_router_scores(file) == "softmax"; }
+
 }  // namespace
 
-Family deepseek_v2_family() { return {"deepseek_v2", read, write, tensors}; }
+Family deepseek_v2_family() {
+  static const GgufFormat gguf = gguf_deepseek2(read_gguf, gguf_reads_it);
+  return {"deepseek_v2", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

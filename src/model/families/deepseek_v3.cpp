@@ -37,6 +37,9 @@ TensorRules tensors(const ModelConfig& config) {
 
 }  // namespace
 
-Family deepseek_v3_family() { return {"deepseek_v3", read, write, tensors}; }
+Family deepseek_v3_family() {
+  static const GgufFormat gguf = gguf_deepseek2(read_gguf_deepseek2);
+  return {"deepseek_v3", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -11,6 +11,9 @@ namespace pronghorn {
 namespace {
 
 constexpr double kTheta = 10000;  // what files mean that do not say it
+// A tenth of the factor with which latent attention lets its scores grow (mscale_all_dim); queries
+// and keys themselves do not grow then.
+constexpr const char* kLogMultiplier = "rope.scaling.yarn_log_multiplier";
 constexpr const char *kDivisors = "rope_freqs.weight", *kShort = "rope_factors_short.weight",
                      *kLong = "rope_factors_long.weight";
 
@@ -33,10 +36,15 @@ nlohmann::json read_yarn(const GgufModel& file, double factor) {
   scaling["beta_slow"] = number(file, "rope.scaling.yarn_beta_slow", 1);
   const double whole = number(file, "rope.scaling.yarn_attn_factor", 1);
   const double share = number(file, "rope.scaling.attn_factor", 1);
+  double growth = yarn_growth(factor);
+  if (const double multiplier = number(file, kLogMultiplier, 0); multiplier != 0) {
+    scaling["mscale"] = scaling["mscale_all_dim"] = std::round(multiplier * 1e7) / 1e6;
+    growth = 1;
+  }
   if (whole != 1) {
     scaling["attention_factor"] = whole;
   } else if (share != 1) {
-    scaling["attention_factor"] = share * yarn_growth(factor);
+    scaling["attention_factor"] = share * growth;
   }
   return scaling;
 }
@@ -90,7 +98,7 @@ void write_yarn(const RopeScaling& scaling, GgufModel& file) {
   set("rope.scaling.factor", scaling.factor);
   set("rope.scaling.yarn_beta_fast", scaling.beta_fast);
   set("rope.scaling.yarn_beta_slow", scaling.beta_slow);
-  if (scaling.attention_factor == 0) return;
+  if (scaling.attention_factor == 0 || file.metadata.has(file.key(kLogMultiplier))) return;
   set("rope.scaling.yarn_attn_factor", scaling.attention_factor);
   set("rope.scaling.attn_factor", scaling.attention_factor / yarn_growth(scaling.factor));
 }
@@ -116,7 +124,22 @@ void write_longrope(const RopeConfig& rope, GgufModel& file) {
   file.metadata.set(file.key("rope.scaling.attn_factor"), GgufValue::f32(rope.angles()->magnitude));
 }
 
-void write_scaling(const RopeConfig& rope, GgufModel& file) {
+// That of the layers without a window, if there are any that are turned: only their angles are
+// scaled.
+nlohmann::json rope_of(const ModelConfig& config) {
+  nlohmann::json rope;
+  for (const BlockConfig* layer : decoder_layers(config)) {
+    const nlohmann::json& mixer = layer->mixers.front();
+    if (mixer.at("rope").is_null()) continue;
+    if (rope.is_null() || mixer.at("window") == 0) rope = mixer.at("rope");
+  }
+  return rope;
+}
+
+}  // namespace
+
+void write_gguf_rope(const nlohmann::json& json, double score_growth, GgufModel& file) {
+  const RopeConfig rope = rope_config(json);
   using Kind = RopeScaling::Kind;
   const RopeScaling& scaling = rope.scaling;
   const auto type = [&](std::string_view name) {
@@ -132,6 +155,10 @@ void write_scaling(const RopeConfig& rope, GgufModel& file) {
       return;
     case Kind::yarn:
       type("yarn");
+      if (score_growth != 0) {
+        file.metadata.set(file.key(kLogMultiplier),
+                          GgufValue::f32(static_cast<float>(0.1 * score_growth)));
+      }
       write_yarn(scaling, file);
       break;
     case Kind::longrope:
@@ -145,20 +172,6 @@ void write_scaling(const RopeConfig& rope, GgufModel& file) {
   file.metadata.set(file.key("rope.scaling.original_context_length"),
                     GgufValue::u32(static_cast<uint32_t>(scaling.original_context)));
 }
-
-// That of the layers without a window, if there are any that are turned: only their angles are
-// scaled.
-nlohmann::json rope_of(const ModelConfig& config) {
-  nlohmann::json rope;
-  for (const BlockConfig* layer : decoder_layers(config)) {
-    const nlohmann::json& mixer = layer->mixers.front();
-    if (mixer.at("rope").is_null()) continue;
-    if (rope.is_null() || mixer.at("window") == 0) rope = mixer.at("rope");
-  }
-  return rope;
-}
-
-}  // namespace
 
 void read_gguf_attention(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
@@ -175,6 +188,11 @@ void read_gguf_attention(const GgufModel& file, nlohmann::json& config) {
   const std::string turned = file.key("rope.dimension_count");
   const int64_t channels = metadata.integer(turned, head_dim, 1, head_dim);
   if (channels != head_dim) config["partial_rotary_factor"] = rotary_share(channels, head_dim);
+  read_gguf_rope(file, config);
+}
+
+void read_gguf_rope(const GgufModel& file, nlohmann::json& config) {
+  const GgufMetadata& metadata = file.metadata;
   if (!metadata.has(file.key("rope.freq_base"))) config["rope_theta"] = kTheta;
   nlohmann::json scaling = read_scaling(file);
   if (scaling.is_null()) return;
@@ -195,7 +213,7 @@ void write_gguf_attention(const ModelConfig& config, const nlohmann::json& json,
       file.key("rope.dimension_count"),
       GgufValue::u32(rope.is_null() ? head_dim : rope.at("rotary_dim").get<uint32_t>()));
   file.metadata.set(file.key("vocab_size"), GgufValue::u32(json.at("vocab_size").get<uint32_t>()));
-  if (!rope.is_null()) write_scaling(rope_config(rope), file);
+  if (!rope.is_null()) write_gguf_rope(rope, 0, file);
 }
 
 }  // namespace pronghorn

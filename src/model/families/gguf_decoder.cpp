@@ -106,7 +106,7 @@ void write_gguf_windows(const nlohmann::json& config, int64_t period, GgufModel&
 }
 
 TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& options) {
-  const nlohmann::json& mixer = decoder_layers(config).front()->mixers.front();
+  const nlohmann::json& mixer = layer_blocks(config).front()->mixers.front();
   Transform query, key;
   if (options.rope_pairs) {
     query = transforms::rope_pairs(mixer.at("heads"));
@@ -125,7 +125,7 @@ TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& o
       {{layer + "mixer.q_norm.weight"}, {theirs + "attn_q_norm.weight"}, {}},
       {{layer + "mixer.k_norm.weight"}, {theirs + "attn_k_norm.weight"}, {}},
       {{layer + "mixer_post_norm.weight"}, {theirs + "post_attention_norm.weight"}, {}},
-      {{layer + "ffn_norm.weight"}, {theirs + "ffn_norm.weight"}, {}},
+      {{layer + "ffn_norm.weight"}, {theirs + options.ffn_norm + ".weight"}, {}},
       {{layer + "ffn.gate_proj." + any}, {theirs + "ffn_gate." + any}, {}},
       {{layer + "ffn.up_proj." + any}, {theirs + "ffn_up." + any}, {}},
       {{layer + "ffn.down_proj." + any}, {theirs + "ffn_down." + any}, {}},

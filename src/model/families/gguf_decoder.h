@@ -1,6 +1,7 @@
 // GGUF files of the families of attention and a feed-forward: what they have in common.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +19,11 @@ std::vector<std::string_view> gguf_decoder_other_keys();
 void read_gguf_attention(const GgufModel& file, nlohmann::json& config);
 void write_gguf_attention(const ModelConfig& config, const nlohmann::json& json, GgufModel& file);
 
+// The rotary positions alone. rope: of a layer; score_growth: mscale_all_dim of latent attention,
+// 0: none.
+void read_gguf_rope(const GgufModel& file, nlohmann::json& config);
+void write_gguf_rope(const nlohmann::json& rope, double score_growth, GgufModel& file);
+
 // attention_bias and mlp_bias of families that read them: whether the tensors are there.
 void read_gguf_biases(const GgufModel& file, nlohmann::json& config);
 
@@ -34,6 +40,8 @@ struct GgufTensors {
   bool biases = false;
   // Whether divisors of rotary angles are read from tensors.
   bool rope_tables = false;
+  // What the norm before the feed-forward is called.
+  std::string ffn_norm = "ffn_norm";
 };
 TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& options);
 // Of the older families: queries, keys and values in one, biases and LayerNorm everywhere, a

@@ -1,7 +1,11 @@
 // The GLM-4.5 family (arXiv 2508.06471): grouped-query attention with half of each head turned, and
 // the experts of DeepSeek-V3.
+#include <utility>
+
+#include "base/error.h"
 #include "model/families.h"
 #include "model/families/deepseek.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
@@ -34,8 +38,39 @@ TensorRules tensors(const ModelConfig& config) {
   return deepseek_tensors(decoder_tensors(config), config);
 }
 
+std::vector<std::string_view> gguf_other_keys() {
+  std::vector<std::string_view> keys = gguf_decoder_other_keys();
+  keys.insert(keys.end(), {"expert_gating_func", "nextn_predict_layers"});
+  return keys;
+}
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  require(gguf_router_scores(file) == "sigmoid", file.metadata.path(file.key("expert_gating_func")),
+          "this family has sigmoids only");
+  config["partial_rotary_factor"] = 1.0;  // unless the file says how many channels are turned
+  read_gguf_attention(file, config);
+  read_gguf_deepseek_experts(file, config);
+  config["attention_bias"] = file.has("blk.0.attn_q.bias");
+  config["use_qk_norm"] = file.has("blk.0.attn_q_norm.weight");
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_deepseek_experts(config, file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors = gguf_decoder_tensors(config, {.ffn_norm = "post_attention_norm"});
+  return without_gguf_predictors(with_gguf_experts(std::move(tensors), config), config);
+}
+
 }  // namespace
 
-Family glm4_moe_family() { return {"glm4_moe", read, write, tensors}; }
+Family glm4_moe_family() {
+  static const GgufFormat gguf = {"glm4moe",         gguf_decoder_keys(gguf_deepseek_keys()),
+                                  gguf_other_keys(), read_gguf,
+                                  write_gguf,        gguf_tensors};
+  return {"glm4_moe", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

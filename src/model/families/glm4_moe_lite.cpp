@@ -40,6 +40,9 @@ TensorRules tensors(const ModelConfig& config) {
 
 }  // namespace
 
-Family glm4_moe_lite_family() { return {"glm4_moe_lite", read, write, tensors}; }
+Family glm4_moe_lite_family() {
+  static const GgufFormat gguf = gguf_deepseek2(read_gguf_deepseek2);
+  return {"glm4_moe_lite", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -5,12 +5,15 @@
 
 #include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr const char* kCount = "num_local_experts";
+constexpr int64_t kPeriod = 2;   // of layers with a window and one without, in GGUF files
 constexpr double kGain = 1.702;  // of the sigmoid in the experts
 
 ModelConfig read(ConfigReader reader) {
@@ -83,8 +86,49 @@ TensorRules tensors(const ModelConfig& config) {
                                        transforms::unstack()}});
 }
 
+std::vector<std::string_view> gguf_other_keys() {
+  std::vector<std::string_view> keys = gguf_mixture_other_keys();
+  keys.push_back("attention.sliding_window_pattern");
+  return keys;
+}
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  config["attention_bias"] = file.has("blk.0.attn_q.bias");
+  if (config.value("sliding_window", 0) == 0) config["sliding_window"] = nullptr;
+  read_gguf_windows(file, kPeriod, config);
+  nlohmann::json& rope = config["rope_scaling"];
+  if (rope.is_null()) rope = {{"rope_type", "default"}};
+  // Files have no key for it; published models all say so.
+  if (rope.at("rope_type") == "yarn") rope["truncate"] = false;
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_windows(json, kPeriod, file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors = with_gguf_experts(
+      gguf_decoder_tensors(config, {.biases = true, .ffn_norm = "post_attention_norm"}), config);
+  return with_rules(std::move(tensors),
+                    {{{"layers.*.mixer.sinks"}, {"blk.*.attn_sinks.weight"}, {}}});
+}
+
 }  // namespace
 
-Family gpt_oss_family() { return {"gpt_oss", read, write, tensors}; }
+Family gpt_oss_family() {
+  static const GgufFormat gguf = {
+      "gpt-oss",
+      gguf_mixture_keys(kCount,
+                        {{"expert_feed_forward_length", "intermediate_size"},
+                         {"attention.sliding_window", "sliding_window", GgufKind::u32, false}}),
+      gguf_other_keys(),
+      read_gguf,
+      write_gguf,
+      gguf_tensors,
+      false};
+  return {"gpt_oss", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

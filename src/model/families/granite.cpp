@@ -26,6 +26,25 @@ nlohmann::json write_granite_factors(const ModelConfig& config, const BlockConfi
           {"logits_scaling", divisor_of(config.logit_scale)}};
 }
 
+std::vector<GgufKey> gguf_granite_keys() {
+  return {{"attention.scale", "attention_multiplier", GgufKind::f32, false},
+          {"embedding_scale", "embedding_multiplier", GgufKind::f32, false},
+          {"residual_scale", "residual_multiplier", GgufKind::f32, false},
+          {"logit_scale", "logits_scaling", GgufKind::f32}};
+}
+
+void read_gguf_granite(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  config["attention_bias"] = file.has("blk.0.attn_q.bias");
+  if (!config.contains("attention_multiplier")) {
+    config["attention_multiplier"] = 1 / std::sqrt(config.at("head_dim").get<double>());
+  }
+  // In these architectures the key says whether there are positions at all.
+  const std::string turned = file.key("rope.scaling.finetuned");
+  require(file.metadata.boolean(turned, true), file.metadata.path(turned),
+          "false, no positions, is not supported");
+}
+
 namespace {
 
 ModelConfig read(ConfigReader reader) {
@@ -47,15 +66,8 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  read_gguf_attention(file, config);
+  read_gguf_granite(file, config);
   read_gguf_biases(file, config);
-  if (!config.contains("attention_multiplier")) {
-    config["attention_multiplier"] = 1 / std::sqrt(config.at("head_dim").get<double>());
-  }
-  // In this architecture the key says whether there are positions at all.
-  const std::string turned = file.key("rope.scaling.finetuned");
-  require(file.metadata.boolean(turned, true), file.metadata.path(turned),
-          "false, no positions, is not supported");
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) {
@@ -65,16 +77,12 @@ TensorRules gguf_tensors(const ModelConfig& config) {
 }  // namespace
 
 Family granite_family() {
-  static const GgufFormat gguf = {
-      "granite",
-      gguf_decoder_keys({{"attention.scale", "attention_multiplier", GgufKind::f32, false},
-                         {"embedding_scale", "embedding_multiplier", GgufKind::f32, false},
-                         {"residual_scale", "residual_multiplier", GgufKind::f32, false},
-                         {"logit_scale", "logits_scaling", GgufKind::f32}}),
-      gguf_decoder_other_keys(),
-      read_gguf,
-      write_gguf_attention,
-      gguf_tensors};
+  static const GgufFormat gguf = {"granite",
+                                  gguf_decoder_keys(gguf_granite_keys()),
+                                  gguf_decoder_other_keys(),
+                                  read_gguf,
+                                  write_gguf_attention,
+                                  gguf_tensors};
   return {"granite", read, write, decoder_tensors, &gguf};
 }
 

@@ -1,6 +1,8 @@
 // The Granite family with experts (Granite 3.0 to 3.3, arXiv 2408.13359): its factors, and a
 // softmax over the chosen experts, whose matrices are in one tensor.
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/granite.h"
 #include "model/families/mixture.h"
 
@@ -30,6 +32,12 @@ TensorRules tensors(const ModelConfig& config) {
   return with_rules(decoder_tensors(config), granite_expert_rules(config));
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(
+      gguf_decoder_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true}),
+      config);
+}
+
 }  // namespace
 
 std::vector<TensorRule> granite_expert_rules(const ModelConfig& config) {
@@ -44,6 +52,14 @@ std::vector<TensorRule> granite_expert_rules(const ModelConfig& config) {
            transforms::unstack()}};
 }
 
-Family granitemoe_family() { return {"granitemoe", read, write, tensors}; }
+Family granitemoe_family() {
+  static const GgufFormat gguf = {"granitemoe",
+                                  gguf_mixture_keys(kCount, gguf_granite_keys()),
+                                  gguf_mixture_other_keys(),
+                                  read_gguf_granite,
+                                  write_gguf_attention,
+                                  gguf_tensors};
+  return {"granitemoe", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

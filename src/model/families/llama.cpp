@@ -3,6 +3,7 @@
 #include "model/families.h"
 #include "model/families/decoder.h"
 #include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 
 namespace pronghorn {
 namespace {
@@ -36,7 +37,8 @@ TensorRules gguf_tensors(const ModelConfig& config) {
 
 Family llama_family() {
   static const GgufFormat gguf = {"llama",   gguf_decoder_keys(),  gguf_decoder_other_keys(),
-                                  read_gguf, write_gguf_attention, gguf_tensors};
+                                  read_gguf, write_gguf_attention, gguf_tensors,
+                                  {},        gguf_without_experts};
   return {"llama", read, write, decoder_tensors, &gguf};
 }
 

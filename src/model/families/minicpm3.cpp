@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_mla.h"
 #include "model/families/mla_keys.h"
 
 namespace pronghorn {
@@ -53,8 +55,37 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 TensorRules tensors(const ModelConfig& config) { return mla_decoder_tensors(config); }
 
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  const nlohmann::json& mixer = layer_blocks(config).front()->mixers.front();
+  const auto set = [&](const char* key, int64_t value) {
+    file.metadata.set(file.key(key), GgufValue::u32(static_cast<uint32_t>(value)));
+  };
+  const auto rotary = mixer.at("rope_dim").get<int64_t>();
+  set("attention.head_count_kv", mixer.at("heads"));
+  set("attention.key_length", mixer.at("head_dim").get<int64_t>() + rotary);
+  set("attention.value_length", mixer.at("value_dim"));
+  set("rope.dimension_count", rotary);
+  set("vocab_size", json.at("vocab_size"));
+  write_gguf_rope(mixer.at("rope"), 0, file);
+  // llama.cpp looks for the two tables only.
+  const auto both = file.tables.extract("rope_freqs.weight");
+  if (both.empty()) return;
+  file.tables["rope_factors_short.weight"] = file.tables["rope_factors_long.weight"] =
+      both.mapped();
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors = gguf_mla_tensors(config, true);
+  tensors.passed_over.push_back("rope_factors_*.weight");
+  return tensors;
+}
+
 }  // namespace
 
-Family minicpm3_family() { return {"minicpm3", read, write, tensors}; }
+Family minicpm3_family() {
+  static const GgufFormat gguf = {"minicpm3",    gguf_mla_keys(), gguf_mla_other_keys(),
+                                  read_gguf_mla, write_gguf,      gguf_tensors};
+  return {"minicpm3", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -2,6 +2,7 @@
 #include "model/families.h"
 #include "model/families/decoder.h"
 #include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 
 namespace pronghorn {
 namespace {
@@ -35,7 +36,9 @@ Family mistral_family() {
                                   gguf_decoder_other_keys(),
                                   read_gguf_attention,
                                   write_gguf_attention,
-                                  gguf_tensors};
+                                  gguf_tensors,
+                                  {},
+                                  gguf_without_experts};
   return {"mistral", read, write, decoder_tensors, &gguf};
 }
 

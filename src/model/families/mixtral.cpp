@@ -1,5 +1,7 @@
 // The Mixtral family (arXiv 2401.04088): Mistral with experts, a softmax over the chosen ones.
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -34,8 +36,21 @@ TensorRules tensors(const ModelConfig& config) {
                      {{layer + "gate.*"}, {theirs + "gate.*"}, {}}});
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(gguf_decoder_tensors(config, {.rope_pairs = true, .rope_tables = true}),
+                           config);
+}
+
 }  // namespace
 
-Family mixtral_family() { return {"mixtral", read, write, tensors}; }
+Family mixtral_family() {
+  static const GgufFormat gguf = {"llama",
+                                  gguf_mixture_keys(kCount),
+                                  gguf_mixture_other_keys(),
+                                  read_gguf_attention,
+                                  write_gguf_attention,
+                                  gguf_tensors};
+  return {"mixtral", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

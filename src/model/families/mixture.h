@@ -11,6 +11,10 @@
 
 namespace pronghorn {
 
+// Layers that predict further tokens, which follow the last one in some published files, are at
+// most so many.
+constexpr int64_t kMostPredictors = 8;
+
 // How a family calls the number of experts, and what the reference takes for missing keys.
 struct ExpertDefaults {
   std::string count_key = "num_experts";

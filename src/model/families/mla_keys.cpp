@@ -7,6 +7,8 @@
 namespace pronghorn {
 namespace {
 
+const std::string kMixer = "layers.*.mixer.";
+
 // YaRN's factor on the scores, which the reference squares: it stands for both queries and keys.
 double score_factor(const ConfigReader& reader, const nlohmann::json& rope) {
   if (!rope.contains("scaling")) return 1;
@@ -93,24 +95,29 @@ std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
   return json;
 }
 
-std::vector<TensorRule> mla_rules(int64_t heads) {
-  const std::string ours = "layers.*.mixer.", theirs = "model.layers.*.self_attn.";
-  const auto queries = [&](const std::string& published) {
-    return TensorRule{{ours + "q_nope_proj.weight", ours + "q_rope_proj.weight"},
-                      {theirs + published},
-                      transforms::split(0, heads)};
-  };
-  TensorRule keys_and_values = {{}, {theirs + "kv_b_proj.weight"}, {}};
+TensorRule mla_queries(int64_t heads, const std::string& published) {
+  return {{kMixer + "q_nope_proj.weight", kMixer + "q_rope_proj.weight"},
+          {published},
+          transforms::split(0, heads)};
+}
+
+TensorRule mla_keys_and_values(int64_t heads, const std::string& published) {
+  TensorRule rule = {{}, {published}, {}};
   for (int64_t head = 0; head < heads; ++head) {
     for (const char* name : {"k_b_proj", "v_b_proj"}) {
-      keys_and_values.ours.push_back(fmt::format("{}{}.{}.weight", ours, name, head));
+      rule.ours.push_back(fmt::format("{}{}.{}.weight", kMixer, name, head));
     }
   }
   // Of each head its keys' rows, which are columns in ours, then its values'.
-  keys_and_values.transform = transforms::split().then(transforms::transpose(2));
-  return {queries("q_b_proj.weight"),
-          keys_and_values,
-          {{ours + "kv_a_proj.*"}, {theirs + "kv_a_proj_with_mqa.*"}, {}}};
+  rule.transform = transforms::split().then(transforms::transpose(2));
+  return rule;
+}
+
+std::vector<TensorRule> mla_rules(int64_t heads) {
+  const std::string theirs = "model.layers.*.self_attn.";
+  return {mla_queries(heads, theirs + "q_b_proj.weight"),
+          mla_keys_and_values(heads, theirs + "kv_b_proj.weight"),
+          {{kMixer + "kv_a_proj.*"}, {theirs + "kv_a_proj_with_mqa.*"}, {}}};
 }
 
 TensorRules mla_decoder_tensors(const ModelConfig& config) {

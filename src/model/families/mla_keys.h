@@ -25,6 +25,11 @@ std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
                                                 const std::string& model_type,
                                                 const std::string& architecture);
 
+// The rule of its queries, and that of its keys and values where both are in one matrix; heads: of
+// all layers.
+TensorRule mla_queries(int64_t heads, const std::string& published);
+TensorRule mla_keys_and_values(int64_t heads, const std::string& published);
+
 // The rules of its attention's tensors, "model.layers.N.self_attn.*", to stand before those of the
 // rest; heads: of all layers.
 std::vector<TensorRule> mla_rules(int64_t heads);

@@ -1,6 +1,8 @@
 // The OLMoE family (arXiv 2409.02060): small experts, and norms of all query heads and all key
 // heads together.
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -26,8 +28,21 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(gguf_decoder_tensors(config, {}), config);
+}
+
 }  // namespace
 
-Family olmoe_family() { return {"olmoe", read, write, decoder_tensors}; }
+Family olmoe_family() {
+  static const GgufFormat gguf = {"olmoe",
+                                  gguf_mixture_keys(kCount),
+                                  gguf_mixture_other_keys(),
+                                  read_gguf_attention,
+                                  write_gguf_attention,
+                                  gguf_tensors,
+                                  false};
+  return {"olmoe", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

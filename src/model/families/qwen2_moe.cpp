@@ -2,6 +2,8 @@
 // that every token is given to, behind a gate of its own.
 #include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -52,8 +54,32 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_inner_size(file, "ffn_gate_exps.weight", "moe_intermediate_size", config);
+  read_gguf_inner_size(file, "ffn_gate_shexp.weight", "shared_expert_intermediate_size", config);
+  config["qkv_bias"] = file.has("blk.0.attn_q.bias");
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(gguf_decoder_tensors(config, {}), config);
+}
+
 }  // namespace
 
-Family qwen2_moe_family() { return {"qwen2_moe", read, write, decoder_tensors}; }
+Family qwen2_moe_family() {
+  static const GgufFormat gguf = {
+      "qwen2moe",
+      gguf_mixture_keys(
+          kCount, {{"expert_feed_forward_length", "moe_intermediate_size", GgufKind::u32, false},
+                   {"expert_shared_feed_forward_length", "shared_expert_intermediate_size",
+                    GgufKind::u32, false}}),
+      gguf_mixture_other_keys(),
+      read_gguf,
+      write_gguf_attention,
+      gguf_tensors,
+      false};
+  return {"qwen2_moe", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

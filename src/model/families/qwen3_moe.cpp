@@ -1,5 +1,7 @@
 // The Qwen3 family with experts (arXiv 2505.09388): all of them chosen, none shared.
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 
 namespace pronghorn {
@@ -34,8 +36,28 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_inner_size(file, "ffn_gate_exps.weight", "moe_intermediate_size", config);
+  config["norm_topk_prob"] = true;
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(gguf_decoder_tensors(config, {}), config);
+}
+
 }  // namespace
 
-Family qwen3_moe_family() { return {"qwen3_moe", read, write, decoder_tensors}; }
+Family qwen3_moe_family() {
+  static const GgufFormat gguf = {
+      "qwen3moe",
+      gguf_mixture_keys(
+          kCount, {{"expert_feed_forward_length", "moe_intermediate_size", GgufKind::u32, false}}),
+      gguf_mixture_other_keys(),
+      read_gguf,
+      write_gguf_attention,
+      gguf_tensors};
+  return {"qwen3_moe", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn
