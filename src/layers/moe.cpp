@@ -16,10 +16,10 @@ constexpr double kMostScale = 1e4, kMostLoss = 1e3, kMostClamp = 1e6;
 constexpr const char* kClamped = "clamped_swiglu";
 
 struct MoeConfig {
-  int64_t experts = 0, size = 0, shared_size = 0;
+  int64_t experts = 0, size = 0, shared_size = 0, latent_size = 0;
   std::string activation;
   double clamp = 0;
-  bool bias = false, router_bias = false, correction = false, shared_gate = false;
+  bool gated = true, bias = false, router_bias = false, correction = false, shared_gate = false;
   RouterOptions router;
   double correction_step = 0, balance_loss = 0, z_loss = 0;
 
@@ -31,8 +31,14 @@ struct MoeConfig {
              "silu",
              "of the gate: `\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"`, `\"relu2\"`, or "
              "`\"clamped_swiglu\"` of gate and values");
+    f.boolean("gated", gated, true,
+              "all experts have a gate; else they are two layers with the activation between");
+    f.check(gated || activation != kClamped, "activation", "\"{}\" is of a gate", kClamped);
     f.number("clamp", clamp, 7.0, 0, kMostClamp, "limit of `\"clamped_swiglu\"`");
     f.boolean("bias", bias, false, "on all projections of experts");
+    f.integer("latent_size", latent_size, 0, 0, limits::kWidth,
+              "width that a token is projected to for the experts that are chosen, and back from; "
+              "0: they are given the token as it is");
     read_router(f);
     f.integer("shared_size", shared_size, 0, 0, limits::kWidth,
               "width inside an expert that every token is given to; 0: none");
@@ -74,7 +80,7 @@ struct MoeConfig {
   }
 };
 
-// The gated networks of the experts, matrix by matrix.
+// The networks of the experts, matrix by matrix.
 struct Projections {
   std::vector<Weight> weights;
   std::vector<Tensor> biases;  // one each, or none
@@ -94,43 +100,14 @@ class MixtureOfExperts final : public FeedForward {
       : router_options_(config.router),
         layer_(context.layer),
         activation_(activation_named(config.activation)),
+        gated_(config.gated),
         clamped_(config.activation == kClamped),
         clamp_(static_cast<float>(config.clamp)),
         balance_loss_(config.balance_loss),
         z_loss_(config.z_loss) {
-    const int64_t d = context.hidden_size, size = config.size;
-    const Initializer in = projection_initializer(context), zero = initializers::constant(0);
-    // A tensor and no matrix: a choice must not depend on how weights are stored or products
-    // rounded.
-    router_ = Weight(scope.tensor("gate.weight", {config.experts, d}, in, Decay::yes));
-    if (config.router_bias) router_bias_ = scope.tensor("gate.bias", {config.experts}, zero);
-    if (config.correction) {
-      correction_ =
-          scope.counter("gate.e_score_correction_bias", {config.experts}, config.correction_step);
-    }
-    const double share =
-        static_cast<double>(config.router.top_k) / static_cast<double>(config.experts);
-    const Initializer back = residual_initializer(context);
-    for (int64_t e = 0; e < config.experts; ++e) {
-      const ParameterScope expert = scope.child("experts").child(std::to_string(e));
-      const auto add = [&](Projections& to, std::string_view name, int64_t out, int64_t from,
-                           const Initializer& initializer) {
-        const ParameterScope projection = expert.child(name);
-        to.weights.push_back(projection.matrix("weight", out, from, initializer, share));
-        if (config.bias) to.biases.push_back(projection.tensor("bias", {out}, zero));
-      };
-      add(gate_, "gate_proj", size, d, in);
-      add(up_, "up_proj", size, d, in);
-      add(down_, "down_proj", d, size, back);
-    }
-    if (config.shared_size == 0) return;
-    const ParameterScope shared = scope.child("shared_expert");
-    shared_gate_proj_ = shared.matrix("gate_proj.weight", config.shared_size, d, in);
-    shared_up_proj_ = shared.matrix("up_proj.weight", config.shared_size, d, in);
-    shared_down_proj_ = shared.matrix("down_proj.weight", d, config.shared_size, back);
-    if (config.shared_gate) {
-      shared_gate_ = Weight(scope.tensor("shared_expert_gate.weight", {1, d}, in, Decay::yes));
-    }
+    make_router(config, context, scope);
+    make_experts(config, context, scope);
+    if (config.shared_size > 0) make_shared(config, context, scope);
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
@@ -143,25 +120,82 @@ class MixtureOfExperts final : public FeedForward {
         sort_by_expert(routing.experts, router_options_.experts, router_options_.top_k);
     hand_out(input, logits, routing, sorted);
 
-    const Tensor rows = embedding(context, x, sorted.rows);
-    const Tensor gate = gate_(context, rows, sorted.begins);
-    const Tensor inside = gated_by(context, gate, up_(context, rows, sorted.begins));
-    const Tensor y = combine_rows(context, down_(context, inside, sorted.begins), routing.weights,
-                                  sorted.places);
+    const Tensor given = latent_in_.defined() ? linear(context, x, latent_in_) : x;
+    const Tensor rows = embedding(context, given, sorted.rows);
+    const Tensor gate = gated_ ? gate_(context, rows, sorted.begins) : Tensor();
+    const Tensor inside = inner(context, gate, up_(context, rows, sorted.begins));
+    Tensor y = combine_rows(context, down_(context, inside, sorted.begins), routing.weights,
+                            sorted.places);
+    if (latent_out_.defined()) y = linear(context, y, latent_out_);
     return shared_up_proj_.defined() ? add(context, y, shared(whole, context, x)) : y;
   }
 
   double sequence_cost(double) const override { return 2.0 * static_cast<double>(router_.size()); }
 
  private:
-  Tensor gated_by(const Context& context, const Tensor& gate, const Tensor& up) const {
+  void make_router(const Config& config, const LayerContext& context, const ParameterScope& scope) {
+    const Initializer in = projection_initializer(context), zero = initializers::constant(0);
+    // A tensor and no matrix: a choice must not depend on how weights are stored or products
+    // rounded.
+    router_ =
+        Weight(scope.tensor("gate.weight", {config.experts, context.hidden_size}, in, Decay::yes));
+    if (config.router_bias) router_bias_ = scope.tensor("gate.bias", {config.experts}, zero);
+    if (config.correction) {
+      correction_ =
+          scope.counter("gate.e_score_correction_bias", {config.experts}, config.correction_step);
+    }
+  }
+
+  void make_experts(const Config& config, const LayerContext& context,
+                    const ParameterScope& scope) {
+    int64_t d = context.hidden_size;
+    const int64_t size = config.size;
+    const Initializer in = projection_initializer(context), zero = initializers::constant(0);
+    const Initializer back = residual_initializer(context);
+    if (config.latent_size > 0) {
+      latent_in_ = scope.matrix("latent_in_proj.weight", config.latent_size, d, in);
+      latent_out_ = scope.matrix("latent_out_proj.weight", d, config.latent_size, back);
+      d = config.latent_size;
+    }
+    const double share =
+        static_cast<double>(config.router.top_k) / static_cast<double>(config.experts);
+    for (int64_t e = 0; e < config.experts; ++e) {
+      const ParameterScope expert = scope.child("experts").child(std::to_string(e));
+      const auto add = [&](Projections& to, std::string_view name, int64_t out, int64_t from,
+                           const Initializer& initializer) {
+        const ParameterScope projection = expert.child(name);
+        to.weights.push_back(projection.matrix("weight", out, from, initializer, share));
+        if (config.bias) to.biases.push_back(projection.tensor("bias", {out}, zero));
+      };
+      if (gated_) add(gate_, "gate_proj", size, d, in);
+      add(up_, "up_proj", size, d, in);
+      add(down_, "down_proj", d, size, latent_out_.defined() ? in : back);
+    }
+  }
+
+  void make_shared(const Config& config, const LayerContext& context, const ParameterScope& scope) {
+    const int64_t d = context.hidden_size;
+    const Initializer in = projection_initializer(context);
+    const ParameterScope shared = scope.child("shared_expert");
+    if (gated_) shared_gate_proj_ = shared.matrix("gate_proj.weight", config.shared_size, d, in);
+    shared_up_proj_ = shared.matrix("up_proj.weight", config.shared_size, d, in);
+    shared_down_proj_ =
+        shared.matrix("down_proj.weight", d, config.shared_size, residual_initializer(context));
+    if (config.shared_gate) {
+      shared_gate_ = Weight(scope.tensor("shared_expert_gate.weight", {1, d}, in, Decay::yes));
+    }
+  }
+
+  // What is between the two layers of an expert. gate: undefined in experts that have none.
+  Tensor inner(const Context& context, const Tensor& gate, const Tensor& up) const {
+    if (!gated_) return activate(context, up, activation_);
     return clamped_ ? clamped_swiglu(context, gate, up, clamp_)
                     : gated(context, gate, up, activation_);
   }
 
   Tensor shared(const Context& whole, const Context& context, const Tensor& x) const {
-    const Tensor gate = linear(context, x, shared_gate_proj_);
-    const Tensor inside = gated_by(context, gate, linear(context, x, shared_up_proj_));
+    const Tensor gate = gated_ ? linear(context, x, shared_gate_proj_) : Tensor();
+    const Tensor inside = inner(context, gate, linear(context, x, shared_up_proj_));
     const Tensor y = linear(context, inside, shared_down_proj_);
     if (!shared_gate_.defined()) return y;
     std::vector<int32_t> places(static_cast<size_t>(x.rows()));
@@ -184,12 +218,13 @@ class MixtureOfExperts final : public FeedForward {
   RouterOptions router_options_;
   int64_t layer_;
   Activation activation_;
-  bool clamped_;
+  bool gated_, clamped_;
   float clamp_;
   double balance_loss_, z_loss_;
   Weight router_, shared_gate_;
   Tensor router_bias_, correction_;
   Projections gate_, up_, down_;
+  Weight latent_in_, latent_out_;
   Weight shared_gate_proj_, shared_up_proj_, shared_down_proj_;
 };
 
