@@ -8,6 +8,7 @@
 #include "layers/projection.h"
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
+#include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -23,6 +24,7 @@ struct AttentionConfig {
   bool qk_norm = false, bias = false, output_bias = false, sinks = false;
   bool gate = false, output_norm = false;
   std::string qk_norm_over;
+  int64_t adapter_rank = 0;
   double scale = 0, soft_cap = 0;
   double input_scale = 1, key_scale = 1, output_scale = 1;
   ProductBits bits = ProductBits::whole;
@@ -49,11 +51,16 @@ struct AttentionConfig {
     f.boolean("output_norm", output_norm, false, "RMSNorm before the output projection");
     f.boolean("bias", bias, false, "on the query, key, value and gate projections");
     f.boolean("output_bias", output_bias, false, "on the output projection");
+    f.integer("adapter_rank", adapter_rank, 0, 0, limits::kWidth,
+              "rank of a change of the query, key and value projections that is never shared "
+              "between layers; 0: none");
     f.number("input_scale", input_scale, 1.0, -kMostScale, kMostScale, "factor on the input");
     f.number("key_scale", key_scale, 1.0, -kMostScale, kMostScale,
              "factor on the keys, as they are projected");
     f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
     bits = read_product_bits(f);
+    f.check(adapter_rank == 0 || bits == ProductBits::whole, "adapter_rank",
+            "{} beside products in few bits", adapter_rank);
   }
 };
 
@@ -75,16 +82,26 @@ class AttentionMixer final : public Mixer {
     options_.scale = static_cast<float>(config.scale);
     options_.soft_cap = static_cast<float>(config.soft_cap);
     if (config.has_rope) angles_ = config.rope.angles();
-    const int64_t d = context.hidden_size;
+    const int64_t d = context.hidden_size, in_width = context.input_width();
     const int64_t q_width = options_.heads * options_.head_dim;
     const int64_t kv_width = options_.kv_heads * options_.head_dim;
     const Initializer in = projection_initializer(context);
     const Initializer zero = initializers::constant(0), one = initializers::constant(1);
-    q_proj_ = scope.matrix("q_proj.weight", q_width, d, in);
-    k_proj_ = scope.matrix("k_proj.weight", kv_width, d, in);
-    v_proj_ = scope.matrix("v_proj.weight", kv_width, d, in);
+    q_proj_ = scope.matrix("q_proj.weight", q_width, in_width, in);
+    k_proj_ = scope.matrix("k_proj.weight", kv_width, in_width, in);
+    v_proj_ = scope.matrix("v_proj.weight", kv_width, in_width, in);
     o_proj_ = scope.matrix("o_proj.weight", d, q_width, residual_initializer(context));
-    if (config.gate) g_proj_ = scope.matrix("g_proj.weight", q_width, d, in);
+    if (config.gate) g_proj_ = scope.matrix("g_proj.weight", q_width, in_width, in);
+    if (config.adapter_rank > 0) {
+      const auto adapter = [&](std::string_view name, int64_t out) {
+        const ParameterScope own = scope.own().child(name);
+        return Adapter{own.matrix("0.weight", config.adapter_rank, in_width, in),
+                       own.matrix("1.weight", out, config.adapter_rank, in)};
+      };
+      q_adapter_ = adapter("q_adapter", q_width);
+      k_adapter_ = adapter("k_adapter", kv_width);
+      v_adapter_ = adapter("v_adapter", kv_width);
+    }
     if (config.bias) {
       q_bias_ = scope.tensor("q_proj.bias", {q_width}, zero);
       k_bias_ = scope.tensor("k_proj.bias", {kv_width}, zero);
@@ -106,10 +123,12 @@ class AttentionMixer final : public Mixer {
     const Context& context = input.context;
     const CheckedBatch& batch = input.batch;
     const Tensor in = project_.input(context, scaled(context, x, input_scale_));
-    const Tensor q = prepare(context, project_(context, in, q_proj_, q_bias_), q_norm_, batch);
-    const Tensor keys = scaled(context, project_(context, in, k_proj_, k_bias_), key_scale_);
-    const Tensor k = prepare(context, keys, k_norm_, batch);
-    const Tensor v = project_(context, in, v_proj_, v_bias_);
+    const Tensor queries =
+        adapted(context, project_(context, in, q_proj_, q_bias_), in, q_adapter_);
+    const Tensor keys = adapted(context, project_(context, in, k_proj_, k_bias_), in, k_adapter_);
+    const Tensor q = prepare(context, queries, q_norm_, batch);
+    const Tensor k = prepare(context, scaled(context, keys, key_scale_), k_norm_, batch);
+    const Tensor v = adapted(context, project_(context, in, v_proj_, v_bias_), in, v_adapter_);
     Tensor seen = attention(context, q, k, v, options_, batch, key_value_, sinks_);
     if (g_proj_.defined()) {
       seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_, g_bias_)));
@@ -130,6 +149,17 @@ class AttentionMixer final : public Mixer {
   }
 
  private:
+  // x a^T b^T, added to a projection.
+  struct Adapter {
+    Weight a, b;  // [rank, in], [out, rank]; undefined: none
+  };
+
+  static Tensor adapted(const Context& context, const Tensor& projected, const Tensor& x,
+                        const Adapter& adapter) {
+    if (!adapter.a.defined()) return projected;
+    return add(context, projected, linear(context, linear(context, x, adapter.a), adapter.b));
+  }
+
   // Heads of q or k, normalised if so configured, then turned to their positions.
   Tensor prepare(const Context& context, const Tensor& heads, const Tensor& norm,
                  const CheckedBatch& batch) const {
@@ -149,6 +179,7 @@ class AttentionMixer final : public Mixer {
   Projector project_;
   JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_, g_proj_;
+  Adapter q_adapter_, k_adapter_, v_adapter_;
   Tensor q_bias_, k_bias_, v_bias_, g_bias_, o_bias_, q_norm_, k_norm_, output_norm_, sinks_;
 };
 

@@ -3,6 +3,7 @@
 #include "layers/layers.h"
 #include "layers/projection.h"
 #include "layers/toolbox.h"
+#include "ops/linear.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -13,6 +14,7 @@ struct FeedForwardConfig {
   Activation activation = Activation::silu;
   bool bias = false, norm = false;
   double gate_scale = 1, output_scale = 1;
+  int64_t adapter_rank = 0;
   ProductBits bits = ProductBits::whole;
 };
 
@@ -59,6 +61,11 @@ struct GluConfig : GeneralConfig {
     GeneralConfig::fields(f, context);
     f.number("gate_scale", gate_scale, 1.0, -kMost, kMost, "factor on the gate");
     f.number("output_scale", output_scale, 1.0, -kMost, kMost, "factor on the output");
+    f.integer("adapter_rank", adapter_rank, 0, 0, limits::kWidth,
+              "rank of a change of the gate and value projections that is never shared between "
+              "layers; 0: none");
+    f.check(adapter_rank == 0 || bits == ProductBits::whole, "adapter_rank",
+            "{} beside products in few bits", adapter_rank);
   }
 };
 
@@ -85,6 +92,12 @@ class TwoLayers final : public FeedForward {
       up_bias_ = scope.tensor("up_proj.bias", {config.size}, zero);
       down_bias_ = scope.tensor("down_proj.bias", {d}, zero);
     }
+    if (config.adapter_rank > 0) {
+      const ParameterScope own = scope.own();
+      adapter_ = own.matrix("adapter.0.weight", config.adapter_rank, d, in);
+      gate_adapter_ = own.matrix("gate_adapter.1.weight", config.size, config.adapter_rank, in);
+      up_adapter_ = own.matrix("up_adapter.1.weight", config.size, config.adapter_rank, in);
+    }
     if (config.norm) {
       norm_ = scope.tensor("norm.weight", {config.size}, initializers::constant(1));
     }
@@ -95,9 +108,14 @@ class TwoLayers final : public FeedForward {
     const Tensor in = project_.input(context, x);
     Tensor inside;
     if (kGated) {
-      const Tensor gate = project_(context, in, gate_proj_, gate_bias_);
-      inside = gated(context, scaled(context, gate, gate_scale_),
-                     project_(context, in, up_proj_, up_bias_), activation_);
+      Tensor gate = project_(context, in, gate_proj_, gate_bias_);
+      Tensor up = project_(context, in, up_proj_, up_bias_);
+      if (adapter_.defined()) {
+        const Tensor narrow = linear(context, in, adapter_);
+        gate = add(context, gate, linear(context, narrow, gate_adapter_));
+        up = add(context, up, linear(context, narrow, up_adapter_));
+      }
+      inside = gated(context, scaled(context, gate, gate_scale_), up, activation_);
     } else {
       inside = activate(context, project_(context, in, up_proj_, up_bias_), activation_);
     }
@@ -111,6 +129,7 @@ class TwoLayers final : public FeedForward {
   float norm_epsilon_, gate_scale_, output_scale_;
   Projector project_;
   Weight gate_proj_, up_proj_, down_proj_;
+  Weight adapter_, gate_adapter_, up_adapter_;
   Tensor gate_bias_, up_bias_, down_bias_, norm_;
 };
 

@@ -97,6 +97,7 @@ class Norm {
 // What a layer may need to know of its surroundings when it is built.
 struct LayerContext {
   int64_t hidden_size = 0;
+  int64_t input_size = 0;  // width of what a mixer is given; 0: hidden_size
   double initializer_range = 0.02;
   // Factor on the initial deviation of projections back into the residual stream, 1/sqrt(number of
   // residual additions), so that the stream's variance does not grow with depth (GPT-2).
@@ -105,6 +106,8 @@ struct LayerContext {
   int64_t layer =
       0;  // index of its block in the model; in a head for multi-token prediction: depth
   int64_t depth = 1;  // blocks of the model
+
+  int64_t input_width() const { return input_size > 0 ? input_size : hidden_size; }
 };
 
 // A kind of mixer or feed-forward: its configuration from JSON (unknown keys are errors) and back

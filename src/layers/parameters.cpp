@@ -62,7 +62,8 @@ void ParameterStore::require_memory(int64_t bytes) {
 }
 
 Parameter& ParameterStore::add(std::string name, Shape shape, bool allocate) {
-  require(names_.insert(name).second, "parameters", "'{}' is registered twice", name);
+  require(names_.emplace(name, parameters_.size()).second, "parameters", "'{}' is registered twice",
+          name);
   int64_t size = 1, bytes = 0;
   for (const int64_t extent : shape) {
     require(extent >= 0 && !__builtin_mul_overflow(size, extent, &size), name,
@@ -125,6 +126,18 @@ Tensor ParameterStore::counter(std::string name, Shape shape, double step) {
   return value;
 }
 
+const Parameter& ParameterStore::again(const std::string& name, const Shape& shape) {
+  const auto found = names_.find(name);
+  require(found != names_.end(), name, "is to be shared, but nobody has registered it");
+  const Parameter& parameter = parameters_[found->second];
+  require(parameter.shape == shape, name, "is {}, and shared as {}", shape_string(parameter.shape),
+          shape_string(shape));
+  if (parameter.matrix.defined()) {
+    matrix_size_ += parameter.share * static_cast<double>(parameter.size());
+  }
+  return parameter;
+}
+
 void ParameterStore::assign(size_t index, Stored stored) {
   Parameter& parameter = parameters_.at(index);
   if (!parameter.value.defined()) {
@@ -152,6 +165,32 @@ void ParameterStore::freeze() {
     parameter.matrix.freeze();
     parameter.value = Tensor();
   }
+}
+
+namespace {
+
+std::string joined(const std::string& prefix, std::string_view name) {
+  return prefix.empty() ? std::string(name) : prefix + "." + std::string(name);
+}
+
+}  // namespace
+
+ParameterScope ParameterScope::child(std::string_view name) const {
+  ParameterScope inner(*store_, path(name));
+  if (owner_) inner.owner_ = joined(*owner_, name);
+  return inner;
+}
+
+ParameterScope ParameterScope::sharing(const ParameterScope& owner) const {
+  ParameterScope scope = *this;
+  scope.owner_ = owner.prefix_;
+  return scope;
+}
+
+std::string ParameterScope::path(std::string_view name) const { return joined(prefix_, name); }
+
+const Parameter& ParameterScope::shared(std::string_view name, const Shape& shape) const {
+  return store_->again(joined(*owner_, name), shape);
 }
 
 }  // namespace pronghorn

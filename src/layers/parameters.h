@@ -3,9 +3,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 #include "base/random.h"
@@ -82,6 +83,10 @@ class ParameterStore {
   // One that moves by `step` against the sign of its gradient, from 0 on.
   Tensor counter(std::string name, Shape shape, double step);
 
+  // One that is registered, for one more place that uses it: a matrix counts there as well. Throws
+  // Error if there is none of this name or its shape is another.
+  const Parameter& again(const std::string& name, const Shape& shape);
+
   // Gives the parameter at `index` of all() its numbers. Throws Error if they are too few or too
   // many.
   void assign(size_t index, Stored stored);
@@ -108,39 +113,47 @@ class ParameterStore {
   int64_t bytes_needed_ = 0;
   double matrix_size_ = 0;
   std::vector<Parameter> parameters_;
-  std::unordered_set<std::string> names_;
+  std::unordered_map<std::string, size_t> names_;  // places in parameters_
 };
 
-// A store and the path under which a layer registers.
+// A store and the path under which a layer registers; or the path of another layer, the parameters
+// of which it is given in place of its own.
 class ParameterScope {
  public:
   ParameterScope(ParameterStore& store, std::string prefix)
       : store_(&store), prefix_(std::move(prefix)) {}
 
   const ParameterStore& store() const { return *store_; }
-  ParameterScope child(std::string_view name) const { return {*store_, path(name)}; }
+  ParameterScope child(std::string_view name) const;
+  // This scope with the parameters that `owner` has registered, but for what goes to own().
+  ParameterScope sharing(const ParameterScope& owner) const;
+  ParameterScope own() const { return {*store_, prefix_}; }
   Tensor tensor(std::string_view name, Shape shape, const Initializer& initializer,
                 Decay decay = Decay::no, double learning_rate_scale = 1) const {
+    if (owner_) return shared(name, shape).value;
     return store_->tensor(path(name), std::move(shape), initializer, decay, learning_rate_scale);
   }
   Weight matrix(std::string_view name, int64_t out, int64_t in, const Initializer& initializer,
                 double share = 1) const {
+    if (owner_) return shared(name, {out, in}).matrix;
     return store_->matrix(path(name), out, in, initializer, share);
   }
   Tensor average(std::string_view name, Shape shape) const {
+    if (owner_) return shared(name, shape).value;
     return store_->average(path(name), std::move(shape));
   }
   Tensor counter(std::string_view name, Shape shape, double step) const {
+    if (owner_) return shared(name, shape).value;
     return store_->counter(path(name), std::move(shape), step);
   }
 
  private:
-  std::string path(std::string_view name) const {
-    return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
-  }
+  std::string path(std::string_view name) const;
+  const Parameter& shared(std::string_view name, const Shape& shape) const;
 
   ParameterStore* store_;
   std::string prefix_;
+  std::optional<std::string> owner_;  // the path of the layer whose parameters these are
 };
 
 }  // namespace pronghorn

@@ -1,5 +1,8 @@
 #include "model/block.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "layers/toolbox.h"
 #include "ops/pointwise.h"
 
@@ -29,7 +32,7 @@ std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const 
 }  // namespace
 
 Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
-             const ParameterScope& scope, int64_t state_layer)
+             const ParameterScope& scope, int64_t state_layer, const ParameterScope* side_owner)
     : residual_(config.residual),
       residual_multiplier_(static_cast<float>(config.residual_multiplier)) {
   using Norms = BlockConfig::Norms;
@@ -41,6 +44,11 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
   if (mixes && config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
   const double matrices_before = scope.store().matrix_size();
   const StateScope states(state_layer, journals_);
+  if (config.side) {
+    const ParameterScope side = scope.child("side");
+    side_.emplace(*config.side, model, context,
+                  side_owner == nullptr ? side : side.sharing(side_owner->child("side")), states);
+  }
   const bool several = config.mixers.size() > 1;
   for (size_t i = 0; i < config.mixers.size(); ++i) {
     const nlohmann::json& mixer = config.mixers[i];
@@ -67,7 +75,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
 Stream Block::forward(const LayerInput& input, const Stream& stream) const {
   const Context& context = input.context;
   if (mixers_.empty()) return feed(input, stream);
-  const auto [sum, entered] = enter(context, mixer_norm_, stream);
+  const auto [sum, entered] = enter_mixers(input, stream);
   const Tensor mixed = addend(context, mixer_post_norm_, mix(input, entered));
   if (feed_forward_ == nullptr) return {sum, mixed};
   if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
@@ -75,6 +83,13 @@ Stream Block::forward(const LayerInput& input, const Stream& stream) const {
   const Tensor inner = shared ? entered : enter(context, ffn_norm_, {sum, {}}).second;
   const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner));
   return {sum, add(context, mixed, fed)};
+}
+
+std::pair<Tensor, Tensor> Block::enter_mixers(const LayerInput& input, const Stream& stream) const {
+  const Context& context = input.context;
+  if (!side_) return enter(context, mixer_norm_, stream);
+  const Tensor sum = stream.value(context);
+  return {sum, enter(context, mixer_norm_, {sum, side_->forward(input, sum)}).second};
 }
 
 Stream Block::feed(const LayerInput& input, const Stream& stream) const {
@@ -100,8 +115,15 @@ Tensor Block::mix(const LayerInput& input, const Tensor& x) const {
   return scale(context, total, 1.0f / static_cast<float>(mixers_.size()));
 }
 
+int64_t Block::context_limit() const {
+  int64_t limit = side_ ? side_->mixer().context_limit() : std::numeric_limits<int64_t>::max();
+  for (const auto& mixer : mixers_) limit = std::min(limit, mixer->context_limit());
+  return limit;
+}
+
 TokenCost Block::cost(double context) const {
   TokenCost total{2 * matrix_size_, 0};
+  if (side_) total.sequence += side_->sequence_cost(context);
   for (const auto& mixer : mixers_) total.sequence += mixer->sequence_cost(context);
   if (feed_forward_ != nullptr) total.sequence += feed_forward_->sequence_cost(context);
   return total;

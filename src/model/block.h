@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "layers/layer.h"
 #include "model/config.h"
+#include "model/side.h"
 
 namespace pronghorn {
 
@@ -24,9 +26,11 @@ Tensor normalized(const Norm& norm, const Context& context, const Stream& stream
 
 class Block {
  public:
-  // state_layer: which layer of a SequenceState its journals are.
+  // state_layer: which layer of a SequenceState its journals are. side_owner: the scope of the
+  // block whose side has the weights of this one's; null: it has its own.
   Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
-        const ParameterScope& scope, int64_t state_layer);
+        const ParameterScope& scope, int64_t state_layer,
+        const ParameterScope* side_owner = nullptr);
 
   // Several mixers side by side see the same input; the outputs, each under a norm of its own, are
   // averaged (Hymba, arXiv 2411.13676, equation 3), or added as they are (Falcon-H1, 2507.22448).
@@ -35,12 +39,16 @@ class Block {
   // Of all its layers, in the order of their slots.
   const std::vector<JournalShape>& journals() const { return journals_; }
   const std::vector<std::unique_ptr<Mixer>>& mixers() const { return mixers_; }
+  // As Mixer::context_limit(), of all of them.
+  int64_t context_limit() const;
   // Forward work of one token whose context is `context` tokens long.
   TokenCost cost(double context) const;
 
  private:
   // The feed-forward's part of forward(), where it follows the mixers.
   Stream feed(const LayerInput& input, const Stream& stream) const;
+  // What the mixers' part begins with: the stream with its delta added, and the mixers' input.
+  std::pair<Tensor, Tensor> enter_mixers(const LayerInput& input, const Stream& stream) const;
   Tensor mix(const LayerInput& input, const Tensor& x) const;
   // What a part gave, as it is added to the stream.
   Tensor addend(const Context& context, const Norm& norm, const Tensor& given) const;
@@ -51,6 +59,7 @@ class Block {
   Norm mixer_norm_, mixer_post_norm_, ffn_norm_, ffn_post_norm_;
   BlockConfig::Residual residual_;
   float residual_multiplier_;
+  std::optional<Side> side_;
   std::vector<std::unique_ptr<Mixer>> mixers_;
   std::vector<Norm> branch_norms_;  // one per mixer if several are averaged
   std::unique_ptr<FeedForward> feed_forward_;

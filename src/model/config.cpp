@@ -54,6 +54,24 @@ nlohmann::json complete_mixer(const nlohmann::json& mixer, const std::string& wh
   return type.complete(std::move(reader), context);
 }
 
+constexpr int64_t kMostShared = 1 << 10;
+
+SideConfig read_side(ConfigReader reader, LayerContext context) {
+  SideConfig side;
+  ConfigReader ffn = reader.object("ffn");
+  const FeedForwardType& type = find_feed_forward_type(ffn.string("type"), ffn.path("type"));
+  side.feed_forward = type.complete(std::move(ffn), context);
+  context.input_size = 2 * context.hidden_size;
+  reader.object("mixer");
+  side.mixer = complete_mixer(reader.raw("mixer"), reader.path("mixer"), context);
+  require(side.mixer.at("type") == "attention", reader.path("mixer"),
+          "{} cannot see the stream and the embeddings (only \"attention\" can)",
+          side.mixer.at("type").dump());
+  side.shared = reader.integer("shared", 0, 0, kMostShared);
+  reader.finish();
+  return side;
+}
+
 BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   BlockConfig block;
   if (reader.has("mixers")) {
@@ -79,6 +97,12 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   } else {
     reader.ignore("ffn");
   }
+  if (reader.has("side")) {
+    require(!block.mixers.empty(), reader.path("side"), "has no mixer to add to the input of");
+    block.side = read_side(reader.object("side"), context);
+  } else {
+    reader.ignore("side");
+  }
   block.norms = read_name(reader, "norms", kNorms);
   block.residual = read_name(reader, "residual", kResiduals);
   require(!block.mixers.empty() || block.residual == BlockConfig::Residual::sequential,
@@ -86,6 +110,22 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   block.residual_multiplier = reader.number("residual_multiplier", 1.0, -kMaxScale, kMaxScale);
   reader.finish();
   return block;
+}
+
+nlohmann::json write_side(const SideConfig& side) {
+  return {{"mixer", side.mixer}, {"ffn", side.feed_forward}, {"shared", side.shared}};
+}
+
+// Sides that share weights must be the same.
+void check_sides(const ModelConfig& config, const ConfigReader& blocks) {
+  std::map<int64_t, nlohmann::json> known;
+  for (const auto& [name, block] : config.blocks) {
+    if (!block.side || block.side->shared == 0) continue;
+    const nlohmann::json side = write_side(*block.side);
+    const auto [place, added] = known.emplace(block.side->shared, side);
+    require(added || place->second == side, blocks.path(std::string(1, name)) + ".side",
+            "shares the weights of side {}, but is another", block.side->shared);
+  }
 }
 
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
@@ -176,6 +216,23 @@ int64_t ModelConfig::block_count() const {
   });
 }
 
+bool ModelConfig::has_sides() const {
+  return std::ranges::any_of(blocks,
+                             [](const auto& named) { return named.second.side.has_value(); });
+}
+
+int64_t ModelConfig::side_owner(int64_t layer) const {
+  std::vector<int64_t> shared;  // of each layer so far
+  for (const PatternStep& step : steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    const std::optional<SideConfig>& side = blocks.at(step.block).side;
+    shared.push_back(side ? side->shared : 0);
+    if (std::ssize(shared) > layer) break;
+  }
+  if (shared.back() == 0) return layer;
+  return std::ranges::find(shared, shared.back()) - shared.begin();
+}
+
 int64_t ModelConfig::span_count() const {
   return std::count_if(steps.begin(), steps.end(), [](const PatternStep& step) {
     return step.kind == PatternStep::Kind::open;
@@ -250,6 +307,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
     require(used.contains(name), blocks.path(std::string(1, name)),
             "is defined but not used in pattern {}", quote(config.pattern));
   }
+  check_sides(config, blocks);
   if (reader.has("mtp")) {
     ConfigReader mtp = reader.object("mtp");
     config.mtp.heads = mtp.integer("heads", {}, 0, 15);
@@ -257,6 +315,8 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
     require(block.size() == 1 && config.blocks.contains(block[0]), mtp.path("block"),
             "{} is not a block of this model", quote(block));
     config.mtp.block = block[0];
+    require(config.mtp.heads == 0 || !config.blocks.at(block[0]).side, mtp.path("block"),
+            "{} has a side, which nothing is carried to in a head", quote(block));
     mtp.finish();
   } else {
     reader.ignore("mtp");
@@ -311,6 +371,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       out["merge"] = kMerges[static_cast<size_t>(block.merge)];
     }
     if (!block.feed_forward.is_null()) out["ffn"] = block.feed_forward;
+    if (block.side) out["side"] = write_side(*block.side);
     out["norms"] = kNorms[static_cast<size_t>(block.norms)];
     out["residual"] = kResiduals[static_cast<size_t>(block.residual)];
     out["residual_multiplier"] = block.residual_multiplier;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,12 @@
 #include "model/pattern.h"
 
 namespace pronghorn {
+
+// What a block's mixers see besides the stream (model/side.h).
+struct SideConfig {
+  nlohmann::json mixer, feed_forward;  // complete
+  int64_t shared = 0;  // sides of one number have the same weights; 0: this one has its own
+};
 
 // One kind of block: one or several mixers side by side, then optionally a feed-forward, each with
 // norms and a residual connection; or a feed-forward alone.
@@ -29,6 +36,7 @@ struct BlockConfig {
 
   std::vector<nlohmann::json> mixers;  // complete: every default spelled out
   nlohmann::json feed_forward;         // null: none
+  std::optional<SideConfig> side;
   Merge merge = Merge::mean_of_norms;  // of several mixers
   Norms norms = Norms::before;
   Residual residual = Residual::sequential;
@@ -76,6 +84,9 @@ struct ModelConfig {
 
   Norm::Style norm_style() const { return {norm, norm_epsilon, norm_bias}; }
   int64_t block_count() const;
+  bool has_sides() const;
+  // The first layer whose side has the weights of this layer's side.
+  int64_t side_owner(int64_t layer) const;
   int64_t span_count() const;
   char mtp_block() const;
 };

@@ -25,19 +25,27 @@ int64_t residual_additions(const ModelConfig& config) {
 }
 
 // Throws Error if the blocks together have more parameters than fit into memory: each kind is
-// built once without values, which takes no memory, before any number of the model is drawn.
+// built once without values, which takes no memory, before any number of the model is drawn; twice
+// where a side's weights are shared.
 void require_memory_for_blocks(const ModelConfig& config, const LayerContext& context,
                                Purpose purpose) {
-  std::map<char, int64_t> sizes;
-  int64_t total = 0;
+  std::map<char, int64_t> sizes, sharing;
+  int64_t total = 0, layer = 0;
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) continue;
     if (!sizes.contains(step.block)) {
       ParameterStore store(0, false, purpose);
-      const Block block(config.blocks.at(step.block), config, context, {store, "block"}, 0);
-      sizes[step.block] = store.bytes_needed();
+      const ParameterScope scope(store, "block");
+      const BlockConfig& kind = config.blocks.at(step.block);
+      const Block block(kind, config, context, scope, 0);
+      sizes[step.block] = sharing[step.block] = store.bytes_needed();
+      if (kind.side) {
+        const Block again(kind, config, context, {store, "again"}, 0, &scope);
+        sharing[step.block] = store.bytes_needed() - sizes[step.block];
+      }
     }
-    total += sizes[step.block];
+    total += (config.side_owner(layer) == layer ? sizes : sharing)[step.block];
+    ++layer;
     ParameterStore::require_memory(total);
   }
 }
@@ -100,12 +108,8 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
     switch (step.kind) {
       case PatternStep::Kind::block:
         context.layer = layer;
-        blocks_.push_back(
-            std::make_unique<Block>(config_.blocks.at(step.block), config_, context,
-                                    scope.child("layers").child(std::to_string(layer)), layer));
-        for (const auto& mixer : blocks_.back()->mixers()) {
-          position_limit_ = std::min(position_limit_, mixer->context_limit());
-        }
+        blocks_.push_back(make_block(config_.blocks.at(step.block), context, scope));
+        position_limit_ = std::min(position_limit_, blocks_.back()->context_limit());
         layout->layers.push_back(blocks_.back()->journals());
         layout->layer_spans.push_back(open.back());
         break;
@@ -150,6 +154,17 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   const std::string text = identity.dump();
   layout->fingerprint = XXH3_64bits(text.data(), text.size());
   layout_ = std::move(layout);
+}
+
+std::unique_ptr<Block> Model::make_block(const BlockConfig& block, const LayerContext& context,
+                                         const ParameterScope& scope) const {
+  const auto place = [&](int64_t layer) {
+    return scope.child("layers").child(std::to_string(layer));
+  };
+  const int64_t owner = config_.side_owner(context.layer);
+  const ParameterScope owner_place = place(owner);
+  return std::make_unique<Block>(block, config_, context, place(context.layer), context.layer,
+                                 owner == context.layer ? nullptr : &owner_place);
 }
 
 Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const {
@@ -205,6 +220,7 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
   Carry whole(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss,
                              .loads = static_cast<bool>(observer.on_load)});
   Stream stream{embedded(context, batch), {}};
+  if (config_.has_sides()) whole.set(Side::kEmbeddings, stream.sum);
   size_t block = 0;
   int64_t next_span = 0;
   for (const PatternStep& step : config_.steps) {

@@ -137,6 +137,9 @@ class Model {
 
  private:
   Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose);
+  // The block of layer context.layer. scope: of the model.
+  std::unique_ptr<Block> make_block(const BlockConfig& block, const LayerContext& context,
+                                    const ParameterScope& scope) const;
   // The rows that enter the first block. Throws Error unless the batch fits the model and its
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;

@@ -39,6 +39,10 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
   static const std::string deltanet =
       R"({"type": "gated_deltanet", "heads": 2, "value_heads": 4, "head_dim": 8,
           "value_head_dim": 6})";
+  static const std::string side =
+      R"("side": {"shared": 1, "mixer": {"type": "attention", "heads": 3, "head_dim": 10,
+          "scale": 0.1, "adapter_rank": 3, "rope": {}}, "ffn": {"type": "glu", "size": 30,
+          "activation": "gelu", "adapter_rank": 4, "output_scale": 0.1}})";
   static const std::vector<std::pair<std::string, std::string>> all = with_examples({
       {"transformer", R"("pattern": "2a", "tie_embeddings": false, "blocks": {"a": {"mixer": )" +
                           attention + ", " + ffn + "}}"},
@@ -176,6 +180,26 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                           R"(, "ffn": {"type": "moe", "experts": 4, "top_k": 3, "size": 18,
           "normalize": false, "activation": "clamped_swiglu", "clamp": 0.9, "bias": true,
           "router_bias": true}}})"},
+      // Experts without a gate, on a narrower vector in one of the blocks.
+      {"moe_plain",
+       R"("pattern": "m(e)ef", "subsample": {"keep": 0.6}, "blocks": {"m": {"mixer": )" + mamba2 +
+           R"(}, "e": {"ffn": {"type": "moe", "experts": 6, "top_k": 2, "size": 18,
+          "gated": false, "activation": "relu2", "scores": "sigmoid", "shared_size": 10}},
+          "f": {"mixer": )" +
+           attention + R"(, "ffn": {"type": "moe", "experts": 5, "top_k": 5,
+          "size": 14, "gated": false, "activation": "gelu", "bias": true, "latent_size": 10,
+          "shared_size": 12, "shared_gate": true}}})"},
+      // Attention beside the stream, at two places with the same weights and with changes of low
+      // rank, and with weights of its own; in a span, too.
+      {"sides", R"("pattern": "stu", "embedding_scale": 2, "blocks": {"s": {"mixer": )" + mamba2 +
+                    ", " + side + R"(}, "t": {"mixer": )" + attention + ", " + ffn + ", " + side +
+                    R"(}, "u": {"norms": "after", "mixer": )" + attention +
+                    R"(, "side": {"mixer": {"type": "attention", "heads": 2, "window": 20,
+          "scale": 0.1}, "ffn": {"type": "glu", "size": 20, "activation": "silu",
+          "output_scale": 0.1}}}})"},
+      {"subsampled_sides",
+       R"("pattern": "s(s)m", "subsample": {"keep": 0.6}, "blocks": {"s": {"mixer": )" + attention +
+           ", " + side + R"(}, "m": {"mixer": )" + mamba2 + "}}"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });
