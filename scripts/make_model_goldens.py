@@ -52,10 +52,11 @@ from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH
                           GraniteMoeHybridForCausalLM, JambaConfig, JambaForCausalLM, Lfm2Config,
                           Lfm2ForCausalLM, Lfm2MoeConfig, Lfm2MoeForCausalLM, MiniCPM3Config,
                           MiniCPM3ForCausalLM, NemotronHConfig, NemotronHForCausalLM,
-                          OlmoHybridConfig, OlmoHybridForCausalLM)
+                          OlmoHybridConfig, OlmoHybridForCausalLM, Zamba2Config, Zamba2ForCausalLM)
 from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config,
                           DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM)
+from transformers import SarvamMLAConfig, YoutuConfig, YoutuForCausalLM
 from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
                           Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
 from transformers import BitNetQuantConfig
@@ -305,6 +306,35 @@ def hybrids(common):
         mlp_hidden_act="silu", time_step_min=0.02, layers_block_type=[
             "linear_attention", "mlp", "full_attention"]), NemotronHForCausalLM
 
+    # Experts without a gate; in groups and on a narrower vector in the second.
+    nemotron_moe = dict(nemotron, n_routed_experts=6, num_experts_per_tok=2,
+                        moe_intermediate_size=12, moe_shared_expert_intermediate_size=14)
+    yield "nemotron_h_moe", NemotronHConfig(**nemotron_moe, n_groups=2, layers_block_type=[
+        "linear_attention", "moe", "full_attention", "mlp", "moe"],
+        routed_scaling_factor=2.5), NemotronHForCausalLM
+    yield "nemotron_h_moe_latent", NemotronHConfig(**dict(
+        nemotron_moe, num_attention_heads=3, num_key_value_heads=1, n_routed_experts=8,
+        num_experts_per_tok=3), n_groups=1, n_group=4, topk_group=2, norm_topk_prob=False,
+        moe_latent_size=8, mlp_hidden_act="silu", layers_block_type=[
+            "full_attention", "moe", "linear_attention"]), NemotronHForCausalLM
+
+    # Blocks of attention that several layers share: two used in turn, with changes of low rank; one,
+    # with an odd number of heads.
+    zamba = {"vocab_size": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+             "max_position_embeddings": 256, "mamba_d_state": 6, "chunk_size": 16}
+    yield "zamba2", Zamba2Config(
+        **zamba, hidden_size=16, num_attention_heads=4, intermediate_size=20, n_mamba_heads=4,
+        mamba_ngroups=2, num_mem_blocks=2, use_shared_attention_adapter=True, adapter_rank=3,
+        num_hidden_layers=4, layers_block_type=["hybrid", "linear_attention", "hybrid",
+                                                "hybrid"]), Zamba2ForCausalLM
+    yield "zamba2_rope", Zamba2Config(
+        **zamba, hidden_size=12, num_attention_heads=3, num_key_value_heads=1,
+        n_mamba_heads=3, mamba_d_conv=3, add_bias_linear=True, use_mem_rope=True, adapter_rank=4,
+        hidden_act="gelu_pytorch_tanh", time_step_min=0.02, rope_parameters=rope(
+            rope_type="default", rope_theta=500.0),
+        num_hidden_layers=3, layers_block_type=["linear_attention", "hybrid", "hybrid"]), \
+        Zamba2ForCausalLM
+
     falcon_mamba = {key: value for key, value in common.items() if "heads" not in key}
     yield "falcon_mamba", FalconMambaConfig(**falcon_mamba, num_hidden_layers=2, state_size=5), \
         FalconMambaForCausalLM
@@ -427,6 +457,20 @@ def deepseek(common, tied):
         first_k_dense_replace=0, n_shared_experts=2, norm_topk_prob=False,
         routed_scaling_factor=1.5, rope_interleave=False,
         attention_bias=True), DeepseekV3ForCausalLM
+
+    # The name that make() gives it; positions scaled as those models are.
+    yield "kimi_k2", DeepseekV3Config(
+        **mla, **experts, q_lora_rank=7, n_group=1, topk_group=1, first_k_dense_replace=1,
+        n_shared_experts=1, routed_scaling_factor=2.827, rope_parameters=dict(yarn(
+            mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0, beta_slow=1.0), rope_theta=50000.0)), \
+        DeepseekV3ForCausalLM
+
+    yield "sarvam_mla", SarvamMLAConfig(
+        **odd, **groups, **tied, q_lora_rank=None, first_k_dense_replace=1, n_shared_experts=2,
+        routed_scaling_factor=2.0, rope_parameters=yarn(mscale=1.0, mscale_all_dim=0.8)), \
+        DeepseekV3ForCausalLM
+    yield "youtu", YoutuConfig(**odd, q_lora_rank=7, attention_bias=True,
+                               rope_interleave=False), YoutuForCausalLM
 
     yield "glm4_moe", Glm4MoeConfig(**dict(common, num_hidden_layers=3), **experts, head_dim=8,
                                     use_qk_norm=True, routed_scaling_factor=2.5), \
@@ -629,7 +673,15 @@ def make(name, config, cls):
     (folder / "generation_config.json").unlink(missing_ok=True)
     if name in ("qwen3_5", "qwen3_5_moe"):
         nest(name, folder)
+    if name in ALIASES:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(
+            dict(config, model_type=name), indent=2) + "\n")
     finish(name, folder, model, tokens)
+
+
+# Families that are published under names that the library does not know.
+ALIASES = ["kimi_k2"]
 
 
 def stack_experts(tensors):

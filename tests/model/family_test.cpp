@@ -111,6 +111,12 @@ const std::string kGoldens[] = {"llama",
                                 "falcon_h1_gate",
                                 "nemotron_h",
                                 "nemotron_h_bias",
+                                "nemotron_h_moe",
+                                "nemotron_h_moe_latent",
+                                "zamba2",
+                                "zamba2_rope",
+                                "samba",
+                                "samba_bias",
                                 "falcon_mamba",
                                 "falcon_mamba_bias",
                                 "jamba",
@@ -123,6 +129,9 @@ const std::string kGoldens[] = {"llama",
                                 "deepseek_v2_groups",
                                 "deepseek_v3",
                                 "deepseek_v3_plain",
+                                "kimi_k2",
+                                "sarvam_mla",
+                                "youtu",
                                 "glm4_moe",
                                 "glm4_moe_bias",
                                 "glm4_moe_lite",
@@ -524,7 +533,11 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("qwen3_next_moe", "shared_expert_intermediate_size", 0), Error);
   EXPECT_THROW(read("qwen3_5_moe_text", "norm_topk_prob", false), Error);
   EXPECT_THROW(read("lfm2_moe", "num_dense_layers", -1), Error);
-  EXPECT_THROW(read("nemotron_h", "layers_block_type", {"mlp", "moe"}), Error);
+  EXPECT_THROW(read("nemotron_h_moe", "num_experts_per_tok", 7), Error);
+  EXPECT_THROW(read("nemotron_h_moe", "moe_shared_expert_intermediate_size", 0), Error);
+  EXPECT_THROW(read("nemotron_h_moe", "mlp_bias", true), Error);
+  EXPECT_THROW(read("nemotron_h_moe_latent", "n_group", 3), Error);
+  EXPECT_THROW(read("nemotron_h_moe_latent", "moe_latent_size", -1), Error);
   EXPECT_THROW(read("nemotron_h", "layers_block_type", {"mlp", "lstm"}), Error);
   EXPECT_THROW(read("nemotron_h", "layers_block_type", "mlp"), Error);
   EXPECT_THROW(read("lfm2", "layer_types", {"conv", "full_attention"}), Error);
@@ -532,6 +545,19 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("qwen3_5_text", "layer_types", {1, 2, 3, 4}), Error);
   // Factors and sizes that do not fit.
   EXPECT_THROW(read("falcon_h1", "ssm_multipliers", {1, 1, 1, 1}), Error);
+  EXPECT_THROW(read("samba", "use_conv_bias", false), Error);
+  EXPECT_THROW(read("samba", "hidden_act", "gelu"), Error);
+  EXPECT_THROW(read("samba", "attn", nullptr), Error);
+  EXPECT_THROW(read("samba", "attn", {{"layers", 1}, {"num_heads", 3}}), Error);
+  EXPECT_THROW(read("zamba2", "n_mamba_heads", 5), Error);
+  EXPECT_THROW(read("zamba2", "num_attention_heads", 5), Error);
+  EXPECT_THROW(read("zamba2", "num_key_value_heads", 2), Error);
+  EXPECT_THROW(read("zamba2", "rms_norm_eps", 1e-6), Error);
+  EXPECT_THROW(read("zamba2", "use_long_context", true), Error);
+  EXPECT_THROW(read("zamba2", "tie_word_embeddings", false), Error);
+  EXPECT_THROW(read("zamba2", "use_shared_mlp_adapter", false), Error);
+  EXPECT_THROW(read("zamba2", "num_mem_blocks", 0), Error);
+  EXPECT_THROW(read("zamba2", "layers_block_type", {"hybrid", "mamba"}), Error);
   EXPECT_THROW(read("falcon_h1", "mlp_multipliers", {1, "1"}), Error);
   EXPECT_THROW(read("falcon_h1", "mamba_d_ssm", 30), Error);
   EXPECT_THROW(read("bamba", "mamba_d_head", 7), Error);
@@ -583,7 +609,11 @@ TEST(Hybrids, ReadOlderNames) {
   const auto kinds = [](const ModelConfig& config) {
     std::string all;
     for (const BlockConfig* block : layer_blocks(config)) {
-      all += block->mixers.empty() ? '-' : block->mixers.front().at("type") == "mamba2" ? 'M' : '*';
+      if (block->mixers.empty()) {
+        all += block->feed_forward.at("type") == "moe" ? 'E' : '-';
+      } else {
+        all += block->mixers.front().at("type") == "mamba2" ? 'M' : '*';
+      }
     }
     return all;
   };
@@ -591,10 +621,10 @@ TEST(Hybrids, ReadOlderNames) {
             "M*M");
   nlohmann::json nemotron = read_config_json(golden_path("nemotron_h") / "config.json");
   nemotron.erase("layers_block_type");
-  nemotron["hybrid_override_pattern"] = "M-*-M";
+  nemotron["hybrid_override_pattern"] = "M-*-ME";
   const Folder folder;
   write_file(folder.path() / "config.json", nemotron.dump());
-  EXPECT_EQ(kinds(load_config(folder.path())), "M-*-M");
+  EXPECT_EQ(kinds(load_config(folder.path())), "M-*-ME");
 }
 
 template <Family (*family)()>

@@ -1,15 +1,20 @@
-// The Nemotron-H family (arXiv 2504.03624): each layer is one part, Mamba-2, attention without
-// positions, or a feed-forward of two layers. Layers without routed experts.
+// The Nemotron-H family (arXiv 2504.03624; Nemotron 3): each layer is one part, Mamba-2, attention
+// without positions, a feed-forward of two layers, or experts of that kind, which may work on a
+// narrower vector.
+#include <algorithm>
+
 #include "base/error.h"
+#include "layers/toolbox.h"
 #include "model/families.h"
 #include "model/families/backbone.h"
+#include "model/families/deepseek.h"
 #include "model/families/hybrid.h"
 #include "model/families/published_keys.h"
 
 namespace pronghorn {
 namespace {
 
-// layers_block_type, or hybrid_override_pattern of older files: M, * and - for each layer.
+// layers_block_type, or hybrid_override_pattern of older files: M, *, - and E for each layer.
 std::vector<std::string> read_kinds(ConfigReader& reader) {
   const nlohmann::json& list = reader.raw("layers_block_type");
   nlohmann::json kinds = list;
@@ -30,9 +35,9 @@ std::vector<std::string> read_kinds(ConfigReader& reader) {
       known.emplace_back("attention");
     } else if (kind == "mlp" || kind == "-") {
       known.emplace_back("mlp");
+    } else if (kind == "moe" || kind == "E") {
+      known.emplace_back("moe");
     } else {
-      require(kind != "moe" && kind != "E", reader.path(key),
-              "routed experts are not supported in this family");
       require(false, reader.path(key), "{} is no kind of layer", kind.dump());
     }
   }
@@ -74,30 +79,60 @@ nlohmann::json read_attention(ConfigReader& reader) {
           {"head_dim", reader.integer("head_dim", older, 1)}};
 }
 
+constexpr const char* kCount = "n_routed_experts";
+
+// The experts, where a layer has some; the keys are in the files of models without, too.
+nlohmann::json read_moe(ConfigReader& reader, const std::string& activation, bool any) {
+  constexpr double kMostScale = 1e4;
+  constexpr int64_t kSize = 7688;
+  for (const char* key :
+       {"n_shared_experts", "moe_shared_expert_overlap", "num_nextn_predict_layers",
+        "mtp_layers_block_type", "mtp_hybrid_override_pattern"}) {
+    reader.ignore(key);
+  }
+  if (!any) {
+    for (const char* key : {kCount, "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+                            "moe_latent_size", "num_experts_per_tok", "routed_scaling_factor",
+                            "n_group", "topk_group", "norm_topk_prob"}) {
+      reader.ignore(key);
+    }
+    return {};
+  }
+  require(!reader.boolean("mlp_bias", false), reader.path("mlp_bias"),
+          "true is not supported in a model with experts");
+  nlohmann::json moe = read_corrected_router(reader, {});
+  const int64_t experts = reader.integer(kCount, 8, 1, limits::kExperts);
+  moe.update({{"type", "moe"},
+              {"gated", false},
+              {"activation", activation},
+              {"experts", experts},
+              {"top_k", reader.integer("num_experts_per_tok", 2, 1, experts)},
+              {"size", reader.integer("moe_intermediate_size", kSize, 1)},
+              {"shared_size", reader.integer("moe_shared_expert_intermediate_size", kSize, 1)},
+              {"latent_size", reader.integer("moe_latent_size", 0, 1)},
+              {"scale", reader.number("routed_scaling_factor", 1.0, 0, kMostScale)}});
+  return moe;
+}
+
 ModelConfig read(ConfigReader reader) {
   const std::vector<std::string> kinds = read_kinds(reader);
   const nlohmann::json mamba2 = read_mamba2(reader), attention = read_attention(reader);
-  const nlohmann::json ffn = plain_ffn(reader.integer("intermediate_size", 21504, 1),
-                                       read_activation(reader, "mlp_hidden_act", "relu2"),
+  const std::string activation = read_activation(reader, "mlp_hidden_act", "relu2");
+  const nlohmann::json moe = read_moe(reader, activation, std::ranges::count(kinds, "moe") > 0);
+  const nlohmann::json ffn = plain_ffn(reader.integer("intermediate_size", 21504, 1), activation,
                                        reader.boolean("mlp_bias", false));
   nlohmann::json settings = {
       {"vocab_size", reader.integer("vocab_size", {}, 1)},
       {"hidden_size", reader.integer("hidden_size", {}, 1)},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
-  for (const char* key : {"n_routed_experts", "n_shared_experts", "moe_intermediate_size",
-                          "moe_shared_expert_intermediate_size", "moe_shared_expert_overlap",
-                          "moe_latent_size", "num_experts_per_tok", "routed_scaling_factor",
-                          "n_group", "topk_group", "norm_topk_prob", "num_nextn_predict_layers",
-                          "mtp_layers_block_type", "mtp_hybrid_override_pattern", "rms_norm_eps"}) {
-    reader.ignore(key);
-  }
+  reader.ignore("rms_norm_eps");
   read_trained_context(reader, settings);
   finish_published(reader);
   std::vector<nlohmann::json> layers;
   for (const std::string& kind : kinds) {
-    if (kind == "mlp") {
-      layers.push_back({{"ffn", ffn}});
+    if (kind == "mlp" || kind == "moe") {
+      layers.push_back({{"ffn", kind == "moe" ? moe : ffn}});
     } else {
       layers.push_back({{"mixer", kind == "mamba2" ? mamba2 : attention}});
     }
@@ -107,7 +142,7 @@ ModelConfig read(ConfigReader reader) {
 
 // The kind of a layer that is one part; empty: it is not.
 std::string kind_of(const BlockConfig& block) {
-  if (block.mixers.empty()) return "mlp";
+  if (block.mixers.empty()) return block.feed_forward.at("type") == "moe" ? "moe" : "mlp";
   if (block.mixers.size() > 1 || !block.feed_forward.is_null()) return "";
   if (block.mixers.front().at("type") == "attention") return "full_attention";
   return block.mixers.front().at("type") == "mamba2" ? "linear_attention" : "";
@@ -132,6 +167,26 @@ void write_mixer(nlohmann::json& json, const nlohmann::json& mixer) {
   }
 }
 
+void write_feed_forward(nlohmann::json& json, const nlohmann::json& ffn) {
+  if (ffn.at("type") == "moe") {
+    json.update({{kCount, ffn.at("experts")},
+                 {"num_experts_per_tok", ffn.at("top_k")},
+                 {"moe_intermediate_size", ffn.at("size")},
+                 {"moe_shared_expert_intermediate_size", ffn.at("shared_size")},
+                 {"n_shared_experts", 1},
+                 {"routed_scaling_factor", ffn.at("scale")},
+                 {"norm_topk_prob", ffn.at("normalize")},
+                 {"n_group", ffn.at("groups")},
+                 {"topk_group", ffn.at("top_groups")},
+                 {"mlp_hidden_act", write_activation(ffn.at("activation"))}});
+    if (ffn.at("latent_size") > 0) json["moe_latent_size"] = ffn.at("latent_size");
+    return;
+  }
+  json["intermediate_size"] = ffn.at("size");
+  json["mlp_hidden_act"] = write_activation(activation_of(ffn));
+  json["mlp_bias"] = has_bias(ffn);
+}
+
 std::optional<nlohmann::json> write(const ModelConfig& config) {
   const std::vector<const BlockConfig*> layers = layer_blocks(config);
   if (layers.empty()) return {};
@@ -147,15 +202,12 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
     const std::string kind = kind_of(*layer);
     if (kind.empty()) return {};
     json["layers_block_type"].push_back(kind);
-    if (kind != "mlp") {
+    if (!layer->mixers.empty()) {
       write_mixer(json, layer->mixers.front());
       continue;
     }
-    const nlohmann::json& ffn = layer->feed_forward;
-    if (ffn.at("type") != "mlp" && ffn.at("type") != "gelu") return {};
-    json["intermediate_size"] = ffn.at("size");
-    json["mlp_hidden_act"] = write_activation(activation_of(ffn));
-    json["mlp_bias"] = has_bias(ffn);
+    if (!is_decoder_ffn(layer->feed_forward)) return {};
+    write_feed_forward(json, layer->feed_forward);
   }
   json.update(write_trained_context(config));
   return json;
@@ -164,8 +216,12 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 TensorRules tensors(const ModelConfig& config) {
   TensorRules tensors = backbone_tensors(config);
   const std::string layer = "layers.*.", theirs = "backbone.layers.*.";
-  const std::vector<TensorRule> own = {{{layer + "ffn_norm.*"}, {theirs + "norm.*"}, {}},
-                                       {{layer + "ffn.*"}, {theirs + "mixer.*"}, {}}};
+  const std::vector<TensorRule> own = {
+      {{layer + "ffn_norm.*"}, {theirs + "norm.*"}, {}},
+      {{layer + "ffn.shared_expert.*"}, {theirs + "mixer.shared_experts.*"}, {}},
+      {{layer + "ffn.latent_in_proj.*"}, {theirs + "mixer.fc1_latent_proj.*"}, {}},
+      {{layer + "ffn.latent_out_proj.*"}, {theirs + "mixer.fc2_latent_proj.*"}, {}},
+      {{layer + "ffn.*"}, {theirs + "mixer.*"}, {}}};
   tensors.rules.insert(tensors.rules.begin(), own.begin(), own.end());
   tensors.passed_over.emplace_back("mtp.*");
   return tensors;

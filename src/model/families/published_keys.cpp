@@ -28,12 +28,12 @@ constexpr std::string_view kHarmless[] = {
     "fused_add_norm", "use_fast_path", "use_mem_eff_path", "pad_vocab_size_multiple",
     "max_window_layers",
     // training
-    "train", "initializer_range", "initializer_factor", "init_method", "init_std",
-    "rescale_prenorm_residual", "pretraining_tp", "tensor_parallel_degree",
-    "gradient_checkpointing", "output_router_logits", "router_aux_loss_coef", "router_z_loss_coef",
-    "aux_loss_alpha", "seq_aux", "ep_size", "label_smoothing", "time_step_scale",
-    "time_step_init_scheme", "pretrain", "sft", "fuse_cross_entropy", "fuse_norm", "fuse_swiglu",
-    "z_loss_coefficient", "num_logits_to_keep",
+    "train", "initializer_range", "embedding_initializer_range", "initializer_factor",
+    "init_method", "init_std", "rescale_prenorm_residual", "pretraining_tp",
+    "tensor_parallel_degree", "gradient_checkpointing", "output_router_logits",
+    "router_aux_loss_coef", "router_z_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size",
+    "label_smoothing", "time_step_scale", "time_step_init_scheme", "pretrain", "sft",
+    "fuse_cross_entropy", "fuse_norm", "fuse_swiglu", "z_loss_coefficient", "num_logits_to_keep",
     // positions of images, which text does not have
     "mrope_section", "mrope_interleaved",
     // generation
