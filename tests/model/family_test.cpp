@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/computation.h"
 #include "model/families.h"
 #include "model/families/mapping.h"
 #include "model/lora.h"
@@ -603,6 +604,25 @@ TEST(Deepseek, DenseLayersAreTheFirst) {
   EXPECT_EQ(kinds(read_changed("glm4_moe", "first_k_dense_replace", 9)), "---");
   EXPECT_EQ(kinds(read_changed("glm4_moe_lite", "mlp_layer_types", nullptr)), "-e");
   EXPECT_EQ(kinds(read_changed("glm4_moe_lite_layers", "first_k_dense_replace", 2)), "e-e");
+}
+
+TEST(Deepseek, ReadSarvamsOlderNames) {
+  nlohmann::json json = read_config_json(golden_path("sarvam_mla") / "config.json");
+  const ModelConfig expected = load_config(golden_path("sarvam_mla"));
+  for (const auto& [name, older] : {std::pair("n_routed_experts", "num_experts"),
+                                    {"n_shared_experts", "num_shared_experts"},
+                                    {"rope_parameters", "rope_scaling"}}) {
+    json[older] = json.at(name);
+    json.erase(name);
+  }
+  json["rope_theta"] = json.at("rope_scaling").at("rope_theta");
+  json["rope_scaling"].erase("rope_type");
+  json["rope_scaling"]["type"] = "deepseek_yarn";
+  json["head_dim"] = 14;
+  json["q_head_dim"] = 10;
+  const Folder folder;
+  write_file(folder.path() / "config.json", json.dump());
+  EXPECT_EQ(computes_otherwise(load_config(folder.path()), expected), "");
 }
 
 TEST(Hybrids, ReadOlderNames) {
