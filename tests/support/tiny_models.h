@@ -180,15 +180,16 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
                           R"(, "ffn": {"type": "moe", "experts": 4, "top_k": 3, "size": 18,
           "normalize": false, "activation": "clamped_swiglu", "clamp": 0.9, "bias": true,
           "router_bias": true}}})"},
-      // Experts without a gate, on a narrower vector in one of the blocks.
+      // Experts without a gate, on a narrower vector.
       {"moe_plain",
-       R"("pattern": "m(e)ef", "subsample": {"keep": 0.6}, "blocks": {"m": {"mixer": )" + mamba2 +
+       R"("pattern": "2f", "blocks": {"f": {"mixer": )" + attention +
+           R"(, "ffn": {"type": "moe", "experts": 4, "top_k": 4, "size": 14, "gated": false,
+          "activation": "gelu", "bias": true, "latent_size": 10, "shared_size": 12,
+          "shared_gate": true}}})"},
+      {"moe_plain_sigmoid",
+       R"("pattern": "m(e)e", "subsample": {"keep": 0.6}, "blocks": {"m": {"mixer": )" + mamba2 +
            R"(}, "e": {"ffn": {"type": "moe", "experts": 6, "top_k": 2, "size": 18,
-          "gated": false, "activation": "relu2", "scores": "sigmoid", "shared_size": 10}},
-          "f": {"mixer": )" +
-           attention + R"(, "ffn": {"type": "moe", "experts": 5, "top_k": 5,
-          "size": 14, "gated": false, "activation": "gelu", "bias": true, "latent_size": 10,
-          "shared_size": 12, "shared_gate": true}}})"},
+          "gated": false, "activation": "relu2", "scores": "sigmoid", "shared_size": 10}}})"},
       // Attention beside the stream, at two places with the same weights and with changes of low
       // rank, and with weights of its own; in a span, too.
       {"sides", R"("pattern": "stu", "embedding_scale": 2, "blocks": {"s": {"mixer": )" + mamba2 +
