@@ -30,6 +30,9 @@ struct Module {
   std::vector<size_t> parameters;
   Transform transform;
   bool transposed = false;  // the published matrix is [in, out]
+
+  // A change's [rank, in], theirs to ours and back.
+  std::vector<float> input(std::vector<float> numbers, int64_t rank, bool to_ours) const;
 };
 
 // Of all matrices of blocks that one published tensor holds.
@@ -48,6 +51,10 @@ std::vector<Module> modules_of(const Model& model, const TensorRules& rules) {
     module.name = published.substr(0, published.size() - kWeight.size());
     module.parameters = std::move(rule.ours);
     module.transform = std::move(rule.transform);
+    if (module.transform.moves_columns()) {  // and nothing else
+      modules.push_back(std::move(module));
+      continue;
+    }
     // What becomes of a number of columns that no matrix has.
     constexpr int64_t kProbe = (int64_t{1} << 40) + 1;
     Shapes probes;
@@ -82,6 +89,15 @@ std::vector<float> numbers_of(const StoredTensor& tensor) {
   std::vector<float> numbers(tensor.bytes.size() / sizeof(float));
   std::memcpy(numbers.data(), tensor.bytes.data(), tensor.bytes.size());
   return numbers;
+}
+
+std::vector<float> Module::input(std::vector<float> numbers, int64_t rank, bool to_ours) const {
+  if (!transform.moves_columns()) return numbers;
+  const auto in = std::ssize(numbers) / rank;
+  const StoredTensor matrix = matrix_of(numbers, rank, in);
+  return numbers_of(
+      (to_ours ? transform.forward({matrix}, {{rank, in}}) : transform.inverse({matrix}, 1))
+          .front());
 }
 
 std::vector<float> transposed(const std::vector<float>& numbers, int64_t rows, int64_t columns) {
@@ -257,7 +273,10 @@ void Adapter::save(const Model& model, const std::filesystem::path& directory,
       }
       parts.push_back(matrix_of(b, out, rank));
     }
-    const StoredTensor joined = module.transform.inverse(std::move(parts), 1).front();
+    const StoredTensor joined = module.transform.moves_columns()
+                                    ? parts.front()
+                                    : module.transform.inverse(std::move(parts), 1).front();
+    a = module.input(std::move(a), rank, false);
     const int64_t out = joined.shape[module.transposed ? 1 : 0];
     std::vector<float> b = numbers_of(joined);
     if (module.transposed) b = transposed(b, rank, out);
@@ -340,11 +359,11 @@ std::shared_ptr<Adapter> Adapter::load(const Model& model, const std::filesystem
       ours.push_back({model.parameters()[i].matrix.out(), rank});
       out += ours.back().front();
     }
-    const std::vector<float> a = matrix(name + std::string(kA), rank, in);
+    const std::vector<float> a = module.input(matrix(name + std::string(kA), rank, in), rank, true);
     std::vector<float> b = matrix(name + std::string(kB), out, rank);
     if (module.transposed) b = transposed(b, out, rank);
-    const StoredTensors parts = module.transform.forward(
-        {module.transposed ? matrix_of(b, rank, out) : matrix_of(b, out, rank)}, ours);
+    StoredTensors parts = {module.transposed ? matrix_of(b, rank, out) : matrix_of(b, out, rank)};
+    if (!module.transform.moves_columns()) parts = module.transform.forward(parts, ours);
     for (size_t i = 0; i < module.parameters.size(); ++i) {
       adapter->add(model, module.parameters[i], rank, scale_of(config, module.name, rank));
       const size_t first = adapter->parameters().size() - 2;

@@ -8,55 +8,12 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "formats/safetensors.h"
-#include "tensor/encoding.h"
+#include "model/transform_parts.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr std::string_view kWhere = "transform";
-
-int64_t elements(std::span<const int64_t> shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
-
-std::string text(const StoredShape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
-int64_t bytes_of(const StoredTensor& tensor) { return static_cast<int64_t>(tensor.bytes.size()); }
-
-// A tensor whose bytes are yet to be written, at .first.
-std::pair<std::byte*, StoredTensor> new_tensor(std::string dtype, StoredShape shape,
-                                               int64_t bytes) {
-  auto memory = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(bytes));
-  std::byte* data = memory->data();
-  const std::span<const std::byte> all(data, memory->size());
-  return {data, {std::move(dtype), std::move(shape), all, std::move(memory)}};
-}
-
-// f(float) of every number, in f32.
-template <typename Function>
-StoredTensor mapped_f32(const StoredTensor& from, Function&& f) {
-  const int64_t count = elements(from.shape);
-  auto [data, to] = new_tensor("F32", from.shape, count * static_cast<int64_t>(sizeof(float)));
-  auto* out = reinterpret_cast<float*>(data);
-  const Encoding* encoding = find_encoding(from.dtype);
-  if (encoding != nullptr && encoding->block > 1) {
-    encoding->decode(from.bytes.data(), count, out);
-  } else {
-    to_f32({from.dtype, from.shape, from.bytes, nullptr}, out, kWhere);
-  }
-  for (int64_t i = 0; i < count; ++i) out[i] = f(out[i]);
-  return to;
-}
-
-// The bytes of one of `count` equal pieces, each of whole rows or, of a vector, whole elements.
-int64_t piece_bytes(const StoredTensor& tensor, int64_t count) {
-  const bool divides = count > 0 && bytes_of(tensor) % count == 0;
-  require(divides && (tensor.shape.size() > 1 || safetensors_dtype_bytes(tensor.dtype) > 0), kWhere,
-          "a tensor {} {} cannot be cut into {} equal pieces", tensor.dtype, text(tensor.shape),
-          count);
-  return bytes_of(tensor) / count;
-}
+constexpr std::string_view kWhere = kTransformWhere;
 
 // How parts lie in a whole: one after another along an axis, in each of several groups; or, in a
 // stack, along a new first axis.
@@ -325,19 +282,6 @@ Transform rope_pairs(int64_t heads, int64_t rotary_dim) {
                     }});
 }
 
-Transform plus(float value) {
-  const auto add = [](const StoredTensors& from, float addend) {
-    StoredTensors to;
-    for (const StoredTensor& tensor : from) {
-      to.push_back(mapped_f32(tensor, [=](float number) { return number + addend; }));
-    }
-    return to;
-  };
-  return Transform({[](const Shapes& ours, size_t) { return ours; },
-                    [=](const StoredTensors& from, const Shapes&) { return add(from, value); },
-                    [=](const StoredTensors& from, const Shapes&) { return add(from, -value); }});
-}
-
 }  // namespace transforms
 
 Transform Transform::then(const Transform& next) const {
@@ -345,6 +289,8 @@ Transform Transform::then(const Transform& next) const {
   all.steps_.insert(all.steps_.end(), next.steps_.begin(), next.steps_.end());
   return all;
 }
+
+bool Transform::moves_columns() const { return std::ranges::any_of(steps_, &Step::columns); }
 
 std::vector<Shapes> Transform::stages(const Shapes& ours, size_t count) const {
   std::vector<Shapes> shapes(steps_.size() + 1);

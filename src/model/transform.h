@@ -35,6 +35,7 @@ class Transform {
     std::function<Shapes(const Shapes& ours, size_t count)> published_shapes;
     // From the published side to ours and back; `to` are the shapes of the result.
     std::function<StoredTensors(const StoredTensors&from, const Shapes&to)> forward, inverse;
+    bool columns = false;  // whether columns, and nothing else, change places
   };
 
   Transform() = default;
@@ -42,6 +43,9 @@ class Transform {
 
   // This transform, and then `next`, which is nearer to ours.
   Transform then(const Transform& next) const;
+
+  // Whether columns change places.
+  bool moves_columns() const;
 
   // All throw Error("transform", ...) for tensors that do not fit.
 
@@ -95,6 +99,21 @@ Transform rope_pairs(int64_t heads, int64_t rotary_dim = 0);
 // Every number w -> w + value, in f32. Exact there and back for sums from value / 2 to 2 value,
 // otherwise up to rounding.
 Transform plus(float value);
+
+// Every number a <= 0 -> log(-a), in f32: decays of state spaces, which some formats hold as
+// -exp(A_log). There and back again a number may change in its last bits: -16 and its neighbours
+// have one logarithm. Throws Error for other numbers.
+Transform log_of_negated();
+
+// Every number w -> w / factor, in f32; one factor for all, or one for each row. Back: w factor.
+Transform unscale(const std::vector<double>& factors);
+
+// An axis of groups x pieces equal pieces, published group by group -> the first piece of every
+// group, then the second of every group, and so on. Of rows (or elements of a vector) of all
+// tensors but the first `first`; of columns. Where columns of ours are not whole blocks, they are
+// published in f32, and of published ones it throws Error.
+Transform deal(int64_t groups, int64_t pieces, size_t first = 0);
+Transform deal_columns(int64_t groups, int64_t pieces);
 
 }  // namespace transforms
 

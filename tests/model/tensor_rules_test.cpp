@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/error.h"
@@ -138,6 +140,20 @@ TEST_P(TransformTest, MovesRotaryPairs) {
               ElementsAre(0, 2, 1, 3, 4, 5, 7, 6, 8, 9));
 }
 
+TEST_P(TransformTest, DealsGroupsOut) {
+  const Numbered rows = make({6, 1}), other = make({3}), columns = make({2, 6});
+  EXPECT_THAT(numbers(through(transforms::deal(2, 3), {rows.tensor}, {{6, 1}})[0]),
+              ElementsAre(0, 3, 1, 4, 2, 5));
+  const StoredTensors second =
+      through(transforms::deal(3, 2, 1), {other.tensor, rows.tensor}, {{3}, {6, 1}});
+  EXPECT_THAT(numbers(second[0]), ElementsAre(0, 1, 2));
+  EXPECT_THAT(numbers(second[1]), ElementsAre(0, 2, 4, 1, 3, 5));
+  EXPECT_THAT(numbers(through(transforms::deal_columns(3, 2), {columns.tensor}, {{2, 6}})[0]),
+              ElementsAre(0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11));
+  EXPECT_THROW(transforms::deal(2, 2).published_shapes({{6, 1}}, 1), Error);
+  EXPECT_THROW(transforms::deal_columns(2, 2).published_shapes({{4, 6}}, 1), Error);
+}
+
 TEST_P(TransformTest, FollowOneAnother) {
   // One matrix [in, 2 out] with the rows of two heads side by side, as GPT-2 and GPT-NeoX at once.
   const Numbered a = make({2, 4});
@@ -166,6 +182,59 @@ TEST(Transforms, AddInF32) {
   const StoredTensor bf16{"BF16", {2}, std::as_bytes(std::span(halves)), nullptr};
   std::memcpy(sums.data(), transforms::plus(1).forward({bf16}, {{2}})[0].bytes.data(), 8);
   EXPECT_THAT(sums, ElementsAre(2.0f, 0.5f, 1.25f));
+}
+
+std::vector<float> f32s(const StoredTensor& tensor) {
+  std::vector<float> values(tensor.bytes.size() / sizeof(float));
+  std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+  return values;
+}
+
+StoredTensor f32_tensor(const std::vector<float>& values) {
+  return {"F32", {std::ssize(values)}, std::as_bytes(std::span(values)), nullptr};
+}
+
+TEST(Transforms, TakeLogarithmsOfDecays) {
+  const Transform log = transforms::log_of_negated();
+  // Exact there and back where logarithms are as close together as the numbers.
+  const std::vector<float> near_one = {-1.0f, -0.7f, -1.3f, -1.6f, -0.0f};
+  const std::vector<float> logs = f32s(through(log, {f32_tensor(near_one)}, {{5}})[0]);
+  EXPECT_EQ(logs[0], 0.0f);
+  EXPECT_FLOAT_EQ(logs[1], std::log(0.7f));
+  EXPECT_EQ(logs[4], -std::numeric_limits<float>::infinity());
+  std::vector<float> any, made;  // made: of logarithms, which are further apart than the numbers
+  for (int i = 0; i < 1000; ++i) {
+    any.push_back(-0.01f - 0.0161f * static_cast<float>(i));
+    const float logarithm = 1.01f + 0.0025f * static_cast<float>(i);
+    made.push_back(i % 2 == 0 ? logarithm : -logarithm);
+  }
+  const auto back = [&](const std::vector<float>& values) {
+    return f32s(log.inverse(log.forward({f32_tensor(values)}, {{1000}}), 1)[0]);
+  };
+  const std::vector<float> again = back(any);
+  for (size_t i = 0; i < any.size(); ++i) {
+    // Half a unit in the last place of the logarithm, and of the number itself.
+    const double most = 6e-8 * (1 + std::abs(std::log(-any[i])));
+    EXPECT_NEAR(again[i] / static_cast<double>(any[i]), 1, most);
+  }
+  made = f32s(log.inverse({f32_tensor(made)}, 1)[0]);
+  EXPECT_EQ(back(made), made);
+  for (const float wrong :
+       {1.0f, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const std::vector<float> one = {wrong};
+    EXPECT_THAT([&] { log.forward({f32_tensor(one)}, {{1}}); },
+                ThrowsMessage<Error>(HasSubstr("is not the negative of an exponential")));
+  }
+}
+
+TEST(Transforms, TakeFactorsOut) {
+  const std::vector<float> values = {2, 4, -6, 8};
+  StoredTensor rows = f32_tensor(values);
+  EXPECT_THAT(f32s(through(transforms::unscale({2}), {rows}, {{4}})[0]), ElementsAre(1, 2, -3, 4));
+  rows.shape = {2, 2};
+  EXPECT_THAT(f32s(through(transforms::unscale({2, 4}), {rows}, {{2, 2}})[0]),
+              ElementsAre(1, 2, -1.5f, 2));
+  EXPECT_THROW(transforms::unscale({1, 2, 3}).forward({rows}, {{2, 2}}), Error);
 }
 
 TEST(Transforms, MeetInF32IfTheirDtypesDiffer) {
