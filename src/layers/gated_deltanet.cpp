@@ -3,6 +3,8 @@
 // norm. Parameter names are those of the flash-linear-attention checkpoints.
 #include <cmath>
 #include <limits>
+#include <string>
+#include <vector>
 
 #include "layers/layers.h"
 #include "layers/toolbox.h"
@@ -19,6 +21,7 @@ struct GatedDeltaNetConfig {
   int64_t value_heads = 0, value_head_dim = 0, conv_kernel = 0;
   bool negative_eigenvalues = false;
   double norm_epsilon = 0;
+  std::string output_order;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query and key heads", "of queries and keys");
@@ -35,6 +38,9 @@ struct GatedDeltaNetConfig {
               "(arXiv 2411.12537)");
     f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
              "of the gated norm");
+    f.one_of("output_order", output_order, {"grouped", "dealt"}, "grouped",
+             "in which the output projection takes value heads: those of a key head together, or "
+             "the first of every key head, then the second (`\"dealt\"`)");
   }
 };
 
@@ -46,7 +52,8 @@ class GatedDeltaNetMixer final : public Mixer {
                      const StateScope& states)
       : norm_epsilon_(config.norm_epsilon > 0 ? static_cast<float>(config.norm_epsilon)
                                               : context.norm_epsilon),
-        write_scale_(config.negative_eigenvalues ? 2.0f : 1.0f) {
+        write_scale_(config.negative_eigenvalues ? 2.0f : 1.0f),
+        dealt_(config.output_order == "dealt") {
     const int64_t conv_kernel = config.conv_kernel;
     options_.key_heads = config.heads.heads;
     options_.value_heads = config.value_heads;
@@ -105,7 +112,7 @@ class GatedDeltaNetMixer final : public Mixer {
     const Tensor normed =
         gated_rms_norm(context, y, linear(context, x, g_proj_), o_norm_, options_.value_dim,
                        norm_epsilon_, GateOrder::norm_then_gate);
-    return linear(context, normed, o_proj_);
+    return linear(context, dealt_ ? dealt(context, normed) : normed, o_proj_);
   }
 
   // Per number of the state: decay 1, what the key held 2, write 2, read 2.
@@ -114,8 +121,19 @@ class GatedDeltaNetMixer final : public Mixer {
   }
 
  private:
+  Tensor dealt(const Context& context, const Tensor& heads) const {
+    const int64_t each = options_.value_heads / options_.key_heads;
+    std::vector<Tensor> parts;
+    for (int64_t i = 0; i < options_.value_heads; ++i) {
+      const int64_t head = i % options_.key_heads * each + i / options_.key_heads;
+      parts.push_back(heads.column_slice(head * options_.value_dim, options_.value_dim));
+    }
+    return concatenate_columns(context, parts);
+  }
+
   int64_t key_width_ = 0, value_width_ = 0;
   float norm_epsilon_, write_scale_;
+  bool dealt_;
   OuterProductStateOptions options_;
   JournalSlot q_rows_, k_rows_, v_rows_, state_;
   Weight q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;

@@ -38,6 +38,21 @@ std::string difference(const nlohmann::json& a, const nlohmann::json& b, const s
   return "";
 }
 
+// Without what only training looks at, or only weights as they begin.
+nlohmann::json layer_of(nlohmann::json block) {
+  if (block.contains("ffn")) {
+    for (const char* key : {"balance_loss", "z_loss", "correction_step"}) block["ffn"].erase(key);
+  }
+  const bool several = block.contains("mixers");
+  if (!several && !block.contains("mixer")) return block;
+  nlohmann::json mixers = several ? block["mixers"] : nlohmann::json::array({block["mixer"]});
+  for (nlohmann::json& mixer : mixers) {
+    for (const char* key : {"time_step_min", "time_step_max", "time_step_floor"}) mixer.erase(key);
+  }
+  block[several ? "mixers" : "mixer"] = several ? mixers : mixers.front();
+  return block;
+}
+
 }  // namespace
 
 nlohmann::json computation(const ModelConfig& config) {
@@ -49,13 +64,8 @@ nlohmann::json computation(const ModelConfig& config) {
   }
   for (const PatternStep& step : config.steps) {
     const bool block = step.kind == PatternStep::Kind::block;
-    all["layers"].push_back(block ? blocks.at(std::string(1, step.block))
+    all["layers"].push_back(block ? layer_of(blocks.at(std::string(1, step.block)))
                                   : nlohmann::json(static_cast<int>(step.kind)));
-    // What only training looks at.
-    if (!block || !all["layers"].back().contains("ffn")) continue;
-    for (const char* key : {"balance_loss", "z_loss", "correction_step"}) {
-      all["layers"].back()["ffn"].erase(key);
-    }
   }
   return all;
 }

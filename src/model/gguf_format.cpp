@@ -20,9 +20,11 @@ std::string full_key(std::string_view architecture, std::string_view key) {
 }
 
 // One value for all layers, from a number or from a list of equal ones.
-nlohmann::json read_key(const GgufMetadata& metadata, const std::string& key, GgufKind kind) {
+nlohmann::json read_key(const GgufMetadata& metadata, const std::string& key, GgufKind kind,
+                        bool by_layer) {
   if (metadata.find(key)->kind() == GgufKind::array) {
-    const std::vector<int64_t> all = metadata.integers(key);
+    std::vector<int64_t> all = metadata.integers(key);
+    if (by_layer && std::ranges::count(all, 0) < std::ssize(all)) std::erase(all, 0);
     const bool equal = !all.empty() && std::ranges::count(all, all.front()) == std::ssize(all);
     require(equal, metadata.path(key), "differs between layers, which is not supported");
     return all.front();
@@ -91,9 +93,10 @@ std::string GgufModel::key(std::string_view name) const {
 }
 
 GgufModel gguf_model(const GgufFile& file) {
-  GgufModel model{file.metadata(), {}, {}};
+  GgufModel model{file.metadata(), {}, {}, {}};
   for (const GgufTensor& tensor : file.tensors()) {
     model.shapes.emplace(tensor.name, tensor.shape());
+    model.blocks.emplace(tensor.name, tensor.type->block);
     if (!tensor.name.starts_with("rope_")) continue;
     std::vector<float>& table = model.tables[std::string(tensor.name)];
     table.resize(static_cast<size_t>(tensor.elements()));
@@ -132,7 +135,7 @@ nlohmann::json gguf_config(const GgufModel& file) {
       require(!key.required, metadata.path(name), "is missing");
       continue;
     }
-    config[std::string(key.config_key)] = read_key(metadata, name, key.kind);
+    config[std::string(key.config_key)] = read_key(metadata, name, key.kind, key.by_layer);
   }
   metadata.integer(file.key("block_count"), {}, 1, kMaxBlocks);  // before anything loops over it
   const std::string causal = file.key("attention.causal");
@@ -161,11 +164,12 @@ GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
   require(!format.tied || *format.tied == config.tie_embeddings, where,
           "files of the architecture {} have {}", format.architecture,
           config.tie_embeddings ? "a head besides the embedding" : "no head besides the embedding");
-  const nlohmann::json json = family.write(config).value();
-  GgufModel file{GgufMetadata(where), std::move(shapes), {}};
+  const ModelConfig said = format.folded == nullptr ? config : format.folded(config);
+  const nlohmann::json json = family.write(said).value();
+  GgufModel file{GgufMetadata(where), std::move(shapes), {}, {}};
   file.metadata.set(kArchitecture, GgufValue::text(format.architecture));
   write_keys(format, json, file);
-  if (format.write != nullptr) format.write(config, json, file);
+  if (format.write != nullptr) format.write(said, json, file);
   const TensorRules rules = format.tensors(config);
   for (const auto& [name, table] : file.tables) {
     require(is_passed_over(rules, name), where,
@@ -173,7 +177,7 @@ GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
             format.architecture);
     file.shapes[name] = {static_cast<int64_t>(table.size())};
   }
-  read_back(config, file);
+  read_back(said, file);
   return file;
 }
 

@@ -23,6 +23,8 @@ struct GgufModel {
   GgufMetadata metadata;
   // The sizes of its tensors.
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
+  // Of a file that is read: how many numbers are in a block of each tensor.
+  std::map<std::string, int64_t, std::less<>> blocks;
   // Vectors that are no weights, by the names of their tensors: divisors of rotary angles.
   std::map<std::string, std::vector<float>, std::less<>> tables;
 
@@ -37,6 +39,8 @@ struct GgufKey {
   std::string_view key, config_key;
   GgufKind kind = GgufKind::u32;  // u32, f32 or boolean
   bool required = true;
+  // Whether the file may have a list that is 0 for layers without such a thing.
+  bool by_layer = false;
 };
 
 struct GgufFormat {
@@ -56,6 +60,9 @@ struct GgufFormat {
   std::optional<bool> tied = {};
   // Whether a file of the architecture is read as this family; null: always.
   bool (*reads_it)(const GgufModel& file) = nullptr;
+  // What the metadata has to say of a configuration where tensors() puts some of it, such as
+  // factors, into the numbers of weights; null: all of it.
+  ModelConfig (*folded)(ModelConfig config) = nullptr;
 };
 
 // The shortest decimal number that is this f32: what a configuration once said.

@@ -3,8 +3,11 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "model/families/mapping.h"
+#include "model/gguf_format.h"
 #include "model/tensor_rules.h"
 
 namespace pronghorn {
@@ -28,5 +31,15 @@ std::optional<nlohmann::json> write_mamba_backbone(const ModelConfig& config,
 nlohmann::json time_step_limit(nlohmann::json published);
 
 TensorRules backbone_tensors(const ModelConfig& config);
+
+// GGUF files of these families: keys, some of which say nothing of such a model, and what the keys
+// do not say.
+std::vector<GgufKey> backbone_gguf_keys(const std::vector<GgufKey>& more);
+std::vector<std::string_view> backbone_gguf_other_keys();
+void read_backbone_gguf(const GgufModel& file, nlohmann::json& config);
+void write_backbone_gguf(const nlohmann::json& json, GgufModel& file);
+
+// Those of Mamba's. inner_norms: of step sizes, B and C.
+GgufFormat mamba_gguf(bool inner_norms);
 
 }  // namespace pronghorn

@@ -1,10 +1,14 @@
 // The Falcon-H1 family (arXiv 2507.22448): attention and Mamba-2 side by side in every layer, their
 // outputs added, and factors on everything.
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
@@ -73,8 +77,6 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   plain.mixers.assign(1, first.mixers[1]);
   nlohmann::json json = write_decoder(config, {&plain}, "falcon_h1", "FalconH1ForCausalLM");
   const nlohmann::json &mamba2 = first.mixers[0], &attention = first.mixers[1];
-  if (!heads_share_width(config, attention)) return {};
-  json.erase("head_dim");
   json.update(write_mamba2_mixer(config, mamba2));
   json["mamba_d_ssm"] = mamba2.at("heads").get<int64_t>() * mamba2.at("head_dim").get<int64_t>();
   json["mamba_rms_norm"] = mamba2.at("norm") != "none";
@@ -97,8 +99,95 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 TensorRules tensors(const ModelConfig& config) { return mamba_hybrid_tensors(config, "mamba2"); }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_mamba2(file, config);
+  config["mamba_d_ssm"] = file.metadata.integer(file.key("ssm.inner_size"));
+  config["mamba_rms_norm"] = file.has("blk.0.ssm_norm.weight");
+  config["mamba_norm_before_gate"] = false;
+  read_gguf_biases(file, config);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_mamba2(config, file);
+}
+
+// Factors are in the weights that they are factors of.
+ModelConfig folded(ModelConfig config) {
+  require(!config.tie_embeddings || config.embedding_scale == config.logit_scale, "falcon-h1",
+          "one matrix cannot hold embeddings times {} and a head times {}", config.embedding_scale,
+          config.logit_scale);
+  nlohmann::json json = write(config).value();
+  for (const char* key :
+       {"ssm_in_multiplier", "ssm_out_multiplier", "attention_in_multiplier", "key_multiplier",
+        "attention_out_multiplier", "embedding_multiplier", "lm_head_multiplier"}) {
+    json[key] = 1.0;
+  }
+  for (const char* key : {"ssm_multipliers", "mlp_multipliers"}) json.erase(key);
+  return read(ConfigReader(std::move(json), "falcon-h1"));
+}
+
+Transform factor(double value) { return value == 1 ? Transform() : transforms::unscale({value}); }
+
+// Of the rows of the projection to z, x, B, C and dt.
+Transform projection_factors(const nlohmann::json& mamba2) {
+  const int64_t heads = mamba2.at("heads"), inner = heads * mamba2.at("head_dim").get<int64_t>();
+  const int64_t state = mamba2.at("groups").get<int64_t>() * mamba2.at("state").get<int64_t>();
+  const int64_t rows[] = {inner, inner, state, state, heads};
+  const double input = mamba2.at("input_scale");
+  std::vector<double> factors;
+  for (size_t i = 0; i < std::size(rows); ++i) {
+    factors.insert(factors.end(), static_cast<size_t>(rows[i]),
+                   input * mamba2.at("projection_scales").at(i).get<double>());
+  }
+  const bool plain = std::ranges::all_of(factors, [](double value) { return value == 1; });
+  return plain ? Transform() : transforms::unscale(factors);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  const BlockConfig& block = *layer_blocks(config).front();
+  const nlohmann::json &mamba2 = block.mixers[0], &attention = block.mixers[1];
+  const double input = attention.at("input_scale"), key = attention.at("key_scale");
+  std::vector<TensorRule> recurrent = {
+      {{"in_proj.weight"}, {"ssm_in.weight"}, projection_factors(mamba2)},
+      {{"out_proj.weight"}, {"ssm_out.weight"}, factor(mamba2.at("output_scale"))}};
+  for (const TensorRule& rule : gguf_mamba2_rules(config)) recurrent.push_back(rule);
+  TensorRules tensors = gguf_hybrid_tensors(
+      config, {},
+      {{"mamba2", "", recurrent},
+       {"attention",
+        "",
+        {{{"q_proj.weight"}, {"attn_q.weight"}, factor(input)},
+         {{"k_proj.weight"}, {"attn_k.weight"}, factor(input * key)},
+         {{"v_proj.weight"}, {"attn_v.weight"}, factor(input)},
+         {{"o_proj.weight"}, {"attn_output.weight"}, factor(attention.at("output_scale"))}}}});
+  const std::string ffn = "layers.*.ffn.";
+  const nlohmann::json& glu = block.feed_forward;
+  return with_rules(
+      std::move(tensors),
+      {{{"embeddings.weight"}, {"token_embd.weight"}, factor(config.embedding_scale)},
+       {{"lm_head.weight"}, {"output.weight"}, factor(config.logit_scale)},
+       // Without ".weight", which llama.cpp insists on.
+       {{"layers.*.ffn_norm.weight"}, {"blk.*.ffn_norm"}, {}},
+       {{ffn + "gate_proj.*"}, {"blk.*.ffn_gate.*"}, factor(glu.value("gate_scale", 1.0))},
+       {{ffn + "up_proj.*"}, {"blk.*.ffn_up.*"}, {}},
+       {{ffn + "down_proj.*"}, {"blk.*.ffn_down.*"}, factor(glu.value("output_scale", 1.0))}});
+}
+
 }  // namespace
 
-Family falcon_h1_family() { return {"falcon_h1", read, write, tensors}; }
+Family falcon_h1_family() {
+  static const GgufFormat gguf = {"falcon-h1",
+                                  gguf_decoder_keys(gguf_mamba2_keys()),
+                                  gguf_hybrid_other_keys({"ssm.inner_size"}),
+                                  read_gguf,
+                                  write_gguf,
+                                  gguf_tensors,
+                                  {},
+                                  nullptr,
+                                  folded};
+  return {"falcon_h1", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

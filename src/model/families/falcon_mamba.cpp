@@ -26,6 +26,9 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 }  // namespace
 
-Family falcon_mamba_family() { return {"falcon_mamba", read, write, backbone_tensors}; }
+Family falcon_mamba_family() {
+  static const GgufFormat gguf = mamba_gguf(true);
+  return {"falcon_mamba", read, write, backbone_tensors, &gguf};
+}
 
 }  // namespace pronghorn

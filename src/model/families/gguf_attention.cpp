@@ -128,10 +128,9 @@ void write_longrope(const RopeConfig& rope, GgufModel& file) {
 // scaled.
 nlohmann::json rope_of(const ModelConfig& config) {
   nlohmann::json rope;
-  for (const BlockConfig* layer : decoder_layers(config)) {
-    const nlohmann::json& mixer = layer->mixers.front();
-    if (mixer.at("rope").is_null()) continue;
-    if (rope.is_null() || mixer.at("window") == 0) rope = mixer.at("rope");
+  for (const nlohmann::json* mixer : mixers_of(config, "attention")) {
+    if (mixer->at("rope").is_null()) continue;
+    if (rope.is_null() || mixer->at("window") == 0) rope = mixer->at("rope");
   }
   return rope;
 }
@@ -204,7 +203,7 @@ void read_gguf_rope(const GgufModel& file, nlohmann::json& config) {
 }
 
 void write_gguf_attention(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
-  const nlohmann::json& mixer = decoder_layers(config).front()->mixers.front();
+  const nlohmann::json& mixer = *mixers_of(config, "attention").front();
   const auto head_dim = mixer.at("head_dim").get<uint32_t>();
   const nlohmann::json rope = rope_of(config);
   file.metadata.set(file.key("attention.key_length"), GgufValue::u32(head_dim));

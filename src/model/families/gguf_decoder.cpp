@@ -21,7 +21,10 @@ std::vector<GgufKey> gguf_decoder_keys() {
 
 std::vector<GgufKey> gguf_decoder_keys(const std::vector<GgufKey>& more) {
   std::vector<GgufKey> keys = gguf_decoder_keys();
-  keys.insert(keys.end(), more.begin(), more.end());
+  for (const GgufKey& key : more) {
+    std::erase_if(keys, [&](const GgufKey& each) { return each.key == key.key; });
+    keys.push_back(key);
+  }
   return keys;
 }
 
@@ -105,25 +108,29 @@ void write_gguf_windows(const nlohmann::json& config, int64_t period, GgufModel&
   file.metadata.set(file.key(kPattern), GgufValue::booleans(windows));
 }
 
-TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& options) {
-  const nlohmann::json& mixer = layer_blocks(config).front()->mixers.front();
+std::vector<TensorRule> gguf_attention_rules(const nlohmann::json& mixer,
+                                             const GgufTensors& options) {
   Transform query, key;
   if (options.rope_pairs) {
     query = transforms::rope_pairs(mixer.at("heads"));
     key = transforms::rope_pairs(mixer.at("kv_heads"));
   }
+  const std::string any = options.biases ? "*" : "weight";
+  return {{{"q_proj.*"}, {"attn_q.*"}, query},
+          {{"k_proj.*"}, {"attn_k.*"}, key},
+          {{"v_proj.*"}, {"attn_v.*"}, {}},
+          {{"o_proj." + any}, {"attn_output." + any}, {}},
+          {{"q_norm.weight"}, {"attn_q_norm.weight"}, {}},
+          {{"k_norm.weight"}, {"attn_k_norm.weight"}, {}}};
+}
+
+TensorRules gguf_layer_tensors(const GgufTensors& options) {
   const std::string layer = "layers.*.", theirs = "blk.*.";
   const std::string any = options.biases ? "*" : "weight";
   TensorRules tensors;
   tensors.rules = {
       {{"embeddings.weight"}, {"token_embd.weight"}, {}},
       {{layer + "mixer_norm.weight"}, {theirs + "attn_norm.weight"}, {}},
-      {{layer + "mixer.q_proj.*"}, {theirs + "attn_q.*"}, query},
-      {{layer + "mixer.k_proj.*"}, {theirs + "attn_k.*"}, key},
-      {{layer + "mixer.v_proj.*"}, {theirs + "attn_v.*"}, {}},
-      {{layer + "mixer.o_proj." + any}, {theirs + "attn_output." + any}, {}},
-      {{layer + "mixer.q_norm.weight"}, {theirs + "attn_q_norm.weight"}, {}},
-      {{layer + "mixer.k_norm.weight"}, {theirs + "attn_k_norm.weight"}, {}},
       {{layer + "mixer_post_norm.weight"}, {theirs + "post_attention_norm.weight"}, {}},
       {{layer + "ffn_norm.weight"}, {theirs + options.ffn_norm + ".weight"}, {}},
       {{layer + "ffn.gate_proj." + any}, {theirs + "ffn_gate." + any}, {}},
@@ -134,6 +141,17 @@ TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& o
       {{"lm_head.weight"}, {"output.weight"}, {}},
   };
   if (options.rope_tables) tensors.passed_over = {"rope_freqs.weight", "rope_factors_*.weight"};
+  return tensors;
+}
+
+TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& options) {
+  TensorRules tensors = gguf_layer_tensors(options);
+  const nlohmann::json& mixer = layer_blocks(config).front()->mixers.front();
+  for (TensorRule& rule : gguf_attention_rules(mixer, options)) {
+    rule.ours.front().insert(0, "layers.*.mixer.");
+    rule.published.front().insert(0, "blk.*.");
+    tensors.rules.push_back(std::move(rule));
+  }
   return tensors;
 }
 

@@ -44,6 +44,11 @@ struct GgufTensors {
   std::string ffn_norm = "ffn_norm";
 };
 TensorRules gguf_decoder_tensors(const ModelConfig& config, const GgufTensors& options);
+// Its parts: rules for a mixer of attention, without what stands before the names on either side,
+// and for everything but mixers.
+std::vector<TensorRule> gguf_attention_rules(const nlohmann::json& mixer,
+                                             const GgufTensors& options);
+TensorRules gguf_layer_tensors(const GgufTensors& options);
 // Of the older families: queries, keys and values in one, biases and LayerNorm everywhere, a
 // feed-forward without a gate.
 TensorRules gguf_plain_tensors(const ModelConfig& config);

@@ -33,12 +33,15 @@ std::vector<GgufKey> gguf_granite_keys() {
           {"logit_scale", "logits_scaling", GgufKind::f32}};
 }
 
+void read_gguf_granite_scale(nlohmann::json& config) {
+  if (config.contains("attention_multiplier")) return;
+  config["attention_multiplier"] = 1 / std::sqrt(config.at("head_dim").get<double>());
+}
+
 void read_gguf_granite(const GgufModel& file, nlohmann::json& config) {
   read_gguf_attention(file, config);
   config["attention_bias"] = file.has("blk.0.attn_q.bias");
-  if (!config.contains("attention_multiplier")) {
-    config["attention_multiplier"] = 1 / std::sqrt(config.at("head_dim").get<double>());
-  }
+  read_gguf_granite_scale(config);
   // In these architectures the key says whether there are positions at all.
   const std::string turned = file.key("rope.scaling.finetuned");
   require(file.metadata.boolean(turned, true), file.metadata.path(turned),

@@ -16,6 +16,8 @@ nlohmann::json write_granite_factors(const ModelConfig& config, const BlockConfi
 // The keys of these factors in GGUF files; and what read_gguf() of the dense family does.
 std::vector<GgufKey> gguf_granite_keys();
 void read_gguf_granite(const GgufModel& file, nlohmann::json& config);
+// The scale of scores that files mean that do not say it.
+void read_gguf_granite_scale(nlohmann::json& config);
 
 // Rules for experts and their router, for a model that has some: the matrices of a layer's experts
 // are in one tensor.

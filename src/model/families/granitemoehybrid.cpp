@@ -1,8 +1,11 @@
 // The Granite 4 family: Mamba-2, attention mostly without positions, Granite's factors (arXiv
 // 2408.13359). Experts share a feed-forward, which is all there is in sizes without experts.
+#include <algorithm>
 #include <utility>
 
+#include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_hybrid.h"
 #include "model/families/granite.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
@@ -99,8 +102,54 @@ TensorRules tensors(const ModelConfig& config) {
   return with_rules(std::move(tensors), granite_expert_rules(config));
 }
 
+// In this architecture the key says whether there are positions at all.
+constexpr const char* kTurned = "rope.scaling.finetuned";
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_granite_scale(config);
+  read_gguf_layer_types(file, "linear_attention", config);
+  read_gguf_mamba2(file, config);
+  config[kCount] = 0;
+  config["position_embedding_type"] =
+      file.metadata.boolean(file.key(kTurned), true) ? "rope" : "nope";
+  if (config["position_embedding_type"] == "nope") config.erase("partial_rotary_factor");
+  config["attention_bias"] = std::ranges::any_of(
+      file.shapes, [](const auto& tensor) { return tensor.first.ends_with(".attn_q.bias"); });
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  require(!mixers_of(config, "mamba2").empty(), file.metadata.where(),
+          "files of the architecture granitehybrid have layers of Mamba-2");
+  write_gguf_attention(config, json, file);
+  write_gguf_attention_layers(config, file);
+  write_gguf_mamba2(config, file);
+  file.metadata.set(file.key(kTurned),
+                    GgufValue::boolean(json.at("position_embedding_type") == "rope"));
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true},
+                             {{"mamba2", "", gguf_mamba2_rules(config)}});
+}
+
+std::vector<GgufKey> gguf_keys() {
+  std::vector<GgufKey> keys = gguf_granite_keys();
+  const std::vector<GgufKey> mamba2 = gguf_mamba2_keys();
+  keys.insert(keys.end(), mamba2.begin(), mamba2.end());
+  keys.push_back({"feed_forward_length", "shared_intermediate_size"});
+  return gguf_hybrid_keys(keys);
+}
+
 }  // namespace
 
-Family granitemoehybrid_family() { return {"granitemoehybrid", read, write, tensors}; }
+Family granitemoehybrid_family() {
+  static const GgufFormat gguf = {"granitehybrid", gguf_keys(),
+                                  // The numbers of experts that are chosen, of none.
+                                  gguf_hybrid_other_keys({"ssm.inner_size", "expert_used_count",
+                                                          "expert_shared_feed_forward_length"}),
+                                  read_gguf, write_gguf, gguf_tensors};
+  return {"granitemoehybrid", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

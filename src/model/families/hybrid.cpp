@@ -92,13 +92,15 @@ std::vector<TensorRule> mixer_rules(const ModelConfig& config, const std::string
       const std::string ours = fmt::format(
           "layers.{}.{}.", number,
           block->mixers.size() > 1 ? fmt::format("mixers.{}", i) : std::string("mixer"));
-      const std::string theirs = fmt::format("{}.{}.{}.", prefix, number, known->published);
+      const bool named = !known->published.empty();
+      const std::string theirs =
+          fmt::format("{}.{}.{}{}", prefix, number, known->published, named ? "." : "");
       for (TensorRule rule : known->rules) {
         for (std::string& name : rule.ours) name.insert(0, ours);
         for (std::string& name : rule.published) name.insert(0, theirs);
         rules.push_back(std::move(rule));
       }
-      rules.push_back({{ours + "*"}, {theirs + "*"}, {}});
+      if (named) rules.push_back({{ours + "*"}, {theirs + "*"}, {}});
     }
     ++number;
   }

@@ -45,8 +45,8 @@ std::vector<const BlockConfig*> layers_with(const std::vector<const BlockConfig*
 nlohmann::json write_layer_kinds(const std::vector<const BlockConfig*>& layers,
                                  const std::string& other);
 
-// A mixer of this type under its published name. Rules of its tensors, without the names in front
-// on either side, go before renaming.
+// A mixer of this type under its published name; empty: it has none, and all of its tensors have
+// rules. Rules of its tensors, without the names in front on either side, go before renaming.
 struct MixerTensors {
   std::string type, published;
   std::vector<TensorRule> rules;

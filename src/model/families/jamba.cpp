@@ -1,8 +1,11 @@
 // The Jamba family (arXiv 2403.19887, 2408.12570): Mamba with norms on its step sizes, B and C, and
 // a few layers of attention without positions. Some layers have experts.
+#include <algorithm>
 #include <utility>
 
+#include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
 
@@ -101,8 +104,61 @@ TensorRules tensors(const ModelConfig& config) {
                     {{{"layers.*.ffn.gate.*"}, {"model.layers.*.feed_forward.router.*"}, {}}});
 }
 
+// prefix_layer_period and prefix_layer_offset of layers in a file.
+void read_period(const std::vector<bool>& layers, const std::string& prefix,
+                 const std::string& where, nlohmann::json& config) {
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i]) places.push_back(static_cast<int64_t>(i));
+  }
+  const int64_t offset = places.at(0);
+  const int64_t period = places.size() > 1 ? places[1] - offset : std::ssize(layers);
+  for (int64_t i = 0; i < std::ssize(layers); ++i) {
+    require(layers[static_cast<size_t>(i)] == (i % period == offset), where,
+            "layers {}, of one kind, do not follow one another at one distance",
+            fmt::join(places, ", "));
+  }
+  config[prefix + "_layer_offset"] = offset;
+  config[prefix + "_layer_period"] = period;
+}
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  const GgufMetadata& metadata = file.metadata;
+  const std::string heads = file.key("attention.head_count_kv");
+  read_period(read_gguf_attention_layers(file, config), "attn", metadata.path(heads), config);
+  const auto hidden = std::max<int64_t>(1, config.at("hidden_size").get<int64_t>());
+  const std::string inner = file.key("ssm.inner_size");
+  const int64_t channels = metadata.integer(inner, {}, 1);
+  require(channels % hidden == 0, metadata.path(inner), "{} is no multiple of the width {}",
+          channels, hidden);
+  config["mamba_expand"] = channels / hidden;
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_attention_layers(config, file);
+  write_gguf_inner_size(mixers_of(config, "mamba").front()->at("inner_size"), file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_hybrid_tensors(config, {}, {{"mamba", "", gguf_mamba_rules()}});
+}
+
 }  // namespace
 
-Family jamba_family() { return {"jamba", read, write, tensors}; }
+Family jamba_family() {
+  static const GgufFormat gguf = {
+      "jamba",
+      gguf_hybrid_keys({{"ssm.conv_kernel", "mamba_d_conv"},
+                        {"ssm.state_size", "mamba_d_state"},
+                        {"ssm.time_step_rank", "mamba_dt_rank"},
+                        {"expert_count", kCount, GgufKind::u32, false},
+                        {"expert_used_count", "num_experts_per_tok", GgufKind::u32, false}}),
+      gguf_hybrid_other_keys({"ssm.inner_size"}),
+      read_gguf,
+      write_gguf,
+      gguf_tensors};
+  return {"jamba", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

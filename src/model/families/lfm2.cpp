@@ -3,6 +3,8 @@
 #include "model/families/lfm2.h"
 
 #include "model/families.h"
+#include "model/families/gguf_hybrid.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
@@ -102,8 +104,44 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_lfm2_gguf(file, config);
+  config["block_auto_adjust_ff_dim"] = false;
+}
+
 }  // namespace
 
-Family lfm2_family() { return {"lfm2", read, write, lfm2_tensors}; }
+std::vector<GgufKey> lfm2_gguf_keys(const std::vector<GgufKey>& more) {
+  std::vector<GgufKey> keys = {{"attention.layer_norm_rms_epsilon", "norm_eps", GgufKind::f32},
+                               {"shortconv.l_cache", "conv_L_cache"}};
+  keys.insert(keys.end(), more.begin(), more.end());
+  return gguf_hybrid_keys(keys);
+}
+
+void read_lfm2_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_layer_types(file, "conv", config);
+}
+
+void write_lfm2_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_attention_layers(config, file);
+}
+
+TensorRules lfm2_gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors =
+      gguf_hybrid_tensors(config, {},
+                          {{"short_conv",
+                            "",
+                            {{{"conv.weight"}, {"shortconv.conv.weight"}, {}},
+                             {{"*_proj.weight"}, {"shortconv.*_proj.weight"}, {}}}}});
+  return with_rules(std::move(tensors), {{{"norm.weight"}, {"token_embd_norm.weight"}, {}}});
+}
+
+Family lfm2_family() {
+  static const GgufFormat gguf = {"lfm2",    lfm2_gguf_keys({}), gguf_decoder_other_keys(),
+                                  read_gguf, write_lfm2_gguf,    lfm2_gguf_tensors};
+  return {"lfm2", read, write, lfm2_tensors, &gguf};
+}
 
 }  // namespace pronghorn

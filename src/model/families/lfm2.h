@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/families/hybrid.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 
@@ -17,5 +18,11 @@ std::optional<nlohmann::json> write_lfm2(const ModelConfig& config, const std::s
                                          const std::string& architecture);
 
 TensorRules lfm2_tensors(const ModelConfig& config);
+
+// GGUF files.
+std::vector<GgufKey> lfm2_gguf_keys(const std::vector<GgufKey>& more);
+void read_lfm2_gguf(const GgufModel& file, nlohmann::json& config);
+void write_lfm2_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file);
+TensorRules lfm2_gguf_tensors(const ModelConfig& config);
 
 }  // namespace pronghorn

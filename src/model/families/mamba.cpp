@@ -15,6 +15,9 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 }  // namespace
 
-Family mamba_family() { return {"mamba", read, write, backbone_tensors}; }
+Family mamba_family() {
+  static const GgufFormat gguf = mamba_gguf(false);
+  return {"mamba", read, write, backbone_tensors, &gguf};
+}
 
 }  // namespace pronghorn

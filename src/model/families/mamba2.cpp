@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/backbone.h"
+#include "model/families/gguf_hybrid.h"
 
 namespace pronghorn {
 namespace {
@@ -53,8 +54,31 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_backbone_gguf(file, config);
+  config["head_dim"] = read_gguf_state_head_dim(file);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_backbone_gguf(json, file);
+  write_gguf_mamba2(config, file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_hybrid_tensors(config, {}, {{"mamba2", "", gguf_mamba2_rules(config)}});
+}
+
 }  // namespace
 
-Family mamba2_family() { return {"mamba2", read, write, backbone_tensors}; }
+Family mamba2_family() {
+  static const GgufFormat gguf = {
+      "mamba2",
+      backbone_gguf_keys({{"ssm.group_count", "n_groups"}, {"ssm.time_step_rank", "num_heads"}}),
+      backbone_gguf_other_keys(),
+      read_gguf,
+      write_gguf,
+      gguf_tensors};
+  return {"mamba2", read, write, backbone_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -28,6 +28,16 @@ const BlockConfig* uniform_block(const ModelConfig& config, std::string_view mix
   return first;
 }
 
+std::vector<const nlohmann::json*> mixers_of(const ModelConfig& config, std::string_view type) {
+  std::vector<const nlohmann::json*> mixers;
+  for (const BlockConfig* block : layer_blocks(config)) {
+    for (const nlohmann::json& mixer : block->mixers) {
+      if (mixer.at("type") == type) mixers.push_back(&mixer);
+    }
+  }
+  return mixers;
+}
+
 ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
                            const std::vector<nlohmann::json>& layers) {
   constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";

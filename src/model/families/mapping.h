@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/config.h"
@@ -15,6 +16,9 @@ std::vector<const BlockConfig*> layer_blocks(const ModelConfig& config);
 // The block that all layers consist of and its single mixer of type `mixer`, or null: many
 // published families repeat one block.
 const BlockConfig* uniform_block(const ModelConfig& config, std::string_view mixer);
+
+// The mixers of one type in the layers, in order.
+std::vector<const nlohmann::json*> mixers_of(const ModelConfig& config, std::string_view type);
 
 // A configuration of these blocks, {"mixer": .., "ffn": ..}, one per layer, through the checks of
 // our own format: equal blocks get one letter, and the pattern says how they follow one another.

@@ -14,7 +14,8 @@ nlohmann::json read_delta_net(ConfigReader& reader) {
           {"value_heads", reader.integer("linear_num_value_heads", 32, 1)},
           {"head_dim", reader.integer("linear_key_head_dim", 128, 1)},
           {"value_head_dim", reader.integer("linear_value_head_dim", 128, 1)},
-          {"conv_kernel", reader.integer("linear_conv_kernel_dim", 4, 1)}};
+          {"conv_kernel", reader.integer("linear_conv_kernel_dim", 4, 1)},
+          {"output_order", reader.one_of(kQwenOutputOrder, {"grouped", "dealt"}, "grouped")}};
 }
 
 // What a DeltaNet's projections are published as: queries, keys and values one after another, or
@@ -37,7 +38,8 @@ std::vector<TensorRule> projection_rules(int64_t key_heads, bool fused) {
 }
 
 // Queries and their gates lie head by head.
-std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool fused) {
+std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool fused,
+                                        const Transform& output) {
   const Transform less_one = transforms::plus(1);
   const auto q_and_gate = [&](const std::string& kind) {
     return TensorRule{
@@ -48,7 +50,7 @@ std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool f
                        {"conv1d.weight"},
                        transforms::squeeze(1).then(transforms::split())});
   recurrent.push_back({{"o_norm.weight"}, {"norm.weight"}, {}});
-  recurrent.push_back({{"o_proj.weight"}, {"out_proj.weight"}, {}});
+  recurrent.push_back({{"o_proj.weight"}, {"out_proj.weight"}, output});
   return {{"attention",
            "self_attn",
            {q_and_gate("weight"),
@@ -59,6 +61,16 @@ std::vector<MixerTensors> mixer_tensors(int64_t heads, int64_t key_heads, bool f
 }
 
 }  // namespace
+
+int64_t first_of(const ModelConfig& config, const std::string& type, const char* key) {
+  const auto mixers = mixers_of(config, type);
+  return mixers.empty() ? 1 : mixers.front()->at(key).get<int64_t>();
+}
+
+bool has_dealt_heads(const ModelConfig& config) {
+  const auto mixers = mixers_of(config, "gated_deltanet");
+  return !mixers.empty() && mixers.front()->at("output_order") == "dealt";
+}
 
 HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
   HybridDecoder result;
@@ -140,21 +152,23 @@ std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
                              {"partial_rotary_factor", share}};
   json["attention_bias"] = attention.front()->mixers.front().at("bias");
   json.update(write_delta_net(recurrent.front()->mixers.front()));
+  const nlohmann::json& order = recurrent.front()->mixers.front().at("output_order");
+  if (order != "grouped") json[kQwenOutputOrder] = order;
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
   return json;
 }
 
 TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused) {
   const std::string layer = "layers.*.", theirs = model + ".layers.*.";
-  const std::vector<const BlockConfig*> layers = layer_blocks(config);
-  const auto heads = [&](const char* mixer) -> int64_t {
-    const auto with = layers_with(layers, mixer);
-    return with.empty() ? 1 : with.front()->mixers.front().at("heads").get<int64_t>();
-  };
   const Transform less_one = transforms::plus(1);
+  const int64_t key_heads = first_of(config, "gated_deltanet", "heads");
+  const int64_t each = first_of(config, "gated_deltanet", "value_heads") / key_heads;
+  const bool dealt = has_dealt_heads(config);
   TensorRules tensors;
-  tensors.rules = mixer_rules(config, model + ".layers",
-                              mixer_tensors(heads("attention"), heads("gated_deltanet"), fused));
+  tensors.rules =
+      mixer_rules(config, model + ".layers",
+                  mixer_tensors(first_of(config, "attention", "heads"), key_heads, fused,
+                                dealt ? transforms::deal_columns(key_heads, each) : Transform()));
   const std::vector<TensorRule> rest = {
       {{"embeddings.weight"}, {model + ".embed_tokens.weight"}, {}},
       {{layer + "mixer_norm.*"}, {theirs + "input_layernorm.*"}, less_one},

@@ -7,8 +7,17 @@
 #include <vector>
 
 #include "model/families/hybrid.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
+
+// Ours, a key of config.json: the order in which a model holds the columns of DeltaNet's output
+// projection, if not that of the files ("grouped").
+constexpr const char* kQwenOutputOrder = "linear_output_order";
+bool has_dealt_heads(const ModelConfig& config);
+
+// A size that the first mixer of a type has; 1 if there is none.
+int64_t first_of(const ModelConfig& config, const std::string& type, const char* key);
 
 // size: of a feed-forward where the key is missing; 0: it must be there.
 HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size = 0);
@@ -40,5 +49,21 @@ TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& mo
 // are read.
 TensorRules qwen_mixture_tensors(const ModelConfig& config, const std::string& model, bool fused,
                                  bool stacked);
+
+// GGUF files, but for what feed-forwards are. interleaved: b and a are key head by key head, as
+// Qwen3-Next has them; else each has a tensor of its own, and what belongs to value heads is in
+// another order: the first value head of every key head, then the second of every key head.
+std::vector<GgufKey> qwen_gguf_keys(const std::vector<GgufKey>& more);
+std::vector<std::string_view> qwen_gguf_other_keys();
+void read_qwen_gguf(const GgufModel& file, nlohmann::json& config);
+void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file);
+// Heads that are not whole blocks of the output projection cannot be moved: the model holds them
+// as Qwen3.5's files do. with_grouped_heads(): what files say of it.
+void read_qwen_output_order(const GgufModel& file, nlohmann::json& config);
+ModelConfig with_grouped_heads(ModelConfig config);
+
+// The sections of rotary positions, which llama.cpp asks for in files of Qwen3.5.
+void write_qwen_sections(GgufModel& file);
+TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved);
 
 }  // namespace pronghorn
