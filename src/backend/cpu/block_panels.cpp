@@ -119,17 +119,16 @@ void unpack_scales(const BlockPanels& shape, const uint8_t* from, int64_t row, B
   }
 }
 
-void pack_panel(const BlockPanels& shape, int64_t block_bytes, const std::byte* rows, int64_t count,
-                uint8_t* panel) {
+void pack_panel(const BlockPanels& shape, int64_t stored_bytes, const std::byte* rows,
+                int64_t count, uint8_t* panel) {
   const BlockLayout& layout = *shape.layout;
-  const int64_t units = layout.block / kUnitTerms, row_bytes = shape.blocks() * block_bytes;
+  const int64_t units = layout.block / kUnitTerms, row_bytes = shape.blocks() * stored_bytes;
   std::array<Unit, kMostInBlock / kUnitTerms> codes{};
   BlockParts parts;
-  uint8_t* scales = panel + shape.units() * shape.unit_bytes();
-  for (int64_t b = 0; b < shape.blocks(); ++b, scales += shape.scale_bytes()) {
+  for (int64_t b = 0; b < shape.blocks(); ++b, panel += shape.block_bytes()) {
     for (int64_t row = 0; row < count; ++row) {
-      layout.take_apart(rows + row * row_bytes + b * block_bytes, parts);
-      pack_scales(shape, parts, row, scales);
+      layout.take_apart(rows + row * row_bytes + b * stored_bytes, parts);
+      pack_scales(shape, parts, row, panel);
       for (int64_t quad = 0; quad < units * kQuads; ++quad) {
         std::memcpy(codes[static_cast<size_t>(quad / kQuads)].data() + quad % kQuads * kVector +
                         row * kQuad,
@@ -138,16 +137,16 @@ void pack_panel(const BlockPanels& shape, int64_t block_bytes, const std::byte* 
     }
     for (int64_t u = 0; u < units; ++u) {
       pack_unit(layout.bits, codes[static_cast<size_t>(u)],
-                panel + (b * units + u) * shape.unit_bytes());
+                panel + shape.scale_bytes() + u * shape.unit_bytes());
     }
   }
 }
 
 }  // namespace
 
-void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std::byte* stored,
+void pack_block_panels(const BlockPanels& shape, int64_t stored_bytes, const std::byte* stored,
                        int64_t first, int64_t end_panel, uint8_t* panels) {
-  const int64_t row_bytes = shape.blocks() * block_bytes, panel = shape.panel_bytes();
+  const int64_t row_bytes = shape.blocks() * stored_bytes, panel = shape.panel_bytes();
   constexpr int64_t kGrainBytes = 1 << 15;
   const int64_t grain = std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, panel));
   parallel_for(end_panel - first, grain, [&](int64_t begin, int64_t end) {
@@ -156,22 +155,21 @@ void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std:
       const int64_t rows = std::min(kPanel, shape.out - p * kPanel);
       // Rows past the end have scales of 0.
       if (rows < kPanel) std::fill_n(to, panel, uint8_t{0});
-      pack_panel(shape, block_bytes, stored + p * kPanel * row_bytes, rows, to);
+      pack_panel(shape, stored_bytes, stored + p * kPanel * row_bytes, rows, to);
     }
   });
 }
 
-void unpack_blocks(const BlockPanels& shape, int64_t block_bytes, const uint8_t* panels,
+void unpack_blocks(const BlockPanels& shape, int64_t stored_bytes, const uint8_t* panels,
                    int64_t row, int64_t first, int64_t count, std::byte* to) {
   const BlockLayout& layout = *shape.layout;
   const int64_t units = layout.block / kUnitTerms;
-  const uint8_t* panel = panels + row / kPanel * shape.panel_bytes();
-  const uint8_t* scales = panel + shape.units() * shape.unit_bytes();
+  const uint8_t* block = panels + row / kPanel * shape.panel_bytes() + first * shape.block_bytes();
   BlockParts parts;
-  for (int64_t b = first; b < first + count; ++b, to += block_bytes) {
-    unpack_scales(shape, scales + b * shape.scale_bytes(), row % kPanel, parts);
+  for (int64_t b = 0; b < count; ++b, block += shape.block_bytes(), to += stored_bytes) {
+    unpack_scales(shape, block, row % kPanel, parts);
     for (int64_t u = 0; u < units; ++u) {
-      unpack_row(layout.bits, panel + (b * units + u) * shape.unit_bytes(), row % kPanel,
+      unpack_row(layout.bits, block + shape.scale_bytes() + u * shape.unit_bytes(), row % kPanel,
                  parts.codes.data() + u * kUnitTerms);
     }
     layout.put_together(parts, to);

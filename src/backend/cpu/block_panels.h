@@ -2,12 +2,12 @@
 // that 64 neighbouring bytes hold four codes of each row, as many bits a code as before. Every bit
 // of the blocks is kept, so panels replace what is stored.
 //
-// A panel is first the codes, then the scales. Of 32 numbers of each row, in quads of four: codes
-// of 4 bits are four vectors of 64 bytes that hold two quads each, of 8 bits eight vectors of one
-// quad each. A third or fifth bit is one vector more, of bit j in quad j; 2 bits are two vectors,
-// that hold four quads each. Scales: for each block 16 f16, then 16 minima if there are any; for
-// each group, if there are factors, 16 of these and 16 for the minima, or both in one byte where
-// codes have 2 bits.
+// A panel is read from its first to its last byte: of each block of its rows first the scales, then
+// the codes. Scales: 16 f16, then 16 minima if there are any; for each group, if there are factors,
+// 16 of these and 16 for the minima, or both in one byte where codes have 2 bits. Codes, of each 32
+// numbers of the rows, in quads of four: of 4 bits they are four vectors of 64 bytes that hold two
+// quads each, of 8 bits eight vectors of one quad each. A third or fifth bit is one vector more, of
+// bit j in quad j; 2 bits are two vectors, that hold four quads each.
 #pragma once
 
 #include <cstdint>
@@ -38,23 +38,25 @@ struct BlockPanels {
     if (!layout->has_factors) return 0;
     return layout->has_minimum && !nibble_factors() ? 2 : 1;
   }
-  // Bytes of the scales of one block, and of a panel, which begins at a cache line.
+  // Bytes of the scales of one block, of a block of all rows, and of a panel, which begins at a
+  // cache line.
   int64_t scale_bytes() const {
     return kPanel * (2 * block_floats() + layout->groups() * group_bytes());
   }
+  int64_t block_bytes() const { return scale_bytes() + layout->block / kUnitTerms * unit_bytes(); }
   int64_t panel_bytes() const {
     constexpr int64_t kLine = 64;
-    return (units() * unit_bytes() + blocks() * scale_bytes() + kLine - 1) / kLine * kLine;
+    return (blocks() * block_bytes() + kLine - 1) / kLine * kLine;
   }
   int64_t bytes() const { return panels() * panel_bytes(); }
 };
 
-// All rows of blocks -> panels [first, end) of [panels()][panel_bytes()].
-void pack_block_panels(const BlockPanels& shape, int64_t block_bytes, const std::byte* stored,
+// All rows of blocks, of stored_bytes each, -> panels [first, end) of [panels()][panel_bytes()].
+void pack_block_panels(const BlockPanels& shape, int64_t stored_bytes, const std::byte* stored,
                        int64_t first, int64_t end, uint8_t* panels);
 
 // Blocks [first, first + count) of one row, as they were stored.
-void unpack_blocks(const BlockPanels& shape, int64_t block_bytes, const uint8_t* panels,
+void unpack_blocks(const BlockPanels& shape, int64_t stored_bytes, const uint8_t* panels,
                    int64_t row, int64_t first, int64_t count, std::byte* to);
 
 // Activations rounded to 8 bits, in tiles of 16 rows (the last may have fewer): of each unit, the
