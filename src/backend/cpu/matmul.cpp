@@ -85,7 +85,7 @@ struct Passes {
 
   Passes(const RightOperand& right, int64_t rows, int64_t all_steps) {
     const bool few = rows <= kPanel;
-    if (right.direct()) {
+    if (right.direct() || right.pairs_in_place(rows)) {
       columns = kColumnBlock;
       // One pass over all steps where the rows are too few to use a block of the weight twice.
       const int64_t parts = few ? 1 : std::max<int64_t>(1, divide_up(all_steps, kStepBlock));
@@ -134,6 +134,10 @@ void multiply(const RightOperand& right, ConstMatrix x, int64_t rows, const floa
           if (right.direct()) {
             block.b = right.data() + first * steps + step * kPanel;
             block.b_panel = steps * kPanel;
+          } else if (right.pairs_in_place(block.rows)) {
+            block.pairs = true;
+            block.b_panel = steps_of(right.held, terms) * kPanel;
+            block.b = right.data() + first / kPanel * block.b_panel;
           } else {
             uint32_t* b =
                 matmul_scratch(Scratch::right, panels_of(block.columns) * block.steps * kPanel);

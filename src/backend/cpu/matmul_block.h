@@ -23,6 +23,7 @@ struct MatmulBlock {
   int64_t a_panel = 0, a_row = 0, a_step = 0;
   const void* b = nullptr;  // first panel
   int64_t b_panel = 0;      // from panel to panel, in 4-byte units
+  bool pairs = false;       // f32 kernel: b holds pairs of bf16, each for two steps
   float* c = nullptr;
   int64_t c_stride = 0;
   bool load = false;

@@ -32,8 +32,46 @@ constexpr int kTileRows = 4;
 constexpr int TilePanels(int rows) { return std::max(1, 12 / kVectors / rows); }
 #endif
 
-// One register tile of R rows and P panels; the last panel holds last_columns columns.
+// Two f32 of a pair of bf16. The upper half is one whose lower half is something else.
+struct Pair {
+  Vector first, second;
+};
+HWY_INLINE Pair LoadPair(const uint32_t* pairs) {
+  const Tag d;
+  const hn::RebindToUnsigned<Tag> bits;
+  const auto pair = hn::LoadU(bits, pairs);
+  return {hn::BitCast(d, hn::ShiftLeft<16>(pair)),
+          hn::BitCast(d, hn::And(pair, hn::Set(bits, 0xffff0000u)))};
+}
+
+// The sums of a tile for two steps at a time, from pairs that memory holds: lines are asked for
+// 2 KB ahead.
 template <int R, int P>
+HWY_INLINE void AddPairs(const MatmulBlock& block, const float* HWY_RESTRICT a,
+                         const uint32_t* HWY_RESTRICT b, Vector (&sum)[R][P * kVectors]) {
+  constexpr int64_t kAhead = 2048 / sizeof(uint32_t);
+  const Tag d;
+  for (int64_t s = 0; s < block.steps; s += 2, a += 2 * block.a_step, b += kPanel) {
+    const bool both = s + 1 < block.steps;
+    for (int p = 0; p < P; ++p) {
+      const uint32_t* from = b + p * block.b_panel;
+      __builtin_prefetch(from + kAhead);
+      for (int v = 0; v < kVectors; ++v) {
+        const Pair right = LoadPair(from + v * kLanes);
+        for (int i = 0; i < R; ++i) {
+          Vector& to = sum[i][p * kVectors + v];
+          to = hn::MulAdd(hn::Set(d, a[i * block.a_row]), right.first, to);
+          if (both) {
+            to = hn::MulAdd(hn::Set(d, a[i * block.a_row + block.a_step]), right.second, to);
+          }
+        }
+      }
+    }
+  }
+}
+
+// One register tile of R rows and P panels; the last panel holds last_columns columns.
+template <int R, int P, bool kPairs>
 void Tile(const MatmulBlock& block, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
           float* HWY_RESTRICT c, const float* HWY_RESTRICT bias, int64_t last_columns) {
   constexpr int kColumns = P * kVectors;
@@ -59,7 +97,10 @@ void Tile(const MatmulBlock& block, const float* HWY_RESTRICT a, const float* HW
     }
   }
   const int64_t a_row = block.a_row, a_step = block.a_step, b_panel = block.b_panel;
-  for (int64_t s = 0; s < block.steps; ++s) {
+  if constexpr (kPairs) {
+    AddPairs<R, P>(block, a, reinterpret_cast<const uint32_t*>(b), sum);
+  }
+  for (int64_t s = 0; s < (kPairs ? 0 : block.steps); ++s) {
     Vector right[kColumns];
     for (int j = 0; j < kColumns; ++j) {
       right[j] = hn::LoadU(d, b + j / kVectors * b_panel + j % kVectors * kLanes);
@@ -89,28 +130,32 @@ void Tile(const MatmulBlock& block, const float* HWY_RESTRICT a, const float* HW
   }
 }
 
+template <bool kPairs>
 struct Kernel {
   using Step = float;
   static constexpr int tile_panels(int rows) { return TilePanels(rows); }
   template <int R, int P>
   static void tile(const MatmulBlock& block, const float* a, const float* b, float* c,
                    const float* bias, int64_t last_columns) {
-    Tile<R, P>(block, a, b, c, bias, last_columns);
+    Tile<R, P, kPairs>(block, a, b, c, bias, last_columns);
   }
 };
 
-void Block(const MatmulBlock& block) { matmul_strips<Kernel, kTileRows>(block, 0); }
+void Block(const MatmulBlock& block) {
+  if (block.pairs) {
+    matmul_strips<Kernel<true>, kTileRows>(block, 0);
+  } else {
+    matmul_strips<Kernel<false>, kTileRows>(block, 0);
+  }
+}
 
-// The upper half of a pair is an f32 whose lower half is something else.
 void UnpackPairs(const uint32_t* pairs, int64_t steps, float* to) {
   const Tag d;
-  const hn::RebindToUnsigned<Tag> bits;
-  const auto upper = hn::Set(bits, 0xffff0000u);
   for (int64_t s = 0; s < steps; s += 2, pairs += kPanel, to += 2 * kPanel) {
     for (int64_t j = 0; j < kPanel; j += kLanes) {
-      const auto pair = hn::LoadU(bits, pairs + j);
-      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(pair)), d, to + j);
-      if (s + 1 < steps) hn::StoreU(hn::BitCast(d, hn::And(pair, upper)), d, to + kPanel + j);
+      const Pair pair = LoadPair(pairs + j);
+      hn::StoreU(pair.first, d, to + j);
+      if (s + 1 < steps) hn::StoreU(pair.second, d, to + kPanel + j);
     }
   }
 }

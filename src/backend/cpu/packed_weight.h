@@ -85,6 +85,12 @@ struct RightOperand {
   const uint32_t* data() const { return reinterpret_cast<const uint32_t*>(panels->data()); }
   // Whether kernels take what is held; if not, they take what unpack() makes of it.
   bool direct() const { return held == kernel; }
+  // Whether f32 kernels may take the pairs that are held: for few rows, which would wait for memory
+  // while pairs are unpacked.
+  bool pairs_in_place(int64_t rows) const {
+    constexpr int64_t kFewRows = 4;
+    return held == Format::pairs && !direct() && rows <= kFewRows;
+  }
   // Steps that an unpack() may start at are multiples of this.
   int64_t granule() const;
   // Steps [step, step + count) of `panels` panels from panel `first` on -> [panels][count][16].
