@@ -3,41 +3,12 @@
 //
 //   cmake --preset fuzz && cmake --build --preset fuzz
 //   build-fuzz/fuzz/gguf_fuzz -max_len=4096 -malloc_limit_mb=64 -max_total_time=600
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstdint>
-#include <filesystem>
-#include <string>
-
 #include "base/error.h"
 #include "formats/gguf.h"
-
-namespace {
-
-// A file in memory, so that the disk does not set the pace.
-class MemoryFile {
- public:
-  MemoryFile() : descriptor_(::memfd_create("fuzz.gguf", 0)) {
-    path_ = "/proc/self/fd/" + std::to_string(descriptor_);
-  }
-  const std::filesystem::path& hold(const uint8_t* data, size_t size) {
-    if (::ftruncate(descriptor_, 0) != 0 ||
-        ::pwrite(descriptor_, data, size, 0) != static_cast<ssize_t>(size)) {
-      __builtin_trap();
-    }
-    return path_;
-  }
-
- private:
-  int descriptor_;
-  std::filesystem::path path_;
-};
-
-}  // namespace
+#include "memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static MemoryFile memory;
+  static pronghorn::MemoryFile memory;
   try {
     const pronghorn::GgufFile file(memory.hold(data, size));
     unsigned sum = 0;
