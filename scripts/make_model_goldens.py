@@ -242,6 +242,10 @@ def hybrids(common):
         linear_conv_kernel_dim=3, layer_types=["full_attention", "linear_attention",
                                                "full_attention"],
         rope_parameters=rope(partial_rotary_factor=0.5)), Qwen3_5ForCausalLM
+    # With a head for multi-token prediction (make_predictor: the last layer is the head's).
+    yield "qwen3_5_text_mtp", Qwen3_5TextConfig(
+        **qwen, num_hidden_layers=3, **tied, layer_types=["linear_attention", "full_attention",
+                                                          "full_attention"]), Qwen3_5ForCausalLM
     # Projections key head by key head.
     yield "qwen3_next", Qwen3NextConfig(**qwen, **tied, num_hidden_layers=2, mlp_only_layers=[0, 1],
                                         layer_types=["linear_attention", "full_attention"]), \
@@ -481,6 +485,11 @@ def deepseek(common, tied):
         rope_parameters={"rope_type": "default", "rope_theta": 500.0,
                          "partial_rotary_factor": 0.67}), Glm4MoeForCausalLM
 
+    # With a head for multi-token prediction (make_predictor: the last layer is the head's).
+    yield "deepseek_v3_mtp", DeepseekV3Config(
+        **dict(mla, num_hidden_layers=3), **experts, q_lora_rank=7, n_group=1, topk_group=1,
+        first_k_dense_replace=1), DeepseekV3ForCausalLM
+
     yield "glm4_moe_lite", Glm4MoeLiteConfig(**odd, **experts, q_lora_rank=7), \
         Glm4MoeLiteForCausalLM
     # The order of dense layers and others is free.
@@ -677,7 +686,63 @@ def make(name, config, cls):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(
             dict(config, model_type=name), indent=2) + "\n")
-    finish(name, folder, model, tokens)
+    heads = {}
+    if name.endswith("_mtp"):
+        heads["mtp"] = make_predictor(name, folder, model, tokens).contiguous()
+    finish(name, folder, model, tokens, heads)
+
+
+# Tensors of a head: in DeepSeek's files and in Qwen's.
+PREDICTOR = {"enorm": "pre_fc_norm_embedding", "hnorm": "pre_fc_norm_hidden", "eh_proj": "fc",
+             "shared_head.norm": "norm"}
+
+
+def make_predictor(name, folder, model, tokens):
+    """The model's last layer becomes the block of a head for multi-token prediction, whose scores
+    stand beside the model's. The reference leaves such heads out of its own forward: they are
+    computed here from its layer, its norm and its embedding (arXiv 2412.19437, section 2.2)."""
+    qwen = name.startswith("qwen")
+    trunk, config = model.model, model.config
+    block, last = trunk.layers[-1], len(trunk.layers) - 1
+    trunk.layers = trunk.layers[:-1]
+    config.num_hidden_layers = last
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:last]
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        def norm(width):
+            result = type(trunk.norm)(width)
+            result.weight.copy_(draw("norm.weight", result.weight, generator, qwen))
+            return result
+
+        width = config.hidden_size
+        norms = {key: norm(width) for key in ("enorm", "hnorm", "shared_head.norm")}
+        projection = torch.randn((width, 2 * width), generator=generator) / math.sqrt(2 * width)
+        ids = torch.tensor([tokens])
+        hidden = trunk(ids, use_cache=False).last_hidden_state[:, :-1]
+        embeddings = trunk.embed_tokens(ids[:, 1:])
+        x = torch.cat([norms["enorm"](embeddings), norms["hnorm"](hidden)], -1) @ projection.T
+        positions = torch.arange(x.shape[1])[None]
+        causal = torch.full((x.shape[1], x.shape[1]), -math.inf).triu(1)[None, None]
+        x = block(x, position_embeddings=trunk.rotary_emb(x, positions), attention_mask=causal,
+                  position_ids=positions)
+        x = x[0] if isinstance(x, tuple) else x
+        logits = model.lm_head(norms["shared_head.norm"](x))[0].float()
+
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    ours = {**{key: module.weight.data for key, module in norms.items()}, "eh_proj": projection}
+    layer = f"model.layers.{last}."
+    if qwen:
+        tensors = {key.replace(layer, "mtp.layers.0."): value for key, value in tensors.items()}
+    for key, value in ours.items():
+        tensors[(f"mtp.{PREDICTOR[key]}" if qwen else layer + key) + ".weight"] = value
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    published = dict(json.loads((folder / "config.json").read_text()), num_hidden_layers=last)
+    published["mtp_num_hidden_layers" if qwen else "num_nextn_predict_layers"] = 1
+    if "layer_types" in published:
+        published["layer_types"] = published["layer_types"][:last]
+    (folder / "config.json").write_text(json.dumps(published, indent=2) + "\n")
+    return logits
 
 
 # Families that are published under names that the library does not know.
@@ -712,10 +777,11 @@ def nest(name, folder):
     (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
 
 
-def finish(name, folder, model, tokens):
+def finish(name, folder, model, tokens, others={}):
     (folder / "tokens.json").write_text(json.dumps(tokens) + "\n")
     logits = scores(model, tokens)
-    safetensors.torch.save_file({"logits": logits.contiguous()}, folder / "logits.safetensors")
+    safetensors.torch.save_file({"logits": logits.contiguous(), **others},
+                                folder / "logits.safetensors")
     if name in ADAPTERS:
         make_adapter(folder, model, ADAPTERS[name], tokens)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

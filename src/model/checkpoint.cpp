@@ -164,6 +164,20 @@ bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoin
   return true;
 }
 
+// The heads for multi-token prediction that a published checkpoint holds: many tools drop them and
+// leave their key.
+int64_t stored_predictors(const ModelConfig& config, const CheckpointReader& checkpoint,
+                          const Family& family) {
+  if (config.mtp.heads == 0 || family.model_type == "pronghorn") return config.mtp.heads;
+  const TensorRules rules = family.tensors(config);
+  int64_t head = 0;
+  for (; head < config.mtp.heads; ++head) {
+    const auto names = bind_rules(rules, {fmt::format("mtp.{}.projection.weight", head)});
+    if (checkpoint.find(names[0].published[0]) == nullptr) break;
+  }
+  return head;
+}
+
 // Tensors that follow from the configuration, or count what training did, and that older tools
 // stored all the same: rotary tables, causal masks and what they put in place of -infinity.
 bool is_derived(std::string_view name, const SafetensorsEntry& entry) {
@@ -258,6 +272,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
   const Family& family = family_of(directory);
   ModelConfig config = load_config(directory);
   if (has_other_head(config, checkpoint, family)) config.tie_embeddings = false;
+  config.mtp.heads = stored_predictors(config, checkpoint, family);
   std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
   pronghorn::load(*model, checkpoint, family.tensors(model->config()));
   return model;

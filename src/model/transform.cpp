@@ -208,6 +208,25 @@ StoredTensors move_pairs(const StoredTensors& tensors, int64_t heads, int64_t ro
   return result;
 }
 
+StoredTensors with_halves_swapped(const StoredTensors& tensors, const Shapes& to) {
+  StoredTensors result;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const StoredTensor& from = tensors[i];
+    const int64_t halves = 2 * elements(to[i]) / to[i].back();
+    const Encoding* encoding = find_encoding(from.dtype);
+    require(encoding == nullptr || to[i].back() / 2 % encoding->block == 0, kWhere,
+            "half a row of {} is not whole blocks of {}", text(to[i]), from.dtype);
+    const int64_t bytes = piece_bytes(from, halves);
+    auto [data, swapped] = new_tensor(from.dtype, to[i], bytes_of(from));
+    for (int64_t half = 0; half < halves; ++half) {
+      std::memcpy(data + (half ^ 1) * bytes, from.bytes.data() + half * bytes,
+                  static_cast<size_t>(bytes));
+    }
+    result.push_back(std::move(swapped));
+  }
+  return result;
+}
+
 StoredTensors reshaped(StoredTensors tensors, const Shapes& to) {
   for (size_t i = 0; i < tensors.size(); ++i) tensors[i].shape = to.at(i);
   return tensors;
@@ -255,6 +274,17 @@ Transform transpose(size_t every) {
                       return shapes;
                     },
                     move, move});
+}
+
+Transform swap_halves() {
+  return Transform({[](const Shapes& shapes, size_t) {
+                      for (const StoredShape& shape : shapes) {
+                        require(!shape.empty() && shape.back() > 0 && shape.back() % 2 == 0, kWhere,
+                                "the rows of {} have no halves", text(shape));
+                      }
+                      return shapes;
+                    },
+                    with_halves_swapped, with_halves_swapped});
 }
 
 Transform split(size_t axis, int64_t groups) { return from_whole({axis, groups}); }

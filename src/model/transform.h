@@ -77,6 +77,9 @@ Transform fold(int64_t n);
 // become f32, for columns of blocks are no blocks.
 Transform transpose(size_t every = 1);
 
+// Every tensor [.., 2 a]: the second half of each row comes before the first.
+Transform swap_halves();
+
 // One tensor [a + b + .., ..] -> [a, ..], [b, ..], .. along an axis of whole rows. With groups, the
 // axis is that many equal groups, each of which has its share of the first tensor, then its share
 // of the second, and so on: heads that hold their query, key and value.

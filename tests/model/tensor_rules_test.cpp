@@ -130,6 +130,17 @@ TEST_P(TransformTest, StacksAndUnstacks) {
               ElementsAre(3, 4, 5));
 }
 
+TEST_P(TransformTest, SwapsHalvesOfRows) {
+  const Numbered a = make({2, 4}), vector = make({2});
+  EXPECT_THAT(numbers(through(transforms::swap_halves(), {a.tensor}, {{2, 4}})[0]),
+              ElementsAre(2, 3, 0, 1, 6, 7, 4, 5));
+  if (std::string_view(GetParam()) != "U8") {
+    EXPECT_THAT(numbers(through(transforms::swap_halves(), {vector.tensor}, {{2}})[0]),
+                ElementsAre(1, 0));
+  }
+  EXPECT_THROW(transforms::swap_halves().published_shapes({{2, 3}}, 1), Error);
+}
+
 TEST_P(TransformTest, MovesRotaryPairs) {
   const Numbered rows = make({8, 1}), bias = make({8}), partly = make({10});
   EXPECT_THAT(numbers(through(transforms::rope_pairs(2), {rows.tensor}, {{8, 1}})[0]),

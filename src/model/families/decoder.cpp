@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/families/predictor.h"
 #include "model/families/published_keys.h"
 
 namespace pronghorn {
@@ -149,7 +150,9 @@ ModelConfig Decoder::finish_layers(
     change(i, layer);
     all.push_back(std::move(layer));
   }
-  return layered_config(reader, std::move(whole), all);
+  ModelConfig config = layered_config(reader, std::move(whole), all);
+  add_predictors(config, predictors);
+  return config;
 }
 
 std::vector<const BlockConfig*> decoder_layers(const ModelConfig& config) {

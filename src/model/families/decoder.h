@@ -38,6 +38,7 @@ struct Decoder {
   // The experts of a layer, which are in place of its feed-forward; null or an empty function:
   // none.
   std::function<nlohmann::json(int64_t layer)> experts;
+  int64_t predictors = 0;  // heads for multi-token prediction
 
   // The model: each layer with its own changes to the mixer. Throws Error for keys that nothing
   // has read.

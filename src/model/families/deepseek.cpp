@@ -5,11 +5,12 @@
 #include "base/error.h"
 #include "layers/toolbox.h"
 #include "model/families/gguf_mla.h"
+#include "model/families/predictor.h"
 
 namespace pronghorn {
 namespace {
 
-constexpr const char* kCount = "n_routed_experts";
+constexpr const char *kCount = "n_routed_experts", *kPredictors = "num_nextn_predict_layers";
 // Of expert_gating_func in GGUF files.
 constexpr uint32_t kSoftmax = 1, kSigmoid = 2;
 
@@ -37,7 +38,7 @@ void read_deepseek_experts(ConfigReader& reader, Decoder& decoder, const Deepsee
   settings["scale"] = reader.number("routed_scaling_factor", defaults.scale, 0, kMostScale);
   const int64_t dense = reader.integer("first_k_dense_replace", defaults.dense, 0);
   for (int64_t i = std::ssize(sparse); i < decoder.layers; ++i) sparse.push_back(i >= dense);
-  reader.integer("num_nextn_predict_layers", 0, 0, kMostPredictors);
+  decoder.predictors = reader.integer(kPredictors, 0, 0, kMostPredictors);
   read_experts(reader, decoder, {kCount, defaults.experts, defaults.top_k}, settings,
                std::move(sparse));
 }
@@ -71,7 +72,7 @@ nlohmann::json write_deepseek_experts(const ModelConfig& config) {
                {"topk_method", "noaux_tc"},
                {"n_group", moe.at("groups")},
                {"topk_group", moe.at("top_groups")},
-               {"num_nextn_predict_layers", 0}});
+               {kPredictors, config.mtp.heads}});
   return json;
 }
 
@@ -107,7 +108,7 @@ std::string gguf_router_scores(const GgufModel& file) {
 }
 
 void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config) {
-  read_gguf_predictors(file, config);
+  read_gguf_predictors(file, kPredictors, config);
   const auto absent = [&](const char* key, const nlohmann::json& value) {
     if (!config.contains(key) || config.at(key) == 0) config[key] = value;
   };
@@ -124,6 +125,7 @@ void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config) {
 void write_gguf_deepseek_experts(const ModelConfig& config, GgufModel& file) {
   const bool sigmoid = experts_of(config).at("scores") == "sigmoid";
   file.metadata.set(file.key("expert_gating_func"), GgufValue::u32(sigmoid ? kSigmoid : kSoftmax));
+  write_gguf_predictors(config, file);
 }
 
 void read_gguf_deepseek2(const GgufModel& file, nlohmann::json& config) {
@@ -138,7 +140,9 @@ GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& co
     write_gguf_deepseek_experts(config, file);
   };
   const auto tensors = [](const ModelConfig& config) {
-    return without_gguf_predictors(with_gguf_experts(gguf_mla_tensors(config), config), config);
+    return with_gguf_predictors(config, [](const ModelConfig& some) {
+      return with_gguf_experts(gguf_mla_tensors(some), some);
+    });
   };
   return {"deepseek2",
           gguf_mla_keys(gguf_deepseek_keys()),
@@ -150,13 +154,26 @@ GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& co
           reads_it};
 }
 
-TensorRules deepseek_tensors(TensorRules tensors, const ModelConfig& config) {
-  for (int64_t i = 0; i < kMostPredictors; ++i) {
-    tensors.passed_over.push_back(fmt::format("model.layers.{}.*", config.block_count() + i));
+TensorRules deepseek_tensors(const ModelConfig& config,
+                             TensorRules (*layers)(const ModelConfig& config)) {
+  const auto family = [&](const ModelConfig& some) {
+    return with_rules(
+        layers(some),
+        {{{"layers.*.ffn.shared_expert.*"}, {"model.layers.*.mlp.shared_experts.*"}, {}}});
+  };
+  const auto names = [&](int64_t head) {
+    const std::string layer = fmt::format("model.layers.{}", config.block_count() + head);
+    return PredictorNames{layer, layer + ".enorm", layer + ".hnorm", layer + ".eh_proj",
+                          layer + ".shared_head.norm"};
+  };
+  TensorRules tensors =
+      with_predictors(family(config), config, family, "model.layers", kMostPredictors, names);
+  // Copies of the model's own.
+  for (int64_t head = 0; head < config.mtp.heads; ++head) {
+    tensors.passed_over.push_back(names(head).layer + ".embed_tokens.weight");
+    tensors.passed_over.push_back(names(head).layer + ".shared_head.head.weight");
   }
-  return with_rules(
-      std::move(tensors),
-      {{{"layers.*.ffn.shared_expert.*"}, {"model.layers.*.mlp.shared_experts.*"}, {}}});
+  return tensors;
 }
 
 }  // namespace pronghorn

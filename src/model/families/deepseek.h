@@ -49,7 +49,9 @@ void read_gguf_deepseek2(const GgufModel& file, nlohmann::json& config);
 GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& config),
                           bool (*reads_it)(const GgufModel& file) = nullptr);
 
-// The rules of the rest of the model, with those of the experts in front.
-TensorRules deepseek_tensors(TensorRules tensors, const ModelConfig& config);
+// The rules of the rest of the model, which `layers` gives, with those of shared experts and of
+// heads for multi-token prediction.
+TensorRules deepseek_tensors(const ModelConfig& config,
+                             TensorRules (*layers)(const ModelConfig& config));
 
 }  // namespace pronghorn

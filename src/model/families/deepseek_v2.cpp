@@ -46,7 +46,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  return deepseek_tensors(mla_decoder_tensors(config), config);
+  return deepseek_tensors(config, mla_decoder_tensors);
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {

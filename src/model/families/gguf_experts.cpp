@@ -54,14 +54,6 @@ int64_t gguf_leading_dense_layers(const GgufModel& file, int64_t layers) {
   return dense;
 }
 
-void read_gguf_predictors(const GgufModel& file, nlohmann::json& config) {
-  const auto layers = config.at("num_hidden_layers").get<int64_t>();
-  const std::string key = file.key("nextn_predict_layers");
-  const int64_t predictors = file.metadata.integer(key, 0, 0, kMostPredictors);
-  require(predictors < layers, file.metadata.path(key), "{} of {} layers", predictors, layers);
-  config["num_hidden_layers"] = layers - predictors;
-}
-
 TensorRules with_gguf_experts(TensorRules tensors, const ModelConfig& config) {
   if (!has_experts(config)) return tensors;
   const std::string ffn = "layers.*.ffn.", blk = "blk.*.";
@@ -88,13 +80,6 @@ TensorRules with_gguf_experts(TensorRules tensors, const ModelConfig& config) {
                              {blk + "ffn_gate_up_exps.weight"},
                              transforms::fold(experts).then(transforms::split())});
   return with_rules(std::move(tensors), rules);
-}
-
-TensorRules without_gguf_predictors(TensorRules tensors, const ModelConfig& config) {
-  for (int64_t i = 0; i < kMostPredictors; ++i) {
-    tensors.passed_over.push_back(fmt::format("blk.{}.*", config.block_count() + i));
-  }
-  return tensors;
 }
 
 }  // namespace pronghorn

@@ -31,15 +31,8 @@ void read_gguf_inner_size(const GgufModel& file, std::string_view name, const ch
 // How many layers come before the first that has a router among its tensors.
 int64_t gguf_leading_dense_layers(const GgufModel& file, int64_t layers);
 
-// Layers that predict further tokens (nextn_predict_layers) follow the others and are counted with
-// them. They are not read: num_hidden_layers becomes the number of the others.
-void read_gguf_predictors(const GgufModel& file, nlohmann::json& config);
-
 // The rules of a model's other tensors, with those of experts, routers and shared experts in front.
 // Files with one tensor for each expert, or with gates and values in one stack, are read too.
 TensorRules with_gguf_experts(TensorRules tensors, const ModelConfig& config);
-
-// The rules, which pass over the tensors of layers that predict further tokens.
-TensorRules without_gguf_predictors(TensorRules tensors, const ModelConfig& config);
 
 }  // namespace pronghorn

@@ -6,6 +6,7 @@
 #include "model/families.h"
 #include "model/families/deepseek.h"
 #include "model/families/gguf_decoder.h"
+#include "model/families/predictor.h"
 
 namespace pronghorn {
 namespace {
@@ -34,9 +35,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-TensorRules tensors(const ModelConfig& config) {
-  return deepseek_tensors(decoder_tensors(config), config);
-}
+TensorRules tensors(const ModelConfig& config) { return deepseek_tensors(config, decoder_tensors); }
 
 std::vector<std::string_view> gguf_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
@@ -60,8 +59,9 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) {
-  TensorRules tensors = gguf_decoder_tensors(config, {.ffn_norm = "post_attention_norm"});
-  return without_gguf_predictors(with_gguf_experts(std::move(tensors), config), config);
+  return with_gguf_predictors(config, [](const ModelConfig& some) {
+    return with_gguf_experts(gguf_decoder_tensors(some, {.ffn_norm = "post_attention_norm"}), some);
+  });
 }
 
 }  // namespace

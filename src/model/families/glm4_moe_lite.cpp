@@ -35,7 +35,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  return deepseek_tensors(mla_decoder_tensors(config), config);
+  return deepseek_tensors(config, mla_decoder_tensors);
 }
 
 }  // namespace

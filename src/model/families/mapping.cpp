@@ -11,7 +11,6 @@ namespace pronghorn {
 
 std::vector<const BlockConfig*> layer_blocks(const ModelConfig& config) {
   std::vector<const BlockConfig*> blocks;
-  if (config.mtp.heads > 0) return {};
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) return {};
     blocks.push_back(&config.blocks.at(step.block));

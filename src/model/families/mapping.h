@@ -9,8 +9,8 @@
 
 namespace pronghorn {
 
-// The blocks of all layers in order; empty if there is more than blocks (subsampled spans, heads
-// for multi-token prediction), for which no published family has a place.
+// The blocks of all layers in order; empty if there is more than blocks (subsampled spans), for
+// which no published family has a place.
 std::vector<const BlockConfig*> layer_blocks(const ModelConfig& config);
 
 // The block that all layers consist of and its single mixer of type `mixer`, or null: many

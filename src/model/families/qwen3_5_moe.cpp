@@ -28,10 +28,10 @@ std::optional<nlohmann::json> write_text(const ModelConfig& config) {
 }
 
 TensorRules text_tensors(const ModelConfig& config) {
-  return qwen_mixture_tensors(config, "model", false, false);
+  return qwen_hybrid_tensors(config, "model", false);
 }
 TensorRules whole_tensors(const ModelConfig& config) {
-  return qwen_mixture_tensors(config, "model.language_model", false, true);
+  return qwen_hybrid_tensors(config, "model.language_model", false, true);
 }
 
 ModelConfig read_whole(ConfigReader reader) { return read_text(qwen_text(reader)); }

@@ -37,7 +37,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  return qwen_mixture_tensors(config, "model", true, false);
+  return qwen_hybrid_tensors(config, "model", true);
 }
 
 }  // namespace

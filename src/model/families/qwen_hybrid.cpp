@@ -4,9 +4,12 @@
 
 #include "base/error.h"
 #include "model/families/mixture.h"
+#include "model/families/predictor.h"
 
 namespace pronghorn {
 namespace {
+
+constexpr const char* kPredictors = "mtp_num_hidden_layers";
 
 nlohmann::json read_delta_net(ConfigReader& reader) {
   return {{"type", "gated_deltanet"},
@@ -89,10 +92,10 @@ HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
       read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention"},
                             [&](int64_t layer) { return (layer + 1) % interval == 0; });
   result.other = read_delta_net(reader);
-  for (const char* key : {"mamba_ssm_dtype", "mtp_num_hidden_layers",
-                          "mtp_use_dedicated_embeddings", "mlp_only_layers"}) {
-    reader.ignore(key);
-  }
+  decoder.predictors = reader.integer(kPredictors, 0, 0, 1);
+  require(!reader.boolean("mtp_use_dedicated_embeddings", false),
+          reader.path("mtp_use_dedicated_embeddings"), "true is not supported");
+  for (const char* key : {"mamba_ssm_dtype", "mlp_only_layers"}) reader.ignore(key);
   return result;
 }
 
@@ -155,10 +158,13 @@ std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
   const nlohmann::json& order = recurrent.front()->mixers.front().at("output_order");
   if (order != "grouped") json[kQwenOutputOrder] = order;
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
+  json[kPredictors] = config.mtp.heads;
   return json;
 }
 
-TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused) {
+namespace {
+
+TensorRules layer_tensors(const ModelConfig& config, const std::string& model, bool fused) {
   const std::string layer = "layers.*.", theirs = model + ".layers.*.";
   const Transform less_one = transforms::plus(1);
   const int64_t key_heads = first_of(config, "gated_deltanet", "heads");
@@ -178,20 +184,36 @@ TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& mo
       {{"lm_head.weight"}, {"lm_head.weight"}, {}}};
   tensors.rules.insert(tensors.rules.end(), rest.begin(), rest.end());
   tensors.passed_over = tied_head(config, "lm_head.weight");
-  // The head for multi-token prediction, and the tower for images.
-  tensors.passed_over.insert(tensors.passed_over.end(), {"mtp.*", "model.visual.*"});
   return tensors;
 }
 
-TensorRules qwen_mixture_tensors(const ModelConfig& config, const std::string& model, bool fused,
-                                 bool stacked) {
-  TensorRules tensors = qwen_hybrid_tensors(config, model, fused);
+TensorRules mixture_tensors(const ModelConfig& config, const std::string& model, bool fused,
+                            bool stacked) {
+  TensorRules tensors = layer_tensors(config, model, fused);
   if (!has_experts(config)) return tensors;
   const std::string theirs = model + ".layers.*.mlp.";
   std::vector<TensorRule> written = single_experts(theirs);
   tensors.layouts = stacked_experts(config, theirs);
   if (stacked) std::swap(written, tensors.layouts);
   return with_rules(std::move(tensors), written);
+}
+
+}  // namespace
+
+TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused,
+                                bool stacked) {
+  const auto family = [&](const ModelConfig& some) {
+    return mixture_tensors(some, model, fused, stacked);
+  };
+  const auto names = [](int64_t head) {
+    return PredictorNames{fmt::format("mtp.layers.{}", head), "mtp.pre_fc_norm_embedding",
+                          "mtp.pre_fc_norm_hidden", "mtp.fc", "mtp.norm"};
+  };
+  TensorRules tensors = with_predictors(family(config), config, family, model + ".layers", 1, names,
+                                        transforms::plus(1));
+  tensors.passed_over.emplace_back("model.visual.*");  // the tower for images
+  if (config.mtp.heads == 0) tensors.passed_over.emplace_back("mtp.*");
+  return tensors;
 }
 
 }  // namespace pronghorn

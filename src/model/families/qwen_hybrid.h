@@ -43,12 +43,9 @@ std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
                                                 const std::string& architecture);
 
 // model: what stands before the names. fused: projections are published key head by key head.
-TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused);
-
-// The same of a model that may have experts: published one by one or, `stacked`, as stacks; both
-// are read.
-TensorRules qwen_mixture_tensors(const ModelConfig& config, const std::string& model, bool fused,
-                                 bool stacked);
+// Experts, if there are any, are published one by one or, `stacked`, as stacks; both are read.
+TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& model, bool fused,
+                                bool stacked = false);
 
 // GGUF files, but for what feed-forwards are. interleaved: b and a are key head by key head, as
 // Qwen3-Next has them; else each has a tensor of its own, and what belongs to value heads is in

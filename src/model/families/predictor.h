@@ -1,0 +1,38 @@
+// Heads for multi-token prediction as published families have them: DeepSeek-V3 (arXiv 2412.19437,
+// section 2.2) and those that follow it. A head is a layer like the last with attention; its
+// projection takes the embedding first, which ours has second.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "model/families.h"
+#include "model/gguf_format.h"
+
+namespace pronghorn {
+
+// Gives the model that many heads. A file need not hold them: load() omits those that it lacks.
+void add_predictors(ModelConfig& config, int64_t heads);
+
+// Where a file has head k: the layer, and its tensors without ".weight".
+struct PredictorNames {
+  std::string layer, embedding_norm, hidden_norm, projection, norm;
+};
+
+// `tensors` of the family's layers, which are named `layers` and a number, with the same for the
+// heads. norm: of the head's own norms. Heads beyond the model's, up to `most`, are passed over.
+TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
+                            const std::function<TensorRules(const ModelConfig&)>& family,
+                            const std::string& layers, int64_t most,
+                            const std::function<PredictorNames(int64_t head)>& names,
+                            const Transform& norm = {});
+
+// The same in GGUF files, where a head follows the layers and is counted with them. `key` of the
+// config.json: how many there are, which is what the file has tensors for. num_hidden_layers
+// becomes the number of the other layers.
+void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config);
+void write_gguf_predictors(const ModelConfig& config, GgufModel& file);
+TensorRules with_gguf_predictors(const ModelConfig& config,
+                                 const std::function<TensorRules(const ModelConfig&)>& family);
+
+}  // namespace pronghorn
