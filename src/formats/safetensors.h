@@ -24,8 +24,8 @@ struct SafetensorsEntry {
   std::string dtype;
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
-  std::shared_ptr<const MappedFile> file;  // that the bytes are part of, or null:
-  std::shared_ptr<const void> owner;       // memory that keeps them
+  std::shared_ptr<const MappedFile> file = {};  // that the bytes are part of, or null:
+  std::shared_ptr<const void> owner = {};       // memory that keeps them
 
   int64_t elements() const;
 };

@@ -26,16 +26,16 @@ struct TensorRule {
 struct TensorRules {
   std::vector<TensorRule> rules;
   // Published tensors that a model does without (stars as above): what can be derived from others.
-  std::vector<std::string> passed_over;
+  std::vector<std::string> passed_over = {};
   // Other names that published tensors may have, for names of the rules: tried in this order where
   // a checkpoint has none of the rule's own name.
   struct Alias {
     std::string name, other;
   };
-  std::vector<Alias> aliases;
+  std::vector<Alias> aliases = {};
   // Other layouts of some tensors: such a rule comes first where a checkpoint has a tensor of its
   // first published name. What is written has the layout of `rules`.
-  std::vector<TensorRule> layouts;
+  std::vector<TensorRule> layouts = {};
 };
 
 // The rules with those of `layouts` in front that this checkpoint asks for.

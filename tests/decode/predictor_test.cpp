@@ -9,6 +9,7 @@
 #include "decode/speculation.h"
 #include "decode/syllable_tokenizer.h"
 #include "formats/safetensors.h"
+#include "model/checkpoint.h"
 #include "support/folder.h"
 #include "support/goldens.h"
 #include "support/model_runs.h"
@@ -116,7 +117,7 @@ TEST_P(PredictorTest, CheckpointThatLostItsHeadHasNone) {
 TEST_P(PredictorTest, HeadSurvivesGgufFiles) {
   const auto model = Model::load(golden_path(name()));
   const Folder folder;
-  save_gguf(*model, folder / "model.gguf");
+  save_gguf(*model, folder / "model.gguf", GgufMetadata("test"));
   const auto again = Model::load(folder / "model.gguf");
   ASSERT_EQ(again->mtp_depth(), 1);
   EXPECT_EQ(again->config().block_count(), 2);

@@ -126,8 +126,8 @@ void read_window(ConfigReader& reader, Decoder& decoder, int64_t fallback) {
 ModelConfig Decoder::finish(
     const ConfigReader& reader,
     const std::function<void(int64_t layer, nlohmann::json& mixer)>& change) const {
-  return finish_layers(reader, [&](int64_t layer, nlohmann::json& block) {
-    if (change) change(layer, block["mixer"]);
+  return finish_layers(reader, [&](int64_t layer, nlohmann::json& whole) {
+    if (change) change(layer, whole["mixer"]);
   });
 }
 

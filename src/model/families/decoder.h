@@ -22,7 +22,7 @@ struct DecoderDefaults {
   double epsilon = 1e-6;
   bool tied = false;
   std::string activation_key = "hidden_act", activation = "silu";
-  RopeDefaults rope;
+  RopeDefaults rope = {};
 };
 
 // A configuration as parts of ours: what its layers have in common, for a family to change before
