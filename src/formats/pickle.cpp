@@ -70,10 +70,10 @@ using ValueId = uint32_t;
 // itself or is nested a million times deep is no danger.
 struct Value {
   Kind kind = Kind::none;
-  int64_t integer = 0;         // also: the place in kNames, the number of elements of a storage
-  std::string text;            // also: the key of a storage
-  std::string_view dtype;      // of a storage
-  std::vector<ValueId> items;  // of a dictionary: key, value, key, value..
+  int64_t integer = 0;          // also: the place in kNames, the number of elements of a storage
+  std::string text = {};        // also: the key of a storage
+  std::string_view dtype = {};  // of a storage
+  std::vector<ValueId> items = {};  // of a dictionary: key, value, key, value..
 };
 
 struct TensorValue {

@@ -76,7 +76,7 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
 
 TensorRules gguf_tensors(const ModelConfig& config) {
   TensorRules tensors = gguf_mla_tensors(config, true);
-  tensors.passed_over.push_back("rope_factors_*.weight");
+  tensors.passed_over.emplace_back("rope_factors_*.weight");
   return tensors;
 }
 

@@ -12,8 +12,6 @@
 namespace pronghorn {
 namespace {
 
-constexpr const char *kGgufHeads = "nextn_predict_layers", *kGgufLayers = "block_count";
-
 PredictorNames gguf_names(int64_t layer) {
   const std::string blk = fmt::format("blk.{}", layer), nextn = blk + ".nextn.";
   return {blk, nextn + "enorm", nextn + "hnorm", nextn + "eh_proj", nextn + "shared_head_norm"};
@@ -100,7 +98,7 @@ TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
 
 void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config) {
   const auto all = config.at("num_hidden_layers").get<int64_t>();
-  const std::string count = file.key(kGgufHeads);
+  const std::string count = file.key(kGgufPredictors);
   const int64_t said = file.metadata.integer(count, 0, 0, kMostPredictors);
   require(said < all, file.metadata.path(count), "{} of {} layers", said, all);
   const int64_t layers = all - said;
@@ -113,8 +111,8 @@ void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json
 void write_gguf_predictors(const ModelConfig& config, GgufModel& file) {
   if (config.mtp.heads == 0) return;
   const auto count = [](int64_t value) { return GgufValue::u32(static_cast<uint32_t>(value)); };
-  file.metadata.set(file.key(kGgufLayers), count(config.block_count() + config.mtp.heads));
-  file.metadata.set(file.key(kGgufHeads), count(config.mtp.heads));
+  file.metadata.set(file.key("block_count"), count(config.block_count() + config.mtp.heads));
+  file.metadata.set(file.key(kGgufPredictors), count(config.mtp.heads));
 }
 
 TensorRules with_gguf_predictors(const ModelConfig& config,

@@ -11,6 +11,9 @@
 
 namespace pronghorn {
 
+// The key of GGUF files for how many heads there are.
+constexpr const char* kGgufPredictors = "nextn_predict_layers";
+
 // Gives the model that many heads. A file need not hold them: load() omits those that it lacks.
 void add_predictors(ModelConfig& config, int64_t heads);
 

@@ -5,14 +5,14 @@
 #include "base/error.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/mixture.h"
+#include "model/families/predictor.h"
 #include "model/families/qwen_hybrid.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr const char *kRecurrent = "attention.recurrent_layers",
-                     *kInterval = "full_attention_interval", *kMtp = "nextn_predict_layers",
-                     *kSections = "rope.dimension_sections";
+                     *kInterval = "full_attention_interval", *kSections = "rope.dimension_sections";
 
 // Those of the list, or each but the last of every interval; heads for multi-token prediction
 // follow, as layers of attention.
@@ -76,23 +76,22 @@ std::vector<GgufKey> qwen_gguf_keys(const std::vector<GgufKey>& more) {
 
 std::vector<std::string_view> qwen_gguf_other_keys() {
   // The sections of rotary positions matter to images; a text has the same position in all.
-  return gguf_hybrid_other_keys({"ssm.inner_size", kRecurrent, kInterval, kMtp, kSections});
+  return gguf_hybrid_other_keys(
+      {"ssm.inner_size", kRecurrent, kInterval, kGgufPredictors, kSections});
 }
 
 void read_qwen_gguf(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   const auto all = config.at("num_hidden_layers").get<int64_t>();
-  const int64_t heads = metadata.integer(file.key(kMtp), 0, 0, 1);
-  const int64_t layers = all - heads;
-  require(layers > 0 && layers <= kMaxBlocks, metadata.path(file.key("block_count")), "{} layers",
-          all);
-  config["num_hidden_layers"] = layers;
+  read_gguf_predictors(file, kQwenPredictors, config);
+  const auto layers = config.at("num_hidden_layers").get<int64_t>();
+  require(layers <= kMaxBlocks, metadata.path(file.key("block_count")), "{} layers", all);
   read_gguf_attention(file, config);
   if (!config.contains("partial_rotary_factor")) config["partial_rotary_factor"] = 1.0;
   const int64_t head_dim = read_gguf_state_head_dim(file);
   config["linear_value_head_dim"] = head_dim;
   config["layer_types"] = nlohmann::json::array();
-  for (const bool attention : read_attention(file, layers, heads)) {
+  for (const bool attention : read_attention(file, layers, all - layers)) {
     config["layer_types"].push_back(attention ? "full_attention" : "linear_attention");
   }
 }
@@ -124,7 +123,9 @@ void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, Gguf
   for (const nlohmann::json& type : json.at("layer_types")) {
     recurrent.push_back(type != "full_attention");
   }
+  recurrent.resize(recurrent.size() + static_cast<size_t>(config.mtp.heads), false);
   file.metadata.set(file.key(kRecurrent), GgufValue::booleans(recurrent));
+  write_gguf_predictors(config, file);
 }
 
 void write_qwen_sections(GgufModel& file) {
@@ -132,7 +133,9 @@ void write_qwen_sections(GgufModel& file) {
   file.metadata.set(file.key(kSections), GgufValue::i32s(kPublished));
 }
 
-TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved) {
+namespace {
+
+TensorRules layer_tensors(const ModelConfig& config, bool interleaved) {
   const int64_t heads = first_of(config, "attention", "heads");
   const int64_t key_heads = first_of(config, "gated_deltanet", "heads");
   const int64_t each = first_of(config, "gated_deltanet", "value_heads") / key_heads;
@@ -143,10 +146,15 @@ TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved) {
         {{{"q_proj.weight", "g_proj.weight"}, {"attn_q.weight"}, transforms::split(0, heads)}}},
        {"gated_deltanet", "",
         delta_net_rules(key_heads, each, interleaved, has_dealt_heads(config))}});
-  // The head for multi-token prediction.
-  tensors.passed_over.push_back(fmt::format("blk.{}.*", config.block_count()));
   return with_rules(std::move(tensors),
                     {{{"layers.*.ffn_norm.weight"}, {"blk.*.post_attention_norm.weight"}, {}}});
+}
+
+}  // namespace
+
+TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved) {
+  return with_gguf_predictors(
+      config, [&](const ModelConfig& some) { return layer_tensors(some, interleaved); });
 }
 
 }  // namespace pronghorn

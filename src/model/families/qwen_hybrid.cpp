@@ -9,8 +9,6 @@
 namespace pronghorn {
 namespace {
 
-constexpr const char* kPredictors = "mtp_num_hidden_layers";
-
 nlohmann::json read_delta_net(ConfigReader& reader) {
   return {{"type", "gated_deltanet"},
           {"heads", reader.integer("linear_num_key_heads", 16, 1)},
@@ -92,7 +90,7 @@ HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
       read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention"},
                             [&](int64_t layer) { return (layer + 1) % interval == 0; });
   result.other = read_delta_net(reader);
-  decoder.predictors = reader.integer(kPredictors, 0, 0, 1);
+  decoder.predictors = reader.integer(kQwenPredictors, 0, 0, 1);
   require(!reader.boolean("mtp_use_dedicated_embeddings", false),
           reader.path("mtp_use_dedicated_embeddings"), "true is not supported");
   for (const char* key : {"mamba_ssm_dtype", "mlp_only_layers"}) reader.ignore(key);
@@ -158,7 +156,7 @@ std::optional<nlohmann::json> write_qwen_hybrid(const ModelConfig& config,
   const nlohmann::json& order = recurrent.front()->mixers.front().at("output_order");
   if (order != "grouped") json[kQwenOutputOrder] = order;
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
-  json[kPredictors] = config.mtp.heads;
+  json[kQwenPredictors] = config.mtp.heads;
   return json;
 }
 

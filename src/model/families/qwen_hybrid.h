@@ -19,6 +19,9 @@ bool has_dealt_heads(const ModelConfig& config);
 // A size that the first mixer of a type has; 1 if there is none.
 int64_t first_of(const ModelConfig& config, const std::string& type, const char* key);
 
+// The key for how many heads for multi-token prediction there are.
+constexpr const char* kQwenPredictors = "mtp_num_hidden_layers";
+
 // size: of a feed-forward where the key is missing; 0: it must be there.
 HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size = 0);
 
