@@ -164,18 +164,24 @@ bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoin
   return true;
 }
 
-// The heads for multi-token prediction that a published checkpoint holds: many tools drop them and
-// leave their key.
+// The heads for multi-token prediction that a published checkpoint holds: many tools drop them, or
+// a part of them, and leave their key.
 int64_t stored_predictors(const ModelConfig& config, const CheckpointReader& checkpoint,
                           const Family& family) {
   if (config.mtp.heads == 0 || family.model_type == "pronghorn") return config.mtp.heads;
   const TensorRules rules = family.tensors(config);
-  int64_t head = 0;
-  for (; head < config.mtp.heads; ++head) {
-    const auto names = bind_rules(rules, {fmt::format("mtp.{}.projection.weight", head)});
-    if (checkpoint.find(names[0].published[0]) == nullptr) break;
-  }
-  return head;
+  const auto holds = [&](int64_t head) {
+    std::vector<std::string> ours;
+    for (const char* part : {"projection", "hidden_norm", "embedding_norm", "norm"}) {
+      ours.push_back(fmt::format("mtp.{}.{}.weight", head, part));
+    }
+    return std::ranges::all_of(bind_rules(rules, ours), [&](const BoundRule& rule) {
+      return checkpoint.find(rule.published[0]) != nullptr;
+    });
+  };
+  int64_t heads = 0;
+  while (heads < config.mtp.heads && holds(heads)) ++heads;
+  return heads;
 }
 
 // Tensors that follow from the configuration, or count what training did, and that older tools

@@ -262,7 +262,7 @@ TEST(GgufExperts, StacksStayInTheirBlocks) {
 }
 
 // They follow the other layers and are counted with them.
-TEST(GgufExperts, LayersOfPredictorsArePassedOver) {
+TEST(GgufExperts, PartsOfPredictorsArePassedOver) {
   for (const std::string name : {"glm4_moe", "glm4_moe_lite"}) {
     const GoldenFile golden(name);
     Contents file = golden.contents();

@@ -55,6 +55,11 @@ const Case kCases[] = {
     {"mamba", "mamba"},
     {"falcon_mamba", "mamba"},
     {"mamba2", "mamba2"},
+    {"qwen3_next_moe", "qwen3next"},
+    {"qwen3_5_moe_text", "qwen35moe"},
+    {"granitemoehybrid_moe", "granitehybrid"},
+    {"granitemoehybrid_moe_rope", "granitehybrid"},
+    {"jamba_moe", "jamba"},
 };
 
 // Decays come back from -exp(A_log) with other last bits, and factors in weights round them.
@@ -78,6 +83,21 @@ TEST(GgufHybrids, WrittenAndReadComputeTheSame) {
     EXPECT_EQ(again->config().family, each.family.empty() ? model->config().family : each.family);
     EXPECT_EQ(bit_difference(scores(*again, each.golden), found), "");
   }
+}
+
+// llama.cpp has no factor on the weights of this family's experts.
+TEST(GgufHybrids, Lfm2WithExperts) {
+  const Folder folder;
+  const auto model = changed_golden(folder, "lfm2_moe", {{"routed_scaling_factor", 1.0}});
+  save_gguf(*model, folder / "model.gguf", GgufMetadata("test"));
+  const auto loaded = Model::load(folder / "model.gguf");
+  EXPECT_EQ(loaded->config().family, "lfm2_moe");
+  EXPECT_EQ(bit_difference(scores(*loaded, "lfm2_moe"), scores(*model, "lfm2_moe")), "");
+  EXPECT_THAT(error_of([&] {
+                save_gguf(*Model::load(golden_path("lfm2_moe")), folder / "other.gguf",
+                          GgufMetadata("test"));
+              }),
+              HasSubstr("ffn.scale"));
 }
 
 std::vector<float> numbers(const GgufTensor& tensor) {

@@ -139,7 +139,7 @@ TEST_F(PublishedFiles, DerivedTensorsArePassedOver) {
   EXPECT_THAT(warning_of_loading(), HasSubstr("'model.layers.1.self_attn.bias'"));
 }
 
-TEST_F(PublishedFiles, LayersThatPredictFurtherTokensArePassedOver) {
+TEST_F(PublishedFiles, PartsOfPredictorsArePassedOver) {
   const auto with_layer = [&](const std::string& layer) {
     make("deepseek_v3", {{"num_nextn_predict_layers", 1}}, [&](Tensors& tensors) {
       tensors["model.layers." + layer + ".eh_proj.weight"] = floats({16, 32}, 1);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/granite.h"
 #include "model/families/hybrid.h"
@@ -110,7 +111,8 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   read_gguf_granite_scale(config);
   read_gguf_layer_types(file, "linear_attention", config);
   read_gguf_mamba2(file, config);
-  config[kCount] = 0;
+  if (!config.contains(kCount)) config[kCount] = 0;
+  if (config[kCount] == 0) config["shared_intermediate_size"] = config.at("intermediate_size");
   config["position_embedding_type"] =
       file.metadata.boolean(file.key(kTurned), true) ? "rope" : "nope";
   if (config["position_embedding_type"] == "nope") config.erase("partial_rotary_factor");
@@ -129,26 +131,29 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) {
-  return gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true},
-                             {{"mamba2", "", gguf_mamba2_rules(config)}});
+  return with_gguf_experts(
+      gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true},
+                          {{"mamba2", "", gguf_mamba2_rules(config)}}),
+      config);
 }
 
 std::vector<GgufKey> gguf_keys() {
   std::vector<GgufKey> keys = gguf_granite_keys();
   const std::vector<GgufKey> mamba2 = gguf_mamba2_keys();
   keys.insert(keys.end(), mamba2.begin(), mamba2.end());
-  keys.push_back({"feed_forward_length", "shared_intermediate_size"});
+  keys.insert(keys.end(), {{"expert_count", kCount, GgufKind::u32, false},
+                           {"expert_used_count", "num_experts_per_tok", GgufKind::u32, false},
+                           {"expert_shared_feed_forward_length", "shared_intermediate_size",
+                            GgufKind::u32, false}});
   return gguf_hybrid_keys(keys);
 }
 
 }  // namespace
 
 Family granitemoehybrid_family() {
-  static const GgufFormat gguf = {"granitehybrid", gguf_keys(),
-                                  // The numbers of experts that are chosen, of none.
-                                  gguf_hybrid_other_keys({"ssm.inner_size", "expert_used_count",
-                                                          "expert_shared_feed_forward_length"}),
-                                  read_gguf, write_gguf, gguf_tensors};
+  static const GgufFormat gguf = {
+      "granitehybrid", gguf_keys(), gguf_hybrid_other_keys({"ssm.inner_size"}),
+      read_gguf,       write_gguf,  gguf_tensors};
   return {"granitemoehybrid", read, write, tensors, &gguf};
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
@@ -111,7 +112,8 @@ void read_period(const std::vector<bool>& layers, const std::string& prefix,
   for (size_t i = 0; i < layers.size(); ++i) {
     if (layers[i]) places.push_back(static_cast<int64_t>(i));
   }
-  const int64_t offset = places.at(0);
+  require(!places.empty(), where, "there are no such layers");
+  const int64_t offset = places[0];
   const int64_t period = places.size() > 1 ? places[1] - offset : std::ssize(layers);
   for (int64_t i = 0; i < std::ssize(layers); ++i) {
     require(layers[static_cast<size_t>(i)] == (i % period == offset), where,
@@ -126,6 +128,15 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   const std::string heads = file.key("attention.head_count_kv");
   read_period(read_gguf_attention_layers(file, config), "attn", metadata.path(heads), config);
+  if (config.value(kCount, 1) > 1) {
+    std::vector<bool> sparse;
+    for (int64_t i = 0; i < config.at("num_hidden_layers").get<int64_t>(); ++i) {
+      sparse.push_back(file.has(fmt::format("blk.{}.ffn_gate_inp.weight", i)));
+    }
+    read_period(sparse, "expert", metadata.path(file.key("expert_count")), config);
+  } else {
+    config[kCount] = 1;
+  }
   const auto hidden = std::max<int64_t>(1, config.at("hidden_size").get<int64_t>());
   const std::string inner = file.key("ssm.inner_size");
   const int64_t channels = metadata.integer(inner, {}, 1);
@@ -141,7 +152,8 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) {
-  return gguf_hybrid_tensors(config, {}, {{"mamba", "", gguf_mamba_rules()}});
+  return with_gguf_experts(gguf_hybrid_tensors(config, {}, {{"mamba", "", gguf_mamba_rules()}}),
+                           config);
 }
 
 }  // namespace

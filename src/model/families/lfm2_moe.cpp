@@ -2,7 +2,10 @@
 // number for each expert that counts where experts are chosen.
 #include <utility>
 
+#include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/lfm2.h"
 #include "model/families/mixture.h"
 
@@ -53,8 +56,44 @@ TensorRules tensors(const ModelConfig& config) {
                      {{ours + "experts.*.down_proj.*"}, {theirs + "experts.*.w2.*"}, {}}});
 }
 
+constexpr const char* kScores = "expert_gating_func";
+constexpr uint32_t kSigmoid = 2;
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_lfm2_gguf(file, config);
+  const std::string key = file.key(kScores);
+  require(file.metadata.integer(key, kSigmoid) == kSigmoid, file.metadata.path(key),
+          "{} is not what this family has", file.metadata.integer(key, kSigmoid));
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_lfm2_gguf(config, json, file);
+  file.metadata.set(file.key(kScores), GgufValue::u32(kSigmoid));
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return with_gguf_experts(lfm2_gguf_tensors(config), config);
+}
+
+std::vector<std::string_view> gguf_other_keys() {
+  std::vector<std::string_view> keys = gguf_decoder_other_keys();
+  keys.push_back(kScores);
+  return keys;
+}
+
+std::vector<GgufKey> gguf_keys() {
+  std::vector<GgufKey> keys = gguf_expert_keys(kCount);
+  keys.insert(keys.end(), {{"expert_feed_forward_length", "moe_intermediate_size"},
+                           {"leading_dense_block_count", "num_dense_layers"}});
+  return lfm2_gguf_keys(keys);
+}
+
 }  // namespace
 
-Family lfm2_moe_family() { return {"lfm2_moe", read, write, tensors}; }
+Family lfm2_moe_family() {
+  static const GgufFormat gguf = {"lfm2moe", gguf_keys(), gguf_other_keys(),
+                                  read_gguf, write_gguf,  gguf_tensors};
+  return {"lfm2_moe", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

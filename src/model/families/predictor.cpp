@@ -103,7 +103,14 @@ void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json
   require(said < all, file.metadata.path(count), "{} of {} layers", said, all);
   const int64_t layers = all - said;
   int64_t heads = 0;
-  while (heads < said && file.has(gguf_names(layers + heads).projection + ".weight")) ++heads;
+  const auto holds = [&](int64_t head) {
+    const PredictorNames names = gguf_names(layers + head);
+    const std::string* const all[] = {&names.projection, &names.hidden_norm, &names.embedding_norm,
+                                      &names.norm};
+    return std::ranges::all_of(
+        all, [&](const std::string* name) { return file.has(*name + ".weight"); });
+  };
+  while (heads < said && holds(heads)) ++heads;
   config["num_hidden_layers"] = layers;
   config[key] = heads;
 }

@@ -31,7 +31,7 @@ TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
                             const Transform& norm = {});
 
 // The same in GGUF files, where a head follows the layers and is counted with them. `key` of the
-// config.json: how many there are, which is what the file has tensors for. num_hidden_layers
+// config.json: how many there are, which is those whose own tensors the file holds. num_hidden_layers
 // becomes the number of the other layers.
 void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config);
 void write_gguf_predictors(const ModelConfig& config, GgufModel& file);

@@ -1,6 +1,10 @@
 // The Qwen3-Next family: as Qwen3.5, with projections key head by key head, and experts in all
 // layers or some.
+#include <algorithm>
+
+#include "base/error.h"
 #include "model/families.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/mixture.h"
 #include "model/families/qwen_hybrid.h"
 
@@ -40,8 +44,34 @@ TensorRules tensors(const ModelConfig& config) {
   return qwen_hybrid_tensors(config, "model", true);
 }
 
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  const std::vector<bool> sparse = sparse_layers(config);
+  require(std::ranges::count(sparse, false) == 0, file.metadata.where(),
+          "files of the architecture qwen3next have experts in all layers");
+  write_qwen_gguf(config, json, file);
+}
+
+// Queries, keys, values and gates were once in one, key head by key head.
+TensorRules gguf_tensors(const ModelConfig& config) {
+  TensorRules tensors = qwen_gguf_tensors(config, true);
+  const std::string ours = "layers.*.mixer.";
+  tensors.layouts.push_back({{ours + "q_proj.weight", ours + "k_proj.weight",
+                              ours + "v_proj.weight", ours + "g_proj.weight"},
+                             {"blk.*.ssm_in.weight"},
+                             transforms::split(0, first_of(config, "gated_deltanet", "heads"))});
+  return tensors;
+}
+
 }  // namespace
 
-Family qwen3_next_family() { return {"qwen3_next", read, write, tensors}; }
+Family qwen3_next_family() {
+  static const GgufFormat gguf = {"qwen3next",
+                                  qwen_gguf_keys(qwen_gguf_expert_keys()),
+                                  qwen_gguf_other_keys(),
+                                  read_qwen_gguf,
+                                  write_gguf,
+                                  gguf_tensors};
+  return {"qwen3_next", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/families/gguf_experts.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/mixture.h"
 #include "model/families/predictor.h"
@@ -72,6 +73,15 @@ std::vector<GgufKey> qwen_gguf_keys(const std::vector<GgufKey>& more) {
                                {"ssm.time_step_rank", "linear_num_value_heads"}};
   keys.insert(keys.end(), more.begin(), more.end());
   return gguf_decoder_keys(keys);
+}
+
+std::vector<GgufKey> qwen_gguf_expert_keys() {
+  std::vector<GgufKey> keys = gguf_expert_keys("num_experts");
+  keys.insert(keys.end(),
+              {{"feed_forward_length", "intermediate_size", GgufKind::u32, false},
+               {"expert_feed_forward_length", "moe_intermediate_size"},
+               {"expert_shared_feed_forward_length", "shared_expert_intermediate_size"}});
+  return keys;
 }
 
 std::vector<std::string_view> qwen_gguf_other_keys() {
@@ -146,8 +156,9 @@ TensorRules layer_tensors(const ModelConfig& config, bool interleaved) {
         {{{"q_proj.weight", "g_proj.weight"}, {"attn_q.weight"}, transforms::split(0, heads)}}},
        {"gated_deltanet", "",
         delta_net_rules(key_heads, each, interleaved, has_dealt_heads(config))}});
-  return with_rules(std::move(tensors),
-                    {{{"layers.*.ffn_norm.weight"}, {"blk.*.post_attention_norm.weight"}, {}}});
+  tensors = with_rules(std::move(tensors),
+                       {{{"layers.*.ffn_norm.weight"}, {"blk.*.post_attention_norm.weight"}, {}}});
+  return with_gguf_experts(std::move(tensors), config);
 }
 
 }  // namespace

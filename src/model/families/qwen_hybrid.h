@@ -54,6 +54,7 @@ TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& mo
 // Qwen3-Next has them; else each has a tensor of its own, and what belongs to value heads is in
 // another order: the first value head of every key head, then the second of every key head.
 std::vector<GgufKey> qwen_gguf_keys(const std::vector<GgufKey>& more);
+std::vector<GgufKey> qwen_gguf_expert_keys();
 std::vector<std::string_view> qwen_gguf_other_keys();
 void read_qwen_gguf(const GgufModel& file, nlohmann::json& config);
 void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file);
