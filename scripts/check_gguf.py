@@ -63,7 +63,7 @@ CHANGES = {
     "nemotron_h_bias": {"use_bias": False, "use_conv_bias": True, "time_step_min": 0.001,
                         "mlp_hidden_act": "relu2"},
     "qwen3_next_moe": {}, "qwen3_5_moe_text": {}, "lfm2_moe": {"routed_scaling_factor": 1.0}, "granitemoehybrid_moe": {},
-    "granitemoehybrid_moe_rope": {}, "jamba_moe": {},
+    "granitemoehybrid_moe_rope": None, "jamba_moe": {},
     "jamba": {}, "mamba": {}, "falcon_mamba": {}, "mamba2": {}, "mamba2_groups": {"use_bias": False},
 }
 
