@@ -177,7 +177,7 @@ class Converter:
         (older / "config.json").write_text(json.dumps(with_older_keys(config)))
         sys.argv = ["convert", str(older), "--outfile", str(file), "--outtype", "f32"]
         if name.startswith(("qwen3_5", "qwen3_next")):
-            sys.argv.append("--no-mtp")  # which these models have not
+            sys.argv.append("--no-mtp")  # these models have no such layers
         self.main()
 
 

@@ -166,17 +166,16 @@ bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoin
 
 // The heads for multi-token prediction that a published checkpoint holds: many tools drop them, or
 // a part of them, and leave their key.
-int64_t stored_predictors(const ModelConfig& config, const CheckpointReader& checkpoint,
-                          const Family& family) {
-  if (config.mtp.heads == 0 || family.model_type == "pronghorn") return config.mtp.heads;
-  const TensorRules rules = family.tensors(config);
+int64_t stored_predictors(const ModelConfig& config, const std::vector<std::string>& names,
+                          const TensorRules& rules) {
+  if (config.mtp.published == 0) return config.mtp.heads;
   const auto holds = [&](int64_t head) {
     std::vector<std::string> ours;
     for (const char* part : {"projection", "hidden_norm", "embedding_norm", "norm"}) {
       ours.push_back(fmt::format("mtp.{}.{}.weight", head, part));
     }
     return std::ranges::all_of(bind_rules(rules, ours), [&](const BoundRule& rule) {
-      return checkpoint.find(rule.published[0]) != nullptr;
+      return std::ranges::count(names, rule.published[0]) > 0;
     });
   };
   int64_t heads = 0;
@@ -267,9 +266,11 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
   if (const auto gguf = find_gguf(directory)) {
     const GgufFile file(*gguf);
     const Family& family = gguf_family(gguf_model(file));
+    const GgufReader reader(file);
     ModelConfig config = read_gguf_config(file);
+    config.mtp.heads = stored_predictors(config, reader.names(), family.gguf->tensors(config));
     std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
-    pronghorn::load(*model, GgufReader(file), family.gguf->tensors(model->config()));
+    pronghorn::load(*model, reader, family.gguf->tensors(model->config()));
     return model;
   }
   require(std::filesystem::is_directory(directory), directory.string(),
@@ -278,7 +279,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
   const Family& family = family_of(directory);
   ModelConfig config = load_config(directory);
   if (has_other_head(config, checkpoint, family)) config.tie_embeddings = false;
-  config.mtp.heads = stored_predictors(config, checkpoint, family);
+  config.mtp.heads = stored_predictors(config, checkpoint.names(), family.tensors(config));
   std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
   pronghorn::load(*model, checkpoint, family.tensors(model->config()));
   return model;

@@ -47,7 +47,8 @@ struct BlockConfig {
 // that guess tokens further ahead; only speculation uses them.
 struct MtpConfig {
   int64_t heads = 0;
-  char block = 0;  // the kind of block in each; 0: that of the pattern's end
+  int64_t published = 0;  // those that a published file says it has; it may lack some
+  char block = 0;         // the kind of block in each; 0: that of the pattern's end
 };
 
 // The context that a model was trained for, in tokens.

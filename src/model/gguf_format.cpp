@@ -34,6 +34,12 @@ nlohmann::json read_key(const GgufMetadata& metadata, const std::string& key, Gg
   return metadata.integer(key, {}, 0);
 }
 
+bool has_layer(const GgufModel& file, int64_t layer) {
+  const std::string prefix = fmt::format("blk.{}.", layer);
+  const auto first = file.shapes.lower_bound(prefix);
+  return first != file.shapes.end() && first->first.starts_with(prefix);
+}
+
 bool says_nothing(const GgufValue& value) {
   if (const auto truth = value.as_boolean()) return !*truth;
   if (const auto number = value.as_number()) return *number == 0;
@@ -112,8 +118,10 @@ const Family& gguf_family(const GgufModel& file) {
   std::vector<std::string_view> names;
   for (const Family& family : families()) {
     if (family.gguf == nullptr) continue;
-    const bool reads_it = family.gguf->reads_it == nullptr || family.gguf->reads_it(file);
-    if (family.gguf->architecture == architecture && reads_it) return family;
+    if (family.gguf->architecture == architecture &&
+        (family.gguf->reads_it == nullptr || family.gguf->reads_it(file))) {
+      return family;
+    }
     if (std::ranges::count(names, family.gguf->architecture) == 0) {
       names.push_back(family.gguf->architecture);
     }
@@ -137,7 +145,18 @@ nlohmann::json gguf_config(const GgufModel& file) {
     }
     config[std::string(key.config_key)] = read_key(metadata, name, key.kind, key.by_layer);
   }
-  metadata.integer(file.key("block_count"), {}, 1, kMaxBlocks);  // before anything loops over it
+  // Before anything loops over them.
+  const std::string layers = file.key("block_count");
+  const int64_t count = metadata.integer(layers, {}, 1, kMaxBlocks);
+  require(has_layer(file, count - 1), metadata.path(layers),
+          "{}, but there is no tensor of layer {}", count, count - 1);
+  for (const GgufKey& key : format.keys) {
+    const std::string name = full_key(format.architecture, key.key);
+    const GgufValue* value = metadata.find(name);
+    require(value == nullptr || value->kind() != GgufKind::array ||
+                std::cmp_equal(value->count(), count),
+            metadata.path(name), "a list where there are {} layers", count);
+  }
   const std::string causal = file.key("attention.causal");
   require(metadata.boolean(causal, true), metadata.path(causal), "false is not supported");
   const auto embedding = file.shapes.find(kEmbedding);

@@ -18,6 +18,9 @@ nlohmann::json mixture_of(const nlohmann::json& ffn, const UpcycleOptions& optio
           "a feed-forward \"{}\" has no gate, as experts have (\"swiglu\" and \"glu\" do)", type);
   require(!ffn.value("norm", false) && ffn.value("bits", "whole") == "whole", kWhere,
           "experts have no norm inside, and no products in few bits");
+  require(ffn.value("gate_scale", 1.0) == 1 && ffn.value("output_scale", 1.0) == 1 &&
+              ffn.value("adapter_rank", 0) == 0,
+          kWhere, "experts have no factors (gate_scale, output_scale) and no adapters");
   return {{"type", "moe"},
           {"experts", options.experts},
           {"top_k", options.top_k},

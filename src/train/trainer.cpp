@@ -150,7 +150,7 @@ class DraftLosses {
       model_.cross_entropy(context, early_hidden_, targets,
                            gradient_scale * config_.early_exit_loss, 0);
     }
-    const int64_t heads = model_.mtp_depth();
+    const int64_t heads = config_.mtp_loss > 0 ? model_.mtp_depth() : 0;
     batches_.reserve(static_cast<size_t>(heads));  // the tape refers to them
     Tensor last = hidden;
     for (int64_t k = 0; k < heads; ++k) {

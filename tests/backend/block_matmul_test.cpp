@@ -135,7 +135,8 @@ TEST_P(BlockMatmulTest, ForwardEqualsFloat64OfTheRoundedRows) {
       std::vector<float> x = random_numbers(kRows * in, "x");
       std::fill_n(x.begin(), 32, 0.0f);
       const std::vector<float> bias = random_numbers(out, "bias");
-      for (const int64_t rows : {int64_t{1}, int64_t{3}, kRows}) {
+      for (const int64_t rows :
+           {int64_t{1}, int64_t{3}, int64_t{4}, int64_t{5}, int64_t{9}, kRows}) {
         const std::vector<float> y = forward(by, x.data(), rows, bias.data());
         for (int64_t i = 0; i < rows; ++i) {
           const std::vector<double> row = rounded(x.data() + i * in, in);

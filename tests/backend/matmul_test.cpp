@@ -332,7 +332,8 @@ TEST_P(MatmulTest, ReadOnlyWeightsAreTheNumbersThatTheirEncodingGives) {
         kernels_->linear_backward_input(by, {dy.data(), kOut}, rows, {dx, in}, precision());
         return y;
       };
-      for (const int64_t rows : {int64_t{1}, int64_t{5}, kRows}) {
+      for (const int64_t rows :
+           {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{4}, int64_t{5}, kRows}) {
         EXPECT_EQ(results(weight, rows), results(trainable, rows))
             << encoding->name << ", " << rows << " rows of " << in;
       }

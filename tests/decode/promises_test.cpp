@@ -1,7 +1,7 @@
-// What is broken elsewhere for models with a recurrence, kept for a tiny model of each hybrid
-// family: a restored session reads nothing again, one sequence's rejected guesses touch no other,
-// a row does not depend on its batch, speculation forgets nothing that was read, going back leaves
-// the state of the shorter text. Each is named after a public report.
+// Promises that other programs break for models with a recurrence, checked with tiny models of
+// hybrid families: a restored session reads nothing again, one sequence's rejected guesses touch no
+// other, a row does not depend on its batch, speculation forgets nothing that was read, going back
+// leaves the state of the shorter text. Each is named after a public report.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -35,7 +35,8 @@ constexpr int32_t kVocabulary = 61;
 ModelConfig with_heads(size_t index, int64_t heads) {
   const auto& [name, body] = model_configs()[index];
   ModelConfig config = model_config(body);
-  config.mtp.heads = name == "carried" ? 0 : heads;
+  const bool carries = name == "carried" || name.ends_with("sides");
+  config.mtp.heads = carries ? 0 : heads;
   return config;
 }
 

@@ -287,6 +287,26 @@ TEST(GgufExperts, PartsOfPredictorsArePassedOver) {
   }
 }
 
+// Not all that follows the last layer is a predictor.
+TEST(GgufExperts, LayersBeyondTheCountAreErrors) {
+  const GoldenFile glm("glm4_moe");
+  const int64_t layers = glm.contents().metadata.integer("glm4moe.block_count");
+  EXPECT_THAT(glm.error("glm4moe.block_count", layers - 1),
+              HasSubstr(fmt::format("blk.{}.", layers - 1)));
+  EXPECT_THAT(glm.error("glm4moe.block_count", layers + 1),
+              HasSubstr(fmt::format("no tensor of layer {}", layers)));
+}
+
+TEST(GgufExperts, RoutersThatAreOthersAreErrors) {
+  for (const std::string name : {"qwen3_moe", "mixtral_odd", "olmoe", "granitemoe", "gpt_oss"}) {
+    const GoldenFile golden(name);
+    const std::string architecture(golden.contents().metadata.text("general.architecture"));
+    EXPECT_THAT(golden.error(architecture + ".expert_gating_func", 2),
+                HasSubstr("expert_gating_func"))
+        << name;
+  }
+}
+
 TEST(GgufExperts, NumbersThatDoNotFitAreNamed) {
   const GoldenFile qwen("qwen3_moe");  // 7 experts, 3 a token
   EXPECT_THAT(qwen.error("qwen3moe.expert_count", 8),

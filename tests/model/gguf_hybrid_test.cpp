@@ -9,12 +9,14 @@
 #include <vector>
 
 #include "base/random.h"
+#include "formats/safetensors.h"
 #include "model/checkpoint.h"
 #include "model/families.h"
 #include "model/gguf_format.h"
 #include "model/lora.h"
 #include "support/errors.h"
 #include "support/folder.h"
+#include "support/gguf_contents.h"
 #include "support/golden_models.h"
 #include "support/goldens.h"
 #include "support/model_runs.h"
@@ -28,6 +30,7 @@ using testing::HasSubstr;
 using testing::UnorderedElementsAre;
 using testing_support::bit_difference;
 using testing_support::changed_golden;
+using testing_support::Contents;
 using testing_support::decode;
 using testing_support::equal_steps;
 using testing_support::error_of;
@@ -83,6 +86,27 @@ TEST(GgufHybrids, WrittenAndReadComputeTheSame) {
     EXPECT_EQ(again->config().family, each.family.empty() ? model->config().family : each.family);
     EXPECT_EQ(bit_difference(scores(*again, each.golden), found), "");
   }
+}
+
+// Queries, keys, values and gates in one matrix, as the reference has them.
+TEST(GgufHybrids, OlderFilesOfQwen3Next) {
+  const Folder folder;
+  const std::string name = "qwen3_next_moe";
+  const auto model = Model::load(golden_path(name));
+  save_gguf(*model, folder / "model.gguf", GgufMetadata("test"));
+  Contents file(folder / "model.gguf");
+  Contents::Tensor older = file.take("blk.0.attn_qkv.weight");
+  const Contents::Tensor gate = file.take("blk.0.attn_gate.weight");
+  const SafetensorsFile published(golden_path(name) / "model.safetensors");
+  const SafetensorsEntry* whole = published.find("model.layers.0.linear_attn.in_proj_qkvz.weight");
+  ASSERT_NE(whole, nullptr);
+  older.shape[0] += gate.shape[0];
+  older.bytes.assign(whole->bytes.begin(), whole->bytes.end());
+  file.tensors["blk.0.ssm_in.weight"] = older;
+  file.write(folder / "older.gguf");
+  EXPECT_EQ(bit_difference(scores(*Model::load(folder / "older.gguf"), name),
+                           scores(*Model::load(folder / "model.gguf"), name)),
+            "");
 }
 
 // llama.cpp has no factor on the weights of this family's experts.
@@ -253,7 +277,7 @@ TEST(GgufHybrids, WhatFilesSayIsChecked) {
   EXPECT_THAT(error_with("granitemoehybrid", "granitehybrid.ssm.group_count", GgufValue::u32(3)),
               HasSubstr("groups"));
   EXPECT_THAT(error_with("nemotron_h", "nemotron_h.feed_forward_length", list({24, 0, 0, 24})),
-              HasSubstr("4 sizes of feed-forwards where there are 5 layers"));
+              HasSubstr("a list where there are 5 layers"));
   EXPECT_THAT(error_with("nemotron_h", "nemotron_h.feed_forward_length", list({24, 0, 24, 24, 0})),
               HasSubstr("layer 2 is attention and has a feed-forward"));
   EXPECT_THAT(error_with("jamba", "jamba.attention.head_count_kv", list({0, 2, 2, 0})),
@@ -418,6 +442,7 @@ TEST(GgufHybrids, FilesOfQwenMaySayTheirLayersByAnInterval) {
   EXPECT_EQ(gguf_config(file).at("layer_types"), kinds);
   file.metadata.set("qwen35.block_count", GgufValue::u32(3));
   file.metadata.set("qwen35.nextn_predict_layers", GgufValue::u32(1));
+  file.shapes["blk.2.attn_norm.weight"] = {16};
   EXPECT_EQ(gguf_config(file).at("layer_types"), kinds);
   EXPECT_EQ(gguf_config(file).at("num_hidden_layers"), 2);
 }

@@ -48,7 +48,7 @@ struct Tile {
 };
 
 #undef PRONGHORN_BLOCK_VECTORS
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
     HWY_TARGET == HWY_SSSE3
 #define PRONGHORN_BLOCK_VECTORS 1
 #else
@@ -76,7 +76,7 @@ HWY_INLINE IntVector Quad(const int8_t* from) {
 template <bool kSigned>
 HWY_INLINE IntVector Pairs(IntVector weights, const int8_t* quad) {
   auto w = weights.raw, a = Quad(quad).raw;
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET <= HWY_AVX3
   if constexpr (kSigned) {
     a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
     w = _mm512_abs_epi8(w);
@@ -99,7 +99,7 @@ HWY_INLINE IntVector Pairs(IntVector weights, const int8_t* quad) {
 
 // Neighbours of 16 bits, added in 32.
 HWY_INLINE IntVector AddNeighbours(IntVector pairs) {
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET <= HWY_AVX3
   return IntVector{_mm512_madd_epi16(pairs.raw, _mm512_set1_epi16(1))};
 #elif HWY_TARGET == HWY_AVX2
   return IntVector{_mm256_madd_epi16(pairs.raw, _mm256_set1_epi16(1))};
@@ -116,11 +116,10 @@ HWY_INLINE IntVector AddPairs(IntVector a, IntVector b) {
 // sum + the products of a part: of each lane's bytes in K::kEach quads.
 template <class K, bool kVnni>
 HWY_INLINE IntVector Dot(IntVector sum, const IntVector* weights, const int8_t* quads) {
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET <= HWY_AVX3
   if constexpr (kVnni) {
     for (int quad = 0; quad < K::kEach; ++quad) {
-      // Written out, because the functions for it want to be compiled for machines that have it
-      // all.
+      // Inline assembly: the intrinsic needs the whole file to be compiled for AVX-512 VNNI.
       asm("vpdpbusd %2%{1to16%}, %1, %0"
           : "+v"(sum.raw)
           : "v"(weights[quad].raw), "m"(*reinterpret_cast<const int32_t*>(quads + 4 * quad)));
@@ -131,6 +130,7 @@ HWY_INLINE IntVector Dot(IntVector sum, const IntVector* weights, const int8_t* 
   // Sums of pairs that surely fit into 16 bits.
   constexpr int kLargest = K::kWide ? 128 : (1 << K::kValueBits) - 1;
   constexpr int kRun = std::min(K::kEach, 32767 / (2 * 127 * kLargest));
+  static_assert(K::kEach % kRun == 0);
   for (int quad = 0; quad < K::kEach; quad += kRun) {
     IntVector pairs = Pairs<K::kWide>(weights[quad], quads + 4 * quad);
     for (int i = quad + 1; i < quad + kRun; ++i) {
@@ -157,10 +157,11 @@ HWY_INLINE void LoadWeights(const uint8_t* from, const uint8_t* values,
   }
 }
 
-// Asks for the bytes that are read next but a few. The panel's end may be near: nothing is read.
+// Asks for the bytes that are read some units later. They may be past the end of the panels: a
+// prefetch reads nothing.
 template <int64_t kBytes>
 HWY_INLINE void Ahead(const uint8_t* from) {
-  constexpr int64_t kDistance = 2048, kLine = 64;  // a memory's latency at its full speed
+  constexpr int64_t kDistance = 2048, kLine = 64;
   for (int64_t at = 0; at < kBytes; at += kLine) __builtin_prefetch(from + kDistance + at);
 }
 
@@ -328,7 +329,7 @@ Kernels KernelsOf() {
 template <int kBits, int kValueBits, int kGroup, bool kFactors, bool kMinimum>
 Kernels Choose() {
   using K = Kind<kBits, kValueBits, kGroup, kFactors, kMinimum>;
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET <= HWY_AVX3
   if (cpu_features().vnni) return KernelsOf<K, true>();
 #endif
   return KernelsOf<K, false>();

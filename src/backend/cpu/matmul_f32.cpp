@@ -32,7 +32,7 @@ constexpr int kTileRows = 4;
 constexpr int TilePanels(int rows) { return std::max(1, 12 / kVectors / rows); }
 #endif
 
-// Two f32 of a pair of bf16. The upper half is one whose lower half is something else.
+// The two numbers of a pair of bf16.
 struct Pair {
   Vector first, second;
 };

@@ -1,5 +1,6 @@
 #include "model/families/backbone.h"
 
+#include <cmath>
 #include <utility>
 
 #include "model/families/published_keys.h"
@@ -50,8 +51,8 @@ ModelConfig read_mamba_backbone(ConfigReader reader, nlohmann::json mixer) {
   const int64_t hidden = reader.integer("hidden_size", {}, 1, 1 << 17);
   const double expand = reader.number("expand", 2.0, 0.0625, 64);
   mixer["type"] = "mamba";
-  mixer["inner_size"] = reader.integer(
-      "intermediate_size", static_cast<int64_t>(expand * static_cast<double>(hidden)), 1);
+  mixer["inner_size"] =
+      reader.integer("intermediate_size", std::llround(expand * static_cast<double>(hidden)), 1);
   mixer["state"] = reader.integer("state_size", 16, 1);
   const nlohmann::json& rank = reader.raw("time_step_rank");
   if (rank.is_number_integer()) mixer["time_step_rank"] = rank;

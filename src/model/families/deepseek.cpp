@@ -108,7 +108,7 @@ std::string gguf_router_scores(const GgufModel& file) {
 }
 
 void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config) {
-  read_gguf_predictors(file, kPredictors, config);
+  read_gguf_predictors(file, kPredictors, config, kMostPredictors);
   const auto absent = [&](const char* key, const nlohmann::json& value) {
     if (!config.contains(key) || config.at(key) == 0) config[key] = value;
   };
@@ -133,6 +133,16 @@ void read_gguf_deepseek2(const GgufModel& file, nlohmann::json& config) {
   read_gguf_deepseek_experts(file, config);
 }
 
+namespace {
+
+std::vector<std::string_view> gguf_deepseek_other_keys() {
+  std::vector<std::string_view> keys = gguf_mla_other_keys();
+  keys.emplace_back(kGgufPredictors);
+  return keys;
+}
+
+}  // namespace
+
 GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& config),
                           bool (*reads_it)(const GgufModel& file)) {
   const auto write = [](const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
@@ -146,7 +156,7 @@ GgufFormat gguf_deepseek2(void (*read)(const GgufModel& file, nlohmann::json& co
   };
   return {"deepseek2",
           gguf_mla_keys(gguf_deepseek_keys()),
-          gguf_mla_other_keys(),
+          gguf_deepseek_other_keys(),
           read,
           write,
           tensors,
@@ -166,8 +176,7 @@ TensorRules deepseek_tensors(const ModelConfig& config,
     return PredictorNames{layer, layer + ".enorm", layer + ".hnorm", layer + ".eh_proj",
                           layer + ".shared_head.norm"};
   };
-  TensorRules tensors =
-      with_predictors(family(config), config, family, "model.layers", kMostPredictors, names);
+  TensorRules tensors = with_predictors(family(config), config, family, "model.layers", names);
   // Copies of the model's own.
   for (int64_t head = 0; head < config.mtp.heads; ++head) {
     tensors.passed_over.push_back(names(head).layer + ".embed_tokens.weight");

@@ -33,6 +33,19 @@ std::vector<std::string_view> gguf_mixture_other_keys() {
   return keys;
 }
 
+void require_gguf_softmax(const GgufModel& file) {
+  constexpr int64_t kNotSaid = 0, kSoftmax = 1, kSoftmaxOfChosen = 3;
+  const std::string scores = file.key("expert_gating_func");
+  const int64_t said = file.metadata.integer(scores, kNotSaid);
+  require(said == kNotSaid || said == kSoftmax || said == kSoftmaxOfChosen,
+          file.metadata.path(scores), "{} is not supported for this architecture", said);
+}
+
+void read_gguf_softmax_experts(const GgufModel& file, nlohmann::json& config) {
+  require_gguf_softmax(file);
+  read_gguf_attention(file, config);
+}
+
 bool gguf_without_experts(const GgufModel& file) {
   return file.metadata.integer(file.key("expert_count"), 0) == 0;
 }

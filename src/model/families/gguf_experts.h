@@ -20,6 +20,12 @@ std::vector<GgufKey> gguf_expert_keys(std::string_view count_key);
 // gguf_decoder_other_keys() and what is not looked at where an architecture has one kind of router.
 std::vector<std::string_view> gguf_mixture_other_keys();
 
+// For families whose routers are a softmax, over all or over the chosen: an architecture has one of
+// these. Throws Error if the file says that its routers are others.
+void require_gguf_softmax(const GgufModel& file);
+// The same, and read_gguf_attention().
+void read_gguf_softmax_experts(const GgufModel& file, nlohmann::json& config);
+
 // Whether the file has no experts, where its architecture may have some.
 bool gguf_without_experts(const GgufModel& file);
 

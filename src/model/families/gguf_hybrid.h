@@ -11,8 +11,8 @@
 
 namespace pronghorn {
 
-// Those of a decoder, but that the number of key/value heads may be 0 in some layers; and some
-// more, or others in place of those with the same name.
+// The keys of a decoder whose number of key/value heads may be 0 in some layers, and `more`, which
+// replace those of the same name.
 std::vector<GgufKey> gguf_hybrid_keys(const std::vector<GgufKey>& more);
 std::vector<std::string_view> gguf_hybrid_other_keys(const std::vector<std::string_view>& more);
 

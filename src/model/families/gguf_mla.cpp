@@ -43,7 +43,7 @@ std::vector<GgufKey> gguf_mla_keys(const std::vector<GgufKey>& more) {
 std::vector<std::string_view> gguf_mla_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
   keys.insert(keys.end(), {kKvHeads, kKeys, kKeysOfHeads, kValuesOfHeads, "expert_gating_func",
-                           "nextn_predict_layers", "rope.scaling.yarn_log_multiplier"});
+                           "rope.scaling.yarn_log_multiplier"});
   return keys;
 }
 
@@ -61,7 +61,7 @@ void read_gguf_mla(const GgufModel& file, nlohmann::json& config) {
     if (config.contains("v_head_dim") || !metadata.has(file.key(key))) continue;
     config["v_head_dim"] = metadata.integer(file.key(key), {}, 1);
   }
-  if (config.value("q_lora_rank", 0) == 0) config["q_lora_rank"] = nullptr;
+  if (config.value("q_lora_rank", int64_t{0}) == 0) config["q_lora_rank"] = nullptr;
   read_gguf_rope(file, config);
 }
 

@@ -39,7 +39,7 @@ TensorRules tensors(const ModelConfig& config) { return deepseek_tensors(config,
 
 std::vector<std::string_view> gguf_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
-  keys.insert(keys.end(), {"expert_gating_func", "nextn_predict_layers"});
+  keys.insert(keys.end(), {"expert_gating_func", kGgufPredictors});
   return keys;
 }
 

@@ -93,9 +93,9 @@ std::vector<std::string_view> gguf_other_keys() {
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  read_gguf_attention(file, config);
+  read_gguf_softmax_experts(file, config);
   config["attention_bias"] = file.has("blk.0.attn_q.bias");
-  if (config.value("sliding_window", 0) == 0) config["sliding_window"] = nullptr;
+  if (config.value("sliding_window", int64_t{0}) == 0) config["sliding_window"] = nullptr;
   read_gguf_windows(file, kPeriod, config);
   nlohmann::json& rope = config["rope_scaling"];
   if (rope.is_null()) rope = {{"rope_type", "default"}};

@@ -32,6 +32,11 @@ TensorRules tensors(const ModelConfig& config) {
   return with_rules(decoder_tensors(config), granite_expert_rules(config));
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  require_gguf_softmax(file);
+  read_gguf_granite(file, config);
+}
+
 TensorRules gguf_tensors(const ModelConfig& config) {
   return with_gguf_experts(
       gguf_decoder_tensors(config, {.rope_pairs = true, .biases = true, .rope_tables = true}),
@@ -56,7 +61,7 @@ Family granitemoe_family() {
   static const GgufFormat gguf = {"granitemoe",
                                   gguf_mixture_keys(kCount, gguf_granite_keys()),
                                   gguf_mixture_other_keys(),
-                                  read_gguf_granite,
+                                  read_gguf,
                                   write_gguf_attention,
                                   gguf_tensors};
   return {"granitemoe", read, write, tensors, &gguf};

@@ -128,7 +128,7 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   const std::string heads = file.key("attention.head_count_kv");
   read_period(read_gguf_attention_layers(file, config), "attn", metadata.path(heads), config);
-  if (config.value(kCount, 1) > 1) {
+  if (config.value(kCount, int64_t{1}) > 1) {
     std::vector<bool> sparse;
     for (int64_t i = 0; i < config.at("num_hidden_layers").get<int64_t>(); ++i) {
       sparse.push_back(file.has(fmt::format("blk.{}.ffn_gate_inp.weight", i)));

@@ -1,4 +1,5 @@
 // The Mamba-2 family (arXiv 2405.21060), as transformers' model_type "mamba2".
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -16,7 +17,7 @@ ModelConfig read(ConfigReader reader) {
   mixer["head_dim"] = reader.integer("head_dim", 64, 1);
   const double expand = reader.number("expand", 2.0, 0.0625, 64);
   require(mixer["heads"].get<int64_t>() * mixer["head_dim"].get<int64_t>() ==
-              static_cast<int64_t>(expand * static_cast<double>(hidden)),
+              std::llround(expand * static_cast<double>(hidden)),
           reader.path("num_heads"), "{} heads of {} are not expand {} x hidden_size {}",
           mixer["heads"].dump(), mixer["head_dim"].dump(), expand, hidden);
   mixer["state"] = reader.integer("state_size", 128, 1);

@@ -47,7 +47,7 @@ Family mixtral_family() {
   static const GgufFormat gguf = {"llama",
                                   gguf_mixture_keys(kCount),
                                   gguf_mixture_other_keys(),
-                                  read_gguf_attention,
+                                  read_gguf_softmax_experts,
                                   write_gguf_attention,
                                   gguf_tensors};
   return {"mixtral", read, write, tensors, &gguf};

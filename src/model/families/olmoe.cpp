@@ -38,7 +38,7 @@ Family olmoe_family() {
   static const GgufFormat gguf = {"olmoe",
                                   gguf_mixture_keys(kCount),
                                   gguf_mixture_other_keys(),
-                                  read_gguf_attention,
+                                  read_gguf_softmax_experts,
                                   write_gguf_attention,
                                   gguf_tensors,
                                   false};

@@ -58,7 +58,7 @@ void put_first(std::vector<TensorRule>& rules, const std::vector<TensorRule>& fi
 }  // namespace
 
 void add_predictors(ModelConfig& config, int64_t heads) {
-  config.mtp.heads = heads;
+  config.mtp.heads = config.mtp.published = heads;
   if (heads == 0) return;
   for (const PatternStep& step : config.steps) {
     if (step.kind != PatternStep::Kind::block) continue;
@@ -72,10 +72,10 @@ void add_predictors(ModelConfig& config, int64_t heads) {
 
 TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
                             const std::function<TensorRules(const ModelConfig&)>& family,
-                            const std::string& layers, int64_t most,
+                            const std::string& layers,
                             const std::function<PredictorNames(int64_t head)>& names,
                             const Transform& norm) {
-  for (int64_t head = 0; head < most; ++head) {
+  for (int64_t head = 0; head < std::max(config.mtp.heads, config.mtp.published); ++head) {
     const PredictorNames theirs = names(head);
     if (head >= config.mtp.heads) {
       tensors.passed_over.push_back(theirs.layer + ".*");
@@ -96,22 +96,13 @@ TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
   return tensors;
 }
 
-void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config) {
+void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config,
+                          int64_t most) {
   const auto all = config.at("num_hidden_layers").get<int64_t>();
   const std::string count = file.key(kGgufPredictors);
-  const int64_t said = file.metadata.integer(count, 0, 0, kMostPredictors);
-  require(said < all, file.metadata.path(count), "{} of {} layers", said, all);
-  const int64_t layers = all - said;
-  int64_t heads = 0;
-  const auto holds = [&](int64_t head) {
-    const PredictorNames names = gguf_names(layers + head);
-    const std::string* const all[] = {&names.projection, &names.hidden_norm, &names.embedding_norm,
-                                      &names.norm};
-    return std::ranges::all_of(
-        all, [&](const std::string* name) { return file.has(*name + ".weight"); });
-  };
-  while (heads < said && holds(heads)) ++heads;
-  config["num_hidden_layers"] = layers;
+  const int64_t heads = file.metadata.integer(count, 0, 0, most);
+  require(heads < all, file.metadata.path(count), "{} of {} layers", heads, all);
+  config["num_hidden_layers"] = all - heads;
   config[key] = heads;
 }
 
@@ -125,8 +116,7 @@ void write_gguf_predictors(const ModelConfig& config, GgufModel& file) {
 TensorRules with_gguf_predictors(const ModelConfig& config,
                                  const std::function<TensorRules(const ModelConfig&)>& family) {
   const auto names = [&](int64_t head) { return gguf_names(config.block_count() + head); };
-  TensorRules tensors =
-      with_predictors(family(config), config, family, "blk", kMostPredictors, names);
+  TensorRules tensors = with_predictors(family(config), config, family, "blk", names);
   // Copies of the model's own.
   for (int64_t head = 0; head < config.mtp.heads; ++head) {
     const std::string nextn = names(head).layer + ".nextn.";

@@ -23,17 +23,19 @@ struct PredictorNames {
 };
 
 // `tensors` of the family's layers, which are named `layers` and a number, with the same for the
-// heads. norm: of the head's own norms. Heads beyond the model's, up to `most`, are passed over.
+// heads. norm: of the head's own norms. Heads that the file says it has beyond the model's are
+// passed over.
 TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
                             const std::function<TensorRules(const ModelConfig&)>& family,
-                            const std::string& layers, int64_t most,
+                            const std::string& layers,
                             const std::function<PredictorNames(int64_t head)>& names,
                             const Transform& norm = {});
 
-// The same in GGUF files, where a head follows the layers and is counted with them. `key` of the
-// config.json: how many there are, which is those whose own tensors the file holds. num_hidden_layers
-// becomes the number of the other layers.
-void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config);
+// The same in GGUF files, where heads follow the layers and are counted with them. `key` of the
+// config.json: how many there are, at most `most`. num_hidden_layers becomes the number of the
+// other layers.
+void read_gguf_predictors(const GgufModel& file, const char* key, nlohmann::json& config,
+                          int64_t most);
 void write_gguf_predictors(const ModelConfig& config, GgufModel& file);
 TensorRules with_gguf_predictors(const ModelConfig& config,
                                  const std::function<TensorRules(const ModelConfig&)>& family);

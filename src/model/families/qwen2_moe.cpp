@@ -55,7 +55,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  read_gguf_attention(file, config);
+  read_gguf_softmax_experts(file, config);
   read_gguf_inner_size(file, "ffn_gate_exps.weight", "moe_intermediate_size", config);
   read_gguf_inner_size(file, "ffn_gate_shexp.weight", "shared_expert_intermediate_size", config);
   config["qkv_bias"] = file.has("blk.0.attn_q.bias");

@@ -24,7 +24,7 @@ void read_feed_forwards(ConfigReader& reader, Decoder& decoder) {
 }
 
 ModelConfig read(ConfigReader reader) {
-  HybridDecoder model = read_qwen_hybrid(reader);
+  HybridDecoder model = read_qwen_hybrid(reader, 0, 1);  // published files lack the key
   read_feed_forwards(reader, model.decoder);
   return model.finish(reader);
 }
@@ -51,14 +51,19 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
   write_qwen_gguf(config, json, file);
 }
 
-// Queries, keys, values and gates were once in one, key head by key head.
+// Older files have queries, keys, values and gates in one matrix, key head by key head.
 TensorRules gguf_tensors(const ModelConfig& config) {
   TensorRules tensors = qwen_gguf_tensors(config, true);
-  const std::string ours = "layers.*.mixer.";
-  tensors.layouts.push_back({{ours + "q_proj.weight", ours + "k_proj.weight",
-                              ours + "v_proj.weight", ours + "g_proj.weight"},
-                             {"blk.*.ssm_in.weight"},
-                             transforms::split(0, first_of(config, "gated_deltanet", "heads"))});
+  const std::vector<const BlockConfig*> layers = layer_blocks(config);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const nlohmann::json& mixer = layers[i]->mixers.front();
+    if (mixer.at("type") != "gated_deltanet") continue;
+    const std::string ours = fmt::format("layers.{}.mixer.", i);
+    tensors.layouts.push_back({{ours + "q_proj.weight", ours + "k_proj.weight",
+                                ours + "v_proj.weight", ours + "g_proj.weight"},
+                               {fmt::format("blk.{}.ssm_in.weight", i)},
+                               transforms::split(0, mixer.at("heads").get<int64_t>())});
+  }
   return tensors;
 }
 

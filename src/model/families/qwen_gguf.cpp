@@ -93,7 +93,7 @@ std::vector<std::string_view> qwen_gguf_other_keys() {
 void read_qwen_gguf(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   const auto all = config.at("num_hidden_layers").get<int64_t>();
-  read_gguf_predictors(file, kQwenPredictors, config);
+  read_gguf_predictors(file, kQwenPredictors, config, 1);
   const auto layers = config.at("num_hidden_layers").get<int64_t>();
   require(layers <= kMaxBlocks, metadata.path(file.key("block_count")), "{} layers", all);
   read_gguf_attention(file, config);

@@ -73,7 +73,7 @@ bool has_dealt_heads(const ModelConfig& config) {
   return !mixers.empty() && mixers.front()->at("output_order") == "dealt";
 }
 
-HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
+HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size, int64_t predictors) {
   HybridDecoder result;
   DecoderDefaults defaults{.kv_heads = 4, .head_dim = 256, .size = size};
   defaults.rope.partial = 0.25;
@@ -90,7 +90,7 @@ HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size) {
       read_attention_layers(reader, "layer_types", decoder.layers, {"linear_attention"},
                             [&](int64_t layer) { return (layer + 1) % interval == 0; });
   result.other = read_delta_net(reader);
-  decoder.predictors = reader.integer(kQwenPredictors, 0, 0, 1);
+  decoder.predictors = reader.integer(kQwenPredictors, predictors, 0, 1);
   require(!reader.boolean("mtp_use_dedicated_embeddings", false),
           reader.path("mtp_use_dedicated_embeddings"), "true is not supported");
   for (const char* key : {"mamba_ssm_dtype", "mlp_only_layers"}) reader.ignore(key);
@@ -207,7 +207,7 @@ TensorRules qwen_hybrid_tensors(const ModelConfig& config, const std::string& mo
     return PredictorNames{fmt::format("mtp.layers.{}", head), "mtp.pre_fc_norm_embedding",
                           "mtp.pre_fc_norm_hidden", "mtp.fc", "mtp.norm"};
   };
-  TensorRules tensors = with_predictors(family(config), config, family, model + ".layers", 1, names,
+  TensorRules tensors = with_predictors(family(config), config, family, model + ".layers", names,
                                         transforms::plus(1));
   tensors.passed_over.emplace_back("model.visual.*");  // the tower for images
   if (config.mtp.heads == 0) tensors.passed_over.emplace_back("mtp.*");

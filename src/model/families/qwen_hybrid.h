@@ -22,8 +22,9 @@ int64_t first_of(const ModelConfig& config, const std::string& type, const char*
 // The key for how many heads for multi-token prediction there are.
 constexpr const char* kQwenPredictors = "mtp_num_hidden_layers";
 
-// size: of a feed-forward where the key is missing; 0: it must be there.
-HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size = 0);
+// size: of a feed-forward where the key is missing; 0: it must be there. predictors: the number of
+// heads where their key is missing.
+HybridDecoder read_qwen_hybrid(ConfigReader& reader, int64_t size = 0, int64_t predictors = 0);
 
 // Puts experts into the layers that `sparse` says: a softmax over the chosen, if the family's files
 // do not say otherwise, beside one that is shared, behind a gate of its own.

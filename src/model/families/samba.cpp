@@ -1,6 +1,7 @@
 // The Samba family (arXiv 2406.07522) as the library flash-linear-attention publishes it: Mamba and
 // attention in a window in turn, each with a gated feed-forward.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -27,15 +28,14 @@ nlohmann::json read_mamba(ConfigReader& reader, int64_t hidden_size) {
   reader.ignore("intermediate_size");  // expand x hidden_size
   require(reader.boolean("use_conv_bias", true), reader.path("use_conv_bias"),
           "false is not what the published code computes");
-  nlohmann::json mixer = {
-      {"type", "mamba"},
-      {"inner_size", static_cast<int64_t>(expand * static_cast<double>(hidden_size))},
-      {"state", reader.integer("state_size", 16, 1)},
-      {"conv_kernel", reader.integer("conv_kernel", 4, 1)},
-      {"bias", reader.boolean("use_bias", false)},
-      {"time_step_min", reader.number("time_step_min", 0.001)},
-      {"time_step_max", reader.number("time_step_max", 0.1)},
-      {"time_step_floor", reader.number("time_step_floor", 1e-4)}};
+  nlohmann::json mixer = {{"type", "mamba"},
+                          {"inner_size", std::llround(expand * static_cast<double>(hidden_size))},
+                          {"state", reader.integer("state_size", 16, 1)},
+                          {"conv_kernel", reader.integer("conv_kernel", 4, 1)},
+                          {"bias", reader.boolean("use_bias", false)},
+                          {"time_step_min", reader.number("time_step_min", 0.001)},
+                          {"time_step_max", reader.number("time_step_max", 0.1)},
+                          {"time_step_floor", reader.number("time_step_floor", 1e-4)}};
   const nlohmann::json& rank = reader.raw("time_step_rank");
   if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
   return mixer;

@@ -177,7 +177,8 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-// Of the layer's side, the `use`-th in the model. theirs: where its shared block is published.
+// The rules of a layer's side, the model's side number `use`. theirs: where its shared block is
+// published.
 void add_side_rules(std::vector<TensorRule>& rules, const std::string& ours,
                     const std::string& theirs, int64_t use) {
   const std::string mlp = theirs + "feed_forward.gate_up_proj", ffn = ours + "ffn.";
