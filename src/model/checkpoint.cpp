@@ -166,9 +166,12 @@ bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoin
 
 // The heads for multi-token prediction that a published checkpoint holds: many tools drop them, or
 // a part of them, and leave their key.
-int64_t stored_predictors(const ModelConfig& config, const std::vector<std::string>& names,
-                          const TensorRules& rules) {
+template <typename Checkpoint>
+int64_t stored_predictors(const ModelConfig& config, const Checkpoint& checkpoint,
+                          TensorRules (*tensors)(const ModelConfig&)) {
   if (config.mtp.published == 0) return config.mtp.heads;
+  const std::vector<std::string> names = checkpoint.names();
+  const TensorRules rules = tensors(config);
   const auto holds = [&](int64_t head) {
     std::vector<std::string> ours;
     for (const char* part : {"projection", "hidden_norm", "embedding_norm", "norm"}) {
@@ -265,12 +268,12 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpose purpose) {
   if (const auto gguf = find_gguf(directory)) {
     const GgufFile file(*gguf);
-    const Family& family = gguf_family(gguf_model(file));
     const GgufReader reader(file);
     ModelConfig config = read_gguf_config(file);
-    config.mtp.heads = stored_predictors(config, reader.names(), family.gguf->tensors(config));
+    const auto tensors = find_family(config.family, gguf->string()).gguf->tensors;
+    config.mtp.heads = stored_predictors(config, reader, tensors);
     std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
-    pronghorn::load(*model, reader, family.gguf->tensors(model->config()));
+    pronghorn::load(*model, reader, tensors(model->config()));
     return model;
   }
   require(std::filesystem::is_directory(directory), directory.string(),
@@ -279,7 +282,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
   const Family& family = family_of(directory);
   ModelConfig config = load_config(directory);
   if (has_other_head(config, checkpoint, family)) config.tie_embeddings = false;
-  config.mtp.heads = stored_predictors(config, checkpoint.names(), family.tensors(config));
+  config.mtp.heads = stored_predictors(config, checkpoint, family.tensors);
   std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
   pronghorn::load(*model, checkpoint, family.tensors(model->config()));
   return model;

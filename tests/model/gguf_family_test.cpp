@@ -24,6 +24,7 @@ using testing_support::bit_difference;
 using testing_support::changed_golden;
 using testing_support::error_of;
 using testing_support::Folder;
+using testing_support::gguf_refusal;
 using testing_support::golden_logits;
 using testing_support::golden_path;
 using testing_support::relative_difference;
@@ -116,60 +117,52 @@ TEST(GgufFamilies, WrittenAndReadComputeTheSame) {
 }
 
 TEST(GgufFamilies, WhatCannotBeSaidIsNamed) {
-  const auto refusal = [](const std::string& golden,
-                          const nlohmann::json& changes = nlohmann::json::object()) {
-    const Folder folder;
-    const auto model = changed_golden(folder, golden, changes);
-    const std::string error =
-        error_of([&] { save_gguf(*model, folder / "model.gguf", GgufMetadata("test")); });
-    EXPECT_FALSE(std::filesystem::exists(folder / "model.gguf"));
-    return error;
-  };
-  EXPECT_THAT(refusal("llama_yarn_factors"), HasSubstr("layers.0.mixer.rope = "));
-  EXPECT_THAT(refusal("mistral"), HasSubstr("layers.0.mixer.window = 23"));
-  EXPECT_THAT(refusal("qwen2"), HasSubstr("layers.1.mixer.window = 19"));
-  EXPECT_THAT(refusal("qwen3_bias"), HasSubstr("layers.0.mixer.o_proj.bias"));
-  EXPECT_THAT(refusal("smollm3_window"), HasSubstr("bias"));
-  EXPECT_THAT(refusal("gemma2"), HasSubstr("layers.0.mixer.scale"));
-  EXPECT_THAT(refusal("gemma2", {{"query_pre_attn_scalar", 8}, {"embedding_scale", 1}}),
+  EXPECT_THAT(gguf_refusal("llama_yarn_factors"), HasSubstr("layers.0.mixer.rope = "));
+  EXPECT_THAT(gguf_refusal("mistral"), HasSubstr("layers.0.mixer.window = 23"));
+  EXPECT_THAT(gguf_refusal("qwen2"), HasSubstr("layers.1.mixer.window = 19"));
+  EXPECT_THAT(gguf_refusal("qwen3_bias"), HasSubstr("layers.0.mixer.o_proj.bias"));
+  EXPECT_THAT(gguf_refusal("smollm3_window"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("gemma2"), HasSubstr("layers.0.mixer.scale"));
+  EXPECT_THAT(gguf_refusal("gemma2", {{"query_pre_attn_scalar", 8}, {"embedding_scale", 1}}),
               HasSubstr("embedding_scale = 1"));
   EXPECT_THAT(
-      refusal("gemma2", {{"query_pre_attn_scalar", 8}, {"attn_logit_softcapping", nullptr}}),
+      gguf_refusal("gemma2", {{"query_pre_attn_scalar", 8}, {"attn_logit_softcapping", nullptr}}),
       HasSubstr("soft_cap"));
-  EXPECT_THAT(refusal("phi3_long"), HasSubstr("rope"));
-  EXPECT_THAT(refusal("olmo2_yarn"), HasSubstr("olmo2: tensor rules: none fits"));
-  EXPECT_THAT(refusal("gpt2_variants"), HasSubstr("activation"));
-  EXPECT_THAT(refusal("gpt_neox_sequential"), HasSubstr("have a head besides"));
-  EXPECT_THAT(refusal("bitnet"), HasSubstr("have no head besides"));
-  EXPECT_THAT(refusal("bitnet_online"), HasSubstr("activation"));
-  EXPECT_THAT(refusal("mixtral"), HasSubstr("layers.0.mixer.window = 19"));
-  EXPECT_THAT(refusal("qwen2_moe_window"), HasSubstr("have a head besides"));
-  EXPECT_THAT(refusal("qwen2_moe"), HasSubstr("layers.1.ffn"));  // without experts
-  EXPECT_THAT(refusal("qwen2_moe_plain", {{"norm_topk_prob", true}}),
+  EXPECT_THAT(gguf_refusal("phi3_long"), HasSubstr("rope"));
+  EXPECT_THAT(gguf_refusal("olmo2_yarn"), HasSubstr("olmo2: tensor rules: none fits"));
+  EXPECT_THAT(gguf_refusal("gpt2_variants"), HasSubstr("activation"));
+  EXPECT_THAT(gguf_refusal("gpt_neox_sequential"), HasSubstr("have a head besides"));
+  EXPECT_THAT(gguf_refusal("bitnet"), HasSubstr("have no head besides"));
+  EXPECT_THAT(gguf_refusal("bitnet_online"), HasSubstr("activation"));
+  EXPECT_THAT(gguf_refusal("mixtral"), HasSubstr("layers.0.mixer.window = 19"));
+  EXPECT_THAT(gguf_refusal("qwen2_moe_window"), HasSubstr("have a head besides"));
+  EXPECT_THAT(gguf_refusal("qwen2_moe"), HasSubstr("layers.1.ffn"));  // without experts
+  EXPECT_THAT(gguf_refusal("qwen2_moe_plain", {{"norm_topk_prob", true}}),
               HasSubstr("ffn.normalize = true"));
-  EXPECT_THAT(refusal("qwen3_moe", {{"norm_topk_prob", false}}),
+  EXPECT_THAT(gguf_refusal("qwen3_moe", {{"norm_topk_prob", false}}),
               HasSubstr("ffn.normalize = false"));
-  EXPECT_THAT(refusal("qwen3_moe_all"), HasSubstr("o_proj.bias"));
-  EXPECT_THAT(refusal("olmoe", {{"norm_topk_prob", true}}), HasSubstr("ffn.normalize = true"));
-  EXPECT_THAT(refusal("gpt_oss", {{"swiglu_limit", 0.8}}), HasSubstr("ffn.clamp = 0.8"));
+  EXPECT_THAT(gguf_refusal("qwen3_moe_all"), HasSubstr("o_proj.bias"));
+  EXPECT_THAT(gguf_refusal("olmoe", {{"norm_topk_prob", true}}), HasSubstr("ffn.normalize = true"));
+  EXPECT_THAT(gguf_refusal("gpt_oss", {{"swiglu_limit", 0.8}}), HasSubstr("ffn.clamp = 0.8"));
   EXPECT_THAT(
-      refusal("gpt_oss", {{"rope_parameters",
-                           {{"truncate", true}, {"original_max_position_embeddings", 200}}}}),
+      gguf_refusal("gpt_oss", {{"rope_parameters",
+                                {{"truncate", true}, {"original_max_position_embeddings", 200}}}}),
       HasSubstr("mixer.rope = "));
-  EXPECT_THAT(refusal("deepseek_v2"), HasSubstr("bias"));
-  EXPECT_THAT(refusal("deepseek_v3"), HasSubstr("mixer.rope = "));
-  EXPECT_THAT(refusal("deepseek_v3_plain"), HasSubstr("bias"));
-  EXPECT_THAT(refusal("glm4_moe_lite", {{"rope_interleave", false}}), HasSubstr("mixer.rope = "));
-  EXPECT_THAT(refusal("glm4_moe_lite_layers"), HasSubstr("bias"));
-  EXPECT_THAT(refusal("minicpm3"), HasSubstr("embedding_scale = 3"));
-  EXPECT_THAT(refusal("bamba"), HasSubstr("no architecture of GGUF files"));
+  EXPECT_THAT(gguf_refusal("deepseek_v2"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("deepseek_v3"), HasSubstr("mixer.rope = "));
+  EXPECT_THAT(gguf_refusal("deepseek_v3_plain"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("glm4_moe_lite", {{"rope_interleave", false}}),
+              HasSubstr("mixer.rope = "));
+  EXPECT_THAT(gguf_refusal("glm4_moe_lite_layers"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("minicpm3"), HasSubstr("embedding_scale = 3"));
+  EXPECT_THAT(gguf_refusal("bamba"), HasSubstr("no architecture of GGUF files"));
   // Tables of divisors, which the architecture does not look at.
-  EXPECT_THAT(refusal("qwen2_tied", {{"rope_parameters",
-                                      {{"rope_type", "llama3"},
-                                       {"factor", 8.0},
-                                       {"low_freq_factor", 1.0},
-                                       {"high_freq_factor", 4.0},
-                                       {"original_max_position_embeddings", 32}}}}),
+  EXPECT_THAT(gguf_refusal("qwen2_tied", {{"rope_parameters",
+                                           {{"rope_type", "llama3"},
+                                            {"factor", 8.0},
+                                            {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0},
+                                            {"original_max_position_embeddings", 32}}}}),
               HasSubstr("rotary positions are scaled"));
 }
 

@@ -35,6 +35,7 @@ using testing_support::decode;
 using testing_support::equal_steps;
 using testing_support::error_of;
 using testing_support::Folder;
+using testing_support::gguf_refusal;
 using testing_support::golden_logits;
 using testing_support::golden_path;
 using testing_support::random_tokens;
@@ -201,28 +202,19 @@ TEST(GgufHybrids, NamesAreThoseOfOtherPrograms) {
 }
 
 TEST(GgufHybrids, WhatCannotBeSaidIsNamed) {
-  const auto refusal = [](const std::string& golden,
-                          const nlohmann::json& changes = nlohmann::json::object()) {
-    const Folder folder;
-    const auto model = changed_golden(folder, golden, changes);
-    const std::string error =
-        error_of([&] { save_gguf(*model, folder / "model.gguf", GgufMetadata("test")); });
-    EXPECT_FALSE(std::filesystem::exists(folder / "model.gguf"));
-    return error;
-  };
-  EXPECT_THAT(refusal("lfm2_bias"), HasSubstr("in_proj.bias"));
-  EXPECT_THAT(refusal("qwen3_5_text_bias"), HasSubstr("g_proj.bias"));
-  EXPECT_THAT(refusal("granitemoehybrid", {{"time_step_limit", {0.0, 0.5}}}),
+  EXPECT_THAT(gguf_refusal("lfm2_bias"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("qwen3_5_text_bias"), HasSubstr("g_proj.bias"));
+  EXPECT_THAT(gguf_refusal("granitemoehybrid", {{"time_step_limit", {0.0, 0.5}}}),
               HasSubstr("time_step_limit"));
-  EXPECT_THAT(refusal("granitemoehybrid_rope"), HasSubstr("in_proj.bias"));
-  EXPECT_THAT(refusal("falcon_h1_norm"), HasSubstr("bias"));
-  EXPECT_THAT(refusal("falcon_h1_gate"), HasSubstr("out_proj.bias"));
-  EXPECT_THAT(refusal("nemotron_h_bias"), HasSubstr("in_proj.bias"));
-  EXPECT_THAT(refusal("nemotron_h", {{"time_step_min", 0.01}}), HasSubstr("time_step_limit"));
-  EXPECT_THAT(refusal("mamba_bias"), HasSubstr("in_proj.bias"));
-  EXPECT_THAT(refusal("falcon_mamba", {{"mixer_rms_eps", 1e-4}}),
+  EXPECT_THAT(gguf_refusal("granitemoehybrid_rope"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("falcon_h1_norm"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("falcon_h1_gate"), HasSubstr("out_proj.bias"));
+  EXPECT_THAT(gguf_refusal("nemotron_h_bias"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("nemotron_h", {{"time_step_min", 0.01}}), HasSubstr("time_step_limit"));
+  EXPECT_THAT(gguf_refusal("mamba_bias"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("falcon_mamba", {{"mixer_rms_eps", 1e-4}}),
               HasSubstr("inner_norm_epsilon = 0.0001"));
-  EXPECT_THAT(refusal("mamba2_groups"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("mamba2_groups"), HasSubstr("in_proj.bias"));
 }
 
 TEST(GgufHybrids, OneMatrixHoldsOneFactor) {

@@ -1,12 +1,15 @@
 // Models of goldens, as they are or changed, and what they compute.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "support/errors.h"
 #include "support/folder.h"
 #include "support/goldens.h"
 #include "support/model_runs.h"
@@ -32,6 +35,17 @@ inline std::unique_ptr<Model> changed_golden(
                              folder / "changed/model.safetensors",
                              std::filesystem::copy_options::overwrite_existing);
   return Model::load(folder / "changed");
+}
+
+// Why such a model cannot be a GGUF file, of which nothing is written.
+inline std::string gguf_refusal(const std::string& golden,
+                                const nlohmann::json& changes = nlohmann::json::object()) {
+  const Folder folder;
+  const auto model = changed_golden(folder, golden, changes);
+  const std::string error =
+      error_of([&] { save_gguf(*model, folder / "model.gguf", GgufMetadata("test")); });
+  EXPECT_FALSE(std::filesystem::exists(folder / "model.gguf"));
+  return error;
 }
 
 }  // namespace pronghorn::testing_support

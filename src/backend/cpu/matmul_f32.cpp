@@ -44,7 +44,28 @@ HWY_INLINE Pair LoadPair(const uint32_t* pairs) {
           hn::BitCast(d, hn::And(pair, hn::Set(bits, 0xffff0000u)))};
 }
 
-// The sums of a tile for two steps at a time, from pairs that memory holds: lines are asked for
+// The sums of a tile.
+template <int R, int P>
+HWY_INLINE void AddSteps(const MatmulBlock& block, const float* HWY_RESTRICT a,
+                         const float* HWY_RESTRICT b, Vector (&sum)[R][P * kVectors]) {
+  constexpr int kColumns = P * kVectors;
+  const Tag d;
+  const int64_t a_row = block.a_row, a_step = block.a_step, b_panel = block.b_panel;
+  for (int64_t s = 0; s < block.steps; ++s) {
+    Vector right[kColumns];
+    for (int j = 0; j < kColumns; ++j) {
+      right[j] = hn::LoadU(d, b + j / kVectors * b_panel + j % kVectors * kLanes);
+    }
+    for (int i = 0; i < R; ++i) {
+      const Vector left = hn::Set(d, a[i * a_row]);
+      for (int j = 0; j < kColumns; ++j) sum[i][j] = hn::MulAdd(left, right[j], sum[i][j]);
+    }
+    a += a_step;
+    b += kPanel;
+  }
+}
+
+// The same for two steps at a time, from pairs that memory holds: lines are asked for
 // 2 KB ahead.
 template <int R, int P>
 HWY_INLINE void AddPairs(const MatmulBlock& block, const float* HWY_RESTRICT a,
@@ -96,21 +117,10 @@ void Tile(const MatmulBlock& block, const float* HWY_RESTRICT a, const float* HW
       sum[i][j] = block.load ? hn::LoadU(d, at(i, j)) : hn::Zero(d);
     }
   }
-  const int64_t a_row = block.a_row, a_step = block.a_step, b_panel = block.b_panel;
   if constexpr (kPairs) {
     AddPairs<R, P>(block, a, reinterpret_cast<const uint32_t*>(b), sum);
-  }
-  for (int64_t s = 0; s < (kPairs ? 0 : block.steps); ++s) {
-    Vector right[kColumns];
-    for (int j = 0; j < kColumns; ++j) {
-      right[j] = hn::LoadU(d, b + j / kVectors * b_panel + j % kVectors * kLanes);
-    }
-    for (int i = 0; i < R; ++i) {
-      const Vector left = hn::Set(d, a[i * a_row]);
-      for (int j = 0; j < kColumns; ++j) sum[i][j] = hn::MulAdd(left, right[j], sum[i][j]);
-    }
-    a += a_step;
-    b += kPanel;
+  } else {
+    AddSteps<R, P>(block, a, b, sum);
   }
   if (bias != nullptr) {
     if (partial) {

@@ -11,8 +11,8 @@ namespace pronghorn {
 namespace {
 
 constexpr const char *kCount = "n_routed_experts", *kPredictors = "num_nextn_predict_layers";
-// Of expert_gating_func in GGUF files.
-constexpr uint32_t kSoftmax = 1, kSigmoid = 2;
+// Layers that predict further tokens, which follow the last one, are at most so many.
+constexpr int64_t kMostPredictors = 8;
 
 }  // namespace
 
@@ -90,17 +90,17 @@ std::vector<GgufKey> gguf_deepseek_keys() {
 }
 
 std::string gguf_router_scores(const GgufModel& file) {
-  const std::string key = file.key("expert_gating_func");
+  const std::string key = file.key(kGgufScores);
   switch (const int64_t function = file.metadata.integer(key, 0); function) {
-    case 0:
+    case gguf_scores::kNotSaid:
       // Files of before there was such a key, and of families that the converter forgets it for.
       for (const auto& [name, shape] : file.shapes) {
         if (name.ends_with(".exp_probs_b.bias")) return "sigmoid";
       }
       return "softmax";
-    case kSoftmax:
+    case gguf_scores::kSoftmax:
       return "softmax";
-    case kSigmoid:
+    case gguf_scores::kSigmoid:
       return "sigmoid";
     default:
       throw Error(file.metadata.path(key), fmt::format("{} is not supported", function));
@@ -124,7 +124,8 @@ void read_gguf_deepseek_experts(const GgufModel& file, nlohmann::json& config) {
 
 void write_gguf_deepseek_experts(const ModelConfig& config, GgufModel& file) {
   const bool sigmoid = experts_of(config).at("scores") == "sigmoid";
-  file.metadata.set(file.key("expert_gating_func"), GgufValue::u32(sigmoid ? kSigmoid : kSoftmax));
+  file.metadata.set(file.key(kGgufScores),
+                    GgufValue::u32(sigmoid ? gguf_scores::kSigmoid : gguf_scores::kSoftmax));
   write_gguf_predictors(config, file);
 }
 
@@ -173,16 +174,14 @@ TensorRules deepseek_tensors(const ModelConfig& config,
   };
   const auto names = [&](int64_t head) {
     const std::string layer = fmt::format("model.layers.{}", config.block_count() + head);
-    return PredictorNames{layer, layer + ".enorm", layer + ".hnorm", layer + ".eh_proj",
-                          layer + ".shared_head.norm"};
+    return PredictorNames{layer,
+                          layer + ".enorm",
+                          layer + ".hnorm",
+                          layer + ".eh_proj",
+                          layer + ".shared_head.norm",
+                          {layer + ".embed_tokens", layer + ".shared_head.head"}};
   };
-  TensorRules tensors = with_predictors(family(config), config, family, "model.layers", names);
-  // Copies of the model's own.
-  for (int64_t head = 0; head < config.mtp.heads; ++head) {
-    tensors.passed_over.push_back(names(head).layer + ".embed_tokens.weight");
-    tensors.passed_over.push_back(names(head).layer + ".shared_head.head.weight");
-  }
-  return tensors;
+  return with_predictors(family(config), config, family, "model.layers", names);
 }
 
 }  // namespace pronghorn

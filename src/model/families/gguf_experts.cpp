@@ -16,8 +16,9 @@ constexpr std::pair<const char*, const char*> kMatrices[] = {
 
 }  // namespace
 
-std::vector<GgufKey> gguf_expert_keys(std::string_view count_key) {
-  return {{"expert_count", count_key}, {"expert_used_count", "num_experts_per_tok"}};
+std::vector<GgufKey> gguf_expert_keys(std::string_view count_key, bool required) {
+  return {{"expert_count", count_key, GgufKind::u32, required},
+          {"expert_used_count", "num_experts_per_tok", GgufKind::u32, required}};
 }
 
 std::vector<GgufKey> gguf_mixture_keys(std::string_view count_key,
@@ -29,13 +30,13 @@ std::vector<GgufKey> gguf_mixture_keys(std::string_view count_key,
 
 std::vector<std::string_view> gguf_mixture_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
-  keys.insert(keys.end(), {"expert_gating_func", "expert_weights_norm"});
+  keys.insert(keys.end(), {kGgufScores, "expert_weights_norm"});
   return keys;
 }
 
 void require_gguf_softmax(const GgufModel& file) {
-  constexpr int64_t kNotSaid = 0, kSoftmax = 1, kSoftmaxOfChosen = 3;
-  const std::string scores = file.key("expert_gating_func");
+  using namespace gguf_scores;
+  const std::string scores = file.key(kGgufScores);
   const int64_t said = file.metadata.integer(scores, kNotSaid);
   require(said == kNotSaid || said == kSoftmax || said == kSoftmaxOfChosen,
           file.metadata.path(scores), "{} is not supported for this architecture", said);

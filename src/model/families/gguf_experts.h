@@ -10,12 +10,19 @@
 
 namespace pronghorn {
 
+// The key for how routers make scores, and its values.
+constexpr const char* kGgufScores = "expert_gating_func";
+namespace gguf_scores {
+constexpr uint32_t kNotSaid = 0, kSoftmax = 1, kSigmoid = 2, kSoftmaxOfChosen = 3;
+}  // namespace gguf_scores
+
 // The keys of a decoder with experts and some more. count_key: what the family's config.json calls
 // the number of experts.
 std::vector<GgufKey> gguf_mixture_keys(std::string_view count_key,
                                        const std::vector<GgufKey>& more = {});
-// Keys of the experts alone: how many there are, and how many a token is given to.
-std::vector<GgufKey> gguf_expert_keys(std::string_view count_key);
+// Keys of the experts alone: how many there are, and how many a token is given to. required: the
+// architecture always has some.
+std::vector<GgufKey> gguf_expert_keys(std::string_view count_key, bool required = true);
 
 // gguf_decoder_other_keys() and what is not looked at where an architecture has one kind of router.
 std::vector<std::string_view> gguf_mixture_other_keys();

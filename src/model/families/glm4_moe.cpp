@@ -39,12 +39,12 @@ TensorRules tensors(const ModelConfig& config) { return deepseek_tensors(config,
 
 std::vector<std::string_view> gguf_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
-  keys.insert(keys.end(), {"expert_gating_func", kGgufPredictors});
+  keys.insert(keys.end(), {kGgufScores, kGgufPredictors});
   return keys;
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  require(gguf_router_scores(file) == "sigmoid", file.metadata.path(file.key("expert_gating_func")),
+  require(gguf_router_scores(file) == "sigmoid", file.metadata.path(file.key(kGgufScores)),
           "this family has sigmoids only");
   config["partial_rotary_factor"] = 1.0;  // unless the file says how many channels are turned
   read_gguf_attention(file, config);

@@ -47,14 +47,10 @@ TensorRules gguf_tensors(const ModelConfig& config) {
 
 std::vector<TensorRule> granite_expert_rules(const ModelConfig& config) {
   const std::string theirs = "model.layers.*.block_sparse_moe.";
-  const auto experts = experts_of(config).at("experts").get<int64_t>();
-  return {{{"layers.*.ffn.gate.*"}, {theirs + "router.layer.*"}, {}},
-          {expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
-           {theirs + "input_linear.weight"},
-           transforms::fold(experts).then(transforms::split())},
-          {expert_names(config, {"down_proj.weight"}),
-           {theirs + "output_linear.weight"},
-           transforms::unstack()}};
+  std::vector<TensorRule> rules =
+      stacked_experts(config, theirs + "input_linear.weight", theirs + "output_linear.weight");
+  rules.push_back({{"layers.*.ffn.gate.*"}, {theirs + "router.layer.*"}, {}});
+  return rules;
 }
 
 Family granitemoe_family() {

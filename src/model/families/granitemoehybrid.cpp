@@ -141,10 +141,10 @@ std::vector<GgufKey> gguf_keys() {
   std::vector<GgufKey> keys = gguf_granite_keys();
   const std::vector<GgufKey> mamba2 = gguf_mamba2_keys();
   keys.insert(keys.end(), mamba2.begin(), mamba2.end());
-  keys.insert(keys.end(), {{"expert_count", kCount, GgufKind::u32, false},
-                           {"expert_used_count", "num_experts_per_tok", GgufKind::u32, false},
-                           {"expert_shared_feed_forward_length", "shared_intermediate_size",
-                            GgufKind::u32, false}});
+  const std::vector<GgufKey> experts = gguf_expert_keys(kCount, false);
+  keys.insert(keys.end(), experts.begin(), experts.end());
+  keys.push_back(
+      {"expert_shared_feed_forward_length", "shared_intermediate_size", GgufKind::u32, false});
   return gguf_hybrid_keys(keys);
 }
 

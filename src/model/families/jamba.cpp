@@ -43,17 +43,21 @@ void read_feed_forwards(ConfigReader& reader, Decoder& decoder) {
   read_experts(reader, decoder, {kCount, 16, 2}, {{"normalize", false}}, std::move(sparse));
 }
 
-// prefix_layer_period and prefix_layer_offset of the layers that `in` says, the first two of which
-// say how far they are apart.
-nlohmann::json write_period(const std::vector<const BlockConfig*>& layers,
-                            const std::string& prefix, bool (*in)(const BlockConfig&)) {
-  std::vector<int64_t> places;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    if (in(*layers[i])) places.push_back(static_cast<int64_t>(i));
-  }
-  return {
-      {prefix + "_layer_offset", places[0]},
-      {prefix + "_layer_period", places.size() > 1 ? places[1] - places[0] : std::ssize(layers)}};
+// Where the first of some layers is, and how far the second is from it.
+struct Period {
+  int64_t offset = 0, period = 0;
+};
+
+// in: of each layer whether it is one of them, as at least one is.
+Period period_of(const std::vector<bool>& in) {
+  const auto first = std::ranges::find(in, true);
+  const auto second = std::find(first + 1, in.end(), true);
+  return {first - in.begin(), second == in.end() ? std::ssize(in) : second - first};
+}
+
+void write_period(const Period& period, const std::string& prefix, nlohmann::json& json) {
+  json[prefix + "_layer_offset"] = period.offset;
+  json[prefix + "_layer_period"] = period.period;
 }
 
 ModelConfig read(ConfigReader reader) {
@@ -78,9 +82,11 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   nlohmann::json json = write_decoder(config, attention, "jamba", "JambaForCausalLM");
   const nlohmann::json& mixer = attention.front()->mixers.front();
   if (!heads_share_width(config, mixer)) return {};
-  json.update(write_period(layers, "attn", [](const BlockConfig& block) {
-    return block.mixers.front().at("type") == "attention";
-  }));
+  std::vector<bool> attends;
+  for (const BlockConfig* block : layers) {
+    attends.push_back(block->mixers.front().at("type") == "attention");
+  }
+  write_period(period_of(attends), "attn", json);
   const nlohmann::json& mamba = recurrent.front()->mixers.front();
   if (mamba.at("inner_size").get<int64_t>() % config.hidden_size != 0) return {};
   json["mamba_expand"] = mamba.at("inner_size").get<int64_t>() / config.hidden_size;
@@ -92,9 +98,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   json[kCount] = json["num_experts_per_tok"] = 1;
   if (has_experts(config)) {
     json.update(write_experts(config, kCount));
-    json.update(write_period(layers, "expert", [](const BlockConfig& block) {
-      return block.feed_forward.at("type") == "moe";
-    }));
+    write_period(period_of(sparse_layers(config)), "expert", json);
   }
   json.erase("head_dim");
   return json;
@@ -113,15 +117,13 @@ void read_period(const std::vector<bool>& layers, const std::string& prefix,
     if (layers[i]) places.push_back(static_cast<int64_t>(i));
   }
   require(!places.empty(), where, "there are no such layers");
-  const int64_t offset = places[0];
-  const int64_t period = places.size() > 1 ? places[1] - offset : std::ssize(layers);
+  const Period period = period_of(layers);
   for (int64_t i = 0; i < std::ssize(layers); ++i) {
-    require(layers[static_cast<size_t>(i)] == (i % period == offset), where,
+    require(layers[static_cast<size_t>(i)] == (i % period.period == period.offset), where,
             "layers {}, of one kind, do not follow one another at one distance",
             fmt::join(places, ", "));
   }
-  config[prefix + "_layer_offset"] = offset;
-  config[prefix + "_layer_period"] = period;
+  write_period(period, prefix, config);
 }
 
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
@@ -156,20 +158,20 @@ TensorRules gguf_tensors(const ModelConfig& config) {
                            config);
 }
 
+std::vector<GgufKey> gguf_keys() {
+  std::vector<GgufKey> keys = gguf_expert_keys(kCount, false);
+  keys.insert(keys.end(), {{"ssm.conv_kernel", "mamba_d_conv"},
+                           {"ssm.state_size", "mamba_d_state"},
+                           {"ssm.time_step_rank", "mamba_dt_rank"}});
+  return gguf_hybrid_keys(keys);
+}
+
 }  // namespace
 
 Family jamba_family() {
   static const GgufFormat gguf = {
-      "jamba",
-      gguf_hybrid_keys({{"ssm.conv_kernel", "mamba_d_conv"},
-                        {"ssm.state_size", "mamba_d_state"},
-                        {"ssm.time_step_rank", "mamba_dt_rank"},
-                        {"expert_count", kCount, GgufKind::u32, false},
-                        {"expert_used_count", "num_experts_per_tok", GgufKind::u32, false}}),
-      gguf_hybrid_other_keys({"ssm.inner_size"}),
-      read_gguf,
-      write_gguf,
-      gguf_tensors};
+      "jamba",   gguf_keys(), gguf_hybrid_other_keys({"ssm.inner_size"}),
+      read_gguf, write_gguf,  gguf_tensors};
   return {"jamba", read, write, tensors, &gguf};
 }
 

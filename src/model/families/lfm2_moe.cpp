@@ -56,19 +56,17 @@ TensorRules tensors(const ModelConfig& config) {
                      {{ours + "experts.*.down_proj.*"}, {theirs + "experts.*.w2.*"}, {}}});
 }
 
-constexpr const char* kScores = "expert_gating_func";
-constexpr uint32_t kSigmoid = 2;
-
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
   read_lfm2_gguf(file, config);
-  const std::string key = file.key(kScores);
-  require(file.metadata.integer(key, kSigmoid) == kSigmoid, file.metadata.path(key),
-          "{} is not what this family has", file.metadata.integer(key, kSigmoid));
+  const std::string key = file.key(kGgufScores);
+  const int64_t said = file.metadata.integer(key, gguf_scores::kSigmoid);
+  require(said == gguf_scores::kSigmoid, file.metadata.path(key), "{} is not what this family has",
+          said);
 }
 
 void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
   write_lfm2_gguf(config, json, file);
-  file.metadata.set(file.key(kScores), GgufValue::u32(kSigmoid));
+  file.metadata.set(file.key(kGgufScores), GgufValue::u32(gguf_scores::kSigmoid));
 }
 
 TensorRules gguf_tensors(const ModelConfig& config) {
@@ -77,7 +75,7 @@ TensorRules gguf_tensors(const ModelConfig& config) {
 
 std::vector<std::string_view> gguf_other_keys() {
   std::vector<std::string_view> keys = gguf_decoder_other_keys();
-  keys.push_back(kScores);
+  keys.push_back(kGgufScores);
   return keys;
 }
 

@@ -160,14 +160,13 @@ std::vector<TensorRule> single_experts(const std::string& theirs) {
   return rules;
 }
 
-std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& theirs) {
+std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& gate_up,
+                                        const std::string& down) {
   const auto experts = experts_of(config).at("experts").get<int64_t>();
   return {{expert_names(config, {"gate_proj.weight", "up_proj.weight"}),
-           {theirs + "experts.gate_up_proj"},
+           {gate_up},
            transforms::fold(experts).then(transforms::split())},
-          {expert_names(config, {"down_proj.weight"}),
-           {theirs + "experts.down_proj"},
-           transforms::unstack()}};
+          {expert_names(config, {"down_proj.weight"}), {down}, transforms::unstack()}};
 }
 
 TensorRules with_rules(TensorRules tensors, const std::vector<TensorRule>& rules) {

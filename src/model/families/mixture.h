@@ -11,10 +11,6 @@
 
 namespace pronghorn {
 
-// Layers that predict further tokens, which follow the last one in some published files, are at
-// most so many.
-constexpr int64_t kMostPredictors = 8;
-
 // How a family calls the number of experts, and what the reference takes for missing keys.
 struct ExpertDefaults {
   std::string count_key = "num_experts";
@@ -63,10 +59,11 @@ nlohmann::json write_sparse_layers(const ModelConfig& config);
 std::vector<std::string> expert_names(const ModelConfig& config,
                                       const std::vector<std::string>& matrices);
 
-// Rules for experts that are published one by one, and for stacks of all of a layer with the rows
-// of gates before those of the others. theirs: what stands before "experts".
+// Rules for experts that are published one by one; theirs: what stands before "experts". And for
+// stacks of all of a layer, `gate_up` with the rows of gates before those of the others.
 std::vector<TensorRule> single_experts(const std::string& theirs);
-std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& theirs);
+std::vector<TensorRule> stacked_experts(const ModelConfig& config, const std::string& gate_up,
+                                        const std::string& down);
 
 // The tensors with the rules in front, which come first.
 TensorRules with_rules(TensorRules tensors, const std::vector<TensorRule>& rules);

@@ -7,14 +7,18 @@
 #include <vector>
 
 #include "base/error.h"
-#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
 
 PredictorNames gguf_names(int64_t layer) {
   const std::string blk = fmt::format("blk.{}", layer), nextn = blk + ".nextn.";
-  return {blk, nextn + "enorm", nextn + "hnorm", nextn + "eh_proj", nextn + "shared_head_norm"};
+  return {blk,
+          nextn + "enorm",
+          nextn + "hnorm",
+          nextn + "eh_proj",
+          nextn + "shared_head_norm",
+          {nextn + "embed_tokens", nextn + "shared_head_head"}};
 }
 
 // A model whose only layer is the heads' block.
@@ -75,13 +79,14 @@ TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
                             const std::string& layers,
                             const std::function<PredictorNames(int64_t head)>& names,
                             const Transform& norm) {
+  TensorRules one;
+  if (config.mtp.heads > 0) one = family(one_layer(config));
   for (int64_t head = 0; head < std::max(config.mtp.heads, config.mtp.published); ++head) {
     const PredictorNames theirs = names(head);
     if (head >= config.mtp.heads) {
       tensors.passed_over.push_back(theirs.layer + ".*");
       continue;
     }
-    const TensorRules one = family(one_layer(config));
     put_first(tensors.rules, renamed(one.rules, layers, head, theirs.layer));
     put_first(tensors.layouts, renamed(one.layouts, layers, head, theirs.layer));
     const std::string ours = fmt::format("mtp.{}.", head);
@@ -92,6 +97,7 @@ TensorRules with_predictors(TensorRules tensors, const ModelConfig& config,
                {{ours + "projection.weight"},
                 {theirs.projection + ".weight"},
                 transforms::swap_halves()}});
+    for (const std::string& copy : theirs.copies) tensors.passed_over.push_back(copy + ".weight");
   }
   return tensors;
 }
@@ -116,14 +122,7 @@ void write_gguf_predictors(const ModelConfig& config, GgufModel& file) {
 TensorRules with_gguf_predictors(const ModelConfig& config,
                                  const std::function<TensorRules(const ModelConfig&)>& family) {
   const auto names = [&](int64_t head) { return gguf_names(config.block_count() + head); };
-  TensorRules tensors = with_predictors(family(config), config, family, "blk", names);
-  // Copies of the model's own.
-  for (int64_t head = 0; head < config.mtp.heads; ++head) {
-    const std::string nextn = names(head).layer + ".nextn.";
-    tensors.passed_over.push_back(nextn + "embed_tokens.weight");
-    tensors.passed_over.push_back(nextn + "shared_head_head.weight");
-  }
-  return tensors;
+  return with_predictors(family(config), config, family, "blk", names);
 }
 
 }  // namespace pronghorn

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "model/families.h"
 #include "model/gguf_format.h"
@@ -20,6 +21,7 @@ void add_predictors(ModelConfig& config, int64_t heads);
 // Where a file has head k: the layer, and its tensors without ".weight".
 struct PredictorNames {
   std::string layer, embedding_norm, hidden_norm, projection, norm;
+  std::vector<std::string> copies = {};  // of the model's own: passed over
 };
 
 // `tensors` of the family's layers, which are named `layers` and a number, with the same for the

@@ -24,24 +24,10 @@ std::optional<nlohmann::json> write_whole(const ModelConfig& config) {
   return write_qwen_whole(config, write_text(config), "qwen3_5", "Qwen3_5ForConditionalGeneration");
 }
 
-void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  read_qwen_gguf(file, config);
-  read_qwen_output_order(file, config);
-}
-
-void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
-  write_qwen_gguf(config, json, file);
-  write_qwen_sections(file);
-}
-
-TensorRules gguf_tensors(const ModelConfig& config) { return qwen_gguf_tensors(config, false); }
-
 }  // namespace
 
 Family qwen3_5_text_family() {
-  static const GgufFormat gguf = {
-      "qwen35", qwen_gguf_keys({}), qwen_gguf_other_keys(), read_gguf, write_gguf, gguf_tensors, {},
-      nullptr,  with_grouped_heads};
+  static const GgufFormat gguf = qwen3_5_gguf("qwen35", {});
   return {"qwen3_5_text", read_text, write_text, text_tensors, &gguf};
 }
 

@@ -106,24 +106,6 @@ void read_qwen_gguf(const GgufModel& file, nlohmann::json& config) {
   }
 }
 
-void read_qwen_output_order(const GgufModel& file, nlohmann::json& config) {
-  const auto head_dim = config.at("linear_value_head_dim").get<int64_t>();
-  const bool one_each = config.at("linear_num_value_heads") == config.at("linear_num_key_heads");
-  const bool whole = std::ranges::all_of(file.blocks, [&](const auto& tensor) {
-    return !tensor.first.ends_with(".ssm_out.weight") || head_dim % tensor.second == 0;
-  });
-  if (!whole && !one_each) config[kQwenOutputOrder] = "dealt";
-}
-
-ModelConfig with_grouped_heads(ModelConfig config) {
-  for (auto& [letter, block] : config.blocks) {
-    for (nlohmann::json& mixer : block.mixers) {
-      if (mixer.at("type") == "gated_deltanet") mixer["output_order"] = "grouped";
-    }
-  }
-  return config;
-}
-
 void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
   write_gguf_attention(config, json, file);
   const nlohmann::json& mixer = *mixers_of(config, "gated_deltanet").front();
@@ -136,11 +118,6 @@ void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, Gguf
   recurrent.resize(recurrent.size() + static_cast<size_t>(config.mtp.heads), false);
   file.metadata.set(file.key(kRecurrent), GgufValue::booleans(recurrent));
   write_gguf_predictors(config, file);
-}
-
-void write_qwen_sections(GgufModel& file) {
-  constexpr int32_t kPublished[] = {11, 11, 10, 0};
-  file.metadata.set(file.key(kSections), GgufValue::i32s(kPublished));
 }
 
 namespace {
@@ -166,6 +143,57 @@ TensorRules layer_tensors(const ModelConfig& config, bool interleaved) {
 TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved) {
   return with_gguf_predictors(
       config, [&](const ModelConfig& some) { return layer_tensors(some, interleaved); });
+}
+
+namespace {
+
+// Heads that are not whole blocks of the output projection cannot be moved: the model holds them as
+// the files do.
+void read_output_order(const GgufModel& file, nlohmann::json& config) {
+  const auto head_dim = config.at("linear_value_head_dim").get<int64_t>();
+  const bool one_each = config.at("linear_num_value_heads") == config.at("linear_num_key_heads");
+  const bool whole = std::ranges::all_of(file.blocks, [&](const auto& tensor) {
+    return !tensor.first.ends_with(".ssm_out.weight") || head_dim % tensor.second == 0;
+  });
+  if (!whole && !one_each) config[kQwenOutputOrder] = "dealt";
+}
+
+// What files say of it.
+ModelConfig with_grouped_heads(ModelConfig config) {
+  for (auto& [letter, block] : config.blocks) {
+    for (nlohmann::json& mixer : block.mixers) {
+      if (mixer.at("type") == "gated_deltanet") mixer["output_order"] = "grouped";
+    }
+  }
+  return config;
+}
+
+void read_qwen3_5(const GgufModel& file, nlohmann::json& config) {
+  read_qwen_gguf(file, config);
+  read_output_order(file, config);
+}
+
+// llama.cpp asks for the sections of rotary positions.
+void write_qwen3_5(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  constexpr int32_t kPublished[] = {11, 11, 10, 0};
+  write_qwen_gguf(config, json, file);
+  file.metadata.set(file.key(kSections), GgufValue::i32s(kPublished));
+}
+
+TensorRules qwen3_5_tensors(const ModelConfig& config) { return qwen_gguf_tensors(config, false); }
+
+}  // namespace
+
+GgufFormat qwen3_5_gguf(std::string_view architecture, const std::vector<GgufKey>& more) {
+  return {architecture,
+          qwen_gguf_keys(more),
+          qwen_gguf_other_keys(),
+          read_qwen3_5,
+          write_qwen3_5,
+          qwen3_5_tensors,
+          {},
+          nullptr,
+          with_grouped_heads};
 }
 
 }  // namespace pronghorn

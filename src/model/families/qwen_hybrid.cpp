@@ -191,7 +191,8 @@ TensorRules mixture_tensors(const ModelConfig& config, const std::string& model,
   if (!has_experts(config)) return tensors;
   const std::string theirs = model + ".layers.*.mlp.";
   std::vector<TensorRule> written = single_experts(theirs);
-  tensors.layouts = stacked_experts(config, theirs);
+  tensors.layouts =
+      stacked_experts(config, theirs + "experts.gate_up_proj", theirs + "experts.down_proj");
   if (stacked) std::swap(written, tensors.layouts);
   return with_rules(std::move(tensors), written);
 }

@@ -59,13 +59,9 @@ std::vector<GgufKey> qwen_gguf_expert_keys();
 std::vector<std::string_view> qwen_gguf_other_keys();
 void read_qwen_gguf(const GgufModel& file, nlohmann::json& config);
 void write_qwen_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file);
-// Heads that are not whole blocks of the output projection cannot be moved: the model holds them
-// as Qwen3.5's files do. with_grouped_heads(): what files say of it.
-void read_qwen_output_order(const GgufModel& file, nlohmann::json& config);
-ModelConfig with_grouped_heads(ModelConfig config);
-
-// The sections of rotary positions, which llama.cpp asks for in files of Qwen3.5.
-void write_qwen_sections(GgufModel& file);
 TensorRules qwen_gguf_tensors(const ModelConfig& config, bool interleaved);
+
+// The files of Qwen3.5, dense and with experts. more: keys besides those of both.
+GgufFormat qwen3_5_gguf(std::string_view architecture, const std::vector<GgufKey>& more);
 
 }  // namespace pronghorn
