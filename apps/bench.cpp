@@ -39,15 +39,16 @@ nlohmann::json to_json(const MachineCeilings& machine) {
           {"instruction_set", machine.instruction_set},
           {"f32_gflops", machine.f32_gflops},
           {"bf16_gflops", machine.bf16_gflops},
+          {"int8_gops", machine.int8_gops},
           {"read_gigabytes_per_second", machine.read_gigabytes_per_second}};
 }
 
 void print_machine(const MachineCeilings& machine) {
   fmt::print(
-      "{}, {} cores, {} threads, {}\nmatrix peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s "
-      "bf16\nread bandwidth  {:.1f} GB/s\n",
+      "{}, {} cores, {} threads, {}\nmatrix peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, "
+      "{:.0f} GOP/s int8\nread bandwidth  {:.1f} GB/s\n",
       machine.cpu, machine.cores, machine.threads, machine.instruction_set, machine.f32_gflops,
-      machine.bf16_gflops, machine.read_gigabytes_per_second);
+      machine.bf16_gflops, machine.int8_gops, machine.read_gigabytes_per_second);
 }
 
 std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {

@@ -5,7 +5,6 @@ find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(ZLIB REQUIRED)
-find_package(dnnl REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
@@ -23,6 +22,6 @@ if(NOT PRONGHORN_CHART_JS)
 endif()
 
 set(PRONGHORN_PRIVATE_LIBRARIES
-    Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB DNNL::dnnl
+    Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB
     PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::ONIGURUMA
     PkgConfig::UTF8PROC PkgConfig::XXHASH)

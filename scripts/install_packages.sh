@@ -5,10 +5,9 @@
 #   scripts/install_packages.sh [build] [test] [demo] [develop] [fuzz]     (default: build)
 set -eu
 
-# A compiler, the build tools and the libraries: see README.md for what each is for. OpenCL is what
-# oneDNN's CMake package asks for; nothing here uses it.
+# A compiler, the build tools and the libraries: see README.md for what each is for.
 build_packages="g++ cmake ninja-build pkg-config
-  libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libdnnl-dev ocl-icd-opencl-dev
+  libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev zlib1g-dev
   libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libedit-dev
   libjs-chart.js"
 test_packages="libgtest-dev libgmock-dev"

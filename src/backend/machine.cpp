@@ -85,15 +85,20 @@ MachineCeilings measure_machine(double seconds) {
   machine.threads = thread_count();
   // Steps for some 300 microseconds, far above a fork and join.
   constexpr int64_t kVectorSteps = 1 << 16, kTileSteps = 1 << 14;
-  machine.f32_gflops = best_gflops(seconds / 3, run_multiply_adds_f32, kVectorSteps);
+  machine.f32_gflops = best_gflops(seconds / 4, run_multiply_adds_f32, kVectorSteps);
   if (cpu_features().amx) {
-    machine.bf16_gflops = best_gflops(seconds / 3, run_multiply_adds_amx, kTileSteps);
+    machine.bf16_gflops = best_gflops(seconds / 4, run_multiply_adds_amx, kTileSteps);
   } else if (cpu_features().bf16) {
-    machine.bf16_gflops = best_gflops(seconds / 3, run_multiply_adds_bf16, kVectorSteps);
+    machine.bf16_gflops = best_gflops(seconds / 4, run_multiply_adds_bf16, kVectorSteps);
   } else {
     machine.bf16_gflops = machine.f32_gflops;
   }
-  machine.read_gigabytes_per_second = best_read_rate(seconds / 3);
+  machine.int8_gops = best_gflops(seconds / 4,
+                                  cpu_features().amx    ? run_multiply_adds_amx_int8
+                                  : cpu_features().vnni ? run_multiply_adds_vnni
+                                                        : run_multiply_adds_int8,
+                                  cpu_features().amx ? kTileSteps : kVectorSteps);
+  machine.read_gigabytes_per_second = best_read_rate(seconds / 4);
   release_cached_memory();
   return machine;
 }

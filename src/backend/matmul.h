@@ -38,9 +38,10 @@ class MatmulKernels {
   virtual ~MatmulKernels() = default;
 
   // y [rows, out] = x [rows, in] W^T + bias (out numbers, or null).
-  // exact: a row of y is the same bits whatever the other rows are and however many. Required in
-  // inference, except for rows of segments longer than kExactStep (tensor/journal.h); without it
-  // machines with AMX use their tile kernels.
+  // A row of y is the same bits whatever the other rows are and however many, if `exact` or if the
+  // weight is not in blocks. Required in inference, except for rows of segments longer than
+  // kExactStep (tensor/journal.h): without it, machines with AMX multiply many rows by a weight in
+  // blocks in bf16, which is faster and no less accurate.
   virtual void linear_forward(const Weight& weight, ConstMatrix x, int64_t rows, const float* bias,
                               Matrix y, Precision precision, bool exact) = 0;
 

@@ -67,16 +67,14 @@ struct RestoreMachine {
 struct Variant {
   std::string instruction_set;
   Precision precision;
-  const char* library;  // PRONGHORN_MATMUL
 };
 
 std::vector<Variant> variants() {
   std::vector<Variant> all;
   for (const std::string& name : cpu_instruction_sets()) {
-    all.push_back({name, Precision::f32, "own"});
-    all.push_back({name, Precision::bf16, "own"});
+    all.push_back({name, Precision::f32});
+    all.push_back({name, Precision::bf16});
   }
-  all.push_back({cpu_instruction_sets().back(), Precision::bf16, "onednn"});
   return all;
 }
 
@@ -84,9 +82,7 @@ class MatmulTest : public testing::TestWithParam<Variant> {
  protected:
   void SetUp() override {
     set_cpu_instruction_set(GetParam().instruction_set);
-    setenv("PRONGHORN_MATMUL", GetParam().library, 1);
     kernels_ = make_cpu_matmul_kernels();
-    unsetenv("PRONGHORN_MATMUL");
   }
   Precision precision() const { return GetParam().precision; }
 
@@ -98,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(All, MatmulTest, testing::ValuesIn(variants()),
                          [](const auto& parameters) {
                            const Variant& variant = parameters.param;
                            std::string name =
-                               variant.instruction_set + "_" + variant.library +
+                               variant.instruction_set +
                                (variant.precision == Precision::f32 ? "_f32" : "_bf16");
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
@@ -384,7 +380,7 @@ TEST_P(MatmulTest, NothingIsKeptBesideAPackedCopyWithTheSameNumbers) {
   }
 }
 
-// Where rows need not be exact, oneDNN's kernels may take a weight that is kept for ours.
+// A weight that is kept once serves long segments too.
 TEST_P(MatmulTest, ReadOnlyWeightsForLongSegmentsEqualFloat64) {
   constexpr int64_t kRows = 523, kOut = 300, kIn = 130;
   const Weight weight(kOut, kIn);
@@ -394,11 +390,11 @@ TEST_P(MatmulTest, ReadOnlyWeightsForLongSegmentsEqualFloat64) {
   const int64_t before = memory_use().bytes;
   kernels_->linear_forward(weight, {x.data(), kIn}, kRows, bias.data(), {y.data(), kOut},
                            precision(), false);
-  // Some padding, and buffers of oneDNN, but no second copy of 78 kB.
+  // Some padding, but no second copy of 78 kB.
   EXPECT_LE(memory_use().bytes - before, 8192);
   for (int32_t j = 0; j < kOut; ++j) {
     kernels_->read_rows(weight, {&j, 1}, {row.data(), kIn});
-    // oneDNN takes subnormals for 0.
+    // Instructions for bf16 take subnormals for 0.
     for (float& number : row) number = std::abs(number) < 0x1p-126f ? 0 : number;
     for (int64_t i = 0; i < kRows; ++i) {
       Reference reference;

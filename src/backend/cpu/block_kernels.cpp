@@ -326,38 +326,14 @@ Kernels KernelsOf() {
   return kernels;
 }
 
-template <int kBits, int kValueBits, int kGroup, bool kFactors, bool kMinimum>
-Kernels Choose() {
-  using K = Kind<kBits, kValueBits, kGroup, kFactors, kMinimum>;
-#if HWY_TARGET <= HWY_AVX3
-  if (cpu_features().vnni) return KernelsOf<K, true>();
-#endif
-  return KernelsOf<K, false>();
-}
-
-// Of the layouts of block_layouts.h.
 Kernels ChooseKernels(const BlockLayout& layout) {
-  const bool factors = layout.has_factors, minimum = layout.has_minimum;
-  switch (layout.bits) {
-    case 2:
-      return Choose<2, 2, 16, true, true>();
-    case 3:
-      return Choose<3, 3, 16, true, false>();
-    case 4:
-      if (layout.values != nullptr) {
-        if (layout.offset < 128) return Choose<4, 5, 32, false, false>();
-        return factors ? Choose<4, 8, 32, true, false>() : Choose<4, 8, 32, false, false>();
-      }
-      if (factors) return Choose<4, 4, 32, true, true>();
-      return minimum ? Choose<4, 4, 32, false, true>() : Choose<4, 4, 32, false, false>();
-    case 5:
-      if (factors) return Choose<5, 5, 32, true, true>();
-      return minimum ? Choose<5, 5, 32, false, true>() : Choose<5, 5, 32, false, false>();
-    case 6:
-      return Choose<6, 6, 16, true, false>();
-    default:
-      return Choose<8, 8, 32, false, false>();
-  }
+  return WithKind(layout, [](auto kind) {
+    using K = decltype(kind);
+#if HWY_TARGET <= HWY_AVX3
+    if (cpu_features().vnni) return KernelsOf<K, true>();
+#endif
+    return KernelsOf<K, false>();
+  });
 }
 
 void AddBias(const float* bias, int64_t rows, int64_t columns, float* y, int64_t stride) {

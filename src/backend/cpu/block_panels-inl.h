@@ -128,7 +128,7 @@ HWY_INLINE void UnpackUnit(const uint8_t* HWY_RESTRICT from, uint8_t* HWY_RESTRI
 #endif
 
 // Codes -> values of a table of 16.
-void LookUp(const uint8_t* HWY_RESTRICT values, int64_t count, uint8_t* HWY_RESTRICT codes) {
+inline void LookUp(const uint8_t* HWY_RESTRICT values, int64_t count, uint8_t* HWY_RESTRICT codes) {
 #if HWY_TARGET == HWY_SCALAR
   for (int64_t i = 0; i < count; ++i) codes[i] = values[codes[i]];
 #else
@@ -181,6 +181,32 @@ struct Kind {
       kPanel * (kMinimum ? 4 : 2) +
       (kFactors ? kPanel * kGroups * (kMinimum && !kNibbleFactors ? 2 : 1) : 0);
 };
+
+// f(Kind) of one of the layouts of block_layouts.h.
+template <typename F>
+auto WithKind(const BlockLayout& layout, F f) {
+  const bool factors = layout.has_factors, minimum = layout.has_minimum;
+  switch (layout.bits) {
+    case 2:
+      return f(Kind<2, 2, 16, true, true>());
+    case 3:
+      return f(Kind<3, 3, 16, true, false>());
+    case 4:
+      if (layout.values != nullptr) {
+        if (layout.offset < 128) return f(Kind<4, 5, 32, false, false>());
+        return factors ? f(Kind<4, 8, 32, true, false>()) : f(Kind<4, 8, 32, false, false>());
+      }
+      if (factors) return f(Kind<4, 4, 32, true, true>());
+      return minimum ? f(Kind<4, 4, 32, false, true>()) : f(Kind<4, 4, 32, false, false>());
+    case 5:
+      if (factors) return f(Kind<5, 5, 32, true, true>());
+      return minimum ? f(Kind<5, 5, 32, false, true>()) : f(Kind<5, 5, 32, false, false>());
+    case 6:
+      return f(Kind<6, 6, 16, true, false>());
+    default:
+      return f(Kind<8, 8, 32, false, false>());
+  }
+}
 
 // The scales of a block for kPass vectors of columns, [group][column].
 template <class K, int kPass>

@@ -59,6 +59,11 @@ void pack_block_panels(const BlockPanels& shape, int64_t stored_bytes, const std
 void unpack_blocks(const BlockPanels& shape, int64_t stored_bytes, const uint8_t* panels,
                    int64_t row, int64_t first, int64_t count, std::byte* to);
 
+// Units [unit, unit + count) of a panel, whole blocks, -> pairs of bf16 [16 count][16]: the numbers
+// of the weight, rounded. To be called only where cpu_features().bf16.
+void unpack_block_pairs(const BlockPanels& shape, const uint8_t* panel, int64_t unit, int64_t count,
+                        uint32_t* to);
+
 // Activations rounded to 8 bits, in tiles of 16 rows (the last may have fewer): of each unit, the
 // rows' 32 numbers one row after another. A number is about scale * code; the largest of each unit
 // has the code 127 or -127.

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #endif
 
+#include "backend/cpu/amx_tiles.h"
 #include "base/error.h"
 #endif
 
@@ -33,6 +34,42 @@ double MultiplyAdds(int64_t steps) {
   // Uses the sums, so that the loop is not dropped; none of them can be this large.
   if (hn::GetLane(hn::SumOfLanes(d, sums[0])) > 1e30f) return 0;
   return 2.0 * kSums * static_cast<double>(hn::Lanes(d)) * static_cast<double>(steps);
+}
+
+#undef PRONGHORN_BYTE_PRODUCTS
+#if HWY_TARGET <= HWY_AVX3
+#define PRONGHORN_BYTE_PRODUCTS(op) _mm512_##op
+#elif HWY_TARGET == HWY_AVX2
+#define PRONGHORN_BYTE_PRODUCTS(op) _mm256_##op
+#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+#define PRONGHORN_BYTE_PRODUCTS(op) _mm_##op
+#endif
+
+// As kernels without VNNI do: pairs in 16 bits, of which neighbours are added in 32.
+double MultiplyAddsInt8([[maybe_unused]] int64_t steps) {
+#ifdef PRONGHORN_BYTE_PRODUCTS
+  constexpr int kSums = 8;
+  using IntTag = hn::ScalableTag<int32_t>;
+  const IntTag d;
+  auto left = hn::Set(d, 0x03020100), right = hn::Set(d, 0x01020301), ones = hn::Set(d, 0x10001);
+  hn::Vec<IntTag> sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = hn::Set(d, i);
+  for (int64_t step = 0; step < steps; ++step) {
+    // The compiler may not know that each step is the same.
+    asm volatile("" : "+x"(left.raw));
+    for (int i = 0; i < kSums; ++i) {
+      const auto pairs = PRONGHORN_BYTE_PRODUCTS(maddubs_epi16)(left.raw, right.raw);
+      sums[i] =
+          hn::Add(sums[i], hn::Vec<IntTag>{PRONGHORN_BYTE_PRODUCTS(madd_epi16)(pairs, ones.raw)});
+      asm volatile("" : "+x"(left.raw));
+    }
+  }
+  for (int i = 1; i < kSums; ++i) sums[0] = hn::Add(sums[0], sums[i]);
+  if (hn::GetLane(hn::SumOfLanes(d, sums[0])) == 1) return 0;
+  return 2.0 * kSums * 4 * static_cast<double>(hn::Lanes(d)) * static_cast<double>(steps);
+#else
+  return MultiplyAdds(steps);
+#endif
 }
 
 float ReadStreams(const float* data, int64_t count) {
@@ -59,9 +96,13 @@ HWY_AFTER_NAMESPACE();
 namespace pronghorn {
 
 HWY_EXPORT(MultiplyAdds);
+HWY_EXPORT(MultiplyAddsInt8);
 HWY_EXPORT(ReadStreams);
 
 double run_multiply_adds_f32(int64_t steps) { return HWY_DYNAMIC_DISPATCH(MultiplyAdds)(steps); }
+double run_multiply_adds_int8(int64_t steps) {
+  return HWY_DYNAMIC_DISPATCH(MultiplyAddsInt8)(steps);
+}
 
 float read_streams(const float* data, int64_t count) {
   return HWY_DYNAMIC_DISPATCH(ReadStreams)(data, count);
@@ -81,37 +122,56 @@ __attribute__((target("avx512f,avx512bf16"))) double run_multiply_adds_bf16(int6
   return 2.0 * kSums * 32 * static_cast<double>(steps);
 }
 
-__attribute__((target("amx-tile,amx-bf16"))) double run_multiply_adds_amx(int64_t steps) {
-  // Palette 1: tiles of 16 rows of 64 bytes.
-  struct alignas(64) Configuration {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static_assert(sizeof(Configuration) == 64);
-  Configuration configuration;
-  asm volatile("" : : "r"(&configuration) : "memory");  // written before it is loaded
-  _tile_loadconfig(&configuration);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
-  _tile_zero(7);
+__attribute__((target("avx512f,avx512vnni"))) double run_multiply_adds_vnni(int64_t steps) {
+  constexpr int kSums = 12;
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_epi32(i);
   for (int64_t step = 0; step < steps; ++step) {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], ones, ones);
   }
-  _tile_release();
-  return 2.0 * 4 * 16 * 16 * 32 * static_cast<double>(steps);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
+  if (_mm_cvtsi128_si32(_mm512_castsi512_si128(sums[0])) == -1) return 0;  // keeps the loop
+  return 2.0 * kSums * 64 * static_cast<double>(steps);
+}
+
+namespace {
+
+// Four independent products a step, of full tiles.
+template <typename Products>
+double run_tiles(int64_t steps, double operations, Products products) {
+  amx::Configuration configuration;
+  for (int tile = 0; tile < 8; ++tile) configuration.set(tile, amx::kTileRows, amx::kTileBytes);
+  configuration.load();
+  for (int64_t step = 0; step < steps; ++step) products();
+  amx::release();
+  return 4 * operations * static_cast<double>(steps);
+}
+
+}  // namespace
+
+double run_multiply_adds_amx(int64_t steps) {
+  return run_tiles(steps, 2.0 * 16 * 16 * 32, [] {
+    amx::multiply_bf16<0, 4, 6>();
+    amx::multiply_bf16<1, 4, 7>();
+    amx::multiply_bf16<2, 5, 6>();
+    amx::multiply_bf16<3, 5, 7>();
+  });
+}
+
+double run_multiply_adds_amx_int8(int64_t steps) {
+  return run_tiles(steps, 2.0 * 16 * 16 * 64, [] {
+    amx::multiply_int8<0, 4, 6>();
+    amx::multiply_int8<1, 4, 7>();
+    amx::multiply_int8<2, 5, 6>();
+    amx::multiply_int8<3, 5, 7>();
+  });
 }
 #else
 double run_multiply_adds_bf16(int64_t) { throw Error("machine", "no bf16 instructions here"); }
+double run_multiply_adds_vnni(int64_t) { throw Error("machine", "no VNNI here"); }
 double run_multiply_adds_amx(int64_t) { throw Error("machine", "no AMX here"); }
+double run_multiply_adds_amx_int8(int64_t) { throw Error("machine", "no AMX here"); }
 #endif
 
 }  // namespace pronghorn

@@ -16,6 +16,12 @@ double run_multiply_adds_bf16(int64_t steps);
 // The same with AMX tiles; only where cpu_features().amx.
 double run_multiply_adds_amx(int64_t steps);
 
+// Multiply-adds of bytes in 32 bits: without VNNI (in f32 where there are no instructions for
+// bytes), by it, and by AMX.
+double run_multiply_adds_int8(int64_t steps);
+double run_multiply_adds_vnni(int64_t steps);      // only where cpu_features().vnni
+double run_multiply_adds_amx_int8(int64_t steps);  // only where cpu_features().amx
+
 // Reads `count` numbers in eight streams that advance together; returns something that depends on
 // all of them.
 float read_streams(const float* data, int64_t count);

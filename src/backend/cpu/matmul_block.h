@@ -11,9 +11,13 @@ namespace pronghorn {
 
 constexpr int64_t kPanel = 16;
 
+// Steps of a sum that AMX adds in one instruction.
+constexpr int64_t kStepGroup = 16;
+
 // c [rows, columns] = a b, after which `bias` (if not null) is added; if `load` the sum starts from
-// what is in c, so a sum may be cut anywhere without changing a bit of it. Every element is one sum
-// over the steps in increasing order with the same instructions whatever rows and columns are.
+// what is in c, so a sum may be cut after any whole group of steps without changing a bit of it.
+// Every element is one sum over the steps in increasing order with the same instructions whatever
+// rows and columns are.
 struct MatmulBlock {
   int64_t rows = 0, columns = 0, steps = 0;
   // Left operand: step s of row i is at (i / 16) a_panel + (i % 16) a_row + s a_step, in 4-byte
@@ -38,6 +42,9 @@ void unpack_pairs(const uint32_t* pairs, int64_t steps, float* to);
 
 // AVX-512 BF16; to be called only where cpu_features().bf16.
 void matmul_block_bf16(const MatmulBlock& block);
+
+// The same numbers by AMX, up to rounding; to be called only where cpu_features().amx.
+void matmul_block_amx(const MatmulBlock& block);
 
 // Rows of numbers -> rows of bf16 pairs, `pairs_stride` pairs apart; an odd last number is paired
 // with zero.

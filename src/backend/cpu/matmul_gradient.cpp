@@ -1,7 +1,6 @@
 // Gradients of weights: products whose both operands are packed on the way, tile by tile.
 #include <algorithm>
 
-#include "backend/cpu/matmul_onednn.h"
 #include "backend/cpu/matmul_scratch.h"
 #include "backend/cpu/matmul_tasks.h"
 #include "base/threads.h"
@@ -9,8 +8,9 @@
 namespace pronghorn {
 namespace {
 
-// Rows of the sum at a time; even, so that pairs never depend on the blocking.
+// Rows of the sum at a time: whole groups of steps, of pairs too.
 constexpr int64_t kSumRows = 256;
+static_assert(kSumRows % (2 * kStepGroup) == 0);
 
 // Tiles of the result, small enough to give every thread several. A tile packs its own operands, so
 // wider is cheaper.
@@ -38,8 +38,8 @@ struct Tile {
   int64_t row = 0, column = 0, rows = 0, columns = 0;
 };
 
-void own_tile(Format format, ConstMatrix dy, ConstMatrix x, int64_t sum_rows, const Tile& tile,
-              Matrix dw) {
+void multiply_tile(Format format, ConstMatrix dy, ConstMatrix x, int64_t sum_rows, const Tile& tile,
+                   Matrix dw) {
   MatmulBlock block;
   block.rows = tile.rows;
   block.columns = tile.columns;
@@ -64,45 +64,10 @@ void own_tile(Format format, ConstMatrix dy, ConstMatrix x, int64_t sum_rows, co
   }
 }
 
-void onednn_tile(OneDnnMatmul& library, ConstMatrix dy, ConstMatrix x, int64_t sum_rows,
-                 const Tile& tile, Matrix dw) {
-  // Whole panels, so that there are fewer shapes for which oneDNN compiles a kernel.
-  OneDnnMatmul::Shape shape;
-  shape.rows = panels_of(tile.rows) * kPanel;
-  shape.columns = panels_of(tile.columns) * kPanel;
-  shape.gradient = true;
-  auto* a = reinterpret_cast<bf16_t*>(matmul_scratch(Scratch::left, kSumRows * shape.rows / 2));
-  auto* b = reinterpret_cast<bf16_t*>(matmul_scratch(Scratch::right, kSumRows * shape.columns / 2));
-  auto* sum = reinterpret_cast<float*>(matmul_scratch(Scratch::result, shape.rows * shape.columns));
-  for (int64_t first = 0; first < sum_rows; first += kSumRows) {
-    const int64_t count = std::min(kSumRows, sum_rows - first);
-    shape.terms = panels_of(count) * kPanel;
-    shape.accumulate = first > 0;
-    round_rows(dy.row(first) + tile.row, dy.stride, count, tile.rows, a, shape.terms, shape.rows);
-    round_rows(x.row(first) + tile.column, x.stride, count, tile.columns, b, shape.terms,
-               shape.columns);
-    library.run(shape, a, b, nullptr, sum);
-  }
-  for (int64_t i = 0; i < tile.rows; ++i) {
-    float* to = dw.row(tile.row + i) + tile.column;
-    const float* from = sum + i * shape.columns;
-    for (int64_t j = 0; j < tile.columns; ++j) to[j] = dw.accumulate ? to[j] + from[j] : from[j];
-  }
-}
-
 }  // namespace
 
-void round_rows(const float* x, int64_t x_stride, int64_t rows, int64_t columns, uint16_t* to,
-                int64_t height, int64_t width) {
-  for (int64_t i = 0; i < rows; ++i) {
-    round_row_bf16(x + i * x_stride, columns, to + i * width);
-    std::fill(to + i * width + columns, to + (i + 1) * width, uint16_t{0});
-  }
-  std::fill(to + rows * width, to + height * width, uint16_t{0});
-}
-
-void matmul_weight_gradient(OneDnnMatmul* library, Format format, ConstMatrix dy, ConstMatrix x,
-                            int64_t rows, int64_t out, int64_t in, Matrix dw) {
+void matmul_weight_gradient(Format format, ConstMatrix dy, ConstMatrix x, int64_t rows, int64_t out,
+                            int64_t in, Matrix dw) {
   if (rows == 0) {
     for (int64_t i = 0; i < out && !dw.accumulate; ++i) std::fill_n(dw.row(i), in, 0.0f);
     return;
@@ -115,11 +80,7 @@ void matmul_weight_gradient(OneDnnMatmul* library, Format format, ConstMatrix dy
       tile.column = task % tiles.across * tiles.wide;
       tile.rows = std::min(tiles.tall, out - tile.row);
       tile.columns = std::min(tiles.wide, in - tile.column);
-      if (library != nullptr) {
-        onednn_tile(*library, dy, x, rows, tile, dw);
-      } else {
-        own_tile(format, dy, x, rows, tile, dw);
-      }
+      multiply_tile(format, dy, x, rows, tile, dw);
     }
   });
 }

@@ -10,7 +10,7 @@
 
 namespace pronghorn {
 
-enum class Scratch { left, right, result };
+enum class Scratch { rows, left, right, result };
 
 // A buffer of `count` 4-byte steps, aligned to a cache line, that grows to what it is asked for and
 // stays until the thread asks for the same one again.
@@ -22,7 +22,7 @@ inline uint32_t* matmul_scratch(Scratch which, int64_t count) {
     std::unique_ptr<uint32_t, Free> data;
     int64_t capacity = 0;
   };
-  static thread_local std::array<Buffer, 3> buffers;
+  static thread_local std::array<Buffer, 4> buffers;
   Buffer& buffer = buffers[static_cast<size_t>(which)];
   if (buffer.capacity < count) {
     constexpr int64_t kUnit = 1024;

@@ -9,7 +9,6 @@
 
 #include "backend/cpu/block_panels.h"
 #include "backend/cpu/cpu_features.h"
-#include "backend/cpu/matmul_onednn.h"
 #include "backend/cpu/matmul_scratch.h"
 #include "base/error.h"
 #include "base/threads.h"
@@ -28,8 +27,7 @@ constexpr size_t kMostBlockBytes = 256;  // of encodings of blocks with a layout
 float rounded(float value) { return from_bf16(to_bf16(value)); }
 
 constexpr std::string_view format_name(Format format) {
-  constexpr std::string_view kNames[] = {"f32",    "f32 rounded", "bf16", "bf16 for oneDNN",
-                                         "blocks", "none"};
+  constexpr std::string_view kNames[] = {"f32", "f32 rounded", "bf16", "blocks", "none"};
   return kNames[static_cast<size_t>(format)];
 }
 
@@ -302,7 +300,7 @@ void pack_transposed(Format format, ConstMatrix x, int64_t rows, int64_t columns
 
 int64_t RightOperand::granule() const {
   // In numbers: a block, and a pair of them for the formats that hold pairs on either side.
-  const bool blocks = held == Format::stored && side == Side::forward;
+  const bool blocks = held == Format::blocks || (held == Format::stored && side == Side::forward);
   const int64_t block = blocks ? std::max<int64_t>(2, numbers.encoding->block) : 2;
   return block / terms_of(kernel);
 }
@@ -314,6 +312,17 @@ void RightOperand::unpack(int64_t first, int64_t count_panels, int64_t step, int
     for (int64_t p = 0; p < count_panels; ++p) {
       unpack_pairs(data() + (first + p) * panel + step / 2 * kPanel, count,
                    reinterpret_cast<float*>(to) + p * count * kPanel);
+    }
+    return;
+  }
+  if (held == Format::blocks) {
+    const BlockPanels shape = block_panels(*numbers.encoding, columns, terms);
+    const auto* from = reinterpret_cast<const uint8_t*>(panels->data());
+    const int64_t unit = terms_of(kernel) * step / kUnitTerms;
+    const int64_t units = terms_of(kernel) * count / kUnitTerms;
+    for (int64_t p = 0; p < count_panels; ++p) {
+      unpack_block_pairs(shape, from + (first + p) * shape.panel_bytes(), unit, units,
+                         to + p * count * kPanel);
     }
     return;
   }
@@ -392,6 +401,17 @@ bool WeightPacker::takes_blocks(const Weight& weight) {
   return !weight.trainable().defined() && layout_of(weight.encoding()) != nullptr;
 }
 
+RightOperand WeightPacker::block_pairs(const Weight& weight) {
+  RightOperand result;
+  result.kernel = Format::pairs;
+  result.held = Format::blocks;
+  result.columns = weight.out();
+  result.terms = weight.in();
+  result.panels = blocks(weight);
+  result.numbers.encoding = &weight.encoding();
+  return result;
+}
+
 std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
   std::lock_guard<std::mutex> lock(mutex_);
   CpuPackedWeight::Panels& panels = packed_of(weight).at(Side::forward, Format::blocks);
@@ -418,23 +438,6 @@ std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
     weight.release_stored(true);
   }
   return panels.storage;
-}
-
-const void* WeightPacker::onednn(const Weight& weight, Side side, OneDnnMatmul& library) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  CpuPackedWeight::Panels& panels = packed_of(weight).at(side, Format::onednn);
-  if (panels.storage == nullptr || panels.version != weight.version()) {
-    const bool forward = side == Side::forward;
-    const int64_t columns = forward ? weight.out() : weight.in();
-    const int64_t terms = forward ? weight.in() : weight.out();
-    if (panels.storage == nullptr) {
-      panels.storage = std::make_shared<Storage>(library.packed_bytes(columns, terms));
-    }
-    library.pack(weight.trainable().data(), weight.in(), forward, columns, terms,
-                 panels.storage->data());
-    panels.version = weight.version();
-  }
-  return panels.storage->data();
 }
 
 void WeightPacker::read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to) {

@@ -23,18 +23,15 @@
 
 namespace pronghorn {
 
-class OneDnnMatmul;
-
 // What the 4-byte steps of packed operands hold.
 enum class Format {
   f32,
   rounded,  // f32 with the value of a bf16: Precision::bf16 where no bf16 instructions are
   pairs,    // two bf16, neighbours along the sum
-  onednn,   // what oneDNN likes, for its kernels
   blocks,   // panels of blocks
   stored    // not packed: the weight's own encoding
 };
-constexpr size_t kPackedFormats = 5;
+constexpr size_t kPackedFormats = 4;
 
 enum class Side { forward, backward };  // sums over `in` or over `out`
 
@@ -110,9 +107,8 @@ class WeightPacker {
   // Panels of blocks, for the kernels of whole numbers; of weights that takes_blocks() only.
   std::shared_ptr<const Storage> blocks(const Weight& weight);
   static bool takes_blocks(const Weight& weight);
-
-  // For oneDNN's; of trainable weights only.
-  const void* onednn(const Weight& weight, Side side, OneDnnMatmul& library);
+  // The same for kernels that take pairs of bf16, which are made in passing.
+  RightOperand block_pairs(const Weight& weight);
 
   // As MatmulKernels says.
   void read_rows(const Weight& weight, std::span<const int32_t> rows, Matrix to);
