@@ -9,8 +9,8 @@ namespace pronghorn {
 namespace {
 
 // Rows of the sum at a time: whole groups of steps, of pairs too.
-constexpr int64_t kSumRows = 256;
-static_assert(kSumRows % (2 * kStepGroup) == 0);
+constexpr int64_t kSumRows = 256, kAmxSumRows = 1024;
+static_assert(kSumRows % (2 * kStepGroup) == 0 && kAmxSumRows % (2 * kStepGroup) == 0);
 
 // Tiles of the result, small enough to give every thread several. A tile packs its own operands, so
 // wider is cheaper.
@@ -47,8 +47,9 @@ void multiply_tile(Format format, ConstMatrix dy, ConstMatrix x, int64_t sum_row
   block.a_step = kPanel;
   block.c = dw.row(tile.row) + tile.column;
   block.c_stride = dw.stride;
-  for (int64_t first = 0; first < sum_rows; first += kSumRows) {
-    const int64_t count = std::min(kSumRows, sum_rows - first);
+  const int64_t most = uses_amx(format) ? kAmxSumRows : kSumRows;
+  for (int64_t first = 0; first < sum_rows; first += most) {
+    const int64_t count = std::min(most, sum_rows - first);
     block.steps = steps_of(format, count);
     // A line more than needed: panels a power of two apart would share few sets of the cache.
     block.a_panel = block.b_panel = (block.steps + 1) * kPanel;
