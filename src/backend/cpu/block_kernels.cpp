@@ -161,7 +161,8 @@ HWY_INLINE void LoadWeights(const uint8_t* from, const uint8_t* values,
 // prefetch reads nothing.
 template <int64_t kBytes>
 HWY_INLINE void Ahead(const uint8_t* from) {
-  constexpr int64_t kDistance = 2048, kLine = 64;
+  // Measured on Sapphire Rapids and on a Zen without AVX-512.
+  constexpr int64_t kDistance = HWY_TARGET <= HWY_AVX3 ? 4096 : 2048, kLine = 64;
   for (int64_t at = 0; at < kBytes; at += kLine) __builtin_prefetch(from + kDistance + at);
 }
 
