@@ -7,6 +7,7 @@
 #include "layers/layers.h"
 #include "layers/projection.h"
 #include "layers/rope_config.h"
+#include "layers/shared_keys.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
@@ -28,6 +29,7 @@ struct AttentionConfig {
   double scale = 0, soft_cap = 0;
   double input_scale = 1, key_scale = 1, output_scale = 1;
   ProductBits bits = ProductBits::whole;
+  SharedKeysConfig shared;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query heads", "width of a head");
@@ -58,6 +60,7 @@ struct AttentionConfig {
     f.number("key_scale", key_scale, 1.0, -kMostScale, kMostScale,
              "factor on the keys, as they are projected");
     f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
+    shared.fields(f);
     bits = read_product_bits(f);
     f.check(adapter_rank == 0 || bits == ProductBits::whole, "adapter_rank",
             "{} beside products in few bits", adapter_rank);
@@ -74,13 +77,15 @@ class AttentionMixer final : public Mixer {
         input_scale_(static_cast<float>(config.input_scale)),
         key_scale_(static_cast<float>(config.key_scale)),
         output_scale_(static_cast<float>(config.output_scale)),
-        project_(config.bits) {
+        project_(config.bits),
+        shared_(config.shared) {
     options_.heads = config.heads.heads;
     options_.kv_heads = config.kv_heads;
     options_.head_dim = config.heads.head_dim;
     options_.window = config.window;
     options_.scale = static_cast<float>(config.scale);
     options_.soft_cap = static_cast<float>(config.soft_cap);
+    options_.keys = shared_.owner();
     if (config.has_rope) angles_ = config.rope.angles();
     const int64_t d = context.hidden_size, in_width = context.input_width();
     const int64_t q_width = options_.heads * options_.head_dim;
@@ -88,8 +93,10 @@ class AttentionMixer final : public Mixer {
     const Initializer in = projection_initializer(context);
     const Initializer zero = initializers::constant(0), one = initializers::constant(1);
     q_proj_ = scope.matrix("q_proj.weight", q_width, in_width, in);
-    k_proj_ = scope.matrix("k_proj.weight", kv_width, in_width, in);
-    v_proj_ = scope.matrix("v_proj.weight", kv_width, in_width, in);
+    if (!shared_.borrows()) {
+      k_proj_ = scope.matrix("k_proj.weight", kv_width, in_width, in);
+      v_proj_ = scope.matrix("v_proj.weight", kv_width, in_width, in);
+    }
     o_proj_ = scope.matrix("o_proj.weight", d, q_width, residual_initializer(context));
     if (config.gate) g_proj_ = scope.matrix("g_proj.weight", q_width, in_width, in);
     if (config.adapter_rank > 0) {
@@ -99,37 +106,38 @@ class AttentionMixer final : public Mixer {
                        own.matrix("1.weight", out, config.adapter_rank, in)};
       };
       q_adapter_ = adapter("q_adapter", q_width);
-      k_adapter_ = adapter("k_adapter", kv_width);
-      v_adapter_ = adapter("v_adapter", kv_width);
+      if (!shared_.borrows()) {
+        k_adapter_ = adapter("k_adapter", kv_width);
+        v_adapter_ = adapter("v_adapter", kv_width);
+      }
     }
     if (config.bias) {
       q_bias_ = scope.tensor("q_proj.bias", {q_width}, zero);
-      k_bias_ = scope.tensor("k_proj.bias", {kv_width}, zero);
-      v_bias_ = scope.tensor("v_proj.bias", {kv_width}, zero);
+      if (!shared_.borrows()) {
+        k_bias_ = scope.tensor("k_proj.bias", {kv_width}, zero);
+        v_bias_ = scope.tensor("v_proj.bias", {kv_width}, zero);
+      }
       if (config.gate) g_bias_ = scope.tensor("g_proj.bias", {q_width}, zero);
     }
     if (config.output_bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
     if (config.qk_norm) {
       const bool whole = config.qk_norm_over == "projection";
       q_norm_ = scope.tensor("q_norm.weight", {whole ? q_width : options_.head_dim}, one);
-      k_norm_ = scope.tensor("k_norm.weight", {whole ? kv_width : options_.head_dim}, one);
+      if (!shared_.borrows()) {
+        k_norm_ = scope.tensor("k_norm.weight", {whole ? kv_width : options_.head_dim}, one);
+      }
     }
     if (config.output_norm) output_norm_ = scope.tensor("output_norm.weight", {q_width}, one);
     if (config.sinks) sinks_ = scope.tensor("sinks", {options_.heads}, zero);
-    key_value_ = states.add(attention_journal(options_));
+    if (!shared_.borrows()) key_value_ = states.add(attention_journal(options_));
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const CheckedBatch& batch = input.batch;
     const Tensor in = project_.input(context, scaled(context, x, input_scale_));
     const Tensor queries =
         adapted(context, project_(context, in, q_proj_, q_bias_), in, q_adapter_);
-    const Tensor keys = adapted(context, project_(context, in, k_proj_, k_bias_), in, k_adapter_);
-    const Tensor q = prepare(context, queries, q_norm_, batch);
-    const Tensor k = prepare(context, scaled(context, keys, key_scale_), k_norm_, batch);
-    const Tensor v = adapted(context, project_(context, in, v_proj_, v_bias_), in, v_adapter_);
-    Tensor seen = attention(context, q, k, v, options_, batch, key_value_, sinks_);
+    Tensor seen = attend(input, in, prepare(context, queries, q_norm_, input.batch));
     if (g_proj_.defined()) {
       seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_, g_bias_)));
     }
@@ -149,6 +157,15 @@ class AttentionMixer final : public Mixer {
   }
 
  private:
+  Tensor attend(const LayerInput& input, const Tensor& in, const Tensor& q) const {
+    if (shared_.borrows()) return attend_borrowed(input, shared_, q, options_, sinks_);
+    const Context& context = input.context;
+    const Tensor keys = adapted(context, project_(context, in, k_proj_, k_bias_), in, k_adapter_);
+    const Tensor k = prepare(context, scaled(context, keys, key_scale_), k_norm_, input.batch);
+    const Tensor v = adapted(context, project_(context, in, v_proj_, v_bias_), in, v_adapter_);
+    return attend_own(input, shared_, q, k, v, options_, key_value_, sinks_);
+  }
+
   // x a^T b^T, added to a projection.
   struct Adapter {
     Weight a, b;  // [rank, in], [out, rank]; undefined: none
@@ -177,6 +194,7 @@ class AttentionMixer final : public Mixer {
   SharedAngles angles_;  // null: no positions
   float norm_epsilon_, input_scale_, key_scale_, output_scale_;
   Projector project_;
+  SharedKeysConfig shared_;
   JournalSlot key_value_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_, g_proj_;
   Adapter q_adapter_, k_adapter_, v_adapter_;

@@ -35,6 +35,25 @@ const Tensor& Carry::at(std::string_view name) const {
   return *found;
 }
 
+void Carry::lend(LentKeys lent) {
+  for (LentKeys& other : lent_) {
+    if (other.number != lent.number) continue;
+    other = std::move(lent);
+    return;
+  }
+  lent_.push_back(std::move(lent));
+}
+
+const LentKeys& Carry::borrow(int64_t number) const {
+  const auto found = std::ranges::find(lent_, number, &LentKeys::number);
+  if (found == lent_.end()) {
+    throw Error("keys_from", fmt::format("no layer before this one has keys_to {}", number),
+                "a layer that has it must come earlier in the pattern, in the same subsampled "
+                "span");
+  }
+  return *found;
+}
+
 void Carry::add_loss(std::string_view name, Tensor value, double weight) {
   require(value.size() == 1, name, "a layer's loss has {} numbers", value.size());
   if (wanted_.losses) losses_.push_back({std::string(name), std::move(value), weight});

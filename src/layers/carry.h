@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tensor/batch.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 
@@ -24,6 +25,13 @@ struct LayerLoss {
 struct ExpertLoad {
   int64_t layer = 0;
   std::vector<int64_t> rows;
+};
+
+// Keys and values of a layer of attention that later layers may read as if they were theirs.
+struct LentKeys {
+  int64_t number = 0;   // under which they are asked for
+  Tensor keys, values;  // of the batch's rows, the keys with their rotary positions
+  JournalSlot slot;     // where the sequence's are
 };
 
 // Which of what layers hand out somebody receives.
@@ -44,6 +52,11 @@ class Carry {
   // Throws Error if nothing of this name is carried.
   const Tensor& at(std::string_view name) const;
 
+  // Lends keys and values to the layers that follow, in place of those lent under this number.
+  void lend(LentKeys lent);
+  // Those that the nearest layer before this one lent under the number. Throws Error if none did.
+  const LentKeys& borrow(int64_t number) const;
+
   // Whether to compute a loss at all: without a receiver it would be thrown away.
   bool wants_losses() const { return wanted_.losses; }
   void add_loss(std::string_view name, Tensor value, double weight);
@@ -52,8 +65,9 @@ class Carry {
   void add_load(ExpertLoad load);
   std::span<const ExpertLoad> loads() const { return loads_; }
 
-  // Of a subsampled span: the carried tensors' rows that enter it. What layers in the span carry
-  // ends with the span; what they hand out, of the rows there, is handed on by take().
+  // Of a subsampled span: the carried tensors' rows that enter it. Lent keys do not: their journal
+  // has rows for tokens that the span has not. What layers in the span carry ends with it; what
+  // they hand out, of the rows there, is handed on by take().
   Carry select(const Context& context, std::span<const int32_t> rows) const;
   void take(const Carry& inner);
 
@@ -63,12 +77,14 @@ class Carry {
     Tensor tensor;
   };
   std::vector<Entry>& entries() { return entries_; }
+  std::vector<LentKeys>& lent() { return lent_; }
   std::vector<LayerLoss>& losses() { return losses_; }
 
  private:
   int64_t rows_;
   HandedOut wanted_;
   std::vector<Entry> entries_;
+  std::vector<LentKeys> lent_;
   std::vector<LayerLoss> losses_;
   std::vector<ExpertLoad> loads_;
 };

@@ -10,6 +10,7 @@
 #include "base/quote.h"
 #include "model/families.h"
 #include "model/gguf_format.h"
+#include "model/shared_keys_check.h"
 
 namespace pronghorn {
 namespace {
@@ -321,6 +322,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   } else {
     reader.ignore("mtp");
   }
+  check_shared_keys(config, blocks);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");

@@ -12,6 +12,10 @@ std::vector<Tensor*> tensors_of(Stream& stream, Carry& carry, size_t first_loss)
   std::vector<Tensor*> all = {&stream.sum};
   if (stream.delta.defined()) all.push_back(&stream.delta);
   for (Carry::Entry& entry : carry.entries()) all.push_back(&entry.tensor);
+  for (LentKeys& lent : carry.lent()) {
+    all.push_back(&lent.keys);
+    all.push_back(&lent.values);
+  }
   for (size_t i = first_loss; i < carry.losses().size(); ++i) {
     all.push_back(&carry.losses()[i].value);
   }

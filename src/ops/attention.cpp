@@ -100,9 +100,19 @@ void check_segments(const Context& context, const AttentionOptions& options,
   }
 }
 
+// Throws Error unless the journal ends with the rows of this segment.
+void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Journal& journal) {
+  const std::span<const int32_t> positions = batch.positions(segment);
+  const int64_t first = journal.length() - segment.length;
+  require(first >= journal.first_row() && journal.tree_rows() == std::ssize(segment.parents) &&
+              journal.position(first) == positions.front() &&
+              journal.position(journal.length() - 1) == positions.back(),
+          kWhere, "borrowed keys that no earlier layer of this forward has appended");
+}
+
 // Appends what segments with a state bring, and lists what each segment looks at.
 void list_units(const Context& context, const Inputs& in, const AttentionShape& shape,
-                const CheckedBatch& batch, JournalSlot slot, AttentionUnits& exact,
+                KeyOwner keys, const CheckedBatch& batch, JournalSlot slot, AttentionUnits& exact,
                 AttentionUnits& tiled) {
   const int64_t row_width = key_width(shape) + value_width(shape);
   for (const Segment& segment : batch.segments()) {
@@ -116,7 +126,11 @@ void list_units(const Context& context, const Inputs& in, const AttentionShape& 
     require(journal.shape().row_width == row_width, kWhere,
             "the journal's rows are {} wide, keys and values {}", journal.shape().row_width,
             row_width);
-    append(batch, segment, in, journal);
+    if (keys == KeyOwner::borrowed) {
+      check_borrowed(batch, segment, journal);
+    } else {
+      append(batch, segment, in, journal);
+    }
     if (segment.parents.empty()) {
       list.add_chain(batch, segment, journal);
     } else {
@@ -138,7 +152,7 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
       kWhere, "q is the same tensor as k or v while gradients are recorded");
 
   AttentionUnits exact(options), tiled(options);
-  list_units(context, in, shape, batch, slot, exact, tiled);
+  list_units(context, in, shape, options.keys, batch, slot, exact, tiled);
 
   AttentionOperands operands{input_matrix(in.q), output_matrix(output)};
   if (in.sinks.defined()) operands.sinks = in.sinks.data();
@@ -152,7 +166,8 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
   if (!exact.empty()) kernels.forward_exact(shape, exact.units(), operands);
   if (!tiled.empty()) kernels.forward(shape, tiled.units(), operands);
   for (const Segment& segment : batch.segments()) {
-    if (!is_limited(options) || segment.state == nullptr || !segment.parents.empty()) continue;
+    const bool passes = is_limited(options) && options.keys == KeyOwner::own;
+    if (!passes || segment.state == nullptr || !segment.parents.empty()) continue;
     segment.state->journal(slot.layer, slot.index).pass();
   }
   if (!record) return {output, log_sum_exp};
@@ -183,6 +198,7 @@ JournalShape attention_journal(const AttentionOptions& options) {
   shape.name = "key_value";
   shape.row_width = key_width(attention_shape(options)) + value_width(attention_shape(options));
   shape.is_cache = true;
+  shape.is_shared = options.keys == KeyOwner::lent;
   if (is_limited(options)) {
     shape.history = reach(options);
     shape.fold_interval = Journal::kPageRows;

@@ -11,6 +11,10 @@
 
 namespace pronghorn {
 
+// Whose the keys and values of an attention are: its own; its own, which later layers of the same
+// forward read, too; those of such a layer before it.
+enum class KeyOwner : uint8_t { own, lent, borrowed };
+
 struct AttentionOptions {
   int64_t heads = 1;
   // Divides heads; query head h reads key and value head h / (heads / kv_heads).
@@ -25,13 +29,14 @@ struct AttentionOptions {
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
   // a row sees keys whose position, divided by `segment`, is not less than its own; 0: all
   int64_t segment = 0;
+  KeyOwner keys = KeyOwner::own;
 };
 
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
 // key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
-// dropped. Its rows may be held in bf16 or f16 (with_cache_type): they are rounded when they are
-// appended, and a row of a segment with a state attends to the rounded rows only, those of its own
-// segment included.
+// dropped; lent ones when the forward has ended. There is none for borrowed keys. Its rows may be
+// held in bf16 or f16 (with_cache_type): they are rounded when they are appended, and a row of a
+// segment with a state attends to the rounded rows only, those of its own segment included.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,
@@ -43,7 +48,9 @@ JournalShape attention_journal(const AttentionOptions& options);
 // rotary positions.
 //
 // A segment with a state first appends its k and v to the journal at `slot`, then attends to the
-// whole journal; one without attends to itself. In a token tree a row sees the journal before the
+// whole journal; one without attends to itself. With borrowed keys, k, v and slot are those of the
+// attention that lent them, with the same widths, window and segments: that has appended them, and
+// gradients of k and v add up. In a token tree a row sees the journal before the
 // tree, its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps
 // of up to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever
 // else is in the batch; longer segments depend on their own cut alone, by rounding.

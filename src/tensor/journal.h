@@ -33,6 +33,9 @@ struct JournalShape {
   bool live = false;            // keeps a running state beside the anchor (see Journal::live)
   DType row_type = DType::f32;  // how the numbers of rows are held: f32, bf16 or f16
   bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache_type)
+  // Later layers of the model read its rows, too: those out of reach are dropped at the end of a
+  // forward (SequenceState::advance), not by the operator that appends.
+  bool is_shared = false;
 
   int64_t row_bytes() const { return row_width * dtype_size(row_type); }
 };

@@ -96,6 +96,15 @@ Journal& SequenceState::journal(int64_t layer, int64_t index) {
   return layers_[static_cast<size_t>(layer)][static_cast<size_t>(index)];
 }
 
+void SequenceState::advance(int64_t tokens) {
+  length_ += tokens;
+  for (auto& layer : layers_) {
+    for (Journal& journal : layer) {
+      if (journal.shape().is_shared && journal.shape().fold_interval > 0) journal.pass();
+    }
+  }
+}
+
 void SequenceState::truncate(int64_t length) {
   require(length >= 0 && length <= length_, "sequence state", "cannot truncate {} tokens to {}",
           length_, length);

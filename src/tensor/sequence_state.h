@@ -41,7 +41,8 @@ class SequenceState {
 
   // Tokens consumed so far (committed ones: the nodes of an uncommitted tree do not count).
   int64_t length() const { return length_; }
-  void advance(int64_t tokens) { length_ += tokens; }
+  // At the end of a forward that appended them to all journals.
+  void advance(int64_t tokens);
 
   Journal& journal(int64_t layer, int64_t index);
   const std::vector<std::vector<Journal>>& layers() const { return layers_; }

@@ -5,6 +5,7 @@
 
 #include "operator_case.h"
 #include "ops/attention.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn::laws {
 namespace {
@@ -186,6 +187,42 @@ OperatorCase make_merged_case() {
   return result;
 }
 
+// Two attentions to the same keys and values, of which the first lends them and the second has
+// queries of its own: [rows, 2 heads value_dim].
+OperatorCase make_shared_case(std::string name, const AttentionOptions& options) {
+  const Variant variant{.name = std::move(name), .options = options};
+  OperatorCase result = make_case(variant);
+  result.inputs.insert(result.inputs.begin(), result.inputs.front());
+  result.inputs[0].name = "first_q";
+  result.output_width *= 2;
+  AttentionOptions lender = options, borrower = options;
+  lender.keys = KeyOwner::lent;
+  borrower.keys = KeyOwner::borrowed;
+  result.journals = {attention_journal(lender)};
+  result.forward = [=](const Context& context, const std::vector<Tensor>& in,
+                       const CheckedBatch& batch) {
+    const Tensor parts[] = {
+        attention(context, in[0], in[2], in[3], lender, batch, {0, 0}),
+        attention(context, in[1], in[2], in[3], borrower, batch, {0, 0}),
+    };
+    return concatenate_columns(context, parts);
+  };
+  result.reference = [=](const Values& in, const std::vector<int32_t>& positions) {
+    const auto width = static_cast<int64_t>(options.heads) * value_dim(options);
+    const std::vector<double> parts[] = {
+        naive_attention(variant, {in[0], in[2], in[3]}, positions),
+        naive_attention(variant, {in[1], in[2], in[3]}, positions)};
+    std::vector<double> output;
+    for (int64_t row = 0; row < std::ssize(positions); ++row) {
+      for (const std::vector<double>& part : parts) {
+        output.insert(output.end(), part.begin() + row * width, part.begin() + (row + 1) * width);
+      }
+    }
+    return output;
+  };
+  return result;
+}
+
 }  // namespace
 
 std::vector<OperatorCase> attention_cases() {
@@ -222,6 +259,9 @@ std::vector<OperatorCase> attention_cases() {
   std::vector<OperatorCase> cases;
   for (const Variant& variant : variants) cases.push_back(make_case(variant));
   cases.push_back(make_merged_case());
+  cases.push_back(make_shared_case("shared", {.heads = 4, .kv_heads = 2, .head_dim = 12}));
+  cases.push_back(make_shared_case(
+      "shared_window", {.heads = 3, .kv_heads = 1, .head_dim = 8, .value_dim = 14, .window = 11}));
   return cases;
 }
 

@@ -201,6 +201,31 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
       {"subsampled_sides",
        R"("pattern": "s(s)m", "subsample": {"keep": 0.6}, "blocks": {"s": {"mixer": )" + attention +
            ", " + side + R"(}, "m": {"mixer": )" + mamba2 + "}}"},
+      // Keys and values of earlier layers: of the nearest of several, of a window, in a span.
+      {"shared_keys",
+       R"("pattern": "abcbd", "blocks": {
+          "a": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 6,
+          "rope": {}, "qk_norm": true, "bias": true, "keys_to": 1}},
+          "b": {"mixer": {"type": "attention", "heads": 3, "kv_heads": 1, "window": 20,
+          "rope": {"theta": 100}, "keys_to": 2}, )" +
+           ffn + R"(},
+          "c": {"mixer": {"type": "attention", "heads": 2, "kv_heads": 1, "head_dim": 8,
+          "window": 20, "rope": {"theta": 100}, "adapter_rank": 3, "keys_from": 2}},
+          "d": {"mixer": {"type": "attention", "heads": 2, "kv_heads": 2, "head_dim": 6,
+          "rope": {}, "qk_norm": true, "bias": true, "gate": true, "keys_from": 1}, )" +
+           ffn + "}}"},
+      // As YOCO has it: the upper half reads the keys and values of one layer.
+      {"yoco", R"("pattern": "2g w 3c", "blocks": {"g": {"mixer": )" + deltanet +
+                   R"(}, "w": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2,
+          "head_dim": 6, "rope": {}, "keys_to": 1}, )" +
+                   ffn + R"(}, "c": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2,
+          "head_dim": 6, "rope": {}, "keys_from": 1}, )" +
+                   ffn + "}}"},
+      {"subsampled_shared_keys",
+       R"("pattern": "l(lb)b", "subsample": {"keep": 0.6}, "blocks": {"l": {"mixer": {"type":
+          "attention", "heads": 2, "window": 20, "rope": {}, "keys_to": 1}}, "b": {"mixer": {"type":
+          "attention", "heads": 2, "window": 20, "rope": {}, "keys_from": 1}, )" +
+           ffn + "}}"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });
