@@ -2,8 +2,9 @@
 //
 // The keys of a sequence come as tiles of at most kAttentionTile rows, so that they may lie in
 // pages of a journal, in a tensor or in a buffer. Which of them a query row sees is one range of
-// key indexes. That covers causal and both-way masks, windows, prompts after a prefix, token trees
-// (with gathered tiles) and selections of blocks per key-value head (a unit for each).
+// key indexes, and with a window the first keys of all (`prefix`). That covers causal and both-way
+// masks, windows, prompts after a prefix, token trees (with gathered tiles) and selections of
+// blocks per key-value head (a unit for each).
 #pragma once
 
 #include <cstddef>
@@ -50,10 +51,13 @@ struct AttentionUnit {
   int64_t first_row = 0;  // of q, o and log_sum_exp
   int64_t rows = 0;
   int64_t first_kv_head = 0, kv_heads = 1;
-  // Key j is row j % kAttentionTile of tile j / kAttentionTile, and tiles[0] is tile `first_tile`.
-  // Where a tile has fewer rows, the indexes after them are of no key.
+  // Key j is row j % kAttentionTile of tile j / kAttentionTile. tiles are tiles 0 ...
+  // prefix_tiles - 1, and then those from tile `first_tile` on. Where a tile has fewer rows, the
+  // indexes after them are of no key.
   std::span<const KeyTile> tiles;
-  int64_t first_tile = 0;
+  int64_t prefix_tiles = 0, first_tile = 0;
+  // Keys below this index are seen by all rows that they come before, besides `visible`.
+  int64_t prefix = 0;
   // How the numbers of a tile's rows are held, which hold all kv_heads of the shape, and how many
   // numbers apart the rows lie.
   DType type = DType::f32;
@@ -61,9 +65,12 @@ struct AttentionUnit {
   const KeyRange* visible = nullptr;  // [rows], within the tiles
 
   const KeyTile& tile(int64_t index) const {
-    return tiles[static_cast<size_t>(index - first_tile)];
+    return tiles[static_cast<size_t>(index < prefix_tiles ? index
+                                                          : index - first_tile + prefix_tiles)];
   }
-  int64_t end_tile() const { return first_tile + static_cast<int64_t>(tiles.size()); }
+  int64_t end_tile() const {
+    return first_tile - prefix_tiles + static_cast<int64_t>(tiles.size());
+  }
 };
 
 struct AttentionOperands {

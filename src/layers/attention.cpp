@@ -86,6 +86,7 @@ class AttentionMixer final : public Mixer {
     options_.scale = static_cast<float>(config.scale);
     options_.soft_cap = static_cast<float>(config.soft_cap);
     options_.keys = shared_.owner();
+    options_.prefix = context.prefix;
     if (config.has_rope) angles_ = config.rope.angles();
     const int64_t d = context.hidden_size, in_width = context.input_width();
     const int64_t q_width = options_.heads * options_.head_dim;

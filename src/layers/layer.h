@@ -106,6 +106,8 @@ struct LayerContext {
   int64_t layer =
       0;  // index of its block in the model; in a head for multi-token prediction: depth
   int64_t depth = 1;  // blocks of the model
+  // Rows before the first token of every sequence, which windows keep in sight.
+  int64_t prefix = 0;
 
   int64_t input_width() const { return input_size > 0 ? input_size : hidden_size; }
 };

@@ -1,5 +1,5 @@
 // Keys and values that layers of attention share (YOCO, arXiv 2405.05254, section 2; Hymba,
-// 2411.13676, section 2.3): one layer lends its own, later ones read them and have none.
+// 2411.13676, section 2.2): one layer lends its own, later ones read them and have none.
 #pragma once
 
 #include <cstdint>

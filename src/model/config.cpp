@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr int64_t kMaxHidden = 1 << 17;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;  // of a learned table
+constexpr int64_t kMaxPrefix = 1 << 14;
 constexpr double kMaxScale = 1e6;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
 
@@ -127,6 +128,17 @@ void check_sides(const ModelConfig& config, const ConfigReader& blocks) {
     require(added || place->second == side, blocks.path(std::string(1, name)) + ".side",
             "shares the weights of side {}, but is another", block.side->shared);
   }
+}
+
+// What goes by positions or rows of its own would have to know of the prefix.
+void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
+  if (config.prefix_tokens == 0) return;
+  const std::string where = reader.path("prefix_tokens");
+  require(config.span_count() == 0, where, "{} beside subsampled spans", config.prefix_tokens);
+  require(config.mtp.heads == 0, where, "{} beside heads for multi-token prediction",
+          config.prefix_tokens);
+  require(config.learned_positions == 0, where, "{} beside learned positions",
+          config.prefix_tokens);
 }
 
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
@@ -267,6 +279,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   config.initializer_range = reader.number("initializer_range", 0.02, 0, 10);
   config.embedding_scale = reader.number("embedding_scale", 1.0, -kMaxScale, kMaxScale);
   config.learned_positions = reader.integer("learned_positions", 0, 0, kMaxPositions);
+  config.prefix_tokens = reader.integer("prefix_tokens", 0, 0, kMaxPrefix);
   config.logit_scale = reader.number("logit_scale", 1.0, -kMaxScale, kMaxScale);
   config.logit_soft_cap = reader.number("logit_soft_cap", 0.0, 0, kMaxScale);
   if (reader.has("norm")) {
@@ -323,6 +336,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
     reader.ignore("mtp");
   }
   check_shared_keys(config, blocks);
+  check_prefix(config, reader);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");
@@ -349,6 +363,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       {"initializer_range", config.initializer_range},
       {"embedding_scale", config.embedding_scale},
       {"learned_positions", config.learned_positions},
+      {"prefix_tokens", config.prefix_tokens},
       {"logit_scale", config.logit_scale},
       {"logit_soft_cap", config.logit_soft_cap},
       {"norm",

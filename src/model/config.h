@@ -70,6 +70,7 @@ struct ModelConfig {
   float norm_epsilon = 1e-5f;
   bool norm_bias = false;         // layer_norm only
   double embedding_scale = 1;     // factor on the rows of the embedding table
+  int64_t prefix_tokens = 0;      // learned embeddings before the first token of every sequence
   int64_t learned_positions = 0;  // rows of a table of positions, added to the embeddings; 0: none
   double logit_scale = 1;         // factor on the scores
   double logit_soft_cap = 0;      // scores become cap tanh(s / cap); 0: they stay

@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "model/lora.h"
+#include "model/prefix.h"
 #include "model/recompute.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
+#include "ops/subsample.h"
 
 namespace pronghorn {
 namespace {
@@ -90,17 +93,22 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   context.residual_scale = 1 / std::sqrt(static_cast<double>(residual_additions(config_)));
   context.norm_epsilon = config_.norm_epsilon;
   context.depth = config_.block_count();
+  context.prefix = config_.prefix_tokens;
   require_memory_for_blocks(config_, context, purpose);
 
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
   embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  if (config_.prefix_tokens > 0) {
+    prefix_ = scope.matrix("prefix.weight", config_.prefix_tokens, config_.hidden_size, normal);
+  }
   if (config_.learned_positions > 0) {
     positions_ =
         scope.matrix("positions.weight", config_.learned_positions, config_.hidden_size, normal);
     position_limit_ = config_.learned_positions;
   }
   auto layout = std::make_shared<StateLayout>();
+  layout->prefix = config_.prefix_tokens;
   std::vector<int64_t> open = {-1};  // the spans around the current place, innermost last
   for (const PatternStep& step : config_.steps) {
     const auto layer = static_cast<int64_t>(blocks_.size());
@@ -179,9 +187,9 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
             segment.length);
   }
   for (const int32_t position : batch.positions()) {
-    require(position < position_limit_, "batch",
+    require(position < position_limit_ - config_.prefix_tokens, "batch",
             "position {} of a model whose positions end at {}: it cannot read longer texts",
-            position, position_limit_);
+            position, position_limit_ - config_.prefix_tokens);
   }
   Tensor rows = batch.embeddings();
   if (!rows.defined()) {
@@ -209,6 +217,32 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
 Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
                       const ForwardObserver& observer) const {
   const Context context = context_of(asked, batch);
+  const Tensor rows = embedded(context, batch);
+  if (config_.prefix_tokens == 0) return run_blocks(context, batch, rows, observer);
+  Tensor prefix;
+  if (wants_prefix(batch)) {
+    std::vector<int32_t> all(static_cast<size_t>(config_.prefix_tokens));
+    std::iota(all.begin(), all.end(), 0);
+    prefix = embedding(context, prefix_, all);
+    begin(asked, batch, prefix);
+  }
+  PrefixedBatch prefixed = with_prefix(context, batch, config_.prefix_tokens, prefix, rows);
+  const CheckedBatch checked(std::move(prefixed.batch));
+  const Tensor hidden = run_blocks(context, checked, checked.embeddings(), observer, prefixed.rows);
+  return prefixed.rows.empty() ? hidden : gather_rows(context, hidden, prefixed.rows);
+}
+
+// One after another, and always alone: the bits of a prefix do not depend on the batch.
+void Model::begin(const Context& asked, const CheckedBatch& batch, const Tensor& prefix) const {
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state == nullptr || segment.length == 0 || segment.state->has_begun()) continue;
+    const Batch alone = prefix_alone(*segment.state, prefix);
+    run_blocks(context_of(asked, alone), alone, prefix, {});
+  }
+}
+
+Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, const Tensor& rows,
+                         const ForwardObserver& observer, std::span<const int32_t> own) const {
   struct OpenSpan {
     const Subsample& layer;
     int64_t number;
@@ -219,30 +253,30 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
   std::vector<OpenSpan> open;
   Carry whole(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss,
                              .loads = static_cast<bool>(observer.on_load)});
-  Stream stream{embedded(context, batch), {}};
+  Stream stream{rows, {}};
   if (config_.has_sides()) whole.set(Side::kEmbeddings, stream.sum);
   size_t block = 0;
   int64_t next_span = 0;
   for (const PatternStep& step : config_.steps) {
-    const CheckedBatch& rows = open.empty() ? batch : open.back().span.batch;
+    const CheckedBatch& inner_batch = open.empty() ? batch : open.back().span.batch;
     Carry& carry = open.empty() ? whole : open.back().carry;
     if (step.kind == PatternStep::Kind::block) {
       const Block& current = *blocks_[block++];
-      if (rows.rows() == 0) continue;
-      const LayerInput input{context, rows, carry};
+      if (inner_batch.rows() == 0) continue;
+      const LayerInput input{context, inner_batch, carry};
       stream = config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
                                                             : current.forward(input, stream);
       if (!observer.on_block) continue;
       const int64_t span = open.empty() ? -1 : open.back().number;
       const auto layers = static_cast<int64_t>(block);
-      if (observer.on_block({layers, span, context, stream, norm_})) continue;
+      if (observer.on_block({layers, span, context, stream, norm_, own})) continue;
       check_exit(layers, "early exit");
       break;
     }
     if (step.kind == PatternStep::Kind::open) {
       const int64_t number = next_span++;
       const Subsample& layer = spans_[static_cast<size_t>(number)];
-      Subsample::Span span = layer.enter(context, stream.value(context), rows);
+      Subsample::Span span = layer.enter(context, stream.value(context), inner_batch);
       std::vector<int32_t> inner_rows;
       if (observer.on_span) {
         const SpanTrace trace = traced(number, span, open.empty() ? nullptr : &open.back().rows);
@@ -385,13 +419,15 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     costs[1 + span].share = shares[span];
   }
   const std::shared_ptr<const StateLayout> layout = this->layout(cache_type);
+  // A sequence begins with its first token.
+  const double whole = context > 0 ? context + static_cast<double>(config_.prefix_tokens) : 0;
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     SpanCost& span = costs[static_cast<size_t>(1 + layout_->span_of(layer))];
-    const TokenCost cost = blocks_[layer]->cost(context * span.share);
+    const TokenCost cost = blocks_[layer]->cost(whole * span.share);
     span.blocks += 1;
     span.cost.matmul += span.share * cost.matmul;
     span.cost.sequence += span.share * cost.sequence;
-    const auto rows = static_cast<int64_t>(std::llround(context * span.share));
+    const auto rows = static_cast<int64_t>(std::llround(whole * span.share));
     for (const JournalShape& shape : layout->layers[layer]) {
       span.state_bytes += Journal::predicted_bytes(shape, rows);
     }

@@ -143,12 +143,18 @@ class Model {
   // The rows that enter the first block. Throws Error unless the batch fits the model and its
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;
+  // forward() of rows as the first block is given them. own: which of them are the caller's; empty:
+  // all.
+  Tensor run_blocks(const Context& context, const CheckedBatch& batch, const Tensor& rows,
+                    const ForwardObserver& observer, std::span<const int32_t> own = {}) const;
+  // Lets sequences that have not begun read the prefix.
+  void begin(const Context& asked, const CheckedBatch& batch, const Tensor& prefix) const;
   std::vector<double> configured_shares() const;
 
   ModelConfig config_;
   ParameterStore store_;
   std::shared_ptr<const Adapter> adapter_;
-  Weight embeddings_, positions_, head_;
+  Weight embeddings_, prefix_, positions_, head_;
   int64_t position_limit_ = std::numeric_limits<int64_t>::max();  // positions are below it
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;

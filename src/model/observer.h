@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "layers/carry.h"
 #include "model/block.h"
+#include "ops/subsample.h"
 
 namespace pronghorn {
 
@@ -17,10 +19,17 @@ struct BlockEnd {
   const Context& context;
   const Stream& stream;
   const Norm& norm;
+  // Which rows of the stream are the batch's, in a model with a prefix; empty: all.
+  std::span<const int32_t> rows = {};
 
   // The residual stream [rows, hidden_size], as it is and normalised as after the last block.
-  Tensor value() const { return stream.value(context); }
-  Tensor hidden() const { return normalized(norm, context, stream); }
+  Tensor value() const { return selected(stream.value(context)); }
+  Tensor hidden() const { return selected(normalized(norm, context, stream)); }
+
+ private:
+  Tensor selected(const Tensor& all) const {
+    return rows.empty() ? all : gather_rows(context, all, rows);
+  }
 };
 
 // What a subsampled span did with the rows that came to it.

@@ -63,7 +63,7 @@ int64_t resident_weight_bytes(const Model& model, Precision precision) {
 int64_t weight_bytes_per_token(const Model& model, Precision precision) {
   double bytes = 0;
   for (const Parameter& parameter : model.parameters()) {
-    if (parameter.name.starts_with("mtp.")) continue;
+    if (parameter.name.starts_with("mtp.") || parameter.name == "prefix.weight") continue;
     if (!parameter.matrix.defined()) {
       bytes += static_cast<double>(value_bytes(parameter));
     } else if (parameter.name == "embeddings.weight" && !model.config().tie_embeddings) {

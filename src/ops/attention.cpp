@@ -65,7 +65,7 @@ void check_shapes(const Inputs& in, const AttentionOptions& options, const Atten
                   int64_t rows) {
   require(options.heads > 0 && options.kv_heads > 0 && options.heads % options.kv_heads == 0 &&
               options.head_dim > 0 && options.value_dim >= 0 && options.window >= 0 &&
-              options.segment >= 0 && options.soft_cap >= 0,
+              options.segment >= 0 && options.prefix >= 0 && options.soft_cap >= 0,
           kWhere, "{} heads of {} and {} over {} key-value heads, window {}, segment {}, cap {}",
           options.heads, options.head_dim, shape.value_dim, options.kv_heads, options.window,
           options.segment, options.soft_cap);
@@ -201,6 +201,7 @@ JournalShape attention_journal(const AttentionOptions& options) {
   shape.is_shared = options.keys == KeyOwner::lent;
   if (is_limited(options)) {
     shape.history = reach(options);
+    shape.kept = options.prefix;
     shape.fold_interval = Journal::kPageRows;
   }
   return shape;

@@ -29,14 +29,17 @@ struct AttentionOptions {
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
   // a row sees keys whose position, divided by `segment`, is not less than its own; 0: all
   int64_t segment = 0;
+  // with a window or segments: the first rows of a sequence, which all that follow see as well
+  int64_t prefix = 0;
   KeyOwner keys = KeyOwner::own;
 };
 
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
 // key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
-// dropped; lent ones when the forward has ended. There is none for borrowed keys. Its rows may be
-// held in bf16 or f16 (with_cache_type): they are rounded when they are appended, and a row of a
-// segment with a state attends to the rounded rows only, those of its own segment included.
+// dropped, but for the prefix; lent ones when the forward has ended. There is none for borrowed
+// keys. Its rows may be held in bf16 or f16 (with_cache_type): they are rounded when they are
+// appended, and a row of a segment with a state attends to the rounded rows only, those of its own
+// segment included.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,

@@ -58,6 +58,7 @@ void AttentionUnits::begin_unit(int64_t first_row, int64_t rows) {
   unit.first_row = first_row;
   unit.rows = rows;
   unit.kv_heads = options_.kv_heads;
+  if (is_limited(options_)) unit.prefix = options_.prefix;
   units_.push_back(unit);
   places_.push_back({tiles_.size(), visible_.size()});
 }
@@ -84,10 +85,14 @@ void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
   const JournalShape& shape = journal.shape();
   // From the first page that is held: a window's cost does not grow with what is behind it.
   const int64_t first = std::min(journal.first_row(), count) / kAttentionTile;
-  for (int64_t row = first * kAttentionTile; row < count; row += kAttentionTile) {
-    const int64_t rows = std::min(kAttentionTile, count - row);
+  const int64_t kept = std::min(shape.kept, first * kAttentionTile);
+  const auto add = [&](int64_t row, int64_t end) {
+    const int64_t rows = std::min(kAttentionTile, end - row);
     add_tiles(journal_row(shape, journal.row_data(row)), rows, 0, 0, -1);
-  }
+  };
+  for (int64_t row = 0; row < kept; row += kAttentionTile) add(row, kept);
+  for (int64_t row = first * kAttentionTile; row < count; row += kAttentionTile) add(row, count);
+  units_.back().prefix_tiles = (kept + kAttentionTile - 1) / kAttentionTile;
   units_.back().first_tile = first;
   units_.back().type = shape.row_type;
   units_.back().key_stride = units_.back().value_stride = shape.row_width;

@@ -256,4 +256,34 @@ Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts
   return y;
 }
 
+Tensor concatenate_rows(const Context& context, std::span<const Tensor> parts) {
+  require(!parts.empty(), "concatenate_rows", "no parts");
+  int64_t rows = 0;
+  bool record = false;
+  for (const Tensor& part : parts) {
+    require(part.columns() == parts[0].columns(), "concatenate_rows", "{} columns after {}",
+            part.columns(), parts[0].columns());
+    rows += part.rows();
+    record |= context.tape != nullptr && part.requires_grad();
+  }
+  Tensor y = Tensor::empty({rows, parts[0].columns()});
+  int64_t first = 0;
+  for (const Tensor& part : parts) {
+    y.row_slice(first, part.rows()).copy_from(part);
+    first += part.rows();
+  }
+  if (!record) return y;
+  y.set_requires_grad(true);
+  context.tape->record([y, kept = std::vector<Tensor>(parts.begin(), parts.end())] {
+    if (!y.has_grad()) return;
+    const Tensor dy = y.grad();
+    int64_t row = 0;
+    for (const Tensor& part : kept) {
+      if (part.requires_grad()) part.give_grad(dy.row_slice(row, part.rows()));
+      row += part.rows();
+    }
+  });
+  return y;
+}
+
 }  // namespace pronghorn

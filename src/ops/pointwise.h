@@ -91,6 +91,9 @@ Tensor embedding(const Context& context, const Weight& table, std::span<const in
 // Columns of several tensors with the same rows, one after another.
 Tensor concatenate_columns(const Context& context, std::span<const Tensor> parts);
 
+// Rows of several tensors with the same columns, one after another.
+Tensor concatenate_rows(const Context& context, std::span<const Tensor> parts);
+
 // x times a factor.
 Tensor scale(const Context& context, const Tensor& x, float factor);
 

@@ -49,12 +49,17 @@ size_t Journal::page_bytes() const {
          (static_cast<size_t>(shape_.row_bytes()) + sizeof(int32_t));
 }
 
-Journal::Page& Journal::page(int64_t row) const {
-  return *pages_[static_cast<size_t>(row / kPageRows - first_page_)];
+template <typename Self>
+auto& Journal::page_of(Self& self, int64_t row) {
+  const int64_t index = row / kPageRows;
+  return index < self.first_page_ ? self.kept_pages_[static_cast<size_t>(index)]
+                                  : self.pages_[static_cast<size_t>(index - self.first_page_)];
 }
 
+Journal::Page& Journal::page(int64_t row) const { return *page_of(*this, row); }
+
 Journal::Page& Journal::writable_page(int64_t row) {
-  std::shared_ptr<Page>& page = pages_[static_cast<size_t>(row / kPageRows - first_page_)];
+  std::shared_ptr<Page>& page = page_of(*this, row);
   if (page.use_count() > 1) {
     auto copy = make_pooled<Page>(shape_);
     copy_storage(page->rows, copy->rows);
@@ -170,6 +175,10 @@ void Journal::drop_old_rows() {
   const int64_t pages = first_row_ / kPageRows - first_page_;
   if (pages > 0) {
     const int64_t held = static_cast<int64_t>(pages_.size());
+    for (int64_t i = 0; i < std::min(pages, held); ++i) {
+      if ((first_page_ + i) * kPageRows >= shape_.kept) break;
+      kept_pages_.push_back(pages_[static_cast<size_t>(i)]);
+    }
     pages_.erase(pages_.begin(), pages_.begin() + std::min(pages, held));
     first_page_ += pages;
   }
@@ -220,7 +229,7 @@ void Journal::commit_path(std::span<const int32_t> path) {
 }
 
 int64_t Journal::bytes() const {
-  int64_t total = static_cast<int64_t>(pages_.size() * page_bytes());
+  auto total = static_cast<int64_t>((pages_.size() + kept_pages_.size()) * page_bytes());
   for (const Block& block : {anchor_, previous_anchor_, live_}) {
     if (block) total += static_cast<int64_t>(block->bytes());
   }
@@ -244,7 +253,9 @@ int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
     anchors = oldest > 0 ? 1 : 0;
   }
   // Whole pages, from that of the oldest row still needed on.
-  const int64_t pages = length > oldest ? (length - 1) / kPageRows - oldest / kPageRows + 1 : 0;
+  const int64_t first_page = oldest / kPageRows;
+  const int64_t kept = std::min(first_page, (shape.kept + kPageRows - 1) / kPageRows);
+  const int64_t pages = kept + (length > oldest ? (length - 1) / kPageRows - first_page + 1 : 0);
   return pages * kPageRows * (shape.row_bytes() + int64_t{sizeof(int32_t)}) +
          anchors * shape.anchor_size * int64_t{sizeof(float)};
 }
@@ -262,11 +273,35 @@ void Journal::save(std::string& out) const {
     put(out, position(i));
     append_bytes(out, row_data(i), row_bytes);
   }
+  save_kept(out);
   for (const Block& block : {anchor_, previous_anchor_}) {
     put(out, static_cast<uint8_t>(block != nullptr));
     if (block) {
       append_bytes(out, block->data(), static_cast<size_t>(shape_.anchor_size) * sizeof(float));
     }
+  }
+}
+
+void Journal::save_kept(std::string& out) const {
+  for (int64_t i = 0; i < std::min(shape_.kept, first_row_); ++i) {
+    put(out, position(i));
+    append_bytes(out, row_data(i), static_cast<size_t>(shape_.row_bytes()));
+  }
+}
+
+void Journal::load_kept(std::span<const std::byte>& in, std::string_view where) {
+  const int64_t count = std::min(shape_.kept, first_row_);
+  while (std::ssize(kept_pages_) < first_page_ && std::ssize(kept_pages_) * kPageRows < count) {
+    kept_pages_.push_back(make_pooled<Page>(shape_));
+  }
+  for (int64_t i = 0, last = -1; i < count; ++i) {
+    const auto next = take<int32_t>(in, where);
+    require(next > last && next < position(first_row_), where,
+            "kept row {} of journal '{}' has position {} after {}, before {}", i, shape_.name, next,
+            last, position(first_row_));
+    page(i).positions[static_cast<size_t>(i % kPageRows)] = next;
+    take_storage(in, mutable_row_data(i), static_cast<size_t>(shape_.row_bytes()), where);
+    last = next;
   }
 }
 
@@ -322,6 +357,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
     fresh.append({&position, 1});
     take_storage(in, fresh.mutable_row_data(i), row_bytes, where);
   }
+  fresh.load_kept(in, where);
   for (const int64_t row : {anchor_row, previous}) {
     const bool there = take<uint8_t>(in, where) != 0, expected = row > 0 && anchor_size > 0;
     require(there == expected, where, "journal '{}' has {} state for its anchor at row {}", name,

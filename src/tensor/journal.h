@@ -33,6 +33,7 @@ struct JournalShape {
   bool live = false;            // keeps a running state beside the anchor (see Journal::live)
   DType row_type = DType::f32;  // how the numbers of rows are held: f32, bf16 or f16
   bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache_type)
+  int64_t kept = 0;             // the first rows, which are never dropped
   // Later layers of the model read its rows, too: those out of reach are dropped at the end of a
   // forward (SequenceState::advance), not by the operator that appends.
   bool is_shared = false;
@@ -51,10 +52,11 @@ class Journal {
 
   // Rows ever committed or appended; also the index of the next row.
   int64_t length() const { return length_; }
-  // The oldest row still held.
+  // The oldest row still held, apart from those that are never dropped.
   int64_t first_row() const { return first_row_; }
 
-  // Row `index`, first_row() <= index < length(): row_width numbers of row_type.
+  // Row `index`, first_row() <= index < length(), or one of the kept: row_width numbers of
+  // row_type.
   const std::byte* row_data(int64_t index) const;
   std::byte* mutable_row_data(int64_t index);
   // The same for rows of f32.
@@ -136,10 +138,16 @@ class Journal {
   Page& page(int64_t row) const;
   Page& writable_page(int64_t row);
   void drop_old_rows();
+  template <typename Self>
+  static auto& page_of(Self& self, int64_t row);
+  // The kept rows before first_row(), as save() has them.
+  void save_kept(std::string& out) const;
+  void load_kept(std::span<const std::byte>& in, std::string_view where);
 
   JournalShape shape_;
-  // pages_[i] holds rows (first_page_ + i) * kPageRows ...
-  std::vector<std::shared_ptr<Page>> pages_;
+  // pages_[i] holds rows (first_page_ + i) * kPageRows ...; kept_pages_[i] rows i * kPageRows ...,
+  // of those before that some are kept.
+  std::vector<std::shared_ptr<Page>> pages_, kept_pages_;
   int64_t first_page_ = 0, first_row_ = 0, length_ = 0;
   Block anchor_, previous_anchor_, next_anchor_, live_;
   int64_t anchor_row_ = 0, previous_anchor_row_ = -1, live_row_ = -1;

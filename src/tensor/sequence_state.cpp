@@ -41,9 +41,10 @@ int64_t bytes_of(const std::vector<Journal>& journals) {
 
 // Of a state from a file: journals must be as long as the sequence or as what reached their span,
 // and hold no token that comes after it.
-void check_lengths(const SequenceState& state, const StateLayout& layout, std::string_view where) {
+void check_lengths(const SequenceState& state, int64_t rows, const StateLayout& layout,
+                   std::string_view where) {
   for (size_t layer = 0; layer < state.layers().size(); ++layer) {
-    int64_t span = layout.span_of(layer), most = state.length();
+    int64_t span = layout.span_of(layer), most = rows;
     const int64_t length = span < 0 ? most : state.rows(span).value_or(0);
     // All layers directly in a span see the same tokens, which are some of those around it.
     while (span >= 0) {
@@ -52,12 +53,11 @@ void check_lengths(const SequenceState& state, const StateLayout& layout, std::s
     }
     for (const Journal& journal : state.layers()[layer]) {
       require(journal.length() == length && length <= most, where,
-              "journal '{}' of layer {} has {} rows, in a sequence of {} tokens",
-              journal.shape().name, layer, journal.length(), state.length());
+              "journal '{}' of layer {} has {} rows, in a sequence of {}", journal.shape().name,
+              layer, journal.length(), rows);
       const int64_t last = journal.last_position(length).value_or(-1);
-      require(last < state.length(), where,
-              "journal '{}' of layer {} has position {}, in a sequence of {} tokens",
-              journal.shape().name, layer, last, state.length());
+      require(last < rows, where, "journal '{}' of layer {} has position {}, in a sequence of {}",
+              journal.shape().name, layer, last, rows);
     }
   }
 }
@@ -97,7 +97,7 @@ Journal& SequenceState::journal(int64_t layer, int64_t index) {
 }
 
 void SequenceState::advance(int64_t tokens) {
-  length_ += tokens;
+  rows_ += tokens;
   for (auto& layer : layers_) {
     for (Journal& journal : layer) {
       if (journal.shape().is_shared && journal.shape().fold_interval > 0) journal.pass();
@@ -106,13 +106,15 @@ void SequenceState::advance(int64_t tokens) {
 }
 
 void SequenceState::truncate(int64_t length) {
-  require(length >= 0 && length <= length_, "sequence state", "cannot truncate {} tokens to {}",
-          length_, length);
+  require(length >= 0 && length <= this->length(), "sequence state",
+          "cannot truncate {} tokens to {}", this->length(), length);
+  // The prefix stays, once it is there.
+  const int64_t end = length + (has_begun() ? prefix() : 0);
   // All journals are asked before the first is changed: an Error leaves the state as it was.
   std::vector<int64_t> rows;
   for (const auto& layer : layers_) {
     for (const Journal& journal : layer) {
-      rows.push_back(rows_before(journal, length));
+      rows.push_back(rows_before(journal, end));
       journal.require_held(rows.back());
     }
   }
@@ -121,7 +123,7 @@ void SequenceState::truncate(int64_t length) {
     for (Journal& journal : layer) journal.truncate(*next++);
   }
   for (std::vector<int32_t>& nodes : tree_nodes_) nodes.clear();
-  length_ = length;
+  rows_ = end;
 }
 
 void SequenceState::commit(std::span<const int32_t> path) {
@@ -146,7 +148,7 @@ void SequenceState::commit(std::span<const int32_t> path) {
     for (Journal& journal : layers_[layer]) journal.commit_path(own);
   }
   for (std::vector<int32_t>& nodes : tree_nodes_) nodes.clear();
-  length_ += static_cast<int64_t>(path.size());
+  rows_ += static_cast<int64_t>(path.size());
 }
 
 void SequenceState::set_tree_nodes(int64_t span, std::vector<int32_t> nodes) {
@@ -182,7 +184,7 @@ std::string SequenceState::save() const {
   std::string out;
   put(out, kMagic);
   put(out, layout_ ? layout_->fingerprint : uint64_t{0});
-  put(out, length_);
+  put(out, rows_);
   for (const auto& layer : layers_) {
     for (const Journal& journal : layer) journal.save(out);
   }
@@ -203,12 +205,14 @@ SequenceState SequenceState::load(std::span<const std::byte> bytes,
   require(take<uint64_t>(in, where) == layout->fingerprint, where,
           "was saved by another model, configuration or cache type");
   SequenceState state(std::move(layout));
-  state.length_ = take<int64_t>(in, where);
-  require(state.length_ >= 0 && state.length_ <= INT32_MAX, where, "has length {}", state.length_);
+  state.rows_ = take<int64_t>(in, where);
+  require(state.rows_ >= 0 && state.rows_ <= INT32_MAX, where, "has length {}", state.rows_);
+  require(state.rows_ == 0 || state.has_begun(), where,
+          "has {} rows, fewer than the model's prefix", state.rows_);
   for (auto& layer : state.layers_) {
     for (Journal& journal : layer) journal.load(in, where);
   }
-  check_lengths(state, *state.layout_, where);
+  check_lengths(state, state.rows_, *state.layout_, where);
   require(in.empty(), where, "has {} bytes too many", in.size());
   return state;
 }

@@ -17,6 +17,8 @@ namespace pronghorn {
 struct StateLayout {
   std::vector<std::vector<JournalShape>> layers;
   uint64_t fingerprint = 0;
+  // Rows that the model puts before the first token of every sequence.
+  int64_t prefix = 0;
   // Subsampled spans: the span that each layer belongs to directly, and the span around each span
   // (a smaller number); -1 for none. layer_spans empty: there are no spans.
   std::vector<int64_t> layer_spans = {}, span_parents = {};
@@ -39,8 +41,11 @@ class SequenceState {
   SequenceState() = default;
   explicit SequenceState(std::shared_ptr<const StateLayout> layout);
 
-  // Tokens consumed so far (committed ones: the nodes of an uncommitted tree do not count).
-  int64_t length() const { return length_; }
+  // Tokens consumed so far (committed ones: the nodes of an uncommitted tree do not count). The
+  // model's prefix is none of them.
+  int64_t length() const { return has_begun() ? rows_ - prefix() : 0; }
+  // Whether the prefix has been read, if there is one. The first forward does that.
+  bool has_begun() const { return rows_ >= prefix(); }
   // At the end of a forward that appended them to all journals.
   void advance(int64_t tokens);
 
@@ -76,8 +81,10 @@ class SequenceState {
  private:
   std::shared_ptr<const StateLayout> layout_;
   std::vector<std::vector<Journal>> layers_;
+  int64_t prefix() const { return layout_ == nullptr ? 0 : layout_->prefix; }
+
   std::vector<std::vector<int32_t>> tree_nodes_;  // of each span
-  int64_t length_ = 0;
+  int64_t rows_ = 0;                              // tokens, and the prefix
 };
 
 }  // namespace pronghorn

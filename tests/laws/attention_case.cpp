@@ -26,8 +26,9 @@ bool sees(const Variant& variant, const std::vector<int32_t>& positions, int64_t
   if (j > i && variant.mask == Mask::causal) return false;
   const AttentionOptions& options = variant.options;
   const int64_t row = positions[static_cast<size_t>(i)], key = positions[static_cast<size_t>(j)];
-  return (options.window == 0 || key > row - options.window) &&
-         (options.segment == 0 || key / options.segment >= row / options.segment);
+  return j < options.prefix ||
+         ((options.window == 0 || key > row - options.window) &&
+          (options.segment == 0 || key / options.segment >= row / options.segment));
 }
 
 // softmax(scale q k^T) v for each row and head over the keys it may see, in one pass over a full
@@ -233,6 +234,13 @@ std::vector<OperatorCase> attention_cases() {
        .options = {.heads = 3, .kv_heads = 1, .head_dim = 16, .scale = 0.5f}},
       {.name = "sliding_window",
        .options = {.heads = 2, .kv_heads = 1, .head_dim = 16, .window = 7}},
+      {.name = "prefix",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 16, .window = 7, .prefix = 5}},
+      {.name = "prefix_of_pages",
+       .options = {.heads = 2, .kv_heads = 2, .head_dim = 8, .window = 9, .prefix = 70},
+       .sinks = true},
+      {.name = "prefix_of_segments",
+       .options = {.heads = 2, .kv_heads = 2, .head_dim = 12, .segment = 24, .prefix = 3}},
       {.name = "segments", .options = {.heads = 2, .kv_heads = 2, .head_dim = 12, .segment = 24}},
       {.name = "odd_head_dim", .options = {.heads = 2, .kv_heads = 2, .head_dim = 20}},
       {.name = "narrow_values",

@@ -226,6 +226,17 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "attention", "heads": 2, "window": 20, "rope": {}, "keys_to": 1}}, "b": {"mixer": {"type":
           "attention", "heads": 2, "window": 20, "rope": {}, "keys_from": 1}, )" +
            ffn + "}}"},
+      // Rows before every sequence: in recurrences, and in windows that keep them.
+      {"prefix", R"("pattern": "mngw", "prefix_tokens": 5, "embedding_scale": 2, "blocks": {
+          "m": {"mixer": {"type": "mamba", "state": 5}}, "n": {"mixer": )" +
+                     mamba2 + R"(}, "g": {"mixer": )" + deltanet +
+                     R"(}, "w": {"mixer": {"type": "attention", "heads": 3, "window": 20, "rope":
+          {}}, )" + ffn +
+                     "}}"},
+      {"long_prefix", R"("pattern": "lba", "prefix_tokens": 70, "blocks": {"l": {"mixer": {"type":
+          "attention", "heads": 2, "window": 9, "rope": {}, "keys_to": 1}}, "b": {"mixer": {"type":
+          "attention", "heads": 2, "window": 9, "rope": {}, "keys_from": 1}}, "a": {"mixer": )" +
+                          attention + ", " + ffn + "}}"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });

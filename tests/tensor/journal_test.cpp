@@ -159,6 +159,55 @@ TEST(Journal, LiveStateIsPrivate) {
   EXPECT_EQ(journal.live_row(), 3);
 }
 
+// A window whose first rows stay, over one page or more.
+TEST(Journal, KeptRowsAreNeverDropped) {
+  for (const int64_t kept : {1, 64, 70, 200}) {
+    SCOPED_TRACE(kept);
+    JournalShape shape{"key_value", 3, 0, 9, Journal::kPageRows};
+    shape.kept = kept;
+    Journal journal(shape);
+    const auto check = [&](const Journal& of, int64_t length) {
+      ASSERT_EQ(of.length(), length);
+      for (int64_t i = 0; i < length; ++i) {
+        if (i >= kept && i < of.first_row()) continue;
+        EXPECT_EQ(of.row(i)[2], 0.5f + static_cast<float>(i));
+        EXPECT_EQ(of.position(i), i);
+      }
+    };
+    for (int64_t length = 50; length <= 1000; length += 50) {
+      append_rows(journal, 50, 0.5f);
+      journal.pass();
+      check(journal, length);
+      EXPECT_EQ(journal.bytes(), Journal::predicted_bytes(shape, length)) << length;
+    }
+    EXPECT_GE(journal.first_row(), 800);
+    const Journal mark = journal;
+    journal.mutable_row(0)[2] = -1;
+    check(mark, 1000);
+
+    std::string saved, again;
+    mark.save(saved);
+    Journal loaded(shape);
+    std::span<const std::byte> in = std::as_bytes(std::span(saved));
+    loaded.load(in, "test");
+    EXPECT_TRUE(in.empty());
+    check(loaded, 1000);
+    loaded.save(again);
+    EXPECT_EQ(again, saved);
+    loaded.truncate(1000 - kExactStep);
+    check(loaded, 1000 - kExactStep);
+
+    // The kept rows lie before two flags of anchors. A position of the first beyond all others, and
+    // a file that ends early.
+    const size_t row_bytes = sizeof(int32_t) + 3 * sizeof(float);
+    saved[saved.size() - 2 - static_cast<size_t>(kept) * row_bytes + 3] = 1;
+    in = std::as_bytes(std::span(saved));
+    EXPECT_THROW(Journal(shape).load(in, "test"), Error);
+    in = std::as_bytes(std::span(again)).first(again.size() - 3);
+    EXPECT_THROW(Journal(shape).load(in, "test"), Error);
+  }
+}
+
 TEST(Journal, TreesKeepAPath) {
   for (const int64_t before : {5, 62}) {  // the second tree crosses a page
     Journal journal(kAttention);

@@ -27,10 +27,9 @@ float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.
 
 size_t float_bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
 
-// The keys that some row of a unit sees; begin <= end.
-KeyRange seen_keys(const AttentionUnit& unit) {
-  const KeyRange seen = cpu_attention::rows_range(unit, 0, unit.rows).any;
-  return {std::min(seen.begin, seen.end), seen.end};
+// The tiles that some row of a unit sees.
+cpu_attention::SeenTiles seen_tiles(const AttentionUnit& unit) {
+  return {unit, cpu_attention::rows_range(unit, 0, unit.rows).any};
 }
 
 class CpuAttentionKernels final : public AttentionKernels {
@@ -55,44 +54,47 @@ class CpuAttentionKernels final : public AttentionKernels {
 struct ForwardPlan {
   struct PackTask {
     const AttentionUnit* unit;
-    int64_t kv_head, tile, first_tile;
-    int64_t offset;  // of the packed tiles of this unit and head
+    int64_t kv_head, tile, place;
   };
   struct TileTask {
     const AttentionUnit* unit;
-    int64_t head, first, count, first_tile;
-    int64_t offset;
+    int64_t head, first, count, place;
   };
+  // The packed tiles of a unit and key-value head.
+  struct Place {
+    int64_t offset, prefix_tiles, first_tile;
+  };
+  std::vector<Place> places;
   std::vector<PackTask> packs;
   std::vector<TileTask> tiles;
   int64_t size = 0;  // numbers that are packed
 
   void add(const AttentionShape& shape, const AttentionUnit& unit);
+  cpu_attention::PackedKeys packed(const Storage& memory, int64_t place) const {
+    const Place& at = places[static_cast<size_t>(place)];
+    return {floats(memory) + at.offset, at.prefix_tiles, at.first_tile};
+  }
 };
 
 void ForwardPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
   const int64_t group = shape.heads / shape.kv_heads;
-  const KeyRange seen = seen_keys(unit);
-  const int64_t first_tile = seen.begin / kAttentionTile;
-  const int64_t end_tile = tiles_of(seen.end, kAttentionTile);
-  const int64_t head_size = (end_tile - first_tile) * cpu_attention::packed_tile_size(shape);
+  const cpu_attention::SeenTiles seen = seen_tiles(unit);
   const int64_t end_kv_head = unit.first_kv_head + unit.kv_heads;
-  const auto offset = [&](int64_t kv_head) {
-    return size + (kv_head - unit.first_kv_head) * head_size;
-  };
+  const auto first_place = static_cast<int64_t>(places.size()) - unit.first_kv_head;
   for (int64_t kv_head = unit.first_kv_head; kv_head < end_kv_head; ++kv_head) {
-    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-      packs.push_back({&unit, kv_head, tile, first_tile, offset(kv_head)});
+    places.push_back({size, seen.prefix_end / kAttentionTile, seen.begin / kAttentionTile});
+    for (int64_t key = seen.from(0); key < seen.end; key = seen.from(key + kAttentionTile)) {
+      packs.push_back({&unit, kv_head, key / kAttentionTile, first_place + kv_head});
+      size += cpu_attention::packed_tile_size(shape);
     }
   }
   // The last rows see the most keys: start with them.
   for (int64_t tile = tiles_of(unit.rows, kQueryTile) - 1; tile >= 0; --tile) {
     const int64_t first = tile * kQueryTile, count = std::min(kQueryTile, unit.rows - first);
     for (int64_t head = unit.first_kv_head * group; head < end_kv_head * group; ++head) {
-      tiles.push_back({&unit, head, first, count, first_tile, offset(head / group)});
+      tiles.push_back({&unit, head, first, count, first_place + head / group});
     }
   }
-  size += unit.kv_heads * head_size;
 }
 
 void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
@@ -104,14 +106,14 @@ void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const A
     for (int64_t i = begin; i < end; ++i) {
       const ForwardPlan::PackTask& task = plan.packs[static_cast<size_t>(i)];
       cpu_attention::pack_tile(shape, *task.unit, task.kv_head, task.tile,
-                               {floats(packed) + task.offset, task.first_tile});
+                               plan.packed(packed, task.place));
     }
   });
   parallel_for(static_cast<int64_t>(plan.tiles.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const ForwardPlan::TileTask& task = plan.tiles[static_cast<size_t>(i)];
       cpu_attention::forward_tile(shape, *task.unit, task.head, task.first, task.count,
-                                  {floats(packed) + task.offset, task.first_tile}, operands);
+                                  plan.packed(packed, task.place), operands);
     }
   });
 }
@@ -120,32 +122,37 @@ void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const A
 struct ExactPlan {
   struct Task {  // one unit and key-value head
     const AttentionUnit* unit;
-    int64_t kv_head, first_split, splits, offset;
+    int64_t kv_head, splits, offset;
   };
   PooledVector<Task> tasks;
-  PooledVector<std::pair<int64_t, int64_t>> parts;  // task, split
-  int64_t size = 0;                                 // numbers of the partial results
-  int64_t work = 0;                                 // multiply-adds
+  struct Part {
+    int64_t task, place, split;  // place: among the task's splits
+  };
+  PooledVector<Part> parts;
+  int64_t size = 0;  // numbers of the partial results
+  int64_t work = 0;  // multiply-adds
 
   void add(const AttentionShape& shape, const AttentionUnit& unit);
 };
 
 void ExactPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
-  const KeyRange seen = seen_keys(unit);
-  const int64_t first_split = seen.begin / kSplitKeys;
-  const int64_t splits = tiles_of(seen.end, kSplitKeys) - first_split;
+  const cpu_attention::SeenTiles seen = seen_tiles(unit);
+  int64_t splits = 0;
   // The heads of a share one after another: they lie side by side in memory.
-  for (int64_t s = 0; s < splits; ++s) {
+  for (int64_t key = seen.from(0); key < seen.end; ++splits) {
+    const int64_t split = key / kSplitKeys;
     for (int64_t i = 0; i < unit.kv_heads; ++i) {
-      parts.push_back({static_cast<int64_t>(tasks.size()) + i, s});
+      parts.push_back({static_cast<int64_t>(tasks.size()) + i, splits, split});
     }
+    key = seen.from((split + 1) * kSplitKeys);
   }
   for (int64_t i = 0; i < unit.kv_heads; ++i) {
-    tasks.push_back({&unit, unit.first_kv_head + i, first_split, splits, size});
+    tasks.push_back({&unit, unit.first_kv_head + i, splits, size});
     size += splits * cpu_attention::partial_size(shape, unit);
   }
   const int64_t heads = unit.kv_heads * (shape.heads / shape.kv_heads);
-  work += unit.rows * heads * (seen.end - seen.begin) * ((shape.key_dim + shape.value_dim) / 2);
+  work += unit.rows * heads * (seen.prefix_end + seen.end - seen.begin) *
+          ((shape.key_dim + shape.value_dim) / 2);
 }
 
 void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
@@ -160,11 +167,11 @@ void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
       std::max<int64_t>(1, count * kParallelWork / std::max<int64_t>(1, plan.work));
   parallel_for(count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const auto [index, split] = plan.parts[static_cast<size_t>(i)];
-      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(index)];
+      const ExactPlan::Part& part = plan.parts[static_cast<size_t>(i)];
+      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(part.task)];
       const int64_t part_size = cpu_attention::partial_size(shape, *task.unit);
-      cpu_attention::exact_split(shape, *task.unit, task.kv_head, task.first_split + split,
-                                 operands, floats(partials) + task.offset + split * part_size);
+      cpu_attention::exact_split(shape, *task.unit, task.kv_head, part.split, operands,
+                                 floats(partials) + task.offset + part.place * part_size);
     }
   });
   const auto merges = static_cast<int64_t>(plan.tasks.size());

@@ -124,7 +124,9 @@ void BackwardHead(const AttentionShape& shape, const AttentionUnit& unit, const 
   for (int64_t i = 0; i < count; ++i) {
     float* row = t.p + i * kAttentionTile;
     if (capped) CapScores(shape.soft_cap, row, t.slope + i * kAttentionTile);
-    if (rows.masked) MaskRow(unit.visible[rows.first + i], rows.key, tile.count, row);
+    if (rows.masked) {
+      MaskRow(unit.visible[rows.first + i], unit.prefix, rows.key, tile.count, row);
+    }
     Probabilities(operands.log_sum_exp[(row0 + i) * shape.heads + head], row);
   }
   SmallMatmul(tile.count, value_dim, count, t.p, 1, kAttentionTile, t.grad_o, value_dim, t.grad_v,
@@ -175,7 +177,8 @@ void Backward(const AttentionShape& shape, const cpu_attention::BackwardTask& ta
     for (int64_t first = 0; first < unit.rows; first += kRows) {
       const int64_t count = std::min(kRows, unit.rows - first);
       const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
-      if (key + tile.count <= range.any.begin || key >= range.any.end) continue;
+      const bool before = key + tile.count <= range.any.begin && key >= unit.prefix;
+      if (before || key >= range.any.end) continue;
       const RowTile rows{first, count, key, cpu_attention::needs_mask(range, tile, key)};
       for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
         BackwardHead(shape, unit, tile, rows, head, operands, t);

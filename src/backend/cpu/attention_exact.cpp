@@ -128,22 +128,23 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, 0, unit.rows);
   const int64_t split_begin = split * cpu_attention::kSplitKeys;
   const int64_t end = std::min(range.any.end, split_begin + cpu_attention::kSplitKeys);
-  int64_t key = std::max(split_begin, range.any.begin / kAttentionTile * kAttentionTile);
-  for (; key < end; key += kAttentionTile) {
+  const cpu_attention::SeenTiles seen(unit, range.any);
+  for (int64_t key = seen.from(split_begin), next = 0; key < end; key = next) {
+    next = seen.from(key + kAttentionTile);
     const KeyTile& tile = cpu_attention::tile_at(unit, key);
     const int64_t width = std::min<int64_t>(tile.count, end - key);
     PrefetchValues(shape, unit, kv_head, tile.values, width);
     const ConstMatrix keys = FloatRows(unit.type, tile.keys, kv_head * key_dim, unit.key_stride,
                                        width, key_dim, scratch);
     ScoreTile(key_dim, count, q, keys, width, scores);
-    if (key + kAttentionTile < end) {
-      PrefetchKeys(shape, unit, kv_head, cpu_attention::tile_at(unit, key + kAttentionTile).keys,
-                   std::min(kAttentionTile, end - key - kAttentionTile));
+    if (next < end) {
+      PrefetchKeys(shape, unit, kv_head, cpu_attention::tile_at(unit, next).keys,
+                   std::min(kAttentionTile, end - next));
     }
     for (int64_t r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
       if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
-      MaskRow(unit.visible[r / group], key, tile.count, row);
+      MaskRow(unit.visible[r / group], unit.prefix, key, tile.count, row);
       const float factor = OnlineSoftmaxRow(row, maximum[r], sum[r]);
       if (factor != 1) ScaleBy(value_dim, factor, o + r * value_dim);
     }

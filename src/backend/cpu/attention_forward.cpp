@@ -17,7 +17,7 @@ void PackTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv
   const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
   const KeyTile& from = unit.tile(tile);
   const int64_t rows = from.count;
-  float* keys = packed.data + (tile - packed.first_tile) * cpu_attention::packed_tile_size(shape);
+  float* keys = packed.data + packed.place(tile) * cpu_attention::packed_tile_size(shape);
   float* values = keys + kAttentionTile * key_dim;
   const Storage scratch(
       unit.type == DType::f32 ? 1 : static_cast<size_t>(kAttentionTile * key_dim) * sizeof(float));
@@ -61,12 +61,12 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
            q);
 
   const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
-  for (int64_t key = range.any.begin / kAttentionTile * kAttentionTile; key < range.any.end;
-       key += kAttentionTile) {
+  const cpu_attention::SeenTiles seen(unit, range.any);
+  for (int64_t key = seen.from(0); key < seen.end; key = seen.from(key + kAttentionTile)) {
     const KeyTile& tile = cpu_attention::tile_at(unit, key);
     const int64_t width = std::min<int64_t>(tile.count, range.any.end - key);
-    const float* keys = packed.data + (key / kAttentionTile - packed.first_tile) *
-                                          cpu_attention::packed_tile_size(shape);
+    const float* keys =
+        packed.data + packed.place(key / kAttentionTile) * cpu_attention::packed_tile_size(shape);
     const float* values = keys + kAttentionTile * key_dim;
     SmallMatmul(count, kAttentionTile, key_dim, q, key_dim, 1, keys, kAttentionTile, scores,
                 kAttentionTile, false);
@@ -74,7 +74,7 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
     for (int64_t i = 0; i < count; ++i) {
       float* row = scores + i * kAttentionTile;
       if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
-      if (masked) MaskRow(unit.visible[first + i], key, tile.count, row);
+      if (masked) MaskRow(unit.visible[first + i], unit.prefix, key, tile.count, row);
       const float factor = OnlineSoftmaxRow(row, maximum[i], sum[i]);
       if (factor != 1) ScaleBy(value_dim, factor, o + i * value_dim);
     }

@@ -32,6 +32,22 @@ inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t co
   return range;
 }
 
+// The first keys of the tiles that rows see: those of the prefix up to prefix_end, and those from
+// `begin` to `end`.
+struct SeenTiles {
+  int64_t prefix_end = 0, begin = 0, end = 0;
+
+  SeenTiles(const AttentionUnit& unit, const KeyRange& any)
+      : begin(std::min(any.begin, any.end) / kAttentionTile * kAttentionTile), end(any.end) {
+    const int64_t seen = std::min(unit.prefix, any.end);
+    prefix_end = (seen + kAttentionTile - 1) / kAttentionTile * kAttentionTile;
+    if (prefix_end >= begin && prefix_end > 0) prefix_end = begin = 0;  // no gap
+  }
+
+  // The first at `key`, a multiple of kAttentionTile, or after it; `end` or more: none.
+  int64_t from(int64_t key) const { return key < prefix_end ? key : std::max(key, begin); }
+};
+
 inline const KeyTile& tile_at(const AttentionUnit& unit, int64_t key) {
   return unit.tile(key / kAttentionTile);
 }
@@ -42,11 +58,16 @@ inline bool needs_mask(const RowsRange& range, const KeyTile& tile, int64_t key)
          tile.count < kAttentionTile;
 }
 
-// Packed tiles of one unit and key-value head: tile t from `first_tile` on is the transposed keys
-// [key_dim, kAttentionTile] and then the values [kAttentionTile, value_dim], padded with zeros.
+// Packed tiles of one unit and key-value head, tiles 0 ... prefix_tiles - 1 and then those from
+// `first_tile` on: each is the transposed keys [key_dim, kAttentionTile] and then the values
+// [kAttentionTile, value_dim], padded with zeros.
 struct PackedKeys {
   float* data = nullptr;
-  int64_t first_tile = 0;
+  int64_t prefix_tiles = 0, first_tile = 0;
+
+  int64_t place(int64_t tile) const {
+    return tile < prefix_tiles ? tile : tile - first_tile + prefix_tiles;
+  }
 };
 
 inline int64_t packed_tile_size(const AttentionShape& shape) {
