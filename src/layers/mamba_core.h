@@ -1,0 +1,46 @@
+// What is between the projections of a Mamba layer (arXiv 2312.00752, figure 3): short convolution,
+// selective scan, output gate. Hymba has it beside attention, between projections that both share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "layers/fields.h"
+#include "layers/layer.h"
+#include "layers/toolbox.h"
+
+namespace pronghorn {
+
+struct MambaCoreConfig {
+  int64_t state = 0, conv_kernel = 0, time_step_rank = 0;
+  TimeStepConfig time_step;
+  bool conv_bias = false;
+  std::string inner_norms;
+  double inner_norm_epsilon = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context);
+};
+
+class MambaCore {
+ public:
+  // Registers its parameters under the names of the published checkpoints.
+  MambaCore(const MambaCoreConfig& config, int64_t inner_size, const LayerContext& context,
+            const ParameterScope& scope, const StateScope& states);
+
+  // silu(z) y, y being the scan of the convolution of x; all [rows, inner_size].
+  Tensor forward(const LayerInput& input, const Tensor& x, const Tensor& z) const;
+
+  // As Mixer::sequence_cost().
+  double sequence_cost() const;
+
+ private:
+  void make_inner_norms(const std::string& kind, const ParameterScope& scope);
+
+  int64_t inner_size_, state_, time_step_rank_;
+  float inner_norm_epsilon_;
+  JournalSlot conv_rows_, scan_;
+  Weight x_proj_, dt_proj_;
+  Tensor conv_weight_, conv_bias_, dt_bias_, A_log_, D_, dt_norm_, b_norm_, c_norm_;
+};
+
+}  // namespace pronghorn
