@@ -158,6 +158,140 @@ def samba(config):
     return weights, forward
 
 
+def scan(weights, name, config):
+    """Mamba between its projections, with norms on step sizes, B and C (arXiv 2403.19887)."""
+    state, taps = config["mamba_d_state"], config["mamba_d_conv"]
+    inner, rank = int(config["mamba_expand"] * config["hidden_size"]), config["mamba_dt_rank"]
+    kernel = weights.uniform(f"{name}.conv1d.weight", (inner, 1, taps), -0.6, 0.6)[:, 0]
+    kernel_bias = 0.0
+    if config["mamba_conv_bias"]:
+        kernel_bias = weights.uniform(f"{name}.conv1d.bias", inner, -0.6, 0.6)
+    select = weights.matrix(f"{name}.x_proj.0.weight", rank + 2 * state, inner)
+    step = weights.matrix(f"{name}.dt_proj.0.weight", inner, rank)
+    step_bias = weights.uniform(f"{name}.dt_proj.0.bias", inner, -4.0, 0.5)
+    A = -np.exp(weights.uniform(f"{name}.A_log.0", (inner, state), -1.0, 2.5))
+    D = weights.uniform(f"{name}.D.0", inner, 0.4, 1.6)
+    norms = None
+    if config["mamba_inner_layernorms"]:
+        norms = [weights.uniform(f"{name}.{part}_layernorm.weight", width, 0.4, 1.6)
+                 for part, width in (("dt", rank), ("B", state), ("C", state))]
+
+    def forward(given, gate):
+        before = np.concatenate([np.zeros((taps - 1, inner)), given])
+        h = np.zeros((inner, state))
+        rows = []
+        for t in range(len(given)):
+            u = silu((before[t:t + taps].T * kernel).sum(-1) + kernel_bias)
+            parts = np.split(select @ u, [rank, rank + state])
+            if norms:
+                parts = [rms_norm(part, weight, config["rms_norm_eps"])
+                         for part, weight in zip(parts, norms)]
+            low, B, C = parts
+            dt = np.log1p(np.exp(step @ low + step_bias))[:, None]
+            h = np.exp(dt * A) * h + dt * B * u[:, None]
+            rows.append((h @ C + D * u) * silu(gate[t]))
+        return np.array(rows)
+
+    return forward
+
+
+def hymba_layer(weights, name, config, window, borrows):
+    """Hymba's layer (arXiv 2411.13676, section 2): a row sees the meta tokens, and in a window itself
+    and `window` rows before it, as the published mask has it. Returns its keys and values, too."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    kv_heads, meta = config["num_key_value_heads"], config["num_memory_tokens"]
+    inner, dim = int(config["mamba_expand"] * width), width // heads
+    value_dim, epsilon = inner // heads, config["rms_norm_eps"]
+    own = [] if borrows else [kv_heads * dim, kv_heads * value_dim]
+    widths = [width, *own, inner, inner]
+    into = weights.matrix(f"{name}.in_proj.weight", sum(widths), width)
+    output = weights.matrix(f"{name}.out_proj.weight", width, inner)
+    into_bias = out_bias = 0.0
+    if config["mamba_proj_bias"]:
+        into_bias = weights.uniform(f"{name}.in_proj.bias", sum(widths), -0.6, 0.6)
+        out_bias = weights.uniform(f"{name}.out_proj.bias", width, -0.6, 0.6)
+    recurrence = scan(weights, name, config)
+    norms = [weights.uniform(f"{name}.pre_avg_layernorm{i}.weight", inner, 0.4, 1.6)
+             for i in (1, 2)]
+    theta = config["rope_theta"]
+    if config["rope_type"] == "ntk":
+        grown = config["max_position_embeddings"] / config["orig_max_position_embeddings"]
+        theta *= (2 * grown - 1) ** (dim / (dim - 2))
+
+    def turned(x):
+        positions = np.arange(len(x), dtype=np.float64)
+        return rotate(x, positions, theta) if config["rope"] else x
+
+    def forward(x, shared):
+        count = len(x)
+        parts = np.split(x @ into.T + into_bias, np.cumsum(widths)[:-1], axis=-1)
+        q = turned(parts[0].reshape(count, heads, dim))
+        if not borrows:
+            shared = (turned(parts[1].reshape(count, kv_heads, dim)),
+                      parts[2].reshape(count, kv_heads, value_dim))
+        k, v = shared
+        seen = np.zeros((count, heads, value_dim))
+        for t in range(count):
+            rows = [j for j in range(t + 1) if window is None or t - j <= window or j < meta]
+            for head in range(heads):
+                group = head // (heads // kv_heads)
+                scores = k[rows, group] @ q[t, head] / math.sqrt(dim)
+                shares = np.exp(scores - scores.max())
+                seen[t, head] = shares @ v[rows, group] / shares.sum()
+        both = (rms_norm(seen.reshape(count, inner), norms[0], epsilon)
+                + rms_norm(recurrence(parts[-2], parts[-1]), norms[1], epsilon))
+        return both / 2 @ output.T + out_bias, shared
+
+    return forward
+
+
+def hymba(config):
+    """Hymba (arXiv 2411.13676), with the names of nvidia/Hymba-1.5B-Base. As in its code, meta tokens
+    take the first positions and give no scores, and layers of a group read what its first made."""
+    weights = Weights()
+    width, epsilon = config["hidden_size"], config["rms_norm_eps"]
+    size, count = config["intermediate_size"], config["num_hidden_layers"]
+    groups = config["kv_reuse_group"]
+    if groups is None:
+        every = config["kv_reuse_every_i_layer"]
+        groups = [list(range(i, min(i + every, count))) for i in range(0, count, every)] \
+            if every > 0 else []
+    lender = {layer: group[0] for group in groups for layer in group[1:]}
+    table = weights.matrix("model.embed_tokens.weight", config["vocab_size"], width, 1.0)
+    meta = np.zeros((0, width))
+    if config["num_memory_tokens"] > 0:
+        meta = weights.matrix("model.memory_tokens", config["num_memory_tokens"], width, 1.0)
+    layers = []
+    for i in range(count):
+        name = f"model.layers.{i}"
+        window = None if i in (config["global_attn_idx"] or []) else config["sliding_window"]
+        mixer = hymba_layer(weights, f"{name}.mamba", config, window, i in lender)
+        expert = f"{name}.moe.experts.0"
+        if config["mlp_hidden_act"] == "silu":
+            mlp = feed_forward(weights, expert, width, size)
+        else:
+            up = weights.matrix(f"{expert}.up_proj.weight", size, width)
+            down = weights.matrix(f"{expert}.down_proj.weight", width, size)
+            mlp = lambda x, up=up, down=down: np.maximum(x @ up.T, 0) ** 2 @ down.T
+        norms = [weights.uniform(f"{name}.{norm}.weight", width, 0.4, 1.6)
+                 for norm in ("input_layernorm", "pre_moe_layernorm")]
+        layers.append((mixer, mlp, *norms))
+    last = weights.uniform("model.final_layernorm.weight", width, 0.4, 1.6)
+    head = table if config["tie_word_embeddings"] else weights.matrix(
+        "lm_head.weight", config["vocab_size"], width)
+
+    def forward(tokens):
+        x = np.concatenate([meta, table[tokens]])
+        made = {}
+        for i, (mixer, mlp, mixer_norm, mlp_norm) in enumerate(layers):
+            mixed, made[i] = mixer(rms_norm(x, mixer_norm, epsilon), made.get(lender.get(i)))
+            x = x + mixed
+            x = x + mlp(rms_norm(x, mlp_norm, epsilon))
+        return (rms_norm(x, last, epsilon) @ head.T)[len(meta):]
+
+    return weights, forward
+
+
 def goldens():
     """Name, configuration, and the function that makes weights and a forward of it."""
     common = {"architectures": ["SambaForCausalLM"], "model_type": "samba", "vocab_size": 48,
@@ -175,6 +309,40 @@ def goldens():
                                  "layers": [0, 2], "num_heads": 4, "num_kv_heads": 2,
                                  "qkv_bias": True, "window_size": None,
                                  "rope_theta": 500.0}), samba
+    common = {"architectures": ["HymbaForCausalLM"], "model_type": "hymba", "vocab_size": 48,
+              "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "hidden_act": "silu",
+              "max_position_embeddings": 256, "orig_max_position_embeddings": None,
+              "num_experts": 1, "num_experts_per_tok": 1, "num_mamba": 1, "kq_norm": "none",
+              "kq_head_dim": -1, "attn_hidden_size": -1, "kv_weight_reuse": False,
+              "kv_reuse_every_i_layer": -1, "memory_tokens_interspersed_every": 0,
+              "rope_type": None, "torch_dtype": "float32"}
+    # Pairs of layers between global ones, as published, and a window shorter than the text.
+    yield "hymba", dict(common, hidden_size=12, num_hidden_layers=7, num_attention_heads=3,
+                        num_key_value_heads=1, intermediate_size=20, mlp_hidden_act="silu",
+                        mamba_expand=2, mamba_d_state=5, mamba_d_conv=4, mamba_dt_rank=3,
+                        mamba_conv_bias=True, mamba_proj_bias=False, mamba_inner_layernorms=True,
+                        num_memory_tokens=5, sliding_window=9, global_attn_idx=[0, 3, 6],
+                        kv_reuse_group=[[1, 2], [4, 5]], rope=True, rope_theta=10000.0,
+                        rms_norm_eps=1e-6, tie_word_embeddings=True), hymba
+    # Three layers on one's keys, groups that interleave, meta tokens longer than a page of 64 rows.
+    yield "hymba_groups", dict(common, hidden_size=16, num_hidden_layers=6, num_attention_heads=4,
+                               num_key_value_heads=2, intermediate_size=24, mlp_hidden_act="silu",
+                               mamba_expand=3, mamba_d_state=4, mamba_d_conv=3, mamba_dt_rank=2,
+                               mamba_conv_bias=False, mamba_proj_bias=True,
+                               mamba_inner_layernorms=True, num_memory_tokens=70,
+                               sliding_window=17, global_attn_idx=[0, 5],
+                               kv_reuse_group=[[0, 5], [1, 3, 4]], rope=True, rope_theta=500.0,
+                               rope_type="ntk", orig_max_position_embeddings=64,
+                               rms_norm_eps=1e-5, tie_word_embeddings=False), hymba
+    # Without meta tokens, windows, positions and inner norms.
+    yield "hymba_plain", dict(common, hidden_size=12, num_hidden_layers=4, num_attention_heads=2,
+                              num_key_value_heads=2, intermediate_size=18, mlp_hidden_act="relu2",
+                              mamba_expand=2, mamba_d_state=3, mamba_d_conv=4, mamba_dt_rank=4,
+                              mamba_conv_bias=True, mamba_proj_bias=False,
+                              mamba_inner_layernorms=False, num_memory_tokens=0,
+                              sliding_window=None, global_attn_idx=None, kv_reuse_group=None,
+                              kv_reuse_every_i_layer=2, rope=False, rope_theta=10000.0,
+                              rms_norm_eps=1e-6, tie_word_embeddings=False), hymba
 
 
 def make(name, config, family):

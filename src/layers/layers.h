@@ -62,6 +62,7 @@ MixerType mamba2_mixer_type();
 MixerType gated_deltanet_mixer_type();
 MixerType short_conv_mixer_type();
 MixerType mla_mixer_type();
+MixerType hymba_mixer_type();
 MixerType ttt_linear_mixer_type();
 MixerType ttt_mlp_mixer_type();
 MixerType titans_memory_mixer_type();

@@ -119,6 +119,9 @@ const std::string kGoldens[] = {"llama",
                                 "zamba2_rope",
                                 "samba",
                                 "samba_bias",
+                                "hymba",
+                                "hymba_groups",
+                                "hymba_plain",
                                 "falcon_mamba",
                                 "falcon_mamba_bias",
                                 "jamba",
@@ -570,6 +573,35 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("minicpm3", "qk_rope_head_dim", 3), Error);
   EXPECT_THROW(read("qwen3_5", "text_config", 1), Error);
   EXPECT_THROW(read("qwen3_5_text", "attn_output_gate", false), Error);
+}
+
+TEST(Hymba, RefusesWhatItCannotHonour) {
+  const auto read = [](const char* key, const nlohmann::json& value) {
+    read_changed("hymba", key, value);
+  };
+  EXPECT_NO_THROW(read("layer_type", {"h", "h", "h", "h", "h", "h", "h"}));
+  EXPECT_NO_THROW(read("kv_reuse_group", nlohmann::json::array()));
+  EXPECT_THROW(read("kv_reuse_group", {1, 2}), Error);
+  EXPECT_THROW(read("kv_reuse_group", {{1, 7}}), Error);
+  EXPECT_THROW(read("kv_reuse_group", {{2, 1}}), Error);
+  EXPECT_THROW(read("kv_reuse_group", {{1, 2}, {2, 4}}), Error);
+  EXPECT_THROW(read("kv_reuse_group", {{1, "2"}}), Error);
+  // A layer that sees everything cannot read keys of which a window is kept.
+  EXPECT_THROW(read("kv_reuse_group", {{2, 3}}), Error);
+  EXPECT_THROW(read("kv_weight_reuse", true), Error);
+  EXPECT_THROW(read("kq_norm", "rms"), Error);
+  EXPECT_THROW(read("kq_head_dim", 8), Error);
+  EXPECT_THROW(read("num_experts", 2), Error);
+  EXPECT_THROW(read("num_mamba", 2), Error);
+  EXPECT_THROW(read("num_attention_heads", 5), Error);
+  EXPECT_THROW(read("num_key_value_heads", 2), Error);
+  EXPECT_THROW(read("num_memory_tokens", -1), Error);
+  EXPECT_THROW(read("memory_tokens_interspersed_every", 16), Error);
+  EXPECT_THROW(read("rope_type", "dynamic_ntk"), Error);
+  EXPECT_THROW(read("rope_type", "ntk"), Error);
+  EXPECT_THROW(read("mlp_hidden_act", "gelu"), Error);
+  EXPECT_THROW(read("global_attn_idx", 3), Error);
+  EXPECT_THROW(read("intermediate_size", 0), Error);
 }
 
 TEST(Deepseek, RefuseWhatTheyCannotHonour) {

@@ -237,6 +237,17 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "attention", "heads": 2, "window": 9, "rope": {}, "keys_to": 1}}, "b": {"mixer": {"type":
           "attention", "heads": 2, "window": 9, "rope": {}, "keys_from": 1}}, "a": {"mixer": )" +
                           attention + ", " + ffn + "}}"},
+      // Hymba: windows that keep the prefix, keys shared by three layers, an odd number of heads.
+      {"hymba", R"("pattern": "glbblbf", "prefix_tokens": 3, "blocks": {
+          "g": {"mixer": {"type": "hymba", "heads": 3, "kv_heads": 1, "value_dim": 10, "rope": {},
+          "state": 5, "inner_norms": "learned"}, )" +
+                    ffn + R"(},
+          "l": {"mixer": {"type": "hymba", "heads": 3, "kv_heads": 1, "value_dim": 10, "rope": {},
+          "state": 5, "window": 20, "bias": true, "keys_to": 1}},
+          "b": {"mixer": {"type": "hymba", "heads": 3, "kv_heads": 1, "value_dim": 10, "rope": {},
+          "state": 5, "window": 20, "keys_from": 1}},
+          "f": {"mixer": {"type": "hymba", "heads": 2, "head_dim": 5, "conv_bias": false,
+          "time_step_rank": 3, "state": 3}}})"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });
