@@ -8,9 +8,9 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/quote.h"
+#include "model/config_checks.h"
 #include "model/families.h"
 #include "model/gguf_format.h"
-#include "model/shared_keys_check.h"
 
 namespace pronghorn {
 namespace {
@@ -128,17 +128,6 @@ void check_sides(const ModelConfig& config, const ConfigReader& blocks) {
     require(added || place->second == side, blocks.path(std::string(1, name)) + ".side",
             "shares the weights of side {}, but is another", block.side->shared);
   }
-}
-
-// What goes by positions or rows of its own would have to know of the prefix.
-void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
-  if (config.prefix_tokens == 0) return;
-  const std::string where = reader.path("prefix_tokens");
-  require(config.span_count() == 0, where, "{} beside subsampled spans", config.prefix_tokens);
-  require(config.mtp.heads == 0, where, "{} beside heads for multi-token prediction",
-          config.prefix_tokens);
-  require(config.learned_positions == 0, where, "{} beside learned positions",
-          config.prefix_tokens);
 }
 
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {

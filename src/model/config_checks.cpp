@@ -1,4 +1,4 @@
-#include "model/shared_keys_check.h"
+#include "model/config_checks.h"
 
 #include <fmt/format.h>
 
@@ -72,6 +72,16 @@ void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks) {
     require(number_of(mixer, "keys_from") == 0, blocks.path(std::string(1, name)),
             "a head for multi-token prediction has no layer before it whose keys it could read");
   }
+}
+
+void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
+  if (config.prefix_tokens == 0) return;
+  const std::string where = reader.path("prefix_tokens");
+  require(config.span_count() == 0, where, "{} beside subsampled spans", config.prefix_tokens);
+  require(config.mtp.heads == 0, where, "{} beside heads for multi-token prediction",
+          config.prefix_tokens);
+  require(config.learned_positions == 0, where, "{} beside learned positions",
+          config.prefix_tokens);
 }
 
 }  // namespace pronghorn
