@@ -101,6 +101,9 @@ int64_t Journal::append(std::span<const int32_t> positions) {
     if (pages_.empty()) first_page_ = page_index;
     if (page_index - first_page_ == static_cast<int64_t>(pages_.size())) {
       pages_.push_back(make_pooled<Page>(shape_));
+      // Rows of a page that are not there weigh nothing, but are numbers.
+      const int64_t missing = length_ % kPageRows;
+      memory().clear(pages_.back()->rows.data(), static_cast<size_t>(missing * shape_.row_bytes()));
     }
     writable_page(length_).positions[static_cast<size_t>(length_ % kPageRows)] = position;
     ++length_;
@@ -273,13 +276,13 @@ void Journal::save(std::string& out) const {
     put(out, position(i));
     append_bytes(out, row_data(i), row_bytes);
   }
-  save_kept(out);
   for (const Block& block : {anchor_, previous_anchor_}) {
     put(out, static_cast<uint8_t>(block != nullptr));
     if (block) {
       append_bytes(out, block->data(), static_cast<size_t>(shape_.anchor_size) * sizeof(float));
     }
   }
+  save_kept(out);
 }
 
 void Journal::save_kept(std::string& out) const {
@@ -357,7 +360,6 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
     fresh.append({&position, 1});
     take_storage(in, fresh.mutable_row_data(i), row_bytes, where);
   }
-  fresh.load_kept(in, where);
   for (const int64_t row : {anchor_row, previous}) {
     const bool there = take<uint8_t>(in, where) != 0, expected = row > 0 && anchor_size > 0;
     require(there == expected, where, "journal '{}' has {} state for its anchor at row {}", name,
@@ -369,6 +371,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
     block = std::make_shared<Storage>(bytes);
     take_storage(in, block->data(), bytes, where);
   }
+  fresh.load_kept(in, where);
   fresh.anchor_row_ = anchor_row;
   fresh.previous_anchor_row_ = previous;
   fresh.anchor_position_ = static_cast<int32_t>(anchor_position);

@@ -35,7 +35,8 @@ struct JournalPlace {
   JournalShape shape;
   size_t header = 0;  // the first of kFields int64
   size_t rows = 0;    // each a position (int32) and row_width floats
-  size_t flags = 0;  // whether there is an anchor; its floats follow, and the same of the older one
+  // Whether there is an anchor; its floats follow, the same of the older one, and kept rows.
+  size_t flags = 0;
   int64_t first_row = 0, length = 0, anchor_row = 0;
 
   size_t row_bytes() const { return sizeof(int32_t) + static_cast<size_t>(shape.row_bytes()); }
@@ -61,6 +62,7 @@ class ForgedState {
           const bool there = bytes_.at(at) != 0;
           at += 1 + (there ? static_cast<size_t>(place.shape.anchor_size) * sizeof(float) : 0);
         }
+        at += static_cast<size_t>(std::min(place.shape.kept, place.first_row)) * place.row_bytes();
         journals_.push_back(std::move(place));
       }
     }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -189,18 +190,24 @@ TEST(Journal, KeptRowsAreNeverDropped) {
     mark.save(saved);
     Journal loaded(shape);
     std::span<const std::byte> in = std::as_bytes(std::span(saved));
+    {
+      Journal poison(kAttention);  // whose pages are used again
+      append_rows(poison, 1000, NAN);
+    }
     loaded.load(in, "test");
     EXPECT_TRUE(in.empty());
     check(loaded, 1000);
+    ASSERT_NE(loaded.first_row() % Journal::kPageRows, 0);
+    EXPECT_EQ(loaded.row(loaded.first_row() - 1)[2], 0);
     loaded.save(again);
     EXPECT_EQ(again, saved);
     loaded.truncate(1000 - kExactStep);
     check(loaded, 1000 - kExactStep);
 
-    // The kept rows lie before two flags of anchors. A position of the first beyond all others, and
-    // a file that ends early.
+    // The kept rows lie at the end. A position of the first beyond all others, and a file that ends
+    // early.
     const size_t row_bytes = sizeof(int32_t) + 3 * sizeof(float);
-    saved[saved.size() - 2 - static_cast<size_t>(kept) * row_bytes + 3] = 1;
+    saved[saved.size() - static_cast<size_t>(kept) * row_bytes + 3] = 1;
     in = std::as_bytes(std::span(saved));
     EXPECT_THROW(Journal(shape).load(in, "test"), Error);
     in = std::as_bytes(std::span(again)).first(again.size() - 3);
