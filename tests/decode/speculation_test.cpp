@@ -31,12 +31,13 @@ using testing_support::Threads;
 constexpr int32_t kVocabulary = 61;
 
 // The configuration with heads for multi-token prediction, which change nothing else. What layers
-// carry does not reach the heads, so a model whose layers do has none.
+// carry or lend does not reach the heads, nor does a prefix, so a model with these has none.
 ModelConfig with_heads(size_t index, int64_t heads) {
   const auto& [name, body] = model_configs()[index];
   ModelConfig config = model_config(body);
   const bool carries = name == "carried" || name.ends_with("sides");
-  config.mtp.heads = carries ? 0 : heads;
+  const bool lends = name == "yoco" || name.ends_with("shared_keys");
+  config.mtp.heads = carries || lends || config.prefix_tokens > 0 ? 0 : heads;
   return config;
 }
 

@@ -190,6 +190,25 @@ TEST(Carry, SpansTakeTheirRowsAlong) {
             (std::vector<float>{10, 20, 0, 0, 30, 40}));
 }
 
+// The last that was lent under a number counts; what is lent outside a span is not there inside.
+TEST(Carry, LendsKeysUnderNumbers) {
+  Carry carry(2);
+  EXPECT_THAT(error_of([&] { carry.borrow(1); }), HasSubstr("no layer before this one"));
+  const auto lent = [](int64_t number, float value, int64_t layer) {
+    return LentKeys{number, Tensor::full({2, 3}, value), Tensor::full({2, 4}, value), {layer, 0}};
+  };
+  carry.lend(lent(1, 5, 0));
+  carry.lend(lent(2, 6, 1));
+  carry.lend(lent(1, 7, 2));
+  EXPECT_EQ(carry.lent().size(), 2u);
+  EXPECT_EQ(*carry.borrow(1).keys.data(), 7);
+  EXPECT_EQ(carry.borrow(1).slot.layer, 2);
+  EXPECT_EQ(*carry.borrow(2).values.data(), 6);
+  const std::vector<int32_t> rows = {1};
+  const Carry inner = carry.select({}, rows);
+  EXPECT_THROW(inner.borrow(1), Error);
+}
+
 // With a carried tensor that loses rows at a span, steps are bit-identical however they are cut,
 // also after a rollback.
 TEST(Carry, SpansHoldTheSplitLaw) {

@@ -674,6 +674,32 @@ TEST(AttentionUnits, ListOnlyThePagesThatAWindowHolds) {
             journal.row(next / kAttentionTile * kAttentionTile));
 }
 
+// Borrowed keys have been appended by the attention that lent them, in this very forward.
+TEST(AttentionCheck, RefusesBorrowedKeysThatAreNotThere) {
+  AttentionOptions lender{.heads = 2, .kv_heads = 1, .head_dim = 4};
+  lender.keys = KeyOwner::lent;
+  AttentionOptions borrower = lender;
+  borrower.keys = KeyOwner::borrowed;
+  auto layout = std::make_shared<StateLayout>();
+  layout->layers = {{attention_journal(lender)}};
+  SequenceState state(layout);
+  Batch batch;
+  batch.positions = {0, 1};
+  batch.segments = {{&state, 0, 2}};
+  const Tensor q = random_tensor(2, 8, 1), k = random_tensor(2, 4, 2), v = random_tensor(2, 4, 3);
+  EXPECT_THROW(attention({}, q, k, v, borrower, batch, {}), Error);
+  attention({}, q, k, v, lender, batch, {});
+  EXPECT_EQ(state.journal(0, 0).length(), 2);
+  EXPECT_NO_THROW(attention({}, q, k, v, borrower, batch, {}));
+  EXPECT_NO_THROW(attention({}, q, k, v, borrower, batch, {}));
+  EXPECT_EQ(state.journal(0, 0).length(), 2);
+  batch.positions = {2, 3};
+  EXPECT_THROW(attention({}, q, k, v, borrower, batch, {}), Error);
+  batch.positions = {0, 1};
+  batch.segments[0].parents = {-1, 0};
+  EXPECT_THROW(attention({}, q, k, v, borrower, batch, {}), Error);
+}
+
 TEST(AttentionCheck, RefusesWhatDoesNotFit) {
   const AttentionOptions options{.heads = 2, .kv_heads = 1, .head_dim = 4};
   Batch batch;

@@ -354,6 +354,25 @@ TEST(Pointwise, ConcatenateColumns) {
   check_operator(check);
 }
 
+TEST(Pointwise, ConcatenateRows) {
+  OperatorCheck check;
+  check.name = "concatenate_rows";
+  check.inputs = [](int64_t rows) {
+    return std::vector<Input>{{{rows, 7}}, {{2, 7}}, {{rows + 1, 7}}};
+  };
+  // The second part is there twice: its gradients add up.
+  check.forward = [](const Context& context, const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{
+        concatenate_rows(context, std::vector<Tensor>{in[1], in[0], in[1], in[2]})};
+  };
+  check.reference = [](const Values& in, int64_t) {
+    Row y;
+    for (const size_t part : {1, 0, 1, 2}) y.insert(y.end(), in[part].begin(), in[part].end());
+    return Values{y};
+  };
+  check_operator(check);
+}
+
 TEST(Pointwise, Embedding) {
   constexpr int64_t kVocabulary = 11, kWidth = 150;
   OperatorCheck check;
@@ -448,6 +467,8 @@ TEST(Pointwise, ShapesAreChecked) {
   EXPECT_THROW(gated({}, x, other, Activation::relu), Error);
   EXPECT_THROW(concatenate_columns({}, std::vector<Tensor>{x, other}), Error);
   EXPECT_THROW(concatenate_columns({}, {}), Error);
+  EXPECT_THROW(concatenate_rows({}, std::vector<Tensor>{x, x.column_slice(0, 2)}), Error);
+  EXPECT_THROW(concatenate_rows({}, {}), Error);
 }
 
 TEST(Pointwise, NoGradientsWithoutTape) {
