@@ -218,6 +218,9 @@ void inspect(const InspectOptions& options) {
   }
   fmt::print("width       {}   vocabulary {}{}\n", config.hidden_size, config.vocab_size,
              config.tie_embeddings ? ", tied head" : "");
+  if (config.prefix_tokens > 0) {
+    fmt::print("prefix      {} learned rows before every sequence\n", config.prefix_tokens);
+  }
   fmt::print("parameters  {}   ({} without embeddings)\n",
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())));

@@ -148,8 +148,8 @@ class AttentionMixer final : public Mixer {
   }
 
   double sequence_cost(double context) const override {
-    const double seen =
-        options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
+    const auto reach = static_cast<double>(options_.window + options_.prefix);
+    const double seen = options_.window > 0 ? std::min(context, reach) : context;
     return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 

@@ -103,8 +103,8 @@ class HymbaMixer final : public Mixer {
   }
 
   double sequence_cost(double context) const override {
-    const double seen =
-        options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
+    const auto reach = static_cast<double>(options_.window + options_.prefix);
+    const double seen = options_.window > 0 ? std::min(context, reach) : context;
     return 2 * seen * static_cast<double>(q_width_ + inner_size_) + core_.sequence_cost();
   }
 

@@ -60,8 +60,8 @@ Tensor PersistentAttention::forward(const LayerInput& input, const Tensor& x) co
 }
 
 double PersistentAttention::sequence_cost(double context) const {
-  const double seen =
-      options_.window > 0 ? std::min(context, static_cast<double>(options_.window)) : context;
+  const auto reach = static_cast<double>(options_.window + options_.prefix);
+  const double seen = options_.window > 0 ? std::min(context, reach) : context;
   return 4 * static_cast<double>(width()) * (seen + static_cast<double>(persistent_));
 }
 
