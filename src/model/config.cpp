@@ -11,6 +11,7 @@
 #include "model/config_checks.h"
 #include "model/families.h"
 #include "model/gguf_format.h"
+#include "model/span_config.h"
 
 namespace pronghorn {
 namespace {
@@ -128,34 +129,6 @@ void check_sides(const ModelConfig& config, const ConfigReader& blocks) {
     require(added || place->second == side, blocks.path(std::string(1, name)) + ".side",
             "shares the weights of side {}, but is another", block.side->shared);
   }
-}
-
-SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
-  // The schedules of the published training.
-  constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
-  SubsampleConfig config;
-  if (reader.raw("keep").is_array()) {
-    const nlohmann::json& list = reader.raw("keep");
-    require(static_cast<int64_t>(list.size()) == spans, reader.path("keep"),
-            "has {} shares for {} spans in parentheses", list.size(), spans);
-    for (const nlohmann::json& share : list) {
-      require(share.is_number(), reader.path("keep"), "{} is not a number", share.dump());
-      config.keep.push_back(share.get<double>());
-    }
-  } else {
-    config.keep.assign(static_cast<size_t>(spans), reader.number("keep"));
-  }
-  for (const double share : config.keep) {
-    require(share > 0 && share <= 1, reader.path("keep"),
-            "{} is not a share of the tokens, above 0 and up to 1", share);
-  }
-  config.score_norm = reader.boolean("score_norm", false);
-  config.score_bias = reader.boolean("score_bias", false);
-  config.balancer_scale = reader.number("balancer_scale", config.balancer_scale, 0, 100);
-  config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
-  config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
-  reader.finish();
-  return config;
 }
 
 // Puts quotes around the bare words that Python writes for numbers that JSON cannot spell.
@@ -360,14 +333,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
         {"epsilon", config.norm_epsilon},
         {"bias", config.norm_bias}}},
   };
-  if (!config.subsample.keep.empty()) {
-    json["subsample"] = {{"keep", config.subsample.keep},
-                         {"score_norm", config.subsample.score_norm},
-                         {"score_bias", config.subsample.score_bias},
-                         {"balancer_scale", config.subsample.balancer_scale},
-                         {"balancer_steps", config.subsample.balancer_steps},
-                         {"bypass_steps", config.subsample.bypass_steps}};
-  }
+  if (!config.subsample.keep.empty()) json["subsample"] = write_subsample(config.subsample);
   for (const auto& [name, block] : config.blocks) {
     nlohmann::json& out = json["blocks"][std::string(1, name)];
     if (block.mixers.size() == 1) {

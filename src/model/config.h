@@ -11,7 +11,7 @@
 
 #include "formats/json.h"
 #include "layers/layer.h"
-#include "layers/subsample.h"
+#include "layers/span_choice.h"
 #include "model/pattern.h"
 
 namespace pronghorn {

@@ -74,7 +74,7 @@ SpanTrace traced(int64_t number, const Subsample::Span& span, const std::vector<
   for (int64_t row = 0; row < span.outer.rows(); ++row) {
     trace.rows.push_back(outer == nullptr ? static_cast<int32_t>(row)
                                           : (*outer)[static_cast<size_t>(row)]);
-    trace.scores.push_back(*span.scores.row(row));
+    trace.scores.push_back(*span.choice.scores.row(row));
   }
   return trace;
 }
@@ -276,17 +276,17 @@ Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, cons
     if (step.kind == PatternStep::Kind::open) {
       const int64_t number = next_span++;
       const Subsample& layer = spans_[static_cast<size_t>(number)];
-      Subsample::Span span = layer.enter(context, stream.value(context), inner_batch);
+      Subsample::Span span = layer.enter({context, inner_batch, carry}, stream.value(context));
       std::vector<int32_t> inner_rows;
       if (observer.on_span) {
         const SpanTrace trace = traced(number, span, open.empty() ? nullptr : &open.back().rows);
-        for (const int32_t row : span.selection.rows) {
+        for (const int32_t row : span.choice.selection.rows) {
           inner_rows.push_back(trace.rows[static_cast<size_t>(row)]);
         }
         observer.on_span(trace);
       }
       stream = {span.inner, {}};
-      Carry inner = carry.select(context, span.selection.rows);
+      Carry inner = carry.select(context, span.choice.selection.rows);
       open.push_back({layer, number, std::move(span), std::move(inner), std::move(inner_rows)});
     } else {
       const OpenSpan ended = std::move(open.back());

@@ -55,6 +55,8 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     costs[1 + span].span = static_cast<int64_t>(span);
     costs[1 + span].depth = costs[around].depth + 1;
     costs[1 + span].share = shares[span];
+    // What chooses rows works on those in front of the span.
+    costs[around].cost.matmul += costs[around].share * spans_[span].cost();
   }
   const std::shared_ptr<const StateLayout> layout = this->layout(cache_type);
   // A sequence begins with its first token.

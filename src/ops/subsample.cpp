@@ -179,6 +179,36 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
   return weights;
 }
 
+Tensor selection_loss(const Context& context, const Tensor& logits, const RowSelection& selection) {
+  require(logits.columns() == 1 && logits.rows() > 0, "selection_loss", "logits {}",
+          shape_string(logits.shape()));
+  check_rows(selection.rows, logits.rows());
+  const PooledVector<float> z = logits.read();
+  std::vector<bool> selected(z.size());
+  for (const int32_t row : selection.rows) selected[static_cast<size_t>(row)] = true;
+  double sum = 0;
+  for (size_t i = 0; i < z.size(); ++i) {
+    const double against = selected[i] ? -double{z[i]} : double{z[i]};
+    sum += std::max(against, 0.0) + std::log1p(std::exp(-std::abs(against)));
+  }
+  const auto count = static_cast<double>(z.size());
+  const Tensor loss = Tensor::full({1}, static_cast<float>(sum / count));
+  if (!needs_gradient(context, loss, logits)) return loss;
+  context.tape->record([logits, loss, selected = std::move(selected), count] {
+    if (!loss.has_grad()) return;
+    const double gradient = double{loss.grad().read()[0]} / count;
+    const PooledVector<float> values = logits.read();
+    const GradTarget target = logits.grad_target();
+    PooledVector<float> to = gradient_so_far(target);
+    for (size_t i = 0; i < to.size(); ++i) {
+      const double probability = 1 / (1 + std::exp(-double{values[i]}));
+      to[i] += static_cast<float>(gradient * (probability - (selected[i] ? 1 : 0)));
+    }
+    target.tensor.write(to);
+  });
+  return loss;
+}
+
 Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const Tensor& weights,
                 const Tensor& bypass_scale, std::span<const int32_t> rows) {
   const auto count = static_cast<int64_t>(rows.size());

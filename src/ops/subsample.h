@@ -1,9 +1,10 @@
-// Subsampling, upsampling and bypass (SUBLLM, arXiv 2406.06571, section 3): which rows of each
-// sequence enter a span of layers, with which weights, and how what comes out joins the others.
+// Subsampling, upsampling and bypass (SUBLLM, arXiv 2406.06571, section 3; mixture of depths, arXiv
+// 2404.02258): which rows of each sequence enter a span of layers, with which weights, and how what
+// comes out joins the others.
 //
-// A row has a score s; its weight is clamp(s, 0, 1). At inference a row enters iff s > 0, a
-// decision of the token alone. In training the highest scores of each whole sequence enter, so that
-// shapes do not depend on the data.
+// A row has a score s. At inference a row enters iff s > 0, a decision of the token alone. In
+// training the highest scores of each whole sequence enter, so that shapes do not depend on the
+// data. SUBLLM's weight of a row is clamp(s, 0, 1), a mixture of depths' a score as it is.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +46,11 @@ Tensor gather_rows(const Context& context, const Tensor& x, std::span<const int3
 // score outside [0, 1] is 0.
 Tensor selected_weights(const Context& context, const Tensor& scores,
                         const RowSelection& selection);
+
+// The mean over the rows of the binary cross-entropy of sigmoid(logits) with what was selected,
+// [1]: of softplus(-z) at a selected row and softplus(z) at another (arXiv 2404.02258,
+// section 3.5). logits [rows, 1], of at least one row.
+Tensor selection_loss(const Context& context, const Tensor& logits, const RowSelection& selection);
 
 // x with row rows[i] moved towards row i of y: x + bypass_scale (z - x) where z is
 // weights[i] y[i] + (1 - weights[i]) x[rows[i]] at a selected row and x at the others.

@@ -48,8 +48,10 @@ Step train_step(const Model& model, bool with_gradients, Precision precision = P
   if (!with_gradients) return step;
   tape.run_backward();
   for (const Parameter& parameter : model.parameters()) {
-    // What counts has no gradient of the loss, and an expert that was given no row has none.
-    const bool may_lack = parameter.learning == Learning::sign || parameter.share < 1;
+    // What counts has no gradient of the loss, and an expert that was given no row has none. A
+    // classifier of depths learns from a loss of its own (mixture_of_depths_test.cpp).
+    const bool may_lack = parameter.learning != Learning::loss || parameter.share < 1 ||
+                          parameter.name.find(".predictor.") != std::string::npos;
     EXPECT_TRUE(parameter.value.has_grad() || may_lack) << parameter.name;
     if (!parameter.value.has_grad()) {
       step.gradients.emplace_back(static_cast<size_t>(parameter.size()));
@@ -147,7 +149,7 @@ TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
   const double step_size = model.config().span_count() > 0 ? kStep / 2 : kStep;
   const Step step = train_step(model, true);
   ASSERT_EQ(step.gradients.size(), model.parameters().size());
-  size_t sharp = 0;
+  size_t sharp = 0, with_gradient = 0;
   for (size_t p = 0; p < step.gradients.size(); ++p) {
     const Parameter& parameter = model.parameters()[p];
     const Tensor before = parameter.value.clone();
@@ -161,6 +163,7 @@ TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
       norm += gradient * gradient;
     }
     norm = std::sqrt(norm);
+    with_gradient += norm > 0;
     const auto loss_at = [&](double distance) {
       for (size_t i = 0; i < values.size(); ++i) {
         values[i] = before.values()[i] + static_cast<float>(distance) * signs[i];
@@ -179,7 +182,7 @@ TEST_P(FiniteDifferenceTest, EqualsTheGradient) {
     sharp += tolerance < 0.2 * norm;
   }
   // The comparison says something for nearly all tensors.
-  EXPECT_GE(10 * sharp, 8 * step.gradients.size());
+  EXPECT_GE(10 * sharp, 8 * with_gradient);
 }
 
 TEST_P(ModelGradientTest, IsTheSameOnAnyNumberOfThreads) {
@@ -212,7 +215,7 @@ TEST_P(ModelGradientTest, IsTheSameWithRecomputedActivations) {
   const Step expected = train_step(plain, true), actual = train_step(recomputing, true);
   EXPECT_EQ(actual.loss, expected.loss);
   for (size_t p = 0; p < expected.gradients.size(); ++p) {
-    if (plain.parameters()[p].learning == Learning::sign) continue;
+    if (actual.gradients[p] == expected.gradients[p]) continue;  // some are 0 here
     EXPECT_LE(relative_difference(actual.gradients[p], expected.gradients[p]), 1e-5)
         << plain.parameters()[p].name;
   }

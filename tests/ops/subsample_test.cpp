@@ -91,6 +91,32 @@ TEST(Subsample, PenalisedWeights) {
   EXPECT_THAT(gradient.values(), ElementsAre(0, -1, 10, 0, 100, 0));
 }
 
+TEST(Subsample, SelectionLoss) {
+  const auto selected = [](int64_t rows) {
+    RowSelection selection;
+    for (int32_t row = 0; row < rows; row += 3) selection.rows.push_back(row);
+    return selection;
+  };
+  OperatorCheck check;
+  check.name = "selection_loss";
+  check.inputs = [](int64_t rows) { return std::vector<Input>{{{rows, 1}, -4, 4}}; };
+  check.forward = [=](const Context& context, const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{selection_loss(context, in[0], selected(in[0].rows()))};
+  };
+  check.reference = [=](const Values& in, int64_t rows) {
+    double sum = 0;
+    for (size_t i = 0; i < in[0].size(); ++i) {
+      const double p = 1 / (1 + std::exp(-in[0][i]));
+      sum -= std::log(i % 3 == 0 ? p : 1 - p);
+    }
+    return Values{{sum / static_cast<double>(rows)}};
+  };
+  check_operator(check);
+  // Far from 0 it is linear, and no infinity.
+  const Tensor far = column({-1000, 1000, 1000});
+  EXPECT_FLOAT_EQ(*selection_loss({}, far, {{0}, {1}, {}}).data(), 1000);
+}
+
 OperatorCheck upsample_check() {
   constexpr int64_t kColumns = 37;
   const auto selected = [](int64_t rows) {
@@ -299,6 +325,7 @@ TEST(Subsample, RefusesWhatDoesNotFit) {
   EXPECT_THROW(select_highest(column({1, 2, 3}), batch, 0, false), Error);
   EXPECT_THROW(select_highest(column({1, 2, 3}), batch, 1.1, false), Error);
   EXPECT_THROW(gather_rows({}, Tensor::zeros({3, 2}), std::vector<int32_t>{3}), Error);
+  EXPECT_THROW(selection_loss({}, column({1, 2, 3}), {{3}, {1}, {}}), Error);
   EXPECT_THROW(gather_rows({}, Tensor::zeros({3, 2}), std::vector<int32_t>{1, 1}), Error);
   EXPECT_THROW(upsample({}, Tensor::zeros({3, 2}), Tensor::zeros({2, 2}), Tensor::zeros({1, 1}),
                         Tensor::zeros({2}), std::vector<int32_t>{0}),

@@ -130,10 +130,25 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},
+      // Mixtures of depths: the router itself or a classifier decides in inference; around any
+      // mixer, nested, and with experts inside.
+      {"depths_attention",
+       R"("pattern": "2[a(a)]", "subsample": {"type": "mixture_of_depths", "keep": 0.25,
+          "score_norm": true, "predictor": "router"}, "blocks": {"a": {"mixer": )" +
+           attention + ", " + ffn + "}}"},
+      {"depths_hybrid",
+       R"("pattern": "m(m(a)m) ", "subsample": {"type": "mixture_of_depths", "keep": [0.5, 0.6],
+          "predictor_size": 7}, "blocks": {"m": {"mixer": )" +
+           mamba2 + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
+      {"depths_moe",
+       R"("pattern": "(e)m", "subsample": {"type": "mixture_of_depths", "keep": 0.5,
+          "score_norm": true}, "blocks": {"m": {"mixer": )" +
+           mamba2 + R"(}, "e": {"mixer": )" + attention +
+           R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 3, "size": 20}}})"},
       // The hybrids' variants.
       {"short_conv", R"("pattern": "2s a", "blocks": {"s": {"mixer": {"type": "short_conv",
           "conv_kernel": 4, "bias": true}, )" +
-                         ffn + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
+           ffn + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
       {"gated_hybrid",
        R"("pattern": "2g a", "blocks": {"g": {"mixer": {"type": "gated_deltanet", "heads": 2,
           "value_heads": 6, "head_dim": 6, "value_head_dim": 5, "negative_eigenvalues": true,

@@ -1,0 +1,84 @@
+#include "model/span_config.h"
+
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace pronghorn {
+namespace {
+
+// Names in the order of their values; the first is the default.
+constexpr std::array<std::string_view, 2> kSpanKinds = {"subllm", "mixture_of_depths"};
+constexpr std::array<std::string_view, 2> kPredictors = {"classifier", "router"};
+
+void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
+  constexpr int64_t kPredictorSize = 64, kMaxPredictorSize = 1 << 20;
+  constexpr double kPredictorLoss = 0.01, kMaxPredictorLoss = 1e3;
+  const std::string predictor =
+      reader.one_of("predictor", {kPredictors[0], kPredictors[1]}, std::string(kPredictors[0]));
+  if (predictor == kPredictors[1]) {
+    config.predictor = SubsampleConfig::Predictor::router;
+  } else {
+    config.predictor_size = reader.integer("predictor_size", kPredictorSize, 1, kMaxPredictorSize);
+  }
+  config.predictor_loss = reader.number("predictor_loss", kPredictorLoss, 0, kMaxPredictorLoss);
+}
+
+}  // namespace
+
+SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
+  // The schedules of the published training.
+  constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
+  SubsampleConfig config;
+  const std::string kind =
+      reader.one_of("type", {kSpanKinds[0], kSpanKinds[1]}, std::string(kSpanKinds[0]));
+  if (kind == kSpanKinds[1]) config.kind = SubsampleConfig::Kind::mixture_of_depths;
+  if (reader.raw("keep").is_array()) {
+    const nlohmann::json& list = reader.raw("keep");
+    require(static_cast<int64_t>(list.size()) == spans, reader.path("keep"),
+            "has {} shares for {} spans in parentheses", list.size(), spans);
+    for (const nlohmann::json& share : list) {
+      require(share.is_number(), reader.path("keep"), "{} is not a number", share.dump());
+      config.keep.push_back(share.get<double>());
+    }
+  } else {
+    config.keep.assign(static_cast<size_t>(spans), reader.number("keep"));
+  }
+  for (const double share : config.keep) {
+    require(share > 0 && share <= 1, reader.path("keep"),
+            "{} is not a share of the tokens, above 0 and up to 1", share);
+  }
+  config.score_norm = reader.boolean("score_norm", false);
+  if (config.kind == SubsampleConfig::Kind::mixture_of_depths) {
+    read_depth_router(reader, config);
+    reader.finish();
+    return config;
+  }
+  config.score_bias = reader.boolean("score_bias", false);
+  config.balancer_scale = reader.number("balancer_scale", config.balancer_scale, 0, 100);
+  config.balancer_steps = reader.integer("balancer_steps", kBalancerSteps, 0, kMaxSteps);
+  config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
+  reader.finish();
+  return config;
+}
+
+nlohmann::json write_subsample(const SubsampleConfig& config) {
+  nlohmann::json json = {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
+                         {"keep", config.keep},
+                         {"score_norm", config.score_norm}};
+  if (config.kind == SubsampleConfig::Kind::mixture_of_depths) {
+    json["predictor"] = kPredictors[static_cast<size_t>(config.predictor)];
+    if (config.predictor_size > 0) json["predictor_size"] = config.predictor_size;
+    json["predictor_loss"] = config.predictor_loss;
+    return json;
+  }
+  json["score_bias"] = config.score_bias;
+  json["balancer_scale"] = config.balancer_scale;
+  json["balancer_steps"] = config.balancer_steps;
+  json["bypass_steps"] = config.bypass_steps;
+  return json;
+}
+
+}  // namespace pronghorn
