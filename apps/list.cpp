@@ -124,7 +124,8 @@ void add_list(CLI::App& app) {
         "\nFeed-forwards: {}\nCheckpoint families: {}\nEvery mixer trains, takes prompts, decodes "
         "and batches; "
         "blocks of several mixers and patterns of blocks make hybrids, parentheses in a pattern "
-        "spans that run on a part of the tokens (SUBLLM, arXiv 2406.06571; mixture of depths, arXiv "
+        "spans that run on a part of the tokens (SUBLLM, arXiv 2406.06571; mixture of depths, "
+        "arXiv "
         "2404.02258).\n",
         fmt::join(feed_forwards, ", "), fmt::join(names, ", "));
   });

@@ -1,5 +1,6 @@
 // Mixture of experts (arXiv 2101.03961, 2401.06066): a router gives each token to a few of many
-// small feed-forwards; shared experts, balance by a loss or by a correction of the choice.
+// small feed-forwards, or each of these takes tokens (arXiv 2202.09368); shared experts, balance by
+// a loss or by a correction of the choice.
 #include <numeric>
 #include <utility>
 
@@ -14,18 +15,21 @@ namespace {
 
 constexpr double kMostScale = 1e4, kMostLoss = 1e3, kMostClamp = 1e6;
 constexpr const char* kClamped = "clamped_swiglu";
+constexpr const char* kByExperts = "expert";
 
 struct MoeConfig {
   int64_t experts = 0, size = 0, shared_size = 0, latent_size = 0;
   std::string activation;
   double clamp = 0;
   bool gated = true, bias = false, router_bias = false, correction = false, shared_gate = false;
+  bool by_experts = false;
   RouterOptions router;
   double correction_step = 0, balance_loss = 0, z_loss = 0;
 
   void fields(ConfigFields& f, const LayerContext&) {
     f.integer("experts", experts, kRequired, 1, limits::kExperts, "experts");
-    f.integer("top_k", router.top_k, kRequired, 1, experts, "experts that a token is given to");
+    f.integer("top_k", router.top_k, kRequired, 1, experts,
+              "experts that a token is given to; with `choice` `\"expert\"` on average");
     f.integer("size", size, kRequired, 1, limits::kWidth, "width inside an expert");
     f.one_of("activation", activation, {"silu", "gelu", "gelu_tanh", "relu", "relu2", kClamped},
              "silu",
@@ -46,19 +50,26 @@ struct MoeConfig {
               "what the shared expert gives is multiplied by sigmoid(w x)");
     f.number("balance_loss", balance_loss, 0.0, 0, kMostLoss,
              "weight of the balance loss in training");
+    f.check(balance_loss == 0 || !by_experts, "balance_loss",
+            "has no use: experts choose equal loads");
     f.number("z_loss", z_loss, 0.0, 0, kMostLoss, "weight of the router's z-loss in training");
   }
 
  private:
   void read_router(ConfigFields& f) {
-    std::string scores;
+    std::string choice, scores;
     double scale = 1;
     router.experts = experts;
+    f.one_of(
+        "choice", choice, {"token", kByExperts}, "token",
+        "`\"token\"`: each token is given to its best experts; `\"expert\"`: each expert takes "
+        "its best tokens in training, and in inference those whose score passes its threshold");
+    by_experts = choice == kByExperts;
     f.one_of("scores", scores, {"softmax", "sigmoid"}, "softmax",
              "`\"softmax\"` or `\"sigmoid\"` of the router's logits");
     router.sigmoid = scores == "sigmoid";
     f.boolean(
-        "normalize", router.normalize, true,
+        "normalize", router.normalize, {!by_experts, "true; with `choice` `\"expert\"` false"},
         "the chosen scores are divided by their sum; with softmax: a softmax over the chosen");
     f.number("least_sum", router.least_sum, 1e-20, 0, 1,
              "added to the sum of sigmoids that they are divided by");
@@ -68,8 +79,10 @@ struct MoeConfig {
     f.boolean("correction", correction, false,
               "a number for each expert is added to its score where experts are chosen; training "
               "moves it towards an equal load");
+    f.check(!correction || !by_experts, "correction", "has no use: experts choose equal loads");
     f.number("correction_step", correction_step, 0.001, 0, 1, "how far it moves in a step");
     f.integer("groups", router.groups, 1, 1, experts, "equal groups of experts");
+    f.check(router.groups == 1 || !by_experts, "groups", "are for tokens that choose");
     f.check(experts % router.groups == 0, "groups", "{} does not divide experts {}", router.groups,
             experts);
     f.integer("top_groups", router.top_groups, {router.groups, "`groups`"}, 1, router.groups,
@@ -115,9 +128,9 @@ class MixtureOfExperts final : public FeedForward {
     Context whole = context;
     whole.precision = Precision::f32;
     const Tensor logits = linear(whole, x, router_, router_bias_);
-    const Routing routing = route(context, logits, correction_, router_options_);
+    const Routing routing = routed(input, logits);
     const ExpertRows sorted =
-        sort_by_expert(routing.experts, router_options_.experts, router_options_.top_k);
+        sort_by_expert(routing.experts, router_options_.experts, routing.weights.columns());
     hand_out(input, logits, routing, sorted);
 
     const Tensor given = latent_in_.defined() ? linear(context, x, latent_in_) : x;
@@ -140,6 +153,7 @@ class MixtureOfExperts final : public FeedForward {
     router_ =
         Weight(scope.tensor("gate.weight", {config.experts, context.hidden_size}, in, Decay::yes));
     if (config.router_bias) router_bias_ = scope.tensor("gate.bias", {config.experts}, zero);
+    if (config.by_experts) threshold_ = scope.average("gate.threshold", {config.experts});
     if (config.correction) {
       correction_ =
           scope.counter("gate.e_score_correction_bias", {config.experts}, config.correction_step);
@@ -186,6 +200,12 @@ class MixtureOfExperts final : public FeedForward {
     }
   }
 
+  Routing routed(const LayerInput& input, const Tensor& logits) const {
+    if (!threshold_.defined()) return route(input.context, logits, correction_, router_options_);
+    return route_by_experts(input.context, logits, threshold_, std::ssize(input.batch.segments()),
+                            router_options_);
+  }
+
   // What is between the two layers of an expert. gate: undefined in experts that have none.
   Tensor inner(const Context& context, const Tensor& gate, const Tensor& up) const {
     if (!gated_) return activate(context, up, activation_);
@@ -222,7 +242,7 @@ class MixtureOfExperts final : public FeedForward {
   float clamp_;
   double balance_loss_, z_loss_;
   Weight router_, shared_gate_;
-  Tensor router_bias_, correction_;
+  Tensor router_bias_, correction_, threshold_;
   Projections gate_, up_, down_;
   Weight latent_in_, latent_out_;
   Weight shared_gate_proj_, shared_up_proj_, shared_down_proj_;

@@ -36,9 +36,11 @@ void detach_all(const std::vector<Tensor*>& tensors) {
 Stream recomputed(const Block& block, const LayerInput& input, const Stream& stream) {
   const size_t losses = input.carry.losses().size();
   const Carry before = input.carry;
-  Context plain = input.context;
-  plain.tape = nullptr;
-  Stream out = block.forward({plain, input.batch, input.carry}, stream);
+  // What is recorded is thrown away; but layers may do otherwise without a tape, in inference.
+  Tape unused;
+  Context first = input.context;
+  first.tape = &unused;
+  Stream out = block.forward({first, input.batch, input.carry}, stream);
   detach_all(tensors_of(out, input.carry, losses));
 
   // A copy of the batch: the rows of a subsampled span are gone when the backward pass comes.

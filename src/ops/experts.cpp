@@ -107,19 +107,23 @@ std::vector<int64_t> ExpertRows::counts() const {
   return counts;
 }
 
-ExpertRows sort_by_expert(std::span<const int32_t> experts, int64_t count, int64_t top_k) {
+ExpertRows sort_by_expert(std::span<const int32_t> experts, int64_t count, int64_t slots) {
   ExpertRows sorted;
   sorted.begins.assign(static_cast<size_t>(count) + 1, 0);
   for (const int32_t e : experts) {
-    require(e >= 0 && e < count, kWhere, "expert {} of {}", e, count);
-    ++sorted.begins[static_cast<size_t>(e) + 1];
+    require(e >= -1 && e < count, kWhere, "expert {} of {}", e, count);
+    if (e >= 0) ++sorted.begins[static_cast<size_t>(e) + 1];
   }
   for (size_t e = 1; e < sorted.begins.size(); ++e) sorted.begins[e] += sorted.begins[e - 1];
   std::vector<int64_t> next = sorted.begins;
-  sorted.rows.resize(experts.size());
+  sorted.rows.resize(static_cast<size_t>(sorted.begins.back()));
   for (size_t i = 0; i < experts.size(); ++i) {
+    if (experts[i] < 0) {
+      sorted.places.push_back(-1);
+      continue;
+    }
     const int64_t place = next[static_cast<size_t>(experts[i])]++;
-    sorted.rows[static_cast<size_t>(place)] = static_cast<int32_t>(static_cast<int64_t>(i) / top_k);
+    sorted.rows[static_cast<size_t>(place)] = static_cast<int32_t>(static_cast<int64_t>(i) / slots);
     sorted.places.push_back(static_cast<int32_t>(place));
   }
   return sorted;
@@ -152,7 +156,7 @@ Tensor combine_rows(const Context& context, const Tensor& x, const Tensor& weigh
     return Combination{extent_of(y), weights.columns(), from, weights.data(), input_matrix(x)};
   };
   for (const int32_t place : places) {
-    require(place >= 0 && place < x.rows(), kWhere, "place {} of {}", place, x.rows());
+    require(place >= -1 && place < x.rows(), kWhere, "place {} of {}", place, x.rows());
   }
   backend().pointwise().combine_rows(arguments(places.data()), output_matrix(y));
   if (needs_gradient(context, y, x, weights)) {

@@ -1,6 +1,7 @@
 // Mixtures of experts (arXiv 1701.06538, 2101.03961): a router gives each row to the top_k experts
-// that score highest, rows are sorted by expert, each expert computes its rows as one matrix
-// product, and what comes out is added up under the router's weights. No row is ever dropped.
+// that score highest, or experts choose rows (arXiv 2202.09368), rows are sorted by expert, each
+// expert computes its rows as one matrix product, and what comes out is added up under the router's
+// weights. No row is ever dropped.
 //
 // A row's experts, weights and result are computed from that row alone: they are the same bits
 // whichever other rows its experts are given, where linear() promises that of products.
@@ -35,8 +36,10 @@ struct RouterOptions {
 };
 
 struct Routing {
-  std::vector<int32_t> experts;  // [rows, top_k], best first
-  Tensor weights;                // [rows, top_k]
+  // [rows, slots], slots being top_k, best first; or where experts choose, as many as the row has
+  // that is given to most, in the order of their numbers and -1 behind them.
+  std::vector<int32_t> experts;
+  Tensor weights;  // [rows, slots], 0 where there is no expert
 };
 
 // logits [rows, experts]; correction [experts] or undefined. In a step of training the backward
@@ -45,15 +48,42 @@ struct Routing {
 Routing route(const Context& context, const Tensor& logits, const Tensor& correction,
               const RouterOptions& options);
 
+// The weights of the experts that rows are given to [rows, slots]. experts: as in Routing. Their
+// gradient goes to the logits.
+Tensor expert_weights(const Context& context, const Tensor& logits,
+                      std::span<const int32_t> experts, const RouterOptions& options);
+
+// Expert choice (arXiv 2202.09368): with a tape each expert takes the C = ceil(rows top_k /
+// experts) rows of the batch that score highest with it, the earlier row first among equal ones. So
+// all experts are given alike, and a row goes to none, some or all. What a row gets depends on the
+// others there; without a tape it does not, and a row is given to each expert whose score is at
+// least the expert's threshold.
+//
+// threshold [experts]: in a step of training the backward pass adds to its gradient `sequences`,
+// the number of those in the batch, times how far it is above the least score that the expert took.
+// A threshold that follows that average takes about as many rows. No correction, no groups.
+Routing route_by_experts(const Context& context, const Tensor& logits, const Tensor& threshold,
+                         int64_t sequences, const RouterOptions& options);
+
+// Its two choices. experts: as in Routing; least: the C-th highest score with each expert.
+std::vector<int32_t> experts_above(const Tensor& logits, const Tensor& threshold,
+                                   const RouterOptions& options);
+struct RowsOfExperts {
+  std::vector<int32_t> experts;
+  std::vector<double> least;
+};
+RowsOfExperts highest_rows(const Tensor& logits, const RouterOptions& options);
+
 // Rows of a batch in the order of their experts: those of expert e are [begins[e], begins[e + 1]).
 struct ExpertRows {
   std::vector<int32_t> rows;    // of the batch, at each place
-  std::vector<int32_t> places;  // [rows of the batch, top_k]
+  std::vector<int32_t> places;  // [rows of the batch, slots], -1 where there is no expert
   std::vector<int64_t> begins;  // [experts + 1]
 
   std::vector<int64_t> counts() const;
 };
-ExpertRows sort_by_expert(std::span<const int32_t> experts, int64_t count, int64_t top_k);
+// experts [rows, slots] of `count`, -1 for none.
+ExpertRows sort_by_expert(std::span<const int32_t> experts, int64_t count, int64_t slots);
 
 // Rows [begins[e], begins[e + 1]) of y are those of x times weights[e]^T plus biases[e]. x [places,
 // in]; the weights have one shape; biases: one each, or none. Adapters of the weights, if any, must
@@ -62,7 +92,7 @@ Tensor grouped_linear(const Context& context, const Tensor& x, std::span<const W
                       std::span<const Tensor> biases, std::span<const int64_t> begins);
 
 // y[i] = sum over s of weights[i][s] x[places[i][s]]. weights [rows, slots]; places: row-major,
-// each row of x at most once. The sum is taken in the order of s.
+// each row of x at most once, -1 for none. The sum is taken in the order of s.
 Tensor combine_rows(const Context& context, const Tensor& x, const Tensor& weights,
                     std::span<const int32_t> places);
 

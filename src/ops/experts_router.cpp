@@ -1,34 +1,14 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "base/error.h"
-#include "base/threads.h"
-#include "ops/experts.h"
+#include "ops/router_scores.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr char kWhere[] = "router";
-constexpr int64_t kGrain = 1 << 12;  // numbers of a task
-
-double logistic(double z) { return 1 / (1 + std::exp(-z)); }
-
-double log_sum_exp(std::span<const float> z) {
-  const double most = *std::ranges::max_element(z);
-  double sum = 0;
-  for (const float value : z) sum += std::exp(value - most);
-  return most + std::log(sum);
-}
-
-// The scores of a row.
-void score(const RouterOptions& options, std::span<const float> z, std::span<double> scores) {
-  const double log_z = options.sigmoid ? 0 : log_sum_exp(z);
-  for (size_t e = 0; e < z.size(); ++e) {
-    scores[e] = options.sigmoid ? logistic(z[e]) : std::exp(z[e] - log_z);
-  }
-}
 
 // The highest of those that are not taken yet; the lower index first, also where none compares.
 size_t best_of(std::span<const double> values, const std::vector<bool>& taken) {
@@ -49,12 +29,12 @@ class Chooser {
         choice_(scores_.size()),
         taken_(scores_.size()) {}
 
-  // The experts and weights of a row. correction: null for none.
-  void choose(std::span<const float> z, const float* correction, int32_t* experts, float* weights) {
+  // The experts of a row. correction: null for none.
+  void choose(std::span<const float> z, const float* correction, int32_t* experts) {
     const auto count = static_cast<size_t>(options_.top_k);
-    // What is normalised needs no score but those of the chosen, and logits order as softmax does.
+    // Logits order as softmax does.
     const bool by_logits = !options_.sigmoid && correction == nullptr;
-    if (!by_logits || !options_.normalize) score(options_, z, scores_);
+    if (!by_logits) router_scores(options_, z, scores_);
     for (size_t e = 0; e < z.size(); ++e) {
       choice_[e] = by_logits ? z[e] : scores_[e] + (correction == nullptr ? 0 : correction[e]);
     }
@@ -65,7 +45,6 @@ class Chooser {
       taken_[best] = true;
       experts[i] = static_cast<int32_t>(best);
     }
-    weigh(z, {experts, count}, weights);
   }
 
  private:
@@ -83,63 +62,15 @@ class Chooser {
     for (size_t e = 0; e < choice_.size(); ++e) taken_[e] = !kept[e / size];
   }
 
-  void weigh(std::span<const float> z, std::span<const int32_t> experts, float* weights) const {
-    const auto at = [&](size_t i) { return static_cast<size_t>(experts[i]); };
-    if (options_.normalize && !options_.sigmoid) {
-      double most = -std::numeric_limits<double>::infinity(), sum = 0;
-      for (size_t i = 0; i < experts.size(); ++i) most = std::max(most, double{z[at(i)]});
-      for (size_t i = 0; i < experts.size(); ++i) sum += std::exp(z[at(i)] - most);
-      for (size_t i = 0; i < experts.size(); ++i) {
-        weights[i] = static_cast<float>(options_.scale * std::exp(z[at(i)] - most) / sum);
-      }
-      return;
-    }
-    double sum = options_.normalize ? options_.least_sum : 1;
-    for (size_t i = 0; i < experts.size() && options_.normalize; ++i) sum += scores_[at(i)];
-    for (size_t i = 0; i < experts.size(); ++i) {
-      weights[i] = static_cast<float>(options_.scale * scores_[at(i)] / sum);
-    }
-  }
-
   const RouterOptions& options_;
   std::vector<double> scores_, choice_;
   std::vector<bool> taken_;
 };
 
-// dz += the gradient of a row's weights, dw.
-void route_backward(const RouterOptions& options, std::span<const float> z,
-                    std::span<const int32_t> experts, std::span<const float> dw,
-                    std::span<double> scores, std::span<float> dz) {
-  score(options, z, scores);
-  const double scale = options.scale;
-  double sum = 0, mean = 0;  // of the chosen scores; of dw under the weights
-  for (const int32_t e : experts) sum += scores[static_cast<size_t>(e)];
-  if (options.sigmoid) sum += options.least_sum;
-  const double divisor = options.normalize ? sum : 1;
-  for (size_t i = 0; i < experts.size(); ++i) {
-    mean += dw[i] * scores[static_cast<size_t>(experts[i])] / divisor;
-  }
-  if (!options.sigmoid && !options.normalize) {
-    for (size_t e = 0; e < z.size(); ++e) dz[e] -= static_cast<float>(scale * scores[e] * mean);
-  }
-  for (size_t i = 0; i < experts.size(); ++i) {
-    const auto e = static_cast<size_t>(experts[i]);
-    const double s = scores[e], centred = options.normalize ? dw[i] - mean : dw[i];
-    const double slope = options.sigmoid ? s * (1 - s) : s;
-    dz[e] += static_cast<float>(scale * centred * slope / divisor);
-  }
-}
-
 std::vector<int64_t> counts_of(std::span<const int32_t> experts, int64_t count) {
   std::vector<int64_t> counts(static_cast<size_t>(count));
   for (const int32_t e : experts) ++counts[static_cast<size_t>(e)];
   return counts;
-}
-
-// The gradient so far, to be added to and written back; zeros if nobody has added to it yet.
-PooledVector<float> gradient_so_far(const GradTarget& target) {
-  if (target.accumulate) return target.tensor.read();
-  return PooledVector<float>(static_cast<size_t>(target.tensor.size()));
 }
 
 void add_excess(const Tensor& correction, std::span<const int32_t> experts) {
@@ -153,19 +84,9 @@ void add_excess(const Tensor& correction, std::span<const int32_t> experts) {
   target.tensor.write(sum);
 }
 
-template <typename Body>
-void for_rows(int64_t rows, int64_t experts, Body&& body) {
-  parallel_for(rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, experts)), body);
-}
-
-std::span<const float> row_of(const PooledVector<float>& values, int64_t row, int64_t width) {
-  return std::span(values).subspan(static_cast<size_t>(row * width), static_cast<size_t>(width));
-}
-
 void check(const Tensor& logits, const Tensor& correction, const RouterOptions& options) {
   const int64_t experts = options.experts, k = options.top_k;
-  require(logits.columns() == experts && logits.contiguous(), kWhere, "logits {} for {} experts",
-          shape_string(logits.shape()), experts);
+  check_logits(logits, options);
   require(k >= 1 && k <= experts, kWhere, "{} of {} experts", k, experts);
   require(options.groups >= 1 && experts % options.groups == 0 && options.top_groups >= 1 &&
               options.top_groups <= options.groups &&
@@ -188,35 +109,19 @@ Routing route(const Context& context, const Tensor& logits, const Tensor& correc
   if (correction.defined()) bias = correction.read();
   Routing routing;
   routing.experts.resize(static_cast<size_t>(rows * k));
-  PooledVector<float> weights(routing.experts.size());
   for_rows(rows, width, [&](int64_t begin, int64_t end) {
     Chooser chooser(options);
     for (int64_t row = begin; row < end; ++row) {
       chooser.choose(row_of(z, row, width), bias.empty() ? nullptr : bias.data(),
-                     routing.experts.data() + row * k, weights.data() + row * k);
+                     routing.experts.data() + row * k);
     }
   });
-  routing.weights = Tensor::from(weights, {rows, k});
-  const bool counted = context.tape != nullptr && context.training_step.has_value() &&
-                       correction.defined() && correction.requires_grad();
-  if (!needs_gradient(context, routing.weights, logits) && !counted) return routing;
-  context.tape->record([logits, correction, counted, options, routing, rows, k, width] {
-    if (counted) add_excess(correction, routing.experts);
-    if (!logits.requires_grad() || !routing.weights.has_grad()) return;
-    const PooledVector<float> dw = routing.weights.grad().read(), values = logits.read();
-    const GradTarget target = logits.grad_target();
-    PooledVector<float> dz = gradient_so_far(target);
-    for_rows(rows, width, [&](int64_t begin, int64_t end) {
-      std::vector<double> scores(static_cast<size_t>(width));
-      for (int64_t row = begin; row < end; ++row) {
-        const auto first = static_cast<size_t>(row * k), count = static_cast<size_t>(k);
-        route_backward(options, row_of(values, row, width),
-                       std::span(routing.experts).subspan(first, count), row_of(dw, row, k), scores,
-                       {dz.data() + row * width, static_cast<size_t>(width)});
-      }
-    });
-    target.tensor.write(dz);
-  });
+  routing.weights = expert_weights(context, logits, routing.experts, options);
+  if (context.tape != nullptr && context.training_step.has_value() && correction.defined() &&
+      correction.requires_grad()) {
+    context.tape->record(
+        [correction, experts = routing.experts] { add_excess(correction, experts); });
+  }
   return routing;
 }
 
@@ -230,7 +135,7 @@ Tensor balance_loss(const Context& context, const Tensor& logits, const Routing&
   }
   double sum = 0;
   for (int64_t row = 0; row < rows; ++row) {
-    score(options, row_of(z, row, width), scores);
+    router_scores(options, row_of(z, row, width), scores);
     const double total = std::accumulate(scores.begin(), scores.end(), 0.0);
     sum += std::inner_product(scores.begin(), scores.end(), shares.begin(), 0.0) / total;
   }
@@ -245,7 +150,7 @@ Tensor balance_loss(const Context& context, const Tensor& logits, const Routing&
     PooledVector<float> dz = gradient_so_far(target);
     std::vector<double> scores(static_cast<size_t>(width));
     for (int64_t row = 0; row < rows; ++row) {
-      score(options, row_of(values, row, width), scores);
+      router_scores(options, row_of(values, row, width), scores);
       const double total = std::accumulate(scores.begin(), scores.end(), 0.0);
       const double mean =
           std::inner_product(scores.begin(), scores.end(), shares.begin(), 0.0) / total;

@@ -17,6 +17,7 @@ constexpr double kClamp = 1.5;  // reached by some
 struct Variant {
   RouterOptions router;
   bool clamped = false, correction = false;
+  std::vector<double> thresholds = {};  // of experts that choose; none: rows do
 };
 
 // What is added to a logit, besides what the router says of the row: experts are so far apart that
@@ -42,6 +43,12 @@ Choice choose(const Variant& variant, const std::vector<double>& z) {
   for (const double value : z) total += std::exp(value);
   for (const double value : z) {
     choice.scores.push_back(options.sigmoid ? logistic(value) : std::exp(value) / total);
+  }
+  if (!variant.thresholds.empty()) {
+    for (size_t e = 0; e < z.size(); ++e) {
+      if (choice.scores[e] >= variant.thresholds[e]) choice.experts.push_back(e);
+    }
+    return choice;
   }
   std::vector<double> c = choice.scores;
   for (size_t e = 0; e < c.size() && variant.correction; ++e) {
@@ -129,10 +136,18 @@ Tensor experts_forward(const Variant& variant, const Context& context,
   }
   const Tensor logits = add(context, linear(context, in[0], Weight(in[1])),
                             Tensor::from(offsets, {batch.rows(), experts}));
-  const Routing routing =
-      route(context, logits, variant.correction ? Tensor::from(correction, {experts}) : Tensor(),
-            variant.router);
-  const ExpertRows sorted = sort_by_expert(routing.experts, experts, variant.router.top_k);
+  Routing routing;
+  if (variant.thresholds.empty()) {
+    routing =
+        route(context, logits, variant.correction ? Tensor::from(correction, {experts}) : Tensor(),
+              variant.router);
+  } else {
+    // What inference does, whose gradient is that of training: only the choice is another there.
+    const std::vector<float> thresholds(variant.thresholds.begin(), variant.thresholds.end());
+    routing.experts = experts_above(logits, Tensor::from(thresholds, {experts}), variant.router);
+    routing.weights = expert_weights(context, logits, routing.experts, variant.router);
+  }
+  const ExpertRows sorted = sort_by_expert(routing.experts, experts, routing.weights.columns());
   const auto grouped = [&](const Tensor& x, const Tensor& matrices, const Tensor& biases) {
     const int64_t out = matrices.rows() / experts;
     std::vector<Weight> weights;
@@ -194,7 +209,17 @@ std::vector<OperatorCase> experts_cases() {
                                        true}),
       experts_case("experts_sigmoid_plain",
                    {{.experts = 6, .top_k = 1, .sigmoid = true, .normalize = false}}),
-      experts_case("experts_clamped", {{.experts = 6, .top_k = 4}, true, false})};
+      experts_case("experts_clamped", {{.experts = 6, .top_k = 4}, true, false}),
+      // Thresholds between what the offsets make of scores; some rows are given to no expert.
+      experts_case("experts_that_choose", {{.experts = 6, .top_k = 2, .normalize = false},
+                                           false,
+                                           false,
+                                           {0.07, 0.2, 0.9, 0.12, 0.33, 0.02}}),
+      experts_case("experts_that_choose_sigmoid",
+                   {{.experts = 4, .top_k = 1, .sigmoid = true, .scale = 1.3f, .least_sum = 0.4},
+                    false,
+                    false,
+                    {0.78, 0.78, 0.95, 0.68}})};
 }
 
 }  // namespace pronghorn::laws

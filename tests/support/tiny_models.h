@@ -205,6 +205,16 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
        R"("pattern": "m(e)e", "subsample": {"keep": 0.6}, "blocks": {"m": {"mixer": )" + mamba2 +
            R"(}, "e": {"ffn": {"type": "moe", "experts": 6, "top_k": 2, "size": 18,
           "gated": false, "activation": "relu2", "scores": "sigmoid", "shared_size": 10}}})"},
+      // Experts that choose; all take all rows in the first, whose loss has no jumps.
+      {"moe_expert_choice",
+       R"("pattern": "2e", "blocks": {"e": {"mixer": )" + attention +
+           R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 3, "size": 14, "choice": "expert",
+          "shared_size": 12, "z_loss": 0.1}}})"},
+      {"moe_expert_choice_few",
+       R"("pattern": "m(e)e", "subsample": {"keep": 0.6}, "blocks": {"m": {"mixer": )" + mamba2 +
+           R"(}, "e": {"mixer": )" + attention +
+           R"(, "ffn": {"type": "moe", "experts": 5, "top_k": 2, "size": 14, "scores": "sigmoid",
+          "choice": "expert"}}})"},
       // Attention beside the stream, at two places with the same weights and with changes of low
       // rank, and with weights of its own; in a span, too.
       {"sides", R"("pattern": "stu", "embedding_scale": 2, "blocks": {"s": {"mixer": )" + mamba2 +

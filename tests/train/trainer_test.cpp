@@ -510,6 +510,44 @@ TEST_F(TrainerTest, ACorrectionBalancesTheLoadOfExperts) {
   }
 }
 
+// In inference experts that choose take about as many tokens as in training; activations that are
+// computed again are of the same choices.
+TEST_F(TrainerTest, ThresholdsOfExpertsComeToTakeWhatTrainingGivesThem) {
+  nlohmann::json json = testing_support::tiny_json("2a");
+  json["vocab_size"] = 256;
+  json["blocks"]["a"]["ffn"] = {
+      {"type", "moe"}, {"experts", 4}, {"top_k", 2}, {"size", 16}, {"choice", "expert"}};
+  std::vector<double> losses;
+  for (const bool recompute : {false, true}) {
+    json["recompute"] = recompute;
+    Model model(read_pronghorn_config(ConfigReader(json, "tiny")), 1);
+    for (const Parameter& parameter : model.parameters()) {
+      EXPECT_EQ(parameter.learning,
+                parameter.name.ends_with("gate.threshold") ? Learning::average : Learning::loss);
+    }
+    const std::string name = fmt::format("choice{}", recompute);
+    const TrainResult result = train_here(model, run_of(name, 60));
+    const TrainLogLine last = read_train_log(folder_ / name / "log.jsonl").back();
+    EXPECT_DOUBLE_EQ(last.expert_shares->most, 1);
+    EXPECT_DOUBLE_EQ(last.expert_shares->least, 1);
+    EXPECT_LT(result.expert_loads.most(), 1.5) << "of the held-out text, by thresholds";
+    EXPECT_GT(result.expert_loads.least(), 0.6);
+    // Each of the two layers would take two experts' worth of every token.
+    constexpr int64_t kTokens = 256;
+    std::vector<int32_t> text(kTokens);
+    shard_->read(0, text);
+    int64_t taken = 0;
+    ForwardObserver observer;
+    observer.on_load = [&](const ExpertLoad& load) {
+      for (const int64_t rows : load.rows) taken += rows;
+    };
+    model.forward({}, fresh_segments(text, 32), observer);
+    EXPECT_NEAR(static_cast<double>(taken) / (2 * kTokens), 2, 0.4);
+    losses.push_back(last.loss);
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-5);
+}
+
 // From scores that are all below 0, where the loss has no gradient.
 TEST_F(TrainerTest, ASubsampledSpanComesToKeepItsShare) {
   Model model(tiny_config("a (m) a"), 1);

@@ -61,6 +61,7 @@ void CombineRows(const Combination& in, Matrix y) {
     ForEachVector(in.extent.columns, [&](auto v, int64_t c) PRONGHORN_VECTOR_LAMBDA {
       FloatVector sum = hn::Zero(FloatTag());
       for (int64_t s = 0; s < in.slots; ++s) {
+        if (places[s] < 0) continue;
         const FloatVector weight = hn::Set(FloatTag(), weights[s]);
         sum = hn::MulAdd(weight, v.load(in.x.row(places[s]) + c), sum);
       }
@@ -74,6 +75,10 @@ void CombineRowsBackward(const Combination& in, ConstMatrix dy, Matrix dx, Matri
     const float* from = dy.row(row);
     for (int64_t s = 0; s < in.slots; ++s) {
       const int32_t place = in.places[row * in.slots + s];
+      if (place < 0) {
+        if (dweights.data != nullptr && !dweights.accumulate) dweights.row(row)[s] = 0;
+        continue;
+      }
       const float* x = in.x.row(place);
       const FloatVector weight = hn::Set(FloatTag(), in.weights[row * in.slots + s]);
       FloatVector product = hn::Zero(FloatTag());
