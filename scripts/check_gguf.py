@@ -62,6 +62,8 @@ CHANGES = {
     "nemotron_h": {},
     "nemotron_h_bias": {"use_bias": False, "use_conv_bias": True, "time_step_min": 0.001,
                         "mlp_hidden_act": "relu2"},
+    "nemotron_h_moe": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+    "nemotron_h_moe_latent": {"mlp_hidden_act": "relu2"},
     "qwen3_next_moe": {}, "qwen3_5_moe_text": {}, "lfm2_moe": {"routed_scaling_factor": 1.0}, "granitemoehybrid_moe": {},
     "granitemoehybrid_moe_rope": None, "jamba_moe": {},
     "jamba": {}, "mamba": {}, "falcon_mamba": {}, "mamba2": {}, "mamba2_groups": {"use_bias": False},
@@ -81,15 +83,18 @@ def older_kinds(hparams):
 
 
 def older_pattern(hparams):
-    """Nemotron-H's kinds of layers as letters, and no word of experts."""
-    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+    """Nemotron-H's kinds of layers as letters, and no word of experts where there are none."""
+    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
     kinds = hparams.get("layers_block_type")
     if kinds is None:
         return {}
-    return {"hybrid_override_pattern": "".join(letters[kind] for kind in kinds),
-            "num_hidden_layers": len(kinds), "mamba_d_head": hparams["mamba_head_dim"],
-            "layers_block_type": None, "num_experts_per_tok": None, "n_routed_experts": None,
-            "n_group": None, "topk_group": None}
+    older = {"hybrid_override_pattern": "".join(letters[kind] for kind in kinds),
+             "num_hidden_layers": len(kinds), "mamba_d_head": hparams["mamba_head_dim"],
+             "layers_block_type": None}
+    if "moe" not in kinds:
+        older.update(dict.fromkeys(["num_experts_per_tok", "n_routed_experts", "n_group",
+                                    "topk_group"]))
+    return older
 
 
 # Keys of config.json that the converter asks for and transformers no longer writes, and those that

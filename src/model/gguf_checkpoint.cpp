@@ -30,9 +30,9 @@ struct Plan {
 Plan plan_for(const Family& family, const Model& model, const std::string& where) {
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
   std::vector<Plan::Tensors> all;
-  std::vector<BoundRule> rules =
-      naming(fmt::format("{}: architecture {}", where, family.gguf->architecture),
-             [&] { return bound(family.gguf->tensors(model.config()), model.parameters()); });
+  std::vector<BoundRule> rules = naming(
+      fmt::format("{}: architecture {}", where, family.gguf->architecture_of(model.config())),
+      [&] { return bound(family.gguf->tensors(model.config()), model.parameters()); });
   for (BoundRule& rule : rules) {
     Plan::Tensors tensors{std::move(rule), {}};
     Shapes ours;

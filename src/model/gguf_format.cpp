@@ -48,7 +48,7 @@ bool says_nothing(const GgufValue& value) {
 }
 
 void refuse_unknown_keys(const GgufFormat& format, const GgufMetadata& metadata) {
-  const std::string prefix = full_key(format.architecture, "");
+  const std::string prefix = full_key(metadata.text(kArchitecture), "");
   for (const auto& [key, value] : metadata.all()) {
     if (!key.starts_with(prefix) || says_nothing(value)) continue;
     const std::string_view name = std::string_view(key).substr(prefix.size());
@@ -73,14 +73,14 @@ void write_keys(const GgufFormat& format, const nlohmann::json& config, GgufMode
               key.config_key);
       continue;
     }
-    file.metadata.set(full_key(format.architecture, key.key), value_of(*found, key.kind));
+    file.metadata.set(file.key(key.key), value_of(*found, key.kind));
   }
 }
 
 // Throws Error unless the file is read as what `config` computes.
 void read_back(const ModelConfig& config, const GgufModel& file) {
   const Family& family = gguf_family(file);  // perhaps another of the same architecture
-  const std::string architecture(family.gguf->architecture);
+  const std::string architecture(file.metadata.text(kArchitecture));
   const ModelConfig read = family.read(ConfigReader(gguf_config(file), architecture));
   const std::string difference = computes_otherwise(config, read);
   require(difference.empty(), file.metadata.where(), "files of the architecture {} cannot say {}",
@@ -92,6 +92,14 @@ void read_back(const ModelConfig& config, const GgufModel& file) {
 double decimal_number(double value) {
   const std::string text = fmt::format("{}", static_cast<float>(value));
   return std::strtod(text.c_str(), nullptr);
+}
+
+std::string_view GgufFormat::architecture_of(const ModelConfig& config) const {
+  const bool experts = std::ranges::any_of(config.blocks, [](const auto& named) {
+    const nlohmann::json& ffn = named.second.feed_forward;
+    return !ffn.is_null() && ffn.at("type") == "moe";
+  });
+  return experts && !with_experts.empty() ? with_experts : architecture;
 }
 
 std::string GgufModel::key(std::string_view name) const {
@@ -118,12 +126,13 @@ const Family& gguf_family(const GgufModel& file) {
   std::vector<std::string_view> names;
   for (const Family& family : families()) {
     if (family.gguf == nullptr) continue;
-    if (family.gguf->architecture == architecture &&
-        (family.gguf->reads_it == nullptr || family.gguf->reads_it(file))) {
-      return family;
-    }
-    if (std::ranges::count(names, family.gguf->architecture) == 0) {
-      names.push_back(family.gguf->architecture);
+    for (const std::string_view name : {family.gguf->architecture, family.gguf->with_experts}) {
+      if (name.empty()) continue;
+      if (name == architecture &&
+          (family.gguf->reads_it == nullptr || family.gguf->reads_it(file))) {
+        return family;
+      }
+      if (std::ranges::count(names, name) == 0) names.push_back(name);
     }
   }
   throw Error(metadata.path(kArchitecture),
@@ -138,7 +147,7 @@ nlohmann::json gguf_config(const GgufModel& file) {
   refuse_unknown_keys(format, metadata);
   nlohmann::json config = {{"model_type", family.model_type}};
   for (const GgufKey& key : format.keys) {
-    const std::string name = full_key(format.architecture, key.key);
+    const std::string name = file.key(key.key);
     if (!metadata.has(name)) {
       require(!key.required, metadata.path(name), "is missing");
       continue;
@@ -151,7 +160,7 @@ nlohmann::json gguf_config(const GgufModel& file) {
   require(has_layer(file, count - 1), metadata.path(layers),
           "{}, but there is no tensor of layer {}", count, count - 1);
   for (const GgufKey& key : format.keys) {
-    const std::string name = full_key(format.architecture, key.key);
+    const std::string name = file.key(key.key);
     const GgufValue* value = metadata.find(name);
     require(value == nullptr || value->kind() != GgufKind::array ||
                 std::cmp_equal(value->count(), count),
@@ -180,20 +189,21 @@ GgufModel write_gguf_config(const Family& family, const ModelConfig& config,
                             std::map<std::string, std::vector<int64_t>, std::less<>> shapes,
                             const std::string& where) {
   const GgufFormat& format = *family.gguf;
+  const std::string_view architecture = format.architecture_of(config);
   require(!format.tied || *format.tied == config.tie_embeddings, where,
-          "files of the architecture {} have {}", format.architecture,
+          "files of the architecture {} have {}", architecture,
           config.tie_embeddings ? "a head besides the embedding" : "no head besides the embedding");
   const ModelConfig said = format.folded == nullptr ? config : format.folded(config);
   const nlohmann::json json = family.write(said).value();
   GgufModel file{GgufMetadata(where), std::move(shapes), {}, {}};
-  file.metadata.set(kArchitecture, GgufValue::text(format.architecture));
+  file.metadata.set(kArchitecture, GgufValue::text(architecture));
   write_keys(format, json, file);
   if (format.write != nullptr) format.write(said, json, file);
   const TensorRules rules = format.tensors(config);
   for (const auto& [name, table] : file.tables) {
     require(is_passed_over(rules, name), where,
             "files of the architecture {} cannot say how rotary positions are scaled",
-            format.architecture);
+            architecture);
     file.shapes[name] = {static_cast<int64_t>(table.size())};
   }
   read_back(said, file);

@@ -63,6 +63,11 @@ struct GgufFormat {
   // What the metadata has to say of a configuration where tensors() puts some of it, such as
   // factors, into the numbers of weights; null: all of it.
   ModelConfig (*folded)(ModelConfig config) = nullptr;
+  // general.architecture of models with experts, if that is another; the keys are those above.
+  std::string_view with_experts = {};
+
+  // That of the files of a model.
+  std::string_view architecture_of(const ModelConfig& config) const;
 };
 
 // The shortest decimal number that is this f32: what a configuration once said.

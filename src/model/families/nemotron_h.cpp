@@ -8,9 +8,8 @@
 #include "model/families.h"
 #include "model/families/backbone.h"
 #include "model/families/deepseek.h"
-#include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
-#include "model/families/mixture.h"
+#include "model/families/nemotron_h.h"
 #include "model/families/published_keys.h"
 
 namespace pronghorn {
@@ -81,8 +80,6 @@ nlohmann::json read_attention(ConfigReader& reader) {
           {"head_dim", reader.integer("head_dim", older, 1)}};
 }
 
-constexpr const char* kCount = "n_routed_experts";
-
 // The experts, where a layer has some; the keys are in the files of models without, too.
 nlohmann::json read_moe(ConfigReader& reader, const std::string& activation, bool any) {
   constexpr double kMostScale = 1e4;
@@ -93,9 +90,10 @@ nlohmann::json read_moe(ConfigReader& reader, const std::string& activation, boo
     reader.ignore(key);
   }
   if (!any) {
-    for (const char* key : {kCount, "moe_intermediate_size", "moe_shared_expert_intermediate_size",
-                            "moe_latent_size", "num_experts_per_tok", "routed_scaling_factor",
-                            "n_group", "topk_group", "norm_topk_prob"}) {
+    for (const char* key :
+         {nemotron_h_keys::kExperts, "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+          "moe_latent_size", "num_experts_per_tok", "routed_scaling_factor", "n_group",
+          "topk_group", "norm_topk_prob"}) {
       reader.ignore(key);
     }
     return {};
@@ -103,7 +101,7 @@ nlohmann::json read_moe(ConfigReader& reader, const std::string& activation, boo
   require(!reader.boolean("mlp_bias", false), reader.path("mlp_bias"),
           "true is not supported in a model with experts");
   nlohmann::json moe = read_corrected_router(reader, {});
-  const int64_t experts = reader.integer(kCount, 8, 1, limits::kExperts);
+  const int64_t experts = reader.integer(nemotron_h_keys::kExperts, 8, 1, limits::kExperts);
   moe.update({{"type", "moe"},
               {"gated", false},
               {"activation", activation},
@@ -171,7 +169,7 @@ void write_mixer(nlohmann::json& json, const nlohmann::json& mixer) {
 
 void write_feed_forward(nlohmann::json& json, const nlohmann::json& ffn) {
   if (ffn.at("type") == "moe") {
-    json.update({{kCount, ffn.at("experts")},
+    json.update({{nemotron_h_keys::kExperts, ffn.at("experts")},
                  {"num_experts_per_tok", ffn.at("top_k")},
                  {"moe_intermediate_size", ffn.at("size")},
                  {"moe_shared_expert_intermediate_size", ffn.at("shared_size")},
@@ -229,80 +227,8 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
-constexpr const char *kFfnSize = "feed_forward_length", *kLayers = "block_count",
-                     *kNorm = "attention.layer_norm_rms_epsilon";
-
-// A layer with a feed-forward has a size for it, one of attention has key/value heads, the others
-// are Mamba-2.
-void read_gguf(const GgufModel& file, nlohmann::json& config) {
-  const GgufMetadata& metadata = file.metadata;
-  const std::string key = file.key(kFfnSize);
-  config["num_hidden_layers"] = metadata.integer(file.key(kLayers), {}, 1, kMaxBlocks);
-  const std::vector<bool> attention = read_gguf_attention_layers(file, config);
-  const std::vector<int64_t> sizes = metadata.integers(key);
-  require(sizes.size() == attention.size(), metadata.path(key),
-          "{} sizes of feed-forwards where there are {} layers", sizes.size(), attention.size());
-  config["layers_block_type"] = nlohmann::json::array();
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    require(sizes[i] == 0 || !attention[i], metadata.path(key),
-            "layer {} is attention and has a feed-forward", i);
-    config["layers_block_type"].push_back(sizes[i] != 0  ? "mlp"
-                                          : attention[i] ? "full_attention"
-                                                         : "linear_attention");
-  }
-  config["mamba_head_dim"] = read_gguf_state_head_dim(file);
-  config["mlp_bias"] = std::ranges::any_of(
-      file.shapes, [](const auto& tensor) { return tensor.first.ends_with(".ffn_up.bias"); });
-  if (metadata.has(file.key(kNorm))) {
-    config["layer_norm_epsilon"] = decimal_number(metadata.number(file.key(kNorm)));
-  }
-}
-
-void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
-  const auto& kinds = json.at("layers_block_type");
-  const auto mixers = mixers_of(config, "mamba2");
-  require(!mixers.empty() && !mixers_of(config, "attention").empty(), file.metadata.where(),
-          "files of the architecture nemotron_h have layers of Mamba-2 and of attention");
-  std::vector<bool> feed_forwards;
-  for (const nlohmann::json& kind : kinds) feed_forwards.push_back(kind == "mlp");
-  file.metadata.set(file.key(kLayers), GgufValue::u32(static_cast<uint32_t>(kinds.size())));
-  file.metadata.set(file.key(kFfnSize), gguf_by_layer(feed_forwards, json.at("intermediate_size")));
-  file.metadata.set(file.key(kNorm), GgufValue::f32(config.norm_epsilon));
-  write_gguf_attention(config, json, file);
-  write_gguf_attention_layers(config, file);
-  write_gguf_mamba2(config, file);
-}
-
-// The converter moves the pairs of rotary angles, although there are none.
-TensorRules gguf_tensors(const ModelConfig& config) {
-  return with_rules(gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true},
-                                        {{"mamba2", "", gguf_mamba2_rules(config)}}),
-                    {{{"layers.*.ffn_norm.weight"}, {"blk.*.attn_norm.weight"}, {}}});
-}
-
 }  // namespace
 
-Family nemotron_h_family() {
-  static const GgufFormat gguf = {
-      "nemotron_h",
-      {{"context_length", "max_position_embeddings", GgufKind::u32, false},
-       {"embedding_length", "hidden_size"},
-       {kFfnSize, "intermediate_size", GgufKind::u32, true, true},
-       {"attention.head_count", "num_attention_heads"},
-       {"attention.head_count_kv", "num_key_value_heads", GgufKind::u32, true, true},
-       {"attention.key_length", "head_dim"},
-       {"attention.layer_norm_epsilon", "layer_norm_epsilon", GgufKind::f32},
-       {"ssm.conv_kernel", "conv_kernel"},
-       {"ssm.state_size", "ssm_state_size"},
-       {"ssm.group_count", "n_groups"},
-       {"ssm.time_step_rank", "mamba_num_heads"}},
-      // There are no positions.
-      {kLayers, kNorm, "attention.value_length", "attention.causal", "rope.dimension_count",
-       "rope.freq_base", "ssm.inner_size", "vocab_size"},
-      read_gguf,
-      write_gguf,
-      gguf_tensors};
-  return {"nemotron_h", read, write, tensors, &gguf};
-}
+Family nemotron_h_family() { return {"nemotron_h", read, write, tensors, &nemotron_h_gguf()}; }
 
 }  // namespace pronghorn
