@@ -43,7 +43,7 @@ bool has_amx() {
 }
 
 std::vector<Level> find_levels() {
-  const int64_t have = hwy::SupportedTargets();
+  const int64_t have = hwy::SupportedTargets() & HWY_TARGETS;  // of those that are built
   std::vector<Level> levels;
   // The baseline target is always built: plain C++ where the compiler assumes no SIMD to speak of.
   const int64_t portable = HWY_STATIC_TARGET;
