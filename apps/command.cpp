@@ -145,8 +145,8 @@ void add_precision(CLI::App& command, Target& precision, const std::string& defa
           [&precision](const std::string& name) {
             precision = name == "bf16" ? Precision::bf16 : Precision::f32;
           },
-          "operands of matrix products: bf16 (faster; of quantised weights 8-bit integers) or f32 "
-          "(exact)" +
+          "operands of matrix products: bf16 (faster; with quantised weights 8-bit integers, or "
+          "bf16 for prompts where AMX is) or f32 (exact)" +
               defaults)
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->option_text("f32|bf16");

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
+#include "formats/json.h"
 #include "model/model.h"
 #include "train/corpus.h"
 #include "train/finetune.h"
@@ -107,7 +108,12 @@ std::unique_ptr<Model> new_model(const TrainOptions& options, ModelConfig config
   }
   // The model remembers how it was trained: eval and compare take their window from it.
   config.train = write_train_config(run.config);
-  if (options.mtp >= 0) config.mtp.heads = options.mtp;
+  if (options.mtp >= 0) {
+    config.mtp.heads = options.mtp;
+    // Read again: not every model can have heads.
+    config =
+        read_pronghorn_config({write_pronghorn_config(config), options.config.string() + " --mtp"});
+  }
   return std::make_unique<Model>(std::move(config), options.seed);
 }
 

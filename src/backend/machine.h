@@ -14,7 +14,7 @@ struct MachineCeilings {
   double f32_gflops = 0;                 // multiply-adds between registers
   double bf16_gflops = 0;                // the same with AMX tiles or bf16 dot products;
                                          // f32_gflops where there are neither
-  double int8_gops = 0;                  // of bytes, with what the kernels for blocks use
+  double int8_gops = 0;                  // of bytes, with AMX tiles, VNNI or what there is
   double read_gigabytes_per_second = 0;  // from memory, eight streams a thread, huge pages
 };
 

@@ -35,6 +35,7 @@ std::vector<TokenSurprise> read_surprise(const Model& model, const Tokenizer& to
   require(!ids.empty(), "text", "gives no token");
   std::vector<TokenSurprise> tokens;
   SequenceState state = model.new_state();
+  const int64_t prefix = model.config().prefix_tokens;  // whose rows are of no token
   const auto read = [&](int64_t done, int64_t count) {
     const auto piece =
         std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(count));
@@ -44,7 +45,7 @@ std::vector<TokenSurprise> read_surprise(const Model& model, const Tokenizer& to
       const Journal& journal = state.journal(memory.slot.layer, memory.slot.index);
       // Layers of a subsampled span have rows of some of the tokens only.
       for (int64_t row = journal.length() - 1; row >= journal.first_row(); --row) {
-        const int32_t position = journal.position(row);
+        const int64_t position = journal.position(row) - prefix;
         if (position < done) break;
         tokens[static_cast<size_t>(position)].memories.push_back(
             fast_weight_memory_surprise(memory.options, journal.row(row)));

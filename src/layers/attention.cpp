@@ -37,7 +37,7 @@ struct AttentionConfig {
               "key and value heads; divides `heads`");
     f.check(heads.heads % kv_heads == 0, "kv_heads", "{} does not divide heads {}", kv_heads,
             heads.heads);
-    f.integer("window", window, 0, 0, kUnbounded, "tokens that a row looks back; 0: all");
+    f.integer("window", window, 0, 0, limits::kWindow, "tokens that a row looks back; 0: all");
     has_rope = f.object(
         "rope", [&](ConfigFields& inner) { rope.fields(inner, heads.head_dim); },
         "rotary positions, an object of the next keys; omitted: no positions at all");
@@ -61,6 +61,8 @@ struct AttentionConfig {
              "factor on the keys, as they are projected");
     f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
     shared.fields(f);
+    f.check(!shared.borrows() || key_scale == 1, "key_scale", "{} on keys of another layer",
+            key_scale);
     bits = read_product_bits(f);
     f.check(adapter_rank == 0 || bits == ProductBits::whole, "adapter_rank",
             "{} beside products in few bits", adapter_rank);
@@ -148,8 +150,7 @@ class AttentionMixer final : public Mixer {
   }
 
   double sequence_cost(double context) const override {
-    const auto reach = static_cast<double>(options_.window + options_.prefix);
-    const double seen = options_.window > 0 ? std::min(context, reach) : context;
+    const double seen = rows_seen(options_, context);
     return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 

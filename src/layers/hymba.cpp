@@ -33,7 +33,7 @@ struct HymbaConfig {
         "value_dim", value_dim,
         {std::max<int64_t>(1, 2 * context.hidden_size / heads.heads), "2 hidden_size / heads"}, 1,
         limits::kHeadDim, "width of a head's value; Mamba has `heads` x `value_dim` channels");
-    f.integer("window", window, 0, 0, kUnbounded, "tokens that a row looks back; 0: all");
+    f.integer("window", window, 0, 0, limits::kWindow, "tokens that a row looks back; 0: all");
     has_rope = f.object(
         "rope", [&](ConfigFields& inner) { rope.fields(inner, heads.head_dim); },
         "rotary positions, an object of the next keys; omitted: no positions at all");
@@ -103,8 +103,7 @@ class HymbaMixer final : public Mixer {
   }
 
   double sequence_cost(double context) const override {
-    const auto reach = static_cast<double>(options_.window + options_.prefix);
-    const double seen = options_.window > 0 ? std::min(context, reach) : context;
+    const double seen = rows_seen(options_, context);
     return 2 * seen * static_cast<double>(q_width_ + inner_size_) + core_.sequence_cost();
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 
@@ -22,7 +23,7 @@ void PersistentConfig::fields(ConfigFields& f, const HeadsConfig& heads) {
 void MemoryAndWindowConfig::fields(ConfigFields& f, const LayerContext& context) {
   memory.fields(f, context);
   attention.fields(f, memory.heads);
-  f.integer("window", window, 64, 0, kUnbounded, "of MAG's and MAL's attention; 0: all");
+  f.integer("window", window, 64, 0, limits::kWindow, "of MAG's and MAL's attention; 0: all");
 }
 
 PersistentAttention::PersistentAttention(const MemoryAndWindowConfig& config,
@@ -60,8 +61,7 @@ Tensor PersistentAttention::forward(const LayerInput& input, const Tensor& x) co
 }
 
 double PersistentAttention::sequence_cost(double context) const {
-  const auto reach = static_cast<double>(options_.window + options_.prefix);
-  const double seen = options_.window > 0 ? std::min(context, reach) : context;
+  const double seen = rows_seen(options_, context);
   return 4 * static_cast<double>(width()) * (seen + static_cast<double>(persistent_));
 }
 

@@ -17,7 +17,8 @@ constexpr int64_t kHeadDim = 4096;
 constexpr int64_t kState = 4096;
 constexpr int64_t kChannelState = 1024;  // of a state per channel
 constexpr int64_t kWidth = 1 << 20;
-constexpr int64_t kTaps = 64;  // of a convolution
+constexpr int64_t kTaps = 64;                  // of a convolution
+constexpr int64_t kWindow = int64_t{1} << 40;  // longer than any text: sums with it fit
 constexpr int64_t kExperts = 4096;
 constexpr double kRopeTheta = 1e12;
 constexpr double kLeastExpand = 0.0625, kExpand = 64;

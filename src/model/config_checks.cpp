@@ -77,11 +77,13 @@ void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks) {
 void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
   if (config.prefix_tokens == 0) return;
   const std::string where = reader.path("prefix_tokens");
-  require(config.span_count() == 0, where, "{} beside subsampled spans", config.prefix_tokens);
-  require(config.mtp.heads == 0, where, "{} beside heads for multi-token prediction",
-          config.prefix_tokens);
-  require(config.learned_positions == 0, where, "{} beside learned positions",
-          config.prefix_tokens);
+  const auto refuse = [&](const char* what) {
+    throw Error(where, fmt::format("{} beside {}", config.prefix_tokens, what),
+                "leave out one of the two");
+  };
+  if (config.span_count() > 0) refuse("subsampled spans");
+  if (config.mtp.heads > 0) refuse("heads for multi-token prediction");
+  if (config.learned_positions > 0) refuse("learned positions");
 }
 
 }  // namespace pronghorn

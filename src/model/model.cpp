@@ -132,6 +132,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
         break;
     }
   }
+  require(position_limit_ > config_.prefix_tokens, "prefix_tokens",
+          "{} fill all of the {} positions that the model has", config_.prefix_tokens,
+          position_limit_);
   // The scores are linear in what it gives, so their factor can be its own.
   norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.hidden_size,
                static_cast<float>(config_.logit_scale));

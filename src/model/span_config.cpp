@@ -24,6 +24,8 @@ void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
     config.predictor_size = reader.integer("predictor_size", kPredictorSize, 1, kMaxPredictorSize);
   }
   config.predictor_loss = reader.number("predictor_loss", kPredictorLoss, 0, kMaxPredictorLoss);
+  require(config.predictor == SubsampleConfig::Predictor::router || config.predictor_loss > 0,
+          reader.path("predictor_loss"), "is 0: nothing would teach the classifier");
 }
 
 }  // namespace

@@ -193,6 +193,12 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
 
 }  // namespace
 
+double rows_seen(const AttentionOptions& options, double context) {
+  if (options.window == 0) return context;
+  return std::min(context,
+                  static_cast<double>(options.window) + static_cast<double>(options.prefix));
+}
+
 JournalShape attention_journal(const AttentionOptions& options) {
   JournalShape shape;
   shape.name = "key_value";

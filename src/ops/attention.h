@@ -34,6 +34,9 @@ struct AttentionOptions {
   KeyOwner keys = KeyOwner::own;
 };
 
+// How many keys a row sees that has `context` tokens before it and itself, at most.
+double rows_seen(const AttentionOptions& options, double context);
+
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
 // key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
 // dropped, but for the prefix; lent ones when the forward has ended. There is none for borrowed

@@ -87,8 +87,9 @@ RowSelection select_highest(const Tensor& scores, const CheckedBatch& batch, dou
                      [values](int32_t a, int32_t b) { return values[a] > values[b]; });
     const auto total = static_cast<int64_t>(ranked.size());
     // Rounded first, so that 0.64 of 100 is 64 and not, by a last bit too many, 65.
-    const auto count =
+    const auto share =
         static_cast<int64_t>(std::ceil(std::round(keep * static_cast<double>(total) * 1e6) / 1e6));
+    const int64_t count = std::max(share, std::min<int64_t>(1, total));
     std::vector<std::pair<int32_t, int32_t>> kept;  // row and penalty
     for (int64_t i = 0; i < count; ++i) {
       const int64_t rank = reversed ? 2 * count - 1 - i : count + i;

@@ -53,7 +53,7 @@ struct Sizes {
 const std::vector<Sizes> kSizes = {{1, 1, 1},     {1, 16, 16},    {3, 8, 64},      {2, 17, 33},
                                    {5, 48, 31},   {9, 130, 7},    {16, 64, 128},   {23, 50, 301},
                                    {97, 40, 257}, {200, 16, 513}, {301, 100, 129}, {64, 1, 65},
-                                   {33, 400, 1}};
+                                   {33, 400, 1},  {1100, 40, 33}, {20, 2100, 40},  {70, 18, 2100}};
 
 struct RestoreMachine {
   std::string instruction_set = cpu_instruction_set();
@@ -196,8 +196,9 @@ TEST_P(MatmulTest, BackwardWeightEqualsFloat64) {
 }
 
 TEST_P(MatmulTest, ARowIsTheSameBitsWhateverTheOthers) {
-  constexpr int64_t kRows = 500, kStride = 300;
-  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{8, 300}, {200, 299}, {640, 256}}) {
+  constexpr int64_t kRows = 500, kStride = 2300;
+  for (const auto& [out, in] :
+       {std::pair<int64_t, int64_t>{8, 300}, {200, 299}, {640, 256}, {40, 2300}}) {
     const auto x = random_numbers(kRows * kStride, "x"), bias = random_numbers(out, "bias");
     const Weight weight(Tensor::from(random_numbers(out * in, "weight"), {out, in}));
     std::vector<float> all(static_cast<size_t>(kRows * out)), some(all.size());
@@ -223,7 +224,7 @@ TEST_P(MatmulTest, ARowIsTheSameBitsWhateverTheOthers) {
 }
 
 TEST_P(MatmulTest, GradientsAreTheSameBitsOnAnyNumberOfThreads) {
-  constexpr int64_t kRows = 600, kOut = 208, kIn = 130;
+  constexpr int64_t kRows = 1300, kOut = 208, kIn = 130;
   const auto x = random_numbers(kRows * kIn, "x"), dy = random_numbers(kRows * kOut, "dy");
   const Weight weight(Tensor::from(random_numbers(kOut * kIn, "weight"), {kOut, kIn}));
   std::vector<float> first;

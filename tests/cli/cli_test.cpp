@@ -68,6 +68,16 @@ TEST_F(CliTest, InspectShowsHowSurprisingATextWas) {
   }
   EXPECT_THAT(read_file(folder_ / "page.html"), HasSubstr("surprise "));
   EXPECT_THAT(output_of({"inspect", "run", "--text", "words.txt"}), HasSubstr("2 heads of 16"));
+  // Rows before the sequence are of no token.
+  memory["prefix_tokens"] = 20;
+  put("prefix.json", memory.dump());
+  output_of({"train", "prefix.json", "--data", "text.txt", "--out", "run20", "--steps", "2"});
+  const auto behind = json_of({"inspect", "run20", "--text", "words.txt"});
+  ASSERT_EQ(behind["surprise"].size(), 43u);
+  for (const auto& token : behind["surprise"]) EXPECT_EQ(token["memories"].size(), 1u);
+  EXPECT_THAT(failure_of(1, {"train", "prefix.json", "--data", "text.txt", "--out", "heads",
+                             "--steps", "1", "--mtp", "1"}),
+              HasSubstr("prefix_tokens: 20 beside heads for multi-token prediction"));
   output_of({"train", "tiny.json", "--data", "text.txt", "--out", "plain", "--steps", "1"});
   EXPECT_THAT(failure_of(1, {"inspect", "plain", "--text", "words.txt"}), HasSubstr("no memory"));
 }

@@ -35,7 +35,7 @@ ModelConfig config_with(const std::string& more) {
       more + "}}}");
 }
 
-// Steps, drafted tokens and other sequences change no bit of a token, however many experts take it.
+// Steps change no bit of a token, however many experts take it.
 TEST(ExpertChoice, InferenceDoesNotDependOnWhatElseIsRead) {
   const Model model(config_with(""), 3);
   for (const Parameter& parameter : model.parameters()) {

@@ -35,8 +35,9 @@ bool has_vnni() {
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  const bool bf16 = (d & (1u << 22)) != 0, tile = (d & (1u << 24)) != 0;
-  if (!bf16 || !tile) return false;
+  const auto has = [d](unsigned bit) { return (d & (1u << bit)) != 0; };
+  constexpr unsigned kBf16 = 22, kTile = 24, kInt8 = 25;
+  if (!has(kBf16) || !has(kTile) || !has(kInt8)) return false;
   // Linux hands out the tile registers on request (Documentation/arch/x86/xstate.rst).
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

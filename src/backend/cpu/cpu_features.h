@@ -8,7 +8,7 @@ namespace pronghorn {
 
 struct CpuFeatures {
   bool bf16 = false;  // AVX-512 BF16 dot products
-  bool amx = false;   // AMX bf16 tiles, usable by this process
+  bool amx = false;   // AMX tiles of bf16 and bytes, usable by this process
   bool vnni = false;  // AVX-512 VNNI dot products of bytes
 };
 

@@ -57,17 +57,13 @@ Groups read_groups(ConfigReader& reader, int64_t layers) {
 std::vector<int64_t> numbers_of(const Groups& groups) {
   std::vector<int64_t> numbers;
   for (size_t i = 0; i < groups.size(); ++i) {
-    const auto is_taken = [&](int64_t number) {
-      for (size_t j = 0; j < i; ++j) {
-        const bool apart =
-            groups[j].back() < groups[i].front() || groups[i].back() < groups[j].front();
-        if (numbers[j] == number && !apart) return true;
-      }
-      return false;
-    };
-    int64_t number = 1;
-    while (is_taken(number)) ++number;
-    numbers.push_back(number);
+    std::vector<bool> taken(i + 1);  // number n + 1
+    for (size_t j = 0; j < i; ++j) {
+      const bool apart =
+          groups[j].back() < groups[i].front() || groups[i].back() < groups[j].front();
+      if (!apart) taken[static_cast<size_t>(numbers[j] - 1)] = true;
+    }
+    numbers.push_back(1 + (std::ranges::find(taken, false) - taken.begin()));
   }
   return numbers;
 }
@@ -81,8 +77,10 @@ double read_theta(ConfigReader& reader, int64_t head_dim) {
   if (type == "default") return theta;
   const int64_t context = reader.integer("max_position_embeddings", {}, 1);
   require(original > 0 && context >= original && head_dim > 2,
-          reader.path("orig_max_position_embeddings"), "{} of {}, for heads of {}", original,
-          context, head_dim);
+          reader.path("orig_max_position_embeddings"),
+          "{}: rope_type \"ntk\" needs a context from 1 to max_position_embeddings {}, and heads "
+          "wider than 2, not of {}",
+          original, context, head_dim);
   const double factor = 2 * static_cast<double>(context) / static_cast<double>(original) - 1;
   const auto width = static_cast<double>(head_dim);
   return theta * std::pow(factor, width / (width - 2));
