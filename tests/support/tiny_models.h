@@ -148,7 +148,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
       // The hybrids' variants.
       {"short_conv", R"("pattern": "2s a", "blocks": {"s": {"mixer": {"type": "short_conv",
           "conv_kernel": 4, "bias": true}, )" +
-           ffn + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
+                         ffn + R"(}, "a": {"mixer": )" + attention + ", " + ffn + "}}"},
       {"gated_hybrid",
        R"("pattern": "2g a", "blocks": {"g": {"mixer": {"type": "gated_deltanet", "heads": 2,
           "value_heads": 6, "head_dim": 6, "value_head_dim": 5, "negative_eigenvalues": true,
