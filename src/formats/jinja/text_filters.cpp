@@ -133,9 +133,10 @@ Value quoted_for_url(Engine& engine, const Value& value, Given) {
 }
 
 Value word_count(Engine& engine, const Value& value, Given) {
+  const std::string text = to_text(engine.budget, value);
   int64_t count = 0;
   bool inside = false;
-  for (const std::string_view character : characters(to_text(engine.budget, value))) {
+  for (const std::string_view character : characters(text)) {
     const bool word = every_character(character, is_word);
     count += word && !inside ? 1 : 0;
     inside = word;
