@@ -10,6 +10,11 @@
 namespace pronghorn {
 namespace {
 
+// memcpy must not be given a null pointer, not even for no bytes.
+void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
 constexpr int64_t kGrain = 1 << 15;  // numbers: enough to outweigh a fork and join
 
 int64_t row_grain(int64_t numbers) {
@@ -54,17 +59,17 @@ void Memory::copy(const std::byte* from, int64_t from_stride, std::byte* to, int
   const int64_t numbers = row_bytes / int64_t{sizeof(float)};
   parallel_for(rows, row_grain(numbers), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(to + i * to_stride, from + i * from_stride, static_cast<size_t>(row_bytes));
+      copy_bytes(to + i * to_stride, from + i * from_stride, static_cast<size_t>(row_bytes));
     }
   });
 }
 
 void Memory::copy(std::span<const RowCopy> copies) {
-  for (const RowCopy& each : copies) std::memcpy(each.to, each.from, each.bytes);
+  for (const RowCopy& each : copies) copy_bytes(each.to, each.from, each.bytes);
 }
 
-void Memory::read(const void* from, void* to, size_t bytes) { std::memcpy(to, from, bytes); }
-void Memory::write(const void* from, void* to, size_t bytes) { std::memcpy(to, from, bytes); }
+void Memory::read(const void* from, void* to, size_t bytes) { copy_bytes(to, from, bytes); }
+void Memory::write(const void* from, void* to, size_t bytes) { copy_bytes(to, from, bytes); }
 
 // Never destroyed: storages with static lifetime may be released after it would have been.
 Memory& memory() {
