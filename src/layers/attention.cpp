@@ -33,10 +33,7 @@ struct AttentionConfig {
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query heads", "width of a head");
-    f.integer("kv_heads", kv_heads, {heads.heads, "`heads`"}, 1, limits::kHeads,
-              "key and value heads; divides `heads`");
-    f.check(heads.heads % kv_heads == 0, "kv_heads", "{} does not divide heads {}", kv_heads,
-            heads.heads);
+    read_kv_heads(f, heads.heads, kv_heads);
     f.integer("window", window, 0, 0, limits::kWindow, "tokens that a row looks back; 0: all");
     has_rope = f.object(
         "rope", [&](ConfigFields& inner) { rope.fields(inner, heads.head_dim); },
@@ -140,7 +137,7 @@ class AttentionMixer final : public Mixer {
     const Tensor in = project_.input(context, scaled(context, x, input_scale_));
     const Tensor queries =
         adapted(context, project_(context, in, q_proj_, q_bias_), in, q_adapter_);
-    Tensor seen = attend(input, in, prepare(context, queries, q_norm_, input.batch));
+    Tensor seen = attend(input, in, prepare(input, queries, q_norm_));
     if (g_proj_.defined()) {
       seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_, g_bias_)));
     }
@@ -154,16 +151,14 @@ class AttentionMixer final : public Mixer {
     return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 
-  int64_t context_limit() const override {
-    return angles_ == nullptr ? kUnbounded : angles_->context;
-  }
+  int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
 
  private:
   Tensor attend(const LayerInput& input, const Tensor& in, const Tensor& q) const {
     if (shared_.borrows()) return attend_borrowed(input, shared_, q, options_, sinks_);
     const Context& context = input.context;
     const Tensor keys = adapted(context, project_(context, in, k_proj_, k_bias_), in, k_adapter_);
-    const Tensor k = prepare(context, scaled(context, keys, key_scale_), k_norm_, input.batch);
+    const Tensor k = prepare(input, scaled(context, keys, key_scale_), k_norm_);
     const Tensor v = adapted(context, project_(context, in, v_proj_, v_bias_), in, v_adapter_);
     return attend_own(input, shared_, q, k, v, options_, key_value_, sinks_);
   }
@@ -180,16 +175,15 @@ class AttentionMixer final : public Mixer {
   }
 
   // Heads of q or k, normalised if so configured, then turned to their positions.
-  Tensor prepare(const Context& context, const Tensor& heads, const Tensor& norm,
-                 const CheckedBatch& batch) const {
+  Tensor prepare(const LayerInput& input, const Tensor& heads, const Tensor& norm) const {
     Tensor result = heads;
     if (norm.defined()) {
       const int64_t width = norm.size();
-      result = rms_norm(context, result.reshape({heads.size() / width, width}), norm, norm_epsilon_)
+      result = rms_norm(input.context, result.reshape({heads.size() / width, width}), norm,
+                        norm_epsilon_)
                    .reshape(heads.shape());
     }
-    if (angles_ == nullptr) return result;
-    return rope(context, result, batch.positions(), options_.head_dim, angles_);
+    return turned(input, result, options_.head_dim, angles_);
   }
 
   AttentionOptions options_;

@@ -25,10 +25,7 @@ struct HymbaConfig {
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query heads", "width of a head's query and key");
-    f.integer("kv_heads", kv_heads, {heads.heads, "`heads`"}, 1, limits::kHeads,
-              "key and value heads; divides `heads`");
-    f.check(heads.heads % kv_heads == 0, "kv_heads", "{} does not divide heads {}", kv_heads,
-            heads.heads);
+    read_kv_heads(f, heads.heads, kv_heads);
     f.integer(
         "value_dim", value_dim,
         {std::max<int64_t>(1, 2 * context.hidden_size / heads.heads), "2 hidden_size / heads"}, 1,
@@ -107,14 +104,11 @@ class HymbaMixer final : public Mixer {
     return 2 * seen * static_cast<double>(q_width_ + inner_size_) + core_.sequence_cost();
   }
 
-  int64_t context_limit() const override {
-    return angles_ == nullptr ? kUnbounded : angles_->context;
-  }
+  int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
 
  private:
   Tensor turned(const LayerInput& input, const Tensor& heads) const {
-    if (angles_ == nullptr) return heads;
-    return rope(input.context, heads, input.batch.positions(), options_.head_dim, angles_);
+    return pronghorn::turned(input, heads, options_.head_dim, angles_);
   }
 
   AttentionOptions options_;

@@ -100,9 +100,7 @@ class MlaMixer final : public Mixer {
            static_cast<double>(config_.heads * (4 * config_.latent + 2 * config_.rope_dim));
   }
 
-  int64_t context_limit() const override {
-    return angles_ == nullptr ? kUnbounded : angles_->context;
-  }
+  int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
 
  private:
   struct Projected {
@@ -145,8 +143,7 @@ class MlaMixer final : public Mixer {
   }
 
   Tensor turned(const LayerInput& input, const Tensor& x) const {
-    if (angles_ == nullptr) return x;
-    return rope(input.context, x, input.batch.positions(), config_.rope_dim, angles_);
+    return pronghorn::turned(input, x, config_.rope_dim, angles_);
   }
 
   // Columns of head `head` among heads of equal width.

@@ -94,4 +94,14 @@ RopeConfig rope_config(const nlohmann::json& rope) {
   return config;
 }
 
+Tensor turned(const LayerInput& input, const Tensor& heads, int64_t head_dim,
+              const SharedAngles& angles) {
+  if (angles == nullptr) return heads;
+  return rope(input.context, heads, input.batch.positions(), head_dim, angles);
+}
+
+int64_t context_limit(const SharedAngles& angles) {
+  return angles == nullptr ? kUnbounded : angles->context;
+}
+
 }  // namespace pronghorn

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "layers/fields.h"
+#include "layers/layer.h"
 #include "ops/rope.h"
 
 namespace pronghorn {
@@ -22,6 +23,14 @@ struct RopeConfig {
  private:
   void scaling_fields(ConfigFields& f);
 };
+
+// Heads turned to their positions, as rope() does; as they are where angles are null: a layer
+// without positions.
+Tensor turned(const LayerInput& input, const Tensor& heads, int64_t head_dim,
+              const SharedAngles& angles);
+
+// As Mixer::context_limit(), of a layer that knows positions by these angles alone.
+int64_t context_limit(const SharedAngles& angles);
 
 // Of a complete `rope` object, as a layer's configuration has it.
 RopeConfig rope_config(const nlohmann::json& rope);

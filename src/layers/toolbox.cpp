@@ -16,6 +16,12 @@ void HeadsConfig::fields(ConfigFields& f, const LayerContext& context,
             limits::kHeadDim, head_dim_meaning);
 }
 
+void read_kv_heads(ConfigFields& f, int64_t heads, int64_t& kv_heads) {
+  f.integer("kv_heads", kv_heads, {heads, "`heads`"}, 1, limits::kHeads,
+            "key and value heads; divides `heads`");
+  f.check(heads % kv_heads == 0, "kv_heads", "{} does not divide heads {}", kv_heads, heads);
+}
+
 void read_mini_batch(ConfigFields& f, int64_t& mini_batch) {
   f.integer("mini_batch", mini_batch, kExactStep, 1, kExactStep, "1, 2, 4, 8 or 16");
   f.check(kExactStep % mini_batch == 0, "mini_batch", "{} does not divide {}", mini_batch,

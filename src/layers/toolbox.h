@@ -40,6 +40,9 @@ struct HeadsConfig {
               std::string_view head_dim_meaning);
 };
 
+// kv_heads of attention with so many query heads, which it divides.
+void read_kv_heads(ConfigFields& f, int64_t heads, int64_t& kv_heads);
+
 // mini_batch of a memory that learns: its gradients are taken at the same weights for that many
 // tokens, and anchors lie between mini-batches, so that it divides kExactStep.
 void read_mini_batch(ConfigFields& f, int64_t& mini_batch);

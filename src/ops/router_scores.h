@@ -7,6 +7,7 @@
 
 #include "base/threads.h"
 #include "ops/experts.h"
+#include "ops/operands.h"
 
 namespace pronghorn {
 
@@ -15,12 +16,6 @@ double log_sum_exp(std::span<const float> z);
 // The scores of a row of logits: softmax(z) or sigmoid(z). Both [experts].
 void router_scores(const RouterOptions& options, std::span<const float> z,
                    std::span<double> scores);
-
-// The gradient so far, to be added to and written back; zeros if nobody has added to it yet.
-inline PooledVector<float> gradient_so_far(const GradTarget& target) {
-  if (target.accumulate) return target.tensor.read();
-  return PooledVector<float>(static_cast<size_t>(target.tensor.size()));
-}
 
 inline std::span<const float> row_of(const PooledVector<float>& values, int64_t row,
                                      int64_t width) {

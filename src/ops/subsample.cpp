@@ -28,13 +28,6 @@ void check_rows(std::span<const int32_t> rows, int64_t count) {
   }
 }
 
-// The gradient of x so far, in memory of the host: zeros if nobody has added to it yet. It is to be
-// changed and written back.
-PooledVector<float> gradient_so_far(const GradTarget& target) {
-  if (target.accumulate) return target.tensor.read();
-  return PooledVector<float>(static_cast<size_t>(target.tensor.size()));
-}
-
 std::vector<int64_t> segment_lengths(const CheckedBatch& batch) {
   std::vector<int64_t> lengths;
   for (const Segment& segment : batch.segments()) lengths.push_back(segment.length);

@@ -42,6 +42,7 @@ struct Blocking {
 constexpr int64_t kFewStepBlock = 32, kFewColumnBlock = 8 * kPanel;
 // Rows that weights in blocks are unpacked for, where AMX can have them.
 constexpr int64_t kUnpackRows = 64;
+
 float rounded(float value) { return from_bf16(to_bf16(value)); }
 
 // Rows as kernels take them: `stride` steps apart.
@@ -103,7 +104,7 @@ void multiply(const RightOperand& right, ConstMatrix x, int64_t rows, const floa
                       : divide_up(rows, row_blocks * blocking.tile_rows) * blocking.tile_rows;
   const int64_t wanted = matmul_pieces(rows * columns * terms);
   int64_t chunks = std::max<int64_t>(1, wanted / row_blocks);
-  // Pairs of panels, of which AMX has registers for two.
+  // Whole pairs of panels: AMX multiplies two at a time.
   const int64_t chunk = divide_up(panels_of(columns), 2 * chunks) * 2 * kPanel;
   chunks = divide_up(columns, chunk);
 

@@ -2,7 +2,6 @@
 // steps of 16 columns. One instruction adds the products of 16 steps to a sum, whatever the other
 // rows and columns of its tile are.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "backend/cpu/matmul_block.h"
@@ -217,7 +216,7 @@ void matmul_block_amx(const MatmulBlock& block) {
   all.b_panel = block.b_panel;
   all.load = block.load;
   if (block.a_step != 1) {
-    // A group more than needed, as in left_operand().
+    // A group more than needed: rows a power of two apart would share few sets of the cache.
     all.a_row = (block.steps + kStepGroup - 1) / kStepGroup * kStepGroup + kStepGroup;
     const int64_t height = (block.rows + kPanel - 1) / kPanel * kPanel;
     uint32_t* const rows = matmul_scratch(Scratch::result, height * all.a_row);

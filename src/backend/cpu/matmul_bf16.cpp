@@ -82,16 +82,7 @@ PRONGHORN_BF16 inline __m512i load_rounded(__mmask16 mask, const float* x) {
   return _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)rounded);
 }
 
-}  // namespace
-
-void matmul_block_bf16(const MatmulBlock& block) {
-  if (block.a_panel == kPanel * block.a_row) {
-    matmul_strips<Kernel, kTileRows>(block, 0);
-  } else {
-    matmul_strips<Kernel, kPanelTileRows>(block, 0);
-  }
-}
-
+// Numbers -> bf16.
 PRONGHORN_BF16 void round_row_bf16(const float* x, int64_t columns, uint16_t* to) {
   int64_t j = 0;
   for (; j + kPanel <= columns; j += kPanel) {
@@ -102,6 +93,16 @@ PRONGHORN_BF16 void round_row_bf16(const float* x, int64_t columns, uint16_t* to
   const auto mask = static_cast<__mmask16>((1u << (columns - j)) - 1);
   const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + j));
   _mm256_mask_storeu_epi16(to + j, mask, (__m256i)rounded);
+}
+
+}  // namespace
+
+void matmul_block_bf16(const MatmulBlock& block) {
+  if (block.a_panel == kPanel * block.a_row) {
+    matmul_strips<Kernel, kTileRows>(block, 0);
+  } else {
+    matmul_strips<Kernel, kPanelTileRows>(block, 0);
+  }
 }
 
 void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
@@ -139,9 +140,6 @@ PRONGHORN_BF16 void pack_row_pairs_bf16(const float* x, int64_t x_stride, int64_
 
 namespace pronghorn {
 void matmul_block_bf16(const MatmulBlock&) { throw Error("matmul", "no bf16 kernel here"); }
-void round_row_bf16(const float*, int64_t, uint16_t*) {
-  throw Error("matmul", "no bf16 kernel here");
-}
 void pair_columns_bf16(const float*, int64_t, int64_t, int64_t, uint32_t*, int64_t) {
   throw Error("matmul", "no bf16 kernel here");
 }

@@ -51,9 +51,6 @@ void matmul_block_amx(const MatmulBlock& block);
 void pair_columns_bf16(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
                        uint32_t* pairs, int64_t pairs_stride);
 
-// Numbers -> bf16.
-void round_row_bf16(const float* x, int64_t columns, uint16_t* to);
-
 // Pairs of neighbouring rows -> panels [columns / 16][steps][16], `panel` units from one to the
 // next; an odd last row is paired with zero.
 void pack_row_pairs_bf16(const float* x, int64_t x_stride, int64_t rows, int64_t columns,
