@@ -4,16 +4,14 @@
 //   u_t = beta_t v_t                                 without the delta rule
 //   u_t = beta_t (v_t - a_t S_{t-1}^T k_t)           with the delta rule
 //   S_t = a_t S_{t-1} + k_t u_t^T,   o_t = S_t^T (query_scale q_t) + skip v_t
+// or, with a decay per key channel, Diag(a_t) in the place of a_t.
 //
 // Two forms of it: chunks of matrix products for long segments, with a backward pass, and steps
 // that compute tokens from an anchor (a stored S) and the rows written since.
 //
-// The seam for more members of the family: kernels are templates on the kind of gate and on the
-// delta rule.
-// A gate enters a chunk in three places only: the matrix of decays between pairs of rows, the decay
-// from the start of the chunk to a row, and from a row to its end. A gate a key channel replaces
-// the scalar factors there by factors on q and k (in sub-chunks of 16, so that none exceeds 1); a
-// mask multiplies the matrix of pairs; several updates a token are rows without an output.
+// A decay per head enters a chunk in three places only: the matrix of decays between pairs of rows,
+// the decay from the start of the chunk to a row, and from a row to its end. One per key channel
+// has factors on q and k there, so it has kernels of its own, which walk blocks of 16 rows.
 #pragma once
 
 #include <cstdint>
@@ -33,9 +31,11 @@ struct OuterProductProblem {
   int64_t value_dim = 0;
   float query_scale = 1;
   bool delta_rule = false;
-  ConstMatrix q, k;             // [rows, key_heads key_dim]
-  ConstMatrix v;                // [rows, value_heads value_dim]
-  ConstMatrix log_decay;        // [rows, value_heads]; absent: no decay
+  bool channel_decay = false;
+  ConstMatrix q, k;  // [rows, key_heads key_dim]
+  ConstMatrix v;     // [rows, value_heads value_dim]
+  // [rows, value_heads], absent: no decay; with channel_decay [rows, value_heads key_dim].
+  ConstMatrix log_decay;
   ConstMatrix beta;             // [rows, value_heads]; absent: 1
   const float* skip = nullptr;  // [value_heads]; null: 0
   int64_t rows = 0;
@@ -83,9 +83,10 @@ class OuterProductStateKernels {
 
   // Steps. `sequences`: for each sequence its steps, which run in order (a later one may fold rows
   // that an earlier one wrote). An anchor is a state [value_heads, key_dim, value_dim]; a token's
-  // row [k | u | log_decay] holds k and log_decay already, and its u is written. Every number is
-  // summed in an order that depends on nothing but the token's path, so a token's bits do not
-  // depend on how tokens are grouped.
+  // row [k | u | log_decay] holds k and log_decay already, and its u is written. With channel_decay
+  // the row is [k | u | decay], and both u and decay are written. Every number is summed in an
+  // order that depends on nothing but the token's path, so a token's bits do not depend on how
+  // tokens are grouped.
   virtual void step(const OuterProductProblem& problem,
                     std::span<const std::span<const ReplayStep>> sequences, const Matrix& out) = 0;
 };

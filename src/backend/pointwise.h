@@ -171,6 +171,31 @@ class PointwiseKernels {
   virtual void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
                                      ConstMatrix dy, Matrix dx) = 0;
 
+  // Behind each group of x's columns, which extent counts, a 1 in y.
+  virtual void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) = 0;
+  // dx (+)= dy without the columns of ones.
+  virtual void append_ones_backward(Extent extent, int64_t group, ConstMatrix dy, Matrix dx) = 0;
+  // y = each group of x over max(|s|, least), s the column of x behind the group; extent: of y.
+  virtual void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x,
+                              Matrix y) = 0;
+  virtual void divide_by_sums_backward(Extent extent, int64_t group, float least, ConstMatrix x,
+                                       ConstMatrix dy, Matrix dx) = 0;
+  // y = x with column c times weight[c].
+  virtual void scale_columns(Extent extent, ConstMatrix x, const float* weight, Matrix y) = 0;
+  virtual void scale_columns_backward(Extent extent, ConstMatrix x, const float* weight,
+                                      ConstMatrix dy, Matrix dx, GradVector dweight) = 0;
+  // f = bound + (1 - bound) sigmoid(x), bound [columns]: log_decay = ln f, k = 1 - f.
+  virtual void lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound,
+                                  Matrix log_decay, Matrix k) = 0;
+  // Either gradient of the results may be null (zero).
+  virtual void lower_bounded_gate_backward(Extent extent, ConstMatrix x, const float* bound,
+                                           ConstMatrix d_log_decay, ConstMatrix dk, Matrix dx,
+                                           GradVector d_bound) = 0;
+  // bound[c] = the sum of rows 1 ... row of the softmax over the rows of x in column c.
+  virtual void cumulative_softmax(Extent extent, ConstMatrix x, int64_t row, float* bound) = 0;
+  virtual void cumulative_softmax_backward(Extent extent, ConstMatrix x, int64_t row,
+                                           const float* d_bound, Matrix dx) = 0;
+
   virtual void rotate(const Rotation& rotation, ConstMatrix x, Matrix y) = 0;
   // y[i] = table[tokens[i]]; tokens within the table.
   virtual void gather_rows(Extent extent, ConstMatrix table, const int32_t* tokens, Matrix y) = 0;

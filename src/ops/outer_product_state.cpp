@@ -24,6 +24,16 @@ void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t c
           columns);
 }
 
+// Numbers of one row's decays.
+int64_t decay_width(const OuterProductStateOptions& options) {
+  return options.value_heads * (options.channel_decay ? options.key_dim : 1);
+}
+
+// Whether it is one row, which stands for all.
+bool is_constant(const Tensor& log_decay) {
+  return log_decay.defined() && log_decay.rows() == 1 && !log_decay.requires_grad();
+}
+
 OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
                                  const OuterProductStateOptions& options,
                                  const CheckedBatch& batch) {
@@ -36,8 +46,9 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   check_width(inputs.q, "q", rows, options.key_heads * options.key_dim);
   check_width(inputs.k, "k", rows, options.key_heads * options.key_dim);
   check_width(inputs.v, "v", rows, options.value_heads * options.value_dim);
-  if (inputs.log_decay.defined()) {
-    check_width(inputs.log_decay, "log_decay", rows, options.value_heads);
+  if (inputs.log_decay.defined() || options.channel_decay) {
+    const bool constant = is_constant(inputs.log_decay);
+    check_width(inputs.log_decay, "log_decay", constant ? 1 : rows, decay_width(options));
   }
   if (inputs.beta.defined()) check_width(inputs.beta, "beta", rows, options.value_heads);
   if (inputs.skip.defined()) {
@@ -51,10 +62,12 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   problem.value_dim = options.value_dim;
   problem.query_scale = options.query_scale;
   problem.delta_rule = options.delta_rule;
+  problem.channel_decay = options.channel_decay;
   problem.q = input_matrix(inputs.q);
   problem.k = input_matrix(inputs.k);
   problem.v = input_matrix(inputs.v);
   problem.log_decay = input_matrix(inputs.log_decay);
+  if (is_constant(inputs.log_decay)) problem.log_decay.stride = 0;
   problem.beta = input_matrix(inputs.beta);
   problem.skip = inputs.skip.defined() ? inputs.skip.data() : nullptr;
   problem.rows = rows;
@@ -125,6 +138,7 @@ void run_steps(const OuterProductProblem& problem, Replay& replay, const Matrix&
     for (const ReplayStep& step : steps) {
       for (const ReplayToken& token : step.tokens) {
         add(problem.k.row(token.input_row), token.row, keys);
+        if (problem.channel_decay) continue;  // the kernel writes them
         float* log_decay = token.row + keys + values;
         if (problem.log_decay.data != nullptr) {
           add(problem.log_decay.row(token.input_row), log_decay, problem.value_heads);
@@ -144,7 +158,7 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
   JournalShape shape;
   shape.name = "state";
   shape.row_width = options.key_heads * options.key_dim + options.value_heads * options.value_dim +
-                    options.value_heads;
+                    decay_width(options);
   shape.anchor_size = options.value_heads * options.key_dim * options.value_dim;
   shape.fold_interval = kExactStep;
   return shape;

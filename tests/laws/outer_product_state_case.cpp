@@ -24,7 +24,8 @@ OperatorCase make_case(const Member& member) {
                    {"k", o.key_heads * o.key_dim, {}, -k, k},
                    {"v", o.value_heads * o.value_dim, {}, -1, 1}};
   if (member.log_decay) {
-    result.inputs.push_back({"log_decay", o.value_heads, {}, member.lowest_log_decay, 0});
+    const int64_t decays = o.value_heads * (o.channel_decay ? o.key_dim : 1);
+    result.inputs.push_back({"log_decay", decays, {}, member.lowest_log_decay, 0});
   }
   if (member.beta) {
     result.inputs.push_back({"beta", o.value_heads, {}, 0, member.largest_beta});
@@ -90,6 +91,31 @@ std::vector<OperatorCase> outer_product_state_cases() {
        .options =
            {.value_heads = 2, .key_heads = 2, .key_dim = 16, .value_dim = 64, .delta_rule = true},
        .log_decay = false},
+      {.name = "gla",
+       .options = {.value_heads = 2,
+                   .key_heads = 2,
+                   .key_dim = 16,
+                   .value_dim = 32,
+                   .query_scale = 0.25f,
+                   .channel_decay = true},
+       .beta = false},
+      {.name = "channels_strong_decay",
+       .options = {.value_heads = 2,
+                   .key_heads = 2,
+                   .key_dim = 11,
+                   .value_dim = 16,
+                   .channel_decay = true},
+       .skip = true,
+       .lowest_log_decay = -100},
+      {.name = "kda",
+       .options = {.value_heads = 4,
+                   .key_heads = 2,
+                   .key_dim = 12,
+                   .value_dim = 19,
+                   .query_scale = 0.25f,
+                   .delta_rule = true,
+                   .channel_decay = true},
+       .largest_beta = 2},
   };
   std::vector<OperatorCase> cases;
   for (const Member& member : members) cases.push_back(make_case(member));

@@ -30,13 +30,17 @@ inline std::vector<double> outer_product_reference(const OuterProductStateOption
       const double* k = in.k.data() + (t * options.key_heads + h / group) * key_dim;
       const double* v = in.v.data() + (t * heads + h) * value_dim;
       const auto gate = static_cast<size_t>(t * heads + h);
-      const double decay = in.log_decay.empty() ? 1 : std::exp(in.log_decay[gate]);
+      const auto decay = [&](int64_t r) {
+        if (in.log_decay.empty()) return 1.0;
+        const size_t channel = gate * static_cast<size_t>(key_dim) + static_cast<size_t>(r);
+        return std::exp(in.log_decay[options.channel_decay ? channel : gate]);
+      };
       const double beta = in.beta.empty() ? 1 : in.beta[gate];
       const double skip = in.skip.empty() ? 0 : in.skip[static_cast<size_t>(h)];
       for (int64_t c = 0; c < value_dim; ++c) {
         double old = 0;
         for (int64_t r = 0; r < key_dim; ++r) {
-          s[r * value_dim + c] *= decay;
+          s[r * value_dim + c] *= decay(r);
           old += s[r * value_dim + c] * k[r];
         }
         const double u = beta * (options.delta_rule ? v[c] - old : v[c]);

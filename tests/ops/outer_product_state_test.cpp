@@ -34,6 +34,11 @@ std::vector<Variant> variants() {
       {"gated_delta_grouped", {4, 2, 19, 33, 1, true}, true, true, true, -0.05, 2},
       {"delta", {3, 3, 16, 64, 1, true}, false, true, false},
       {"delta_plain", {1, 1, 32, 128, 1, true}, false, false, false},
+      {"gla", {2, 2, 32, 64, 0.5f, false, true}, true, false, false},
+      {"kda", {2, 2, 16, 32, 0.25f, true, true}, true, true, false},
+      {"kda_grouped", {4, 2, 19, 33, 1, true, true}, true, true, true, -2, 2},
+      {"channels_strong_decay", {2, 1, 16, 16, 1, false, true}, true, true, true, -100},
+      {"kda_strong_decay", {2, 1, 13, 64, 1, true, true}, true, true, false, -100},
   };
 }
 
@@ -53,7 +58,8 @@ OuterProductStateInputs draw_inputs(const Variant& variant, int64_t rows, uint64
   in.k = draw(random, rows, o.key_heads * o.key_dim, -k, k);
   in.v = draw(random, rows, o.value_heads * o.value_dim, -1, 1);
   if (variant.log_decay) {
-    in.log_decay = draw(random, rows, o.value_heads, variant.lowest_log_decay, 0);
+    in.log_decay = draw(random, rows, o.value_heads * (o.channel_decay ? o.key_dim : 1),
+                        variant.lowest_log_decay, 0);
     // Strong decays come and go, so that sums of them are large while others matter.
     if (variant.lowest_log_decay < -1) {
       for (float& g : in.log_decay.values()) {

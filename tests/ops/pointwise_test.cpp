@@ -126,6 +126,12 @@ TEST(Pointwise, Unary) {
       unary("relu", activation(Activation::relu), [](double x) { return std::max(x, 0.0); }));
   check_operator(unary("relu squared", activation(Activation::relu_squared),
                        [](double x) { return std::max(x, 0.0) * x; }));
+  check_operator(unary("exp", activation(Activation::exp), [](double x) { return std::exp(x); }));
+  check_operator(unary("softplus", activation(Activation::softplus), softplus));
+  check_operator(unary("log_sigmoid", activation(Activation::log_sigmoid),
+                       [](double x) { return -softplus(-x); }));
+  check_operator(unary("elu plus one", activation(Activation::elu_plus_one),
+                       [](double x) { return x > 0 ? x + 1 : std::exp(x); }));
   // A cap in the middle of the inputs, and one far above them, where the result is nearly the
   // input.
   for (const double cap : {1.5, 40.0}) {
@@ -426,7 +432,9 @@ TEST(Pointwise, ExtremesStayFinite) {
          {sigmoid(context, x), gelu(context, x, false), gelu(context, x, true),
           swiglu(context, x, x), dt, log_decay, l2_normalize(context, x, 7, kEpsilon),
           soft_cap(context, x, 2), activate(context, x, Activation::silu),
-          activate(context, x, Activation::relu_squared)}) {
+          activate(context, x, Activation::relu_squared),
+          activate(context, x, Activation::softplus), activate(context, x, Activation::log_sigmoid),
+          activate(context, x, Activation::elu_plus_one)}) {
       EXPECT_TRUE(all_finite(y));
       y.give_grad(Tensor::full({1, 7}, 1.0f));
     }
@@ -449,7 +457,9 @@ TEST(Pointwise, NanIsNotHidden) {
     for (const Tensor& y :
          {sigmoid({}, x), gelu({}, x, false), gelu({}, x, true), swiglu({}, x, x), dt, log_decay,
           rms_norm({}, x, zeros, kEpsilon), soft_cap({}, x, 2), activate({}, x, Activation::relu),
-          activate({}, x, Activation::relu_squared)}) {
+          activate({}, x, Activation::relu_squared), activate({}, x, Activation::exp),
+          activate({}, x, Activation::softplus), activate({}, x, Activation::log_sigmoid),
+          activate({}, x, Activation::elu_plus_one)}) {
       for (const float value : y.values()) EXPECT_TRUE(std::isnan(value));
     }
   }

@@ -310,6 +310,52 @@ class GuardedPointwiseKernels final : public PointwiseKernels {
     const HostAccess access;
     return kernels_.sum_of_squares(count, values);
   }
+  void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) override {
+    const HostAccess access;
+    kernels_.append_ones(extent, group, x, y);
+  }
+  void append_ones_backward(Extent extent, int64_t group, ConstMatrix dy, Matrix dx) override {
+    const HostAccess access;
+    kernels_.append_ones_backward(extent, group, dy, dx);
+  }
+  void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x, Matrix y) override {
+    const HostAccess access;
+    kernels_.divide_by_sums(extent, group, least, x, y);
+  }
+  void divide_by_sums_backward(Extent extent, int64_t group, float least, ConstMatrix x,
+                               ConstMatrix dy, Matrix dx) override {
+    const HostAccess access;
+    kernels_.divide_by_sums_backward(extent, group, least, x, dy, dx);
+  }
+  void scale_columns(Extent extent, ConstMatrix x, const float* weight, Matrix y) override {
+    const HostAccess access;
+    kernels_.scale_columns(extent, x, weight, y);
+  }
+  void scale_columns_backward(Extent extent, ConstMatrix x, const float* weight, ConstMatrix dy,
+                              Matrix dx, GradVector dweight) override {
+    const HostAccess access;
+    kernels_.scale_columns_backward(extent, x, weight, dy, dx, dweight);
+  }
+  void lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound, Matrix log_decay,
+                          Matrix k) override {
+    const HostAccess access;
+    kernels_.lower_bounded_gate(extent, x, bound, log_decay, k);
+  }
+  void lower_bounded_gate_backward(Extent extent, ConstMatrix x, const float* bound,
+                                   ConstMatrix d_log_decay, ConstMatrix dk, Matrix dx,
+                                   GradVector d_bound) override {
+    const HostAccess access;
+    kernels_.lower_bounded_gate_backward(extent, x, bound, d_log_decay, dk, dx, d_bound);
+  }
+  void cumulative_softmax(Extent extent, ConstMatrix x, int64_t row, float* bound) override {
+    const HostAccess access;
+    kernels_.cumulative_softmax(extent, x, row, bound);
+  }
+  void cumulative_softmax_backward(Extent extent, ConstMatrix x, int64_t row, const float* d_bound,
+                                   Matrix dx) override {
+    const HostAccess access;
+    kernels_.cumulative_softmax_backward(extent, x, row, d_bound, dx);
+  }
 
  private:
   PointwiseKernels& kernels_;

@@ -145,6 +145,154 @@ inline void ScaleRows(int64_t n, int64_t columns, const float* factors, const fl
   }
 }
 
+// Where the columns of one virtual head lie.
+struct HeadPlace {
+  HeadPlace(const OuterProductProblem& problem, const ChunkTask& task, int64_t index)
+      : head((task.first_head + index) / task.slices),
+        columns(problem.value_dim / task.slices),
+        column(head * problem.value_dim + (task.first_head + index) % task.slices * columns),
+        state(head * problem.key_dim * problem.value_dim + column - head * problem.value_dim) {}
+
+  int64_t head;
+  int64_t columns;  // how many
+  int64_t column;   // the first, in rows of all value heads
+  int64_t state;    // the first number in states of all value heads
+};
+
+// The states of a task, [heads, key_dim, columns], at the start of its segment.
+inline void TakeInitialStates(const OuterProductProblem& problem, const ChunkTask& task,
+                              float* states) {
+  for (int64_t index = 0; index < task.heads; ++index) {
+    const HeadPlace place(problem, task, index);
+    float* state = states + index * problem.key_dim * place.columns;
+    if (task.segment->initial != nullptr) {
+      PackRows(problem.key_dim, place.columns, task.segment->initial + place.state,
+               problem.value_dim, 1, state);
+    } else {
+      std::fill_n(state, problem.key_dim * place.columns, 0.0f);
+    }
+  }
+}
+
+// Writes the state of one virtual head into `to`, which holds those of all value heads.
+inline void StoreState(const OuterProductProblem& problem, const HeadPlace& place,
+                       const float* state, float* to) {
+  for (int64_t c = 0; c < problem.key_dim; ++c) {
+    std::memcpy(to + place.state + c * problem.value_dim, state + c * place.columns,
+                static_cast<size_t>(place.columns) * sizeof(float));
+  }
+}
+
+inline void StoreFinalStates(const OuterProductProblem& problem, const ChunkTask& task,
+                             const float* states) {
+  if (task.segment->final == nullptr) return;
+  for (int64_t index = 0; index < task.heads; ++index) {
+    const HeadPlace place(problem, task, index);
+    StoreState(problem, place, states + index * problem.key_dim * place.columns,
+               task.segment->final);
+  }
+}
+
+// Keeps the residuals of a virtual head in rows [row, row + n) for the backward pass.
+inline void StoreResiduals(const OuterProductProblem& problem, const HeadPlace& place, int64_t row,
+                           int64_t n, const float* z, float* residuals) {
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(residuals + (row + i) * problem.value_heads * problem.value_dim + place.column,
+                z + i * place.columns, static_cast<size_t>(place.columns) * sizeof(float));
+  }
+}
+
+// beta of one head in n rows.
+inline void TakeStrengths(const OuterProductProblem& problem, int64_t row, int64_t n, int64_t head,
+                          float* beta) {
+  for (int64_t i = 0; i < n; ++i) {
+    beta[i] = problem.beta.data != nullptr ? problem.beta.row(row + i)[head] : 1.0f;
+  }
+}
+
+// Gives `count` columns of a row of `to` scale * from, or adds it.
+inline void StoreGradient(const Matrix& to, int64_t row, int64_t column, int64_t count, float scale,
+                          const float* HWY_RESTRICT from) {
+  float* HWY_RESTRICT target = to.row(row) + column;
+  if (to.accumulate) {
+    for (int64_t c = 0; c < count; ++c) target[c] += scale * from[c];
+  } else {
+    for (int64_t c = 0; c < count; ++c) target[c] = scale * from[c];
+  }
+}
+
+// Gradients of v and skip in n rows from those of the output and of the residuals (du, with its
+// strength). `work` is a row.
+inline void StoreValueGradients(const OuterProductProblem& problem, const HeadPlace& place,
+                                int64_t virtual_head, int64_t row, int64_t n, const float* d_out,
+                                const float* du, float* work, const ChunkTaskGradients& gradients) {
+  const int64_t columns = place.columns;
+  if (gradients.skip != nullptr) {
+    const float* v = problem.v.row(row) + place.column;
+    for (int64_t i = 0; i < n; ++i) {
+      gradients.skip[virtual_head] +=
+          DotProduct(d_out + i * columns, v + i * problem.v.stride, columns);
+    }
+  }
+  if (gradients.v.data == nullptr) return;
+  const float skip = problem.skip != nullptr ? problem.skip[place.head] : 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      work[c] = du[i * columns + c] + skip * d_out[i * columns + c];
+    }
+    StoreGradient(gradients.v, row + i, place.column, columns, 1, work);
+  }
+}
+
+// Gradients of q (before its scale) and k of a task in n rows.
+inline void StoreKeyGradients(const OuterProductProblem& problem, const ChunkTask& task,
+                              int64_t row, int64_t n, const float* dq, const float* dk,
+                              const ChunkTaskGradients& gradients) {
+  const int64_t key_dim = problem.key_dim, column = task.key_head * key_dim;
+  for (int64_t i = 0; i < n; ++i) {
+    if (gradients.q.data != nullptr) {
+      StoreGradient(gradients.q, row + i, column, key_dim, problem.query_scale, dq + i * key_dim);
+    }
+    if (gradients.k.data != nullptr) {
+      StoreGradient(gradients.k, row + i, column, key_dim, 1, dk + i * key_dim);
+    }
+  }
+}
+
+// Where the numbers of one head lie in a journal row [k | u | log_decay], of which the last is,
+// with a decay per key channel, the decay itself.
+struct RowPlace {
+  RowPlace(const OuterProductProblem& problem, int64_t head)
+      : k(head / (problem.value_heads / problem.key_heads) * problem.key_dim),
+        u(problem.key_heads * problem.key_dim + head * problem.value_dim),
+        decay(problem.key_heads * problem.key_dim + problem.value_heads * problem.value_dim +
+              head * (problem.channel_decay ? problem.key_dim : 1)) {}
+
+  int64_t k, u, decay;
+};
+
+// to[c] += sum_j factors[j] rows[j][place + c]
+inline void WeightedRows(std::span<const float* const> rows, int64_t place, int64_t count,
+                         const float* factors, float* HWY_RESTRICT to) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t c = 0;
+  for (; c + lanes <= count; c += lanes) {
+    auto sum = hn::LoadU(d, to + c);
+    for (size_t j = 0; j < rows.size(); ++j) {
+      sum = hn::MulAdd(hn::Set(d, factors[j]), hn::LoadU(d, rows[j] + place + c), sum);
+    }
+    hn::StoreU(sum, d, to + c);
+  }
+  if (c == count) return;
+  const auto rest = static_cast<size_t>(count - c);
+  auto sum = LoadPartial(d, rest, to + c);
+  for (size_t j = 0; j < rows.size(); ++j) {
+    sum = hn::MulAdd(hn::Set(d, factors[j]), LoadPartial(d, rest, rows[j] + place + c), sum);
+  }
+  StorePartial(d, rest, sum, to + c);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -80,7 +80,8 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
-        chunk_forward_task(problem, task, out, saved);
+        (problem.channel_decay ? channel_forward_task : chunk_forward_task)(problem, task, out,
+                                                                            saved);
       }
     });
   }
@@ -95,7 +96,8 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     const auto count = static_cast<int64_t>(segments.size());
     const Floats q_parts(split ? plan.parts * rows * key_columns : 0);
     const Floats k_parts(split ? plan.parts * rows * key_columns : 0);
-    const Floats log_decay(rows * heads), beta(rows * heads), skip(count * heads);
+    const int64_t decays = problem.value_heads * (problem.channel_decay ? problem.key_dim : 1);
+    const Floats log_decay(rows * decays * plan.slices), beta(rows * heads), skip(count * heads);
     std::fill_n(skip.data(), count * heads, 0.0f);
 
     const auto place = [&](const Matrix& whole, const Floats& parts, int64_t part) {
@@ -116,7 +118,8 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
           own.skip = skip.data() + (task.segment - segments.data()) * heads;
         }
         own.virtual_heads = heads;
-        chunk_backward_task(problem, task, out_grad, saved, own);
+        (problem.channel_decay ? channel_backward_task : chunk_backward_task)(problem, task,
+                                                                              out_grad, saved, own);
       }
     });
 
@@ -129,7 +132,9 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
                 gradients.k);
     }
     if (gradients.log_decay.data != nullptr) {
-      sum_parts(rows, problem.value_heads, plan.slices, log_decay.data(), heads, plan.slices, 1,
+      const int64_t column = problem.channel_decay ? 1 : plan.slices;
+      const int64_t part = problem.channel_decay ? decays : 1;
+      sum_parts(rows, decays, plan.slices, log_decay.data(), decays * plan.slices, column, part,
                 gradients.log_decay);
     }
     if (gradients.beta.data != nullptr) {
@@ -160,7 +165,8 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
     const int64_t grain = std::max<int64_t>(1, kStepGrain * count / std::max<int64_t>(1, work));
     parallel_for(count, grain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        step_task(problem, sequences[static_cast<size_t>(i / heads)], i % heads, out);
+        (problem.channel_decay ? channel_step_task : step_task)(
+            problem, sequences[static_cast<size_t>(i / heads)], i % heads, out);
       }
     });
   }

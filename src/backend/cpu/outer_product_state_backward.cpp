@@ -74,16 +74,6 @@ inline void PairGradients(int64_t n, const float* HWY_RESTRICT gradient,
   }
 }
 
-inline void Store(const Matrix& to, int64_t row, int64_t column, int64_t count, float scale,
-                  const float* HWY_RESTRICT from) {
-  float* HWY_RESTRICT target = to.row(row) + column;
-  if (to.accumulate) {
-    for (int64_t c = 0; c < count; ++c) target[c] += scale * from[c];
-  } else {
-    for (int64_t c = 0; c < count; ++c) target[c] = scale * from[c];
-  }
-}
-
 template <bool kGated, bool kDeltaRule>
 void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
                   const ConstMatrix& out_grad, const OuterProductSaved& saved,
@@ -139,14 +129,12 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
 
     for (int64_t index = 0; index < task.heads; ++index) {
       const int64_t virtual_head = task.first_head + index;
-      const int64_t head = virtual_head / task.slices;
-      const int64_t column = head * value_dim + virtual_head % task.slices * columns;
+      const HeadPlace place(problem, task, index);
+      const int64_t head = place.head, column = place.column;
       float* ds = state_grads + index * state_size;
       ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
                            problem.log_decay.stride, decay);
-      for (int64_t i = 0; i < n; ++i) {
-        beta[i] = problem.beta.data != nullptr ? problem.beta.row(row + i)[head] : 1.0f;
-      }
+      TakeStrengths(problem, row, n, head, beta);
       if (kDeltaRule) {
         const int64_t stride = problem.value_heads * value_dim;
         PackRows(n, columns, saved.residuals + row * stride + column, stride, 1, z);
@@ -200,29 +188,13 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
         PairGradients<kGated>(n, pair_grads, k_scores, decay.pairs, false, -1, dk_scores,
                               column_sums, suffix);
       }
-      if (gradients.skip != nullptr) {
-        const float* v = problem.v.row(row) + column;
-        for (int64_t i = 0; i < n; ++i) {
-          gradients.skip[virtual_head] +=
-              DotProduct(d_out + i * columns, v + i * problem.v.stride, columns);
-        }
-      }
-      if (gradients.v.data != nullptr) {
-        const float skip = problem.skip != nullptr ? problem.skip[head] : 0.0f;
-        for (int64_t i = 0; i < n; ++i) {
-          for (int64_t c = 0; c < columns; ++c) {
-            work[c] = du[i * columns + c] + skip * d_out[i * columns + c];
-          }
-          Store(gradients.v, row + i, column, columns, 1, work);
-        }
-      }
+      StoreValueGradients(problem, place, virtual_head, row, n, d_out, du, work, gradients);
 
       // Through the state that entered the chunk (zero, and without a gradient, in the first).
       if (!first) {
         const float* from =
             saved.states +
-            (segment.first_chunk + chunk) * problem.value_heads * key_dim * value_dim +
-            head * key_dim * value_dim + column - head * value_dim;
+            (segment.first_chunk + chunk) * problem.value_heads * key_dim * value_dim + place.state;
         PackRows(key_dim, columns, from, value_dim, 1, state);
         Transpose(key_dim, columns, state, columns, state_t, key_dim);
         if (kGated && !last) {
@@ -281,14 +253,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
       LowerProduct(n, key_dim, dk_scores, k, dk, true);
       LowerTransposedProduct(n, key_dim, dk_scores, k, dk, true);
     }
-    for (int64_t i = 0; i < n; ++i) {
-      if (gradients.q.data != nullptr) {
-        Store(gradients.q, row + i, key_column, key_dim, problem.query_scale, dq + i * key_dim);
-      }
-      if (gradients.k.data != nullptr) {
-        Store(gradients.k, row + i, key_column, key_dim, 1, dk + i * key_dim);
-      }
-    }
+    StoreKeyGradients(problem, task, row, n, dq, dk, gradients);
   }
 }
 

@@ -57,18 +57,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
   float* beta = scratch.take(kChunk);
   ChunkDecay decay(scratch);
 
-  for (int64_t index = 0; index < task.heads; ++index) {
-    const int64_t head = (task.first_head + index) / task.slices;
-    const int64_t column = (task.first_head + index) % task.slices * columns;
-    float* state = states + index * state_size;
-    if (segment.initial != nullptr) {
-      PackRows(key_dim, columns, segment.initial + head * key_dim * value_dim + column, value_dim,
-               1, state);
-    } else {
-      std::fill_n(state, state_size, 0.0f);
-    }
-  }
-
+  TakeInitialStates(problem, task, states);
   for (int64_t start = 0; start < segment.length; start += kChunk) {
     const int64_t n = std::min(kChunk, segment.length - start);
     const int64_t row = segment.first_row + start;
@@ -82,22 +71,16 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
     if constexpr (kDeltaRule) LowerScores(n, key_dim, k, k_t, k_scores);
 
     for (int64_t index = 0; index < task.heads; ++index) {
-      const int64_t head = (task.first_head + index) / task.slices;
-      const int64_t column = head * value_dim + (task.first_head + index) % task.slices * columns;
+      const HeadPlace place(problem, task, index);
+      const int64_t head = place.head, column = place.column;
       float* state = states + index * state_size;
       ComputeDecay<kGated>(n, kGated ? problem.log_decay.row(row) + head : nullptr,
                            problem.log_decay.stride, decay);
-      for (int64_t i = 0; i < n; ++i) {
-        beta[i] = problem.beta.data != nullptr ? problem.beta.row(row + i)[head] : 1.0f;
-      }
+      TakeStrengths(problem, row, n, head, beta);
       PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, v);
       if (saved.states != nullptr) {
-        float* to = saved.states + chunk * problem.value_heads * key_dim * value_dim +
-                    head * key_dim * value_dim + column - head * value_dim;
-        for (int64_t c = 0; c < key_dim; ++c) {
-          std::memcpy(to + c * value_dim, state + c * columns,
-                      static_cast<size_t>(columns) * sizeof(float));
-        }
+        StoreState(problem, place, state,
+                   saved.states + chunk * problem.value_heads * key_dim * value_dim);
       }
 
       std::memcpy(z, v, static_cast<size_t>(n * columns) * sizeof(float));
@@ -111,12 +94,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
           }
         }
         SolveResiduals(n, columns, k_scores, decay.pairs, beta, z, lower);
-        if (saved.residuals != nullptr) {
-          for (int64_t i = 0; i < n; ++i) {
-            std::memcpy(saved.residuals + (row + i) * problem.value_heads * value_dim + column,
-                        z + i * columns, static_cast<size_t>(columns) * sizeof(float));
-          }
-        }
+        if (saved.residuals != nullptr) StoreResiduals(problem, place, row, n, z, saved.residuals);
       }
       ScaleRows(n, columns, beta, z, u);
 
@@ -141,17 +119,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
       SmallMatmul(key_dim, columns, n, k, 1, key_dim, u, columns, state, columns, true);
     }
   }
-
-  if (segment.final == nullptr) return;
-  for (int64_t index = 0; index < task.heads; ++index) {
-    const int64_t head = (task.first_head + index) / task.slices;
-    const int64_t column = (task.first_head + index) % task.slices * columns;
-    float* to = segment.final + head * key_dim * value_dim + column;
-    for (int64_t c = 0; c < key_dim; ++c) {
-      std::memcpy(to + c * value_dim, states + index * state_size + c * columns,
-                  static_cast<size_t>(columns) * sizeof(float));
-    }
-  }
+  StoreFinalStates(problem, task, states);
 }
 
 void ForwardKinds(const OuterProductProblem& problem, const ChunkTask& task, const Matrix& out,

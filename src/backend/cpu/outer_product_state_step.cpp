@@ -16,11 +16,6 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Where the numbers of one head lie in a row [k | u | log_decay].
-struct RowPlace {
-  int64_t k, u, log_decay;
-};
-
 // decays[j] = exp(sum of the log-decays after path row j), decays[count] = exp(the whole sum).
 // Rows: those of `path` and then, unless it is null, `own`.
 template <bool kGated>
@@ -55,7 +50,7 @@ inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
                  float* HWY_RESTRICT state, float* HWY_RESTRICT k, float* HWY_RESTRICT u) {
   const auto count = static_cast<int64_t>(rows.size());
   alignas(64) float decays[2 * kExactStep] = {};
-  PathDecays<kGated>(rows, nullptr, place.log_decay, decays);
+  PathDecays<kGated>(rows, nullptr, place.decay, decays);
   for (int64_t j = 0; j < count; ++j) {
     const float* row = rows[static_cast<size_t>(j)];
     std::memcpy(k + j * key_dim, row + place.k, static_cast<size_t>(key_dim) * sizeof(float));
@@ -71,36 +66,13 @@ inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
   SmallMatmul(key_dim, value_dim, count, k, 1, key_dim, u, value_dim, state, value_dim, true);
 }
 
-// to[c] += sum_j factors[j] rows[j][place + c]
-inline void WeightedRows(std::span<const float* const> rows, int64_t place, int64_t count,
-                         const float* factors, float* HWY_RESTRICT to) {
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t c = 0;
-  for (; c + lanes <= count; c += lanes) {
-    auto sum = hn::LoadU(d, to + c);
-    for (size_t j = 0; j < rows.size(); ++j) {
-      sum = hn::MulAdd(hn::Set(d, factors[j]), hn::LoadU(d, rows[j] + place + c), sum);
-    }
-    hn::StoreU(sum, d, to + c);
-  }
-  if (c == count) return;
-  const auto rest = static_cast<size_t>(count - c);
-  auto sum = LoadPartial(d, rest, to + c);
-  for (size_t j = 0; j < rows.size(); ++j) {
-    sum = hn::MulAdd(hn::Set(d, factors[j]), LoadPartial(d, rest, rows[j] + place + c), sum);
-  }
-  StorePartial(d, rest, sum, to + c);
-}
-
 template <bool kGated, bool kDeltaRule>
 void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
               const Matrix& out) {
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t key_column = head / (problem.value_heads / problem.key_heads) * key_dim;
   const int64_t column = head * value_dim, state_offset = head * key_dim * value_dim;
-  const RowPlace place = {key_column, problem.key_heads * key_dim + column,
-                          problem.key_heads * key_dim + problem.value_heads * value_dim + head};
+  const RowPlace place(problem, head);
   Scratch scratch;
   float* keys = scratch.take(2 * kStepTokens * key_dim);
   float* reads = scratch.take(2 * kStepTokens * value_dim);
@@ -131,7 +103,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> st
       for (size_t t = 0; t < tokens.size(); ++t) {
         const ReplayToken& token = tokens[t];
         alignas(64) float decays[2 * kExactStep] = {};
-        PathDecays<kGated>(token.path, token.row, place.log_decay, decays);
+        PathDecays<kGated>(token.path, token.row, place.decay, decays);
         const size_t before = token.path.size();
         const float from_anchor = decays[before + 1];
         const float* q = problem.q.row(token.input_row) + key_column;

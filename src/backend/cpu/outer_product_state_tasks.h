@@ -24,9 +24,10 @@ struct ChunkTask {
 // are summed over tasks a place of its own.
 struct ChunkTaskGradients {
   Matrix q, k, v;
-  float* log_decay = nullptr;  // [rows, virtual heads]
-  float* beta = nullptr;       // [rows, virtual heads]
-  float* skip = nullptr;       // [virtual heads]
+  // [rows, virtual heads]; a decay per key channel: [rows, slices, value heads, key_dim].
+  float* log_decay = nullptr;
+  float* beta = nullptr;  // [rows, virtual heads]
+  float* skip = nullptr;  // [virtual heads]
   int64_t virtual_heads = 0;
 };
 
@@ -40,6 +41,18 @@ void chunk_backward_task(const OuterProductProblem& problem, const ChunkTask& ta
 // All steps of one sequence, for one value head.
 void step_task(const OuterProductProblem& problem, std::span<const ReplayStep> steps, int64_t head,
                const Matrix& out);
+
+// The same three for a decay per key channel, of which sums over pairs of rows need every channel's
+// own.
+void channel_forward_task(const OuterProductProblem& problem, const ChunkTask& task,
+                          const Matrix& out, const OuterProductSaved& saved);
+
+void channel_backward_task(const OuterProductProblem& problem, const ChunkTask& task,
+                           const ConstMatrix& out_grad, const OuterProductSaved& saved,
+                           const ChunkTaskGradients& gradients);
+
+void channel_step_task(const OuterProductProblem& problem, std::span<const ReplayStep> steps,
+                       int64_t head, const Matrix& out);
 
 // Tokens that a step computes in one pass over the anchor.
 constexpr int64_t kStepTokens = 16;

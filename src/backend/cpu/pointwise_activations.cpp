@@ -113,6 +113,18 @@ HWY_INLINE V ReluSlope(V x) {
   return hn::IfThenElseZero(hn::Gt(x, hn::Zero(FloatTag())), Constant(1.0f));
 }
 
+// -ln(1 + e^-x) = min(x, 0) - ln(1 + e^-|x|): the logarithm's argument is between 1 and 2.
+HWY_INLINE V LogSigmoid(V x) {
+  const FloatTag d;
+  return hn::Sub(hn::IfThenElseZero(hn::Lt(x, hn::Zero(d)), x), Softplus(d, hn::Neg(hn::Abs(x))));
+}
+
+HWY_INLINE V EluPlusOne(V x) {
+  const FloatTag d;
+  const V zero = hn::Zero(d);
+  return hn::IfThenElse(hn::Gt(x, zero), hn::Add(x, Constant(1.0f)), Exp(d, x));
+}
+
 void Activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
   switch (activation) {
     case Activation::silu:
@@ -125,6 +137,14 @@ void Activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
       return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Relu(v); });
     case Activation::relu_squared:
       return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return hn::Mul(Relu(v), v); });
+    case Activation::exp:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Exp(FloatTag(), v); });
+    case Activation::softplus:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return Softplus(FloatTag(), v); });
+    case Activation::log_sigmoid:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return LogSigmoid(v); });
+    case Activation::elu_plus_one:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return EluPlusOne(v); });
   }
 }
 
@@ -150,6 +170,24 @@ void ActivateBackward(Extent extent, ConstMatrix x, ConstMatrix dy, Activation a
     case Activation::relu_squared:
       return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
         return hn::Mul(gradient, hn::Add(Relu(v), Relu(v)));
+      });
+    case Activation::exp:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, Exp(FloatTag(), v));
+      });
+    case Activation::softplus:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, Sigmoid(FloatTag(), v));
+      });
+    case Activation::log_sigmoid:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, Sigmoid(FloatTag(), hn::Neg(v)));
+      });
+    case Activation::elu_plus_one:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        const V zero = hn::Zero(FloatTag());
+        const V slope = hn::IfThenElse(hn::Gt(v, zero), Constant(1.0f), Exp(FloatTag(), v));
+        return hn::Mul(gradient, slope);
       });
   }
 }

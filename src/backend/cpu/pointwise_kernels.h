@@ -50,6 +50,24 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
                              ConstMatrix dy, Matrix dx) override;
 
+  // pointwise_gates.cpp
+  void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) override;
+  void append_ones_backward(Extent extent, int64_t group, ConstMatrix dy, Matrix dx) override;
+  void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x, Matrix y) override;
+  void divide_by_sums_backward(Extent extent, int64_t group, float least, ConstMatrix x,
+                               ConstMatrix dy, Matrix dx) override;
+  void scale_columns(Extent extent, ConstMatrix x, const float* weight, Matrix y) override;
+  void scale_columns_backward(Extent extent, ConstMatrix x, const float* weight, ConstMatrix dy,
+                              Matrix dx, GradVector dweight) override;
+  void lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound, Matrix log_decay,
+                          Matrix k) override;
+  void lower_bounded_gate_backward(Extent extent, ConstMatrix x, const float* bound,
+                                   ConstMatrix d_log_decay, ConstMatrix dk, Matrix dx,
+                                   GradVector d_bound) override;
+  void cumulative_softmax(Extent extent, ConstMatrix x, int64_t row, float* bound) override;
+  void cumulative_softmax_backward(Extent extent, ConstMatrix x, int64_t row, const float* d_bound,
+                                   Matrix dx) override;
+
   // pointwise_rows.cpp
   void upsample(const Upsampling& arguments, Matrix out) override;
   void upsample_backward(const Upsampling& arguments, ConstMatrix d_out, Matrix dx, Matrix dy,

@@ -1,0 +1,57 @@
+#include "layers/linear_parts.h"
+
+#include "layers/toolbox.h"
+#include "ops/linear.h"
+#include "ops/short_convolution.h"
+
+namespace pronghorn {
+
+ConvolvedProjection::ConvolvedProjection(std::string_view name, int64_t width,
+                                         const Options& options, const LayerContext& context,
+                                         const ParameterScope& scope, const StateScope& states)
+    : options_(options),
+      projection_(scope.matrix(std::string(name) + "_proj.weight", width, context.hidden_size,
+                               projection_initializer(context))) {
+  if (options.conv_kernel == 0) return;
+  const std::string convolution = std::string(name) + "_conv1d.";
+  const Initializer initializer = convolution_initializer(options.conv_kernel);
+  taps_ =
+      scope.tensor(convolution + "weight", {width, options.conv_kernel}, initializer, Decay::yes);
+  if (options.conv_bias) bias_ = scope.tensor(convolution + "bias", {width}, initializer);
+  rows_ = states.add(short_convolution_journal(width, options.conv_kernel));
+}
+
+Tensor ConvolvedProjection::forward(const LayerInput& input, const Tensor& x) const {
+  const Context& context = input.context;
+  const Tensor projected = linear(context, x, projection_);
+  if (options_.conv_kernel > 0) {
+    return short_convolution(context, projected, taps_, bias_, options_.silu, input.batch, rows_);
+  }
+  return options_.silu ? activate(context, projected, Activation::silu) : projected;
+}
+
+float epsilon_or_default(double configured, const LayerContext& context) {
+  return configured > 0 ? static_cast<float>(configured) : context.norm_epsilon;
+}
+
+HeadGate head_gate_named(std::string_view name) {
+  return name == "silu" ? HeadGate::silu : name == "sigmoid" ? HeadGate::sigmoid : HeadGate::none;
+}
+
+GatedHeadNorm::GatedHeadNorm(std::string_view weight_name, int64_t group, HeadGate gate,
+                             float epsilon, const ParameterScope& scope)
+    : group_(group),
+      gate_(gate),
+      epsilon_(epsilon),
+      weight_(scope.tensor(weight_name, {group}, initializers::constant(1))) {}
+
+Tensor GatedHeadNorm::forward(const Context& context, const Tensor& y, const Tensor& z) const {
+  if (gate_ == HeadGate::silu) {
+    return gated_rms_norm(context, y, z, weight_, group_, epsilon_, GateOrder::norm_then_gate);
+  }
+  const Tensor heads = y.reshape({y.size() / group_, group_});
+  const Tensor normed = rms_norm(context, heads, weight_, epsilon_).reshape(y.shape());
+  return gate_ == HeadGate::none ? normed : multiply(context, normed, sigmoid(context, z));
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,70 @@
+// What the layers of the linear-attention family share around their operator: projections through
+// short convolutions before it, a norm of heads with a gate after it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "layers/layer.h"
+#include "layers/parameters.h"
+#include "layers/states.h"
+#include "ops/pointwise.h"
+#include "tensor/tensor.h"
+#include "tensor/weight.h"
+
+namespace pronghorn {
+
+// A projection and, if it has taps, a causal depthwise convolution of its columns with SiLU behind
+// it: parameters NAME_proj.weight and NAME_conv1d.weight (and .bias).
+class ConvolvedProjection {
+ public:
+  struct Options {
+    int64_t conv_kernel = 0;  // taps; 0: no convolution
+    bool conv_bias = false;
+    bool silu = true;  // behind the convolution, or behind the projection if there is none
+  };
+
+  ConvolvedProjection() = default;
+  // name: "q". The convolution's journal is added to `states`.
+  ConvolvedProjection(std::string_view name, int64_t width, const Options& options,
+                      const LayerContext& context, const ParameterScope& scope,
+                      const StateScope& states);
+
+  // x [rows, hidden_size]; returns [rows, width].
+  Tensor forward(const LayerInput& input, const Tensor& x) const;
+
+ private:
+  Options options_;
+  Weight projection_;
+  Tensor taps_, bias_;
+  JournalSlot rows_;
+};
+
+// A layer's own `norm_epsilon`, or that of the model's norms where it is 0.
+float epsilon_or_default(double configured, const LayerContext& context);
+
+enum class HeadGate { none, silu, sigmoid };
+
+// "none", "silu" or "sigmoid".
+HeadGate head_gate_named(std::string_view name);
+
+// norm(y) gate(z), the norm an RMSNorm over groups of adjacent columns with a weight of a group.
+class GatedHeadNorm {
+ public:
+  GatedHeadNorm() = default;
+  // weight_name: "o_norm.weight".
+  GatedHeadNorm(std::string_view weight_name, int64_t group, HeadGate gate, float epsilon,
+                const ParameterScope& scope);
+
+  // y [rows, columns]; z of its shape, undefined without a gate.
+  Tensor forward(const Context& context, const Tensor& y, const Tensor& z) const;
+
+ private:
+  int64_t group_ = 0;
+  HeadGate gate_ = HeadGate::none;
+  float epsilon_ = 0;
+  Tensor weight_;
+};
+
+}  // namespace pronghorn
