@@ -56,6 +56,8 @@ from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH
 from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config,
                           DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM)
+from transformers import (KimiLinearConfig, KimiLinearForCausalLM, xLSTMConfig,
+                          xLSTMForCausalLM)
 from transformers import SarvamMLAConfig, YoutuConfig, YoutuForCausalLM
 from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
                           Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
@@ -253,6 +255,27 @@ def hybrids(common):
     # As it is published beside a tower for images.
     yield "qwen3_5", Qwen3_5TextConfig(**qwen, num_hidden_layers=2, **tied, layer_types=[
         "linear_attention", "full_attention"]), Qwen3_5ForCausalLM
+
+    kimi = dict(common, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2,
+                intermediate_size=40, moe_intermediate_size=20, kv_lora_rank=12,
+                qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8, num_local_experts=4,
+                num_experts_per_tok=2, linear_num_heads=2)
+    yield "kimi_linear", KimiLinearConfig(
+        **kimi, linear_head_dim=8, layer_types=["linear_attention"] * 3 + ["full_attention"]), \
+        KimiLinearForCausalLM
+    yield "kimi_linear_groups", KimiLinearConfig(
+        **dict(kimi, num_hidden_layers=3, num_local_experts=8), linear_head_dim=12,
+        linear_conv_kernel_dim=3, q_lora_rank=None, n_group=4, topk_group=2,
+        norm_topk_prob=False, routed_scaling_factor=1.5, mlp_layer_types=["sparse"] * 3,
+        layer_types=["full_attention", "linear_attention", "linear_attention"]), \
+        KimiLinearForCausalLM
+
+    yield "xlstm", xLSTMConfig(**common, num_hidden_layers=2, num_heads=2,
+                               ffn_round_up_to_multiple_of=8), xLSTMForCausalLM
+    yield "xlstm_caps", xLSTMConfig(
+        **common, num_hidden_layers=1, num_heads=4, qk_dim_factor=1.0, gate_soft_cap=8.0,
+        output_logit_soft_cap=3.0, ffn_round_up_to_multiple_of=8, norm_eps=1e-4,
+        chunk_size=16), xLSTMForCausalLM
 
     olmo = dict(common, intermediate_size=24, linear_num_key_heads=2, linear_num_value_heads=4,
                 linear_key_head_dim=6, linear_value_head_dim=3)
@@ -682,6 +705,8 @@ def make(name, config, cls):
     (folder / "generation_config.json").unlink(missing_ok=True)
     if name in ("qwen3_5", "qwen3_5_moe"):
         nest(name, folder)
+    if name.startswith("kimi_linear"):
+        name_dense_layers(folder)
     if name in ALIASES:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(
@@ -690,6 +715,16 @@ def make(name, config, cls):
     if name.endswith("_mtp"):
         heads["mtp"] = make_predictor(name, folder, model, tokens).contiguous()
     finish(name, folder, model, tokens, heads)
+
+
+def name_dense_layers(folder):
+    """Feed-forwards without experts under their published name; the library writes the experts'."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    for key in list(tensors):
+        if key.endswith(("gate_proj.weight", "up_proj.weight", "down_proj.weight")) and \
+                "shared_experts" not in key:
+            tensors[key.replace("block_sparse_moe", "mlp")] = tensors.pop(key)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 # Tensors of a head: in DeepSeek's files and in Qwen's.

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "layers/layers.h"
+#include "layers/linear_parts.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
-#include "ops/short_convolution.h"
 
 namespace pronghorn {
 namespace {
@@ -50,68 +50,55 @@ class GatedDeltaNetMixer final : public Mixer {
 
   GatedDeltaNetMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
                      const StateScope& states)
-      : norm_epsilon_(config.norm_epsilon > 0 ? static_cast<float>(config.norm_epsilon)
-                                              : context.norm_epsilon),
-        write_scale_(config.negative_eigenvalues ? 2.0f : 1.0f),
+      : write_scale_(config.negative_eigenvalues ? 2.0f : 1.0f),
         dealt_(config.output_order == "dealt") {
-    const int64_t conv_kernel = config.conv_kernel;
     options_.key_heads = config.heads.heads;
     options_.value_heads = config.value_heads;
     options_.key_dim = config.heads.head_dim;
     options_.value_dim = config.value_head_dim;
     options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
     options_.delta_rule = true;
-    key_width_ = options_.key_heads * options_.key_dim;
+    const int64_t key_width = options_.key_heads * options_.key_dim;
     value_width_ = options_.value_heads * options_.value_dim;
 
+    const ConvolvedProjection::Options convolved = {.conv_kernel = config.conv_kernel};
+    const auto project = [&](std::string_view name, int64_t width) {
+      return ConvolvedProjection(name, width, convolved, context, scope, states);
+    };
+    q_proj_ = project("q", key_width);
+    k_proj_ = project("k", key_width);
+    v_proj_ = project("v", value_width_);
     const int64_t d = context.hidden_size;
     const Initializer in = projection_initializer(context);
-    q_proj_ = scope.matrix("q_proj.weight", key_width_, d, in);
-    k_proj_ = scope.matrix("k_proj.weight", key_width_, d, in);
-    v_proj_ = scope.matrix("v_proj.weight", value_width_, d, in);
     a_proj_ = scope.matrix("a_proj.weight", options_.value_heads, d, in);
     b_proj_ = scope.matrix("b_proj.weight", options_.value_heads, d, in);
     g_proj_ = scope.matrix("g_proj.weight", value_width_, d, in);
     o_proj_ = scope.matrix("o_proj.weight", d, value_width_, residual_initializer(context));
-    const Initializer taps = convolution_initializer(conv_kernel);
-    q_conv_ = scope.tensor("q_conv1d.weight", {key_width_, conv_kernel}, taps, Decay::yes);
-    k_conv_ = scope.tensor("k_conv1d.weight", {key_width_, conv_kernel}, taps, Decay::yes);
-    v_conv_ = scope.tensor("v_conv1d.weight", {value_width_, conv_kernel}, taps, Decay::yes);
     // A uniform in (0, 16]; dt as Mamba's.
     A_log_ = scope.tensor("A_log", {options_.value_heads}, [](Random& random, int64_t) {
       return static_cast<float>(std::log(16 * (1 - random.uniform())));
     });
     dt_bias_ = scope.tensor("dt_bias", {options_.value_heads}, TimeStepConfig().bias());
-    o_norm_ = scope.tensor("o_norm.weight", {options_.value_dim}, initializers::constant(1));
-
-    const JournalShape key_journal = short_convolution_journal(key_width_, conv_kernel);
-    q_rows_ = states.add(key_journal);
-    k_rows_ = states.add(key_journal);
-    v_rows_ = states.add(short_convolution_journal(value_width_, conv_kernel));
+    o_norm_ = GatedHeadNorm("o_norm.weight", options_.value_dim, HeadGate::silu,
+                            epsilon_or_default(config.norm_epsilon, context), scope);
     state_ = states.add(outer_product_state_journal(options_));
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const CheckedBatch& batch = input.batch;
-    const auto convolved = [&](const Weight& projection, const Tensor& taps, JournalSlot rows) {
-      return short_convolution(context, linear(context, x, projection), taps, {}, true, batch,
-                               rows);
+    const auto unit = [&](const ConvolvedProjection& projection) {
+      return l2_normalize(context, projection.forward(input, x), options_.key_dim, kUnitEpsilon);
     };
     OuterProductStateInputs inputs;
-    inputs.q =
-        l2_normalize(context, convolved(q_proj_, q_conv_, q_rows_), options_.key_dim, kUnitEpsilon);
-    inputs.k =
-        l2_normalize(context, convolved(k_proj_, k_conv_, k_rows_), options_.key_dim, kUnitEpsilon);
-    inputs.v = convolved(v_proj_, v_conv_, v_rows_);
+    inputs.q = unit(q_proj_);
+    inputs.k = unit(k_proj_);
+    inputs.v = v_proj_.forward(input, x);
     inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
                                   std::numeric_limits<float>::infinity())
                            .second;
     inputs.beta = scaled(context, sigmoid(context, linear(context, x, b_proj_)), write_scale_);
-    const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
-    const Tensor normed =
-        gated_rms_norm(context, y, linear(context, x, g_proj_), o_norm_, options_.value_dim,
-                       norm_epsilon_, GateOrder::norm_then_gate);
+    const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
+    const Tensor normed = o_norm_.forward(context, y, linear(context, x, g_proj_));
     return linear(context, dealt_ ? dealt(context, normed) : normed, o_proj_);
   }
 
@@ -131,13 +118,15 @@ class GatedDeltaNetMixer final : public Mixer {
     return concatenate_columns(context, parts);
   }
 
-  int64_t key_width_ = 0, value_width_ = 0;
-  float norm_epsilon_, write_scale_;
+  int64_t value_width_ = 0;
+  float write_scale_;
   bool dealt_;
   OuterProductStateOptions options_;
-  JournalSlot q_rows_, k_rows_, v_rows_, state_;
-  Weight q_proj_, k_proj_, v_proj_, a_proj_, b_proj_, g_proj_, o_proj_;
-  Tensor q_conv_, k_conv_, v_conv_, A_log_, dt_bias_, o_norm_;
+  ConvolvedProjection q_proj_, k_proj_, v_proj_;
+  GatedHeadNorm o_norm_;
+  JournalSlot state_;
+  Weight a_proj_, b_proj_, g_proj_, o_proj_;
+  Tensor A_log_, dt_bias_;
 };
 
 }  // namespace

@@ -187,6 +187,13 @@ ParameterScope ParameterScope::sharing(const ParameterScope& owner) const {
   return scope;
 }
 
+Tensor ParameterScope::common(std::string_view name, Shape shape,
+                              const Initializer& initializer) const {
+  const std::string root(name);
+  if (store_->contains(root)) return store_->again(root, shape).value;
+  return store_->tensor(root, std::move(shape), initializer, Decay::no);
+}
+
 std::string ParameterScope::path(std::string_view name) const { return joined(prefix_, name); }
 
 const Parameter& ParameterScope::shared(std::string_view name, const Shape& shape) const {

@@ -87,6 +87,8 @@ class ParameterStore {
   // Error if there is none of this name or its shape is another.
   const Parameter& again(const std::string& name, const Shape& shape);
 
+  bool contains(const std::string& name) const { return names_.count(name) > 0; }
+
   // Gives the parameter at `index` of all() its numbers. Throws Error if they are too few or too
   // many.
   void assign(size_t index, Stored stored);
@@ -138,6 +140,9 @@ class ParameterScope {
     if (owner_) return shared(name, {out, in}).matrix;
     return store_->matrix(path(name), out, in, initializer, share);
   }
+  // One of the whole model's, under `name` alone: made by the first layer that asks for it and
+  // shared with those after it. Throws Error if it is there with another shape.
+  Tensor common(std::string_view name, Shape shape, const Initializer& initializer) const;
   Tensor average(std::string_view name, Shape shape) const {
     if (owner_) return shared(name, shape).value;
     return store_->average(path(name), std::move(shape));

@@ -96,6 +96,14 @@ Family bitnet_family();
 Family mamba_family();
 Family falcon_mamba_family();
 Family mamba2_family();
+Family kimi_linear_family();
+Family xlstm_family();
+Family gla_family();
+Family retnet_family();
+Family hgrn2_family();
+Family delta_net_family();
+Family gated_deltanet_family();
+Family kda_family();
 Family mamba_ssm_family();
 Family pronghorn_family();
 

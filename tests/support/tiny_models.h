@@ -145,6 +145,17 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "score_norm": true}, "blocks": {"m": {"mixer": )" +
            mamba2 + R"(}, "e": {"mixer": )" + attention +
            R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 3, "size": 20}}})"},
+      // The linear family's options.
+      {"linear_family",
+       R"("pattern": "kldh", "blocks": {"k": {"mixer": {"type": "kda", "heads": 2, "value_heads": 4,
+          "head_dim": 6, "value_head_dim": 5, "conv_kernel": 0, "lower_bound": -5,
+          "negative_eigenvalues": true, "gate_bias": false}},
+          "l": {"mixer": {"type": "linear_attention", "heads": 3, "value_head_dim": 7,
+          "feature_map": "exp", "normalizer": true, "output_norm": "identity"}},
+          "d": {"mixer": {"type": "delta_net", "heads": 2, "head_dim": 10, "value_head_dim": 6,
+          "conv_kernel": 0, "activation": "elu", "gate": true, "negative_eigenvalues": true}},
+          "h": {"mixer": {"type": "hgrn2", "heads": 2, "head_dim": 7, "lower_bound": false}, )" +
+           ffn + "}}"},
       // The hybrids' variants.
       {"short_conv", R"("pattern": "2s a", "blocks": {"s": {"mixer": {"type": "short_conv",
           "conv_kernel": 4, "bias": true}, )" +

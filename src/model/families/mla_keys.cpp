@@ -69,6 +69,12 @@ std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
     if (!fits) return {};
   }
   if (layers.empty() || layers.front()->mixers.front().at("rope").is_null()) return {};
+  return write_mla_layers(config, layers, model_type, architecture);
+}
+
+nlohmann::json write_mla_layers(const ModelConfig& config,
+                                const std::vector<const BlockConfig*>& layers,
+                                const std::string& model_type, const std::string& architecture) {
   const nlohmann::json& mixer = layers.front()->mixers.front();
   BlockConfig plain = *layers.front();  // as a decoder has it
   const nlohmann::json turned = {{"heads", mixer.at("heads")},

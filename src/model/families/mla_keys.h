@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "model/families/decoder.h"
 
@@ -24,6 +25,12 @@ Decoder read_mla_decoder(ConfigReader& reader, const MlaDefaults& mla,
 std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
                                                 const std::string& model_type,
                                                 const std::string& architecture);
+
+// The same of some of a model's layers, all latent attention, whatever the others are; they may
+// have no positions.
+nlohmann::json write_mla_layers(const ModelConfig& config,
+                                const std::vector<const BlockConfig*>& layers,
+                                const std::string& model_type, const std::string& architecture);
 
 // The rule of its queries, and that of its keys and values where both are in one matrix; heads: of
 // all layers.

@@ -1,0 +1,116 @@
+// HGRN2 (Qin et al., arXiv 2404.07904): a gated linear RNN whose state is expanded by outer
+// products. The key is what the decay leaves free, 1 - f, and decays have lower bounds that rise
+// with depth, learned for all layers together. Parameter names are those of the
+// flash-linear-attention checkpoints.
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <string>
+
+#include "layers/layers.h"
+#include "layers/linear_parts.h"
+#include "layers/toolbox.h"
+#include "ops/gates.h"
+#include "ops/linear.h"
+#include "ops/outer_product_state.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+struct Hgrn2Config {
+  HeadsConfig heads;
+  int64_t value_head_dim = 0;
+  bool lower_bound = true;
+  double norm_epsilon = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context) {
+    heads.fields(f, context, "heads, each with a state", "of queries and keys");
+    f.check(f.has("value_head_dim") || context.hidden_size % heads.heads == 0, "heads",
+            "{} does not divide hidden_size {}", heads.heads, context.hidden_size);
+    f.integer("value_head_dim", value_head_dim,
+              {context.hidden_size / heads.heads, "hidden_size / heads"}, 1, 2 * limits::kHeadDim,
+              "of values");
+    f.boolean("lower_bound", lower_bound, true,
+              "decays have lower bounds, which are learned and rise from layer to layer");
+    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
+             "of the norm of the output");
+  }
+};
+
+class Hgrn2Mixer final : public Mixer {
+ public:
+  using Config = Hgrn2Config;
+
+  Hgrn2Mixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
+             const StateScope& states)
+      : layer_(std::min(context.layer, context.depth - 1)) {
+    options_.key_heads = options_.value_heads = config.heads.heads;
+    options_.key_dim = config.heads.head_dim;
+    options_.value_dim = config.value_head_dim;
+    options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
+    options_.channel_decay = true;
+    const int64_t key_width = options_.key_heads * options_.key_dim;
+    const int64_t value_width = options_.value_heads * options_.value_dim;
+    const int64_t d = context.hidden_size;
+    const Initializer in = projection_initializer(context);
+    q_proj_ = scope.matrix("q_proj.weight", key_width, d, in);
+    f_proj_ = scope.matrix("f_proj.weight", key_width, d, in);
+    i_proj_ = scope.matrix("i_proj.weight", value_width, d, in);
+    o_proj_ = scope.matrix("o_proj.weight", d, value_width, residual_initializer(context));
+    g_norm_ = GatedHeadNorm("g_norm.weight", value_width, HeadGate::none,
+                            epsilon_or_default(config.norm_epsilon, context), scope);
+    if (config.lower_bound) {
+      lower_bounds_ =
+          scope.common("lower_bounds", {context.depth, key_width}, initializers::constant(0));
+    } else {
+      bound_ = Tensor::zeros({key_width});
+    }
+    state_ = states.add(outer_product_state_journal(options_));
+  }
+
+  Tensor forward(const LayerInput& input, const Tensor& x) const override {
+    const Context& context = input.context;
+    OuterProductStateInputs inputs;
+    inputs.q = activate(context, linear(context, x, q_proj_), Activation::silu);
+    const auto [log_decay, k] =
+        lower_bounded_gate(context, linear(context, x, f_proj_), bound(context));
+    inputs.k = k;
+    inputs.log_decay = log_decay;
+    inputs.v = linear(context, x, i_proj_);
+    const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
+    return linear(context, g_norm_.forward(context, y, {}), o_proj_);
+  }
+
+  // Per number of the state: decay 1, write 2, read 2.
+  double sequence_cost(double) const override {
+    return 5.0 * static_cast<double>(options_.value_heads * options_.key_dim * options_.value_dim);
+  }
+
+ private:
+  Tensor bound(const Context& context) const {
+    if (!lower_bounds_.defined()) return bound_;
+    if (lower_bounds_.requires_grad()) return cumulative_softmax(context, lower_bounds_, layer_);
+    // In inference it stays what it is.
+    std::call_once(made_, [&] { bound_ = cumulative_softmax({}, lower_bounds_, layer_); });
+    return bound_;
+  }
+
+  int64_t layer_;
+  OuterProductStateOptions options_;
+  GatedHeadNorm g_norm_;
+  JournalSlot state_;
+  Weight q_proj_, f_proj_, i_proj_, o_proj_;
+  Tensor lower_bounds_;  // of all layers, before their softmax
+  mutable std::once_flag made_;
+  mutable Tensor bound_;
+};
+
+}  // namespace
+
+MixerType hgrn2_mixer_type() {
+  return mixer_type<Hgrn2Mixer>("hgrn2", "gated linear RNN with an outer-product state",
+                                "arXiv 2404.07904", R"({"type": "hgrn2", "heads": 2})");
+}
+
+}  // namespace pronghorn
