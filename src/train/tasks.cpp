@@ -10,47 +10,12 @@
 #include "base/error.h"
 #include "base/quote.h"
 #include "base/random.h"
+#include "train/task_source.h"
 #include "train/text_source.h"
+#include "train/tracking_tasks.h"
 
 namespace pronghorn {
 namespace {
-
-class TaskSource : public DataSource {
- public:
-  explicit TaskSource(TaskOptions options) : options_(std::move(options)) {}
-  int64_t length() const override { return options_.length; }
-  int64_t vocab_size() const override { return options_.vocab_size; }
-
-  void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) override {
-    std::fill(targets.begin(), targets.end(), -1);
-    Random random(options_.seed ^ (index * 0x9E3779B97F4A7C15ull), options_.name);
-    example(index, random, tokens, targets);
-  }
-
- protected:
-  virtual void example(uint64_t index, Random& random, std::span<int32_t> tokens,
-                       std::span<int32_t> targets) const = 0;
-
-  static int32_t draw(Random& random, int64_t low, int64_t high) {  // low <= result < high
-    return static_cast<int32_t>(
-        low + static_cast<int64_t>(random.below(static_cast<uint64_t>(high - low))));
-  }
-
-  static double one_of(int64_t answers) { return 1 / static_cast<double>(answers); }
-
-  // `count` different numbers of [0, bound), ascending.
-  static std::vector<int64_t> places(Random& random, int64_t count, int64_t bound) {
-    std::set<int64_t> chosen;
-    // Floyd's algorithm: exactly `count` draws.
-    for (int64_t last = bound - count; last < bound; ++last) {
-      const int64_t candidate = draw(random, 0, last + 1);
-      if (!chosen.insert(candidate).second) chosen.insert(last);
-    }
-    return {chosen.begin(), chosen.end()};
-  }
-
-  TaskOptions options_;
-};
 
 // Selective copying (arXiv 2312.00752, section 4.1.1): `items` data tokens at random places among
 // noise, then as many marks, at each of which the next data token is due, in order. Token 0 is
@@ -341,12 +306,6 @@ std::unique_ptr<DataSource> make_mixture(TaskOptions options) {
   return std::make_unique<Mixture>(std::move(parts));
 }
 
-template <typename Task>
-std::unique_ptr<DataSource> make(TaskOptions options) {
-  Task::complete(options);
-  return std::make_unique<Task>(std::move(options));
-}
-
 }  // namespace
 
 const std::vector<TaskType>& task_types() {
@@ -359,34 +318,46 @@ const std::vector<TaskType>& task_types() {
          kMamba,
          {},
          false,
-         make<SelectiveCopying>},
+         make_task_source<SelectiveCopying>},
         {"induction_heads",
          "recall the token that followed a mark",
          kMamba,
          {},
          false,
-         make<InductionHeads>},
-        {"mqar", "recall the values of several keys", kZoology, {}, false, make<Mqar>},
+         make_task_source<InductionHeads>},
+        {"mqar", "recall the values of several keys", kZoology, {}, false, make_task_source<Mqar>},
         {"needle",
          "recall digits hidden in repeated filler",
          kRuler,
          {},
          false,
-         make<Needle<kNeedle>>},
+         make_task_source<Needle<kNeedle>>},
         {"niah_passkey",
          "recall a short key hidden in repeated filler",
          kRuler,
          {},
          false,
-         make<Needle<kPasskey>>},
-        {"niah_number", "recall a number hidden in text", kRuler, {}, true, make<Needle<kNumber>>},
-        {"niah_key", "recall a long key hidden in text", kRuler, {}, true, make<Needle<kKey>>},
+         make_task_source<Needle<kPasskey>>},
+        {"niah_number",
+         "recall a number hidden in text",
+         kRuler,
+         {},
+         true,
+         make_task_source<Needle<kNumber>>},
+        {"niah_key",
+         "recall a long key hidden in text",
+         kRuler,
+         {},
+         true,
+         make_task_source<Needle<kKey>>},
         {"niah",
          "the three needles in a haystack, in turn",
          kRuler,
          {"niah_passkey", "niah_number", "niah_key"},
          true,
          make_mixture}};
+    const std::vector<TaskType> tracking = tracking_tasks();
+    list.insert(list.end(), tracking.begin(), tracking.end());
     for (TaskType& type : list) {
       if (type.parts.empty()) type.parts = {type.name};
     }

@@ -36,8 +36,8 @@ struct TaskType {
   std::unique_ptr<DataSource> (*make)(TaskOptions options);
 };
 
-// selective_copying, induction_heads, mqar, needle, niah_passkey, niah_number, niah_key, and niah,
-// which mixes these three.
+// selective_copying, induction_heads, mqar, needle, niah_passkey, niah_number, niah_key, niah,
+// which mixes these three, and tracking_tasks().
 const std::vector<TaskType>& task_types();
 
 // Throws Error for an unknown name.

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
+#include <tuple>
 
 #include "support/errors.h"
 #include "train/tiny.h"
@@ -337,6 +339,97 @@ TEST(Tasks, TheFamilyTakesItsPartsInTurn) {
     EXPECT_EQ(part->vocab_size(), family->vocab_size());
     EXPECT_EQ(example_of(*family, index), example_of(*part, index));
   }
+}
+
+TEST(Tasks, RunningSumsAreThoseOfTheTokens) {
+  for (const auto& [name, items, modulus] :
+       {std::tuple{"parity", 0, 2}, std::tuple{"modular_addition", 0, 5},
+        std::tuple{"modular_addition", 7, 7}}) {
+    for_examples({options_of(name, 40, items)},
+                 [modulus = modulus](const Example& example, const DataSource& source) {
+                   EXPECT_EQ(source.vocab_size(), modulus);
+                   int32_t sum = 0;
+                   for (size_t t = 0; t < example.tokens.size(); ++t) {
+                     sum += example.tokens[t];
+                     EXPECT_EQ(example.targets[t], sum % modulus);
+                   }
+                 });
+  }
+}
+
+// The number of a permutation from its Lehmer code, and back.
+std::vector<int> permutation_of(int32_t number, int count) {
+  std::vector<int> left(static_cast<size_t>(count)), result;
+  std::iota(left.begin(), left.end(), 0);
+  int factorial = 1;
+  for (int i = 2; i < count; ++i) factorial *= i;
+  for (int i = count - 1; i >= 0; --i) {
+    const auto place = left.begin() + number / factorial;
+    result.push_back(*place);
+    left.erase(place);
+    number %= factorial;
+    if (i > 0) factorial /= i;
+  }
+  return result;
+}
+
+TEST(Tasks, PermutationsAreComposed) {
+  for (const int count : {3, 5}) {
+    for_examples({options_of("permutations", 32, count)},
+                 [count](const Example& example, const DataSource&) {
+                   std::vector<int> state = permutation_of(0, count);
+                   for (size_t t = 0; t < example.tokens.size(); ++t) {
+                     const std::vector<int> newest = permutation_of(example.tokens[t], count);
+                     for (int& thing : state) thing = newest[static_cast<size_t>(thing)];
+                     EXPECT_EQ(permutation_of(example.targets[t], count), state);
+                   }
+                 });
+  }
+}
+
+TEST(Tasks, FuzzyRecallAsksForValuesThatWereGiven) {
+  for_examples({options_of("fuzzy_recall", 96), options_of("fuzzy_recall", 200, 20),
+                options_of("fuzzy_recall", 64, 2, 4)},
+               [](const Example& example, const DataSource& source) {
+                 const int64_t half = source.vocab_size() / 2;
+                 const auto is_key = [&](size_t t) { return example.tokens[t] < half; };
+                 std::map<std::vector<int32_t>, std::vector<int32_t>> known;
+                 int64_t asked = 0;
+                 for (size_t t = 0; t < example.tokens.size();) {
+                   std::vector<int32_t> key, value;
+                   for (; t < example.tokens.size() && is_key(t); ++t)
+                     key.push_back(example.tokens[t]);
+                   const size_t first = t;
+                   for (; t < example.tokens.size() && !is_key(t); ++t)
+                     value.push_back(example.tokens[t]);
+                   if (value.empty()) break;  // what fills the rest
+                   const auto before = known.find(key);
+                   for (size_t i = 0; i < value.size(); ++i) {
+                     const int32_t due = before == known.end() ? -1 : before->second[i];
+                     EXPECT_EQ(example.targets[first + i - 1], due);
+                     asked += due >= 0 ? 1 : 0;
+                   }
+                   if (before == known.end()) known[key] = value;
+                   EXPECT_EQ(known[key], value);
+                 }
+                 EXPECT_EQ(asked, std::count_if(example.targets.begin(), example.targets.end(),
+                                                [](int32_t target) { return target >= 0; }));
+                 EXPECT_GT(asked, 0);
+               });
+}
+
+TEST(Tasks, CompressionAsksForEverythingInOrder) {
+  for_examples({options_of("compression", 64), options_of("compression", 50, 3)},
+               [](const Example& example, const DataSource&) {
+                 const auto mark = std::find(example.tokens.begin(), example.tokens.end(), 0);
+                 const std::vector<int32_t> given(example.tokens.begin(), mark);
+                 std::vector<int32_t> due;
+                 for (const int32_t target : example.targets) {
+                   if (target >= 0) due.push_back(target);
+                 }
+                 EXPECT_EQ(given, due);
+                 EXPECT_EQ(example.targets[given.size()], given.front());
+               });
 }
 
 // The share that guessing gets right, against guesses.
