@@ -7,19 +7,24 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "bench_profile.h"
 #include "command.h"
 #include "formats/gguf.h"
 #include "lab/measure.h"
+#include "lab/profile.h"
 #include "model/weight_bytes.h"
+#include "tensor/block_layouts.h"
 #include "tensor/storage.h"
 #include "train/text_source.h"
+#include "train/train_config.h"
 
 namespace pronghorn::app {
 namespace {
 
 struct BenchCommand : Common {
   std::filesystem::path model;
-  bool machine = false;
+  bool machine = false, profile = false, train = false;
+  std::vector<std::string> settings;  // of training
   lab::BenchOptions bench;
   std::optional<Precision> precision;
   std::vector<std::string> drafts;
@@ -40,25 +45,63 @@ nlohmann::json to_json(const MachineCeilings& machine) {
           {"f32_gflops", machine.f32_gflops},
           {"bf16_gflops", machine.bf16_gflops},
           {"int8_gops", machine.int8_gops},
-          {"read_gigabytes_per_second", machine.read_gigabytes_per_second}};
+          {"read_gigabytes_per_second", machine.read_gigabytes_per_second},
+          {"fork_nanoseconds", machine.fork_nanoseconds},
+          {"join_nanoseconds", machine.join_nanoseconds}};
 }
 
 void print_machine(const MachineCeilings& machine) {
   fmt::print(
       "{}, {} cores, {} threads, {}\nmatrix peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, "
-      "{:.0f} GOP/s int8\nread bandwidth  {:.1f} GB/s\n",
+      "{:.0f} GOP/s int8\nread bandwidth  {:.1f} GB/s\nthreads         {}\n",
       machine.cpu, machine.cores, machine.threads, machine.instruction_set, machine.f32_gflops,
-      machine.bf16_gflops, machine.int8_gops, machine.read_gigabytes_per_second);
+      machine.bf16_gflops, machine.int8_gops, machine.read_gigabytes_per_second,
+      machine.threads == 1 ? "one"
+      : machine.fork_nanoseconds == 0
+          ? "too busy with other programs to be measured"
+          : fmt::format("{:.0f} ns to fork, {:.0f} ns to join", machine.fork_nanoseconds,
+                        machine.join_nanoseconds));
 }
 
-std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
-  if (find_gguf(path) || std::filesystem::is_directory(path)) return Model::load(path);
+bool is_checkpoint_path(const std::filesystem::path& path) {
+  return find_gguf(path) || std::filesystem::is_directory(path);
+}
+
+// With random weights.
+std::unique_ptr<Model> new_model(const std::filesystem::path& path) {
   ModelConfig config = load_config(path);
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
   if (config.vocab_size == 0) config.vocab_size = kVocabulary;
-  auto model = std::make_unique<Model>(std::move(config), 0);
+  return std::make_unique<Model>(std::move(config), 0);
+}
+
+std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
+  if (is_checkpoint_path(path)) return Model::load(path);
+  auto model = new_model(path);
   model->freeze();
   return model;
+}
+
+// To be trained, and how.
+std::pair<std::unique_ptr<Model>, TrainConfig> load_to_train(const BenchCommand& options) {
+  std::unique_ptr<Model> model = is_checkpoint_path(options.model)
+                                     ? Model::load(options.model, Purpose::training)
+                                     : new_model(options.model);
+  nlohmann::json settings =
+      model->config().train.is_null() ? nlohmann::json::object() : model->config().train;
+  settings.update(parse_settings(options.settings));
+  return {std::move(model), read_train_config({settings, options.model.string() + ": train"})};
+}
+
+// Whether most products are of whole numbers of 8 bits.
+bool mostly_blocks(const Model& model) {
+  int64_t blocks = 0, all = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.matrix.defined()) continue;
+    all += parameter.size();
+    if (layout_of(parameter.matrix.encoding()) != nullptr) blocks += parameter.size();
+  }
+  return 2 * blocks > all;
 }
 
 // `count` pieces of `length` tokens, cut from the texts at even distances.
@@ -151,6 +194,67 @@ void bench_drafts(const BenchCommand& options) {
   fmt::print("precision {}\n", name_of(bench.precision));
 }
 
+// What run() does with --profile, in place of its measurements.
+void profile(const BenchCommand& options) {
+  std::vector<lab::Profile> profiles;
+  Precision precision;
+  {
+    const std::unique_ptr<Model> model = load_or_make(options.model);
+    lab::BenchOptions bench = options.bench;
+    precision = bench.precision = options.precision.value_or(stored_precision(*model));
+    if (!options.text.empty()) {
+      bench.texts = cut_texts(options, *load_tokenizer(options.model), bench.batch,
+                              bench.prompt + bench.generate);
+    }
+    profiles = lab::profile_inference(*model, bench);
+  }
+  if (options.train || !is_checkpoint_path(options.model)) {
+    const auto [model, config] = load_to_train(options);
+    profiles.push_back(lab::profile_training(*model, config, options.bench.repeat));
+  }
+  const MachineCeilings machine = measure_machine(1.0);
+  if (options.json) {
+    return print_json({{"profiles", profiles_json(profiles, machine)},
+                       {"batch", options.bench.batch},
+                       {"precision", name_of(precision)},
+                       {"threads", thread_count()},
+                       {"backend", backend().description()},
+                       {"machine", to_json(machine)}});
+  }
+  print_machine(machine);
+  print_profiles(profiles, machine);
+}
+
+// What run() does with --train: optimiser steps alone.
+void bench_training(const BenchCommand& options) {
+  const auto [model, config] = load_to_train(options);
+  const lab::Spread rate = lab::bench_training(*model, config, options.bench.repeat);
+  const int64_t peak_bytes = peak_resident_bytes();
+  const MachineCeilings machine = measure_machine(1.0);
+  // Forward, and twice that backward.
+  const TokenCost cost = model->cost(static_cast<double>(config.window) / 2);
+  const bool bf16 = config.precision == Precision::bf16;
+  const double fraction = 3e-9 * rate.median * (cost.matmul + cost.sequence) /
+                          (bf16 ? machine.bf16_gflops : machine.f32_gflops);
+  if (options.json) {
+    return print_json({{"training",
+                        {{"tokens", config.batch_tokens},
+                         {"window", config.window},
+                         {"tokens_per_second", to_json(rate)},
+                         {"fraction_of_matrix_peak", fraction}}},
+                       {"parameters", model->parameter_count()},
+                       {"peak_rss_bytes", peak_bytes},
+                       {"threads", thread_count()},
+                       {"precision", name_of(config.precision)},
+                       {"backend", backend().description()},
+                       {"machine", to_json(machine)}});
+  }
+  print_machine(machine);
+  fmt::print("\ntraining        {} tokens/s ({} to {}), {:.1f}% of matrix peak\n",
+             format_count(rate.median), format_count(rate.min), format_count(rate.max),
+             100 * fraction);
+}
+
 void run(const BenchCommand& options) {
   if (options.machine) {
     const MachineCeilings machine = measure_machine(1.0);
@@ -159,6 +263,8 @@ void run(const BenchCommand& options) {
   }
   if (options.model.empty()) throw UsageError("bench", "needs a model, or --machine");
   if (!options.drafts.empty()) return bench_drafts(options);
+  if (options.profile) return profile(options);
+  if (options.train) return bench_training(options);
   const double start = now_seconds();
   const std::unique_ptr<Model> model = load_or_make(options.model);
   const double load_seconds = now_seconds() - start;
@@ -175,7 +281,10 @@ void run(const BenchCommand& options) {
 
   const bool bf16 = bench.precision == Precision::bf16;
   const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
-  const double peak = 1e9 * (bf16 ? machine.bf16_gflops : machine.f32_gflops);
+  const bool int8 = bf16 && mostly_blocks(*model);
+  const double peak = 1e9 * (int8   ? machine.int8_gops
+                             : bf16 ? machine.bf16_gflops
+                                    : machine.f32_gflops);
   // The head works on one token of a prompt only.
   const double head = 2.0 * static_cast<double>(model->head().size());
   const double prompt_flops = cost.matmul + cost.sequence - head;
@@ -188,7 +297,8 @@ void run(const BenchCommand& options) {
     return print_json({{"prefill",
                         {{"tokens", options.bench.prompt},
                          {"tokens_per_second", to_json(result.prefill)},
-                         {"fraction_of_matrix_peak", matrix_fraction}}},
+                         {"fraction_of_matrix_peak", matrix_fraction},
+                         {"matrix_peak", int8 ? "int8" : name_of(bench.precision)}}},
                        {"decode",
                         {{"tokens", options.bench.generate},
                          {"tokens_per_second", to_json(result.decode)},
@@ -215,7 +325,8 @@ void run(const BenchCommand& options) {
                    format_count(spread.median), format_count(spread.min), format_count(spread.max),
                    fmt::format("{:.1f}% of {}", 100 * fraction, of)});
   };
-  row("prompt", options.bench.prompt, result.prefill, matrix_fraction, "matrix peak");
+  row("prompt", options.bench.prompt, result.prefill, matrix_fraction,
+      int8 ? "int8 matrix peak" : "matrix peak");
   row("decode", options.bench.generate, result.decode, bandwidth_fraction, "read bandwidth");
   print_table(table);
   fmt::print("\nstate {} a sequence, loaded in {}, {} of memory at most\n",
@@ -234,6 +345,14 @@ void add_bench(CLI::App& app) {
   command->add_option("model", options->model,
                       "checkpoint directory, or a configuration (random weights)");
   command->add_flag("--machine", options->machine, "only measure the machine's ceilings");
+  command->add_flag("--profile", options->profile,
+                    "where a prompt, a decoding step and, of a configuration or with --train, a "
+                    "training step go, by kernel");
+  command->add_flag("--train", options->train, "optimiser steps on random tokens");
+  command
+      ->add_option("--set", options->settings,
+                   "a training setting, KEY=VALUE (batch_tokens, window, precision, ...)")
+      ->allow_extra_args(false);
   command->add_option("--prompt", options->bench.prompt, "tokens of the prompt")
       ->check(positive_integer());
   command->add_option("--generate", options->bench.generate, "tokens to generate")

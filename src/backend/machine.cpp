@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <thread>
+#include <vector>
 
 #include "backend/cpu/ceilings.h"
 #include "backend/cpu/cpu_features.h"
@@ -75,6 +76,50 @@ double best_read_rate(double seconds) {
          });
 }
 
+double nanoseconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double, std::nano>(end - begin).count();
+}
+
+// The shortest fork and the shortest join of many.
+void measure_forks(double seconds, MachineCeilings& machine) {
+  const int threads = thread_count();
+  if (threads == 1) return;
+  // Longer than a fork takes: who has not come by then is not there, and that round says nothing.
+  constexpr double kPatience = 20000;
+  double fork = 0, join = 0;
+  struct alignas(64) Piece {
+    Clock::time_point begin, end;
+  };
+  std::vector<Piece> pieces(static_cast<size_t>(threads));
+  const auto later = [](Clock::time_point Piece::*time) {
+    return [time](const Piece& a, const Piece& b) { return a.*time < b.*time; };
+  };
+  const auto stop = Clock::now() + std::chrono::duration<double>(seconds);
+  while (Clock::now() < stop) {
+    std::atomic<int> here{0};
+    const auto start = Clock::now();
+    parallel_for(threads, 1, [&](int64_t first, int64_t) {
+      Piece& piece = pieces[static_cast<size_t>(first)];
+      piece.begin = Clock::now();
+      ++here;
+      // Nobody takes a second piece before all have one.
+      while (here < threads && nanoseconds_between(piece.begin, Clock::now()) < kPatience) {
+      }
+      piece.end = Clock::now();
+    });
+    const auto end = Clock::now();
+    const auto begun = std::ranges::max_element(pieces, later(&Piece::begin))->begin;
+    const auto done = std::ranges::max_element(pieces, later(&Piece::end))->end;
+    const double forked = nanoseconds_between(start, begun),
+                 joined = nanoseconds_between(done, end);
+    if (forked >= kPatience) continue;
+    fork = fork == 0 ? forked : std::min(fork, forked);
+    join = join == 0 ? joined : std::min(join, joined);
+  }
+  machine.fork_nanoseconds = fork;
+  machine.join_nanoseconds = join;
+}
+
 }  // namespace
 
 MachineCeilings measure_machine(double seconds) {
@@ -100,6 +145,7 @@ MachineCeilings measure_machine(double seconds) {
                                   cpu_features().amx ? kTileSteps : kVectorSteps);
   machine.read_gigabytes_per_second = best_read_rate(seconds / 4);
   release_cached_memory();
+  measure_forks(seconds / 20, machine);
   return machine;
 }
 

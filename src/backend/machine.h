@@ -16,6 +16,10 @@ struct MachineCeilings {
                                          // f32_gflops where there are neither
   double int8_gops = 0;                  // of bytes, with AMX tiles, VNNI or what there is
   double read_gigabytes_per_second = 0;  // from memory, eight streams a thread, huge pages
+  // parallel_for() with one piece a thread, workers awake; 0 with one thread, or where
+  // other programs never let all threads run. Until the last thread
+  // has begun, and from when the last one is done until the caller goes on.
+  double fork_nanoseconds = 0, join_nanoseconds = 0;
 };
 
 // Measures for about `seconds` and keeps the best of many short repetitions, since other programs

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/fork_count.h"
+
 namespace pronghorn {
 namespace {
 
@@ -44,6 +46,7 @@ class ThreadPool {
   ~ThreadPool() { stop_workers(); }
 
   int threads() const { return threads_; }
+  int64_t forks() const { return forks_.load(std::memory_order_relaxed); }
 
   void set_threads(int threads) {
     std::lock_guard<std::mutex> lock(run_mutex_);
@@ -55,6 +58,7 @@ class ThreadPool {
     // One job at a time; a second caller thread waits for its turn.
     std::lock_guard<std::mutex> run_lock(run_mutex_);
     start_workers();
+    forks_.store(forks_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     count_ = count;
     grain_ = grain;
     function_ = function;
@@ -163,6 +167,7 @@ class ThreadPool {
   std::condition_variable wake_;
   std::atomic<uint64_t> gate_{kClosed};
   uint64_t generation_ = 0;  // of the newest job
+  std::atomic<int64_t> forks_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<int64_t> next_{0};
   int64_t count_ = 0, grain_ = 1;
@@ -178,6 +183,8 @@ ThreadPool& pool() {
 }
 
 }  // namespace
+
+int64_t fork_count() { return pool().forks(); }
 
 int thread_count() { return pool().threads(); }
 

@@ -9,8 +9,6 @@
 namespace pronghorn::lab {
 namespace {
 
-// Tokens of one forward while reading a prompt.
-
 // Decode steps of one measurement, and how many measurements the median is of.
 constexpr int64_t kDecodeSteps = 64;
 constexpr int kDecodeRepeats = 9;
@@ -29,7 +27,29 @@ int32_t likeliest(const Tensor& logits, int64_t row) {
   return static_cast<int32_t>(std::max_element(scores, scores + logits.columns()) - scores);
 }
 
-// Reads `tokens` into all states together and returns the scores after each.
+}  // namespace
+
+Spread spread_of(std::vector<double> values) {
+  require(!values.empty(), "measurement", "nothing was measured");
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  const double median =
+      values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return {median, values.front(), values.back()};
+}
+
+std::vector<std::vector<int32_t>> bench_prompts(const Model& model, const BenchOptions& options) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const std::vector<int32_t>& text : options.texts) {
+    prompts.emplace_back(text.begin(), text.begin() + options.prompt);
+  }
+  for (int64_t s = 0; options.texts.empty() && s < options.batch; ++s) {
+    prompts.push_back(
+        random_tokens(options.prompt, model.config().vocab_size, static_cast<uint64_t>(s)));
+  }
+  return prompts;
+}
+
 Tensor read_prompts(const Model& model, const Context& context, std::vector<SequenceState>& states,
                     const std::vector<std::vector<int32_t>>& prompts) {
   const auto length = static_cast<int64_t>(prompts.front().size());
@@ -53,7 +73,6 @@ Tensor read_prompts(const Model& model, const Context& context, std::vector<Sequ
   return model.logits(context, last);
 }
 
-// One token for every state: the next of its text, or the likeliest if there are no texts.
 Tensor decode_step(const Model& model, const Context& context, std::vector<SequenceState>& states,
                    const Tensor& logits, std::span<const std::vector<int32_t>> texts) {
   Batch batch;
@@ -65,28 +84,10 @@ Tensor decode_step(const Model& model, const Context& context, std::vector<Seque
   return model.logits(context, model.forward(context, batch));
 }
 
-}  // namespace
-
-Spread spread_of(std::vector<double> values) {
-  require(!values.empty(), "measurement", "nothing was measured");
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  const double median =
-      values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-  return {median, values.front(), values.back()};
-}
-
 BenchResult bench_model(const Model& model, const BenchOptions& options) {
   Context context;
   context.precision = options.precision;
-  std::vector<std::vector<int32_t>> prompts;
-  for (const std::vector<int32_t>& text : options.texts) {
-    prompts.emplace_back(text.begin(), text.begin() + options.prompt);
-  }
-  for (int64_t s = 0; options.texts.empty() && s < options.batch; ++s) {
-    prompts.push_back(
-        random_tokens(options.prompt, model.config().vocab_size, static_cast<uint64_t>(s)));
-  }
+  const std::vector<std::vector<int32_t>> prompts = bench_prompts(model, options);
   std::vector<double> prefill, decode;
   BenchResult result;
   Progress progress("bench", options.repeat + 1, "runs");

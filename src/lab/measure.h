@@ -37,6 +37,19 @@ struct BenchResult {
   std::vector<double> kept_shares;  // Model::measured_shares() of one sequence, at the end
 };
 
+// The prompts of `batch` sequences: the beginnings of `texts`, or random tokens.
+std::vector<std::vector<int32_t>> bench_prompts(const Model& model, const BenchOptions& options);
+
+// Reads one prompt into each state, all of one length, in forwards of at most kPromptPiece tokens;
+// returns the scores after each.
+Tensor read_prompts(const Model& model, const Context& context, std::vector<SequenceState>& states,
+                    const std::vector<std::vector<int32_t>>& prompts);
+
+// One token for every state: the next of its text, or the likeliest by `logits` if there are no
+// texts. Returns the scores after it.
+Tensor decode_step(const Model& model, const Context& context, std::vector<SequenceState>& states,
+                   const Tensor& logits, std::span<const std::vector<int32_t>> texts);
+
 // Reads `batch` prompts and generates from each, `repeat` times after a warm-up.
 BenchResult bench_model(const Model& model, const BenchOptions& options);
 

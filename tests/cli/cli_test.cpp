@@ -256,6 +256,25 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
   EXPECT_EQ(json_of({"bench", "run", "--prompt", "9", "--generate", "2", "--repeat", "1",
                      "--threads", "2"})["threads"],
             2);
+  const auto machine = json_of({"bench", "--machine"});
+  for (const char* ceiling :
+       {"f32_gflops", "bf16_gflops", "int8_gops", "read_gigabytes_per_second"}) {
+    EXPECT_GT(machine[ceiling].get<double>(), 0) << ceiling;
+  }
+  EXPECT_TRUE(machine["fork_nanoseconds"].is_number());
+  EXPECT_TRUE(machine["join_nanoseconds"].is_number());
+  const auto profile = json_of({"bench", "run", "--profile", "--train", "--prompt", "40",
+                                "--generate", "8", "--repeat", "1", "--set", "batch_tokens=256"});
+  ASSERT_EQ(profile["profiles"].size(), 3u);
+  for (const auto& part : profile["profiles"]) {
+    double share = 0;
+    for (const auto& row : part["rows"]) share += row["share"].get<double>();
+    EXPECT_NEAR(share, 1, 0.05) << part["what"];
+  }
+  EXPECT_GT(json_of({"bench", "tiny.json", "--train", "--repeat", "1", "--set",
+                     "batch_tokens=256"})["training"]["tokens_per_second"]["median"]
+                .get<double>(),
+            0);
 
   const auto eval = json_of({"eval", "run", "--data", "text.txt"});
   EXPECT_EQ(eval["bytes"], text().size() - 1);  // nothing predicts the first
