@@ -131,8 +131,7 @@ class WatchedPointwise final : public PointwiseKernels {
     const Watched watched(watcher_, call("append_ones_backward", kElements, extent, 2));
     kernels_.append_ones_backward(extent, group, dy, dx);
   }
-  void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x,
-                      Matrix y) override {
+  void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x, Matrix y) override {
     const Watched watched(watcher_, call("divide_by_sums", kElements, extent, 2));
     kernels_.divide_by_sums(extent, group, least, x, y);
   }

@@ -135,12 +135,14 @@ class AttentionMixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const Tensor in = project_.input(context, scaled(context, x, input_scale_));
-    const Tensor queries =
-        adapted(context, project_(context, in, q_proj_, q_bias_), in, q_adapter_);
-    Tensor seen = attend(input, in, prepare(input, queries, q_norm_));
-    if (g_proj_.defined()) {
-      seen = multiply(context, seen, sigmoid(context, project_(context, in, g_proj_, g_bias_)));
-    }
+    // Without keys of its own, or without a gate, those are undefined.
+    const auto [q, k, v, gate] = project_(
+        context, in,
+        {{&q_proj_, &q_bias_}, {&k_proj_, &k_bias_}, {&v_proj_, &v_bias_}, {&g_proj_, &g_bias_}});
+    const Tensor queries = prepare(input, adapted(context, q, in, q_adapter_), q_norm_);
+    Tensor seen = shared_.borrows() ? attend_borrowed(input, shared_, queries, options_, sinks_)
+                                    : attend(input, in, queries, k, v);
+    if (gate.defined()) seen = multiply(context, seen, sigmoid(context, gate));
     if (output_norm_.defined()) seen = rms_norm(context, seen, output_norm_, norm_epsilon_);
     const Tensor out = project_(context, project_.input(context, seen), o_proj_, o_bias_);
     return scaled(context, out, output_scale_);
@@ -154,12 +156,13 @@ class AttentionMixer final : public Mixer {
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
 
  private:
-  Tensor attend(const LayerInput& input, const Tensor& in, const Tensor& q) const {
-    if (shared_.borrows()) return attend_borrowed(input, shared_, q, options_, sinks_);
+  // in: what the keys and values were projected from.
+  Tensor attend(const LayerInput& input, const Tensor& in, const Tensor& q, const Tensor& keys,
+                const Tensor& values) const {
     const Context& context = input.context;
-    const Tensor keys = adapted(context, project_(context, in, k_proj_, k_bias_), in, k_adapter_);
-    const Tensor k = prepare(input, scaled(context, keys, key_scale_), k_norm_);
-    const Tensor v = adapted(context, project_(context, in, v_proj_, v_bias_), in, v_adapter_);
+    const Tensor own = adapted(context, keys, in, k_adapter_);
+    const Tensor k = prepare(input, scaled(context, own, key_scale_), k_norm_);
+    const Tensor v = adapted(context, values, in, v_adapter_);
     return attend_own(input, shared_, q, k, v, options_, key_value_, sinks_);
   }
 

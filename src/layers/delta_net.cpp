@@ -75,22 +75,21 @@ class DeltaNetMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto unit = [&](const ConvolvedProjection& projection) {
-      Tensor heads = projection.forward(input, x);
+    const auto [q, k, v, b, g] = linear_maps(
+        context, x, {q_proj_.map(), k_proj_.map(), v_proj_.map(), {&b_proj_}, {&g_proj_}});
+    const auto unit = [&](const ConvolvedProjection& projection, const Tensor& projected) {
+      Tensor heads = projection.finish(input, projected);
       if (activation_ == "elu") heads = activate(context, heads, Activation::elu_plus_one);
       if (activation_ == "relu") heads = activate(context, heads, Activation::relu);
       return l2_normalize(context, heads, options_.key_dim, kUnitEpsilon);
     };
     OuterProductStateInputs inputs;
-    inputs.q = unit(q_proj_);
-    inputs.k = unit(k_proj_);
-    inputs.v = v_proj_.forward(input, x);
-    if (b_proj_.defined()) {
-      inputs.beta = scaled(context, sigmoid(context, linear(context, x, b_proj_)), write_scale_);
-    }
+    inputs.q = unit(q_proj_, q);
+    inputs.k = unit(k_proj_, k);
+    inputs.v = v_proj_.finish(input, v);
+    if (b.defined()) inputs.beta = scaled(context, sigmoid(context, b), write_scale_);
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    const Tensor gate = g_proj_.defined() ? linear(context, x, g_proj_) : Tensor();
-    return linear(context, o_norm_.forward(context, y, gate), o_proj_);
+    return linear(context, o_norm_.forward(context, y, g), o_proj_);
   }
 
   // Per number of the state: what the key held 2, write 2, read 2.

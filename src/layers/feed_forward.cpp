@@ -108,8 +108,7 @@ class TwoLayers final : public FeedForward {
     const Tensor in = project_.input(context, x);
     Tensor inside;
     if (kGated) {
-      Tensor gate = project_(context, in, gate_proj_, gate_bias_);
-      Tensor up = project_(context, in, up_proj_, up_bias_);
+      auto [gate, up] = project_(context, in, {{&gate_proj_, &gate_bias_}, {&up_proj_, &up_bias_}});
       if (adapter_.defined()) {
         const Tensor narrow = linear(context, in, adapter_);
         gate = add(context, gate, linear(context, narrow, gate_adapter_));

@@ -10,6 +10,7 @@
 #include "layers/linear_parts.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 
@@ -86,19 +87,22 @@ class GatedDeltaNetMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto unit = [&](const ConvolvedProjection& projection) {
-      return l2_normalize(context, projection.forward(input, x), options_.key_dim, kUnitEpsilon);
+    const auto unit = [&](const ConvolvedProjection& projection, const Tensor& projected) {
+      return l2_normalize(context, projection.finish(input, projected), options_.key_dim,
+                          kUnitEpsilon);
     };
+    const auto [q, k, v, a, b, g] = linear_maps(
+        context, x,
+        {q_proj_.map(), k_proj_.map(), v_proj_.map(), {&a_proj_}, {&b_proj_}, {&g_proj_}});
     OuterProductStateInputs inputs;
-    inputs.q = unit(q_proj_);
-    inputs.k = unit(k_proj_);
-    inputs.v = v_proj_.forward(input, x);
-    inputs.log_decay = decay_gate(context, linear(context, x, a_proj_), dt_bias_, A_log_, 0,
-                                  std::numeric_limits<float>::infinity())
-                           .second;
-    inputs.beta = scaled(context, sigmoid(context, linear(context, x, b_proj_)), write_scale_);
+    inputs.q = unit(q_proj_, q);
+    inputs.k = unit(k_proj_, k);
+    inputs.v = v_proj_.finish(input, v);
+    inputs.log_decay =
+        decay_gate(context, a, dt_bias_, A_log_, 0, std::numeric_limits<float>::infinity()).second;
+    inputs.beta = scaled(context, sigmoid(context, b), write_scale_);
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    const Tensor normed = o_norm_.forward(context, y, linear(context, x, g_proj_));
+    const Tensor normed = o_norm_.forward(context, y, g);
     return linear(context, dealt_ ? dealt(context, normed) : normed, o_proj_);
   }
 

@@ -76,16 +76,17 @@ class GlaMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
+    const auto [q, k, v, gk, g] = linear_maps(
+        context, x, {q_proj_.map(), k_proj_.map(), v_proj_.map(), {&gk_down_}, {&g_proj_}});
     OuterProductStateInputs inputs;
-    inputs.q = q_proj_.forward(input, x);
-    inputs.k = k_proj_.forward(input, x);
-    inputs.v = v_proj_.forward(input, x);
-    const Tensor raw = linear(context, linear(context, x, gk_down_), gk_up_, gk_bias_);
+    inputs.q = q_proj_.finish(input, q);
+    inputs.k = k_proj_.finish(input, k);
+    inputs.v = v_proj_.finish(input, v);
+    const Tensor raw = linear(context, gk, gk_up_, gk_bias_);
     inputs.log_decay =
         scale(context, activate(context, raw, Activation::log_sigmoid), decay_scale_);
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    const Tensor gate = g_proj_.defined() ? linear(context, x, g_proj_) : Tensor();
-    return linear(context, g_norm_.forward(context, y, gate), o_proj_);
+    return linear(context, g_norm_.forward(context, y, g), o_proj_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.

@@ -12,6 +12,7 @@
 #include "layers/toolbox.h"
 #include "ops/gates.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 
@@ -71,13 +72,13 @@ class Hgrn2Mixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
+    const auto [q, f, i] = linear_maps(context, x, {{&q_proj_}, {&f_proj_}, {&i_proj_}});
     OuterProductStateInputs inputs;
-    inputs.q = activate(context, linear(context, x, q_proj_), Activation::silu);
-    const auto [log_decay, k] =
-        lower_bounded_gate(context, linear(context, x, f_proj_), bound(context));
+    inputs.q = activate(context, q, Activation::silu);
+    const auto [log_decay, k] = lower_bounded_gate(context, f, bound(context));
     inputs.k = k;
     inputs.log_decay = log_decay;
-    inputs.v = linear(context, x, i_proj_);
+    inputs.v = i;
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
     return linear(context, g_norm_.forward(context, y, {}), o_proj_);
   }

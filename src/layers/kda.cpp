@@ -93,17 +93,21 @@ class KdaMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto unit = [&](const ConvolvedProjection& projection) {
-      return l2_normalize(context, projection.forward(input, x), options_.key_dim, kUnitEpsilon);
+    const auto [q, k, v, b, f, g] = linear_maps(
+        context, x,
+        {q_proj_.map(), k_proj_.map(), v_proj_.map(), {&b_proj_}, {&f_down_}, {&g_down_}});
+    const auto unit = [&](const ConvolvedProjection& projection, const Tensor& projected) {
+      return l2_normalize(context, projection.finish(input, projected), options_.key_dim,
+                          kUnitEpsilon);
     };
     OuterProductStateInputs inputs;
-    inputs.q = unit(q_proj_);
-    inputs.k = unit(k_proj_);
-    inputs.v = v_proj_.forward(input, x);
-    inputs.log_decay = log_decay(context, linear(context, linear(context, x, f_down_), f_up_));
-    inputs.beta = scaled(context, sigmoid(context, linear(context, x, b_proj_)), write_scale_);
+    inputs.q = unit(q_proj_, q);
+    inputs.k = unit(k_proj_, k);
+    inputs.v = v_proj_.finish(input, v);
+    inputs.log_decay = log_decay(context, linear(context, f, f_up_));
+    inputs.beta = scaled(context, sigmoid(context, b), write_scale_);
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    const Tensor gate = linear(context, linear(context, x, g_down_), g_up_, g_bias_);
+    const Tensor gate = linear(context, g, g_up_, g_bias_);
     return linear(context, o_norm_.forward(context, y, gate), o_proj_);
   }
 

@@ -11,6 +11,7 @@
 #include "layers/toolbox.h"
 #include "ops/gates.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 
@@ -82,11 +83,11 @@ class LinearAttentionMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
+    const auto [q, k, v] = linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}});
     OuterProductStateInputs inputs;
-    inputs.q = features(context, linear(context, x, q_proj_), feature_map_);
-    inputs.k = features(context, linear(context, x, k_proj_), feature_map_);
-    inputs.v = linear(context, x, v_proj_);
-    if (normalizer_) inputs.v = append_ones(context, inputs.v, value_dim_);
+    inputs.q = features(context, q, feature_map_);
+    inputs.k = features(context, k, feature_map_);
+    inputs.v = normalizer_ ? append_ones(context, v, value_dim_) : v;
     Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
     if (normalizer_) y = divide_by_sums(context, y, value_dim_, kLeastSum);
     return linear(context, has_norm_ ? norm_.forward(context, y, {}) : y, o_proj_);
@@ -169,18 +170,15 @@ class RetNetMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto turned_features = [&](const Weight& projection) {
-      const Tensor heads = features(context, linear(context, x, projection), feature_map_);
-      return turned(input, heads, options_.key_dim, angles_);
-    };
+    const auto [q, k, v, g] =
+        linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}, {&g_proj_}});
     OuterProductStateInputs inputs;
-    inputs.q = turned_features(q_proj_);
-    inputs.k = turned_features(k_proj_);
-    inputs.v = linear(context, x, v_proj_);
+    inputs.q = turned(input, features(context, q, feature_map_), options_.key_dim, angles_);
+    inputs.k = turned(input, features(context, k, feature_map_), options_.key_dim, angles_);
+    inputs.v = v;
     inputs.log_decay = log_decay_;
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    const Tensor gate = g_proj_.defined() ? linear(context, x, g_proj_) : Tensor();
-    return linear(context, g_norm_.forward(context, y, gate), o_proj_);
+    return linear(context, g_norm_.forward(context, y, g), o_proj_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.
@@ -248,16 +246,15 @@ class LightningMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto active = [&](const Weight& projection) {
-      return activate(context, linear(context, x, projection), Activation::silu);
-    };
+    const auto [q, k, v, g] =
+        linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}, {&output_gate_}});
     OuterProductStateInputs inputs;
-    inputs.q = active(q_proj_);
-    inputs.k = active(k_proj_);
-    inputs.v = active(v_proj_);
+    inputs.q = activate(context, q, Activation::silu);
+    inputs.k = activate(context, k, Activation::silu);
+    inputs.v = activate(context, v, Activation::silu);
     inputs.log_decay = log_decay_;
     const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
-    return linear(context, norm_.forward(context, y, linear(context, x, output_gate_)), out_proj_);
+    return linear(context, norm_.forward(context, y, g), out_proj_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.

@@ -1,7 +1,6 @@
 #include "layers/linear_parts.h"
 
 #include "layers/toolbox.h"
-#include "ops/linear.h"
 #include "ops/short_convolution.h"
 
 namespace pronghorn {
@@ -21,9 +20,8 @@ ConvolvedProjection::ConvolvedProjection(std::string_view name, int64_t width,
   rows_ = states.add(short_convolution_journal(width, options.conv_kernel));
 }
 
-Tensor ConvolvedProjection::forward(const LayerInput& input, const Tensor& x) const {
+Tensor ConvolvedProjection::finish(const LayerInput& input, const Tensor& projected) const {
   const Context& context = input.context;
-  const Tensor projected = linear(context, x, projection_);
   if (options_.conv_kernel > 0) {
     return short_convolution(context, projected, taps_, bias_, options_.silu, input.batch, rows_);
   }

@@ -9,6 +9,7 @@
 #include "layers/layer.h"
 #include "layers/parameters.h"
 #include "layers/states.h"
+#include "ops/linear_maps.h"
 #include "ops/pointwise.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
@@ -31,8 +32,10 @@ class ConvolvedProjection {
                       const LayerContext& context, const ParameterScope& scope,
                       const StateScope& states);
 
-  // x [rows, hidden_size]; returns [rows, width].
-  Tensor forward(const LayerInput& input, const Tensor& x) const;
+  // Of the projection, for linear_maps() with those of other matrices.
+  LinearMap map() const { return {&projection_}; }
+  // What is behind it: projected [rows, width], as map() gives it; returns the same shape.
+  Tensor finish(const LayerInput& input, const Tensor& projected) const;
 
  private:
   Options options_;

@@ -12,6 +12,7 @@
 #include "layers/toolbox.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -81,13 +82,22 @@ class MlaMixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     Projected in;
-    Tensor from = x;
+    Tensor kv;
     if (q_a_proj_.defined()) {
-      from = rms_norm(context, linear(context, x, q_a_proj_, q_a_bias_), q_norm_, norm_epsilon_);
+      const auto [narrow, latent] =
+          linear_maps(context, x, {{&q_a_proj_, &q_a_bias_}, {&kv_a_proj_, &kv_a_bias_}});
+      const Tensor from = rms_norm(context, narrow, q_norm_, norm_epsilon_);
+      const auto [q, q_rope] = linear_maps(context, from, {{&q_nope_proj_}, {&q_rope_proj_}});
+      in.q = q;
+      in.q_rope = turned(input, q_rope);
+      kv = latent;
+    } else {
+      const auto [q, q_rope, latent] =
+          linear_maps(context, x, {{&q_nope_proj_}, {&q_rope_proj_}, {&kv_a_proj_, &kv_a_bias_}});
+      in.q = q;
+      in.q_rope = turned(input, q_rope);
+      kv = latent;
     }
-    in.q = linear(context, from, q_nope_proj_);
-    in.q_rope = turned(input, linear(context, from, q_rope_proj_));
-    const Tensor kv = linear(context, x, kv_a_proj_, kv_a_bias_);
     in.latent = rms_norm(context, kv.column_slice(0, config_.latent), kv_norm_, norm_epsilon_);
     in.k_rope = turned(input, kv.column_slice(config_.latent, config_.rope_dim));
     const Tensor seen = expands(input) ? expanded(input, in) : absorbed(input, in);

@@ -13,6 +13,7 @@
 #include "layers/toolbox.h"
 #include "ops/gates.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 
@@ -77,23 +78,25 @@ class MlstmMixer final : public Mixer {
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
-    const auto gate = [&](const Weight& weight, const Tensor& bias, Activation activation) {
-      return activate(context, soft_cap(context, linear(context, x, weight, bias), soft_cap_),
-                      activation);
+    const auto [q, k, v, o, i, f] = linear_maps(
+        context, x,
+        {{&q_}, {&k_}, {&v_}, {&ogate_}, {&igate_, &igate_bias_}, {&fgate_, &fgate_bias_}});
+    const auto gate = [&](const Tensor& raw, Activation activation) {
+      return activate(context, soft_cap(context, raw, soft_cap_), activation);
     };
     OuterProductStateInputs inputs;
-    inputs.q = linear(context, x, q_);
-    inputs.k = linear(context, x, k_);
-    inputs.v = append_ones(context, linear(context, x, v_), value_dim_);
-    inputs.beta = gate(igate_, igate_bias_, Activation::exp);
-    inputs.log_decay = gate(fgate_, fgate_bias_, Activation::log_sigmoid);
+    inputs.q = q;
+    inputs.k = k;
+    inputs.v = append_ones(context, v, value_dim_);
+    inputs.beta = gate(i, Activation::exp);
+    inputs.log_decay = gate(f, Activation::log_sigmoid);
     const Tensor read = outer_product_state(context, inputs, options_, input.batch, state_);
     const Tensor h = divide_by_sums(context, read, value_dim_, 1);
     const Tensor heads = h.reshape({h.size() / value_dim_, value_dim_});
     const Tensor normed = layer_norm(context, heads, unit_, {}, epsilon_).reshape(h.shape());
-    const Tensor ogate = sigmoid(context, linear(context, x, ogate_));
-    return linear(context, multiply(context, scale_columns(context, normed, norm_), ogate),
-                  out_proj_);
+    const Tensor gated =
+        multiply(context, scale_columns(context, normed, norm_), sigmoid(context, o));
+    return linear(context, gated, out_proj_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.

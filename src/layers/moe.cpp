@@ -8,6 +8,7 @@
 #include "layers/toolbox.h"
 #include "ops/experts.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -214,8 +215,8 @@ class MixtureOfExperts final : public FeedForward {
   }
 
   Tensor shared(const Context& whole, const Context& context, const Tensor& x) const {
-    const Tensor gate = gated_ ? linear(context, x, shared_gate_proj_) : Tensor();
-    const Tensor inside = inner(context, gate, linear(context, x, shared_up_proj_));
+    const auto [gate, up] = linear_maps(context, x, {{&shared_gate_proj_}, {&shared_up_proj_}});
+    const Tensor inside = inner(context, gate, up);
     const Tensor y = linear(context, inside, shared_down_proj_);
     if (!shared_gate_.defined()) return y;
     std::vector<int32_t> places(static_cast<size_t>(x.rows()));

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "layers/toolbox.h"
-#include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -50,11 +50,11 @@ PersistentAttention::PersistentAttention(const MemoryAndWindowConfig& config,
 Tensor PersistentAttention::forward(const LayerInput& input, const Tensor& x) const {
   const Context& context = input.context;
   const CheckedBatch& batch = input.batch;
-  const auto turned = [&](const Weight& projection) {
-    return rope(context, linear(context, x, projection), batch.positions(), options_.head_dim,
-                angles_);
+  const auto turned = [&](const Tensor& heads) {
+    return rope(context, heads, batch.positions(), options_.head_dim, angles_);
   };
-  const Tensor q = turned(q_proj_), k = turned(k_proj_), v = linear(context, x, v_proj_);
+  const auto [queries, keys, v] = linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}});
+  const Tensor q = turned(queries), k = turned(keys);
   if (persistent_ == 0) return attention(context, q, k, v, options_, batch, key_value_);
   const AttentionResult window = partial_attention(context, q, k, v, options_, batch, key_value_);
   return merge_attention(context, q, {&window, 1}, persistent_keys_, persistent_values_, options_);

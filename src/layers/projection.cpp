@@ -71,6 +71,18 @@ Tensor Projector::operator()(const Context& context, const Tensor& input, const 
   return linear(context, input, rounded(context, weight), bias);
 }
 
+void Projector::several(const Context& context, const Tensor& input,
+                        std::span<const LinearMap> maps, std::span<Tensor> y) const {
+  if (bits_ != ProductBits::ternary) return linear_maps(context, input, maps, y);
+  std::array<Weight, kMostMaps> weights;
+  std::array<LinearMap, kMostMaps> few;
+  for (size_t i = 0; i < maps.size(); ++i) {
+    if (maps[i].weight->defined()) weights[i] = rounded(context, *maps[i].weight);
+    few[i] = {&weights[i], maps[i].bias};
+  }
+  linear_maps(context, input, std::span<const LinearMap>(few).first(maps.size()), y);
+}
+
 Weight Projector::rounded(const Context& context, const Weight& weight) const {
   if (weight.trainable().defined()) {
     const Weight few(round_ternary(context, weight.trainable()));

@@ -8,6 +8,7 @@
 #include "layers/toolbox.h"
 #include "ops/fast_weight_memory.h"
 #include "ops/linear.h"
+#include "ops/linear_maps.h"
 #include "ops/pointwise.h"
 #include "ops/rope.h"
 #include "ops/short_convolution.h"
@@ -111,7 +112,9 @@ class TttMixer final : public Mixer, public HasLearningMemory {
       return rope(context, heads, places, options_.head_dim, angles_);
     };
     FastWeightMemoryInputs inputs = inputs_;
-    const Tensor q = linear(context, x, q_proj_);
+    // With shared queries and keys, and without a gate, those are undefined.
+    const auto [q, k, v, rate, gate] = linear_maps(
+        context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}, {&lr_weight_, &lr_bias_}, {&g_proj_}});
     if (share_qk_) {
       inputs.q =
           turned(short_convolution(context, q, conv_q_, conv_q_bias_, false, batch, q_rows_));
@@ -119,16 +122,13 @@ class TttMixer final : public Mixer, public HasLearningMemory {
           turned(short_convolution(context, q, conv_k_, conv_k_bias_, false, batch, k_rows_));
     } else {
       inputs.q = turned(q);
-      inputs.k = turned(linear(context, x, k_proj_));
+      inputs.k = turned(k);
     }
-    inputs.v = linear(context, x, v_proj_);
-    inputs.theta =
-        scale(context, sigmoid(context, linear(context, x, lr_weight_, lr_bias_)), learning_rate_);
+    inputs.v = v;
+    inputs.theta = scale(context, sigmoid(context, rate), learning_rate_);
     const Tensor read = fast_weight_memory(context, inputs, options_, batch, slot_);
     Tensor y = layer_norm(context, read, post_norm_weight_, post_norm_bias_, kPostNormEpsilon);
-    if (g_proj_.defined()) {
-      y = multiply(context, y, gelu(context, linear(context, x, g_proj_), true));
-    }
+    if (gate.defined()) y = multiply(context, y, gelu(context, gate, true));
     return linear(context, y, o_proj_);
   }
 

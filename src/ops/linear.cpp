@@ -1,11 +1,14 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/linear_maps.h"
 #include "ops/operands.h"
 #include "ops/pointwise.h"
 
@@ -13,36 +16,45 @@ namespace pronghorn {
 
 namespace {
 
-Tensor product(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
+void check(const Tensor& x, const Weight& weight, const Tensor& bias) {
   require(weight.defined(), "linear", "the weight is undefined");
+  require(x.columns() == weight.in(), "linear", "input of width {} for a weight [{}, {}]",
+          x.columns(), weight.out(), weight.in());
+  require(!bias.defined() || (bias.size() == weight.out() && bias.contiguous()), "linear",
+          "bias of shape {} for a weight [{}, {}]", shape_string(bias.shape()), weight.out(),
+          weight.in());
+}
+
+const float* numbers_of(const Tensor& bias) { return bias.defined() ? bias.data() : nullptr; }
+
+void product_backward(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& y,
+                      Precision precision) {
+  if (!y.has_grad()) return;
   const int64_t in = weight.in(), out = weight.out(), rows = x.rows();
-  require(x.columns() == in, "linear", "input of width {} for a weight [{}, {}]", x.columns(), out,
-          in);
-  require(!bias.defined() || (bias.size() == out && bias.contiguous()), "linear",
-          "bias of shape {} for a weight [{}, {}]", shape_string(bias.shape()), out, in);
+  MatmulKernels& kernels = backend().matmul();
+  const ConstMatrix dy = output_gradient(y);
+  if (x.requires_grad()) {
+    linear_input_gradient(weight, dy, rows, input_gradient(x), precision);
+  }
+  if (weight.trainable().requires_grad()) {
+    kernels.linear_backward_weight(dy, input_matrix(x), rows, out, in,
+                                   input_gradient(weight.trainable()), precision);
+  }
+  if (bias.requires_grad()) {
+    kernels.linear_backward_bias(dy, rows, out, vector_gradient(bias));
+  }
+}
 
-  const Tensor y = Tensor::empty({rows, out});
+Tensor product(const Context& context, const Tensor& x, const Weight& weight, const Tensor& bias) {
+  check(x, weight, bias);
+  const Tensor y = Tensor::empty({x.rows(), weight.out()});
   const Precision precision = context.precision;
-  backend().matmul().linear_forward(weight, input_matrix(x), rows,
-                                    bias.defined() ? bias.data() : nullptr, output_matrix(y),
-                                    precision, context.tape == nullptr && context.exact);
-  if (!needs_gradient(context, y, x, weight.trainable(), bias)) return y;
-
-  context.tape->record([x, weight, bias, y, precision, rows, in, out] {
-    if (!y.has_grad()) return;
-    MatmulKernels& kernels = backend().matmul();
-    const ConstMatrix dy = output_gradient(y);
-    if (x.requires_grad()) {
-      linear_input_gradient(weight, dy, rows, input_gradient(x), precision);
-    }
-    if (weight.trainable().requires_grad()) {
-      kernels.linear_backward_weight(dy, input_matrix(x), rows, out, in,
-                                     input_gradient(weight.trainable()), precision);
-    }
-    if (bias.requires_grad()) {
-      kernels.linear_backward_bias(dy, rows, out, vector_gradient(bias));
-    }
-  });
+  backend().matmul().linear_forward(weight, input_matrix(x), x.rows(), numbers_of(bias),
+                                    output_matrix(y), precision,
+                                    context.tape == nullptr && context.exact);
+  if (needs_gradient(context, y, x, weight.trainable(), bias)) {
+    context.tape->record([=] { product_backward(x, weight, bias, y, precision); });
+  }
   return y;
 }
 
@@ -78,6 +90,59 @@ Tensor linear(const Context& context, const Tensor& x, const Weight& weight, con
   if (change == nullptr) return y;
   const Tensor low = product(context, x, change->a, {});
   return add(context, y, scale(context, product(context, low, change->b, {}), change->scale));
+}
+
+void linear_maps(const Context& context, const Tensor& x, std::span<const LinearMap> maps,
+                 std::span<Tensor> y) {
+  require(maps.size() <= kMostMaps && maps.size() == y.size(), "linear",
+          "{} products for {} results, at most {}", maps.size(), y.size(), kMostMaps);
+  const Tensor none;
+  const auto weight_of = [&](size_t i) { return maps[i].weight; };
+  const auto bias_of = [&](size_t i) { return maps[i].bias == nullptr ? &none : maps[i].bias; };
+  const auto wanted = [&](size_t i) { return weight_of(i) != nullptr && weight_of(i)->defined(); };
+  std::array<GroupedProduct, kMostMaps> products;
+  size_t count = 0;
+  bool adapted = false;
+  for (size_t i = 0; i < maps.size(); ++i) {
+    y[i] = {};
+    if (!wanted(i)) continue;
+    check(x, *weight_of(i), *bias_of(i));
+    adapted = adapted || weight_of(i)->adapter() != nullptr;
+    ++count;
+  }
+  if (adapted || count < 2) {
+    for (size_t i = 0; i < maps.size(); ++i) {
+      if (wanted(i)) y[i] = linear(context, x, *weight_of(i), *bias_of(i));
+    }
+    return;
+  }
+  count = 0;
+  bool recorded = false;
+  for (size_t i = 0; i < maps.size(); ++i) {
+    if (!wanted(i)) continue;
+    y[i] = Tensor::empty({x.rows(), weight_of(i)->out()});
+    products[count++] = {weight_of(i), input_matrix(x), x.rows(), numbers_of(*bias_of(i)),
+                         output_matrix(y[i])};
+    if (needs_gradient(context, y[i], x, weight_of(i)->trainable(), *bias_of(i))) recorded = true;
+  }
+  const Precision precision = context.precision;
+  backend().matmul().grouped_forward(std::span(products).first(count), precision,
+                                     context.tape == nullptr && context.exact);
+  if (!recorded) return;
+  struct Made {
+    Weight weight;
+    Tensor bias, y;
+  };
+  std::vector<Made> made;
+  for (size_t i = 0; i < maps.size(); ++i) {
+    if (wanted(i)) made.push_back({*weight_of(i), *bias_of(i), y[i]});
+  }
+  // Last to first, as the tape would run them.
+  context.tape->record([x, precision, made = std::move(made)] {
+    for (size_t i = made.size(); i-- > 0;) {
+      product_backward(x, made[i].weight, made[i].bias, made[i].y, precision);
+    }
+  });
 }
 
 Tensor linear_transposed(const Context& context, const Tensor& x, const Weight& weight) {

@@ -273,6 +273,52 @@ TEST_P(BlockMatmulTest, SumsMayStartFromTheResult) {
   }
 }
 
+TEST_P(BlockMatmulTest, ProductsTogetherAreThoseOfEach) {
+  // Of one encoding, of others that round rows in another way, and of plain numbers.
+  const int64_t in = 2 * 256;
+  const std::vector<float> plain = random_numbers(40 * in, "plain");
+  const Tensor owned = Tensor::empty({40, in});
+  owned.write(plain);
+  const Weight last(owned);
+  last.freeze();
+  const auto other = [&](const Encoding& other_encoding, int64_t out) {
+    const std::vector<std::byte> bytes = random_blocks(other_encoding, out * in);
+    auto memory = std::make_shared<Storage>(bytes.size());
+    std::memcpy(memory->data(), bytes.data(), bytes.size());
+    const Weight made(out, in);
+    made.assign({&other_encoding, {memory->data(), bytes.size()}, memory, nullptr});
+    return made;
+  };
+  const std::vector<Weight> weights = {weight(300, in), weight(21, in), other(encodings::q6_k, 100),
+                                       other(encodings::q8_0, 64), last};
+  constexpr int64_t kMost = 100;
+  const std::vector<float> x = random_numbers(2 * kMost * in, "x");
+  const std::vector<float> bias = random_numbers(300, "bias");
+  // Rows of each product; 0: none. The last two read other rows than those before.
+  for (const std::vector<int64_t>& rows : {std::vector<int64_t>{1, 1, 1, 1, 1},
+                                           {5, 5, 5, 5, 2},
+                                           {17, 17, 17, 3, 0},
+                                           {kMost, kMost, kMost, 0, kMost}}) {
+    for (const Precision precision : {Precision::bf16, Precision::f32}) {
+      for (const int threads : {1, 2, 3}) {
+        set_thread_count(threads);
+        std::vector<std::vector<float>> together, each;
+        std::vector<GroupedProduct> products;
+        for (size_t i = 0; i < weights.size(); ++i) {
+          const float* from = x.data() + (i >= 3 ? kMost * in : 0);
+          const float* offset = i % 2 == 0 ? bias.data() : nullptr;
+          each.push_back(forward(weights[i], from, rows[i], offset, precision));
+          auto& y = together.emplace_back(each.back().size());
+          products.push_back(
+              {&weights[i], {from, in}, rows[i], offset, {y.data(), weights[i].out()}});
+        }
+        kernels_->grouped_forward(products, precision, true);
+        EXPECT_EQ(together, each) << rows[0] << " rows, " << threads << " threads";
+      }
+    }
+  }
+}
+
 TEST_P(BlockMatmulTest, WhatIsNotANumberIsNotANumberAfterwards) {
   const int64_t in = 2 * encoding().block, out = 16, rows = 3;
   const Weight by = weight(out, in);

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
 #include "base/random.h"
+#include "ops/linear_maps.h"
 
 namespace pronghorn {
 namespace {
@@ -136,11 +139,71 @@ TEST(Linear, RecordsOnlyWhatIsNeeded) {
   EXPECT_FALSE(linear({}, x, Weight(w)).requires_grad());
 }
 
+TEST(Linear, SeveralOfOneInputAreThoseOfEach) {
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    for (const int64_t rows : {1, 7, 40, 130}) {
+      std::vector<Tensor> numbers = {random_tensor({48, 30}, "q"), random_tensor({16, 30}, "k"),
+                                     random_tensor({300, 30}, "v"), random_tensor({48}, "bias"),
+                                     random_tensor({rows, 30}, "x")};
+      // All that comes of it, in a row.
+      const auto results = [&](bool together, bool taped) {
+        for (const Tensor& tensor : numbers) {
+          tensor.clear_grad();
+          tensor.set_requires_grad(taped);
+        }
+        const std::vector<Weight> weights(numbers.begin(), numbers.begin() + 3);
+        const Tensor &bias = numbers[3], &x = numbers[4];
+        const Weight none;
+        Tape tape;
+        Context context;
+        context.precision = precision;
+        if (taped) context.tape = &tape;
+        std::array<Tensor, 4> y;
+        if (together) {
+          y = linear_maps(context, x,
+                          {{&weights[0], &bias}, {&weights[1]}, {&none}, {&weights[2]}});
+        } else {
+          y = {linear(context, x, weights[0], bias), linear(context, x, weights[1]), Tensor(),
+               linear(context, x, weights[2])};
+        }
+        EXPECT_FALSE(y[2].defined());
+        std::vector<float> all;
+        const auto take = [&](const Tensor& tensor) {
+          for (const float value : tensor.read()) all.push_back(value);
+        };
+        for (const Tensor& tensor : y) {
+          if (tensor.defined()) take(tensor);
+        }
+        if (!taped) return all;
+        y[0].give_grad(random_tensor(y[0].shape(), "gq"));
+        y[3].give_grad(random_tensor(y[3].shape(), "gv"));  // nobody uses the second
+        tape.run_backward();
+        EXPECT_FALSE(numbers[1].has_grad());
+        for (const size_t i : {0, 2, 3, 4}) take(numbers[i].grad());
+        return all;
+      };
+      EXPECT_EQ(results(true, false), results(false, false)) << rows;
+      EXPECT_EQ(results(true, true), results(false, true)) << rows;
+    }
+  }
+}
+
+TEST(Linear, SeveralWithAnAdapterHaveItAdded) {
+  const Tensor x = random_tensor({3, 8}, "x");
+  const Weight q(random_tensor({5, 8}, "q")), k(random_tensor({6, 8}, "k"));
+  q.adapt(std::make_shared<LowRank>(
+      LowRank{Weight(random_tensor({2, 8}, "a")), Weight(random_tensor({5, 2}, "b")), 0.5f}));
+  const auto [yq, yk] = linear_maps({}, x, {{&q}, {&k}});
+  EXPECT_EQ(yq.read(), linear({}, x, q).read());
+  EXPECT_EQ(yk.read(), linear({}, x, k).read());
+}
+
 TEST(Linear, WidthsMustAgree) {
   const Weight weight(Tensor::zeros({4, 3}));
   EXPECT_THROW(linear({}, Tensor::zeros({2, 4}), weight), Error);
   EXPECT_THROW(linear({}, Tensor::zeros({2, 3}), weight, Tensor::zeros({3})), Error);
   EXPECT_THROW(linear({}, Tensor::zeros({2, 3}), Weight()), Error);
+  EXPECT_THROW(linear_maps({}, Tensor::zeros({2, 4}), {{&weight}, {&weight}}), Error);
 }
 
 }  // namespace

@@ -4,8 +4,6 @@
 #include <array>
 #include <cstring>
 
-#include "backend/cpu/matmul_tasks.h"
-#include "backend/cpu/scratch.h"
 #include "base/threads.h"
 
 namespace pronghorn {
@@ -13,9 +11,6 @@ namespace {
 
 constexpr int64_t kQuad = 4, kQuads = kUnitTerms / kQuad;
 constexpr int64_t kVector = kQuad * kPanel;  // bytes of one quad of all rows
-// Rows whose activations stay in the second cache while the weight passes: with 2048 numbers, 256
-// KB. What a panel's codes cost to unpack is shared by so many rows.
-constexpr int64_t kRowBlockTiles = 8;
 
 using Unit = std::array<uint8_t, kUnitCodes>;  // [quad][row][number]
 
@@ -174,46 +169,6 @@ void unpack_blocks(const BlockPanels& shape, int64_t stored_bytes, const uint8_t
     }
     layout.put_together(parts, to);
   }
-}
-
-void multiply_blocks(const BlockPanels& shape, const uint8_t* panels, ConstMatrix x, int64_t rows,
-                     const float* bias, Matrix y) {
-  const bool halves = shape.layout->group < kUnitTerms;
-  QuantisedRows q;
-  q.rows = rows;
-  q.units = shape.units();
-  q.halves = halves;
-  const int64_t padded = q.tiles() * kRowTile, count = padded * q.units;
-  Scratch scratch;
-  q.codes = reinterpret_cast<int8_t*>(scratch.take(count * kUnitTerms / 4));
-  q.scales = scratch.take(count);
-  q.corrections = reinterpret_cast<int32_t*>(scratch.take(count * (halves ? 2 : 1)));
-  q.sums = scratch.take(count * (halves ? 2 : 1));
-  constexpr int64_t kQuantiseGrain = 1 << 15;
-  parallel_for(
-      q.tiles(), std::max<int64_t>(1, kQuantiseGrain / std::max<int64_t>(1, 16 * shape.in)),
-      [&](int64_t begin, int64_t end) { quantise_tiles(x, shape.layout->offset, q, begin, end); });
-
-  const int64_t row_blocks = divide_up(q.tiles(), kRowBlockTiles);
-  const int64_t wanted =
-      std::max<int64_t>(1, matmul_pieces(rows * shape.out * shape.in) / row_blocks);
-  const int64_t chunk = divide_up(shape.panels(), wanted);
-  const int64_t chunks = divide_up(shape.panels(), chunk);
-  parallel_for(row_blocks * chunks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      BlockProduct product;
-      product.shape = shape;
-      product.panels = panels;
-      product.x = q;
-      product.begin_tile = task / chunks * kRowBlockTiles;
-      product.end_tile = std::min(q.tiles(), product.begin_tile + kRowBlockTiles);
-      product.first = task % chunks * chunk;
-      product.end = std::min(shape.panels(), product.first + chunk);
-      product.y = y;
-      product.bias = bias;
-      multiply_block_panels(product);
-    }
-  });
 }
 
 }  // namespace pronghorn
