@@ -13,6 +13,7 @@
 
 #include "backend/attention.h"
 #include "backend/convolution.h"
+#include "backend/diagonal_scan.h"
 #include "backend/fast_weight_memory.h"
 #include "backend/matmul.h"
 #include "backend/outer_product_state.h"
@@ -34,6 +35,7 @@ class Backend {
   virtual ConvolutionKernels& convolution() = 0;
   virtual OuterProductStateKernels& outer_product_state() = 0;
   virtual ScanKernels& scan() = 0;
+  virtual DiagonalScanKernels& diagonal_scan() = 0;
   virtual FastWeightMemoryKernels& fast_weight_memory() = 0;
 };
 

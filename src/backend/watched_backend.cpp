@@ -125,6 +125,7 @@ class WatchedBackend final : public Backend {
         outer_product_state_(
             make_watched_outer_product_state(backend.outer_product_state(), watcher)),
         scan_(make_watched_scan(backend.scan(), watcher)),
+        diagonal_scan_(make_watched_diagonal_scan(backend.diagonal_scan(), watcher)),
         fast_weight_memory_(
             make_watched_fast_weight_memory(backend.fast_weight_memory(), watcher)) {}
 
@@ -135,6 +136,7 @@ class WatchedBackend final : public Backend {
   ConvolutionKernels& convolution() override { return *convolution_; }
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
   ScanKernels& scan() override { return *scan_; }
+  DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
  private:
@@ -145,6 +147,7 @@ class WatchedBackend final : public Backend {
   std::unique_ptr<ConvolutionKernels> convolution_;
   std::unique_ptr<OuterProductStateKernels> outer_product_state_;
   std::unique_ptr<ScanKernels> scan_;
+  std::unique_ptr<DiagonalScanKernels> diagonal_scan_;
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_;
 };
 

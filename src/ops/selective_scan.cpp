@@ -1,14 +1,13 @@
 #include "ops/selective_scan.h"
 
-#include <algorithm>
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
+#include "ops/scan_segments.h"
 
 namespace pronghorn {
 namespace {
@@ -46,21 +45,9 @@ void check(const Operands& in, const CheckedBatch& batch) {
   expect(in.D, "D", 1, channels);
 }
 
-// The states that the backward pass starts its chunks from: [kChunk boundaries, state_size *
-// channels].
-std::vector<ReplaySnapshot> chunk_snapshots(const Segment& segment, const Tensor& states,
-                                            int64_t& next) {
-  std::vector<ReplaySnapshot> snapshots;
-  for (int64_t t = ScanKernels::kChunk; t < segment.length; t += ScanKernels::kChunk) {
-    snapshots.push_back({t, states.row(next++)});
-  }
-  return snapshots;
-}
-
 // Everything that the backward pass needs besides the operands.
 struct Saved {
-  Tensor states;
-  std::vector<std::vector<ReplaySnapshot>> snapshots;
+  ScanCheckpoints checkpoints;
   PooledVector<ScanSegment> segments;
 };
 
@@ -94,27 +81,13 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
 
   check_recurrence(kWhere, batch, record);
 
-  PooledVector<ScanSegment> segments;
   std::shared_ptr<Saved> saved;
   if (record) {
-    saved = std::make_shared<Saved>();
-    int64_t chunks = 0, next = 0;
-    for (const Segment& segment : batch.segments()) {
-      chunks += std::max<int64_t>(0, segment.length - 1) / ScanKernels::kChunk;
-    }
-    saved->states = Tensor::empty({chunks, in.state_size() * in.channels()});
-    for (const Segment& segment : batch.segments()) {
-      saved->snapshots.push_back(chunk_snapshots(segment, saved->states, next));
-    }
+    saved = std::make_shared<Saved>(
+        Saved{{batch, ScanKernels::kChunk, in.state_size() * in.channels()}, {}});
   }
-  for (size_t i = 0; i < batch.segments().size(); ++i) {
-    const Segment& segment = batch.segments()[i];
-    if (segment.state != nullptr || segment.length == 0) continue;
-    ScanSegment& to = segments.emplace_back();
-    to.first_row = segment.first_row;
-    to.length = segment.length;
-    if (record) to.snapshots = saved->snapshots[i];
-  }
+  PooledVector<ScanSegment> segments =
+      fresh_scan_segments(batch, record ? &saved->checkpoints : nullptr);
   Replay replay(batch, slot);
   ScanKernels& kernels = backend().scan();
   replay.catch_up_live([&](std::span<const float* const> rows, bool fresh, float* state) {
@@ -122,17 +95,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   });
   // The kernel writes dt and x into the rows, and states into the anchors and the live state.
   const std::span<const ReplayRun> runs = replay.runs();
-  for (const ReplayRun& run : runs) {
-    ScanSegment& to = segments.emplace_back();
-    to.first_row = run.first_row;
-    to.length = run.length;
-    to.state_in = run.anchor;
-    to.state_out = run.live;
-    to.snapshots = run.snapshots;
-    to.journal_rows = run.rows.data();
-    to.journal_from = run.first_kept();
-    if (!run.parents.empty()) to.parents = run.parents.data();
-  }
+  add_scan_segments(runs, segments);
   kernels.selective_forward(scan, segments, y.data(), y.row_stride());
   copy_rows(runs, B, 2 * in.channels());
   if (record) {

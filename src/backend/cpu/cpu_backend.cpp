@@ -13,6 +13,7 @@ class CpuBackend final : public Backend {
   ConvolutionKernels& convolution() override { return *convolution_; }
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
   ScanKernels& scan() override { return *scan_; }
+  DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
  private:
@@ -24,6 +25,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<OuterProductStateKernels> outer_product_state_ =
       make_cpu_outer_product_state_kernels();
   std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
+  std::unique_ptr<DiagonalScanKernels> diagonal_scan_ = make_cpu_diagonal_scan_kernels();
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_ =
       make_cpu_fast_weight_memory_kernels();
 };
