@@ -61,6 +61,7 @@ from transformers import (KimiLinearConfig, KimiLinearForCausalLM, xLSTMConfig,
 from transformers import SarvamMLAConfig, YoutuConfig, YoutuForCausalLM
 from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
                           Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
+from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 from transformers import BitNetQuantConfig
 from transformers.integrations.bitnet import (AutoBitLinear, pack_weights,
                                               replace_with_bitnet_linear)
@@ -166,6 +167,19 @@ def small_models():
     yield "gemma3_text_pattern", Gemma3TextConfig(
         **dict(gemma, num_hidden_layers=2), sliding_window=33, sliding_window_pattern=2,
         final_logit_softcapping=12.0), Gemma3ForCausalLM
+
+    # A cap that is reached, a window shorter than the text, gates of several blocks; layers whose
+    # order the default cannot say, channels that are more than the model's.
+    griffin = dict(common, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2)
+    yield "recurrent_gemma", RecurrentGemmaConfig(
+        **griffin, num_key_value_heads=1, attention_window_size=21,
+        logits_soft_cap=12.0), RecurrentGemmaForCausalLM
+    yield "recurrent_gemma_blocks", RecurrentGemmaConfig(
+        **griffin, lru_width=24, conv1d_width=3, attention_window_size=9, attention_bias=True,
+        block_types=["attention", "recurrent"], tie_word_embeddings=False,
+        hidden_activation="gelu", rope_parameters=rope("default", theta=500.0,
+                                                       partial_rotary_factor=0.25)), \
+        RecurrentGemmaForCausalLM
 
     # Projections in one piece. The longest text is within the context of the training, or the
     # context that we read it with is beyond.
@@ -393,7 +407,7 @@ def less_one(golden, tensor):
     """Whether the reference adds 1 to this tensor."""
     if "norm" not in tensor or tensor.endswith("linear_attn.norm.weight"):
         return False
-    return golden.startswith(("gemma", "qwen3_5", "qwen3_next"))
+    return golden.startswith(("gemma", "qwen3_5", "qwen3_next", "recurrent_gemma"))
 
 
 def mixtures():
@@ -590,6 +604,8 @@ def draw(name, parameter, generator, less_one=False):
 
     if name.endswith("A_log"):
         return uniform(-1.0, 2.5)
+    if name.endswith("recurrent_param"):
+        return uniform(-6.0, 0.0)
     if name.endswith(("dt_bias", "dt_proj.bias")):
         return uniform(-4.0, 0.5)
     if less_one:

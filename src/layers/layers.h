@@ -61,6 +61,7 @@ MixerType mamba_mixer_type();
 MixerType mamba2_mixer_type();
 MixerType gated_deltanet_mixer_type();
 MixerType short_conv_mixer_type();
+MixerType rg_lru_mixer_type();
 MixerType mla_mixer_type();
 MixerType hymba_mixer_type();
 MixerType linear_attention_mixer_type();

@@ -42,6 +42,7 @@ const std::vector<Family>& families() {
                                           nemotron_h_family(),
                                           zamba2_family(),
                                           samba_family(),
+                                          recurrent_gemma_family(),
                                           hymba_family(),
                                           jamba_family(),
                                           minicpm3_family(),

@@ -82,6 +82,7 @@ Family falcon_h1_family();
 Family nemotron_h_family();
 Family zamba2_family();
 Family samba_family();
+Family recurrent_gemma_family();
 Family hymba_family();
 Family jamba_family();
 Family minicpm3_family();

@@ -182,6 +182,12 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "norm": "norm_then_gate", "time_step_limit": [0.01, 0.5], "conv_bias": false}},
           "a": {"mixer": )" +
            attention + "}}"},
+      {"griffin",
+       R"("pattern": "2r a", "embedding_scale": 4, "blocks": {"r": {"mixer": {"type": "rg_lru",
+          "width": 30, "gate_blocks": 3, "conv_kernel": 3}, "ffn": {"type": "glu", "size": 36,
+          "activation": "gelu_tanh", "bias": true}}, "a": {"mixer": {"type": "attention",
+          "heads": 2, "kv_heads": 1, "window": 20, "rope": {"rotary_dim": 6}}, "ffn": {"type":
+          "glu", "size": 36, "activation": "gelu_tanh", "bias": true}}})"},
       {"mamba_norms", R"("pattern": "mn", "blocks": {"m": {"mixer": {"type": "mamba", "state": 5,
           "inner_norms": "learned"}}, "n": {"mixer": {"type": "mamba", "state": 3,
           "inner_norms": "plain", "inner_norm_epsilon": 1e-3}}})"},
