@@ -62,6 +62,7 @@ MixerType mamba2_mixer_type();
 MixerType gated_deltanet_mixer_type();
 MixerType short_conv_mixer_type();
 MixerType rg_lru_mixer_type();
+MixerType s4d_mixer_type();
 MixerType mla_mixer_type();
 MixerType hymba_mixer_type();
 MixerType linear_attention_mixer_type();

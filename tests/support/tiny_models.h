@@ -188,6 +188,11 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "activation": "gelu_tanh", "bias": true}}, "a": {"mixer": {"type": "attention",
           "heads": 2, "kv_heads": 1, "window": 20, "rope": {"rotary_dim": 6}}, "ffn": {"type":
           "glu", "size": 36, "activation": "gelu_tanh", "bias": true}}})"},
+      {"s4d", R"("pattern": "abc", "blocks": {"a": {"mixer": {"type": "s4d", "state": 10}, )" +
+                  ffn +
+                  R"(}, "b": {"mixer": {"type": "s4d", "state": 6, "init": "inv",
+          "discretisation": "bilinear"}, )" +
+                  ffn + R"(}, "c": {"mixer": {"type": "s4d", "state": 8, "init": "legs"}}})"},
       {"mamba_norms", R"("pattern": "mn", "blocks": {"m": {"mixer": {"type": "mamba", "state": 5,
           "inner_norms": "learned"}}, "n": {"mixer": {"type": "mamba", "state": 3,
           "inner_norms": "plain", "inner_norm_epsilon": 1e-3}}})"},
