@@ -176,6 +176,10 @@ TEST(Config, RefusesSizesThatDoNotDivide) {
   EXPECT_THAT(
       error_with("/blocks/m/mixer", R"({"type": "gated_deltanet", "heads": 2, "value_heads": 3})"),
       HasSubstr("value_heads"));
+  EXPECT_THAT(error_with("/blocks/m/mixer", R"({"type": "rg_lru", "gate_blocks": 5})"),
+              AllOf(HasSubstr("gate_blocks"), HasSubstr("does not divide")));
+  EXPECT_THAT(error_with("/blocks/m/mixer", R"({"type": "s4d", "state": 7})"),
+              HasSubstr("state: 7 is odd"));
 }
 
 // Rotary positions turn pairs: with an odd head_dim there is one left over.

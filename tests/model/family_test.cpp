@@ -573,6 +573,12 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("samba", "hidden_act", "gelu"), Error);
   EXPECT_THROW(read("samba", "attn", nullptr), Error);
   EXPECT_THROW(read("samba", "attn", {{"layers", 1}, {"num_heads", 3}}), Error);
+  EXPECT_THROW(read("recurrent_gemma", "block_types", {"recurrent", "conv"}), Error);
+  EXPECT_THROW(read("recurrent_gemma", "block_types", nlohmann::json::array()), Error);
+  EXPECT_THROW(read("recurrent_gemma", "intermediate_size", 41), Error);
+  EXPECT_THROW(read("recurrent_gemma", "head_dim", 5), Error);
+  EXPECT_THROW(read("recurrent_gemma", "lru_width", 17), Error);
+  EXPECT_THROW(read("recurrent_gemma", "embeddings_scale_by_sqrt_dim", false), Error);
   EXPECT_THROW(read("zamba2", "n_mamba_heads", 5), Error);
   EXPECT_THROW(read("zamba2", "num_attention_heads", 5), Error);
   EXPECT_THROW(read("zamba2", "num_key_value_heads", 2), Error);
