@@ -13,11 +13,13 @@
 
 #include "backend/attention.h"
 #include "backend/convolution.h"
+#include "backend/diagonal_plus_rank_one.h"
 #include "backend/diagonal_scan.h"
 #include "backend/fast_weight_memory.h"
 #include "backend/matmul.h"
 #include "backend/outer_product_state.h"
 #include "backend/pointwise.h"
+#include "backend/rwkv.h"
 #include "backend/scan.h"
 
 namespace pronghorn {
@@ -34,6 +36,8 @@ class Backend {
   virtual AttentionKernels& attention() = 0;
   virtual ConvolutionKernels& convolution() = 0;
   virtual OuterProductStateKernels& outer_product_state() = 0;
+  virtual DiagonalPlusRankOneKernels& diagonal_plus_rank_one() = 0;
+  virtual RwkvKernels& rwkv() = 0;
   virtual ScanKernels& scan() = 0;
   virtual DiagonalScanKernels& diagonal_scan() = 0;
   virtual FastWeightMemoryKernels& fast_weight_memory() = 0;

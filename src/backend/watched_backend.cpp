@@ -125,6 +125,9 @@ class WatchedBackend final : public Backend {
         outer_product_state_(
             make_watched_outer_product_state(backend.outer_product_state(), watcher)),
         scan_(make_watched_scan(backend.scan(), watcher)),
+        diagonal_plus_rank_one_(
+            make_watched_diagonal_plus_rank_one(backend.diagonal_plus_rank_one(), watcher)),
+        rwkv_(make_watched_rwkv(backend.rwkv(), watcher)),
         diagonal_scan_(make_watched_diagonal_scan(backend.diagonal_scan(), watcher)),
         fast_weight_memory_(
             make_watched_fast_weight_memory(backend.fast_weight_memory(), watcher)) {}
@@ -136,6 +139,8 @@ class WatchedBackend final : public Backend {
   ConvolutionKernels& convolution() override { return *convolution_; }
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
   ScanKernels& scan() override { return *scan_; }
+  DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
+  RwkvKernels& rwkv() override { return *rwkv_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
@@ -147,6 +152,8 @@ class WatchedBackend final : public Backend {
   std::unique_ptr<ConvolutionKernels> convolution_;
   std::unique_ptr<OuterProductStateKernels> outer_product_state_;
   std::unique_ptr<ScanKernels> scan_;
+  std::unique_ptr<DiagonalPlusRankOneKernels> diagonal_plus_rank_one_;
+  std::unique_ptr<RwkvKernels> rwkv_;
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_;
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_;
 };

@@ -34,6 +34,9 @@ std::unique_ptr<ConvolutionKernels> make_watched_convolution(ConvolutionKernels&
 std::unique_ptr<OuterProductStateKernels> make_watched_outer_product_state(
     OuterProductStateKernels& kernels, KernelWatcher& watcher);
 std::unique_ptr<ScanKernels> make_watched_scan(ScanKernels& kernels, KernelWatcher& watcher);
+std::unique_ptr<DiagonalPlusRankOneKernels> make_watched_diagonal_plus_rank_one(
+    DiagonalPlusRankOneKernels& kernels, KernelWatcher& watcher);
+std::unique_ptr<RwkvKernels> make_watched_rwkv(RwkvKernels& kernels, KernelWatcher& watcher);
 std::unique_ptr<DiagonalScanKernels> make_watched_diagonal_scan(DiagonalScanKernels& kernels,
                                                                 KernelWatcher& watcher);
 std::unique_ptr<FastWeightMemoryKernels> make_watched_fast_weight_memory(

@@ -47,7 +47,7 @@ std::vector<MixerType>& mixers() {
              kda_mixer_type,               //
              mlstm_mixer_type,             //
              rg_lru_mixer_type,            //
-             s4d_mixer_type,  //
+             s4d_mixer_type,               //
          }) {
       all.push_back(make());
     }

@@ -12,6 +12,8 @@ class CpuBackend final : public Backend {
   AttentionKernels& attention() override { return *attention_; }
   ConvolutionKernels& convolution() override { return *convolution_; }
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
+  DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
+  RwkvKernels& rwkv() override { return *rwkv_; }
   ScanKernels& scan() override { return *scan_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
@@ -24,6 +26,9 @@ class CpuBackend final : public Backend {
   std::unique_ptr<ConvolutionKernels> convolution_ = make_cpu_convolution_kernels();
   std::unique_ptr<OuterProductStateKernels> outer_product_state_ =
       make_cpu_outer_product_state_kernels();
+  std::unique_ptr<DiagonalPlusRankOneKernels> diagonal_plus_rank_one_ =
+      make_cpu_diagonal_plus_rank_one_kernels();
+  std::unique_ptr<RwkvKernels> rwkv_ = make_cpu_rwkv_kernels();
   std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_ = make_cpu_diagonal_scan_kernels();
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_ =

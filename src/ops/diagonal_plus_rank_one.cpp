@@ -1,0 +1,150 @@
+#include "ops/diagonal_plus_rank_one.h"
+
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "ops/operands.h"
+#include "ops/replay.h"
+
+namespace pronghorn {
+namespace {
+
+constexpr const char* kWhere = "diagonal_plus_rank_one";
+
+void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
+  require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
+              tensor.columns() == columns,
+          kWhere, "{} has shape {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
+          columns);
+}
+
+RankOneProblem make_problem(const DiagonalPlusRankOneInputs& inputs,
+                            const DiagonalPlusRankOneOptions& options, const CheckedBatch& batch) {
+  require(options.heads > 0 && options.key_dim > 0 && options.value_dim > 0, kWhere,
+          "impossible sizes: {} heads of {} x {}", options.heads, options.key_dim,
+          options.value_dim);
+  const int64_t rows = batch.rows(), keys = options.heads * options.key_dim;
+  check_width(inputs.q, "q", rows, keys);
+  check_width(inputs.log_decay, "log_decay", rows, keys);
+  check_width(inputs.k, "k", rows, keys);
+  check_width(inputs.v, "v", rows, options.heads * options.value_dim);
+  check_width(inputs.a, "a", rows, keys);
+  check_width(inputs.b, "b", rows, keys);
+  RankOneProblem problem;
+  problem.heads = options.heads;
+  problem.key_dim = options.key_dim;
+  problem.value_dim = options.value_dim;
+  problem.query_scale = options.query_scale;
+  problem.q = input_matrix(inputs.q);
+  problem.log_decay = input_matrix(inputs.log_decay);
+  problem.k = input_matrix(inputs.k);
+  problem.v = input_matrix(inputs.v);
+  problem.a = input_matrix(inputs.a);
+  problem.b = input_matrix(inputs.b);
+  return problem;
+}
+
+// Numbers the spans of the segments; returns how many there are.
+int64_t number_spans(std::vector<RankOneSegment>& segments) {
+  int64_t spans = 0;
+  for (RankOneSegment& segment : segments) {
+    segment.first_span = spans;
+    spans += (segment.length + kRankOneSpan - 1) / kRankOneSpan;
+  }
+  return spans;
+}
+
+void record_backward(Tape& tape, const DiagonalPlusRankOneInputs& inputs,
+                     const RankOneProblem& problem, std::vector<RankOneSegment> segments,
+                     const Tensor& out, Tensor states, Tensor z) {
+  tape.record([inputs, problem, segments = std::move(segments), out, states = std::move(states),
+               z = std::move(z)] {
+    if (!out.has_grad()) return;
+    const Tensor out_grad = out.grad();
+    RankOneGradients gradients;
+    gradients.v = input_gradient(inputs.v);
+    gradients.q = input_gradient(inputs.q);
+    gradients.log_decay = input_gradient(inputs.log_decay);
+    gradients.k = input_gradient(inputs.k);
+    gradients.a = input_gradient(inputs.a);
+    gradients.b = input_gradient(inputs.b);
+    backend().diagonal_plus_rank_one().backward(problem, segments, input_matrix(out_grad),
+                                                {states.data(), z.data()}, gradients);
+  });
+}
+
+void catch_up(const RankOneProblem& problem, Replay& replay) {
+  replay.catch_up([&](std::span<const ReplayFold> folds) {
+    PooledVector<ReplayStep> steps;
+    PooledVector<std::span<const ReplayStep>> sequences;
+    steps.reserve(folds.size());
+    for (const ReplayFold& fold : folds) {
+      steps.push_back({fold, {}});
+      sequences.emplace_back(&steps.back(), 1);
+    }
+    backend().diagonal_plus_rank_one().step(problem, sequences, {});
+  });
+}
+
+// Tokens of sequences with a state, step by step.
+void run_steps(const RankOneProblem& problem, Replay& replay, const Matrix& out) {
+  if (replay.empty()) return;
+  catch_up(problem, replay);
+  backend().diagonal_plus_rank_one().step(problem, replay.steps(), out);
+}
+
+}  // namespace
+
+JournalShape diagonal_plus_rank_one_journal(const DiagonalPlusRankOneOptions& options) {
+  JournalShape shape;
+  shape.name = "state";
+  shape.row_width = options.heads * (3 * options.key_dim + 2 * options.value_dim);
+  shape.anchor_size = options.heads * options.key_dim * options.value_dim;
+  shape.fold_interval = kExactStep;
+  return shape;
+}
+
+Tensor diagonal_plus_rank_one(const Context& context, const DiagonalPlusRankOneInputs& inputs,
+                              const DiagonalPlusRankOneOptions& options, const CheckedBatch& batch,
+                              JournalSlot slot) {
+  const RankOneProblem problem = make_problem(inputs, options, batch);
+  const Tensor out = Tensor::empty({batch.rows(), options.heads * options.value_dim});
+  const Matrix out_rows = output_matrix(out);
+  const bool record = needs_gradient(context, out, inputs.q, inputs.log_decay, inputs.k, inputs.v,
+                                     inputs.a, inputs.b);
+  check_recurrence(kWhere, batch, record);
+
+  std::vector<RankOneSegment> chunked;
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state == nullptr && segment.length > 0) {
+      chunked.push_back({segment.first_row, segment.length, nullptr, nullptr, 0});
+    }
+  }
+  ReplayCut cut(batch, slot);
+  run_steps(problem, cut.first, out_rows);
+  catch_up(problem, cut.bulk);
+  for (const ReplayRun& run : cut.bulk.runs()) {
+    chunked.push_back({run.first_row, run.length, run.anchor, run.snapshots.back().state, 0});
+  }
+  if (!chunked.empty()) {
+    const int64_t spans = number_spans(chunked);
+    Tensor states, z;
+    if (record) {
+      states = Tensor::empty({spans, diagonal_plus_rank_one_journal(options).anchor_size});
+      z = Tensor::empty(out.shape());
+    }
+    backend().diagonal_plus_rank_one().forward(
+        problem, chunked, out_rows,
+        record ? RankOneSaved{states.data(), z.data()} : RankOneSaved{});
+    if (record) {
+      record_backward(*context.tape, inputs, problem, std::move(chunked), out, std::move(states),
+                      std::move(z));
+    }
+  }
+  run_steps(problem, cut.rest, out_rows);
+  return out;
+}
+
+}  // namespace pronghorn
