@@ -79,11 +79,13 @@ MixerType titans_memory_mixer_type();
 MixerType titans_mac_mixer_type();
 MixerType titans_mag_mixer_type();
 MixerType titans_mal_mixer_type();
+MixerType rwkv7_mixer_type();
 
 FeedForwardType swiglu_type();
 FeedForwardType gelu_type();
 FeedForwardType glu_type();
 FeedForwardType mlp_type();
 FeedForwardType moe_type();
+FeedForwardType channel_mix_type();
 
 }  // namespace pronghorn

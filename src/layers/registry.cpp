@@ -22,43 +22,31 @@ const Type& find_type(const std::vector<Type>& types, std::string_view name, std
 }
 
 std::vector<MixerType>& mixers() {
+  static constexpr MixerType (*kMakers[])() = {
+      attention_mixer_type,     mamba_mixer_type,
+      mamba2_mixer_type,        gated_deltanet_mixer_type,
+      short_conv_mixer_type,    mla_mixer_type,
+      ttt_linear_mixer_type,    ttt_mlp_mixer_type,
+      titans_memory_mixer_type, titans_mac_mixer_type,
+      titans_mag_mixer_type,    titans_mal_mixer_type,
+      hymba_mixer_type,         linear_attention_mixer_type,
+      retnet_mixer_type,        lightning_mixer_type,
+      gla_mixer_type,           hgrn2_mixer_type,
+      delta_net_mixer_type,     kda_mixer_type,
+      mlstm_mixer_type,         rg_lru_mixer_type,
+      s4d_mixer_type,           rwkv7_mixer_type,
+  };
   static std::vector<MixerType> types = [] {
     std::vector<MixerType> all;
-    for (MixerType (*const make)() : {
-             attention_mixer_type,         //
-             mamba_mixer_type,             //
-             mamba2_mixer_type,            //
-             gated_deltanet_mixer_type,    //
-             short_conv_mixer_type,        //
-             mla_mixer_type,               //
-             ttt_linear_mixer_type,        //
-             ttt_mlp_mixer_type,           //
-             titans_memory_mixer_type,     //
-             titans_mac_mixer_type,        //
-             titans_mag_mixer_type,        //
-             titans_mal_mixer_type,        //
-             hymba_mixer_type,             //
-             linear_attention_mixer_type,  //
-             retnet_mixer_type,            //
-             lightning_mixer_type,         //
-             gla_mixer_type,               //
-             hgrn2_mixer_type,             //
-             delta_net_mixer_type,         //
-             kda_mixer_type,               //
-             mlstm_mixer_type,             //
-             rg_lru_mixer_type,            //
-             s4d_mixer_type,               //
-         }) {
-      all.push_back(make());
-    }
+    for (const auto make : kMakers) all.push_back(make());
     return all;
   }();
   return types;
 }
 
 std::vector<FeedForwardType>& feed_forwards() {
-  static std::vector<FeedForwardType> types = {swiglu_type(), gelu_type(), glu_type(), mlp_type(),
-                                               moe_type()};
+  static std::vector<FeedForwardType> types = {swiglu_type(), gelu_type(), glu_type(),
+                                               mlp_type(),    moe_type(),  channel_mix_type()};
   return types;
 }
 

@@ -240,6 +240,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   config.recompute = reader.boolean("recompute", false);
   config.initializer_range = reader.number("initializer_range", 0.02, 0, 10);
   config.embedding_scale = reader.number("embedding_scale", 1.0, -kMaxScale, kMaxScale);
+  config.embedding_norm = reader.boolean("embedding_norm", false);
   config.learned_positions = reader.integer("learned_positions", 0, 0, kMaxPositions);
   config.prefix_tokens = reader.integer("prefix_tokens", 0, 0, kMaxPrefix);
   config.logit_scale = reader.number("logit_scale", 1.0, -kMaxScale, kMaxScale);
@@ -333,6 +334,8 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
         {"epsilon", config.norm_epsilon},
         {"bias", config.norm_bias}}},
   };
+  // Only where it is, so that sessions saved before there was any still fit.
+  if (config.embedding_norm) json["embedding_norm"] = true;
   if (!config.subsample.keep.empty()) json["subsample"] = write_subsample(config.subsample);
   for (const auto& [name, block] : config.blocks) {
     nlohmann::json& out = json["blocks"][std::string(1, name)];

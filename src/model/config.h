@@ -70,6 +70,7 @@ struct ModelConfig {
   float norm_epsilon = 1e-5f;
   bool norm_bias = false;         // layer_norm only
   double embedding_scale = 1;     // factor on the rows of the embedding table
+  bool embedding_norm = false;    // a norm on them, before the first block
   int64_t prefix_tokens = 0;      // learned embeddings before the first token of every sequence
   int64_t learned_positions = 0;  // rows of a table of positions, added to the embeddings; 0: none
   double logit_scale = 1;         // factor on the scores

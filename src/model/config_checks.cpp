@@ -84,6 +84,7 @@ void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
   if (config.span_count() > 0) refuse("subsampled spans");
   if (config.mtp.heads > 0) refuse("heads for multi-token prediction");
   if (config.learned_positions > 0) refuse("learned positions");
+  if (config.embedding_norm) refuse("a norm on embeddings");
 }
 
 }  // namespace pronghorn

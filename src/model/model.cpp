@@ -99,6 +99,10 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
   embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  if (config_.embedding_norm) {
+    embedding_norm_ =
+        Norm(scope.child("embedding_norm"), config_.norm_style(), config_.hidden_size);
+  }
   if (config_.prefix_tokens > 0) {
     prefix_ = scope.matrix("prefix.weight", config_.prefix_tokens, config_.hidden_size, normal);
   }
@@ -204,8 +208,10 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
   }
   require(rows.columns() == config_.hidden_size, "batch", "embeddings {} for a model of width {}",
           shape_string(rows.shape()), config_.hidden_size);
-  if (!positions_.defined()) return rows;
-  return add(context, rows, embedding(context, positions_, batch.positions()));
+  if (positions_.defined()) {
+    rows = add(context, rows, embedding(context, positions_, batch.positions()));
+  }
+  return embedding_norm_.defined() ? embedding_norm_.forward(context, rows) : rows;
 }
 
 void Model::check_exit(int64_t layers, std::string_view where) const {

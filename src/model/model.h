@@ -159,7 +159,7 @@ class Model {
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;
   std::vector<MtpHead> mtp_;
-  Norm norm_;
+  Norm embedding_norm_, norm_;  // the first undefined without it
   std::shared_ptr<const StateLayout> layout_, mtp_layout_;
 };
 

@@ -60,14 +60,15 @@ TEST_P(Allocations, AreFewInDecoding) {
   EXPECT_LE(per_token, GetParam().limit);
 }
 
-// Four are the lists of the batch that the caller makes. Folds take part of one per layer;
-// memories and spans still list their runs and rows.
+// Four are the lists of the batch that the caller makes. Folds take part of one per layer, what
+// RWKV-7 carries takes one; memories and spans still list their runs and rows.
 INSTANTIATE_TEST_SUITE_P(Configs, Allocations,
                          testing::Values(Case{"transformer-1m", 5}, Case{"sliding-window-1m", 5},
                                          Case{"mamba-1m", 5}, Case{"mamba2-1m", 5},
-                                         Case{"gated-deltanet-1m", 5}, Case{"hybrid-1m", 5},
-                                         Case{"titans-lmm-1m", 10}, Case{"subllm-5m", 15},
-                                         Case{"ttt-linear-1m", 18}, Case{"titans-mac-1m", 22}),
+                                         Case{"gated-deltanet-1m", 5}, Case{"rwkv7-1m", 6},
+                                         Case{"hybrid-1m", 5}, Case{"titans-lmm-1m", 10},
+                                         Case{"subllm-5m", 15}, Case{"ttt-linear-1m", 18},
+                                         Case{"titans-mac-1m", 22}),
                          [](const auto& test) {
                            std::string name = test.param.config;
                            std::ranges::replace(name, '-', '_');

@@ -50,7 +50,7 @@ TEST(Memory, OfTrainingAttentionGrowsWithTheLength) {
 TEST(Memory, OfRecurrentStatesStaysTheSame) {
   for (const char* name :
        {"mamba", "mamba2", "gated_deltanet", "ttt_linear", "ttt_mlp", "titans_memory", "titans_mac",
-        "titans_mag", "titans_mal", "window", "prefix", "griffin", "s4d"}) {
+        "titans_mag", "titans_mal", "window", "prefix", "griffin", "s4d", "rwkv7"}) {
     const Model model(config_named(name), 1);
     SequenceState state = model.new_state();
     int64_t at_512 = 0;
