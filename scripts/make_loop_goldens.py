@@ -292,6 +292,122 @@ def hymba(config):
     return weights, forward
 
 
+def layer_norm(weights, name, width, epsilon, bias=True):
+    scale = weights.uniform(f"{name}.weight", width, 0.4, 1.6)
+    shift = weights.uniform(f"{name}.bias", width, -0.6, 0.6) if bias else 0.0
+
+    def forward(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * scale + shift
+
+    return forward
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def shifted(x):
+    return np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+
+
+def time_mix(weights, name, config, layer):
+    """RWKV-7's time mixing (arXiv 2503.14456, section 4). Returns the values of the first layer, too."""
+    width = config["hidden_size"]
+    dim = config["head_dim"] or width // config["num_heads"]
+    heads = width // dim
+    mixes = {s: weights.uniform(f"{name}.x_{s}", (1, 1, width), 0.0, 1.0)[0, 0] for s in "rwkvag"}
+    r_proj, k_proj, v_proj, o_proj = (weights.matrix(f"{name}.{part}_proj.weight", width, width)
+                                      for part in "rkvo")
+    lora = {}
+    for part, key in (("w", "decay"), ("a", "a"), ("v", "v"), ("g", "gate")):
+        if part == "v" and layer == 0:
+            continue
+        rank = config[f"{key}_low_rank_dim"]
+        down = weights.matrix(f"{name}.{part}_lora.lora.0.weight", rank, width)
+        up = weights.matrix(f"{name}.{part}_lora.lora.2.weight", width, rank)
+        bias = 0.0 if part == "g" else weights.uniform(f"{name}.{part}_lora.lora.2.bias", width,
+                                                       -2.0, 2.0)
+        lora[part] = (down, up, bias)
+    k_k, k_a = (weights.uniform(f"{name}.{part}", width, 0.4, 1.6) for part in ("k_k", "k_a"))
+    r_k = weights.uniform(f"{name}.r_k", (heads, dim), -0.6, 0.6)
+    scale = weights.uniform(f"{name}.g_norm.weight", width, 0.4, 1.6)
+    shift = weights.uniform(f"{name}.g_norm.bias", width, -0.6, 0.6)
+
+    def low_rank(part, x, activation=lambda x: x):
+        down, up, bias = lora[part]
+        return activation(x @ down.T) @ up.T + bias
+
+    def forward(x, first):
+        count = len(x)
+        by_head = lambda t: t.reshape(count, heads, dim)
+        mixed = {s: x + (shifted(x) - x) * mix for s, mix in mixes.items()}
+        r, k, v = mixed["r"] @ r_proj.T, mixed["k"] @ k_proj.T, mixed["v"] @ v_proj.T
+        w = np.exp(-math.exp(-0.5) * sigmoid(low_rank("w", mixed["w"], np.tanh)))
+        rate = sigmoid(low_rank("a", mixed["a"]))
+        gate = low_rank("g", mixed["g"], sigmoid)
+        if layer == 0:
+            first = v
+        else:
+            v = v + (first - v) * sigmoid(low_rank("v", mixed["v"]))
+        removed = by_head(k * k_k)
+        removed = removed / np.sqrt((removed * removed).sum(-1, keepdims=True))
+        k = k * (1 + (rate - 1) * k_a)
+        r, k, v, w, rate = (by_head(t) for t in (r, k, v, w, rate))
+        out = np.zeros((count, heads, dim))
+        for head in range(heads):
+            state = np.zeros((dim, dim))  # [value, key]
+            for t in range(count):
+                taken, put = removed[t, head], removed[t, head] * rate[t, head]
+                state = (state * w[t, head] - np.outer(state @ taken, put)
+                         + np.outer(v[t, head], k[t, head]))
+                out[t, head] = state @ r[t, head]
+        out = out - out.mean(-1, keepdims=True)
+        out = out / np.sqrt((out * out).mean(-1, keepdims=True) + dim * config["norm_eps"])
+        out = out.reshape(count, width) * scale + shift
+        bonus = (r * k * r_k).sum(-1, keepdims=True) * v
+        return ((out + bonus.reshape(count, width)) * gate) @ o_proj.T, first
+
+    return forward
+
+
+def channel_mix(weights, name, config):
+    width, size = config["hidden_size"], config["intermediate_size"]
+    if size is None:
+        size = -(-int(width * config["hidden_ratio"]) // 32) * 32
+    mix = weights.uniform(f"{name}.x_k", width, 0.0, 1.0)
+    key = weights.matrix(f"{name}.key.weight", size, width)
+    value = weights.matrix(f"{name}.value.weight", width, size)
+    return lambda x: np.maximum((x + (shifted(x) - x) * mix) @ key.T, 0) ** 2 @ value.T
+
+
+def rwkv7(config):
+    """RWKV-7 (arXiv 2503.14456), with the names of the library flash-linear-attention."""
+    weights = Weights()
+    width, epsilon, bias = config["hidden_size"], config["norm_eps"], config["norm_bias"]
+    norm = lambda name: layer_norm(weights, name, width, epsilon, bias)
+    table = weights.matrix("model.embeddings.weight", config["vocab_size"], width, 1.0)
+    before = norm("model.layers.0.pre_norm") if config["norm_first"] else lambda x: x
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        layers.append((norm(f"{name}.attn_norm"), time_mix(weights, f"{name}.attn", config, i),
+                       norm(f"{name}.ffn_norm"), channel_mix(weights, f"{name}.ffn", config)))
+    last = norm("model.norm")
+    head = table if config["tie_word_embeddings"] else weights.matrix(
+        "lm_head.weight", config["vocab_size"], width)
+
+    def forward(tokens):
+        x, first = before(table[tokens]), None
+        for mixer_norm, mixer, ffn_norm, ffn in layers:
+            mixed, first = mixer(mixer_norm(x), first)
+            x = x + mixed
+            x = x + ffn(ffn_norm(x))
+        return last(x) @ head.T
+
+    return weights, forward
+
+
 def goldens():
     """Name, configuration, and the function that makes weights and a forward of it."""
     common = {"architectures": ["SambaForCausalLM"], "model_type": "samba", "vocab_size": 48,
@@ -343,6 +459,21 @@ def goldens():
                               sliding_window=None, global_attn_idx=None, kv_reuse_group=None,
                               kv_reuse_every_i_layer=2, rope=False, rope_theta=10000.0,
                               rms_norm_eps=1e-6, tie_word_embeddings=False), hymba
+    common = {"architectures": ["RWKV7ForCausalLM"], "model_type": "rwkv7", "vocab_size": 48,
+              "attn": None, "attn_mode": "chunk", "bos_token_id": 1, "eos_token_id": 2,
+              "hidden_act": "sqrelu", "fuse_norm": False, "max_position_embeddings": 256,
+              "torch_dtype": "float32"}
+    yield "rwkv7", dict(common, hidden_size=24, num_hidden_layers=3, head_dim=8, num_heads=3,
+                        decay_low_rank_dim=5, a_low_rank_dim=4, v_low_rank_dim=3,
+                        gate_low_rank_dim=6, hidden_ratio=1.5, intermediate_size=None,
+                        norm_first=True, norm_bias=True, norm_eps=1e-5, value_dim=[24, 24, 24],
+                        tie_word_embeddings=False), rwkv7
+    # Without the norm of embeddings and biases of norms.
+    yield "rwkv7_plain", dict(common, hidden_size=22, num_hidden_layers=2, head_dim=None,
+                              num_heads=2, decay_low_rank_dim=4, a_low_rank_dim=6,
+                              v_low_rank_dim=5, gate_low_rank_dim=3, hidden_ratio=4.0,
+                              intermediate_size=30, norm_first=False, norm_bias=False,
+                              norm_eps=1e-3, value_dim=None, tie_word_embeddings=True), rwkv7
 
 
 def make(name, config, family):

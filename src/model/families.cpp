@@ -61,6 +61,7 @@ const std::vector<Family>& families() {
                                           delta_net_family(),
                                           gated_deltanet_family(),
                                           kda_family(),
+                                          rwkv7_family(),
                                           mamba_family(),
                                           falcon_mamba_family(),
                                           mamba2_family(),

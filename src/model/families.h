@@ -83,6 +83,7 @@ Family nemotron_h_family();
 Family zamba2_family();
 Family samba_family();
 Family recurrent_gemma_family();
+Family rwkv7_family();
 Family hymba_family();
 Family jamba_family();
 Family minicpm3_family();
