@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/quote.h"
+#include "model/block_place.h"
 #include "model/config_checks.h"
 #include "model/families.h"
 #include "model/gguf_format.h"
@@ -19,7 +20,6 @@ namespace {
 constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr int64_t kMaxHidden = 1 << 17;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;  // of a learned table
-constexpr int64_t kMaxPrefix = 1 << 14;
 constexpr double kMaxScale = 1e6;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
 
@@ -120,13 +120,13 @@ nlohmann::json write_side(const SideConfig& side) {
 }
 
 // Sides that share weights must be the same.
-void check_sides(const ModelConfig& config, const ConfigReader& blocks) {
+void check_sides(const ModelConfig& config, const BlockPlace& place_of) {
   std::map<int64_t, nlohmann::json> known;
   for (const auto& [name, block] : config.blocks) {
     if (!block.side || block.side->shared == 0) continue;
     const nlohmann::json side = write_side(*block.side);
     const auto [place, added] = known.emplace(block.side->shared, side);
-    require(added || place->second == side, blocks.path(std::string(1, name)) + ".side",
+    require(added || place->second == side, place_of(name) + ".side",
             "shares the weights of side {}, but is another", block.side->shared);
   }
 }
@@ -230,6 +230,13 @@ TrainedContext trained_context(const ModelConfig& config) {
 }
 
 ModelConfig read_pronghorn_config(ConfigReader reader) {
+  const std::string blocks = reader.path("blocks");
+  return read_pronghorn_config(std::move(reader), [&](char block) {
+    return fmt::format("{}.{}", blocks, printable({&block, 1}, 1));
+  });
+}
+
+ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) {
   ModelConfig config;
   reader.one_of("model_type", {"pronghorn"}, "pronghorn");
   config.vocab_size = reader.integer("vocab_size", 0, 1, kMaxVocabulary);
@@ -271,7 +278,8 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   ConfigReader blocks = reader.object("blocks");
   for (const std::string& name : blocks.keys()) {
     require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
-    config.blocks[name[0]] = read_block(blocks.object(name), layer_context(config));
+    config.blocks[name[0]] =
+        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config));
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {
@@ -284,7 +292,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
     require(used.contains(name), blocks.path(std::string(1, name)),
             "is defined but not used in pattern {}", quote(config.pattern));
   }
-  check_sides(config, blocks);
+  check_sides(config, place);
   if (reader.has("mtp")) {
     ConfigReader mtp = reader.object("mtp");
     config.mtp.heads = mtp.integer("heads", {}, 0, 15);
@@ -298,7 +306,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   } else {
     reader.ignore("mtp");
   }
-  check_shared_keys(config, blocks);
+  check_shared_keys(config, place);
   check_prefix(config, reader);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys

@@ -39,7 +39,7 @@ void refuse(const nlohmann::json& mixer, const std::string& where) {
 
 }  // namespace
 
-void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks) {
+void check_shared_keys(const ModelConfig& config, const BlockPlace& place_of) {
   using Lenders = std::map<int64_t, const nlohmann::json*>;
   std::vector<Lenders> lenders(1);  // of each open span, innermost last
   for (const PatternStep& step : config.steps) {
@@ -47,7 +47,7 @@ void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks) {
     if (step.kind == PatternStep::Kind::close) lenders.pop_back();
     if (step.kind != PatternStep::Kind::block) continue;
     const BlockConfig& block = config.blocks.at(step.block);
-    const std::string where = blocks.path(std::string(1, step.block));
+    const std::string where = place_of(step.block);
     if (block.side) refuse(block.side->mixer, where + ".side.mixer");
     for (size_t i = 0; i < block.mixers.size(); ++i) {
       const nlohmann::json& mixer = block.mixers[i];
@@ -69,7 +69,7 @@ void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks) {
   if (config.mtp.heads == 0) return;
   const char name = config.mtp_block();
   for (const nlohmann::json& mixer : config.blocks.at(name).mixers) {
-    require(number_of(mixer, "keys_from") == 0, blocks.path(std::string(1, name)),
+    require(number_of(mixer, "keys_from") == 0, place_of(name),
             "a head for multi-token prediction has no layer before it whose keys it could read");
   }
 }

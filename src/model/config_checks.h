@@ -1,15 +1,19 @@
 // What parts of a configuration must agree in that no part of it sees.
 #pragma once
 
+#include <cstdint>
+
 #include "formats/json.h"
+#include "model/block_place.h"
 #include "model/config.h"
 
 namespace pronghorn {
 
+constexpr int64_t kMaxPrefix = 1 << 14;  // learned embeddings before a sequence
+
 // Throws Error unless each layer with `keys_from` has one with that `keys_to` before it, of the
 // same type, heads of keys and values, window and positions, and in the same subsampled span.
-// blocks: the object that the blocks were read from.
-void check_shared_keys(const ModelConfig& config, const ConfigReader& blocks);
+void check_shared_keys(const ModelConfig& config, const BlockPlace& place);
 
 // Throws Error for prefix_tokens beside parts that go by rows or positions of their own. reader: of
 // the model.

@@ -14,6 +14,7 @@
 #include "model/families.h"
 #include "model/families/mapping.h"
 #include "model/lora.h"
+#include "support/errors.h"
 #include "support/folder.h"
 #include "support/goldens.h"
 #include "support/machine.h"
@@ -23,8 +24,12 @@
 namespace pronghorn {
 namespace {
 
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
 using testing_support::decode;
 using testing_support::equal_steps;
+using testing_support::error_of;
 using testing_support::Folder;
 using testing_support::golden_logits;
 using testing_support::golden_path;
@@ -627,6 +632,31 @@ TEST(Hymba, RefusesWhatItCannotHonour) {
   EXPECT_THROW(read("mlp_hidden_act", "gelu"), Error);
   EXPECT_THROW(read("global_attn_idx", 3), Error);
   EXPECT_THROW(read("intermediate_size", 0), Error);
+}
+
+TEST(Hymba, ErrorsNameLayersAndPublishedKeys) {
+  const auto error = [](const char* key, const nlohmann::json& value) {
+    return error_of([&] { read_changed("hymba", key, value); });
+  };
+  EXPECT_THAT(
+      error("num_key_value_heads", 2),
+      AllOf(HasSubstr("config.json: layers[0,3,6].mixer.kv_heads"), Not(HasSubstr("block"))));
+  EXPECT_THAT(error("kv_reuse_group", {{2, 3}}), HasSubstr("config.json: layers[3].mixer"));
+  EXPECT_THAT(error("num_memory_tokens", 1 << 20), HasSubstr("config.json: num_memory_tokens"));
+}
+
+TEST(Families, ErrorsNameTheFirstFewOfManyLayers) {
+  nlohmann::json json = read_config_json(golden_path("qwen2") / "config.json");
+  json["num_hidden_layers"] = 12;
+  json["layer_types"] = nlohmann::json::array();
+  for (int i = 0; i < 12; ++i) {
+    json["layer_types"].push_back(i < 3 || i % 2 == 0 ? "full_attention" : "sliding_attention");
+  }
+  json["num_key_value_heads"] = 3;
+  const Folder folder;
+  write_file(folder.path() / "config.json", json.dump());
+  EXPECT_THAT(error_of([&] { load_config(folder.path()); }),
+              HasSubstr("config.json: layers[0-2,4,6,8,...].mixer.kv_heads"));
 }
 
 TEST(Deepseek, RefuseWhatTheyCannotHonour) {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "layers/toolbox.h"
+#include "model/config_checks.h"
 #include "model/families.h"
 #include "model/families/hybrid.h"
 #include "model/families/published_keys.h"
@@ -150,7 +151,7 @@ ModelConfig read(ConfigReader reader) {
   nlohmann::json settings = {
       {"vocab_size", reader.integer("vocab_size", 65536, 1)},
       {"hidden_size", hidden_size},
-      {"prefix_tokens", reader.integer("num_memory_tokens", 0, 0)},
+      {"prefix_tokens", reader.integer("num_memory_tokens", 0, 0, kMaxPrefix)},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("rms_norm_eps", 1e-6, 0)}}}};
   const Groups groups = read_groups(reader, count);

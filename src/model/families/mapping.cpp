@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/block_place.h"
 
 namespace pronghorn {
 
@@ -37,6 +38,28 @@ std::vector<const nlohmann::json*> mixers_of(const ModelConfig& config, std::str
   return mixers;
 }
 
+namespace {
+
+// "layers[0-2,5]": the layers whose letter this is; of many, the first few.
+std::string layers_with_letter(std::string_view letters, char letter) {
+  constexpr int kShown = 4;
+  std::string text;
+  int shown = 0;
+  for (size_t i = letters.find(letter); i != letters.npos; i = letters.find(letter, i)) {
+    if (shown++ == kShown) {
+      text += ",...";
+      break;
+    }
+    const size_t end = std::min(letters.size(), letters.find_first_not_of(letter, i));
+    text += fmt::format("{}{}", text.empty() ? "" : ",", i);
+    if (end - i > 1) text += fmt::format("-{}", end - 1);
+    i = end;
+  }
+  return fmt::format("layers[{}]", text);
+}
+
+}  // namespace
+
 ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
                            const std::vector<nlohmann::json>& layers) {
   constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -53,7 +76,9 @@ ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
     letters += kLetters[kind];
   }
   settings["pattern"] = compressed_pattern(letters);
-  return read_pronghorn_config(ConfigReader(std::move(settings), reader.where()));
+  return read_pronghorn_config(ConfigReader(std::move(settings), reader.where()), [&](char block) {
+    return reader.path(layers_with_letter(letters, block));
+  });
 }
 
 namespace {
