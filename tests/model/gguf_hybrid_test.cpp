@@ -278,6 +278,17 @@ TEST(GgufHybrids, WhatFilesSayIsChecked) {
               HasSubstr("inner_size"));
 }
 
+TEST(GgufHybrids, ValuesAreAsWideAsKeys) {
+  for (const auto& [golden, architecture] :
+       {std::pair("lfm2", "lfm2"), std::pair("qwen3_5_text", "qwen35"),
+        std::pair("granitemoehybrid", "granitehybrid"), std::pair("nemotron_h", "nemotron_h"),
+        std::pair("jamba", "jamba"), std::pair("falcon_h1", "falcon-h1")}) {
+    const std::string key = fmt::format("{}.attention.value_length", architecture);
+    EXPECT_THAT(error_with(golden, key, GgufValue::u32(7)), HasSubstr(key + "': 7 where keys have"))
+        << golden;
+  }
+}
+
 // A model like Qwen3.5 with two value heads of `value_dim` channels for each key head.
 Model qwen(int64_t hidden, int64_t value_dim) {
   const nlohmann::json json = {{"model_type", "qwen3_5_text"},

@@ -134,6 +134,8 @@ TEST(GgufNemotron, WhatFilesSayIsChecked) {
   EXPECT_THAT(error_with("expert_group_count", GgufValue::u32(4)), HasSubstr("groups: 4"));
   EXPECT_THAT(error_with("nextn_predict_layers", GgufValue::u32(1)), HasSubstr("not supported"));
   EXPECT_THAT(error_with("expert_count", GgufValue::u32(0)), HasSubstr("ffn"));
+  EXPECT_THAT(error_with("attention.value_length", GgufValue::u32(7)),
+              HasSubstr("attention.value_length': 7 where keys have"));
 }
 
 }  // namespace

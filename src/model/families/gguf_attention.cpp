@@ -6,6 +6,7 @@
 #include "layers/rope_config.h"
 #include "model/families/decoder.h"
 #include "model/families/gguf_decoder.h"
+#include "model/families/gguf_heads.h"
 
 namespace pronghorn {
 namespace {
@@ -172,6 +173,13 @@ void write_gguf_rope(const nlohmann::json& json, double score_growth, GgufModel&
                     GgufValue::u32(static_cast<uint32_t>(scaling.original_context)));
 }
 
+void check_gguf_value_length(const GgufModel& file, int64_t head_dim) {
+  const std::string key = file.key("attention.value_length");
+  const int64_t values = file.metadata.integer(key, head_dim);
+  require(values == head_dim, file.metadata.path(key), "{} where keys have {} is not supported",
+          values, head_dim);
+}
+
 void read_gguf_attention(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   // Families have defaults of their own.
@@ -181,9 +189,7 @@ void read_gguf_attention(const GgufModel& file, nlohmann::json& config) {
     config["head_dim"] = config.at("hidden_size").get<int64_t>() / heads;
   }
   const auto head_dim = config.at("head_dim").get<int64_t>();
-  const std::string values = file.key("attention.value_length");
-  require(metadata.integer(values, head_dim) == head_dim, metadata.path(values),
-          "{} where keys have {} is not supported", metadata.integer(values, head_dim), head_dim);
+  check_gguf_value_length(file, head_dim);
   const std::string turned = file.key("rope.dimension_count");
   const int64_t channels = metadata.integer(turned, head_dim, 1, head_dim);
   if (channels != head_dim) config["partial_rotary_factor"] = rotary_share(channels, head_dim);

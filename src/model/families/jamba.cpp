@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/gguf_experts.h"
+#include "model/families/gguf_heads.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
@@ -140,6 +141,8 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
     config[kCount] = 1;
   }
   const auto hidden = std::max<int64_t>(1, config.at("hidden_size").get<int64_t>());
+  const auto query_heads = std::max<int64_t>(1, config.at("num_attention_heads").get<int64_t>());
+  check_gguf_value_length(file, config.value("head_dim", hidden / query_heads));
   const std::string inner = file.key("ssm.inner_size");
   const int64_t channels = metadata.integer(inner, {}, 1);
   require(channels % hidden == 0, metadata.path(inner), "{} is no multiple of the width {}",

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/families/gguf_experts.h"
+#include "model/families/gguf_heads.h"
 #include "model/families/gguf_hybrid.h"
 #include "model/families/mixture.h"
 #include "model/families/nemotron_h.h"
@@ -84,6 +85,7 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
                                           : attention[i] ? "full_attention"
                                                          : "linear_attention");
   }
+  check_gguf_value_length(file, config.at("head_dim").get<int64_t>());
   config["mamba_head_dim"] = read_gguf_state_head_dim(file);
   config["mlp_bias"] = std::ranges::any_of(
       file.shapes, [](const auto& tensor) { return tensor.first.ends_with(".ffn_up.bias"); });
