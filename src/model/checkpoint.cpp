@@ -151,12 +151,13 @@ bool has_other_head(const ModelConfig& config, const CheckpointReader& checkpoin
   if (!config.tie_embeddings) return false;
   ModelConfig untied = config;
   untied.tie_embeddings = false;
-  const std::vector<BoundRule> names =
-      bind_rules(family.tensors(untied), {"embeddings.weight", "lm_head.weight"});
+  const std::string where = checkpoint.directory().string();
+  const std::vector<BoundRule> names = naming(where, [&] {
+    return bind_rules(family.tensors(untied), {"embeddings.weight", "lm_head.weight"});
+  });
   const std::string &embedding = names[0].published[0], &head = names[1].published[0];
   const SafetensorsEntry* stored = checkpoint.find(head);
   if (stored == nullptr || checkpoint.find(embedding) == nullptr) return false;
-  const std::string where = checkpoint.directory().string();
   if (same_numbers(*stored, checkpoint.at(embedding), where)) return false;
   warn_once(
       fmt::format("{}: the configuration ties {} to {}, but the file holds another: that is used",
@@ -177,7 +178,9 @@ int64_t stored_predictors(const ModelConfig& config, const Checkpoint& checkpoin
     for (const char* part : {"projection", "hidden_norm", "embedding_norm", "norm"}) {
       ours.push_back(fmt::format("mtp.{}.{}.weight", head, part));
     }
-    return std::ranges::all_of(bind_rules(rules, ours), [&](const BoundRule& rule) {
+    const std::vector<BoundRule> bound =
+        naming(checkpoint.directory().string(), [&] { return bind_rules(rules, ours); });
+    return std::ranges::all_of(bound, [&](const BoundRule& rule) {
       return std::ranges::count(names, rule.published[0]) > 0;
     });
   };
@@ -205,7 +208,8 @@ void load(Model& model, const Checkpoint& checkpoint, TensorRules rules) {
   rules = rules_for(std::move(rules), all);
   const std::set<std::string> there(all.begin(), all.end());
   std::set<std::string> used;
-  for (BoundRule& rule : bound(rules, model.parameters())) {
+  const std::string where = checkpoint.directory().string();
+  for (BoundRule& rule : bound(rules, model.parameters(), where)) {
     rule.published = names_in(there, rules, std::move(rule.published));
     load_rule(rule, checkpoint, model);
     used.insert(rule.published.begin(), rule.published.end());
@@ -213,8 +217,7 @@ void load(Model& model, const Checkpoint& checkpoint, TensorRules rules) {
   for (const std::string& name : all) {
     require(
         used.contains(name) || is_passed_over(rules, name) || is_derived(name, checkpoint.at(name)),
-        checkpoint.directory().string(),
-        "holds a tensor {} that the configuration has no place for", quote(name));
+        where, "holds a tensor {} that the configuration has no place for", quote(name));
   }
 }
 
@@ -237,8 +240,9 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
 
   StoredTensors tensors;  // keep what is written alive
   std::vector<std::string> names;
-  for (const BoundRule& rule : bound(family.tensors(model.config()), model.parameters())) {
-    StoredTensors all = published(model, rule);
+  const std::string where = directory.string();
+  for (const BoundRule& rule : bound(family.tensors(model.config()), model.parameters(), where)) {
+    StoredTensors all = published(model, rule, where);
     for (size_t i = 0; i < all.size(); ++i) {
       const Encoding& in = *find_encoding(all[i].dtype);
       const Encoding& to = options.encoding != nullptr ? *options.encoding

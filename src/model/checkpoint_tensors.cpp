@@ -20,16 +20,17 @@ StoredTensor stored(const Parameter& parameter) {
 
 }  // namespace
 
-std::vector<BoundRule> bound(const TensorRules& rules, const std::vector<Parameter>& parameters) {
+std::vector<BoundRule> bound(const TensorRules& rules, const std::vector<Parameter>& parameters,
+                             const std::string& where) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters) names.push_back(parameter.name);
-  return bind_rules(rules, names);
+  return naming(where, [&] { return bind_rules(rules, names); });
 }
 
-StoredTensors published(const Model& model, const BoundRule& rule) {
+StoredTensors published(const Model& model, const BoundRule& rule, const std::string& where) {
   StoredTensors ours;
   for (const size_t place : rule.ours) ours.push_back(stored(model.parameters()[place]));
-  return naming(fmt::format("{}", fmt::join(rule.published, ", ")),
+  return naming(fmt::format("{}: {}", where, fmt::join(rule.published, ", ")),
                 [&] { return rule.transform.inverse(std::move(ours), rule.published.size()); });
 }
 

@@ -21,10 +21,12 @@ auto naming(const std::string& where, Function&& function) {
   }
 }
 
-std::vector<BoundRule> bound(const TensorRules& rules, const std::vector<Parameter>& parameters);
+// where: the file or directory that is read or written, for messages.
+std::vector<BoundRule> bound(const TensorRules& rules, const std::vector<Parameter>& parameters,
+                             const std::string& where);
 
 // The published tensors of a rule, with what they are made of as it is stored.
-StoredTensors published(const Model& model, const BoundRule& rule);
+StoredTensors published(const Model& model, const BoundRule& rule, const std::string& where);
 
 // The numbers of a tensor in another encoding.
 StoredTensor encoded(StoredTensor tensor, const Encoding& to);

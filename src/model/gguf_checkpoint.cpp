@@ -30,9 +30,9 @@ struct Plan {
 Plan plan_for(const Family& family, const Model& model, const std::string& where) {
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
   std::vector<Plan::Tensors> all;
-  std::vector<BoundRule> rules = naming(
-      fmt::format("{}: architecture {}", where, family.gguf->architecture_of(model.config())),
-      [&] { return bound(family.gguf->tensors(model.config()), model.parameters()); });
+  std::vector<BoundRule> rules = bound(
+      family.gguf->tensors(model.config()), model.parameters(),
+      fmt::format("{}: architecture {}", where, family.gguf->architecture_of(model.config())));
   for (BoundRule& rule : rules) {
     Plan::Tensors tensors{std::move(rule), {}};
     Shapes ours;
@@ -45,7 +45,8 @@ Plan plan_for(const Family& family, const Model& model, const std::string& where
       if (parameter.matrix.defined()) tensors.in = &parameter.matrix.encoding();
     }
     const size_t count = tensors.rule.published.size();
-    tensors.shapes = tensors.rule.transform.published_shapes(ours, count);
+    tensors.shapes = naming(fmt::format("{}: {}", where, fmt::join(tensors.rule.published, ", ")),
+                            [&] { return tensors.rule.transform.published_shapes(ours, count); });
     const std::string& first = model.parameters()[tensors.rule.ours.front()].name;
     tensors.head = first == "lm_head.weight" ||
                    (first == "embeddings.weight" && model.config().tie_embeddings);
@@ -131,8 +132,8 @@ void save_gguf(const Model& model, const std::filesystem::path& path, const Gguf
                  ? each.in
                  : &fitting(*options.encoding, each.shapes[i].back(), each.head);
       }
-      const auto bytes = [&model, &options, &rule = each.rule, i, to] {
-        StoredTensor tensor = published(model, rule).at(i);
+      const auto bytes = [&model, &options, &path, &rule = each.rule, i, to] {
+        StoredTensor tensor = published(model, rule, path.string()).at(i);
         note(options, rule.published[i], *to, tensor.shape);
         tensor = encoded(std::move(tensor), *to);
         return GgufTensorToWrite::Bytes{tensor.bytes, tensor.owner};

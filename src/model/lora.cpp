@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
+#include "model/checkpoint_tensors.h"
 #include "model/families.h"
 #include "model/tensor_rules.h"
 
@@ -36,11 +37,14 @@ struct Module {
 };
 
 // Of all matrices of blocks that one published tensor holds.
-std::vector<Module> modules_of(const Model& model, const TensorRules& rules) {
+std::vector<Module> modules_of(const Model& model, const TensorRules& rules,
+                               const std::filesystem::path& directory) {
   std::vector<std::string> names;
   for (const Parameter& parameter : model.parameters()) names.push_back(parameter.name);
   std::vector<Module> modules;
-  for (BoundRule& rule : bind_rules(rules, names)) {
+  std::vector<BoundRule> bound =
+      naming(directory.string(), [&] { return bind_rules(rules, names); });
+  for (BoundRule& rule : bound) {
     const bool matrices = std::ranges::all_of(rule.ours, [&](size_t i) {
       return model.parameters()[i].matrix.defined() && names[i].starts_with("layers.");
     });
@@ -242,7 +246,7 @@ void Adapter::save(const Model& model, const std::filesystem::path& directory,
     kept.push_back(std::move(numbers));
   };
   const Family& family = family_for(model.config());
-  for (const Module& module : modules_of(model, family.tensors(model.config()))) {
+  for (const Module& module : modules_of(model, family.tensors(model.config()), directory)) {
     int64_t rank = 0, in = 0;
     double scale = 0;
     for (const size_t i : module.parameters) {
@@ -335,7 +339,7 @@ std::shared_ptr<Adapter> Adapter::load(const Model& model, const std::filesystem
     to_f32(*entry, numbers.data(), where);
     return numbers;
   };
-  for (const Module& module : modules_of(model, rules)) {
+  for (const Module& module : modules_of(model, rules, directory)) {
     std::vector<std::string> stems = {module.name};
     for (const std::string& other : other_names(rules, module.name + std::string(kWeight))) {
       stems.push_back(other.substr(0, other.size() - kWeight.size()));
@@ -343,7 +347,7 @@ std::shared_ptr<Adapter> Adapter::load(const Model& model, const std::filesystem
     std::string name;
     for (const std::string& stem : stems) {
       const std::string candidate = fmt::format("{}{}", kPrefix, stem);
-      if (file.find(candidate + std::string(kA)) != nullptr) name = candidate;
+      if (file.find(fmt::format("{}{}", candidate, kA)) != nullptr) name = candidate;
     }
     if (name.empty()) continue;
     const double asked =

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"
+#include "model/checkpoint_tensors.h"
 #include "model/families/mapping.h"
 #include "support/folder.h"
 #include "support/model_runs.h"
@@ -319,6 +320,17 @@ TEST(TensorRuleNames, RefuseRulesThatDoNotFit) {
               ThrowsMessage<Error>(HasSubstr("two rules give 'one'")));
   EXPECT_THAT(bind({{{"a.*"}, {"*.*"}, {}}}, {"a.b"}),
               ThrowsMessage<Error>(HasSubstr("more stars")));
+}
+
+TEST(TensorRuleNames, ErrorsNameTheFile) {
+  Parameter parameter;
+  parameter.name = "extra.weight";
+  EXPECT_THAT(
+      [&] {
+        bound({{{{"a"}, {"b"}, {}}}, {}}, {parameter}, "model.gguf");
+      },
+      ThrowsMessage<Error>(
+          HasSubstr("model.gguf: tensor rules: none fits the tensor 'extra.weight'")));
 }
 
 // A family that publishes nothing as we hold it: queries, keys and values of a head together and
