@@ -148,15 +148,14 @@ Tensor balance_loss(const Context& context, const Tensor& logits, const Routing&
     const PooledVector<float> values = logits.read();
     const GradTarget target = logits.grad_target();
     PooledVector<float> dz = gradient_so_far(target);
-    std::vector<double> scores(static_cast<size_t>(width));
+    std::vector<double> s(static_cast<size_t>(width));
     for (int64_t row = 0; row < rows; ++row) {
-      router_scores(options, row_of(values, row, width), scores);
-      const double total = std::accumulate(scores.begin(), scores.end(), 0.0);
-      const double mean =
-          std::inner_product(scores.begin(), scores.end(), shares.begin(), 0.0) / total;
-      for (size_t e = 0; e < scores.size(); ++e) {
+      router_scores(options, row_of(values, row, width), s);
+      const double total = std::accumulate(s.begin(), s.end(), 0.0);
+      const double mean = std::inner_product(s.begin(), s.end(), shares.begin(), 0.0) / total;
+      for (size_t e = 0; e < s.size(); ++e) {
         // Of s_e / sum s; ds_e/dz_e is s (1 - s), or with softmax s, whose sum is 1.
-        const double slope = options.sigmoid ? scores[e] * (1 - scores[e]) : scores[e];
+        const double slope = options.sigmoid ? s[e] * (1 - s[e]) : s[e];
         dz[static_cast<size_t>(row * width) + e] +=
             static_cast<float>(gradient * (shares[e] - mean) * slope / total);
       }

@@ -8,6 +8,7 @@
 #include "backend/cpu/cpu_features.h"
 #include "laws/cumulative_sum.h"
 #include "laws/laws.h"
+#include "support/machine.h"
 
 namespace pronghorn::laws {
 namespace {
@@ -39,7 +40,6 @@ std::vector<OperatorCase> table() {
   };
 #define CASES(function) add(function());
 #include "laws/case_list.inc"
-#include "support/machine.h"
 #undef CASES
   return cases;
 }
