@@ -17,7 +17,7 @@ constexpr const char* kSourceFile = "tokenizer_source.json";
 // Enough text for vocabularies of tens of thousands.
 constexpr int64_t kTokenizerBytes = 16 << 20;
 
-// The end of the text, which is held out, has no say in the vocabulary.
+// The ends of texts, which are held out, have no say in the vocabulary.
 constexpr double kTokenizerShare = 0.9;
 
 nlohmann::json describe_sources(const std::vector<std::filesystem::path>& paths,
@@ -25,21 +25,32 @@ nlohmann::json describe_sources(const std::vector<std::filesystem::path>& paths,
   return {{"vocab_size", vocab_size}, {"texts", fmt::format("{:016x}", hash_of_texts(paths))}};
 }
 
+int64_t share_to_drop(int64_t bytes) {
+  return static_cast<int64_t>(static_cast<double>(bytes) * (1 - kTokenizerShare));
+}
+
+// Shortens a text by so many bytes, or fewer, to whole characters.
+void drop_end(std::string& text, int64_t bytes) {
+  size_t end = text.size() - static_cast<size_t>(bytes);
+  while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
+  text.resize(end);
+}
+
 void train_tokenizer(const std::vector<std::filesystem::path>& paths, int64_t vocab_size,
                      const std::filesystem::path& directory) {
   std::vector<std::string> texts = read_documents(paths, kTokenizerBytes);
   int64_t bytes = 0;
   for (const std::string& text : texts) bytes += static_cast<int64_t>(text.size());
-  auto drop = static_cast<int64_t>(static_cast<double>(bytes) * (1 - kTokenizerShare));
-  while (!texts.empty() && drop >= static_cast<int64_t>(texts.back().size())) {
-    drop -= static_cast<int64_t>(texts.back().size());
-    texts.pop_back();
-  }
-  if (!texts.empty()) {
-    std::string& last = texts.back();
-    size_t end = last.size() - static_cast<size_t>(drop);
-    while (end < last.size() && (static_cast<unsigned char>(last[end]) & 0xC0) == 0x80) ++end;
-    last.resize(end);
+  if (std::ssize(texts) < kManyDocuments) {
+    for (std::string& text : texts) drop_end(text, share_to_drop(std::ssize(text)));
+    std::erase(texts, std::string());
+  } else {
+    int64_t drop = share_to_drop(bytes);
+    while (!texts.empty() && drop >= std::ssize(texts.back())) {
+      drop -= std::ssize(texts.back());
+      texts.pop_back();
+    }
+    if (!texts.empty()) drop_end(texts.back(), drop);
   }
   spdlog::info("training a vocabulary of {} on {} of text", vocab_size,
                format_bytes(static_cast<double>(bytes)));

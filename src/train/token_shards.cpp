@@ -20,13 +20,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kManyDocuments = 100;
 // Text handed to the threads at once, and the longest part of a document encoded in one call. Both
 // are fixed: the tokens do not depend on the machine.
 constexpr size_t kBatchBytes = size_t{16} << 20;
 constexpr size_t kPartBytes = size_t{4} << 20;
 // How far back from a cut the end of a line is looked for.
 constexpr size_t kLineSearch = size_t{1} << 16;
+// The shortest part of a document that is held out: this share of all that is, within these bounds.
+constexpr double kLeastShare = 0.125, kLeastBytes = 64, kEnoughBytes = 1024;
 
 // The end of a file of tokens; at the end, since the counts are known last and tokens stay aligned.
 struct Trailer {
@@ -38,11 +39,12 @@ static_assert(sizeof(Trailer) == 48);
 constexpr char kMagic[8] = {'P', 'H', 'T', 'O', 'K', 'E', 'N', 'S'};
 constexpr uint32_t kVersion = 1;
 
-// The place to cut at or before `at`: after a newline if one is near, else between characters.
-size_t cut_before(std::string_view text, size_t at) {
+// The place to cut at or before `at`: after a newline if one is at most so far back, else between
+// characters.
+size_t cut_before(std::string_view text, size_t at, size_t search = kLineSearch) {
   if (at >= text.size()) return text.size();
   const size_t newline = at == 0 ? text.npos : text.rfind('\n', at - 1);
-  if (newline != text.npos && at - newline <= kLineSearch) return newline + 1;
+  if (newline != text.npos && at - newline <= search) return newline + 1;
   while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
   return at;
 }
@@ -100,7 +102,8 @@ class Split {
       bytes_ += text.size();
     });
     by_document_ = documents_ >= kManyDocuments && fraction_ * static_cast<double>(documents_) >= 1;
-    tail_ = static_cast<uint64_t>(std::floor(static_cast<double>(bytes_) * (1 - fraction_)));
+    const double all = fraction_ * static_cast<double>(bytes_);
+    least_ = static_cast<uint64_t>(std::clamp(kLeastShare * all, kLeastBytes, kEnoughBytes));
   }
 
   uint64_t bytes() const { return bytes_; }
@@ -109,25 +112,37 @@ class Split {
   // the next document.
   template <typename Part>
   void next(std::string_view text, Part&& part) {
-    const uint64_t begin = seen_bytes_;
     seen_bytes_ += text.size();
     const int64_t index = seen_++;
     if (by_document_) {
       const auto before = std::floor(static_cast<double>(index) * fraction_);
       part(text, std::floor(static_cast<double>(index + 1) * fraction_) > before, true, true);
-    } else if (seen_bytes_ <= tail_ || begin >= tail_) {
-      part(text, begin >= tail_, true, true);
-    } else {
-      const size_t cut = cut_before(text, tail_ - begin);
-      if (cut > 0) part(text.substr(0, cut), false, true, cut == text.size());
-      if (cut < text.size()) part(text.substr(cut), true, cut == 0, true);
+      return;
     }
+    const size_t cut = cut_of(text);
+    trained_ += cut;
+    if (cut > 0) part(text.substr(0, cut), false, true, cut == text.size());
+    if (cut < text.size()) part(text.substr(cut), true, cut == 0, true);
   }
 
  private:
+  // Where the held-out part of this document begins: then all documents so far have given their
+  // share together. What one gave too much, for the sake of a line, the next gives less.
+  size_t cut_of(std::string_view text) const {
+    const auto train =
+        static_cast<uint64_t>(std::floor(static_cast<double>(seen_bytes_) * (1 - fraction_)));
+    const uint64_t at = std::min<uint64_t>(text.size(), train - std::min(train, trained_));
+    const uint64_t held_out = text.size() - at;
+    if (seen_ < documents_ && held_out < least_) return text.size();
+    // A part of a small document becomes at most twice as long.
+    return cut_before(text, at, documents_ == 1 ? kLineSearch : std::min(kLineSearch, held_out));
+  }
+
   double fraction_;
   int64_t documents_ = 0, seen_ = 0;
-  uint64_t bytes_ = 0, tail_ = 0, seen_bytes_ = 0;
+  uint64_t bytes_ = 0, seen_bytes_ = 0;
+  uint64_t trained_ = 0;  // bytes that are not held out
+  uint64_t least_ = 0;    // of a part, but for the last document's
   bool by_document_ = false;
 };
 

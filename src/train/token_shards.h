@@ -23,13 +23,17 @@ struct PreparedTokens {
   uint64_t hash = 0;                            // of the texts, the tokenizer and the division
 };
 
-// Tokenises the documents of `paths` (see for_each_document) into `directory`. Of 100 documents or
-// more, a share of held_out_fraction is held out, evenly spread; of fewer, the last part of the
-// text, cut after a line where one ends nearby. A document is bos (if encoding adds one), its
-// tokens without special ones, and eos (if there is one); very long documents are encoded in parts
-// of a few MB that end with a line. Files are reused if they were made with the same tokenizer,
-// fraction and texts (by what they hold). Throws Error for bad text, for a text
-// too short to divide, and when the disk refuses; existing files are then left as they were.
+// From so many documents on whole ones are held out.
+constexpr int64_t kManyDocuments = 100;
+
+// Tokenises the documents of `paths` (see for_each_document) into `directory`. Of kManyDocuments or
+// more, a share of held_out_fraction is held out, evenly spread. Of fewer, the last part of each
+// is, cut after a line where one ends nearby, so that texts of several kinds are all there; what
+// would be a very short part is left to the next document. A document is bos (if encoding adds
+// one), its tokens without special ones, and eos (if there is one); very long documents are encoded
+// in parts of a few MB that end with a line. Files are reused if they were made with the same
+// tokenizer, fraction and texts (by what they hold). Throws Error for bad text, for a text too
+// short to divide, and when the disk refuses; existing files are then left as they were.
 PreparedTokens prepare_tokens(const std::vector<std::filesystem::path>& paths,
                               const Tokenizer& tokenizer, const std::filesystem::path& directory,
                               double held_out_fraction = 0.05);

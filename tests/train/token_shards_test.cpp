@@ -181,6 +181,49 @@ TEST_F(TextTest, HoldsOutTheEndOfAFewDocuments) {
   EXPECT_FALSE(prepare_tokens({path}, *tokenizer, out, 0.1).reused);
 }
 
+// Numbered lines of one kind; the newline counts.
+std::string lines_of(const std::string& kind, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) text += fmt::format("{} {:06}\n", kind, i);
+  return text;
+}
+
+TEST_F(TextTest, HoldsOutTheEndOfEachOfSeveralTexts) {
+  const std::string prose = lines_of("prose", 20000), code = lines_of("codes", 5000);
+  const std::vector<fs::path> paths = {put("a.txt", prose), put("b.txt", code)};
+  const auto tokenizer = make_byte_tokenizer();
+  const auto made = prepare_tokens(paths, *tokenizer, folder_ / "out");
+  // 5% of each, whole lines.
+  const std::string held = prose.substr(19000 * 13) + code.substr(4750 * 13);
+  EXPECT_EQ(tokens_as_text(made.held_out), held);
+  EXPECT_EQ(read_file(made.held_out_text), held);
+  EXPECT_EQ(tokens_as_text(made.train), prose.substr(0, 19000 * 13) + code.substr(0, 4750 * 13));
+  // In the other order each gives the same.
+  const auto turned = prepare_tokens({paths[1], paths[0]}, *tokenizer, folder_ / "turned");
+  EXPECT_EQ(tokens_as_text(turned.held_out), code.substr(4750 * 13) + prose.substr(19000 * 13));
+}
+
+TEST_F(TextTest, ShortTextsLeaveTheirShareToTheNext) {
+  // 5% of the first is 6 bytes, less than an eighth of all that is held out: the second gives them.
+  // A part is cut before the line that its first byte is in. The last text always gives its own.
+  const std::string one = lines_of("aaaaa", 10), two = lines_of("bbbbb", 2000);
+  const std::string three = lines_of("ccccc", 100);
+  const auto made = prepare_tokens({put("1.txt", one), put("2.txt", two), put("3.txt", three)},
+                                   *make_byte_tokenizer(), folder_ / "out");
+  EXPECT_EQ(tokens_as_text(made.held_out), two.substr(1899 * 13) + three.substr(95 * 13));
+  EXPECT_EQ(tokens_as_text(made.train), one + two.substr(0, 1899 * 13) + three.substr(0, 95 * 13));
+}
+
+TEST_F(TextTest, LongLinesDoNotMakeOneTextGiveForAll) {
+  // The only end of a line is near the beginning: the cut is between characters instead, since a
+  // part may become twice as long, no more.
+  const std::string one = "title\n" + std::string(40000, 'x'), two = lines_of("lines", 3000);
+  const auto made = prepare_tokens({put("1.txt", one), put("2.txt", two)}, *make_byte_tokenizer(),
+                                   folder_ / "out");
+  const std::string held = tokens_as_text(made.held_out);
+  EXPECT_EQ(held, std::string(2001, 'x') + two.substr(2850 * 13));
+}
+
 TEST_F(TextTest, HoldsOutWholeDocumentsOfMany) {
   std::string lines;
   for (int i = 0; i < 200; ++i) lines += fmt::format("{{\"text\": \"<{}>\"}}\n", i);
