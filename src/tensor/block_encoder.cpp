@@ -75,11 +75,18 @@ class Encoder {
     return nearest_value((x - line.minimum) / line.scale);
   }
 
+  // The nearest whole number, the even one of two, for 0 <= value < 2^22: what is added leaves no
+  // bits for fractions. Unlike std::nearbyint it is no call on the oldest instruction sets.
+  static float nearest_whole(float value) {
+    constexpr float kNoFractions = 0x1.8p23f;
+    return (value + kNoFractions) - kNoFractions;
+  }
+
   uint8_t nearest_value(float value) const {
     if (layout_.values == nullptr) {
-      const float code = std::nearbyint(value + static_cast<float>(layout_.offset));
-      return static_cast<uint8_t>(
-          std::clamp(code, 0.0f, static_cast<float>((1 << layout_.bits) - 1)));
+      const float code = std::clamp(value + static_cast<float>(layout_.offset), 0.0f,
+                                    static_cast<float>((1 << layout_.bits) - 1));
+      return static_cast<uint8_t>(nearest_whole(code));
     }
     size_t best = 0;
     for (size_t code = 1; code < 16; ++code) {
@@ -123,19 +130,81 @@ class Encoder {
     return best;
   }
 
+  // What follows looks at several lines at once: numbers one by one and lines side by side, so that
+  // each sum is in the order of the numbers and a vector register holds sums of several lines.
+  template <size_t kLines>
+  struct Lines {
+    std::array<float, kLines> scales, minima;
+  };
+
+  // For each line the value of x's nearest code.
+  template <size_t kLines>
+  std::array<float, kLines> nearest_values(float x, const Lines<kLines>& lines) const {
+    std::array<float, kLines> values;
+    if (layout_.values != nullptr) {
+      for (size_t i = 0; i < kLines; ++i) {
+        values[i] = values_[nearest_code(x, {lines.scales[i], lines.minima[i]})];
+      }
+      return values;
+    }
+    const auto offset = static_cast<float>(layout_.offset);
+    const auto most = static_cast<float>((1 << layout_.bits) - 1);
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    for (size_t i = 0; i < kLines; ++i) {
+      // By infinity where the scale is 0: the code of 0.
+      const float divisor = lines.scales[i] == 0 ? kInfinity : lines.scales[i];
+      const float code = (x - lines.minima[i]) / divisor + offset;
+      values[i] = nearest_whole(code < 0 ? 0 : (code > most ? most : code)) - offset;
+    }
+    return values;
+  }
+
+  // Sums over a group: of the values, their squares, and their products with the numbers.
+  template <size_t kLines>
+  struct Sums {
+    std::array<float, kLines> v{}, vv{}, xv{};
+  };
+  template <size_t kLines>
+  Sums<kLines> sums_of(const float* x, const Lines<kLines>& lines) const {
+    Sums<kLines> sums;
+    for (int64_t k = 0; k < layout_.group; ++k) {
+      const auto values = nearest_values(x[k], lines);
+      for (size_t i = 0; i < kLines; ++i) {
+        sums.v[i] += values[i];
+        sums.vv[i] += values[i] * values[i];
+        sums.xv[i] += x[k] * values[i];
+      }
+    }
+    return sums;
+  }
+
+  template <size_t kLines>
+  std::array<float, kLines> errors_of(const float* x, const Lines<kLines>& lines) const {
+    std::array<float, kLines> errors{};
+    for (int64_t k = 0; k < layout_.group; ++k) {
+      const auto values = nearest_values(x[k], lines);
+      for (size_t i = 0; i < kLines; ++i) {
+        const float difference = lines.scales[i] * values[i] + lines.minima[i] - x[k];
+        errors[i] += difference * difference;
+      }
+    }
+    return errors;
+  }
+
   // extreme: the number farthest from 0, which becomes about the value farthest from 0.
   Line best_without_minimum(const float* x, float extreme) const {
     constexpr int kSteps = 9;
+    constexpr size_t kLines = 2 * kSteps + 1;
+    Lines<kLines> trials{};
+    for (size_t i = 0; i < kLines; ++i) {
+      const int step = static_cast<int>(i) - kSteps;
+      trials.scales[i] = extreme / (least_ * (1 + 0.02f * static_cast<float>(step)));
+    }
+    const auto sums = sums_of(x, trials);
     Line best;
     float gain = -1;
-    for (int step = -kSteps; step <= kSteps; ++step) {
-      const Line trial{extreme / (least_ * (1 + 0.02f * static_cast<float>(step))), 0};
-      float xv = 0, vv = 0;
-      for (int64_t k = 0; k < layout_.group; ++k) {
-        const float value = values_[nearest_code(x[k], trial)];
-        xv += x[k] * value;
-        vv += value * value;
-      }
+    for (size_t i = 0; i < kLines; ++i) {
+      const float xv = sums.xv[i], vv = sums.vv[i];
       // The error of the best scale xv / vv for these codes is the sum of x^2 less this.
       if (vv > 0 && xv * xv / vv > gain) {
         gain = xv * xv / vv;
@@ -147,31 +216,38 @@ class Encoder {
 
   Line best_with_minimum(const float* x, float low, float high) const {
     constexpr int kSteps = 12;
+    constexpr size_t kLines = 2 * kSteps + 1;
     // Minima that are multiples of the block's are at most 0.
     if (layout_.has_factors) low = std::min(low, 0.0f);
     if (high <= low) return {0, low};
     const auto n = static_cast<float>(layout_.group);
     float sum_x = 0;
     for (int64_t k = 0; k < layout_.group; ++k) sum_x += x[k];
-    Line best{(high - low) / most_, low};
-    float least_error = error_of(x, best);
-    for (int step = -kSteps; step <= kSteps; ++step) {
-      const Line trial{(high - low) / (most_ + most_ / 60 * static_cast<float>(step)), low};
-      float sum_v = 0, vv = 0, xv = 0;
-      for (int64_t k = 0; k < layout_.group; ++k) {
-        const float value = values_[nearest_code(x[k], trial)];
-        sum_v += value;
-        vv += value * value;
-        xv += x[k] * value;
-      }
+    Lines<kLines> trials;
+    for (size_t i = 0; i < kLines; ++i) {
+      const int step = static_cast<int>(i) - kSteps;
+      trials.scales[i] = (high - low) / (most_ + most_ / 60 * static_cast<float>(step));
+      trials.minima[i] = low;
+    }
+    const auto sums = sums_of(x, trials);
+    // The best line for the codes of each; where they are all the same, none.
+    Lines<kLines> fits{};
+    for (size_t i = 0; i < kLines; ++i) {
+      const float sum_v = sums.v[i], vv = sums.vv[i], xv = sums.xv[i];
       const float determinant = n * vv - sum_v * sum_v;
       if (determinant <= 0) continue;
       Line line{(n * xv - sum_x * sum_v) / determinant, (vv * sum_x - sum_v * xv) / determinant};
       if (layout_.has_factors && line.minimum > 0) line = {xv / vv, 0};
-      const float error = error_of(x, line);
-      if (line.scale > 0 && error < least_error) {
-        least_error = error;
-        best = line;
+      fits.scales[i] = line.scale;
+      fits.minima[i] = line.minimum;
+    }
+    const auto errors = errors_of(x, fits);
+    Line best{(high - low) / most_, low};
+    float least_error = error_of(x, best);
+    for (size_t i = 0; i < kLines; ++i) {
+      if (fits.scales[i] > 0 && errors[i] < least_error) {
+        least_error = errors[i];
+        best = {fits.scales[i], fits.minima[i]};
       }
     }
     return best;
