@@ -12,6 +12,7 @@
 #include "formats/gguf.h"
 #include "lab/measure.h"
 #include "lab/profile.h"
+#include "model/text_cost.h"
 #include "model/weight_bytes.h"
 #include "tensor/block_layouts.h"
 #include "tensor/storage.h"
@@ -280,7 +281,7 @@ void run(const BenchCommand& options) {
   const MachineCeilings machine = measure_machine(1.0);
 
   const bool bf16 = bench.precision == Precision::bf16;
-  const TokenCost cost = model->cost(static_cast<double>(options.bench.prompt) / 2);
+  const TokenCost cost = text_cost(*model, static_cast<double>(options.bench.prompt));
   const bool int8 = bf16 && mostly_blocks(*model);
   const double peak = 1e9 * (int8   ? machine.int8_gops
                              : bf16 ? machine.bf16_gflops

@@ -13,6 +13,7 @@
 #include "lab/text.h"
 #include "model/families.h"
 #include "model/model.h"
+#include "model/text_cost.h"
 #include "model/trained_context.h"
 #include "model/weight_bytes.h"
 
@@ -193,16 +194,17 @@ void inspect(const InspectOptions& options) {
                        {"bytes read/token"}});
   for (const int64_t context : options.contexts) {
     const TokenCost cost = model.cost(static_cast<double>(context));
+    const TokenCost prefix = prefix_cost(model, static_cast<double>(context));
     const double forward = cost.matmul + cost.sequence;
+    const double training = 3 * (forward + prefix.matmul + prefix.sequence);
     const int64_t state = model.predicted_state_bytes(context, options.cache_type);
     const auto read = static_cast<double>(read_per_token + state);
-    contexts.add_row({lab::format_context(context), format_count(forward),
-                      format_count(3 * forward), format_bytes(static_cast<double>(state)),
-                      format_bytes(read)});
+    contexts.add_row({lab::format_context(context), format_count(forward), format_count(training),
+                      format_bytes(static_cast<double>(state)), format_bytes(read)});
     json["contexts"].push_back(
         {{"context", context},
          {"forward_flops_per_token", forward},
-         {"training_flops_per_token", 3 * forward},
+         {"training_flops_per_token", training},
          {"state_bytes", state},
          {"bytes_read_per_token", read},
          {"spans", to_json(model.span_costs(double(context), {}, options.cache_type), nullptr)}});

@@ -18,6 +18,7 @@
 #include "decode/generator.h"
 #include "lab/measure.h"
 #include "lab/report.h"
+#include "model/text_cost.h"
 #include "train/corpus.h"
 #include "train/evaluate.h"
 #include "train/tasks.h"
@@ -280,7 +281,7 @@ class Comparison {
     result.train_tokens = trained.tokens;
     result.train_seconds = trained.seconds;
     result.train_tokens_per_second = static_cast<double>(trained.tokens) / trained.seconds;
-    const TokenCost cost = model.cost(static_cast<double>(entrant.train.window) / 2);
+    const TokenCost cost = text_cost(model, static_cast<double>(entrant.train.window));
     const double flops = 3 * (cost.matmul + cost.sequence) * *result.train_tokens_per_second;
     const double peak = entrant.train.precision == Precision::bf16 ? *run_.machine.peak_bf16_gflops
                                                                    : *run_.machine.peak_f32_gflops;

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "model/text_cost.h"
 
 namespace pronghorn::lab {
 namespace {
@@ -203,7 +204,7 @@ std::vector<ContextPoint> measure_contexts(const Model& model, std::span<const i
   double reading = 0;  // seconds spent so far
   // Work of a prompt, to foresee how long the next context will take.
   const auto work = [&](double length) {
-    const TokenCost cost = model.cost(length / 2);
+    const TokenCost cost = text_cost(model, length);
     return length * (cost.matmul + cost.sequence);
   };
   {

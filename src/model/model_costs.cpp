@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "model/model.h"
+#include "model/text_cost.h"
 
 namespace pronghorn {
 
@@ -73,6 +74,20 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     }
   }
   return costs;
+}
+
+TokenCost prefix_cost(const Model& model, double tokens) {
+  const int64_t rows = model.config().prefix_tokens;
+  if (rows == 0 || tokens <= 0) return {};
+  TokenCost row = model.cost(0);
+  row.matmul -= 2.0 * static_cast<double>(model.head().size());  // nobody wants their scores
+  const double share = static_cast<double>(rows) / tokens;
+  return {share * row.matmul, share * row.sequence};
+}
+
+TokenCost text_cost(const Model& model, double tokens) {
+  const TokenCost token = model.cost(tokens / 2), prefix = prefix_cost(model, tokens);
+  return {token.matmul + prefix.matmul, token.sequence + prefix.sequence};
 }
 
 }  // namespace pronghorn

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "model/text_cost.h"
 #include "support/errors.h"
 #include "support/model_runs.h"
 #include "support/tiny_models.h"
@@ -182,6 +183,17 @@ TEST(Prefix, RefusesWhatGoesByRowsOrPositions) {
   Batch batch = fresh_segments(random_tokens(4, 61, 11), 4);
   batch.coordinates = {0, 1, 2, 3};
   EXPECT_THAT(error_of([&] { model.forward({}, batch); }), HasSubstr("coordinates"));
+}
+
+TEST(Prefix, TextsPayForItsRows) {
+  const Model with(model_config(body(kPrefix)), 1), without(model_config(body(0)), 1);
+  EXPECT_EQ(text_cost(without, 40).matmul, without.cost(20).matmul);
+  EXPECT_EQ(text_cost(without, 40).sequence, without.cost(20).sequence);
+  // A text of 40 tokens is 46 rows; six of them need no scores.
+  const double head = 2.0 * static_cast<double>(with.head().size());
+  const double row = without.cost(20).matmul - head;
+  EXPECT_DOUBLE_EQ(40 * text_cost(with, 40).matmul, 46 * row + 40 * head);
+  EXPECT_GT(text_cost(with, 40).sequence, with.cost(20).sequence);
 }
 
 }  // namespace
