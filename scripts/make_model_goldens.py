@@ -506,6 +506,12 @@ def deepseek(common, tied):
             mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0, beta_slow=1.0), rope_theta=50000.0)), \
         DeepseekV3ForCausalLM
 
+    yield "kimi_k25", DeepseekV3Config(
+        **odd, **experts, q_lora_rank=5, n_group=1, topk_group=1, first_k_dense_replace=1,
+        n_shared_experts=1, routed_scaling_factor=2.827, rope_parameters=dict(yarn(
+            mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0, beta_slow=1.0), rope_theta=50000.0)), \
+        DeepseekV3ForCausalLM
+
     yield "sarvam_mla", SarvamMLAConfig(
         **odd, **groups, **tied, q_lora_rank=None, first_k_dense_replace=1, n_shared_experts=2,
         routed_scaling_factor=2.0, rope_parameters=yarn(mscale=1.0, mscale_all_dim=0.8)), \
@@ -723,6 +729,8 @@ def make(name, config, cls):
         nest(name, folder)
     if name.startswith("kimi_linear"):
         name_dense_layers(folder)
+    if name == "kimi_k25":
+        nest_kimi(folder)
     if name in ALIASES:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(
@@ -825,6 +833,18 @@ def nest(name, folder):
     whole = {"architectures": [config["architectures"][0].replace(
         "ForCausalLM", "ForConditionalGeneration")], "model_type": name,
              "tie_word_embeddings": config["tie_word_embeddings"], "text_config": config}
+    (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def nest_kimi(folder):
+    """Likewise as Kimi K2.5 is published."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file({f"language_model.{key}": value for key, value in tensors.items()},
+                                folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25",
+             "media_placeholder_token_id": 1, "tie_word_embeddings": False,
+             "text_config": dict(config, model_type="kimi_k2")}
     (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
 
 

@@ -49,6 +49,7 @@ const std::vector<Family>& families() {
                                           deepseek_v2_family(),
                                           deepseek_v3_family(),
                                           kimi_k2_family(),
+                                          kimi_k25_family(),
                                           sarvam_mla_family(),
                                           youtu_family(),
                                           glm4_moe_family(),

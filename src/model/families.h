@@ -90,6 +90,7 @@ Family minicpm3_family();
 Family deepseek_v2_family();
 Family deepseek_v3_family();
 Family kimi_k2_family();
+Family kimi_k25_family();
 Family sarvam_mla_family();
 Family youtu_family();
 Family glm4_moe_family();

@@ -160,6 +160,7 @@ const std::string kGoldens[] = {"llama",
                                 "deepseek_v3_plain",
                                 "deepseek_v3_mtp",
                                 "kimi_k2",
+                                "kimi_k25",
                                 "sarvam_mla",
                                 "youtu",
                                 "glm4_moe",
@@ -679,6 +680,28 @@ TEST(Deepseek, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("deepseek_v2_groups", "n_group", nullptr), Error);
   EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense"}), Error);
   EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense", "thin"}), Error);
+}
+
+TEST(KimiK25, ReadsTheTextModel) {
+  // What the whole says of the head counts for more than what its text model says.
+  EXPECT_FALSE(read_changed("kimi_k25", "tie_word_embeddings", nullptr).tie_embeddings);
+  EXPECT_TRUE(read_changed("kimi_k25", "tie_word_embeddings", true).tie_embeddings);
+  EXPECT_THAT(error_of([] { read_changed("kimi_k25", "text_config", 1); }),
+              HasSubstr("config.json: text_config"));
+  nlohmann::json text = read_config_json(golden_path("kimi_k25") / "config.json")["text_config"];
+  text["n_group"] = 4;
+  EXPECT_THAT(error_of([&] { read_changed("kimi_k25", "text_config", text); }),
+              HasSubstr("config.json: text_config.layers[1].ffn"));
+
+  const ModelConfig config = load_config(golden_path("kimi_k25"));
+  const TensorRules rules = find_family("kimi_k25", "").tensors(config);
+  for (const char* tower : {"vision_tower.patch_embed.proj.bias", "mm_projector.proj.0.weight"}) {
+    EXPECT_TRUE(is_passed_over(rules, tower)) << tower;
+    EXPECT_TRUE(is_passed_over(rules, std::string("model.") + tower)) << tower;
+  }
+  EXPECT_THAT(other_names(rules, "language_model.lm_head.weight"), ElementsAre("lm_head.weight"));
+  EXPECT_THAT(other_names(rules, "language_model.model.norm.weight"),
+              ElementsAre("model.language_model.norm.weight"));
 }
 
 TEST(Deepseek, DenseLayersAreTheFirst) {
