@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/fork_count.h"
 #include "formats/json.h"
@@ -49,8 +50,26 @@ const ProfileRow* find(const Profile& profile, std::string_view kernel, std::str
 // The whole is measured by another clock around all of it. Rows that counted a time twice (a kernel
 // within a kernel, or on several threads) would sum up to more, and what is missed to less. 3%: the
 // two clocks start and stop a microsecond or so apart, in runs of milliseconds.
+bool adds_up(const Profile& profile) {
+  const double off = std::abs(seconds_of(profile) - profile.seconds);
+  return off <= 0.03 * profile.seconds + 2e-5;
+}
+
+// The first profiles that all add up, of a few: on a busy machine a run may be held up between the
+// clocks. What is counted wrong is wrong in each.
+template <typename Make>
+std::vector<Profile> profiles_that_add_up(const Make& make) {
+  std::vector<Profile> profiles;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    profiles = make();
+    if (std::ranges::all_of(profiles, adds_up)) break;
+  }
+  return profiles;
+}
+
 void expect_whole(const Profile& profile) {
-  EXPECT_NEAR(seconds_of(profile), profile.seconds, 0.03 * profile.seconds + 2e-5) << profile.what;
+  EXPECT_TRUE(adds_up(profile)) << profile.what << ": " << seconds_of(profile) << " s of "
+                                << profile.seconds;
   EXPECT_EQ(profile.rows.back().kernel, "everything else");
   for (const ProfileRow& row : profile.rows) EXPECT_GT(row.seconds, 0) << row.kernel;
 }
@@ -59,7 +78,8 @@ TEST(Profile, OfInferenceAddsUpAndCountsCalls) {
   Model model(small_config(), 1);
   model.freeze();
   const int64_t forks_before = fork_count();
-  const std::vector<Profile> profiles = profile_inference(model, small_bench());
+  const std::vector<Profile> profiles =
+      profiles_that_add_up([&] { return profile_inference(model, small_bench()); });
   EXPECT_GE(fork_count(), forks_before);
   ASSERT_EQ(profiles.size(), 2u);
   for (const Profile& profile : profiles) {
@@ -92,7 +112,9 @@ TEST(Profile, OfTrainingAddsUpAndHasTheGradients) {
   config.window = 100;
   config.batch_tokens = 400;
   config.micro_batch_tokens = 200;
-  const Profile profile = profile_training(model, config, 3);
+  const Profile profile = profiles_that_add_up([&] {
+                            return std::vector<Profile>{profile_training(model, config, 3)};
+                          }).front();
   expect_whole(profile);
   EXPECT_EQ(profile.tokens, 400);
   for (const char* kernel : {"linear_backward_input", "linear_backward_weight"}) {
