@@ -3,7 +3,6 @@
 // checkpoints.
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "layers/layers.h"
 #include "layers/linear_parts.h"
@@ -123,10 +122,9 @@ class KdaMixer final : public Mixer {
       return decay_gate(context, raw, dt_bias_, A_log, 0, std::numeric_limits<float>::infinity())
           .second;
     }
-    const Tensor A = activate(context, A_log, Activation::exp);
-    const Tensor steepness = embedding(context, A.reshape({1, A.size()}),
-                                       std::vector<int32_t>(static_cast<size_t>(raw.rows()), 0));
-    const Tensor inner = multiply(context, add_bias(context, raw, dt_bias_), steepness);
+    const Tensor A = activate(context, A_log.reshape({1, A_log.size()}), Activation::exp);
+    const Tensor inner =
+        scale_columns(context, add_bias(context, raw, dt_bias_), A.reshape({A.size()}));
     return scale(context, sigmoid(context, inner), lower_bound_);
   }
 

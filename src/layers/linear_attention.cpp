@@ -21,13 +21,16 @@ namespace {
 // A sum of weights is at least that when it is divided by.
 constexpr float kLeastSum = 1e-6f;
 
+// So that products of two exponentials and sums of them stay far inside f32.
+constexpr float kExpCap = 30;
+
 constexpr const char* kFeatureMaps =
-    "of queries and keys: elu(x) + 1, relu, exp, or none (`\"identity\"`)";
+    "of queries and keys: elu(x) + 1, relu, exp of 30 tanh(x / 30), or none (`\"identity\"`)";
 
 Tensor features(const Context& context, const Tensor& x, const std::string& map) {
   if (map == "elu") return activate(context, x, Activation::elu_plus_one);
   if (map == "relu") return activate(context, x, Activation::relu);
-  if (map == "exp") return activate(context, x, Activation::exp);
+  if (map == "exp") return activate(context, soft_cap(context, x, kExpCap), Activation::exp);
   return x;
 }
 
@@ -131,15 +134,6 @@ struct RetNetConfig {
   }
 };
 
-// Decays of RetNet's heads: 1 - 2^(-5 - head).
-std::vector<float> retention_decays(int64_t heads) {
-  std::vector<float> decays;
-  for (int64_t h = 0; h < heads; ++h) {
-    decays.push_back(static_cast<float>(std::log1p(-std::exp2(-5.0 - static_cast<double>(h)))));
-  }
-  return decays;
-}
-
 class RetNetMixer final : public Mixer {
  public:
   using Config = RetNetConfig;
@@ -164,7 +158,7 @@ class RetNetMixer final : public Mixer {
     o_proj_ = scope.matrix("o_proj.weight", d, value_width, residual_initializer(context));
     g_norm_ = GatedHeadNorm("g_norm.weight", options_.value_dim, gate,
                             epsilon_or_default(config.norm_epsilon, context), scope);
-    log_decay_ = Tensor::from(retention_decays(heads), {1, heads});
+    log_decay_ = Tensor::from(retention_log_decays(heads), {1, heads});
     state_ = states.add(outer_product_state_journal(options_));
   }
 
@@ -209,19 +203,6 @@ struct LightningConfig {
   }
 };
 
-// Log-decays of MiniMax's heads: -2^(-8 (head + 1) / heads) times a factor that falls from layer to
-// layer to nearly nothing.
-std::vector<float> lightning_decays(int64_t heads, const LayerContext& context) {
-  const double last = static_cast<double>(context.depth - 1) + 1e-5;
-  const double factor = 1 - static_cast<double>(context.layer) / last + 1e-5;
-  std::vector<float> decays;
-  for (int64_t h = 0; h < heads; ++h) {
-    const double slope = std::exp2(-8.0 * static_cast<double>(h + 1) / static_cast<double>(heads));
-    decays.push_back(static_cast<float>(-slope * factor));
-  }
-  return decays;
-}
-
 class LightningMixer final : public Mixer {
  public:
   using Config = LightningConfig;
@@ -240,7 +221,8 @@ class LightningMixer final : public Mixer {
     out_proj_ = scope.matrix("out_proj.weight", d, width, residual_initializer(context));
     norm_ = GatedHeadNorm("norm.weight", width, HeadGate::sigmoid,
                           epsilon_or_default(config.norm_epsilon, context), scope);
-    log_decay_ = Tensor::from(lightning_decays(heads, context), {1, heads});
+    log_decay_ =
+        Tensor::from(lightning_log_decays(heads, context.layer, context.depth), {1, heads});
     state_ = states.add(outer_product_state_journal(options_));
   }
 

@@ -1,5 +1,8 @@
 #include "layers/linear_parts.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "layers/toolbox.h"
 #include "ops/short_convolution.h"
 
@@ -26,6 +29,25 @@ Tensor ConvolvedProjection::finish(const LayerInput& input, const Tensor& projec
     return short_convolution(context, projected, taps_, bias_, options_.silu, input.batch, rows_);
   }
   return options_.silu ? activate(context, projected, Activation::silu) : projected;
+}
+
+std::vector<float> retention_log_decays(int64_t heads) {
+  std::vector<float> decays;
+  for (int64_t h = 0; h < heads; ++h) {
+    decays.push_back(static_cast<float>(std::log1p(-std::exp2(-5.0 - static_cast<double>(h)))));
+  }
+  return decays;
+}
+
+std::vector<float> lightning_log_decays(int64_t heads, int64_t layer, int64_t depth) {
+  const auto place = static_cast<double>(std::min(layer, depth - 1));
+  const double factor = 1 - place / (static_cast<double>(depth - 1) + 1e-5) + 1e-5;
+  std::vector<float> decays;
+  for (int64_t h = 0; h < heads; ++h) {
+    const double slope = std::exp2(-8.0 * static_cast<double>(h + 1) / static_cast<double>(heads));
+    decays.push_back(static_cast<float>(-slope * factor));
+  }
+  return decays;
 }
 
 float epsilon_or_default(double configured, const LayerContext& context) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "layers/layer.h"
 #include "layers/parameters.h"
@@ -43,6 +44,14 @@ class ConvolvedProjection {
   Tensor taps_, bias_;
   JournalSlot rows_;
 };
+
+// ln(1 - 2^(-5 - head)) of each head: the decays of RetNet (arXiv 2307.08621, equation 8).
+std::vector<float> retention_log_decays(int64_t heads);
+
+// -2^(-8 (head + 1) / heads) (1 - layer / (depth - 1 + 1e-5) + 1e-5) of each head: the decays of
+// MiniMax-01 (arXiv 2501.08313, section 2.2), which fall with depth to nearly nothing. Layers
+// behind the last block have those of the last.
+std::vector<float> lightning_log_decays(int64_t heads, int64_t layer, int64_t depth);
 
 // A layer's own `norm_epsilon`, or that of the model's norms where it is 0.
 float epsilon_or_default(double configured, const LayerContext& context);

@@ -190,7 +190,15 @@ ParameterScope ParameterScope::sharing(const ParameterScope& owner) const {
 Tensor ParameterScope::common(std::string_view name, Shape shape,
                               const Initializer& initializer) const {
   const std::string root(name);
-  if (store_->contains(root)) return store_->again(root, shape).value;
+  if (store_->contains(root)) {
+    for (const Parameter& other : store_->all()) {
+      require(other.name != root || other.shape == shape, path(name),
+              "is one parameter of the whole model, {} for an earlier layer and {} here: layers of "
+              "this kind need equal widths",
+              shape_string(other.shape), shape_string(shape));
+    }
+    return store_->again(root, shape).value;
+  }
   return store_->tensor(root, std::move(shape), initializer, Decay::no);
 }
 

@@ -46,10 +46,11 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
 //   u_t = beta_t (v_t - a_t S_{t-1}^T k_t)           with the delta rule
 //   S_t = a_t S_{t-1} + k_t u_t^T
 //   o_t = S_t^T (query_scale q_t) + skip v_t
-// With `channel_decay`, a_t is Diag(exp(log_decay_t)). Log-decays below -1000 count as -1000.
-// Returns o [rows, value_heads value_dim]. Long segments run in chunks of matrix products; steps of
-// up to kExactStep tokens from the anchor and the journal's rows, bit-identical however cut.
-// State and gates are f32. With a tape, segments must have no state.
+// With `channel_decay`, a_t is Diag(exp(log_decay_t)). Log-decays below -104, of which f32 leaves
+// nothing, count as -104 there. Returns o [rows, value_heads value_dim]. Long segments run in
+// chunks of matrix products; steps of up to kExactStep tokens from the anchor and the journal's
+// rows, bit-identical however cut. State and gates are f32. With a tape, segments must have no
+// state.
 Tensor outer_product_state(const Context& context, const OuterProductStateInputs& inputs,
                            const OuterProductStateOptions& options, const CheckedBatch& batch,
                            JournalSlot slot);

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "base/error.h"
 #include "operator_check.h"
@@ -116,6 +118,36 @@ TEST(Gates, WithoutABoundADecayMayBeNearlyNothingOrOne) {
     EXPECT_EQ(k.values()[0], 1);
     // 1 - f itself, which the difference of two numbers near 1 would have lost.
     EXPECT_NEAR(k.values()[2] / std::exp(-30.0), 1, 1e-5);
+  }
+}
+
+TEST(Gates, LargeSumsHaveGradients) {
+  // The square of such a sum is more than f32 holds.
+  const Tensor x = Tensor::from(std::vector<float>{1e25f, -2e25f, 4e25f}, {1, 3});
+  x.set_requires_grad(true);
+  for (const std::string& set : cpu_instruction_sets()) {
+    SCOPED_TRACE(set);
+    set_cpu_instruction_set(set);
+    x.clear_grad();
+    Tape tape;
+    const Tensor y = divide_by_sums({&tape}, x, 2, 1);
+    y.give_grad(Tensor::from(std::vector<float>{1e5f, 1e5f}, {1, 2}));
+    tape.run_backward();
+    EXPECT_NEAR(x.grad().values()[0] / (1e5 / 4e25), 1, 1e-6);
+    EXPECT_NEAR(x.grad().values()[2] / (1e5 * 1e25 / 4e25 / 4e25), 1, 1e-6);
+  }
+}
+
+TEST(Gates, NanIsNotHidden) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::string& set : cpu_instruction_sets()) {
+    SCOPED_TRACE(set);
+    set_cpu_instruction_set(set);
+    const Tensor x = Tensor::full({1, 18}, nan);
+    const auto [log_decay, k] = lower_bounded_gate({}, x, Tensor::zeros({18}));
+    for (const Tensor& y : {log_decay, k, divide_by_sums({}, x, 17, 1)}) {
+      for (const float value : y.values()) EXPECT_TRUE(std::isnan(value));
+    }
   }
 }
 

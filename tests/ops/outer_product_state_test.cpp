@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 
 #include "backend/backend.h"
@@ -39,6 +41,7 @@ std::vector<Variant> variants() {
       {"kda_grouped", {4, 2, 19, 33, 1, true, true}, true, true, true, -2, 2},
       {"channels_strong_decay", {2, 1, 16, 16, 1, false, true}, true, true, true, -100},
       {"kda_strong_decay", {2, 1, 13, 64, 1, true, true}, true, true, false, -100},
+      {"kda_strongest_decay", {1, 1, 13, 32, 1, true, true}, true, true, false, -1000},
   };
 }
 
@@ -340,6 +343,76 @@ TEST_P(OuterProductState, TreePathsHaveTheBitsOfChains) {
       SequenceState committed = state;
       committed.commit(path);
       EXPECT_EQ(advance(GetParam(), in, 70, 9, committed), advance(GetParam(), in, 70, 9, chain));
+    }
+  }
+}
+
+// One row of decays, the same for every token.
+TEST(OuterProductStateRows, AConstantDecayIsOneRow) {
+  for (const bool channels : {false, true}) {
+    const Variant variant{"constant", {2, 2, 16, 24, 0.25f, false, channels}, true, false, false};
+    const int64_t rows = 90;
+    OuterProductStateInputs in = draw_inputs(variant, rows);
+    const int64_t width = in.log_decay.columns();
+    const std::vector<float> one(in.log_decay.row(0), in.log_decay.row(0) + width);
+    for (int64_t i = 1; i < rows; ++i) std::copy(one.begin(), one.end(), in.log_decay.row(i));
+    OuterProductStateInputs constant = in;
+    constant.log_decay = Tensor::from(one, {1, width});
+    const Batch batch = make_batch({rows}, {});
+    const auto values = [&](const OuterProductStateInputs& inputs) {
+      const Tensor out = outer_product_state({}, inputs, variant.options, batch, {});
+      return std::vector<float>(out.values().begin(), out.values().end());
+    };
+    EXPECT_EQ(values(in), values(constant));
+    SequenceState stepped = fresh_state(variant);
+    SequenceState plain = fresh_state(variant);
+    for (int64_t t = 0; t < 40; t += 8) {
+      OuterProductStateInputs few = rows_of(in, t, 8);
+      const Batch steps = make_batch({8}, {&stepped});
+      few.log_decay = constant.log_decay;
+      const Tensor out = outer_product_state({}, few, variant.options, steps, {});
+      stepped.advance(8);
+      const std::vector<float> got(out.values().begin(), out.values().end());
+      EXPECT_EQ(got, advance(variant, in, t, 8, plain));
+    }
+  }
+}
+
+// The form in which a row is computed depends on no later row.
+TEST(OuterProductStateRows, LaterDecaysChangeNoEarlierBits) {
+  const Variant variant{"kda", {2, 2, 16, 32, 0.25f, true, true}, true, true, false, -1.5};
+  const int64_t rows = 47;
+  const OuterProductStateInputs in = draw_inputs(variant, rows);
+  const Batch batch = make_batch({rows}, {});
+  for (const std::string& set : cpu_instruction_sets()) {
+    SCOPED_TRACE(set);
+    set_cpu_instruction_set(set);
+    const Tensor before = outer_product_state({}, in, variant.options, batch, {});
+    OuterProductStateInputs other = in;
+    other.log_decay =
+        Tensor::from(std::vector<float>(in.log_decay.values().begin(), in.log_decay.values().end()),
+                     in.log_decay.shape());
+    for (int64_t c = 0; c < other.log_decay.columns(); ++c) other.log_decay.row(rows - 1)[c] = -100;
+    const Tensor after = outer_product_state({}, other, variant.options, batch, {});
+    const auto count = (rows - 1) * before.columns();
+    EXPECT_TRUE(std::equal(before.data(), before.data() + count, after.data()));
+  }
+}
+
+// Steps as well as chunks.
+TEST(OuterProductStateRows, ANanDecayIsNotHidden) {
+  for (const bool channels : {false, true}) {
+    const Variant variant{"nan", {1, 1, 8, 8, 1, false, channels}, true, false, false};
+    OuterProductStateInputs in = draw_inputs(variant, 20);
+    for (float& g : in.log_decay.values()) g = std::numeric_limits<float>::quiet_NaN();
+    for (const std::string& set : cpu_instruction_sets()) {
+      SCOPED_TRACE(set);
+      set_cpu_instruction_set(set);
+      SequenceState state = fresh_state(variant);
+      advance(variant, in, 0, 1, state);
+      EXPECT_TRUE(std::isnan(advance(variant, in, 1, 1, state).front()));
+      const Tensor all = outer_product_state({}, in, variant.options, make_batch({20}, {}), {});
+      EXPECT_TRUE(std::isnan(all.row(19)[0]));
     }
   }
 }

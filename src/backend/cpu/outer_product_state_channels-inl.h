@@ -3,9 +3,10 @@
 // block are needed channel by channel.
 //
 // exp(L_i) exp(-L_j) overflows where gates are strong, so there are two forms of the sums over
-// pairs of rows. Where no sum of log-decays in the block is further than kNarrow from the one in
-// its middle, both factors are taken relative to the middle and sums are matrix products; else
-// exp(L_i - L_j) is computed for each pair.
+// pairs of rows. For the first rows of a block, as long as no sum of log-decays is further than
+// kNear below that of the first one, both factors are taken relative to the first row and sums are
+// matrix products; for those after them exp(L_i - L_j) is computed for each pair. Which form a row
+// has depends on no later row.
 #if defined(PRONGHORN_OUTER_PRODUCT_STATE_CHANNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PRONGHORN_OUTER_PRODUCT_STATE_CHANNELS_INL_H_
 #undef PRONGHORN_OUTER_PRODUCT_STATE_CHANNELS_INL_H_
@@ -19,11 +20,14 @@ HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
 
-// A product of two factors is at most e^60 where j > i, which is computed and thrown away.
-constexpr float kNarrow = 30.0f;
+// Products of two factors are at most e^60 where j > i, which are computed and thrown away.
+constexpr float kNear = 60.0f;
+
+// Below it a decay is 0 in f32; sums of a block keep their precision.
+constexpr float kLowestChannelDecay = -104.0f;
 
 // Decays of one head within a block of n rows, [n, key_dim] each. L_i is the sum of log-decays from
-// the block's first row to row i, M the one of its middle row.
+// the block's first row to row i.
 struct BlockDecay {
   BlockDecay(Scratch& scratch, int64_t channels)
       : key_dim(channels),
@@ -37,8 +41,8 @@ struct BlockDecay {
   float* sums;        // L_i
   float* from_start;  // exp(L_i)
   float* to_end;      // exp(L_n - L_i)
-  bool narrow = false;
-  float *up, *down;  // exp(L_i - M) and exp(M - L_i), if narrow
+  int64_t near = 0;   // so many rows are within kNear of the first
+  float *up, *down;   // exp(L_i - L_0) and exp(L_0 - L_i) of these
 
   // exp(L_n)
   const float* total(int64_t n) const { return from_start + (n - 1) * key_dim; }
@@ -47,21 +51,23 @@ struct BlockDecay {
 inline void ComputeBlockDecay(int64_t n, const float* log_decay, int64_t stride,
                               BlockDecay& decay) {
   const int64_t key_dim = decay.key_dim;
-  for (int64_t c = 0; c < key_dim; ++c) decay.sums[c] = std::max(log_decay[c], kLowestLogDecay);
+  for (int64_t c = 0; c < key_dim; ++c) {
+    decay.sums[c] = std::max(log_decay[c], kLowestChannelDecay);
+  }
+  decay.near = 1;
   for (int64_t i = 1; i < n; ++i) {
     const float* HWY_RESTRICT log = log_decay + i * stride;
     const float* HWY_RESTRICT before = decay.sums + (i - 1) * key_dim;
     float* HWY_RESTRICT sum = decay.sums + i * key_dim;
-    for (int64_t c = 0; c < key_dim; ++c) sum[c] = before[c] + std::max(log[c], kLowestLogDecay);
+    float furthest = 0;
+    for (int64_t c = 0; c < key_dim; ++c) {
+      sum[c] = before[c] + std::max(log[c], kLowestChannelDecay);
+      furthest = std::max(furthest, decay.sums[c] - sum[c]);
+    }
+    if (decay.near == i && furthest <= kNear) ++decay.near;
   }
   const float* first = decay.sums;
-  const float* middle = decay.sums + (n - 1) / 2 * key_dim;
   const float* last = decay.sums + (n - 1) * key_dim;
-  float widest = 0;  // sums only fall
-  for (int64_t c = 0; c < key_dim; ++c) {
-    widest = std::max({widest, first[c] - middle[c], middle[c] - last[c]});
-  }
-  decay.narrow = widest <= kNarrow;
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; ++i) {
@@ -71,8 +77,8 @@ inline void ComputeBlockDecay(int64_t n, const float* log_decay, int64_t stride,
       const auto sum = LoadPart(d, sums + c, left);
       StorePart(d, Exp(d, sum), decay.from_start + at, left);
       StorePart(d, Exp(d, hn::Sub(LoadPart(d, last + c, left), sum)), decay.to_end + at, left);
-      if (decay.narrow) {
-        const auto up = Exp(d, hn::Sub(sum, LoadPart(d, middle + c, left)));
+      if (i < decay.near) {
+        const auto up = Exp(d, hn::Sub(sum, LoadPart(d, first + c, left)));
         StorePart(d, up, decay.up + at, left);
         StorePart(d, hn::Div(hn::Set(d, 1.0f), up), decay.down + at, left);
       }
@@ -99,11 +105,10 @@ struct BlockKeys {
   float* up;      // scratch for the rows that look back
 };
 
-inline void SetKeys(int64_t n, const BlockDecay& decay, const float* k, BlockKeys& keys) {
+inline void SetKeys(const BlockDecay& decay, const float* k, BlockKeys& keys) {
   keys.k = k;
-  if (!decay.narrow) return;
-  Multiply(n * decay.key_dim, k, decay.down, keys.down);
-  Transpose(n, decay.key_dim, keys.down, decay.key_dim, keys.down_t, kBlock);
+  Multiply(decay.near * decay.key_dim, k, decay.down, keys.down);
+  Transpose(decay.near, decay.key_dim, keys.down, decay.key_dim, keys.down_t, kBlock);
 }
 
 // sum_c x_c y_c exp(a_c - b_c)
@@ -125,15 +130,13 @@ inline float DecayedDot(int64_t n, const float* x, const float* y, const float* 
 inline void BlockScores(int64_t n, const BlockDecay& decay, const BlockKeys& keys, const float* x,
                         bool diagonal, float* scores) {
   const int64_t key_dim = decay.key_dim;
-  if (decay.narrow) {
-    Multiply(n * key_dim, x, decay.up, keys.up);
-    SmallMatmul(n, n, key_dim, keys.up, key_dim, 1, keys.down_t, kBlock, scores, kBlock, false);
-  } else {
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < i; ++j) {
-        scores[i * kBlock + j] = DecayedDot(key_dim, x + i * key_dim, keys.k + j * key_dim,
-                                            decay.sums + i * key_dim, decay.sums + j * key_dim);
-      }
+  const int64_t near = decay.near;
+  Multiply(near * key_dim, x, decay.up, keys.up);
+  SmallMatmul(near, near, key_dim, keys.up, key_dim, 1, keys.down_t, kBlock, scores, kBlock, false);
+  for (int64_t i = near; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      scores[i * kBlock + j] = DecayedDot(key_dim, x + i * key_dim, keys.k + j * key_dim,
+                                          decay.sums + i * key_dim, decay.sums + j * key_dim);
     }
   }
   for (int64_t i = 0; i < n; ++i) {

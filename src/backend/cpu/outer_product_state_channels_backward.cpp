@@ -32,18 +32,15 @@ inline void AddTo(int64_t count, const float* HWY_RESTRICT y, float* HWY_RESTRIC
 inline void BlockScoreGradients(int64_t n, const BlockDecay& decay, const BlockKeys& keys,
                                 const float* x, const float* gradient, float* dx, float* dk,
                                 float* work) {
-  const int64_t key_dim = decay.key_dim, size = n * key_dim;
-  if (decay.narrow) {
-    SmallMatmul(n, key_dim, n, gradient, kBlock, 1, keys.down, key_dim, work, key_dim, false);
-    for (int64_t e = 0; e < size; ++e) dx[e] += decay.up[e] * work[e];
-    Multiply(size, x, decay.up, keys.up);
-    SmallMatmul(n, key_dim, n, gradient, 1, kBlock, keys.up, key_dim, work, key_dim, false);
-    for (int64_t e = 0; e < size; ++e) dk[e] += decay.down[e] * work[e];
-    return;
-  }
+  const int64_t key_dim = decay.key_dim, near = decay.near, size = near * key_dim;
+  SmallMatmul(near, key_dim, near, gradient, kBlock, 1, keys.down, key_dim, work, key_dim, false);
+  for (int64_t e = 0; e < size; ++e) dx[e] += decay.up[e] * work[e];
+  Multiply(size, x, decay.up, keys.up);
+  SmallMatmul(near, key_dim, near, gradient, 1, kBlock, keys.up, key_dim, work, key_dim, false);
+  for (int64_t e = 0; e < size; ++e) dk[e] += decay.down[e] * work[e];
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = near; i < n; ++i) {
     for (int64_t j = 0; j < i; ++j) {
       const auto g = hn::Set(d, gradient[i * kBlock + j]);
       for (int64_t c = 0; c < key_dim; c += lanes) {
@@ -162,7 +159,7 @@ void BackwardTask(const OuterProductProblem& problem, const ChunkTask& task,
         const float *own_q = q + start * key_dim, *own_k = k + start * key_dim;
         const float *own_u = u + start * columns, *own_z = z + start * columns;
         block_decay(start, n);
-        SetKeys(n, decay, own_k, keys);
+        SetKeys(decay, own_k, keys);
         Transpose(n, columns, own_u, columns, u_t, kBlock);
         PackRows(n, columns, out_grad.row(row) + place.column, out_grad.stride, 1, d_out);
         std::fill_n(as_query, n * key_dim, 0.0f);

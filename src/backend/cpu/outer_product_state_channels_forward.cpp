@@ -44,7 +44,7 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
       float* state = states + index * state_size;
       ComputeBlockDecay(n, problem.log_decay.row(row) + head * key_dim, problem.log_decay.stride,
                         decay);
-      SetKeys(n, decay, k, keys);
+      SetKeys(decay, k, keys);
       TakeStrengths(problem, row, n, head, beta);
       PackRows(n, columns, problem.v.row(row) + column, problem.v.stride, 1, z);
       if (saved.states != nullptr && start % kChunk == 0) {

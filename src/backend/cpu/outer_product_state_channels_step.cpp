@@ -93,9 +93,8 @@ void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> st
         float* decay = token.row + place.decay;
         const float* log_decay = problem.log_decay.row(token.input_row) + head * key_dim;
         for (int64_t c = 0; c < key_dim; c += lanes) {
-          const auto log =
-              hn::Max(LoadPart(d, log_decay + c, key_dim - c), hn::Set(d, kLowestLogDecay));
-          StorePart(d, Exp(d, log), decay + c, key_dim - c);
+          // Exp() is 0 for the lowest.
+          StorePart(d, Exp(d, LoadPart(d, log_decay + c, key_dim - c)), decay + c, key_dim - c);
         }
         std::memcpy(weights, decay, static_cast<size_t>(key_dim) * sizeof(float));
         const auto first_factor = static_cast<int64_t>(t) * kExactStep;

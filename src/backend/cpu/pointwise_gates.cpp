@@ -19,6 +19,9 @@ using V = FloatVector;
 
 HWY_INLINE V Constant(float value) { return hn::Set(FloatTag(), value); }
 
+// max(x, low); a NaN stays one.
+HWY_INLINE V AtLeast(V x, V low) { return hn::IfThenElse(hn::Lt(x, low), low, x); }
+
 void AppendOnes(Extent extent, int64_t group, ConstMatrix x, Matrix y) {
   ForEachRow(extent, [&](int64_t row) {
     for (int64_t g = 0; g < extent.columns / group; ++g) {
@@ -47,7 +50,7 @@ void DivideBySums(Extent extent, int64_t group, float least, ConstMatrix x, Matr
     for (int64_t g = 0; g < extent.columns / group; ++g) {
       const float* from = x.row(row) + g * (group + 1);
       float* to = y.row(row) + g * group;
-      const V divisor = hn::Max(hn::Abs(Constant(from[group])), Constant(least));
+      const V divisor = AtLeast(hn::Abs(Constant(from[group])), Constant(least));
       ForEachVector(group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
         v.store(hn::Div(v.load(from + i), divisor), to + i);
       });
@@ -70,7 +73,8 @@ void DivideBySumsBackward(Extent extent, int64_t group, float least, ConstMatrix
       });
       float d_sum = 0;
       if (std::abs(sum) > least) {
-        d_sum = std::copysign(1.0f, -sum) * DotProduct(from, gradient, group) / (divisor * divisor);
+        // Two divisions: the square of a large sum overflows.
+        d_sum = std::copysign(1.0f, -sum) * (DotProduct(from, gradient, group) / divisor) / divisor;
       }
       to[group] = dx.accumulate ? to[group] + d_sum : d_sum;
     }
@@ -114,7 +118,8 @@ void LowerBoundedGate(Extent extent, ConstMatrix x, const float* bound, Matrix l
       const V raw = v.load(from + i), low = v.load(bound + i);
       const V free = hn::Sub(Constant(1.0f), low);
       const V decay = hn::MulAdd(free, Sigmoid(d, raw), low);
-      v.store(Log(d, hn::Max(decay, Constant(kLeastDecay))), log_row + i);
+      const V log = Log(d, AtLeast(decay, Constant(kLeastDecay)));
+      v.store(hn::IfThenElse(hn::IsNaN(decay), decay, log), log_row + i);  // Log() loses a NaN
       // 1 - decay without the cancellation.
       v.store(hn::Mul(free, Sigmoid(d, hn::Neg(raw))), k_row + i);
     });
@@ -136,12 +141,18 @@ void LowerBoundedGateBackward(Extent extent, ConstMatrix x, const float* bound,
       const V raw = v.load(from + i), low = v.load(bound + i);
       const V s = Sigmoid(d, raw), n = Sigmoid(d, hn::Neg(raw));
       const V free = hn::Sub(Constant(1.0f), low);
-      const V decay = hn::Max(hn::MulAdd(free, s, low), Constant(kLeastDecay));
-      V gradient = log_row ? hn::Div(v.load(log_row + i), decay) : hn::Zero(d);
-      if (k_row) gradient = hn::Sub(gradient, v.load(k_row + i));
-      const V through = hn::Mul(gradient, n);
-      if (to) v.store(hn::Mul(through, hn::Mul(free, s)), to + i, dx.accumulate);
-      if (bound_sum) v.store(through, bound_sum + i, true);
+      const V decay = AtLeast(hn::MulAdd(free, s, low), Constant(kLeastDecay));
+      const V d_log = log_row ? v.load(log_row + i) : hn::Zero(d);
+      const V d_k = k_row ? v.load(k_row + i) : hn::Zero(d);
+      if (to) {
+        // s / f is at most 1 / (1 - bound), however small both are.
+        const V of_log = hn::Mul(d_log, hn::Div(s, decay));
+        const V sum = hn::NegMulAdd(d_k, s, of_log);
+        v.store(hn::Mul(hn::Mul(free, n), sum), to + i, dx.accumulate);
+      }
+      if (bound_sum) {
+        v.store(hn::Mul(n, hn::Sub(hn::Div(d_log, decay), d_k)), bound_sum + i, true);
+      }
     });
   };
   SumOverRows(extent, extent.columns, d_bound, {}, row_gradients);
@@ -179,7 +190,8 @@ void CumulativeSoftmaxBackward(Extent extent, ConstMatrix x, int64_t row, const 
     for (int64_t i = 1; i <= row; ++i) sum += p[i];
     for (int64_t i = 0; i < extent.rows; ++i) {
       const float own = i >= 1 && i <= row ? 1.0f : 0.0f;
-      const float gradient = d_bound[c] * p[i] * (own - sum);
+      // Row 0 stands for a bound of 0, whatever x is.
+      const float gradient = row > 0 ? d_bound[c] * p[i] * (own - sum) : 0.0f;
       float& to = dx.row(i)[c];
       to = dx.accumulate ? to + gradient : gradient;
     }

@@ -26,8 +26,8 @@ FlaDecoder read_fla_decoder(ConfigReader& reader, int64_t heads, int64_t hidden_
   const int64_t ratio = reader.integer("hidden_ratio", hidden_ratio, 1, 64);
   // As the reference chooses it: two thirds of the ratio, rounded up to a multiple of 256.
   const int64_t size = (decoder.hidden_size * ratio * 2 / 3 + 255) / 256 * 256;
-  decoder.ffn = gated_ffn(reader.integer("intermediate_size", size, 1),
-                          read_activation(reader, "hidden_act", "swish"), false, false);
+  decoder.ffn = gated_ffn(reader.integer("intermediate_size", size, 1), "silu", false, false);
+  reader.one_of("hidden_act", {"swish", "silu"}, "swish");  // gates have it too
   decoder.settings = {
       {"vocab_size", reader.integer("vocab_size", 32000, 1)},
       {"hidden_size", decoder.hidden_size},
@@ -36,6 +36,10 @@ FlaDecoder read_fla_decoder(ConfigReader& reader, int64_t heads, int64_t hidden_
   require(!reader.has("attn"), reader.path("attn"),
           "layers of attention are not supported in this family");
   require_fla(reader, "elementwise_affine", true);
+  require_fla(reader, "conv_bias", false);
+  require(!reader.has("attnres_block_size"), reader.path("attnres_block_size"),
+          "residuals by attention are not supported");
+  reader.ignore("attnres_block_size");
   for (const char* key : {"attn", "attn_mode", "fuse_linear_cross_entropy", "use_l2warp"}) {
     reader.ignore(key);
   }

@@ -9,6 +9,8 @@
 namespace pronghorn {
 namespace {
 
+constexpr double kSafeBound = -5;  // below it the reference's faster kernel refuses to run
+
 ModelConfig read(ConfigReader reader) {
   const FlaDecoder decoder = read_fla_decoder(reader, 16);
   const int64_t head_dim = reader.integer("head_dim", 128, 1, 1 << 16);
@@ -23,8 +25,15 @@ ModelConfig read(ConfigReader reader) {
                           {"value_head_dim", std::llround(width)},
                           {"conv_kernel", read_fla_taps(reader, true)},
                           {"negative_eigenvalues", reader.boolean("allow_neg_eigval", false)}};
-  mixer["lower_bound"] = reader.number("lower_bound", 0.0, -1000, 0);
-  reader.ignore("safe_gate");  // which kernel the reference runs
+  if (reader.has("lower_bound")) {
+    const double bound = reader.number("lower_bound", 0.0, -1000, 0);
+    require(bound < 0, reader.path("lower_bound"), "{} leaves no decay", bound);
+    mixer["lower_bound"] = bound;
+  }
+  // Which kernel the reference runs.
+  require(!reader.boolean("safe_gate", false) || reader.has("lower_bound"),
+          reader.path("safe_gate"), "needs a lower_bound");
+  reader.ignore("lower_bound");
   return decoder.finish(reader, mixer);
 }
 
@@ -40,7 +49,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   json["allow_neg_eigval"] = mixer->at("negative_eigenvalues");
   if (mixer->at("lower_bound") != 0.0) {
     json["lower_bound"] = mixer->at("lower_bound");
-    json["safe_gate"] = true;
+    json["safe_gate"] = mixer->at("lower_bound").get<double>() >= kSafeBound;
   }
   write_fla_taps(*mixer, json);
   return json;

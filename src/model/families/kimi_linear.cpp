@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "layers/toolbox.h"
 #include "model/families.h"
+#include "model/families/deepseek.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
 #include "model/families/mla_keys.h"
@@ -21,10 +22,25 @@ int64_t read_either(ConfigReader& reader, const char* published, const char* ref
   return reader.integer(key, fallback, 1, most);
 }
 
-// Which layers are attention: `linear_attn_config` counts them from 1; the reference lists kinds.
+// The object in which published files describe their recurrence; empty if there is none.
+nlohmann::json read_linear(ConfigReader& reader) {
+  const nlohmann::json& linear = reader.raw("linear_attn_config");
+  if (linear.is_null()) return nlohmann::json::object();
+  const std::string where = reader.path("linear_attn_config");
+  require(linear.is_object(), where, "{} is not an object", linear.dump());
+  constexpr std::string_view kKnown[] = {"full_attn_layers", "kda_layers", "num_heads", "head_dim",
+                                         "short_conv_kernel_size"};
+  for (const auto& [key, value] : linear.items()) {
+    require(value.is_null() || std::ranges::find(kKnown, key) != std::end(kKnown), where,
+            "'{}' is not supported", key);
+  }
+  return linear;
+}
+
+// Which layers are attention: layer_types says so or, counted from 1, `linear_attn_config`.
 std::vector<bool> read_attention(ConfigReader& reader, const nlohmann::json& linear,
                                  int64_t layers) {
-  if (!linear.is_object() || !linear.contains("full_attn_layers")) {
+  if (reader.has("layer_types") || !linear.contains("full_attn_layers")) {
     return read_attention_layers(reader, "layer_types", layers, {"linear_attention"},
                                  [](int64_t layer) { return layer > 0 && layer % 4 == 0; });
   }
@@ -32,10 +48,10 @@ std::vector<bool> read_attention(ConfigReader& reader, const nlohmann::json& lin
   std::vector<bool> attention;
   for (int64_t i = 0; i < layers; ++i) {
     attention.push_back(lists(linear.at("full_attn_layers"), i + 1));
-    require(
-        attention.back() || !linear.contains("kda_layers") || lists(linear.at("kda_layers"), i + 1),
-        reader.path("linear_attn_config"),
-        "layer {} is neither in full_attn_layers nor in kda_layers", i + 1);
+    const bool delta = lists(linear.value("kda_layers", nlohmann::json()), i + 1);
+    require(delta != attention.back() || !linear.contains("kda_layers"),
+            reader.path("linear_attn_config"),
+            "layer {} must be in one of full_attn_layers and kda_layers", i + 1);
   }
   return attention;
 }
@@ -43,7 +59,7 @@ std::vector<bool> read_attention(ConfigReader& reader, const nlohmann::json& lin
 nlohmann::json read_kda(ConfigReader& reader, const nlohmann::json& linear) {
   const auto integer = [&](const char* published, const char* reference, int64_t fallback) {
     const int64_t otherwise = reader.integer(reference, fallback, 1, 1 << 16);
-    if (!linear.is_object() || !linear.contains(published)) return otherwise;
+    if (!linear.contains(published)) return otherwise;
     const nlohmann::json& value = linear.at(published);
     require(value.is_number_integer() && value > 0 && value < (1 << 16),
             reader.path("linear_attn_config"), "{} is {}", published, value.dump());
@@ -83,7 +99,7 @@ ModelConfig read(ConfigReader reader) {
   require(reader.boolean("mla_use_nope", true), reader.path("mla_use_nope"),
           "false is not supported");
   decoder.mixer.erase("rope");
-  const nlohmann::json linear = reader.raw("linear_attn_config");
+  const nlohmann::json linear = read_linear(reader);
   const std::vector<bool> attention = read_attention(reader, linear, decoder.layers);
   const nlohmann::json kda = read_kda(reader, linear), moe = read_moe(reader);
   require(reader.integer("moe_layer_freq", 1) == 1, reader.path("moe_layer_freq"),
@@ -91,13 +107,8 @@ ModelConfig read(ConfigReader reader) {
   require(reader.integer("num_nextn_predict_layers", 0) == 0,
           reader.path("num_nextn_predict_layers"), "heads are not supported in this family");
   const int64_t dense = reader.integer("first_k_dense_replace", 1, 0);
-  std::vector<bool> sparse;
-  const nlohmann::json& kinds = reader.raw("mlp_layer_types");
-  for (int64_t i = 0; i < decoder.layers; ++i) {
-    sparse.push_back(kinds.is_array() && std::ssize(kinds) == decoder.layers
-                         ? kinds[static_cast<size_t>(i)] == "sparse"
-                         : i >= dense);
-  }
+  std::vector<bool> sparse = read_layer_types_of_mlp(reader, decoder.layers);
+  for (int64_t i = std::ssize(sparse); i < decoder.layers; ++i) sparse.push_back(i >= dense);
   for (const char* key : {"use_grouped_topk", "head_dim"}) reader.ignore(key);
   decoder.experts = [moe, sparse](int64_t layer) {
     return sparse[static_cast<size_t>(layer)] ? moe : nlohmann::json();

@@ -44,8 +44,13 @@ ModelConfig read(ConfigReader reader) {
   const auto layers = static_cast<size_t>(reader.integer(count_key, 32, 1, kMaxBlocks));
   const int64_t heads = reader.integer("num_heads", 8, 1, 1 << 16);
   require(!reader.boolean("use_bias", false), reader.path("use_bias"), "true is not supported");
-  require(reader.boolean("add_out_norm", true), reader.path("add_out_norm"),
-          "false is not supported");
+  for (const char* key : {"add_out_norm", "add_post_blocks_norm"}) {
+    require(reader.boolean(key, true), reader.path(key), "false is not supported");
+  }
+  for (const char* key : {"add_qk_norm", "add_post_norm"}) {
+    require(!reader.boolean(key, false), reader.path(key), "true is not supported");
+  }
+  reader.one_of("weight_mode", {"single"}, "single");
   const nlohmann::json mixer = {
       {"type", "mlstm"},
       {"heads", heads},
@@ -61,13 +66,13 @@ ModelConfig read(ConfigReader reader) {
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"logit_soft_cap", reader.number("output_logit_soft_cap", 30.0)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("norm_eps", 1e-6, 0)}}}};
-  // Which of two names is read, how tensors are stored, and which kernels the reference runs; eps
-  // guards a division that gates with a cap keep away from 0.
+  // Which of two names is read, and which kernels the reference runs; eps is added to a sum whose
+  // scale the norm of heads takes away again.
   for (const char* key :
-       {"hidden_size", "embedding_dim", "num_hidden_layers", "num_blocks", "weight_mode",
-        "chunk_size", "mode", "eps", "chunkwise_kernel", "sequence_kernel", "step_kernel",
-        "autocast_kernel_dtype", "inference_state_dtype", "return_last_states",
-        "norm_reduction_force_float32", "max_inference_chunksize"}) {
+       {"hidden_size", "embedding_dim", "num_hidden_layers", "num_blocks", "chunk_size", "mode",
+        "eps", "chunkwise_kernel", "sequence_kernel", "step_kernel", "autocast_kernel_dtype",
+        "inference_state_dtype", "return_last_states", "norm_reduction_force_float32",
+        "max_inference_chunksize"}) {
     reader.ignore(key);
   }
   finish_published(reader);
