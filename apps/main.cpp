@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <system_error>
 
 #include "arguments.h"
 #include "base/error.h"
@@ -75,6 +76,18 @@ std::string memory_message() {
   return "out of memory (use a smaller batch, context or model)";
 }
 
+// Throws OutputClosed or Error, too, where a command printed more than a buffer holds and it could
+// not be written, of which fmt::print() tells by another exception.
+void run(CLI::App& app, std::vector<std::string> arguments) {
+  try {
+    app.parse(std::move(arguments));
+    pronghorn::app::flush_output();
+  } catch (const std::system_error& error) {
+    if (std::ferror(stdout) != 0) pronghorn::app::throw_output_error(error.code().value());
+    throw;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -102,8 +115,7 @@ int main(int argc, char** argv) {
   try {
     std::vector<std::string> arguments = plain_arguments(app, {argv + 1, argv + argc});
     std::ranges::reverse(arguments);  // as CLI11 wants them
-    app.parse(std::move(arguments));
-    flush_output();
+    run(app, std::move(arguments));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return failed(kWrongUsage, usage_message(app, error, argc, argv));

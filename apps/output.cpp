@@ -11,25 +11,23 @@
 #include "base/files.h"
 
 namespace pronghorn::app {
-namespace {
 
-[[noreturn]] void fail(int code) {
+void throw_output_error(int code) {
   if (code == EPIPE) throw OutputClosed();
   throw Error("standard output", fmt::format("cannot write: {}", std::strerror(code)),
               code == ENOSPC ? "free some disk space" : "");
 }
 
-}  // namespace
-
 void write_output(std::string_view text) {
   errno = 0;
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) fail(errno);
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) throw_output_error(errno);
   flush_output();
 }
 
 void flush_output() {
   errno = 0;
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) fail(errno == 0 ? EIO : errno);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw_output_error(errno == 0 ? EIO : errno);
 }
 
 void keep_standard_descriptors() {

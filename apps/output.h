@@ -17,6 +17,8 @@ struct OutputClosed : std::exception {
 // Writes to standard output, at once. Throws OutputClosed, or Error where the output is full or was
 // never open.
 void write_output(std::string_view text);
+// Throws what write_output() throws for the code of a failed write.
+[[noreturn]] void throw_output_error(int code);
 // Makes sure that what was printed is written; throws the same.
 void flush_output();
 

@@ -4,16 +4,20 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
+#include <vector>
 
 #include "backend/watched_backend.h"
 #include "tensor/memory.h"
 
 namespace pronghorn::testing_support {
 
-// One range of addresses, of which blocks are cut and never given back.
+// One range of addresses, of which blocks are cut. Blocks that are released are given out again for
+// the same size: closing a range takes as long as there are addresses that were ever used.
 class GuardedArena {
  public:
   static GuardedArena& instance() {
@@ -23,10 +27,22 @@ class GuardedArena {
 
   std::byte* allocate(size_t bytes, size_t alignment) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::byte*>& free = free_[bytes];
+    if (!free.empty() && reinterpret_cast<uintptr_t>(free.back()) % alignment == 0) {
+      std::byte* block = free.back();
+      free.pop_back();
+      return block;
+    }
     used_ = (used_ + alignment - 1) / alignment * alignment;
     if (used_ + bytes > kBytes) return nullptr;
+    std::byte* block = begin_ + used_;
     used_ += bytes;
-    return begin_ + used_ - bytes;
+    sizes_[block] = bytes;
+    return block;
+  }
+  void release(std::byte* block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_[sizes_.at(block)].push_back(block);
   }
   bool holds(const std::byte* block) const { return block >= begin_ && block < begin_ + kBytes; }
 
@@ -53,6 +69,8 @@ class GuardedArena {
   std::mutex mutex_;
   std::byte* begin_;
   size_t used_ = 0;
+  std::unordered_map<std::byte*, size_t> sizes_;
+  std::unordered_map<size_t, std::vector<std::byte*>> free_;  // by size
   int guards_ = 0, accesses_ = 0;
   bool closed_ = false;
 };
@@ -72,7 +90,11 @@ class GuardedMemory final : public Memory {
     return GuardedArena::instance().allocate(bytes, alignment);
   }
   void release(std::byte* block) override {
-    if (!GuardedArena::instance().holds(block)) Memory::release(block);
+    if (GuardedArena::instance().holds(block)) {
+      GuardedArena::instance().release(block);
+    } else {
+      Memory::release(block);
+    }
   }
   void clear(std::byte* to, size_t bytes) override {
     const HostAccess access;

@@ -296,7 +296,7 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "f": {"mixer": {"type": "hymba", "heads": 2, "head_dim": 5, "conv_bias": false,
           "time_step_rank": 3, "state": 3}}})"},
       {"rwkv7",
-       R"("pattern": "3r", "embedding_norm": true, "logit_scale": 2, "norm": {"type": "layer_norm", "bias":
+       R"("pattern": "3r", "embedding_norm": true, "tie_embeddings": false, "logit_scale": 2, "norm": {"type": "layer_norm", "bias":
           true}, "blocks": {"r": {"mixer": {"type": "rwkv7", "heads": 3, "head_dim": 10,
           "decay_low_rank_dim": 5, "a_low_rank_dim": 4, "v_low_rank_dim": 3,
           "gate_low_rank_dim": 6}, "ffn": {"type": "channel_mix", "size": 40}}})"},
