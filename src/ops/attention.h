@@ -11,8 +11,8 @@
 
 namespace pronghorn {
 
-// Whose the keys and values of an attention are: its own; its own, which later layers of the same
-// forward read, too; those of such a layer before it.
+// Whose keys and values an attention reads: its own; its own, which later layers of the same
+// forward read as well; those of such an earlier layer.
 enum class KeyOwner : uint8_t { own, lent, borrowed };
 
 struct AttentionOptions {
@@ -27,14 +27,14 @@ struct AttentionOptions {
   float scale = 0;     // of the scores; 0: 1 / sqrt(head_dim)
   float soft_cap = 0;  // scores become soft_cap tanh(s / soft_cap); 0: they stay
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
-  // a row sees keys whose position, divided by `segment`, is not less than its own; 0: all
+  // a row sees no keys of segments before its own (position / segment, rounded down); 0: all
   int64_t segment = 0;
   // with a window or segments: the first rows of a sequence, which all that follow see as well
   int64_t prefix = 0;
   KeyOwner keys = KeyOwner::own;
 };
 
-// How many keys a row sees that has `context` tokens before it and itself, at most.
+// How many keys a row sees, of `context` that are its own or earlier; segments do not count here.
 double rows_seen(const AttentionOptions& options, double context);
 
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
@@ -55,11 +55,11 @@ JournalShape attention_journal(const AttentionOptions& options);
 //
 // A segment with a state first appends its k and v to the journal at `slot`, then attends to the
 // whole journal; one without attends to itself. With borrowed keys, k, v and slot are those of the
-// attention that lent them, with the same widths, window and segments: that has appended them, and
-// gradients of k and v add up. In a token tree a row sees the journal before the
-// tree, its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps
-// of up to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever
-// else is in the batch; longer segments depend on their own cut alone, by rounding.
+// attention that lent them, with the same widths, window and segments: the lender has appended
+// them, and the gradients of both add up. In a token tree a row sees the journal before the tree,
+// its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps of up
+// to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever else is in
+// the batch; a longer segment depends on where it was cut itself, within rounding.
 //
 // Tiled with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward;
 // the backward pass recomputes p from the saved log-sum-exp, as in backend/attention.h.

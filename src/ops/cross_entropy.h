@@ -22,9 +22,8 @@ struct CrossEntropy {
 // computes, in the same pass, the gradients of
 //   loss = gradient_scale * (sum nll + z_loss_weight * sum (ln Z)^2)
 // and records adding them to x and to the head. soft_cap: logits become cap tanh(logit / cap); 0:
-// they stay. gradient_scale is usually 1 / tokens in the step;
-// z_loss_weight 0 for none (arXiv 2204.02311, section 5). x [rows, width], head [vocab_size,
-// width].
+// they stay. gradient_scale is usually 1 / tokens in the step, z_loss_weight 0 for none (arXiv
+// 2204.02311, section 5). x [rows, width], head [vocab_size, width].
 CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const Weight& head,
                                   std::span<const int32_t> targets, double gradient_scale,
                                   double z_loss_weight, float soft_cap = 0);

@@ -1,10 +1,10 @@
 // Mixtures of experts (arXiv 1701.06538, 2101.03961): a router gives each row to the top_k experts
 // that score highest, or experts choose rows (arXiv 2202.09368), rows are sorted by expert, each
-// expert computes its rows as one matrix product, and what comes out is added up under the router's
-// weights. No row is ever dropped.
+// expert computes its rows as one matrix product, and the results of a row are added up, each times
+// the router's weight. No row is ever dropped.
 //
 // A row's experts, weights and result are computed from that row alone: they are the same bits
-// whichever other rows its experts are given, where linear() promises that of products.
+// whichever other rows its experts are given, wherever linear() promises the same of products.
 #pragma once
 
 #include <cstdint>
@@ -59,13 +59,13 @@ Tensor expert_weights(const Context& context, const Tensor& logits,
 // others there; without a tape it does not, and a row is given to each expert whose score is at
 // least the expert's threshold.
 //
-// threshold [experts]: in a step of training the backward pass adds to its gradient `sequences`,
-// the number of those in the batch, times how far it is above the least score that the expert took.
-// A threshold that follows that average takes about as many rows. No correction, no groups.
+// threshold [experts]: in a step of training the backward pass adds to its gradient how far it is
+// above the least score that the expert took, times `sequences`, how many are in the batch. A
+// threshold that follows the average of such scores takes about C rows. No correction, no groups.
 Routing route_by_experts(const Context& context, const Tensor& logits, const Tensor& threshold,
                          int64_t sequences, const RouterOptions& options);
 
-// Its two choices. experts: as in Routing; least: the C-th highest score with each expert.
+// Its choice without a tape, and that with one. experts: as in Routing; least: C-th highest scores.
 std::vector<int32_t> experts_above(const Tensor& logits, const Tensor& threshold,
                                    const RouterOptions& options);
 struct RowsOfExperts {

@@ -57,10 +57,10 @@ double fast_weight_memory_cost(const FastWeightMemoryOptions& options);
 // respect to what it answered to the token's key, averaged over the heads.
 double fast_weight_memory_surprise(const FastWeightMemoryOptions& options, const float* row);
 
-// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen tokens up to t, or with a read_interval
-// those before t's interval. Mini-batches begin at the multiples of mini_batch of a sequence. State
-// and gates are f32. A token has the same bits however the sequence is cut, for steps of any
-// length. With a tape, segments must have no state.
+// o_t = M_t(q_t) [rows, heads head_dim], where M_t has seen the tokens up to t, or with a
+// read_interval those before the interval that t is in. Mini-batches begin at the multiples of
+// mini_batch of a sequence. State and gates are f32. A token has the same bits however the sequence
+// is cut, for steps of any length. With a tape, segments must have no state.
 Tensor fast_weight_memory(const Context& context, const FastWeightMemoryInputs& inputs,
                           const FastWeightMemoryOptions& options, const CheckedBatch& batch,
                           JournalSlot slot);

@@ -39,8 +39,8 @@ inline GradVector vector_gradient(const Tensor& parameter) {
   return {target.data, target.accumulate};
 }
 
-// The gradient of an input so far, in memory of the host, to be changed and written back; zeros if
-// nobody has added to it yet.
+// What has been added to the gradient of an input so far, in memory of the host, to be changed and
+// written back; zeros if nothing has.
 inline PooledVector<float> gradient_so_far(const GradTarget& target) {
   if (target.accumulate) return target.tensor.read();
   return PooledVector<float>(static_cast<size_t>(target.tensor.size()));

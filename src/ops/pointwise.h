@@ -1,6 +1,6 @@
 // Element-wise operators and those that work on one row at a time: norms, activations, embeddings.
-// All take matrices [rows, columns], column slices included, in f32, and all
-// compute a row from that row alone.
+// All take matrices [rows, columns] in f32, column slices included, and compute a row from that row
+// alone.
 #pragma once
 
 #include <cstdint>

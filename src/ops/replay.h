@@ -9,7 +9,7 @@
 //   3. runs its kernel, which writes the rows, anchors and live states that the plan points to.
 // A plan appends the rows to the journals, drops those that nobody can need any more, places the
 // new anchors and marks trees, before the kernel runs: what it points to stays valid as long as the
-// Replay lives. That of a token of one sequence takes no memory from the heap.
+// Replay lives. A plan for one token of one sequence takes no memory from the heap.
 #pragma once
 
 #include <algorithm>
@@ -45,8 +45,8 @@ struct ReplayPiece {
 // A piece for a kernel that walks it by itself.
 struct ReplayRun {
   int64_t first_row = 0, length = 0;
-  // The state before `path`, which is the rows before the first token. With a live state there is
-  // no path. Null: a fresh sequence.
+  // The state before the rows of `path`, which lead up to the first token. With a live state there
+  // is no path. Null: a fresh sequence.
   const float* anchor = nullptr;
   std::span<const float* const> path;
   std::span<float* const> rows;               // journal rows of the last rows.size() tokens
@@ -113,8 +113,8 @@ class Replay {
   // that an earlier one writes. A piece must be up to date (catch_up).
   std::span<const std::span<const ReplayStep>> steps(Kind kind = Kind::all);
 
-  // One run for each piece of a kind. For operators whose journals have no anchor (convolutions),
-  // too: rows are all that a run then has.
+  // One run for each piece of a kind. Also for operators whose journals have no anchor
+  // (convolutions): a run then has rows and nothing else.
   std::span<const ReplayRun> runs(Kind kind = Kind::all);
 
  private:
@@ -159,10 +159,10 @@ class Replay {
 // number `offset` of these on.
 void copy_rows(std::span<const ReplayRun> runs, const Tensor& from, int64_t offset);
 
-// The segments of a batch that have a state, cut for an operator whose long segments have a form of
-// their own: chains longer than kExactStep into steps up to a multiple of the fold interval, whole
-// intervals in bulk, and steps for the rest; everything else is steps. Each part is to be planned
-// and run before the next is planned.
+// The segments of a batch that have a state, cut for an operator that has a form of its own for
+// long segments. A chain longer than kExactStep becomes steps up to a multiple of the fold
+// interval, whole intervals in bulk, and steps for the rest; all other segments are steps. Each
+// part must be planned and run before the next is planned.
 struct ReplayCut {
   ReplayCut(const CheckedBatch& batch, JournalSlot slot);
 

@@ -45,7 +45,7 @@ struct RotaryAngles {
   float magnitude = 1;              // factor on what is turned
   // Pairs are neighbouring channels; otherwise they lie half the rotary channels apart.
   bool interleaved = false;
-  // The positions that the frequencies are meant for are below it.
+  // The frequencies are meant for positions below it.
   int64_t context = std::numeric_limits<int64_t>::max();
 
   int64_t rotary_dim() const { return 2 * static_cast<int64_t>(frequencies.size()); }

@@ -4,7 +4,7 @@
 //
 // A row has a score s. At inference a row enters iff s > 0, a decision of the token alone. In
 // training the highest scores of each whole sequence enter, so that shapes do not depend on the
-// data. SUBLLM's weight of a row is clamp(s, 0, 1), a mixture of depths' a score as it is.
+// data. The weight of a row is clamp(s, 0, 1) in SUBLLM, and s itself in a mixture of depths.
 #pragma once
 
 #include <cstdint>
@@ -58,8 +58,8 @@ Tensor selection_loss(const Context& context, const Tensor& logits, const RowSel
 Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const Tensor& weights,
                 const Tensor& bypass_scale, std::span<const int32_t> rows);
 
-// x limited to [low, high]. Where it was limited, only a gradient whose descent leads back into the
-// range passes.
+// x limited to [low, high]. The gradient of a number that was limited passes only if descent along
+// it leads back into the range.
 Tensor limit(const Context& context, const Tensor& x, float low, float high);
 
 // What a balancer keeps scores within.
@@ -72,19 +72,20 @@ struct BalanceBounds {
 // The scores themselves. The backward pass adds |g| balance_gradient() to each incoming gradient g.
 Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds& bounds);
 
-// How far a bias of the scores is above where a share `keep` of them is positive, judged from the
-// count: (share - keep) rms / density, the density being that of a normal distribution there.
+// How far a bias of the scores is above the one with which a share `keep` of them were positive,
+// estimated from the share that is: (share - keep) rms / density of a normal distribution there.
 float excess_bias(std::span<const float> scores, double keep);
 
 // The scores themselves, which contain bias [1]. The backward pass adds to the bias' gradient the
-// excess_bias() of each segment; no gradient of the loss is needed for that. From the scores'
-// gradients it takes their mean over the segment: what moves all scores alike is the bias' to
-// learn.
+// excess_bias() of each segment; no gradient of the loss is needed for that. From the gradients of
+// the scores it subtracts their mean over the segment, so that only the bias learns what moves all
+// scores alike.
 Tensor balance_share(const Context& context, const Tensor& scores, const CheckedBatch& batch,
                      const Tensor& bias, double keep);
 
-// x [rows, columns] + shift [columns]. The backward pass passes the gradients of x on, and adds to
-// the shift's the means of the results over each segment: descent moves it to where they are 0.
+// x [rows, columns] + shift [columns]. The gradient of x is that of the result. To the gradient of
+// the shift the backward pass adds the means of the result over each segment, so that descent moves
+// the shift to where these are 0.
 Tensor centre(const Context& context, const Tensor& x, const CheckedBatch& batch,
               const Tensor& shift);
 

@@ -33,7 +33,7 @@ struct Segment {
 struct Batch {
   std::vector<int32_t> tokens = {};  // one per row; or
   Tensor embeddings = {};            // [rows, hidden_size] in place of tokens
-  // Of each row in its sequence: data, not its index (subsampling, trees). Journals go by them.
+  // Each row's place in its sequence: data, not its index (subsampling, trees). Journals use them.
   std::vector<int32_t> positions = {};
   // Places of another kind than the order of the sequence, [rows, k] with any k, for operators that
   // take them (time, height and width of an image's patches); empty: there are none.

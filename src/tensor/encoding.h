@@ -23,7 +23,7 @@ struct Encoding {
   int64_t block_bytes = 0;
   // `count` numbers, whole blocks, to f32. `from` need not be aligned.
   void (*decode)(const std::byte* from, int64_t count, float* to) = nullptr;
-  // The opposite, rounded to nearest even; null where numbers cannot be had back one by one.
+  // The opposite: rounded to nearest even, or to blocks with small errors. Null: there is none.
   void (*encode)(const float* from, int64_t count, std::byte* to) = nullptr;
 
   // Bytes of `count` numbers, whole blocks.

@@ -70,12 +70,12 @@ class Journal {
   // returns the index of the first. A page shared with a copy of this journal is copied first.
   int64_t append(std::span<const int32_t> positions);
   int32_t position(int64_t index) const;
-  // Position of the last of the first `count` rows; nothing if it is no longer known. Known are the
-  // rows that are held and the last row before an anchor that is held.
+  // Position of the last of the first `count` rows; nothing if it is no longer known. It is known
+  // of rows that are held, and of the last row before an anchor that is held.
   std::optional<int32_t> last_position(int64_t count) const;
 
-  // Holds no rows any more and continues after rows at these positions, if any, which a bulk
-  // update computed without appending them.
+  // Drops all rows and continues after tokens at these positions, if there are any, which a bulk
+  // update computed without appending rows.
   void skip(std::span<const int32_t> positions);
 
   // Drops the rows from `length` on. Throws Error if the state at `length` is no longer held: a

@@ -1,9 +1,9 @@
 // Memory: where the numbers of storages lie. What is not a kernel reaches them through this.
 //
 // There is one, that of the host. A device with memory of its own would be another, whose addresses
-// the host cannot follow; tests have one that is closed to the host but for kernels and these
-// functions, which proves that operators ask for nothing else (tests/support/guarded_backend.h).
-// Lists of addresses and of row indices that kernels are given are memory of the host.
+// the host cannot follow; tests have one that only kernels and these functions can open, which
+// proves that operators ask for nothing else (tests/support/guarded_memory.h). Lists of addresses
+// and of row indices that kernels are given are memory of the host.
 #pragma once
 
 #include <cstddef>

@@ -22,7 +22,7 @@ constexpr bool kReuseBlocks = true;
 #undef PRONGHORN_HAS_FEATURE
 
 // An allocator of single objects that keeps what is freed, per thread and type, and hands it out
-// again. Trivial thread-local state, so that objects may outlive every destructor.
+// again. Its state for a thread is trivial, so that objects may outlive every destructor.
 template <typename T>
 class PooledAllocator {
  public:

@@ -46,7 +46,7 @@ class SequenceState {
   int64_t length() const { return has_begun() ? rows_ - prefix() : 0; }
   // Whether the prefix has been read, if there is one. The first forward does that.
   bool has_begun() const { return rows_ >= prefix(); }
-  // At the end of a forward that appended them to all journals.
+  // Counts tokens, at the end of a forward that has appended them to all journals.
   void advance(int64_t tokens);
 
   Journal& journal(int64_t layer, int64_t index);

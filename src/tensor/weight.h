@@ -78,8 +78,8 @@ class Weight {
   // needed, or, if a packed copy holds the same numbers, memory.
   void release_stored(bool packed_has_all) const;
 
-  // A change that products with the weight add to what they give; null: none. Its numbers are not
-  // the weight's: rows that are read, and what is stored, are without it.
+  // A change that is added to the results of products with the weight; null: none. It is no part of
+  // the weight's numbers: rows that are read, and what is stored, come without it.
   const std::shared_ptr<const LowRank>& adapter() const { return body_->adapter; }
   // Throws Error unless its widths are the weight's.
   void adapt(std::shared_ptr<const LowRank> adapter) const;
