@@ -35,8 +35,7 @@ struct DeltaNetConfig {
               "(arXiv 2411.12537)");
     f.check(beta || !negative_eigenvalues, "negative_eigenvalues", "needs a learned `beta`");
     f.boolean("gate", gate, false, "a SiLU gate on the output, after its norm");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
   }
 };
 

@@ -26,10 +26,7 @@ struct GatedDeltaNetConfig {
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query and key heads", "of queries and keys");
-    f.integer("value_heads", value_heads, {heads.heads, "`heads`"}, heads.heads, limits::kHeads,
-              "a multiple of `heads`");
-    f.check(value_heads % heads.heads == 0, "value_heads", "{} is not a multiple of heads {}",
-            value_heads, heads.heads);
+    read_value_heads(f, heads.heads, value_heads);
     f.integer("value_head_dim", value_head_dim, {heads.head_dim, "`head_dim`"}, 1,
               2 * limits::kHeadDim, "of values");
     f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps,
@@ -37,8 +34,7 @@ struct GatedDeltaNetConfig {
     f.boolean("negative_eigenvalues", negative_eigenvalues, false,
               "the write strength goes up to 2, so that an erasure can turn the sign "
               "(arXiv 2411.12537)");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the gated norm");
+    read_norm_epsilon(f, norm_epsilon, "of the gated norm");
     f.one_of("output_order", output_order, {"grouped", "dealt"}, "grouped",
              "in which the output projection takes value heads: those of a key head together, or "
              "the first of every key head, then the second (`\"dealt\"`)");

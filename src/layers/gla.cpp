@@ -15,28 +15,20 @@ namespace pronghorn {
 namespace {
 
 struct GlaConfig {
-  int64_t heads = 0, head_dim = 0, value_head_dim = 0, conv_kernel = 0, gate_rank = 0;
+  HalfKeyHeads heads;
+  int64_t conv_kernel = 0, gate_rank = 0;
   double gate_divisor = 0, norm_epsilon = 0;
   std::string gate;
 
   void fields(ConfigFields& f, const LayerContext& context) {
-    f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
-    const int64_t width = context.hidden_size;
-    f.check((f.has("head_dim") && f.has("value_head_dim")) || width % (2 * heads) == 0, "heads",
-            "hidden_size {} cannot be cut into {} heads of values, and half of it of keys", width,
-            heads);
-    f.integer("head_dim", head_dim, {width / (2 * heads), "hidden_size / (2 heads)"}, 1,
-              limits::kHeadDim, "of queries and keys");
-    f.integer("value_head_dim", value_head_dim, {width / heads, "hidden_size / heads"}, 1,
-              2 * limits::kHeadDim, "of values");
+    heads.fields(f, context);
     f.integer("conv_kernel", conv_kernel, 0, 0, limits::kTaps,
               "taps of convolutions of q, k and v; 0: none");
     f.integer("gate_rank", gate_rank, 16, 1, limits::kWidth, "of the decay's projection");
     f.number("gate_divisor", gate_divisor, 16.0, 1e-3, 1e6,
              "log-decays are logsigmoid of the projection over this");
     f.one_of("gate", gate, {"silu", "sigmoid", "none"}, "silu", "on the output, after its norm");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
   }
 };
 
@@ -47,13 +39,13 @@ class GlaMixer final : public Mixer {
   GlaMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
            const StateScope& states)
       : decay_scale_(static_cast<float>(1 / config.gate_divisor)) {
-    options_.key_heads = options_.value_heads = config.heads;
-    options_.key_dim = config.head_dim;
-    options_.value_dim = config.value_head_dim;
+    options_.key_heads = options_.value_heads = config.heads.heads;
+    options_.key_dim = config.heads.head_dim;
+    options_.value_dim = config.heads.value_head_dim;
     options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
     options_.channel_decay = true;
-    const int64_t key_width = config.heads * config.head_dim;
-    const int64_t value_width = config.heads * config.value_head_dim;
+    const int64_t key_width = config.heads.heads * config.heads.head_dim;
+    const int64_t value_width = config.heads.heads * config.heads.value_head_dim;
     const int64_t d = context.hidden_size;
     const auto project = [&](std::string_view name, int64_t width) {
       return ConvolvedProjection(name, width, {config.conv_kernel, false, config.conv_kernel > 0},

@@ -34,8 +34,7 @@ struct Hgrn2Config {
               "of values");
     f.boolean("lower_bound", lower_bound, true,
               "decays have lower bounds, which are learned and rise from layer to layer");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of the output");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of the output");
   }
 };
 

@@ -23,10 +23,7 @@ struct KdaConfig {
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query and key heads", "of queries and keys");
-    f.integer("value_heads", value_heads, {heads.heads, "`heads`"}, heads.heads, limits::kHeads,
-              "a multiple of `heads`");
-    f.check(value_heads % heads.heads == 0, "value_heads", "{} is not a multiple of heads {}",
-            value_heads, heads.heads);
+    read_value_heads(f, heads.heads, value_heads);
     f.integer("value_head_dim", value_head_dim, {heads.head_dim, "`head_dim`"}, 1,
               2 * limits::kHeadDim, "of values; the rank of the decay and of the gate");
     f.integer("conv_kernel", conv_kernel, kConvKernel, 0, limits::kTaps,
@@ -38,8 +35,7 @@ struct KdaConfig {
         "of log-decays, which are then lower_bound sigmoid(exp(A_log) (f + dt_bias)); 0: none, "
         "they are -exp(A_log) softplus(f + dt_bias)");
     f.boolean("gate_bias", gate_bias, true, "of the output gate");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
   }
 };
 

@@ -51,8 +51,7 @@ struct LinearAttentionConfig {
     f.check(!normalizer || feature_map != "identity", "normalizer",
             "needs a `feature_map` that is not negative, or the sum may be 0");
     f.one_of("output_norm", output_norm, {"rmsnorm", "identity"}, "rmsnorm", "of heads");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
   }
 };
 
@@ -125,8 +124,7 @@ struct RetNetConfig {
     f.one_of("feature_map", feature_map, {"identity", "elu", "relu", "exp"}, "identity",
              kFeatureMaps);
     f.one_of("gate", gate, {"silu", "sigmoid", "none"}, "silu", "on the output, after its norm");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
     f.check(heads.head_dim % 2 == 0, "head_dim", "{} is odd, and rotary positions turn pairs",
             heads.head_dim);
     f.number("rope_theta", rope_theta, kRopeTheta, 1.0, limits::kRopeTheta,
@@ -198,8 +196,7 @@ struct LightningConfig {
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "heads, each with a state", "of queries, keys and values");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of the output");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of the output");
   }
 };
 

@@ -50,6 +50,29 @@ std::vector<float> lightning_log_decays(int64_t heads, int64_t layer, int64_t de
   return decays;
 }
 
+void HalfKeyHeads::fields(ConfigFields& f, const LayerContext& context) {
+  f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
+  const int64_t width = context.hidden_size;
+  f.check((f.has("head_dim") && f.has("value_head_dim")) || width % (2 * heads) == 0, "heads",
+          "hidden_size {} cannot be cut into {} heads of values, and half of it of keys", width,
+          heads);
+  f.integer("head_dim", head_dim, {width / (2 * heads), "hidden_size / (2 heads)"}, 1,
+            limits::kHeadDim, "of queries and keys");
+  f.integer("value_head_dim", value_head_dim, {width / heads, "hidden_size / heads"}, 1,
+            2 * limits::kHeadDim, "of values");
+}
+
+void read_value_heads(ConfigFields& f, int64_t heads, int64_t& value_heads) {
+  f.integer("value_heads", value_heads, {heads, "`heads`"}, heads, limits::kHeads,
+            "a multiple of `heads`");
+  f.check(value_heads % heads == 0, "value_heads", "{} is not a multiple of heads {}", value_heads,
+          heads);
+}
+
+void read_norm_epsilon(ConfigFields& f, double& norm_epsilon, std::string_view of) {
+  f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1, of);
+}
+
 float epsilon_or_default(double configured, const LayerContext& context) {
   return configured > 0 ? static_cast<float>(configured) : context.norm_epsilon;
 }

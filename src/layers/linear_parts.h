@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "layers/fields.h"
 #include "layers/layer.h"
 #include "layers/parameters.h"
 #include "layers/states.h"
@@ -52,6 +53,19 @@ std::vector<float> retention_log_decays(int64_t heads);
 // MiniMax-01 (arXiv 2501.08313, section 2.2), which fall with depth to nearly nothing. Layers
 // behind the last block have those of the last.
 std::vector<float> lightning_log_decays(int64_t heads, int64_t layer, int64_t depth);
+
+// heads with keys half as wide as values: of hidden_size columns in all, and half of that.
+struct HalfKeyHeads {
+  int64_t heads = 0, head_dim = 0, value_head_dim = 0;
+
+  void fields(ConfigFields& f, const LayerContext& context);
+};
+
+// value_heads, a multiple of `heads`, which is the default.
+void read_value_heads(ConfigFields& f, int64_t heads, int64_t& value_heads);
+
+// `norm_epsilon`, for epsilon_or_default(); of: "of the norm of heads".
+void read_norm_epsilon(ConfigFields& f, double& norm_epsilon, std::string_view of);
 
 // A layer's own `norm_epsilon`, or that of the model's norms where it is 0.
 float epsilon_or_default(double configured, const LayerContext& context);

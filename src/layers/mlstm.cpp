@@ -23,23 +23,14 @@ namespace {
 constexpr double kMostGate = 30;  // e^30 times a million tokens is far below the largest f32
 
 struct MlstmConfig {
-  int64_t heads = 0, head_dim = 0, value_head_dim = 0;
+  HalfKeyHeads heads;
   double gate_soft_cap = 0, norm_epsilon = 0;
 
   void fields(ConfigFields& f, const LayerContext& context) {
-    f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
-    const int64_t width = context.hidden_size;
-    f.check((f.has("head_dim") && f.has("value_head_dim")) || width % (2 * heads) == 0, "heads",
-            "hidden_size {} cannot be cut into {} heads of values, and half of it of keys", width,
-            heads);
-    f.integer("head_dim", head_dim, {width / (2 * heads), "hidden_size / (2 heads)"}, 1,
-              limits::kHeadDim, "of queries and keys");
-    f.integer("value_head_dim", value_head_dim, {width / heads, "hidden_size / heads"}, 1,
-              2 * limits::kHeadDim, "of values");
+    heads.fields(f, context);
     f.number("gate_soft_cap", gate_soft_cap, 15.0, 0.1, kMostGate,
              "c of c tanh(gate / c), of both gates before their exp and sigmoid");
-    f.number("norm_epsilon", norm_epsilon, {0.0, "that of the model's norms"}, 0, 1,
-             "of the norm of heads");
+    read_norm_epsilon(f, norm_epsilon, "of the norm of heads");
   }
 };
 
@@ -49,15 +40,15 @@ class MlstmMixer final : public Mixer {
 
   MlstmMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
              const StateScope& states)
-      : value_dim_(config.value_head_dim),
+      : value_dim_(config.heads.value_head_dim),
         soft_cap_(static_cast<float>(config.gate_soft_cap)),
         epsilon_(epsilon_or_default(config.norm_epsilon, context)) {
-    const int64_t heads = config.heads, d = context.hidden_size;
+    const int64_t heads = config.heads.heads, d = context.hidden_size;
     options_.key_heads = options_.value_heads = heads;
-    options_.key_dim = config.head_dim;
+    options_.key_dim = config.heads.head_dim;
     options_.value_dim = value_dim_ + 1;
     options_.query_scale = 1 / std::sqrt(static_cast<float>(options_.key_dim));
-    const int64_t key_width = heads * config.head_dim, value_width = heads * value_dim_;
+    const int64_t key_width = heads * config.heads.head_dim, value_width = heads * value_dim_;
     const Initializer in = projection_initializer(context);
     q_ = scope.matrix("q.weight", key_width, d, in);
     k_ = scope.matrix("k.weight", key_width, d, in);

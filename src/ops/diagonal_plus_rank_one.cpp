@@ -76,14 +76,7 @@ void record_backward(Tape& tape, const DiagonalPlusRankOneInputs& inputs,
 }
 
 void catch_up(const RankOneProblem& problem, Replay& replay) {
-  replay.catch_up([&](std::span<const ReplayFold> folds) {
-    PooledVector<ReplayStep> steps;
-    PooledVector<std::span<const ReplayStep>> sequences;
-    steps.reserve(folds.size());
-    for (const ReplayFold& fold : folds) {
-      steps.push_back({fold, {}});
-      sequences.emplace_back(&steps.back(), 1);
-    }
+  catch_up_by_steps(replay, [&](std::span<const std::span<const ReplayStep>> sequences) {
     backend().diagonal_plus_rank_one().step(problem, sequences, {});
   });
 }
@@ -116,18 +109,10 @@ Tensor diagonal_plus_rank_one(const Context& context, const DiagonalPlusRankOneI
                                      inputs.a, inputs.b);
   check_recurrence(kWhere, batch, record);
 
-  std::vector<RankOneSegment> chunked;
-  for (const Segment& segment : batch.segments()) {
-    if (segment.state == nullptr && segment.length > 0) {
-      chunked.push_back({segment.first_row, segment.length, nullptr, nullptr, 0});
-    }
-  }
   ReplayCut cut(batch, slot);
   run_steps(problem, cut.first, out_rows);
   catch_up(problem, cut.bulk);
-  for (const ReplayRun& run : cut.bulk.runs()) {
-    chunked.push_back({run.first_row, run.length, run.anchor, run.snapshots.back().state, 0});
-  }
+  std::vector<RankOneSegment> chunked = chunked_segments<RankOneSegment>(batch, cut.bulk);
   if (!chunked.empty()) {
     const int64_t spans = number_spans(chunked);
     Tensor states, z;

@@ -155,6 +155,38 @@ class Replay {
   std::vector<Journal> kept_;  // as they were before a bulk
 };
 
+// Replay::catch_up() for kernels that fold as the beginning of a step: run(sequences) is called
+// with one step without tokens of each journal that is due.
+template <typename Run>
+void catch_up_by_steps(Replay& replay, Run&& run) {
+  replay.catch_up([&](std::span<const ReplayFold> folds) {
+    PooledVector<ReplayStep> steps;
+    PooledVector<std::span<const ReplayStep>> sequences;
+    steps.reserve(folds.size());
+    for (const ReplayFold& fold : folds) {
+      steps.push_back({fold, {}});
+      sequences.emplace_back(&steps.back(), 1);
+    }
+    run(std::span<const std::span<const ReplayStep>>(sequences));
+  });
+}
+
+// What runs in chunks, as a kernel's segments {first row, length, state before, state after, 0}:
+// the segments of `batch` that have no state, then the pieces of `bulk`, which must be up to date.
+template <typename ChunkedSegment>
+std::vector<ChunkedSegment> chunked_segments(const CheckedBatch& batch, Replay& bulk) {
+  std::vector<ChunkedSegment> chunked;
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state == nullptr && segment.length > 0) {
+      chunked.push_back({segment.first_row, segment.length, nullptr, nullptr, 0});
+    }
+  }
+  for (const ReplayRun& run : bulk.runs()) {
+    chunked.push_back({run.first_row, run.length, run.anchor, run.snapshots.back().state, 0});
+  }
+  return chunked;
+}
+
 // Copies the columns of `from`, one row per row of the batch, to the journal rows of the runs, from
 // number `offset` of these on.
 void copy_rows(std::span<const ReplayRun> runs, const Tensor& from, int64_t offset);

@@ -126,6 +126,42 @@ TensorRules fla_tensors(const ModelConfig& config, const std::vector<TensorRule>
   return tensors;
 }
 
+void require_own_keys(ConfigReader& reader, const FlaDecoder& decoder) {
+  const int64_t kv_heads = reader.integer("num_kv_heads", decoder.heads, 1);
+  require(kv_heads == decoder.heads, reader.path("num_kv_heads"),
+          "{} for {} heads: shared keys are not supported", kv_heads, decoder.heads);
+}
+
+nlohmann::json read_fla_value_heads(ConfigReader& reader, const FlaDecoder& decoder,
+                                    int64_t head_dim, double expand) {
+  head_dim = reader.integer("head_dim", head_dim, 1, 1 << 16);
+  const double width = reader.number("expand_v", expand, 1e-3, 64) * static_cast<double>(head_dim);
+  require(width == std::floor(width), reader.path("expand_v"), "x head_dim {} is not whole",
+          head_dim);
+  return {{"heads", decoder.heads},
+          {"head_dim", head_dim},
+          {"value_heads", reader.integer("num_v_heads", decoder.heads, 1)},
+          {"value_head_dim", std::llround(width)}};
+}
+
+void write_fla_value_heads(const nlohmann::json& mixer, nlohmann::json& json) {
+  json["num_heads"] = mixer.at("heads");
+  json["head_dim"] = mixer.at("head_dim");
+  json["num_v_heads"] = mixer.at("value_heads");
+  json["expand_v"] = mixer.at("value_head_dim").get<double>() / mixer.at("head_dim").get<double>();
+}
+
+TensorRules fla_gated_tensors(const ModelConfig& config, const std::string& type,
+                              std::vector<TensorRule> rules) {
+  const nlohmann::json* mixer = fla_mixer(config, type);
+  if (mixer == nullptr || mixer->at("gate") != "silu") return fla_tensors(config, rules);
+  rules.push_back({{"g_norm.weight"}, {"g_norm_swish_gate.weight"}, {}});
+  TensorRules tensors = fla_tensors(config, rules);
+  tensors.aliases = {
+      {"model.layers.*.attn.g_norm_swish_gate.weight", "model.layers.*.attn.g_norm.weight"}};
+  return tensors;
+}
+
 std::vector<TensorRule> fla_convolutions() {
   return {convolution_rule("q_conv1d.weight"), convolution_rule("k_conv1d.weight"),
           convolution_rule("v_conv1d.weight")};

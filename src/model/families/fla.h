@@ -50,6 +50,19 @@ void write_fla_taps(const nlohmann::json& mixer, nlohmann::json& json);
 TensorRules fla_tensors(const ModelConfig& config, const std::vector<TensorRule>& rules,
                         const std::vector<TensorRule>& whole = {});
 
+// Throws Error unless num_kv_heads is absent or as many as the heads.
+void require_own_keys(ConfigReader& reader, const FlaDecoder& decoder);
+
+// num_heads, head_dim (fallback), num_v_heads and expand_v (fallback) of the delta rules, as
+// settings of their mixers; and these as keys.
+nlohmann::json read_fla_value_heads(ConfigReader& reader, const FlaDecoder& decoder,
+                                    int64_t head_dim, double expand);
+void write_fla_value_heads(const nlohmann::json& mixer, nlohmann::json& json);
+
+// fla_tensors() of GLA and RetNet, whose norm is named after its gate if there is one.
+TensorRules fla_gated_tensors(const ModelConfig& config, const std::string& type,
+                              std::vector<TensorRule> rules);
+
 // The rules for the three short convolutions.
 std::vector<TensorRule> fla_convolutions();
 

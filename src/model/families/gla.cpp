@@ -11,9 +11,7 @@ constexpr double kGateDivisor = 16;
 
 ModelConfig read(ConfigReader reader) {
   const FlaDecoder decoder = read_fla_decoder(reader, 4);
-  const int64_t kv_heads = reader.integer("num_kv_heads", decoder.heads, 1);
-  require(kv_heads == decoder.heads, reader.path("num_kv_heads"),
-          "{} for {} heads: shared keys are not supported", kv_heads, decoder.heads);
+  require_own_keys(reader, decoder);
   require(!reader.has("feature_map"), reader.path("feature_map"), "is not supported");
   require(!reader.has("clamp_min"), reader.path("clamp_min"), "is not supported");
   for (const char* key : {"feature_map", "clamp_min"}) reader.ignore(key);
@@ -44,17 +42,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  std::vector<TensorRule> rules = fla_convolutions();
-  const nlohmann::json* mixer = fla_mixer(config, "gla");
-  TensorRules all;
-  if (mixer != nullptr && mixer->at("gate") == "silu") {
-    rules.push_back({{"g_norm.weight"}, {"g_norm_swish_gate.weight"}, {}});
-    all = fla_tensors(config, rules);
-    all.aliases = {
-        {"model.layers.*.attn.g_norm_swish_gate.weight", "model.layers.*.attn.g_norm.weight"}};
-    return all;
-  }
-  return fla_tensors(config, rules);
+  return fla_gated_tensors(config, "gla", fla_convolutions());
 }
 
 }  // namespace

@@ -10,9 +10,7 @@ constexpr double kTheta = 10000;  // which no key of the family says
 
 ModelConfig read(ConfigReader reader) {
   const FlaDecoder decoder = read_fla_decoder(reader, 8, 2);
-  const int64_t kv_heads = reader.integer("num_kv_heads", decoder.heads, 1);
-  require(kv_heads == decoder.heads, reader.path("num_kv_heads"),
-          "{} for {} heads: shared keys are not supported", kv_heads, decoder.heads);
+  require_own_keys(reader, decoder);
   const std::string map = reader.string("feature_map", "");
   require(map.empty() || map == "relu", reader.path("feature_map"), "'{}' is not supported", map);
   require(read_fla_taps(reader, false) == 0, reader.path("use_short_conv"),
@@ -42,14 +40,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
-TensorRules tensors(const ModelConfig& config) {
-  const nlohmann::json* mixer = fla_mixer(config, "retnet");
-  if (mixer == nullptr || mixer->at("gate") != "silu") return fla_tensors(config, {});
-  TensorRules all = fla_tensors(config, {{{"g_norm.weight"}, {"g_norm_swish_gate.weight"}, {}}});
-  all.aliases = {
-      {"model.layers.*.attn.g_norm_swish_gate.weight", "model.layers.*.attn.g_norm.weight"}};
-  return all;
-}
+TensorRules tensors(const ModelConfig& config) { return fla_gated_tensors(config, "retnet", {}); }
 
 }  // namespace
 
