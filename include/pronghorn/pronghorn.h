@@ -91,7 +91,7 @@ class LanguageModel {
   // Ids of a text. special: add the tokens that the model expects around a text and read the text
   // of special tokens as those. Throws for what the tokenizer cannot represent.
   std::vector<int32_t> tokenize(std::string_view text, bool special = true) const;
-  // The text of ids, special tokens left out. Throws for an id outside the vocabulary.
+  // The text of ids, special tokens omitted. Throws for an id outside the vocabulary.
   std::string detokenize(std::span<const int32_t> ids) const;
 
   // A session without any text.
@@ -156,7 +156,7 @@ class TextSession {
 struct TrainingProgress {
   int64_t step = 0, tokens = 0;
   double seconds = 0;                 // of training steps so far
-  double loss = 0;                    // of this step, nats a token
+  double loss = 0;                    // of this step, nats per token
   double learning_rate = 0;           // of this step
   double held_out_bits_per_byte = 0;  // 0: not measured after this step
 };

@@ -1,7 +1,7 @@
 // Backend: the kernels that operators run on, chosen once from the features of the processor.
 //
 // Operators reach the numbers of tensors and journals only through these interfaces and memory()
-// (tensor/memory.h), so that another kind of device can stand behind them; a test closes that
+// (tensor/memory.h), so that another kind of device can take their place; a test closes that
 // memory to everything else (tests/model/guarded_memory_test.cpp). A kernel takes pointers, strides
 // (in elements) and sizes, never a Tensor; lists of indices and of addresses are the host's. It
 // runs in parallel inside (parallel_for) and gives the same bits for any number of threads.

@@ -27,7 +27,7 @@ class ConvolutionKernels {
   virtual void forward(const Filter& filter, int64_t rows, const float* const* inputs, float* y,
                        int64_t y_stride) = 0;
 
-  // The gradient behind the activation: pre_grad = dy * act'(pre-activation), [rows, channels], and
+  // The gradient after the activation: pre_grad = dy * act'(pre-activation), [rows, channels], and
   // from it the sums over rows weight_grad [channels, taps] and bias_grad [channels].
   virtual void backward(const Filter& filter, int64_t rows, const float* const* inputs,
                         const float* dy, int64_t dy_stride, float* pre_grad,

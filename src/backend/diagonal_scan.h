@@ -62,7 +62,7 @@ class DiagonalScanKernels {
   // h [rows, channels].
   virtual void forward(const DiagonalScan& scan, std::span<const ScanSegment> segments,
                        const Matrix& h) = 0;
-  // Advances state [channels] over journal rows, to the bit what forward makes of the same tokens;
+  // Advances state [channels] over journal rows, bit for bit what forward makes of the same tokens;
   // only channels, constant and a constant log_a are read of `scan`. fresh: the state counts as
   // zeros before.
   virtual void replay(const DiagonalScan& scan, std::span<const float* const> rows, bool fresh,

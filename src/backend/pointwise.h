@@ -175,7 +175,7 @@ class PointwiseKernels {
   virtual void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) = 0;
   // dx (+)= dy without the columns of ones.
   virtual void append_ones_backward(Extent extent, int64_t group, ConstMatrix dy, Matrix dx) = 0;
-  // y = each group of x over max(|s|, least), s the column of x behind the group; extent: of y.
+  // y = each group of x over max(|s|, least), s the column of x after the group; extent: of y.
   virtual void divide_by_sums(Extent extent, int64_t group, float least, ConstMatrix x,
                               Matrix y) = 0;
   virtual void divide_by_sums_backward(Extent extent, int64_t group, float least, ConstMatrix x,

@@ -50,7 +50,7 @@ class ScanKernels {
                                  float* y, int64_t y_stride) = 0;
 
   // Advances state over journal rows [dt | x | B] (only channels, state_size and A_log of `scan`
-  // are read): to the bit what selective_forward makes of the same tokens. fresh: the state counts
+  // are read): bit for bit what selective_forward makes of the same tokens. fresh: the state counts
   // as zeros before.
   virtual void selective_replay(const SelectiveScan& scan, std::span<const float* const> rows,
                                 bool fresh, float* state) = 0;

@@ -49,7 +49,7 @@ std::vector<int32_t> Conversation::render(bool add_generation_prompt) const {
   return tokenizer_.encode(text, {.add_special = false, .parse_special = true});
 }
 
-// The token that the template puts behind an answer: some checkpoints name another one, that ends
+// The token that the template puts after an answer: some checkpoints name another one, that ends
 // whole texts, as their end token.
 std::vector<int32_t> Conversation::closing_tokens() const {
   constexpr std::string_view kAnswer = "pronghorn-answer";

@@ -15,7 +15,7 @@
 namespace pronghorn {
 
 // Rows of one verification: the last token of the text and up to kMaxDraft guesses. Results do not
-// depend on how steps of kExactStep rows are cut, which is what makes speculation exact to the bit.
+// depend on how steps of kExactStep rows are cut, which is what makes speculation bit-identical.
 constexpr int64_t kMaxDraft = kExactStep - 1;
 
 // The nodes of a token tree, without tokens: parents[i] < i, or -1 for a node that follows the
@@ -31,7 +31,7 @@ struct DraftShape {
   int64_t depth() const;
   // Depth of each node; 1 for those that follow the text.
   std::vector<int32_t> depths() const;
-  // Every node is the first guess behind the one before it.
+  // Every node is the first guess after the one before it.
   bool is_chain() const;
   // Without the nodes that are deeper.
   DraftShape up_to_depth(int64_t limit) const;

@@ -122,7 +122,7 @@ class Writer {
 };
 
 // Writes several texts together. A round: guess, let the model read the last token of each text and
-// the guesses behind it, take the tokens that the model chooses as far as guesses were right, and
+// the guesses after it, take the tokens that the model chooses as far as guesses were right, and
 // forget the rest. Without guesses a round is a step of plain decoding; there is no other loop.
 class Generator {
  public:

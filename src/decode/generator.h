@@ -52,8 +52,8 @@ struct Generation {
 };
 
 // Appends each prompt to its session and continues it; a step of the model serves all texts that
-// have not ended. What is written does not depend, to the bit, on the other texts, nor on the
-// drafter of `speculation` (null: plain decoding, a token a step), unless it says so
+// have not ended. What is written does not depend, bit for bit, on the other texts, nor on the
+// drafter of `speculation` (null: plain decoding, one token per step), unless it says so
 // (SpeculationOptions::block). Tokens in the padded part of a vocabulary, beyond the tokenizer's,
 // stand for no text. Throws Error if a session has nothing to continue from, occurs
 // twice, or precisions differ.

@@ -33,7 +33,7 @@ class ModelDrafter : public ScoringDrafter {
     const auto wrong = static_cast<int64_t>(text.guessed.size()) - same;
     if (wrong > 0) text.state.truncate(text.state.length() - wrong);
     text.guessed.clear();
-    // A token that only the larger vocabulary of the target has is replaced: the guesses behind it
+    // A token that only the larger vocabulary of the target has is replaced: the guesses after it
     // are worse, the text is the same.
     const auto vocabulary = static_cast<int32_t>(model_->config().vocab_size);
     std::transform(tokens.begin() + same, tokens.end(), std::back_inserter(text.unread),
@@ -57,7 +57,7 @@ class ModelDrafter : public ScoringDrafter {
     // What was drafted and then not checked is not part of the text.
     if (!text.guessed.empty()) append(request.sequence, {});
     // Guesses that turned out right without being checked have all been read: the last once more,
-    // for the scores behind it.
+    // for the scores after it.
     if (text.unread.empty() && text.state.length() > 0) {
       text.state.truncate(text.state.length() - 1);
       text.unread = {text.last};

@@ -1,5 +1,5 @@
 // What drafters that run a network share: guesses are made level by level of the tree, each from
-// scores of the tokens behind one node.
+// scores of the tokens after one node.
 #pragma once
 
 #include <span>
@@ -15,7 +15,7 @@ class ScoringDrafter : public Drafter {
   void draft(const Context& context, std::span<DraftRequest> requests) final;
 
  protected:
-  // Scores are wanted of the tokens behind `nodes` of a request's draft: all those of one depth
+  // Scores are wanted of the tokens after `nodes` of a request's draft: all those of one depth
   // that are to have children, or the text itself (-1) at level 0.
   struct Asked {
     DraftRequest* request;

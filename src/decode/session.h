@@ -26,7 +26,7 @@ class Session {
 
   // Adds tokens to the text; the model sees them with the next scores().
   void append(std::span<const int32_t> tokens);
-  // The same for a prompt: what writes on behind it knows what the text ends with.
+  // The same for a prompt: what writes on after it knows what the text ends with.
   void append_prompt(const Tokenizer& tokenizer, std::span<const int32_t> tokens);
   // What decoding carries from the text so far to what follows: the bytes of a character that is
   // not complete.
@@ -45,7 +45,7 @@ class Session {
 
   // Lets the model read all tokens appended (in pieces of bounded memory) and returns its scores of
   // the next one: [vocab_size]. on_read: called after each piece with the tokens read so far and
-  // the last hidden states of the piece; what it throws leaves the tokens behind the piece unread.
+  // the last hidden states of the piece; what it throws leaves the tokens after the piece unread.
   Tensor scores(const Model& model, const Context& context,
                 const std::function<void(size_t done, const Tensor& hidden)>& on_read = {});
 

@@ -1,6 +1,6 @@
 // Suffix automaton of a growing sequence of tokens: the smallest automaton that accepts every part
 // of it (Blumer et al., "The smallest automaton recognizing the subwords of a text", 1985). A state
-// stands for parts that end at the same places; at most two states and three edges a token.
+// stands for parts that end at the same places; at most two states and three edges per token.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ class SuffixAutomaton {
 
   const std::vector<int32_t>& tokens() const { return tokens_; }
 
-  // The longest end of the sequence that has occurred before: its length, and the index behind an
+  // The longest end of the sequence that has occurred before: its length, and the index after an
   // earlier occurrence, mostly the last. Length 0: none.
   struct Match {
     int64_t length = 0;
@@ -45,7 +45,7 @@ class SuffixAutomaton {
     int64_t length = 0;  // of the longest part
     int32_t link = -1;   // state of the longest end that occurs at more places
     int32_t first_edge = -1;
-    size_t end = 0;  // index behind an occurrence
+    size_t end = 0;  // index after an occurrence
   };
   struct Edge {
     int32_t token, target, next;  // next: of the same state

@@ -10,8 +10,8 @@ namespace pronghorn {
 
 // Rule of plain and coupled decoding: at the text's end, and then at each guess that came true, the
 // model's own token is taken; it is exact for any drafter, since a guess only decides whether the
-// scores behind it are already there.
-//   choose(node): the model's token behind a node of the draft (-1: behind the text)
+// scores after it are already there.
+//   choose(node): the model's token after a node of the draft (-1: after the text)
 //   take(token): adds it to the text; false if the text ends with it
 // Returns the nodes that came true and are followed by a token taken, in order. An empty draft
 // takes one token: plain decoding.
@@ -22,7 +22,7 @@ std::vector<int32_t> take_matching(const Draft& draft,
 // Block verification of a chain (Sun et al., arXiv 2403.10444): how many guesses to accept, and the
 // token that follows them. Exact in distribution if the guesses were drawn from draft.distributions
 // (or are the drafter's only choice), which accepts more of them than comparing does.
-//   distributions: the model's, behind the text and behind each guess
+//   distributions: the model's, after the text and after each guess
 //   uniform(i): independent numbers in [0, 1), i = 0 ... guesses; none of them seen by the drafter
 struct BlockVerdict {
   size_t accepted = 0;

@@ -33,10 +33,10 @@ struct TextPart {
 class AddedTokenMatcher {
  public:
   AddedTokenMatcher() = default;
-  // Tokens with an empty text are left out.
+  // Tokens with an empty text are omitted.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
-  // Cuts `text` into parts, which view it; empty parts are left out. special: match special tokens
+  // Cuts `text` into parts, which view it; empty parts are omitted. special: match special tokens
   // too.
   std::vector<TextPart> split(std::string_view text, bool special) const;
   bool empty() const { return tokens_.empty(); }

@@ -20,7 +20,7 @@ using Membership = uint64_t;
 
 // A state is what a search that tries all ways at once has in hand: the nodes that it stands
 // before, those that the library would try first first (Cox, "Regular expression matching in the
-// wild", 2010). What a way finds makes those behind it pointless.
+// wild", 2010). What a way finds makes those after it pointless.
 class Automaton::Builder {
  public:
   explicit Builder(const PatternGraph& graph) : graph_(graph) {}

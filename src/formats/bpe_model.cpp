@@ -120,7 +120,7 @@ int32_t BpeModel::find_character(std::string_view character) const {
 
 void BpeModel::split_symbols(std::string_view piece, std::vector<int32_t>& symbols) const {
   // The unknown token of what has not been found yet: a run of such characters may become one. As
-  // in the reference it waits for the next character that is in the vocabulary, also behind bytes.
+  // in the reference it waits for the next character that is in the vocabulary, also after bytes.
   bool waiting = false;
   const auto flush = [&] {
     if (waiting) symbols.push_back(unknown_);

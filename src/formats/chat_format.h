@@ -25,7 +25,7 @@ namespace pronghorn {
 class ChatFormat {
  public:
   // path: a checkpoint directory, a .gguf file, or (without anything else) a .jinja file. What is
-  // missing is left out. Throws Error for files that are malformed.
+  // missing is omitted. Throws Error for files that are malformed.
   static ChatFormat load(const std::filesystem::path& path);
 
   bool has_template() const { return !templates_.empty(); }
@@ -45,7 +45,7 @@ class ChatFormat {
   void check_template() const { parsed_template(false); }
 
   // The tokens, of any of the files, that end a text; sorted. Ids outside the vocabulary of
-  // `vocab_size` and names that the tokenizer does not know are left out.
+  // `vocab_size` and names that the tokenizer does not know are omitted.
   std::vector<int32_t> end_tokens(const Tokenizer& tokenizer, int64_t vocab_size) const;
 
  private:

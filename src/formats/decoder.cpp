@@ -234,7 +234,7 @@ std::string Decoder::piece(std::string token, bool first, const std::string* pre
         if (step.flag) token = replace_all(clean_up(std::move(token)), step.delimiter, " ");
         break;
       case Kind::bpe: {
-        // The space behind a word is written before the next one: the last word has none.
+        // The space after a word is written before the next one: the last word has none.
         const bool spaced =
             !first && previous != nullptr && !step.text.empty() && previous->ends_with(step.text);
         token = (spaced ? " " : "") + replace_all(token, step.text, "");

@@ -104,7 +104,7 @@ class Parser {
 
   static constexpr std::string_view kHex = "0123456789abcdefABCDEF";
 
-  // What stands behind a backslash, if it is one character.
+  // What stands after a backslash, if it is one character.
   uint32_t escaped_character() {
     constexpr std::string_view kNames = "nrtfvae", kCodes = "\n\r\t\f\v\a\x1B";
     constexpr std::string_view kPlain = "\\.[](){}*+?|^$-/!\"#%&,:;=@_~ ";
@@ -141,7 +141,7 @@ class Parser {
     return sorted_ranges(std::move(ranges));
   }
 
-  // What stands behind a backslash, if it is a class such as \s or \p{L}.
+  // What stands after a backslash, if it is a class such as \s or \p{L}.
   std::optional<CodeRanges> escaped_class(bool in_brackets) {
     constexpr std::string_view kNames = "sSdDwW";
     if (text_.empty()) throw NotRegular();

@@ -34,7 +34,7 @@ class PreTokenizer {
   size_t first_pure() const { return first_pure_; }
 
   // Cuts `piece`, which must be UTF-8 and not empty, by one step into pieces that are not empty.
-  // They view it, or strings added to `store`. after: what the piece stands behind.
+  // They view it, or strings added to `store`. after: what the piece stands after.
   void apply(size_t step, std::string_view piece, After after, std::deque<std::string>& store,
              Pieces& pieces) const;
 

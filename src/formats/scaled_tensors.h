@@ -14,7 +14,7 @@ namespace pronghorn {
 //   128 numbers (the last block may be shorter), or equal shares. NAME "x.weight" may have an
 //   "x.input_scale" of its activations, which is dropped: activations are not rounded here.
 // - U8 tensors NAME_blocks [.., rows, groups, 16] and NAME_scales [.., rows, groups] by
-//   NAME_blocks [.., rows, 32 groups] in the blocks of MXFP4, the same numbers to the bit; the name
+//   NAME_blocks [.., rows, 32 groups] in the blocks of MXFP4, the same numbers; the name
 //   stays, since NAME has columns for rows where it is published. Source: Open Compute Project,
 //   Microscaling Formats 1.0; two numbers a byte, the first in the lower half.
 // where: of messages. Throws Error for scales that do not fit.

@@ -41,7 +41,7 @@ class ByteTokenizer final : public Tokenizer {
 
 std::string Tokenizer::next_bytes(int32_t id, DecodeState& state, bool special) const {
   std::string bytes = token_bytes(id, special);
-  // Special tokens that are left out leave no trace in the text.
+  // Special tokens that are omitted leave no trace in the text.
   if (!special && is_special(id)) return bytes;
   if (state.at_start && adds_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
   state.at_start = false;

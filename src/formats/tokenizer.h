@@ -14,7 +14,7 @@
 
 namespace pronghorn {
 
-// What a text stands behind. Some tokenizers put a space before a text that begins a sequence, some
+// What a text stands after. Some tokenizers put a space before a text that begins a sequence, some
 // also before one that follows an added token; none before one that continues another text.
 enum class After : uint8_t { nothing, text, added_token };
 
@@ -45,7 +45,7 @@ class Tokenizer {
   // padded may choose. Throws Error for negative ids.
   virtual std::string token_bytes(int32_t id, bool special = false) const = 0;
 
-  // What the token adds to the text that `state` stands at, and takes `state` behind it. Where it
+  // What the token adds to the text that `state` stands at, and takes `state` after it. Where it
   // differs from token_bytes: a space that encoding puts before a text is taken away again; some
   // kinds separate words by what precedes.
   virtual std::string next_bytes(int32_t id, DecodeState& state, bool special = false) const;
@@ -59,7 +59,7 @@ class Tokenizer {
   virtual bool is_special(int32_t) const { return false; }
   // The token of this name, as files that name tokens write it ("</s>", "<0x0A>").
   virtual std::optional<int32_t> find_token(std::string_view) const { return {}; }
-  // What a text stands behind that follows these tokens.
+  // What a text stands after that follows these tokens.
   After after(std::span<const int32_t> tokens) const {
     if (tokens.empty()) return After::nothing;
     return is_added(tokens.back()) ? After::added_token : After::text;

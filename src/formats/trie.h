@@ -13,7 +13,7 @@ namespace pronghorn {
 class Trie {
  public:
   Trie() { root_.fill(kNone); }
-  // Of texts that occur twice the last counts. Empty texts are left out.
+  // Of texts that occur twice the last counts. Empty texts are omitted.
   explicit Trie(std::vector<std::pair<std::string_view, int32_t>> texts);
 
   bool empty() const { return nodes_.empty(); }

@@ -23,8 +23,8 @@ class WordCuts {
     }
   }
 
-  // Length of the first word, at least one character: up to a U+2581 behind a character that no
-  // piece has before one, or to a character (or behind one) that is in no longer piece.
+  // Length of the first word, at least one character: up to a U+2581 after a character that no
+  // piece has before one, or to a character (or after one) that is in no longer piece.
   size_t first(std::string_view text) const;
 
  private:

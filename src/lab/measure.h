@@ -25,7 +25,7 @@ struct BenchOptions {
   int repeat = 3;
   Precision precision = Precision::bf16;
   DType cache_type = DType::f32;  // of the states
-  // One a sequence, of prompt + generate tokens, which are fed one by one behind the prompt. Empty:
+  // One a sequence, of prompt + generate tokens, which are fed one by one after the prompt. Empty:
   // prompts are random, and decoding goes on with the likeliest token.
   std::vector<std::vector<int32_t>> texts;
 };
@@ -90,7 +90,7 @@ struct ContextPoint {
 
 struct ContextOptions {
   Precision precision = Precision::bf16;
-  // Longest time that reading up to one context may be expected to take; longer ones are left out.
+  // Longest time that reading up to one context may be expected to take; longer ones are omitted.
   double max_seconds = 60;
 };
 

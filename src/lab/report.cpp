@@ -76,7 +76,7 @@ std::string failure_notes(const CompareRun& run) {
   return html;
 }
 
-// Term and value; a value that is empty is left out.
+// Term and value; a value that is empty is omitted.
 using Facts = std::vector<std::pair<std::string_view, std::string>>;
 
 std::string fact_list(const Facts& facts) {

@@ -45,7 +45,7 @@ struct Budget {
   bool operator==(const Budget&) const = default;
 };
 
-// One step of training. loss is in nats a token; NaN where none was taken.
+// One step of training. loss is in nats per token; NaN where none was taken.
 struct CurvePoint {
   int64_t step = 0;
   int64_t tokens = 0;  // seen so far

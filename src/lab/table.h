@@ -76,7 +76,7 @@ class Table {
 
 // The tables of a comparison, one row an architecture in the order of the run: quality and
 // training; accuracy of synthetic tasks by length; prompt and decode speed by context; state by
-// context. All but the first are left out if nothing was measured.
+// context. All but the first are omitted if nothing was measured.
 std::vector<Table> comparison_tables(const CompareRun& run);
 
 // The comparison for a terminal: one table if it fits in max_width columns, else several of the

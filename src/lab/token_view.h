@@ -1,4 +1,4 @@
-// A text with a colour a token: what a model made of each, for terminals and as a page.
+// A text with one colour per token: what a model made of each, for terminals and as a page.
 #pragma once
 
 #include <string>

@@ -18,14 +18,14 @@
 
 namespace pronghorn {
 
-// A projection and, if it has taps, a causal depthwise convolution of its columns with SiLU behind
+// A projection and, if it has taps, a causal depthwise convolution of its columns with SiLU after
 // it: parameters NAME_proj.weight and NAME_conv1d.weight (and .bias).
 class ConvolvedProjection {
  public:
   struct Options {
     int64_t conv_kernel = 0;  // taps; 0: no convolution
     bool conv_bias = false;
-    bool silu = true;  // behind the convolution, or behind the projection if there is none
+    bool silu = true;  // after the convolution, or after the projection if there is none
   };
 
   ConvolvedProjection() = default;
@@ -36,7 +36,7 @@ class ConvolvedProjection {
 
   // Of the projection, for linear_maps() with those of other matrices.
   LinearMap map() const { return {&projection_}; }
-  // What is behind it: projected [rows, width], as map() gives it; returns the same shape.
+  // What is after it: projected [rows, width], as map() gives it; returns the same shape.
   Tensor finish(const LayerInput& input, const Tensor& projected) const;
 
  private:
@@ -51,7 +51,7 @@ std::vector<float> retention_log_decays(int64_t heads);
 
 // -2^(-8 (head + 1) / heads) (1 - layer / (depth - 1 + 1e-5) + 1e-5) of each head: the decays of
 // MiniMax-01 (arXiv 2501.08313, section 2.2), which fall with depth to nearly nothing. Layers
-// behind the last block have those of the last.
+// after the last block have those of the last.
 std::vector<float> lightning_log_decays(int64_t heads, int64_t layer, int64_t depth);
 
 // heads with keys half as wide as values: of hidden_size columns in all, and half of that.

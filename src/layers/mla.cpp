@@ -1,6 +1,6 @@
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values of all
-// heads come from one narrow vector a token, which is all that is kept of it beside one key for the
-// rotary positions that the heads share. Parameter names are near those of the published
+// heads come from one narrow vector per token, which is all that is kept of it beside one key for
+// the rotary positions that the heads share. Parameter names are near those of the published
 // checkpoints.
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Subsample: the layer around a span of blocks that runs on a part of the rows. It chooses them in
-// front of the span, and joins the span's results behind it. How rows are chosen and weighed is the
+// front of the span, and joins the span's results after it. How rows are chosen and weighed is the
 // kind of the span: SUBLLM's (arXiv 2406.06571), or a mixture of depths' (arXiv 2404.02258).
 #pragma once
 

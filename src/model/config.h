@@ -43,7 +43,7 @@ struct BlockConfig {
   double residual_multiplier = 1;  // of what mixers and feed-forward add to the stream
 };
 
-// Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads behind the last block
+// Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads after the last block
 // that guess tokens further ahead; only speculation uses them.
 struct MtpConfig {
   int64_t heads = 0;

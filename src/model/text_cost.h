@@ -1,4 +1,4 @@
-// What reading a fresh text costs, a token: what Model::cost() says of one token, for all of them.
+// What reading a fresh text costs per token: what Model::cost() says of one token, for all of them.
 #pragma once
 
 #include "model/model.h"
@@ -6,7 +6,7 @@
 namespace pronghorn {
 
 // Forward work on the rows of the model's prefix, for each of `tokens` tokens of a fresh text; none
-// without a prefix. What these few rows see of one another is left out.
+// without a prefix. What these few rows see of one another is omitted.
 TokenCost prefix_cost(const Model& model, double tokens);
 
 // Forward work of a token of a fresh text, on average: that of the one in the middle, head

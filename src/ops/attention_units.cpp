@@ -83,7 +83,7 @@ AttentionUnits::Rows AttentionUnits::journal_row(const JournalShape& shape,
 
 void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
   const JournalShape& shape = journal.shape();
-  // From the first page that is held: a window's cost does not grow with what is behind it.
+  // From the first page that is held: a window's cost does not grow with what is after it.
   const int64_t first = std::min(journal.first_row(), count) / kAttentionTile;
   const int64_t kept = std::min(shape.kept, first * kAttentionTile);
   const auto add = [&](int64_t row, int64_t end) {

@@ -37,7 +37,7 @@ struct RouterOptions {
 
 struct Routing {
   // [rows, slots], slots being top_k, best first; or where experts choose, as many as the row has
-  // that is given to most, in the order of their numbers and -1 behind them.
+  // that is given to most, in the order of their numbers and -1 after them.
   std::vector<int32_t> experts;
   Tensor weights;  // [rows, slots], 0 where there is no expert
 };

@@ -26,7 +26,7 @@ std::vector<double> scores_of(const Tensor& logits, const RouterOptions& options
   return scores;
 }
 
-// taken: [rows, width]. The experts of each row in their order, -1 behind them: as many slots for
+// taken: [rows, width]. The experts of each row in their order, -1 after them: as many slots for
 // each as the row that has most needs, and at least one.
 std::vector<int32_t> listed(const std::vector<bool>& taken, int64_t rows, int64_t width) {
   const auto size = static_cast<size_t>(width);

@@ -11,12 +11,12 @@
 namespace pronghorn {
 
 // Behind each group of `group` adjacent columns of x [rows, groups group] one column of ones:
-// [rows, groups (group + 1)]. Values with a 1 behind them are read back with the sum of the weights
+// [rows, groups (group + 1)]. Values with a 1 after them are read back with the sum of the weights
 // of the values (arXiv 2006.16236, equation 9).
 Tensor append_ones(const Context& context, const Tensor& x, int64_t group);
 
 // Each group of `group` columns of x [rows, groups (group + 1)] over max(|s|, least), s the column
-// behind it: [rows, groups group]. least > 0.
+// after it: [rows, groups group]. least > 0.
 Tensor divide_by_sums(const Context& context, const Tensor& x, int64_t group, float least);
 
 // x with each column times weight[column]; weight [columns].

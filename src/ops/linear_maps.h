@@ -18,7 +18,7 @@ struct LinearMap {
 };
 constexpr size_t kMostMaps = 8;
 
-// y[i] = linear(context, x, *maps[i].weight, *maps[i].bias) of ops/linear.h, to the bit, gradients
+// y[i] = linear(context, x, *maps[i].weight, *maps[i].bias) of ops/linear.h, bit for bit, gradients
 // included; x is read, and rounded, once for all of them, and the threads are forked once. At most
 // kMostMaps.
 void linear_maps(const Context& context, const Tensor& x, std::span<const LinearMap> maps,

@@ -31,7 +31,7 @@ Tensor rms_norm(const Context& context, const Tensor& x, const Tensor& weight, f
 Tensor layer_norm(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                   float epsilon);
 
-// A residual connection and the norm behind it in one pass: {x + delta, rms_norm(x + delta)}.
+// A residual connection and the norm after it in one pass: {x + delta, rms_norm(x + delta)}.
 std::pair<Tensor, Tensor> add_rms_norm(const Context& context, const Tensor& x, const Tensor& delta,
                                        const Tensor& weight, float epsilon);
 

@@ -21,7 +21,7 @@ namespace pronghorn {
 struct RowSelection {
   std::vector<int32_t> rows;    // ascending
   std::vector<int64_t> counts;  // of each segment
-  // Training: for each of `rows` the row left out whose weight is subtracted from its own, -1 for
+  // Training: for each of `rows` the omitted row whose weight is subtracted from its own, -1 for
   // none. Empty at inference.
   std::vector<int32_t> penalties;
 };

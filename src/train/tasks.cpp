@@ -125,7 +125,7 @@ class Mqar final : public TaskSource {
         tokens[i] = draw(random, 0, options_.vocab_size);
       }
     }
-    // Queries stand at even distances behind the pairs; small gaps are likelier (a = 0.01).
+    // Queries stand at even distances after the pairs; small gaps are likelier (a = 0.01).
     constexpr double kPower = 0.01;
     const int64_t slots = (options_.length - 2 * pairs) / 2;
     std::vector<double> weight(static_cast<size_t>(slots));
@@ -166,13 +166,13 @@ struct Haystack {
   int64_t items;     // characters of the needle
   int64_t alphabet;  // of which each is one
   int64_t filler;    // tokens from the first of the filler to the vocabulary's default end
-  bool text;         // the filler is text, a token a byte; otherwise a phrase over and over
+  bool text;         // the filler is text, one token per byte; otherwise a phrase over and over
 };
 
 // A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
 // the end the mark again, and the characters are due one after another. With more than one question
 // up to so many others stand at random places between, each answered too: more to learn from in a
-// sequence, at all distances. With more than one haystack, up to so many lie one behind the other,
+// sequence, at all distances. With more than one haystack, up to so many lie one after the other,
 // each of its own filler and with a needle of its own, of which the last one counts: more needles,
 // and shorter distances. A curriculum begins with those and ends with one haystack and one
 // question, as examples are judged. Token 0 is the mark, then come the characters, then the filler.

@@ -38,7 +38,7 @@ class GzipReader {
 
   // Appends the next piece; false at the end of the file.
   bool read(std::string& out) {
-    // Tapes and some tools fill up a file with zeros behind its last member.
+    // Tapes and some tools fill up a file with zeros after its last member.
     if (ended_) rest_.remove_prefix(std::min(rest_.find_first_not_of('\0'), rest_.size()));
     if (ended_ && rest_.empty()) return false;
     require(!rest_.empty() || !starved_, where_, "the gzip data end early: the file is cut off");

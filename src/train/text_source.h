@@ -26,11 +26,11 @@ std::vector<TextFile> list_text_files(const std::vector<std::filesystem::path>& 
 uint64_t hash_of_texts(const std::vector<std::filesystem::path>& paths);
 
 // Calls document(text, where) for every document in turn: a plain file is one document, and so is
-// the "text" field of each line of a JSON lines file. Empty documents are left out, and a byte
+// the "text" field of each line of a JSON lines file. Empty documents are omitted, and a byte
 // order mark is dropped. The text is valid UTF-8 without zero bytes and lives until the call
 // returns; where names the file (and line). Files are mapped or streamed; only one document is held
 // at a time. Throws Error for a missing path, an empty file, no text at all, bytes that are not
-// text (with their offset), broken gzip (whose members may follow one another, with zeros behind),
+// text (with their offset), broken gzip (whose members may follow one another, with zeros after),
 // and a line that is not an object with a "text" string.
 void for_each_document(
     const std::vector<std::filesystem::path>& paths,
@@ -40,7 +40,7 @@ void for_each_document(
 std::vector<std::string> read_documents(const std::vector<std::filesystem::path>& paths,
                                         int64_t limit);
 
-// The same, one behind the other.
+// The same, one after the other.
 std::string read_text(const std::vector<std::filesystem::path>& paths, int64_t limit);
 
 }  // namespace pronghorn

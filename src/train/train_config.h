@@ -28,7 +28,7 @@ struct TrainConfig {
   double z_loss = 0;       // weight of (ln Z)^2
   double mtp_loss = 0.3;   // weight of the mean loss of a model's multi-token prediction heads
                            // (DeepSeek-V3, arXiv 2412.19437, section 4.2)
-  int64_t early_exit = 0;  // also score the stream behind so many blocks; 0: not
+  int64_t early_exit = 0;  // also score the stream after so many blocks; 0: not
   double early_exit_loss = 0.3;  // weight of that loss
   Precision precision = Precision::bf16;
 };

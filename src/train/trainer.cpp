@@ -126,7 +126,7 @@ double median(std::vector<double> values) {
 }
 
 // The losses of what speculation guesses with: an early exit and the heads for multi-token
-// prediction. Both learn along with the model and are left out of its loss.
+// prediction. Both learn along with the model and do not count in its loss.
 class DraftLosses {
  public:
   DraftLosses(const Model& model, const TrainConfig& config) : model_(model), config_(config) {
@@ -154,7 +154,7 @@ class DraftLosses {
     batches_.reserve(static_cast<size_t>(heads));  // the tape refers to them
     Tensor last = hidden;
     for (int64_t k = 0; k < heads; ++k) {
-      // Head k sees of token t the one k + 1 behind it and predicts the next but that: targets move
+      // Head k sees of token t the one k + 1 after it and predicts the next but that: targets move
       // along, and the last k + 1 of a segment have none.
       std::vector<int32_t> seen(tokens.size(), 0), wanted(tokens.size(), -1);
       for (size_t row = 0; row < tokens.size(); ++row) {

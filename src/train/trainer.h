@@ -70,7 +70,7 @@ struct TrainResult {
 
 // What one optimiser step reported.
 struct StepResult {
-  double loss = 0;           // nats a token
+  double loss = 0;           // nats per token
   double gradient_norm = 0;  // before clipping
   double accuracy = 0;       // of the rows asked for
   // What layers add to the loss (Carry::add_loss()), by name, before their weights. `loss` is
@@ -103,7 +103,7 @@ void check_directory(const std::filesystem::path& directory, bool resume);
 TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,
                   const Tokenizer* tokenizer, const TrainRun& run);
 
-// The lines of a log.jsonl, those after `last_step` left out. Missing file: none.
+// The lines of a log.jsonl, those after `last_step` omitted. Missing file: none.
 std::vector<TrainLogLine> read_train_log(const std::filesystem::path& path,
                                          int64_t last_step = INT64_MAX);
 

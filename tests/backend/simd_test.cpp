@@ -68,7 +68,7 @@ enum Function { kExp, kLog, kSigmoid, kSoftplus, kTanh };
 std::vector<float> apply(Function which, const std::vector<float>& x) {
   std::vector<float> y(x.size() + 1, -77.0f);
   HWY_DYNAMIC_DISPATCH(Apply)(which, x.data(), y.data(), static_cast<int64_t>(x.size()));
-  EXPECT_EQ(y.back(), -77.0f);  // nothing is written behind the end
+  EXPECT_EQ(y.back(), -77.0f);  // nothing is written after the end
   y.pop_back();
   return y;
 }

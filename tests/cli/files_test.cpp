@@ -1,4 +1,4 @@
-// Files that are odd: devices, pipes, links, other endings, changed behind one's back.
+// Files that are odd: devices, pipes, links, other endings, changed while they are read.
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 

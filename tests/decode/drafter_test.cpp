@@ -176,7 +176,7 @@ TEST(NgramDrafterTest, KeepsSequencesApart) {
   EXPECT_THROW(make_ngram_drafter(4, 3), Error);
 }
 
-// Whether a drafter is asked after every token or once behind many makes no difference, nor do the
+// Whether a drafter is asked after every token or once after many makes no difference, nor do the
 // threads on which several sequences are then read.
 TEST(LookupDrafters, ReadLateWhatTheyWouldHaveReadAtOnce) {
   constexpr size_t kSequences = 6;

@@ -334,7 +334,7 @@ TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
     }
     generate(model_, tokenizer_, generations, &speculation);
     for (const Session& session : sessions) {
-      // The first token is the prompt's; the two behind it are guessed.
+      // The first token is the prompt's; the two after it are guessed.
       const auto recent = session.recent();
       counts[{recent[3], recent[4]}] += 1;
     }
@@ -364,9 +364,9 @@ TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
   EXPECT_GT(bins, 15);
 }
 
-// What rejected guesses leave behind is never looked at: if it is not numbers, nobody knows. Masked
-// values of attention are multiplied by a weight of 0 in the same step, which NaN survives; there
-// the poison is huge instead.
+// What rejected guesses leave in the state is never looked at: if it is not numbers, nobody knows.
+// Masked values of attention are multiplied by a weight of 0 in the same step, which NaN survives;
+// there the poison is huge instead.
 TEST_F(SpeculationRules, PoisonedGuessesReachNothing) {
   GenerateOptions options;
   options.max_tokens = 40;
@@ -388,7 +388,7 @@ TEST_F(SpeculationRules, PoisonedGuessesReachNothing) {
       const float poison = index == 0 ? 1e15f : std::numeric_limits<float>::quiet_NaN();
       std::fill(row, row + config.hidden_size, poison);
     }
-    // Right guesses, and behind them, in other branches and in place of them the poison.
+    // Right guesses, and after them, in other branches and in place of them the poison.
     class Poisoner final : public Drafter {
      public:
       Poisoner(std::vector<int32_t> future, int32_t poison)

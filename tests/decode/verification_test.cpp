@@ -238,7 +238,7 @@ struct Rule {
   std::function<TokenDistribution(const Text&)> reported;  // and judged by this
   bool point = false;                                      // nothing is reported
   bool redraw_from_target = false;                         // a wrong rule: see below
-  double discard_below = 0;                                // another: unlikely guesses are left out
+  double discard_below = 0;                                // another: unlikely guesses are omitted
 };
 
 void law_of_rule(const Tables& p, const Rule& rule, size_t g, const Draft& draft,

@@ -77,7 +77,7 @@ class RandomText {
   Random random_;
 };
 
-// Every step-th character, with something behind it that begins words and something that does not.
+// Every step-th character, with something after it that begins words and something that does not.
 std::string every_character(uint32_t step) {
   std::string text;
   for (uint32_t code = 0; code <= kLastCode; code += step) {

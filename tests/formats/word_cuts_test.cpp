@@ -22,7 +22,7 @@ TEST(WordCutsTest, CutsWhereNoPieceGoesOn) {
   for (const char* piece : {"▁the", "he", "▁▁", ".▁", "é!", "\n", "7", "▁"}) cuts.add(piece);
   cuts.finish([](char c) { return c != '?'; });
   using Words = std::vector<std::string>;
-  // A mark begins a word, but behind another one and behind a full stop.
+  // A mark begins a word, but after another one and after a full stop.
   EXPECT_EQ(words_of(cuts, "▁the▁the.▁the▁▁he"), (Words{"▁the", "▁the.▁the", "▁▁he"}));
   // No piece joins a line end or a digit with anything; "?" is no token, and may be part of a run.
   EXPECT_EQ(words_of(cuts, "he\n\n77he??he!é!"), (Words{"he", "\n", "\n", "7", "7", "he??he!é!"}));

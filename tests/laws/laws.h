@@ -74,7 +74,7 @@ class Subject {
 
   // One forward; returns the outputs of each part, and advances the states of chains. Throws Error
   // where the output has the wrong shape or numbers that are not finite, or where a journal did not
-  // grow by a row a token.
+  // grow by a row per token.
   std::vector<std::vector<float>> run(std::span<const Part> parts) const;
   std::vector<float> run(const Part& part) const;
 

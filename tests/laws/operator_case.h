@@ -15,7 +15,7 @@ namespace pronghorn::laws {
 
 struct Input {
   std::string name;
-  // Width of a row of an input that has a row a token; empty for a parameter, which has `shape`.
+  // Width of a row of an input that has a row per token; empty for a parameter, which has `shape`.
   int64_t width = 0;
   Shape shape;
   double low = -1, high = 1;  // values are drawn uniformly from this range

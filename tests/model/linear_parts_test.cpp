@@ -21,7 +21,7 @@ TEST(LinearParts, LightningDecaysArePublishedOnesAndNeverGrow) {
   for (size_t h = 0; h < first.size(); ++h) {
     EXPECT_NEAR(first[h] / (-std::exp2(-1.0 - static_cast<double>(h)) * (1 + 1e-5)), 1, 1e-6);
   }
-  // In the last one next to nothing is left; a head for multi-token prediction, which stands behind
+  // In the last one next to nothing is left; a head for multi-token prediction, which stands after
   // it, has the same, and so has the only layer of a model the first one's.
   const std::vector<float> last = lightning_log_decays(8, 4, 5);
   EXPECT_GT(last[0], -1e-5);

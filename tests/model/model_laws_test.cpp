@@ -118,7 +118,7 @@ TEST_P(ModelLawsTest, LongPieces) {
   }
   RecordProperty("largest_relative_difference", fmt::format("{:.3g}", worst));
 
-  // After a prompt in one piece, short steps agree to the bit again.
+  // After a prompt in one piece, short steps agree bit for bit again.
   SequenceState prompted = model_.new_state();
   run(prompted, text, {70});
   const auto rest = std::span(text).subspan(70);

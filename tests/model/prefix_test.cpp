@@ -46,7 +46,7 @@ const Parameter& parameter(const Model& model, const std::string& name) {
   return *std::ranges::find(model.parameters(), name, &Parameter::name);
 }
 
-// The same model whose prefix is tokens of its vocabulary, behind the others.
+// The same model whose prefix is tokens of its vocabulary, after the others.
 Model with_prefix_in_vocabulary(const Model& model) {
   ModelConfig config = model_config(body(0));
   config.vocab_size = model.config().vocab_size + kPrefix;

@@ -1,4 +1,4 @@
-// Models with weights in blocks: the laws hold to the bit for each encoding.
+// Models with weights in blocks: the laws hold bit for bit for each encoding.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

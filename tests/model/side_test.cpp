@@ -63,7 +63,7 @@ TEST(Sides, SharedWeightsAreThereOnce) {
   EXPECT_EQ(shared.predicted_state_bytes(100), own.predicted_state_bytes(100));
 }
 
-// With the same numbers in both places, weights of their own compute the same to the bit.
+// With the same numbers in both places, weights of their own compute the same bit for bit.
 TEST(Sides, ComputeWhatCopiesWould) {
   const Model shared(two_uses(1), 1), own(two_uses(0), 1);
   for (const Parameter& parameter : own.parameters()) {

@@ -103,7 +103,7 @@ TEST_P(SubsampleTest, PromptsThatKeepNothingEverythingOrTheFirstToken) {
   }
 }
 
-// A span that keeps nothing leaves what comes before it and behind it.
+// A span that keeps nothing leaves what comes before it and after it.
 TEST_P(SubsampleTest, AnEmptySpanIsSkipped) {
   const Model model(nested(GetParam()), 3);
   keep_only_token_0(model, -1);

@@ -211,7 +211,7 @@ Batch batch_of(const Variant& variant) {
   Batch batch;
   for (const int64_t length : variant.lengths) {
     batch.segments.push_back({nullptr, batch.rows(), length, variant.mask, {}});
-    // Every third token is left out, so that positions are not indexes.
+    // Every third token is omitted, so that positions are not indexes.
     for (int32_t i = 0; i < length; ++i) batch.positions.push_back(i + i / 2);
   }
   return batch;

@@ -44,7 +44,7 @@ TEST(Router, ChoosesByCorrectedScoresAndWeighsByPlainOnes) {
   EXPECT_FLOAT_EQ(routing.weights.values()[1], 1 / (1 + std::exp(-1.0f)));
 }
 
-// All corrected scores are negative: an expert of a group that is left out must not win with 0.
+// All corrected scores are negative: an expert of a group that is omitted must not win with 0.
 TEST(Router, LeavesGroupsOutWhateverTheSignOfScores) {
   const Tensor z = Tensor::from(std::vector<float>{0, 0, 1, 1, 0.5, 0.5}, {1, 6});
   const Tensor correction = Tensor::full({6}, -9);

@@ -29,7 +29,7 @@ struct Problem {
   std::vector<Tensor> inputs;
 };
 
-// Operands with a row a token are column slices of something wider, as they are in a layer.
+// Operands with a row per token are column slices of something wider, as they are in a layer.
 Problem problem(int64_t rows, int64_t channels, int64_t states) {
   Random random(7);
   const auto draw = [&](Shape shape, double low, double high) {

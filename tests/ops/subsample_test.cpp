@@ -64,7 +64,7 @@ TEST(Subsample, CountsAreRoundedUpButNotByRoundingErrors) {
 }
 
 TEST(Subsample, TreesKeepTheNearestSelectedAncestor) {
-  // 0 - 1 - 2 - 4 and 0 - 3; nodes 1 and 3 are left out.
+  // 0 - 1 - 2 - 4 and 0 - 3; nodes 1 and 3 are omitted.
   SequenceState state;
   Batch batch;
   batch.positions = {7, 8, 9, 8, 10};
@@ -78,7 +78,7 @@ TEST(Subsample, TreesKeepTheNearestSelectedAncestor) {
 
 TEST(Subsample, PenalisedWeights) {
   const Batch batch = batch_of({6});
-  // Kept: rows 0 (1.5 -> 1), 2 (0.6), 4 (0.4); left out: 1 (0.3), 3 (-2 -> 0), 5 (-0.1 -> 0).
+  // Kept: rows 0 (1.5 -> 1), 2 (0.6), 4 (0.4); omitted: 1 (0.3), 3 (-2 -> 0), 5 (-0.1 -> 0).
   const Tensor scores = column({1.5f, 0.3f, 0.6f, -2, 0.4f, -0.1f});
   scores.set_requires_grad(true);
   const RowSelection selection = select_highest(scores, batch, 0.5, false);

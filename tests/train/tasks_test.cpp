@@ -26,7 +26,7 @@ struct Example {
 
 Example example_of(DataSource& source, uint64_t index) {
   Example example;
-  // Filled with what no task may leave behind.
+  // Filled with what no task may leave in place.
   example.tokens.assign(static_cast<size_t>(source.length()), -7);
   example.targets.assign(static_cast<size_t>(source.length()), -7);
   source.fill(index, example.tokens, example.targets);

@@ -1,4 +1,4 @@
-// The training loop: it learns, resumes to the bit, does not depend on threads or micro-batches,
+// The training loop: it learns, resumes bit for bit, does not depend on threads or micro-batches,
 // and stops before it saves nonsense.
 #include "train/trainer.h"
 

@@ -1,4 +1,4 @@
-// TrainingState: a file holds all of it, to the bit, and files that do not fit are refused.
+// TrainingState: a file holds all of it, bit for bit, and files that do not fit are refused.
 #include "train/training_state.h"
 
 #include <gmock/gmock.h>

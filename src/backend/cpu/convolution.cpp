@@ -34,7 +34,7 @@ namespace {
 using Filter = ConvolutionKernels::Filter;
 
 // weight[channel ... stop][j] of all taps j as [taps][kConvolutionGroup], padded with zeros; the
-// bias (or zeros) behind them.
+// bias (or zeros) after them.
 HWY_INLINE void TransposeTaps(const Filter& filter, int64_t channel, int64_t stop, float* out) {
   std::fill_n(out, (filter.taps + 1) * kConvolutionGroup, 0.0f);
   for (int64_t i = 0; i < stop - channel; ++i) {

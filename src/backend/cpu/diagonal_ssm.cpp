@@ -91,7 +91,7 @@ void GroupTile(const DiagonalSsm& scan, Group group, int64_t tokens, const float
   }
 }
 
-// A row of a group, zeros behind its channels.
+// A row of a group, zeros after its channels.
 HWY_INLINE void CopyRow(const float* from, Group group, float* to) {
   std::copy_n(from + group.channel, static_cast<size_t>(group.count), to);
   std::fill(to + group.count, to + kGroup, 0.0f);
@@ -210,7 +210,7 @@ struct ChunkOperands {
 //   g_t = conj(c) dy_t + conj(p) g_{t+1}, half the gradient of h_t;  du_t += Re g_t
 //   dp += g_t conj(h_{t-1}), dc += dy_t conj(h_t), likewise half of theirs
 // state: before the chunk; carry: conj(p) g of the next token; sums: of the poles. All have rows
-// kGroup apart, and the sums of the reads are `reads` behind those of the poles.
+// kGroup apart, and the sums of the reads are `reads` after those of the poles.
 template <int M>
 HWY_NOINLINE void ReverseModes(const DiagonalSsm& scan, int64_t n, int64_t channel, int64_t part,
                                int64_t tokens, const ChunkOperands& chunk,

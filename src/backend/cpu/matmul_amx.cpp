@@ -68,7 +68,7 @@ inline void unrolled(F f) {
   (std::make_integer_sequence<int, N>());
 }
 
-// The products of one tile of steps; the rows of tile i lie a_tile steps behind those before.
+// The products of one tile of steps; the rows of tile i lie a_tile steps after those before.
 template <int R, int P>
 inline void multiply_steps(const uint32_t* a, int64_t a_row, int64_t a_tile, const uint32_t* b,
                            int64_t b_panel) {

@@ -37,7 +37,7 @@ struct FullVector {
     if (accumulate) value = hn::Add(value, load(to));
     store(value, to);
   }
-  // Zeros in the lanes behind the last element, for sums of what is not zero there by itself.
+  // Zeros in the lanes after the last element, for sums of what is not zero there by itself.
   HWY_INLINE FloatVector zero_rest(FloatVector value) const { return value; }
 };
 struct PartialVector {

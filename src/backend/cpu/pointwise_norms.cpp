@@ -83,7 +83,7 @@ void NormRowsBackward(const NormBackward& a) {
       if (kCentered) n = hn::Sub(n, center);
       n = hn::Mul(n, factor);
       const V gradient = v.load(dy + i);
-      const V g = hn::Mul(gradient, v.load(a.weight + i));  // zero behind the last column
+      const V g = hn::Mul(gradient, v.load(a.weight + i));  // zero after the last column
       if (kCentered) sum = hn::Add(sum, g);
       product = hn::MulAdd(g, n, product);
       if (dw) v.store(hn::MulAdd(gradient, n, v.load(dw + i)), dw + i);

@@ -21,7 +21,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVector = hn::Vec<FloatTag>;
 
-// The first `count` < Lanes(d) elements at `from`, zeros behind them. Touches no others: Highway's
+// The first `count` < Lanes(d) elements at `from`, zeros after them. Touches no others: Highway's
 // MaskedLoad reads a whole vector on the targets that have no masked loads.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V LoadPartial(D d, size_t count, const float* HWY_RESTRICT from) {

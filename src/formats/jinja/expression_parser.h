@@ -133,7 +133,7 @@ class ExpressionParser {
   ExpressionPtr parse_operand();
   ExpressionPtr parse_unary(bool with_filter);
   ExpressionPtr parse_primary();
-  // Items with commas between them and perhaps one behind, up to a bracket.
+  // Items with commas between them and perhaps one after, up to a bracket.
   template <typename Item>
   void parse_items(std::string_view close, const Expression& node, const Item& item) {
     while (!is_symbol(close)) {

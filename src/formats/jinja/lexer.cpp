@@ -255,7 +255,7 @@ class Lexer {
       end = digits(at_ + 2, [](char c) { return c == '0' || c == '1'; });
     } else {
       end = digits(at_, is_decimal);
-      // "a.0.1" names places of a list, so digits behind a point end there.
+      // "a.0.1" names places of a list, so digits after a point end there.
       const bool behind_point = !tokens_.empty() && tokens_.back().kind == Kind::symbol &&
                                 tokens_.back().text == "." && at_ > 0 && text_[at_ - 1] == '.';
       if (!behind_point && end + 1 < text_.size() && text_[end] == '.' &&

@@ -29,7 +29,7 @@ std::string to_upper(std::string_view text);
 std::string to_lower(std::string_view text);
 // The first character upper case, the others lower.
 std::string capitalized(std::string_view text);
-// str.title(): each letter behind something else than a letter upper case, the others lower.
+// str.title(): each letter after something else than a letter upper case, the others lower.
 std::string title_case(std::string_view text);
 std::string swapped_case(std::string_view text);
 

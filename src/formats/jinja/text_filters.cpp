@@ -13,7 +13,7 @@ Value changed(Engine& engine, const Value& value, Given) {
   return like(engine, soft, change(soft.text()->bytes));
 }
 
-// Words begin behind white space and - ( { [ <, as Jinja's own filter has it.
+// Words begin after white space and - ( { [ <, as Jinja's own filter has it.
 std::string title_words(std::string_view text) {
   std::string out;
   bool begins = true;
