@@ -31,9 +31,10 @@ void train_model(const char* config, const char* text, const char* directory, do
               static_cast<long long>(result.steps), result.held_out_bits_per_byte);
 }
 
-void print(std::string_view piece) {
+// Shows a piece of text; false would end the text here.
+bool print(std::string_view piece) {
   std::fwrite(piece.data(), 1, piece.size(), stdout);
-  std::fflush(stdout);
+  return std::fflush(stdout) == 0;
 }
 
 void write_text(const char* directory, const std::string& prompt) {

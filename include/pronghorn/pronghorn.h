@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,7 +25,7 @@ enum class Rounding { stored, f32, bf16 };
 // memory.
 enum class CacheType { f32, bf16, f16 };
 
-// How to continue a text.
+// How to continue a text. Options out of range throw where they are used.
 struct ContinueOptions {
   int64_t max_tokens = 128;
   double temperature = 0;         // 0: always the likeliest token
@@ -39,21 +40,52 @@ struct ContinueOptions {
   // End with any of the end tokens that the checkpoint's files name.
   bool stop_at_end_token = true;
   Rounding rounding = Rounding::stored;
+  // Who guesses tokens, several of which the model then checks in one step: "ngram", "suffix",
+  // "early-exit:LAYERS", "mtp" or the directory of a smaller model, with commas between several;
+  // empty: nobody. It decides how fast a text is written and never what it says.
+  std::string draft = {};
 };
 
 // What continuing a text gave.
 struct Continuation {
-  enum class End { length, stop_text, end_token };
+  enum class End { length, stop_text, end_token, stopped };
   // Without the prompt. A character that the last token begins and does not complete stays in the
   // session: what comes next goes on with it.
   std::string text = {};
+  std::vector<int32_t> ids = {};  // of the tokens written, an end token included
   End end = End::length;
   int64_t prompt_tokens = 0, tokens = 0;
   double prompt_seconds = 0, decode_seconds = 0;
+  int64_t drafted = 0, accepted = 0;  // tokens guessed, and of these, those that came true
 };
 
-// Receives a continuation as it is written, in pieces of whole UTF-8 characters.
-using TextCallback = std::function<void(std::string_view piece)>;
+// Receives a continuation as it is written, in pieces of whole UTF-8 characters. false ends the
+// text there (End::stopped).
+using TextCallback = std::function<bool(std::string_view piece)>;
+
+// Numbers of a text's tokens, row by row: values[row * columns + column].
+struct Matrix {
+  int64_t rows = 0, columns = 0;
+  std::vector<float> values = {};
+};
+
+// A message of a conversation: role is "system", "user", "assistant" or what else the template
+// knows.
+struct Message {
+  std::string role, content;
+};
+
+// A trained tensor of a model.
+struct ParameterInfo {
+  std::string name;
+  std::vector<int64_t> shape;  // a matrix: {outputs, inputs}
+};
+
+// What a checkpoint takes, as far as its files tell.
+struct MemoryEstimate {
+  int64_t weight_bytes = 0;  // of the files of the weights, which are mapped
+  int64_t state_bytes = 0;   // of one text of the length asked for
+};
 
 // Cross-entropy of a text under a model.
 struct Evaluation {
@@ -67,12 +99,23 @@ struct Evaluation {
 class TextSession;
 
 // A model and its tokenizer. A copy is cheap and shares the weights, which never change; all const
-// members may be called from several threads, but each call already uses all processors.
+// members may be called from several threads. Each call already uses all processors, and calls
+// made at once share them: together they take as long as one after the other. Texts that are to
+// be written at once are better given to generate() together.
 class LanguageModel {
  public:
-  // From a checkpoint directory: config.json, *.safetensors and tokenizer files, of a family that
-  // `pronghorn list` names. Throws for missing, damaged or unsupported files.
-  static LanguageModel load(const std::filesystem::path& directory);
+  struct Parts;  // of the implementation
+
+  // From a checkpoint directory (config.json, *.safetensors and tokenizer files) or a GGUF file, of
+  // a family that `pronghorn list` names. adapter: a directory with a LoRA adapter in the layout of
+  // PEFT; empty: none. Throws for missing, damaged or unsupported files.
+  static LanguageModel load(const std::filesystem::path& checkpoint,
+                            const std::filesystem::path& adapter = {});
+
+  // What load() of a checkpoint would take, without reading its numbers. tokens: of the text whose
+  // state is counted. Throws as load() does.
+  static MemoryEstimate estimate(const std::filesystem::path& checkpoint, int64_t tokens = 4096,
+                                 CacheType cache = CacheType::f32);
 
   // Untrained, from a configuration file; the weights are a function of the seed alone. Its
   // tokens are bytes: a configuration without vocab_size gets 256, a smaller one throws.
@@ -82,17 +125,51 @@ class LanguageModel {
   void save(const std::filesystem::path& directory) const;
 
   int64_t parameter_count() const;
+  // Those that a token meets: fewer in a mixture of experts.
+  int64_t active_parameter_count() const;
   int64_t vocab_size() const;
+  int64_t hidden_size() const;
+  int64_t layers() const;
+  // Longest text that the model was trained for, in tokens; 0: its files do not say.
+  int64_t trained_context() const;
   // The complete configuration, every default spelled out, as JSON.
   std::string config_json() const;
   // Predicted bytes of the state of one sequence after `tokens` tokens.
   int64_t state_bytes(int64_t tokens, CacheType cache = CacheType::f32) const;
+
+  // The tensors of the model, under Pronghorn's own names for them.
+  std::vector<ParameterInfo> parameters() const;
+  // The numbers of one, in f32, row by row. Throws if there is none of this name.
+  std::vector<float> parameter(std::string_view name) const;
+  // A model like this one, held in f32, in which the named tensors have these numbers. Throws for
+  // names that it has not, and for too few or too many numbers.
+  LanguageModel with_parameters(const std::map<std::string, std::vector<float>>& changed) const;
 
   // Ids of a text. special: add the tokens that the model expects around a text and read the text
   // of special tokens as those. Throws for what the tokenizer cannot represent.
   std::vector<int32_t> tokenize(std::string_view text, bool special = true) const;
   // The text of ids, special tokens omitted. Throws for an id outside the vocabulary.
   std::string detokenize(std::span<const int32_t> ids) const;
+  // Tokens that end a text, as the checkpoint's files name them.
+  std::vector<int32_t> end_tokens() const;
+
+  bool has_chat_template() const;
+  // The text that the model's template makes of a conversation, for tokenize(text, true) or a
+  // session. answer_follows: with what an answer of the model begins with. Throws without a
+  // template, and for what it refuses.
+  std::string apply_template(const std::vector<Message>& messages,
+                             bool answer_follows = true) const;
+
+  // Scores of the next token after each of `ids`, which are read as one fresh text: rows
+  // ids.size(), columns vocab_size(), before softmax. Throws for ids outside the vocabulary, and
+  // for none.
+  Matrix logits(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
+  // The last hidden states, normalised: rows ids.size(), columns hidden_size().
+  Matrix hidden_states(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
+  // ln p of each token given those before it, from the second on: ids.size() - 1 numbers. Scores
+  // of a long text never exist at once.
+  std::vector<double> log_probabilities(std::span<const int32_t> ids,
+                                        Rounding rounding = Rounding::stored) const;
 
   // A session without any text.
   TextSession start(CacheType cache = CacheType::f32) const;
@@ -103,6 +180,10 @@ class LanguageModel {
   // Continues `prompt` in a session of its own: start().generate(...).
   Continuation generate(std::string_view prompt, const ContinueOptions& options = {},
                         const TextCallback& on_text = {}) const;
+  // Continues several prompts together, a step of the model serving all that have not ended: many
+  // times as fast as one after the other. Each text is the one that generate() gives.
+  std::vector<Continuation> generate(const std::vector<std::string>& prompts,
+                                     const ContinueOptions& options = {}) const;
 
   // Reads text files or folders (.txt, .jsonl, either in .gz) in windows of `window` tokens, each a
   // fresh sequence, and scores every token but the first of a window. window 0: as in training,
@@ -113,13 +194,13 @@ class LanguageModel {
 
  private:
   friend class TextSession;
-  struct Parts;
   explicit LanguageModel(std::shared_ptr<const Parts> parts);
   std::shared_ptr<const Parts> parts_;
 };
 
 // A text that a model is reading or writing, with the model's state. A value: a copy is a fork
-// that goes its own way; it shares the memory of the past until either writes.
+// that goes its own way; it shares the memory of the past until either writes. One session is not
+// to be used from two threads at once; different ones may be.
 class TextSession {
  public:
   TextSession(const TextSession& other);
@@ -128,12 +209,28 @@ class TextSession {
   TextSession& operator=(TextSession&&) noexcept;
   ~TextSession();
 
-  // Adds to the text; the model reads it when it next generates.
+  // Adds to the text; the model reads it when it next generates or scores. The first text of a
+  // session gets the model's special tokens.
   void append(std::string_view text);
+  // The same with tokens, as they are. Throws for ids outside the vocabulary.
+  void append_ids(std::span<const int32_t> ids);
+
+  // The tokens of the text so far.
+  const std::vector<int32_t>& ids() const;
+  // The text so far, special tokens omitted.
+  std::string text() const;
+  // Goes back to the first `length` tokens. Attention forgets the rest; a recurrence goes back a
+  // few tokens, and beyond that reads the text again when it is next used. Throws for lengths
+  // beyond length().
+  void truncate(int64_t length);
+
+  // Scores of the token that follows the text, before softmax: vocab_size() numbers. Throws if the
+  // text is empty.
+  std::vector<float> next_logits(Rounding rounding = Rounding::stored);
 
   // Adds `prompt`, then continues the text; what is generated becomes part of it. on_text receives
   // pieces as soon as no stop text can begin in them. Throws for options out of range, and if the
-  // text is empty. The first text of a session gets the model's special tokens.
+  // text is empty.
   Continuation generate(std::string_view prompt, const ContinueOptions& options = {},
                         const TextCallback& on_text = {});
 

@@ -5,7 +5,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
-#include "formats/chat_format.h"
+#include "formats/checkpoint_reader.h"
+#include "formats/gguf.h"
+#include "model/lora.h"
+#include "ops/pointwise.h"
 #include "train/evaluate.h"
 #include "train/text_source.h"
 
@@ -16,6 +19,21 @@ constexpr int64_t kBytes = 256;
 constexpr int64_t kDefaultWindow = 1024;  // for models that do not say how they were trained
 
 std::atomic<bool> messages_set_up{false};
+
+// Sizes of the files of a checkpoint's weights.
+int64_t weight_file_bytes(const std::filesystem::path& checkpoint) {
+  if (const auto gguf = find_gguf(checkpoint)) {
+    int64_t bytes = 0;
+    for (const GgufTensor& tensor : GgufFile(*gguf).tensors()) bytes += tensor.bytes.size();
+    return bytes;
+  }
+  int64_t bytes = 0;
+  const CheckpointReader reader(checkpoint);
+  for (const std::string& name : reader.names()) {
+    bytes += static_cast<int64_t>(reader.at(name).bytes.size());
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -36,17 +54,28 @@ void use_threads(int count) {
 
 LanguageModel::LanguageModel(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
 
-LanguageModel LanguageModel::load(const std::filesystem::path& directory) {
+LanguageModel LanguageModel::load(const std::filesystem::path& checkpoint,
+                                  const std::filesystem::path& adapter) {
   set_up_messages();
   auto parts = std::make_shared<Parts>();
-  parts->model = Model::load(directory);
-  parts->tokenizer = load_tokenizer(directory);
-  parts->end_tokens =
-      ChatFormat::load(directory).end_tokens(*parts->tokenizer, parts->model->config().vocab_size);
-  require(parts->tokenizer->vocab_size() <= parts->model->config().vocab_size, directory.string(),
+  parts->tokenizer = load_tokenizer(checkpoint);  // the small files first
+  parts->format = ChatFormat::load(checkpoint);
+  std::unique_ptr<Model> model = Model::load(checkpoint);
+  if (!adapter.empty()) model->set_adapter(Adapter::load(*model, adapter));
+  const int64_t vocab_size = model->config().vocab_size;
+  parts->model = std::move(model);
+  parts->end_tokens = parts->format.end_tokens(*parts->tokenizer, vocab_size);
+  require(parts->tokenizer->vocab_size() <= vocab_size, checkpoint.string(),
           "its tokenizer has {} tokens and its model {}", parts->tokenizer->vocab_size(),
-          parts->model->config().vocab_size);
+          vocab_size);
   return LanguageModel(std::move(parts));
+}
+
+MemoryEstimate LanguageModel::estimate(const std::filesystem::path& checkpoint, int64_t tokens,
+                                       CacheType cache) {
+  set_up_messages();
+  const std::unique_ptr<Model> model = Model::outline(load_config(checkpoint));
+  return {weight_file_bytes(checkpoint), model->predicted_state_bytes(tokens, dtype_of(cache))};
 }
 
 LanguageModel LanguageModel::build(const std::filesystem::path& config, uint64_t seed) {
@@ -68,7 +97,21 @@ void LanguageModel::save(const std::filesystem::path& directory) const {
 
 int64_t LanguageModel::parameter_count() const { return parts_->model->parameter_count(); }
 
+int64_t LanguageModel::active_parameter_count() const {
+  return parts_->model->active_parameter_count();
+}
+
 int64_t LanguageModel::vocab_size() const { return parts_->model->config().vocab_size; }
+
+int64_t LanguageModel::hidden_size() const { return parts_->model->config().hidden_size; }
+
+int64_t LanguageModel::layers() const {
+  return static_cast<int64_t>(parts_->model->blocks().size());
+}
+
+int64_t LanguageModel::trained_context() const {
+  return pronghorn::trained_context(parts_->model->config()).tokens;
+}
 
 std::string LanguageModel::config_json() const {
   return write_pronghorn_config(parts_->model->config()).dump(2);
@@ -86,19 +129,52 @@ std::string LanguageModel::detokenize(std::span<const int32_t> ids) const {
   return parts_->tokenizer->decode(ids);
 }
 
-TextSession LanguageModel::start(CacheType cache) const {
-  return TextSession(std::make_unique<TextSession::Parts>(
-      TextSession::Parts{parts_, Session(*parts_->model, dtype_of(cache))}));
+std::vector<int32_t> LanguageModel::end_tokens() const {
+  std::vector<int32_t> tokens = parts_->end_tokens;
+  const std::optional<int32_t> eos = parts_->tokenizer->eos();
+  if (eos && std::find(tokens.begin(), tokens.end(), *eos) == tokens.end()) tokens.push_back(*eos);
+  return tokens;
 }
 
-TextSession LanguageModel::resume(const std::filesystem::path& file, CacheType cache) const {
+bool LanguageModel::has_chat_template() const { return parts_->format.has_template(); }
+
+std::string LanguageModel::apply_template(const std::vector<Message>& messages,
+                                          bool answer_follows) const {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const Message& message : messages) {
+    list.push_back({{"role", message.role}, {"content", message.content}});
+  }
+  return parts_->format.render({{"messages", list}, {"add_generation_prompt", answer_follows}});
+}
+
+TextSession LanguageModel::start(CacheType cache) const {
+  const DType type = dtype_of(cache);
   return TextSession(std::make_unique<TextSession::Parts>(
-      TextSession::Parts{parts_, Session::load(file, *parts_->model, dtype_of(cache))}));
+      TextSession::Parts{parts_, Session(*parts_->model, type), type}));
 }
 
 Continuation LanguageModel::generate(std::string_view prompt, const ContinueOptions& options,
                                      const TextCallback& on_text) const {
   return start().generate(prompt, options, on_text);
+}
+
+std::vector<Continuation> LanguageModel::generate(const std::vector<std::string>& prompts,
+                                                  const ContinueOptions& options) const {
+  const GenerateOptions generate = generate_options(options, *parts_);
+  std::vector<Session> sessions(prompts.size(), Session(*parts_->model));
+  std::vector<std::vector<int32_t>> tokens;
+  for (const std::string& prompt : prompts) tokens.push_back(tokenize(prompt));
+  std::vector<Generation> generations;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    generations.push_back({&sessions[i], tokens[i], generate, {}, {}});
+  }
+  const std::unique_ptr<Speculation> speculation = speculation_of(options, *parts_);
+  std::vector<Continuation> results;
+  for (const Generated& generated :
+       pronghorn::generate(*parts_->model, *parts_->tokenizer, generations, speculation.get())) {
+    results.push_back(continuation_of(generated));
+  }
+  return results;
 }
 
 Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& data, int64_t window,

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "decode/generator.h"
+#include "decode/speculation.h"
+#include "formats/chat_format.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
 #include "model/weight_bytes.h"
@@ -14,14 +17,31 @@ namespace pronghorn {
 
 struct LanguageModel::Parts {
   std::unique_ptr<const Model> model;
-  std::unique_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const Tokenizer> tokenizer;  // models made of one another share it
+  ChatFormat format;
   std::vector<int32_t> end_tokens;  // that the checkpoint's files name
+
+  // Throws UsageError for ids outside the vocabulary.
+  void check_ids(std::span<const int32_t> ids) const;
 };
 
 struct TextSession::Parts {
   std::shared_ptr<const LanguageModel::Parts> language_model;
   Session session;
+  DType cache_type = DType::f32;
+  // The whole text: a session itself knows the end of it.
+  std::vector<int32_t> ids = {};
+
+  // Leaves the last token to be read, by whoever wants scores after it, if the model has read all.
+  void unread_last(const Model& model, const Tokenizer& tokenizer);
 };
+
+// What internal code calls them.
+GenerateOptions generate_options(const ContinueOptions& options, const LanguageModel::Parts& parts);
+Continuation continuation_of(const Generated& generated);
+// Null without a drafter in the options.
+std::unique_ptr<Speculation> speculation_of(const ContinueOptions& options,
+                                            const LanguageModel::Parts& parts);
 
 // Hides messages and progress bars unless show_messages() has been called.
 void set_up_messages();
