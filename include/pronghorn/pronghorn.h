@@ -98,6 +98,20 @@ struct Evaluation {
 
 class TextSession;
 
+// Speed of a model, in tokens a second of all sequences together; medians of repeated runs.
+struct Speed {
+  double prompt = 0, decode = 0;
+  int64_t state_bytes = 0;  // of one sequence, after its prompt
+};
+
+// What to measure.
+struct SpeedOptions {
+  int64_t prompt = 512, generate = 64;  // tokens
+  int64_t batch = 1;                    // sequences at once
+  int repeat = 3;
+  Rounding rounding = Rounding::stored;
+};
+
 // A model and its tokenizer. A copy is cheap and shares the weights, which never change; all const
 // members may be called from several threads. Each call already uses all processors, and calls
 // made at once share them: together they take as long as one after the other. Texts that are to
@@ -191,6 +205,9 @@ class LanguageModel {
   // predicted.
   Evaluation evaluate(const std::vector<std::filesystem::path>& data, int64_t window = 0,
                       Rounding rounding = Rounding::stored) const;
+
+  // Times prompts of random tokens and decoding after them.
+  Speed measure(const SpeedOptions& options = {}) const;
 
  private:
   friend class TextSession;
@@ -288,6 +305,30 @@ struct TrainingResult {
 // While it runs, SIGINT and SIGTERM end the run after the current step. Throws for bad options,
 // configurations and data, and for a loss that is not finite; the last good state is then on disk.
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step = {});
+
+// Which architectures to compare, and on what.
+struct ComparisonOptions {
+  std::vector<std::filesystem::path> configs = {};  // configuration files, one per architecture
+  std::vector<std::filesystem::path> data = {};     // files, folders: .txt, .jsonl, either in .gz
+  std::filesystem::path directory = {};             // for models, results.json and report.html
+
+  // Of training, for each architecture; exactly one is above 0.
+  double seconds = 0;
+  int64_t tokens = 0;
+
+  int64_t vocab_size = 4096;  // of a SentencePiece BPE to train on the data; 0: bytes
+  std::vector<int64_t> contexts = {512, 4096, 32768, 262144};  // to measure inference at
+  double context_seconds = 60;  // contexts that would take longer to read are omitted
+  std::string settings = {};    // JSON over the "train" object of each configuration; empty: none
+  uint64_t seed = 0;
+  int64_t seeds = 1;  // trains each so often, to tell differences from chance
+};
+
+// Trains the architectures within the same budget on the same text and measures them, as
+// `pronghorn compare` does; returns results.json, which says of each what was measured or why it
+// failed. An interrupted comparison of the same options goes on where it ended. Throws for bad
+// options, data or configurations, before anything is trained.
+std::string compare(const ComparisonOptions& options);
 
 // Whether messages and progress bars appear on stderr (they start hidden, warnings excepted). Sets
 // the default logger of spdlog, which this library logs through.

@@ -7,6 +7,7 @@
 #include "base/threads.h"
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
+#include "lab/measure.h"
 #include "model/lora.h"
 #include "ops/pointwise.h"
 #include "train/evaluate.h"
@@ -197,6 +198,20 @@ Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& dat
   });
   require(score.tokens > 0, "evaluate", "no text has a second token to predict");
   return {score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte()};
+}
+
+Speed LanguageModel::measure(const SpeedOptions& options) const {
+  if (options.prompt < 1 || options.generate < 1 || options.batch < 1 || options.repeat < 1) {
+    throw UsageError("measure", "nothing to measure", "lengths, batch and repeat are at least 1");
+  }
+  lab::BenchOptions bench;
+  bench.prompt = options.prompt;
+  bench.generate = options.generate;
+  bench.batch = options.batch;
+  bench.repeat = options.repeat;
+  bench.precision = precision_of(options.rounding, *parts_->model);
+  const lab::BenchResult result = lab::bench_model(*parts_->model, bench);
+  return {result.prefill.median, result.decode.median, result.state_bytes};
 }
 
 }  // namespace pronghorn

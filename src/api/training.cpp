@@ -1,22 +1,32 @@
+#include <algorithm>
 #include <memory>
 
 #include "api/parts.h"
 #include "base/directory_lock.h"
 #include "base/error.h"
 #include "formats/json.h"
+#include "lab/compare.h"
 #include "train/corpus.h"
 #include "train/finetune.h"
 #include "train/trainer.h"
 
 namespace pronghorn {
 
+namespace {
+
+// Keys of a "train" object, from the text of one; empty: none.
+nlohmann::json settings_of(const std::string& text) {
+  if (text.empty()) return nlohmann::json::object();
+  nlohmann::json settings = parse_json(text, "settings");
+  require(settings.is_object(), "settings", "must be a JSON object");
+  return settings;
+}
+
+}  // namespace
+
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step) {
   set_up_messages();
-  nlohmann::json changes = nlohmann::json::object();
-  if (!options.settings.empty()) {
-    changes = parse_json(options.settings, "settings");
-    require(changes.is_object(), "settings", "must be a JSON object");
-  }
+  const nlohmann::json changes = settings_of(options.settings);
   TrainRun run;
   if (options.seconds > 0) run.budget.seconds = options.seconds;
   if (options.tokens > 0) run.budget.tokens = options.tokens;
@@ -66,6 +76,26 @@ TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_
           result.tokens_per_second,
           result.held_out_bits_per_byte.value_or(0),
           result.interrupted};
+}
+
+std::string compare(const ComparisonOptions& options) {
+  set_up_messages();
+  require((options.seconds > 0) != (options.tokens > 0), "compare",
+          "exactly one of seconds and tokens must be given");
+  lab::CompareOptions internal;
+  internal.configs = options.configs;
+  internal.data = options.data;
+  internal.directory = options.directory;
+  if (options.seconds > 0) internal.budget.seconds = options.seconds;
+  if (options.tokens > 0) internal.budget.tokens = options.tokens;
+  internal.vocab_size = options.vocab_size;
+  internal.contexts = options.contexts;
+  std::sort(internal.contexts.begin(), internal.contexts.end());
+  internal.context_seconds = options.context_seconds;
+  internal.train_overrides = settings_of(options.settings);
+  internal.seed = options.seed;
+  internal.seeds = options.seeds;
+  return lab::run_text(lab::compare(internal));
 }
 
 }  // namespace pronghorn
