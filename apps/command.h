@@ -48,6 +48,7 @@ void add_tokenize(CLI::App& app);
 void add_template(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_chat(CLI::App& app);
+void add_serve(CLI::App& app);
 
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);

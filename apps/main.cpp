@@ -111,6 +111,7 @@ int main(int argc, char** argv) {
   add_convert(app);
   add_template(app);
   add_chat(app);
+  add_serve(app);
   protect_values(app);
   try {
     std::vector<std::string> arguments = plain_arguments(app, {argv + 1, argv + argc});

@@ -9,7 +9,7 @@ set -eu
 build_packages="g++ cmake ninja-build pkg-config
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev zlib1g-dev
   libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libedit-dev
-  libjs-chart.js"
+  libcpp-httplib-dev libjs-chart.js"
 test_packages="libgtest-dev libgmock-dev"
 # A text of four megabytes that needs no download of its own.
 demo_packages="bible-kjv bible-kjv-text"

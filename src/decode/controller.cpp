@@ -78,15 +78,21 @@ StepCost::StepCost(std::map<int64_t, double> seconds) {
   for (const auto& [rows, time] : seconds) points_[rows] = {time, 1};
 }
 
+void StepCost::merge(const StepCost& other) {
+  points_.insert(other.points_.begin(), other.points_.end());
+}
+
 double StepCost::seconds(int64_t rows) const {
   require(!points_.empty(), "step cost", "nothing was measured");
-  const auto above = points_.lower_bound(rows);
+  auto above = points_.lower_bound(rows);
   const auto at = [this](const auto& point) {
     return point.second.measured * point.second.correction * scale_;
   };
-  if (above == points_.end()) return at(*std::prev(above));
+  const bool beyond = above == points_.end();
+  if (beyond) above = std::prev(above);
   if (above->first == rows || above == points_.begin()) return at(*above);
   const auto below = std::prev(above);
+  if (beyond && at(*above) < at(*below)) return at(*above);
   const double share =
       static_cast<double>(rows - below->first) / static_cast<double>(above->first - below->first);
   return at(*below) + share * (at(*above) - at(*below));
@@ -317,8 +323,9 @@ void Controller::observe(const Round& round) {
   }
   rounds_with_guesses_ =
       round.rows > static_cast<int64_t>(round.drafts.size()) ? rounds_with_guesses_ + 1 : 0;
-  // Fewer rows than sequences at the start: some have ended, and nothing was measured for that.
-  if (round.rows >= sequences_) step_.update(round.rows, round.step_seconds);
+  if (!round.alone) return;
+  // Fewer rows than were ever measured: some of the sequences at the start have ended.
+  if (round.rows >= step_.least_rows()) step_.update(round.rows, round.step_seconds);
   // The first draft after plain rounds also reads what was written meanwhile.
   if (levels > 0 && drafted_before_) {
     const double seconds = round.draft_seconds / static_cast<double>(levels);

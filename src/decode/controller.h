@@ -22,7 +22,12 @@ class StepCost {
   // From known times; for tests.
   explicit StepCost(std::map<int64_t, double> seconds);
 
+  // Takes over what `other` has of widths that are missing here.
+  void merge(const StepCost& other);
+  // Beyond the widest that was measured: as it grows there.
   double seconds(int64_t rows) const;
+  // The narrowest that was measured.
+  int64_t least_rows() const { return points_.empty() ? 0 : points_.begin()->first; }
   // A step of `rows` took `seconds`.
   void update(int64_t rows, double seconds);
 
@@ -65,6 +70,9 @@ class Controller {
   // How the steps of `sequences` sequences are made from now on.
   void set_costs(int64_t sequences, StepCost step, double draft_level_seconds);
 
+  // So many take part in the rounds to come.
+  void set_sequences(int64_t sequences) { sequences_ = sequences; }
+
   // What the drafter is to be asked for each sequence: so many costly guesses, at most `limit` (the
   // same for all), beside any free ones. None: it is not to be asked, the round is plain.
   std::optional<DraftShape> plan(int64_t limit);
@@ -80,6 +88,7 @@ class Controller {
     std::span<const std::vector<int32_t>> tokens;
     int64_t rows = 0;
     double draft_seconds = 0, step_seconds = 0;
+    bool alone = true;  // the step had no other rows: its seconds tell what these cost
   };
   void observe(const Round& round);
 

@@ -17,6 +17,27 @@ bool is_role(const nlohmann::ordered_json& message, std::string_view role) {
 
 }  // namespace
 
+std::vector<int32_t> closing_tokens(const ChatFormat& format, const Tokenizer& tokenizer) {
+  constexpr std::string_view kAnswer = "pronghorn-answer";
+  if (!format.has_template()) return {};
+  const nlohmann::ordered_json messages = {
+      {{"role", "user"}, {"content", "question"}},
+      {{"role", "assistant"}, {"content", std::string(kAnswer)}}};
+  try {
+    const std::string text =
+        format.render({{"messages", messages}, {"add_generation_prompt", false}});
+    const size_t at = text.rfind(kAnswer);
+    if (at == text.npos) return {};
+    const std::vector<int32_t> behind =
+        tokenizer.encode(std::string_view(text).substr(at + kAnswer.size()),
+                         {.add_special = false, .parse_special = true, .after = After::text});
+    if (!behind.empty() && tokenizer.is_added(behind.front())) return {behind.front()};
+  } catch (const Error&) {
+    // It wants other conversations, which it will be given, or does not parse.
+  }
+  return {};
+}
+
 Conversation::Conversation(const Model& model, const Tokenizer& tokenizer, const ChatFormat& format,
                            DType cache_type)
     : model_(model),
@@ -26,7 +47,7 @@ Conversation::Conversation(const Model& model, const Tokenizer& tokenizer, const
       session_(model, cache_type) {
   format_.check_template();
   end_tokens_ = format_.end_tokens(tokenizer, model.config().vocab_size);
-  const std::vector<int32_t> closing = closing_tokens();
+  const std::vector<int32_t> closing = closing_tokens(format, tokenizer);
   end_tokens_.insert(end_tokens_.end(), closing.begin(), closing.end());
 }
 
@@ -47,28 +68,6 @@ std::vector<int32_t> Conversation::render(bool add_generation_prompt) const {
       format_.render({{"messages", messages_}, {"add_generation_prompt", add_generation_prompt}});
   // The template writes what the model expects at the beginning.
   return tokenizer_.encode(text, {.add_special = false, .parse_special = true});
-}
-
-// The token that the template puts after an answer: some checkpoints name another one, that ends
-// whole texts, as their end token.
-std::vector<int32_t> Conversation::closing_tokens() const {
-  constexpr std::string_view kAnswer = "pronghorn-answer";
-  const nlohmann::ordered_json messages = {
-      {{"role", "user"}, {"content", "question"}},
-      {{"role", "assistant"}, {"content", std::string(kAnswer)}}};
-  try {
-    const std::string text =
-        format_.render({{"messages", messages}, {"add_generation_prompt", false}});
-    const size_t at = text.rfind(kAnswer);
-    if (at == text.npos) return {};
-    const std::vector<int32_t> behind =
-        tokenizer_.encode(std::string_view(text).substr(at + kAnswer.size()),
-                          {.add_special = false, .parse_special = true, .after = After::text});
-    if (!behind.empty() && tokenizer_.is_added(behind.front())) return {behind.front()};
-  } catch (const JinjaError&) {
-    // It wants other conversations, which it will be given.
-  }
-  return {};
 }
 
 size_t Conversation::go_back(std::span<const int32_t> tokens) {

@@ -15,6 +15,11 @@
 
 namespace pronghorn {
 
+// The token by which the template closes an answer, which ends one beside the end tokens of the
+// files: some checkpoints name another one there, that ends whole texts. Empty if the template puts
+// no added token there, or refuses to write an answer.
+std::vector<int32_t> closing_tokens(const ChatFormat& format, const Tokenizer& tokenizer);
+
 class Conversation {
  public:
   // All three must outlive it. Throws Error if the format has no template, or one that does not
@@ -67,7 +72,6 @@ class Conversation {
   // Takes the session back to the longest text that `tokens` begins with, and that leaves at least
   // one of them to be read; returns its length.
   size_t go_back(std::span<const int32_t> tokens);
-  std::vector<int32_t> closing_tokens() const;
 
   const Model& model_;
   const Tokenizer& tokenizer_;

@@ -74,7 +74,8 @@ struct DraftRequest {
   Draft draft;                           // the answer
 };
 
-// Serves the sequences of one batch, numbered from 0.
+// Serves the sequences of one batch, numbered from 0. A number is used again when its sequence has
+// left.
 class Drafter {
  public:
   virtual ~Drafter() = default;
@@ -87,8 +88,10 @@ class Drafter {
   // (nearly) free, and it is decided afterwards how many are checked.
   virtual int costly_kind() const = 0;
 
-  // Forgets all sequences and begins `count` new ones.
+  // Forgets all sequences and makes room for `count` new ones.
   virtual void start(size_t count) = 0;
+  // A sequence has left; the next with its number is a new one.
+  virtual void forget(size_t sequence) = 0;
 
   // The text of a sequence goes on by `tokens`. Called before the first draft and after every step,
   // whether a draft was asked for or not: what takes time is better left until one is.

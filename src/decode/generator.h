@@ -24,6 +24,9 @@ struct GenerateOptions {
   // false.
   std::vector<int32_t> end_tokens;
   bool stop_at_eos = true;
+  int64_t min_tokens = 0;  // so many are written before one that ends the text can be
+  // Generated::written is filled in, with so many tokens beside the one written; -1: it is not.
+  int likeliest = -1;
   Precision precision = Precision::f32;
   ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for
 };
@@ -32,9 +35,13 @@ struct Generated {
   // Whole characters. What the tokens of a text that ended by its length begin and do not complete
   // stays in the session: the next tokens go on with it.
   std::string text;
-  std::vector<int32_t> ids;  // of the tokens written, an end token included
+  std::vector<int32_t> ids;           // of the tokens written, an end token included
+  std::vector<WrittenToken> written;  // the same with log-probabilities, if asked for
+  std::string stop;                   // the stop string that ended it
   int64_t prompt_tokens = 0, tokens = 0;
-  int64_t steps = 0;  // of the model, after the prompt
+  int64_t steps = 0;                  // of the model, after the prompt
+  int64_t drafted = 0, accepted = 0;  // guesses checked, and of these those that came true
+  // Of the model reading the prompt; from then to the end.
   double prompt_seconds = 0, decode_seconds = 0;
   enum class End : uint8_t { length, stop_string, end_token, interrupted } end = End::length;
 };

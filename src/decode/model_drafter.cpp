@@ -20,8 +20,13 @@ class ModelDrafter : public ScoringDrafter {
   std::string name() const override { return name_; }
 
   void start(size_t count) override {
-    texts_.assign(count, {});
-    for (Text& text : texts_) text.state = model_->new_state();
+    texts_.resize(count);
+    for (size_t i = 0; i < count; ++i) forget(i);
+  }
+
+  void forget(size_t sequence) override {
+    texts_[sequence] = {};
+    texts_[sequence].state = model_->new_state();
   }
 
   void append(size_t sequence, std::span<const int32_t> tokens) override {
@@ -129,7 +134,7 @@ class EarlyExitDrafter final : public ModelDrafter {
       : ModelDrafter(model, model->config().vocab_size, fmt::format("early-exit:{}", layers)),
         layers_(layers) {}
 
-  void start(size_t count) override { texts_.assign(count, {}); }
+  void forget(size_t sequence) override { texts_[sequence] = {}; }
   void append(size_t, std::span<const int32_t>) override {}
 
  protected:

@@ -22,11 +22,15 @@ class MtpDrafter final : public ScoringDrafter {
   bool wants_hidden() const override { return true; }
 
   void start(size_t count) override {
-    texts_.assign(count, {});
-    for (Text& text : texts_) {
-      text.heads.resize(static_cast<size_t>(model_.mtp_depth()));
-      for (Head& head : text.heads) head.state = model_.new_mtp_state();
-    }
+    texts_.resize(count);
+    for (size_t i = 0; i < count; ++i) forget(i);
+  }
+
+  void forget(size_t sequence) override {
+    Text& text = texts_[sequence];
+    text = {};
+    text.heads.resize(static_cast<size_t>(model_.mtp_depth()));
+    for (Head& head : text.heads) head.state = model_.new_mtp_state();
   }
 
   // The hidden states of earlier text are gone: the heads begin with what the model reads now.

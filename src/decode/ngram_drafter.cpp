@@ -37,9 +37,13 @@ class NgramDrafter final : public Drafter {
   int costly_kind() const override { return -1; }
 
   void start(size_t count) override {
-    texts_.clear();
     texts_.resize(count);
-    for (Text& text : texts_) text.ends.resize(lengths_.size());
+    for (size_t i = 0; i < count; ++i) forget(i);
+  }
+
+  void forget(size_t sequence) override {
+    texts_[sequence] = {};
+    texts_[sequence].ends.resize(lengths_.size());
   }
 
   void append(size_t sequence, std::span<const int32_t> tokens) override {

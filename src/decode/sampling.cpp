@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -77,6 +78,16 @@ void check(const SamplingOptions& options) {
   if (!(options.repetition_penalty > 0)) {
     refuse("repetition_penalty", options.repetition_penalty, "above 0");
   }
+  if (!std::isfinite(options.frequency_penalty)) {
+    refuse("frequency_penalty", options.frequency_penalty, "a number");
+  }
+  if (!std::isfinite(options.presence_penalty)) {
+    refuse("presence_penalty", options.presence_penalty, "a number");
+  }
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (token < 0) refuse("logit_bias", token, "ids of tokens");
+    if (std::isnan(bias) || bias == INFINITY) refuse("logit_bias", bias, "a number or -infinity");
+  }
 }
 
 namespace {
@@ -93,27 +104,55 @@ int32_t greedy(std::span<const float> scores) {
   return static_cast<int32_t>(best);
 }
 
-// Tokens that may be drawn, with scores relative to the likeliest's, in units of the temperature
-// (at temperature 0: as the penalty leaves them, all of them).
-std::vector<Candidate> candidates_of(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent) {
+// Calls change(score, times) for each token among the last `count` of `recent`.
+template <typename Change>
+void for_each_seen(std::vector<Candidate>& candidates, std::span<const int32_t> recent,
+                   int64_t count, const Change& change) {
+  const std::span<const int32_t> last =
+      recent.last(static_cast<size_t>(std::clamp<int64_t>(count, 0, std::ssize(recent))));
+  std::vector<int32_t> seen(last.begin(), last.end());
+  std::sort(seen.begin(), seen.end());
+  for (auto at = seen.begin(); at != seen.end();) {
+    const auto next = std::upper_bound(at, seen.end(), *at);
+    if (*at >= 0 && *at < static_cast<int32_t>(candidates.size())) {
+      change(candidates[static_cast<size_t>(*at)].score, static_cast<double>(next - at));
+    }
+    at = next;
+  }
+}
+
+// The scores with bias and penalties.
+std::vector<Candidate> penalised(std::span<const float> scores, const SamplingOptions& options,
+                                 std::span<const int32_t> recent, int64_t position) {
   std::vector<Candidate> candidates(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) {
     if (std::isnan(scores[i])) refuse_nan(scores);
     candidates[i] = {static_cast<int32_t>(i), static_cast<double>(scores[i])};
   }
-  if (options.repetition_penalty != 1) {
-    const auto window = std::min<size_t>(
-        recent.size(), static_cast<size_t>(std::max<int64_t>(0, options.repetition_window)));
-    std::vector<int32_t> seen(recent.end() - static_cast<int64_t>(window), recent.end());
-    std::sort(seen.begin(), seen.end());
-    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    for (const int32_t token : seen) {
-      if (token < 0 || token >= static_cast<int32_t>(scores.size())) continue;
-      double& score = candidates[static_cast<size_t>(token)].score;
-      score = score > 0 ? score / options.repetition_penalty : score * options.repetition_penalty;
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (static_cast<size_t>(token) < candidates.size()) {
+      candidates[static_cast<size_t>(token)].score += static_cast<double>(bias);
     }
   }
+  if (options.repetition_penalty != 1) {
+    for_each_seen(candidates, recent, options.repetition_window, [&](double& score, double) {
+      score = score > 0 ? score / options.repetition_penalty : score * options.repetition_penalty;
+    });
+  }
+  if (options.frequency_penalty != 0 || options.presence_penalty != 0) {
+    for_each_seen(candidates, recent, position - options.penalty_start,
+                  [&](double& score, double times) {
+                    score -= times * options.frequency_penalty + options.presence_penalty;
+                  });
+  }
+  return candidates;
+}
+
+// Tokens that may be drawn, with scores relative to the likeliest's, in units of the temperature
+// (at temperature 0: as bias and penalties leave them, all of them).
+std::vector<Candidate> candidates_of(std::span<const float> scores, const SamplingOptions& options,
+                                     std::span<const int32_t> recent, int64_t position) {
+  std::vector<Candidate> candidates = penalised(scores, options, recent, position);
   if (options.temperature == 0) return candidates;
   // Relative to the largest, so that the smallest temperatures do not overflow.
   const double largest = std::min_element(candidates.begin(), candidates.end(), likelier)->score;
@@ -154,10 +193,10 @@ int32_t TokenDistribution::draw(double u) const {
 }
 
 TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent) {
+                                     std::span<const int32_t> recent, int64_t position) {
   require(!scores.empty(), "sampling", "no scores");
-  if (options.temperature == 0) return {{sample(scores, options, recent, 0)}, {1.0}};
-  std::vector<Candidate> candidates = candidates_of(scores, options, recent);
+  if (options.temperature == 0) return {{sample(scores, options, recent, position)}, {1.0}};
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position);
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
   TokenDistribution distribution;
@@ -176,10 +215,11 @@ std::vector<int32_t> sample_ranked(std::span<const float> scores, const Sampling
                                    int64_t count) {
   require(!scores.empty() && count > 0, "sampling", "{} tokens wanted of {} scores", count,
           scores.size());
-  if (count == 1 && options.temperature == 0 && options.repetition_penalty == 1) {
+  if (count == 1 && options.temperature == 0 && !options.looks_back() &&
+      options.logit_bias.empty()) {
     return {greedy(scores)};
   }
-  std::vector<Candidate> candidates = candidates_of(scores, options, recent);
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position);
   std::vector<Candidate> best;  // sorted; at most `count`
   // The likeliest first: then most others need no logarithm to be ruled out.
   std::iter_swap(candidates.begin(),
@@ -204,6 +244,32 @@ std::vector<int32_t> sample_ranked(std::span<const float> scores, const Sampling
 int32_t sample(std::span<const float> scores, const SamplingOptions& options,
                std::span<const int32_t> recent, int64_t position) {
   return sample_ranked(scores, options, recent, position, 1).front();
+}
+
+WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest) {
+  require(token >= 0 && token < std::ssize(scores), "sampling", "token {} of {} scores", token,
+          scores.size());
+  const float largest = *std::max_element(scores.begin(), scores.end());
+  double total = 0;
+  for (const float score : scores) total += std::exp(static_cast<double>(score - largest));
+  const double log_total = std::log(total);
+  const auto log_probability = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(scores[static_cast<size_t>(id)] - largest) -
+                              log_total);
+  };
+  WrittenToken written{token, log_probability(token), {}};
+  std::vector<int32_t> best(scores.size());
+  std::iota(best.begin(), best.end(), 0);
+  const auto count = std::clamp<int64_t>(likeliest, 0, std::ssize(scores));
+  std::partial_sort(best.begin(), best.begin() + count, best.end(), [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  });
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t id = best[static_cast<size_t>(i)];
+    written.likeliest.push_back({id, log_probability(id)});
+  }
+  return written;
 }
 
 }  // namespace pronghorn

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace pronghorn {
@@ -15,8 +16,36 @@ struct SamplingOptions {
   double repetition_penalty = 1;  // divides positive and multiplies negative scores of tokens seen
                                   // lately (arXiv 1909.05858); 1: none
   int64_t repetition_window = 256;
+  // Taken from the score of a token for each time that it was written, and once if it was written
+  // at all. What is written begins at position penalty_start; of a long text its end counts, as far
+  // as `recent` goes (OpenAI's API, "frequency and presence penalties").
+  double frequency_penalty = 0, presence_penalty = 0;
+  int64_t penalty_start = 0;
+  // Added to the scores of tokens, before all else; -infinity rules a token out.
+  std::vector<std::pair<int32_t, float>> logit_bias;
   uint64_t seed = 0;
+
+  // Whether earlier tokens change the scores.
+  bool looks_back() const {
+    return repetition_penalty != 1 || frequency_penalty != 0 || presence_penalty != 0;
+  }
 };
+
+struct TokenScore {
+  int32_t token = 0;
+  float log_probability = 0;
+};
+
+// A token of a text that is being written, with log-probabilities by the model's raw scores: before
+// bias, penalties, temperature and restrictions.
+struct WrittenToken {
+  int32_t token = 0;
+  float log_probability = 0;          // if asked for
+  std::vector<TokenScore> likeliest;  // as many as were asked for, best first
+};
+
+// `token` with its log-probability and the `likeliest` tokens, ties by the lower id.
+WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest);
 
 // Throws UsageError for values out of range.
 void check(const SamplingOptions& options);
@@ -32,10 +61,10 @@ struct TokenDistribution {
   int32_t draw(double u) const;
 };
 
-// The distribution that sample() follows: after penalty, temperature and restrictions. At
+// The distribution that sample() follows: after bias, penalties, temperature and restrictions. At
 // temperature 0 a single token. Throws Error for scores that are not numbers.
 TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent);
+                                     std::span<const int32_t> recent, int64_t position);
 
 // The `count` tokens that come first when the noise of sample() is added to their scores: the first
 // is sample()'s choice, the next what it would choose if that one were banned, and so on. Fewer if
@@ -45,7 +74,7 @@ std::vector<int32_t> sample_ranked(std::span<const float> scores, const Sampling
                                    int64_t count);
 
 // The next token. scores: logits of the vocabulary. recent: earlier tokens of the sequence, for the
-// penalty. position: of the token to be drawn. The noise is a Gumbel variate for each (seed,
+// penalties. position: of the token to be drawn. The noise is a Gumbel variate for each (seed,
 // position, token), so that the choice depends on nothing but the scores and these: not on the
 // batch, the threads, or how the token came to be proposed. Ties go to the lower id.
 int32_t sample(std::span<const float> scores, const SamplingOptions& options,

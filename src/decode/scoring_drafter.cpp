@@ -44,7 +44,7 @@ struct Growing {
     const SamplingOptions& sampling = *request->sampling;
     std::vector<int32_t> text;
     std::span<const int32_t> recent = request->recent;
-    if (sampling.repetition_penalty != 1) {
+    if (sampling.looks_back()) {
       text.assign(recent.begin(), recent.end());
       text.insert(text.end(), path.begin(), path.end());
       recent = text;
@@ -54,7 +54,8 @@ struct Growing {
     if (request->draw) {
       // Noise of its own for every round: what a rejected guess was drawn with must not come again.
       const uint64_t counter = static_cast<uint64_t>(request->position) << 8 | path.size();
-      TokenDistribution distribution = token_distribution(scores, sampling, recent);
+      TokenDistribution distribution =
+          token_distribution(scores, sampling, recent, request->position + ahead);
       const int32_t token =
           distribution.draw(unit_interval(philox(sampling.seed, counter, kDraftStream)));
       made[children.front()] = draft.add(token, in_draft(shape_node), 0);

@@ -33,6 +33,14 @@ void put_text(std::string& out, const std::string& text) {
 
 Session::Session(const Model& model, DType cache_type) : state_(model.new_state(cache_type)) {}
 
+Session::Session(SequenceState state, const Tokenizer& tokenizer, std::span<const int32_t> tokens)
+    : state_(std::move(state)) {
+  require(state_.length() == std::ssize(tokens), "session", "{} tokens for a state of {}",
+          tokens.size(), state_.length());
+  append_prompt(tokenizer, tokens);
+  pending_.clear();
+}
+
 void Session::append(std::span<const int32_t> tokens) {
   pending_.insert(pending_.end(), tokens.begin(), tokens.end());
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());

@@ -20,6 +20,9 @@ class Session {
   // cache_type: of the state (Model::new_state).
   explicit Session(const Model& model, DType cache_type = DType::f32);
 
+  // Goes on from `state`, which has read `tokens`.
+  Session(SequenceState state, const Tokenizer& tokenizer, std::span<const int32_t> tokens);
+
   // Tokens of the whole text, those not yet seen by the model included.
   int64_t length() const { return state_.length() + static_cast<int64_t>(pending_.size()); }
   const SequenceState& state() const { return state_; }

@@ -56,6 +56,9 @@ double time_level(Drafter& drafter, const Model& model, const Context& context, 
 
 constexpr std::string_view kExit = "early-exit";
 
+// Sequences of the largest changing batch whose steps are measured before it begins.
+constexpr int64_t kMostMeasured = 8;
+
 std::vector<std::string> names_of(const std::string& text) {
   std::vector<std::string> names;
   for (size_t begin = 0; begin <= text.size();) {
@@ -114,13 +117,18 @@ Speculation::Speculation(std::unique_ptr<Drafter> drafter, const SpeculationOpti
   }
 }
 
-void Speculation::prepare(const Model& model, const Context& context, int64_t sequences) {
-  std::string key = fmt::format("{} {} {} {}", static_cast<const void*>(&model),
-                                static_cast<int>(context.precision), sequences, thread_count());
+void Speculation::prepare(const Model& model, const Context& context, int64_t sequences,
+                          bool changing) {
+  std::string key =
+      fmt::format("{} {} {} {} {}", static_cast<const void*>(&model),
+                  static_cast<int>(context.precision), sequences, changing, thread_count());
   if (key == prepared_) return;
+  if (changing) sequences = std::min(sequences, kMostMeasured);
   const double level =
       drafter_->costly_kind() < 0 ? 0 : time_level(*drafter_, model, context, sequences);
-  controller_.set_costs(sequences, StepCost(model, context, sequences), level);
+  StepCost cost(model, context, sequences);
+  if (changing) cost.merge(StepCost(model, context, 1));
+  controller_.set_costs(sequences, std::move(cost), level);
   prepared_ = std::move(key);
 }
 

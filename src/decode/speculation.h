@@ -42,8 +42,10 @@ class Speculation {
   explicit Speculation(std::unique_ptr<Drafter> drafter, const SpeculationOptions& options = {});
 
   // Before a generation of `sequences` sequences: measures what its steps cost, once for each
-  // model, precision, number of sequences and of threads.
-  void prepare(const Model& model, const Context& context, int64_t sequences);
+  // model, precision, number of sequences and of threads. changing: there will be that many at
+  // most, and fewer most of the time.
+  void prepare(const Model& model, const Context& context, int64_t sequences,
+               bool changing = false);
 
   Drafter& drafter() { return *drafter_; }
   Controller& controller() { return controller_; }

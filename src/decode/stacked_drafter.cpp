@@ -36,6 +36,9 @@ class StackedDrafter final : public Drafter {
   void start(size_t count) override {
     for (const auto& drafter : drafters_) drafter->start(count);
   }
+  void forget(size_t sequence) override {
+    for (const auto& drafter : drafters_) drafter->forget(sequence);
+  }
   void append(size_t sequence, std::span<const int32_t> tokens) override {
     for (const auto& drafter : drafters_) drafter->append(sequence, tokens);
   }

@@ -18,7 +18,12 @@ std::string StopFilter::push(std::string_view text, bool visible) {
   held_ += text;
   visible_.append(text.size(), visible ? 1 : 0);
   size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  for (const std::string& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at >= first) continue;
+    first = at;
+    found_ = stop;
+  }
   if (first != std::string::npos) {
     stopped_ = true;
     return release(first);

@@ -18,6 +18,8 @@ class StopFilter {
   // string has come, returns what stands before it, and then nothing.
   std::string push(std::string_view text, bool visible = true);
   bool stopped() const { return stopped_; }
+  // The stop string that came: of several that begin at the same place, the first that was named.
+  const std::string& found() const { return found_; }
   // What was held back, at the end of the text.
   std::string finish();
 
@@ -29,6 +31,7 @@ class StopFilter {
   std::string held_;
   std::string visible_;  // for each byte held whether it is shown: 1 or 0
   bool stopped_ = false;
+  std::string found_;
 };
 
 }  // namespace pronghorn

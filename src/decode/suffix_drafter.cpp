@@ -26,16 +26,21 @@ class SuffixDrafter final : public Drafter {
   explicit SuffixDrafter(std::shared_ptr<SuffixPool> pool) : pool_(std::move(pool)) {}
   SuffixDrafter(const SuffixDrafter&) = delete;
   SuffixDrafter& operator=(const SuffixDrafter&) = delete;
-  ~SuffixDrafter() override { give_to_pool(); }
+  ~SuffixDrafter() override { give_all_to_pool(); }
 
   std::string name() const override { return pool_ ? "suffix with pool" : "suffix"; }
   int kinds() const override { return kMatchKinds; }
   int costly_kind() const override { return -1; }
 
   void start(size_t count) override {
-    give_to_pool();
+    give_all_to_pool();
     texts_.clear();
     texts_.resize(count);
+  }
+
+  void forget(size_t sequence) override {
+    give_to_pool(texts_[sequence]);
+    texts_[sequence] = {};
   }
 
   void append(size_t sequence, std::span<const int32_t> tokens) override {
@@ -81,15 +86,16 @@ class SuffixDrafter final : public Drafter {
     draft.shape = DraftShape::chain(static_cast<int64_t>(good));
   }
 
-  void give_to_pool() {
+  void give_to_pool(const Text& text) {
     if (pool_ == nullptr) return;
+    if (text.automaton.tokens().empty() && text.unread.empty()) return;
     const std::scoped_lock lock(pool_->mutex);
-    for (const Text& text : texts_) {
-      if (text.automaton.tokens().empty() && text.unread.empty()) continue;
-      for (const int32_t token : text.automaton.tokens()) pool_->automaton.append(token);
-      for (const int32_t token : text.unread) pool_->automaton.append(token);
-      pool_->automaton.separate();
-    }
+    for (const int32_t token : text.automaton.tokens()) pool_->automaton.append(token);
+    for (const int32_t token : text.unread) pool_->automaton.append(token);
+    pool_->automaton.separate();
+  }
+  void give_all_to_pool() {
+    for (const Text& text : texts_) give_to_pool(text);
     texts_.clear();
   }
 

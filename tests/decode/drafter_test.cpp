@@ -439,7 +439,11 @@ TEST(ControllerTest, StepCostsFollowWhatIsMeasured) {
   StepCost cost = costs(0.1);
   EXPECT_DOUBLE_EQ(cost.seconds(1), 1e-3);
   EXPECT_DOUBLE_EQ(StepCost({{1, 1.0}, {3, 2.0}}).seconds(2), 1.5);
-  EXPECT_DOUBLE_EQ(StepCost({{1, 1.0}, {3, 2.0}}).seconds(9), 2.0);
+  EXPECT_DOUBLE_EQ(StepCost({{1, 1.0}, {3, 2.0}}).seconds(9), 5.0);
+  EXPECT_DOUBLE_EQ(StepCost({{1, 2.0}, {3, 1.0}}).seconds(9), 1.0);
+  StepCost merged({{1, 1.0}});
+  merged.merge(StepCost({{1, 7.0}, {3, 2.0}}));
+  EXPECT_DOUBLE_EQ(merged.seconds(2), 1.5);
   for (int i = 0; i < 100; ++i) cost.update(4, 3e-3);
   EXPECT_NEAR(cost.seconds(4), 3e-3, 0.1e-3);
   EXPECT_LT(cost.seconds(1), 1.2e-3);  // one width tells little of the others

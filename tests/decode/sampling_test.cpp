@@ -215,6 +215,69 @@ TEST(Sampling, RepetitionPenalty) {
   EXPECT_EQ(sample(positive, greedy, std::vector<int32_t>{-1, 3, 1 << 30}, 0), 1);
 }
 
+TEST(Sampling, LogitBias) {
+  SamplingOptions options;
+  options.logit_bias = {{0, 2.0f}, {2, -kInfinity}, {9, 50.0f}};
+  EXPECT_EQ(sample(std::vector<float>{1, 2, 5, 2.5f}, options, {}, 0), 0);
+  options.temperature = 1;
+  const TokenDistribution law = token_distribution(std::vector<float>{1, 2, 5}, options, {}, 0);
+  EXPECT_DOUBLE_EQ(law.probability(2), 0);
+  EXPECT_NEAR(law.probability(0) / law.probability(1), std::exp(1.0), 1e-12);
+  EXPECT_THAT(drawn({1, 2, 5}, options), ElementsAre(0, 1));
+  EXPECT_THAT(sample_ranked(std::vector<float>{1, 2, 5}, options, {}, 3, 2),
+              testing::UnorderedElementsAre(0, 1));
+  for (const float bad : {kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+    options.logit_bias = {{0, bad}};
+    EXPECT_THROW(check(options), UsageError);
+  }
+  options.logit_bias = {{-1, 0.0f}};
+  EXPECT_THROW(check(options), UsageError);
+}
+
+// mu_j - c_j frequency - (c_j > 0) presence, over what was written: from penalty_start on.
+TEST(Sampling, FrequencyAndPresencePenalties) {
+  const std::vector<float> scores = {1.0f, 2.0f, 1.6f};
+  const std::vector<int32_t> recent = {1, 1, 1, 2, 1};
+  SamplingOptions options;
+  options.penalty_start = 10;
+  const auto law = [&](int64_t position) {
+    options.temperature = 1;
+    const TokenDistribution result = token_distribution(scores, options, recent, position);
+    options.temperature = 0;
+    return std::vector<double>{std::log(result.probability(1) / result.probability(0)),
+                               std::log(result.probability(2) / result.probability(0))};
+  };
+  options.frequency_penalty = 0.25;
+  EXPECT_THAT(law(10), ElementsAre(testing::DoubleNear(1, 1e-7), testing::DoubleNear(0.6, 1e-7)));
+  EXPECT_THAT(law(11),
+              ElementsAre(testing::DoubleNear(0.75, 1e-7), testing::DoubleNear(0.6, 1e-7)));
+  EXPECT_THAT(law(13),
+              ElementsAre(testing::DoubleNear(0.5, 1e-7), testing::DoubleNear(0.35, 1e-7)));
+  EXPECT_THAT(law(900), ElementsAre(testing::DoubleNear(0, 1e-7), testing::DoubleNear(0.35, 1e-7)));
+  options.frequency_penalty = 0;
+  options.presence_penalty = 0.5;
+  EXPECT_THAT(law(15), ElementsAre(testing::DoubleNear(0.5, 1e-7), testing::DoubleNear(0.1, 1e-7)));
+  EXPECT_EQ(sample(scores, options, recent, 10), 1);
+  EXPECT_EQ(sample(scores, options, recent, 11), 2);
+  options.presence_penalty = kInfinity;
+  EXPECT_THROW(check(options), UsageError);
+}
+
+TEST(Sampling, LogProbabilitiesAreThoseOfTheRawScores) {
+  const std::vector<float> scores = {1.0f, 2.0f, 2.0f, -1.0f};
+  const double total = std::exp(1.0) + 2 * std::exp(2.0) + std::exp(-1.0);
+  const WrittenToken token = written_token(scores, 0, 3);
+  EXPECT_NEAR(token.log_probability, 1 - std::log(total), 1e-6);
+  ASSERT_EQ(token.likeliest.size(), 3u);
+  EXPECT_EQ(token.likeliest[0].token, 1);
+  EXPECT_EQ(token.likeliest[1].token, 2);
+  EXPECT_EQ(token.likeliest[2].token, 0);
+  EXPECT_NEAR(token.likeliest[1].log_probability, 2 - std::log(total), 1e-6);
+  EXPECT_EQ(written_token(scores, 3, 100).likeliest.size(), 4u);
+  EXPECT_TRUE(written_token(scores, 3, 0).likeliest.empty());
+  EXPECT_THROW(written_token(scores, 4, 0), Error);
+}
+
 TEST(Sampling, ExtremeValues) {
   // Tiny temperatures are greedy, huge ones uniform; impossible tokens never come.
   for (const double temperature : {1e-310, 1e-30, 1e-3}) {

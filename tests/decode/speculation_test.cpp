@@ -316,7 +316,8 @@ TEST_F(SpeculationRules, BlockVerificationFollowsTheModelsLaw) {
   const auto law_after = [&](std::vector<int32_t> text) {
     Session session(model_);
     session.append(text);
-    return token_distribution(session.scores(model_, {}).values(), sampling, text);
+    return token_distribution(session.scores(model_, {}).values(), sampling, text,
+                              session.length());
   };
   auto draft_model = std::make_shared<Model>(model_config(model_configs()[5].second), 22);
   Speculation speculation(make_model_drafter(draft_model, tokenizer_, model_, tokenizer_, "small"),
@@ -396,6 +397,7 @@ TEST_F(SpeculationRules, PoisonedGuessesReachNothing) {
       std::string name() const override { return "poison"; }
       int costly_kind() const override { return -1; }
       void start(size_t) override { at_ = -1; }
+      void forget(size_t) override { at_ = -1; }
       void append(size_t, std::span<const int32_t> tokens) override {
         at_ = at_ < 0 ? 0 : at_ + static_cast<int64_t>(tokens.size());
       }

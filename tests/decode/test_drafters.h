@@ -26,6 +26,7 @@ class IntentDrafter final : public Drafter {
   std::string name() const override { return "intent"; }
   int costly_kind() const override { return -1; }
   void start(size_t count) override { written_.assign(count, -1); }
+  void forget(size_t sequence) override { written_[sequence] = -1; }
   void begin(size_t, std::span<const int32_t>) override {}
   void append(size_t sequence, std::span<const int32_t> tokens) override {
     // The first is the prompt.

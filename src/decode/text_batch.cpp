@@ -1,0 +1,203 @@
+#include "decode/text_batch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "decode/text_round.h"
+#include "ops/pointwise.h"
+
+namespace pronghorn {
+namespace {
+
+// Of long pieces, every so many goes to the prompt that has waited longest.
+constexpr int64_t kOldestEvery = 4;
+
+}  // namespace
+
+TextBatch::TextBatch(const Model& model, const Tokenizer& tokenizer, Precision precision,
+                     size_t slots, Speculation* speculation, bool changing)
+    : model_(model),
+      tokenizer_(tokenizer),
+      speculation_(speculation),
+      changing_(changing),
+      trained_(trained_context(model.config()).tokens),
+      texts_(slots) {
+  context_.precision = precision;
+  if (speculation_ != nullptr) {
+    speculation_->prepare(model, context_, static_cast<int64_t>(slots), changing);
+    speculation_->drafter().start(slots);
+  }
+}
+
+ReadingRun TextBatch::Text::next_piece() const {
+  const ReadingRun& now = runs[run];
+  const int64_t begin = now.tokens.begin + run_done;
+  return {{begin, now.exact ? std::min(now.tokens.end, begin + kExactStep) : now.tokens.end},
+          now.exact};
+}
+
+size_t TextBatch::join(const Joining& joining) {
+  const auto free = std::find(texts_.begin(), texts_.end(), nullptr);
+  require(free != texts_.end(), "generate", "all {} places are taken", texts_.size());
+  const auto slot = static_cast<size_t>(free - texts_.begin());
+  const Session& session = *joining.generation.session;
+  const std::span<const int32_t> recent = session.recent();
+  const size_t unread = std::min(session.pending().size(), recent.size());
+  std::vector<int32_t> known(joining.known.begin(), joining.known.end());
+  if (known.empty()) known.assign(recent.begin(), recent.end() - static_cast<ptrdiff_t>(unread));
+
+  auto text = std::make_unique<Text>(tokenizer_, joining.generation);
+  require(!session.pending().empty(), "generate",
+          "there is no text to continue: the prompt is empty");
+  check_length(text->writer);
+  text->runs = joining.runs;
+  for (const ReadingRun& run : text->runs) text->unread += run.tokens.size();
+  require(text->unread == std::ssize(session.pending()), "generate",
+          "{} tokens are to be read of {}", text->unread, session.pending().size());
+  text->on_read = joining.on_read;
+  text->number = joined_++;
+  if (Drafter* drafter = this->drafter()) {
+    drafter->begin(slot, known);
+    drafter->append(slot, session.pending());
+  }
+  *free = std::move(text);
+  return slot;
+}
+
+Generated TextBatch::leave(size_t slot) {
+  Text& text = *texts_[slot];
+  if (!text.done) {
+    text.writer.end_with(Generated::End::interrupted);
+    finish(slot);
+  }
+  Generated result = std::move(text.writer.result());
+  texts_[slot].reset();
+  if (Drafter* drafter = this->drafter()) drafter->forget(slot);
+  return result;
+}
+
+void TextBatch::check_length(const Writer& writer) const {
+  const int64_t length = writer.session().length();
+  if (trained_ > 0 && length > trained_) {
+    check_context(model_, length, writer.options().context);
+  }
+}
+
+void TextBatch::fail(size_t slot) {
+  Text& text = *texts_[slot];
+  if (text.error == nullptr) text.error = std::current_exception();
+  text.done = true;
+}
+
+void TextBatch::finish(size_t slot) {
+  Text& text = *texts_[slot];
+  text.done = true;
+  const double start = text.decode_start > 0 ? text.decode_start : text.prompt_end;
+  if (start > 0) text.writer.result().decode_seconds = now_seconds() - start;
+  guard(slot, [&] { text.writer.finish(); });
+}
+
+std::vector<size_t> TextBatch::exact_readers(int64_t prompt_rows) const {
+  std::vector<size_t> readers;
+  for (size_t slot = 0; slot < texts_.size(); ++slot) {
+    if (holds(slot) && reading(slot) && texts_[slot]->next_piece().exact) readers.push_back(slot);
+  }
+  std::ranges::stable_sort(readers, {}, [&](size_t slot) { return texts_[slot]->unread; });
+  int64_t rows = 0;
+  size_t count = 0;
+  while (count < readers.size() && rows < prompt_rows) {
+    rows += texts_[readers[count++]]->next_piece().tokens.size();
+  }
+  readers.resize(count);
+  return readers;
+}
+
+std::optional<size_t> TextBatch::long_reader() {
+  const bool oldest = long_pieces_ % kOldestEvery == kOldestEvery - 1;
+  std::optional<size_t> best;
+  for (size_t slot = 0; slot < texts_.size(); ++slot) {
+    if (!holds(slot) || !reading(slot) || texts_[slot]->next_piece().exact) continue;
+    const auto rank = [&](size_t i) {
+      const Text& text = *texts_[i];
+      return std::pair(oldest ? 0 : text.unread, text.number);
+    };
+    if (!best || rank(slot) < rank(*best)) best = slot;
+  }
+  if (best) ++long_pieces_;
+  return best;
+}
+
+bool TextBatch::step(int64_t prompt_rows) {
+  Round round;
+  for (size_t slot = 0; slot < texts_.size(); ++slot) {
+    if (holds(slot) && texts_[slot]->writing()) round.writing.push_back(slot);
+  }
+  round.reading = exact_readers(prompt_rows);
+  int64_t left = prompt_rows;
+  for (const size_t slot : round.reading) left -= texts_[slot]->next_piece().tokens.size();
+  const bool together = !round.writing.empty() || !round.reading.empty();
+  if (together) run_together(round);
+  bool alone = false;
+  while (left > 0 || !alone) {
+    const std::optional<size_t> slot = long_reader();
+    if (!slot) break;
+    left -= texts_[*slot]->next_piece().tokens.size();
+    read_alone(*slot);
+    alone = true;
+  }
+  return together || alone;
+}
+
+void TextBatch::read_alone(size_t slot) {
+  Text& text = *texts_[slot];
+  guard(slot, [&] {
+    const double start = now_seconds();
+    Session& session = text.writer.session();
+    const auto count = static_cast<size_t>(text.next_piece().tokens.size());
+    const Batch batch = continue_sequence(session.state(), session.pending().first(count));
+    const Tensor hidden = model_.forward(context_, batch);
+    Tensor logits;
+    std::span<const float> scores;
+    if (std::ssize(session.pending()) == batch.rows()) {
+      logits = model_.logits(context_, hidden.row_slice(batch.rows() - 1, 1));
+      scores = logits.values();
+    }
+    const double seconds = now_seconds() - start;
+    ++work_.steps;
+    work_.rows += batch.rows();
+    work_.prompt_seconds += seconds;
+    after_piece(slot, hidden, scores, seconds);
+  });
+}
+
+void TextBatch::after_piece(size_t slot, const Tensor& hidden, std::span<const float> scores,
+                            double seconds) {
+  Text& text = *texts_[slot];
+  Writer& writer = text.writer;
+  const ReadingRun piece = text.next_piece();
+  writer.session().mark_read(static_cast<size_t>(piece.tokens.size()));
+  writer.result().prompt_seconds += seconds;
+  text.unread -= piece.tokens.size();
+  text.run_done += piece.tokens.size();
+  if (text.run_done == text.runs[text.run].tokens.size()) {
+    ++text.run;
+    text.run_done = 0;
+  }
+  Drafter* drafter = this->drafter();
+  if (drafter != nullptr && drafter->wants_hidden()) drafter->observe(slot, hidden);
+  if (text.on_read) text.on_read(piece);
+  if (writer.interrupt()) return finish(slot);
+  if (text.run < text.runs.size()) return;
+  text.prompt_end = now_seconds();
+  if (!writer.ended()) {
+    const int32_t token = writer.choose(scores);
+    writer.take(token, scores);
+    if (drafter != nullptr) drafter->append(slot, {&token, 1});
+    check_length(writer);
+  }
+  if (writer.ended()) finish(slot);
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,90 @@
+#include "decode/writer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace pronghorn {
+
+Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
+    : tokenizer_(tokenizer),
+      session_(*generation.session),
+      options_(generation.options),
+      sampling_(options_.sampling),
+      emit_(generation.emit),
+      interrupted_(generation.interrupted),
+      filter_(options_.stop) {
+  check(options_.sampling);
+  session_.append_prompt(tokenizer, generation.prompt);
+  result_.prompt_tokens = std::ssize(generation.prompt);
+  position_ = session_.length();
+  sampling_.penalty_start = position_;
+  stream_.emplace(tokenizer_, session_.text());
+  unending_ = sampling_;
+  if (options_.min_tokens > 0 && options_.stop_at_eos) {
+    const auto rule_out = [&](int32_t token) {
+      unending_.logit_bias.emplace_back(token, -INFINITY);
+    };
+    if (tokenizer.eos()) rule_out(*tokenizer.eos());
+    std::ranges::for_each(options_.end_tokens, rule_out);
+  }
+}
+
+bool Writer::take(int32_t token, std::span<const float> scores) {
+  ++result_.tokens;
+  ++position_;
+  result_.ids.push_back(token);
+  if (options_.likeliest >= 0) {
+    result_.written.push_back(written_token(scores, token, options_.likeliest));
+  }
+  session_.append({&token, 1});
+  const bool ends = options_.stop_at_eos && ends_text(token);
+  if (token < tokenizer_.vocab_size()) {
+    if (!ends) give(filter_.push(stream_->push(token)));
+    if (ends || tokenizer_.is_special(token)) {
+      give(filter_.push(tokenizer_.token_bytes(token, true), false));
+    }
+  }
+  if (filter_.stopped()) {
+    result_.stop = filter_.found();
+    end_with(Generated::End::stop_string);
+  } else if (ends) {
+    end_with(Generated::End::end_token);
+  } else if (!ended() && interrupt()) {
+    return false;
+  }
+  return !ended();
+}
+
+bool Writer::interrupt() {
+  if (interrupted_ == nullptr || !interrupted_()) return false;
+  end_with(Generated::End::interrupted);
+  return true;
+}
+
+void Writer::end_with(Generated::End end) {
+  result_.end = end;
+  ended_ = true;
+}
+
+void Writer::finish() {
+  const bool goes_on =
+      result_.end == Generated::End::length || result_.end == Generated::End::interrupted;
+  if (!goes_on) give(filter_.push(stream_->finish()));
+  give(filter_.finish());
+  session_.set_text(stream_->state());
+}
+
+bool Writer::ends_text(int32_t token) const {
+  return tokenizer_.eos() == token ||
+         std::find(options_.end_tokens.begin(), options_.end_tokens.end(), token) !=
+             options_.end_tokens.end();
+}
+
+void Writer::give(const std::string& ready) {
+  result_.text += ready;
+  if (emit_ && !ready.empty()) emit_(ready);
+}
+
+}  // namespace pronghorn

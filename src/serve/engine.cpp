@@ -1,0 +1,198 @@
+#include "serve/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "base/log.h"
+#include "base/warning.h"
+#include "decode/stop_filter.h"
+#include "serve/engine_parts.h"
+
+namespace pronghorn {
+namespace {
+
+// Most tokens beside the written one whose log-probabilities a request can ask for.
+constexpr int kMostLikeliest = 1000;
+
+void check_option(const char* name, int64_t value, int64_t least) {
+  if (value < least) {
+    throw UsageError(name, fmt::format("{} is out of range", value),
+                     fmt::format("{} or more", least));
+  }
+}
+
+const EngineOptions& checked(const EngineOptions& options) {
+  check_option("sequences", options.sequences, 1);
+  check_option("queue_requests", options.queue_requests, 1);
+  check_option("queue_tokens", options.queue_tokens, 1);
+  check_option("prompt_rows", options.prompt_rows, 1);
+  check_option("context", options.context, 0);
+  check_option("cache_bytes", options.cache_bytes, 0);
+  check_option("cache_every", options.cache_every, 1);
+  return options;
+}
+
+// The longest text: what is asked for, or what the model was trained for unless it may go on; never
+// more than it has positions for.
+int64_t longest_text(const Model& model, int64_t asked) {
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  int64_t limit = kNone;
+  for (const auto& block : model.blocks()) limit = std::min(limit, block->context_limit());
+  if (model.config().learned_positions > 0) {
+    limit = std::min(limit, model.config().learned_positions);
+  }
+  if (limit < kNone) limit -= model.config().prefix_tokens;
+  int64_t wanted = asked;
+  if (wanted == 0) {
+    const int64_t trained = trained_context(model.config()).tokens;
+    wanted = trained > 0 && state_grows(model) ? trained : kNone;
+  }
+  const int64_t longest = std::min(wanted, limit);
+  return longest == kNone ? 0 : longest;
+}
+
+std::unique_ptr<Speculation> make_speculation(const EngineOptions& options, const Model& model,
+                                              const Tokenizer& tokenizer) {
+  if (options.draft.empty()) return nullptr;
+  SpeculationOptions settings;
+  settings.control.draft_tokens = options.draft_tokens;
+  return std::make_unique<Speculation>(make_drafter(options.draft, model, tokenizer), settings);
+}
+
+}  // namespace
+
+QueueFull::QueueFull(int64_t requests_waiting, int64_t tokens_waiting, double seconds)
+    : Error("queue",
+            fmt::format("{} requests with {} tokens wait", requests_waiting, tokens_waiting),
+            fmt::format("try again in {:.0f} s", std::max(1.0, seconds))),
+      requests(requests_waiting),
+      tokens(tokens_waiting),
+      retry_after_seconds(seconds) {}
+
+Engine::Parts::Parts(std::shared_ptr<const Model> model_given,
+                     std::shared_ptr<const Tokenizer> tokenizer_given,
+                     const EngineOptions& options_given)
+    : model(std::move(model_given)),
+      tokenizer(std::move(tokenizer_given)),
+      options(checked(options_given)),
+      context(longest_text(*model, options.context)),
+      speculation_(make_speculation(options, *model, *tokenizer)),
+      batch_(*model, *tokenizer, options.precision, static_cast<size_t>(options.sequences),
+             speculation_.get(), true),
+      running_(static_cast<size_t>(options.sequences)),
+      cache_(options.cache_bytes, [this](int64_t from, int64_t to) {
+        const TokenCost cost = model->cost(static_cast<double>(from + to) / 2);
+        return static_cast<double>(to - from) * (cost.matmul + cost.sequence);
+      }) {
+  if (options.cache_directory.empty() || options.cache_bytes == 0) return;
+  files_ = std::make_unique<CacheFiles>(
+      options.cache_directory, computed_fingerprint(*model, options.cache_type, options.precision),
+      model->layout(options.cache_type), model->config().vocab_size, cache_);
+}
+
+Engine::Parts::~Parts() {
+  for (size_t slot = 0; slot < running_.size(); ++slot) {
+    if (running_[slot] != nullptr) end(slot, TextSummary::End::cancelled);
+  }
+  for (const TextPointer& text : std::exchange(waiting_, {})) {
+    report(*text, TextSummary::End::cancelled);
+  }
+}
+
+void Engine::Parts::check(const TextRequest& request) const {
+  const GenerateOptions& asked = request.options;
+  const int64_t tokens = std::ssize(request.prompt);
+  if (tokens == 0) throw UsageError("prompt", "it is empty", "begin the text with a token");
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= model->config().vocab_size) {
+      throw UsageError("prompt", fmt::format("token {} is none of a vocabulary of {}", token,
+                                             model->config().vocab_size));
+    }
+  }
+  if (context > 0 && tokens >= context) {
+    throw UsageError("prompt",
+                     fmt::format("its {} tokens leave no room in a context of {}", tokens, context),
+                     "shorten it");
+  }
+  pronghorn::check(asked.sampling);
+  check_option("max_tokens", asked.max_tokens, 0);
+  check_option("min_tokens", asked.min_tokens, 0);
+  if (request.likeliest < -1 || request.likeliest > kMostLikeliest) {
+    throw UsageError("likeliest", fmt::format("{} is out of range", request.likeliest),
+                     fmt::format("-1 to {}", kMostLikeliest));
+  }
+  StopFilter{asked.stop};  // throws
+}
+
+void Engine::Parts::require_room(int64_t tokens) {
+  const auto requests = static_cast<int64_t>(waiting_.size());
+  const bool fits = requests < options.queue_requests &&
+                    (requests == 0 || counters_.waiting_tokens + tokens <= options.queue_tokens);
+  if (fits) return;
+  ++counters_.refused;
+  // Room for a request comes with the next that ends; for tokens, with as many of those that wait.
+  const double each = static_cast<double>(counters_.waiting_tokens) / static_cast<double>(requests);
+  const double over = static_cast<double>(counters_.waiting_tokens + tokens - options.queue_tokens);
+  throw QueueFull(requests, counters_.waiting_tokens,
+                  seconds_per_end_ *
+                      std::clamp(over / std::max(1.0, each), 1.0, static_cast<double>(requests)));
+}
+
+int64_t Engine::Parts::submit(TextRequest request) {
+  check(request);
+  auto text = std::make_unique<ServedText>();
+  text->plan = reading_plan(std::ssize(request.prompt), request.message_ends, request.answers);
+  text->submitted = now_seconds();
+  text->request = std::move(request);
+  GenerateOptions& asked = text->request.options;
+  asked.likeliest = text->request.likeliest;
+  asked.context = ContextLimit::ignore;  // there is one limit, the engine's
+  if (context > 0) asked.max_tokens = std::min(asked.max_tokens, context - text->prompt_tokens());
+  const std::scoped_lock lock(mutex_);
+  require_room(text->prompt_tokens());
+  text->id = next_id_++;
+  known_.insert(text->id);
+  ++counters_.waiting;
+  counters_.waiting_tokens += text->prompt_tokens();
+  waiting_.push_back(std::move(text));
+  changed_.notify_all();
+  return waiting_.back()->id;
+}
+
+void Engine::Parts::cancel(int64_t id) {
+  const std::scoped_lock lock(mutex_);
+  if (!known_.contains(id)) return;
+  cancelled_.insert(id);
+  changed_.notify_all();
+}
+
+bool Engine::Parts::wait(double seconds) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, std::chrono::duration<double>(seconds), [&] {
+    return !waiting_.empty() || !cancelled_.empty() || counters_.running > 0;
+  });
+}
+
+EngineCounters Engine::Parts::counters() const {
+  const std::scoped_lock lock(mutex_);
+  return counters_;
+}
+
+Engine::Engine(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+               const EngineOptions& options)
+    : parts_(std::make_unique<Parts>(std::move(model), std::move(tokenizer), options)) {}
+
+Engine::~Engine() = default;
+
+int64_t Engine::submit(TextRequest request) { return parts_->submit(std::move(request)); }
+void Engine::cancel(int64_t id) { parts_->cancel(id); }
+bool Engine::step() { return parts_->step(); }
+bool Engine::wait(double seconds) { return parts_->wait(seconds); }
+EngineCounters Engine::counters() const { return parts_->counters(); }
+const Model& Engine::model() const { return *parts_->model; }
+const Tokenizer& Engine::tokenizer() const { return *parts_->tokenizer; }
+int64_t Engine::context() const { return parts_->context; }
+
+}  // namespace pronghorn

@@ -1,0 +1,224 @@
+#include "serve/http/chat_prompt.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+#include "base/error.h"
+#include "formats/jinja.h"
+#include "serve/http/api_error.h"
+
+namespace pronghorn::serve {
+namespace {
+
+constexpr size_t kMostMessages = 4096;
+// Of prefixes that are written to find out where messages end: the time for it grows with the
+// square of their number.
+constexpr size_t kPrefixBytes = size_t{1} << 26;
+
+bool is_role(const Json& message, std::string_view role) { return message.at("role") == role; }
+
+// Arguments come as JSON text; templates write them as objects.
+void parse_arguments(Json& message, const std::string& path) {
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end() || calls->is_null()) return;
+  if (!calls->is_array()) refuse_field(path + ".tool_calls", "must be a list");
+  for (Json& call : *calls) {
+    if (!call.is_object() || !call.contains("function") || !call["function"].is_object()) {
+      refuse_field(path + ".tool_calls", "holds " + shown(call) + ", not a call of a function");
+    }
+    Json& function = call["function"];
+    const auto arguments = function.find("arguments");
+    if (arguments == function.end() || !arguments->is_string()) continue;
+    try {
+      *arguments = parse_variables(arguments->get_ref<const std::string&>(), "arguments");
+    } catch (const Error&) {
+      // Stays the text that it is: the model wrote it so.
+    }
+  }
+}
+
+Json template_variables(const Chat& chat, size_t count, bool add_generation_prompt) {
+  Json variables = chat.variables;
+  variables["messages"] = Json::array();
+  for (size_t i = 0; i < count; ++i) variables["messages"].push_back(chat.messages[i]);
+  if (!chat.tools.is_null()) variables["tools"] = chat.tools;
+  variables["add_generation_prompt"] = add_generation_prompt;
+  return variables;
+}
+
+// The text of the first `count` messages; nothing if the template does not take them alone.
+std::optional<std::string> prefix_text(const ServedModel& model, const Chat& chat, size_t count,
+                                       bool add_generation_prompt) {
+  try {
+    return model.format.render(template_variables(chat, count, add_generation_prompt));
+  } catch (const JinjaError&) {
+    return {};
+  }
+}
+
+// Places of a text as places among its tokens.
+class TokenPlaces {
+ public:
+  TokenPlaces(const Tokenizer& tokenizer, const std::string& text,
+              const std::vector<int32_t>& tokens)
+      : tokenizer_(tokenizer), tokens_(tokens) {
+    int64_t end = 0;
+    for (const int32_t token : tokens) {
+      end += static_cast<int64_t>(tokenizer.token_bytes(token, true).size());
+      ends_.push_back(end);
+    }
+    // Not so where the tokenizer normalises, or adds a space.
+    exact_ = end == static_cast<int64_t>(text.size());
+  }
+
+  // The number of tokens that `prefix`, with which the text begins, consists of; nothing if a token
+  // reaches beyond its end.
+  std::optional<int64_t> of(const std::string& prefix) const {
+    if (exact_) {
+      const auto at = std::ranges::lower_bound(ends_, static_cast<int64_t>(prefix.size()));
+      if (at == ends_.end() || *at != static_cast<int64_t>(prefix.size())) return {};
+      return at - ends_.begin() + 1;
+    }
+    const std::vector<int32_t> own =
+        tokenizer_.encode(prefix, {.add_special = false, .parse_special = true});
+    if (own.size() > tokens_.size() ||
+        !std::ranges::equal(own, std::span(tokens_).first(own.size())))
+      return {};
+    return static_cast<int64_t>(own.size());
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const std::vector<int32_t>& tokens_;
+  std::vector<int64_t> ends_;
+  bool exact_ = false;
+};
+
+// Where messages end in the prompt. What is found depends on the messages before it alone, so that
+// every turn of a conversation finds the same places.
+void find_messages(const ServedModel& model, const Chat& chat, ChatPrompt& prompt) {
+  const TokenPlaces places(*model.tokenizer, prompt.text, prompt.tokens);
+  size_t written = 0;
+  const auto place = [&](size_t count, bool answering) -> std::optional<int64_t> {
+    const std::optional<std::string> text = prefix_text(model, chat, count, answering);
+    if (!text || text->empty() || !prompt.text.starts_with(*text)) return {};
+    written += text->size();
+    return places.of(*text);
+  };
+  const size_t count = chat.messages.size();
+  for (size_t i = 0; i < count && written < kPrefixBytes; ++i) {
+    const bool last = i + 1 == count;
+    if (last && chat.continues) break;
+    std::optional<int64_t> begin;
+    if (is_role(chat.messages[i], "assistant") && i > 0) begin = place(i, true);
+    const std::optional<int64_t> end = place(i + 1, false);
+    if (!end || (!prompt.message_ends.empty() && *end <= prompt.message_ends.back())) continue;
+    prompt.message_ends.push_back(*end);
+    const int64_t before = prompt.answers.empty() ? 0 : prompt.answers.back().end;
+    if (begin && *begin < *end && *begin >= before) prompt.answers.push_back({*begin, *end});
+  }
+}
+
+bool opens_reasoning(std::string_view text) {
+  const size_t end = text.find_last_not_of(" \n\r\t");
+  return end != text.npos && text.substr(0, end + 1).ends_with("<think>");
+}
+
+}  // namespace
+
+std::string content_text(const Json& content, const std::string& path) {
+  if (content.is_null()) return {};
+  if (content.is_string()) return content.get<std::string>();
+  if (!content.is_array()) refuse_field(path, "must be a string or a list of parts");
+  std::string text;
+  for (const Json& part : content) {
+    if (part.is_string()) {
+      text += part.get_ref<const std::string&>();
+      continue;
+    }
+    const bool has_text = part.is_object() && part.contains("text") && part["text"].is_string();
+    if (!has_text) {
+      throw ApiError(400, "unsupported_content",
+                     path + " holds " + shown(part) + "; only parts of text are understood", path);
+    }
+    text += part["text"].get_ref<const std::string&>();
+  }
+  return text;
+}
+
+Json plain_message(const Json& message, const std::string& path) {
+  Fields fields(message, path);
+  Json plain = message;
+  const std::string role = fields.text("role");
+  plain["role"] = role == "developer" ? "system" : role;
+  plain["content"] = content_text(fields.raw("content"), path + ".content");
+  parse_arguments(plain, path);
+  return plain;
+}
+
+Chat read_chat(Fields& fields) {
+  Chat chat;
+  const Json& messages = fields.required("messages");
+  if (!messages.is_array() || messages.empty()) {
+    refuse_field("messages", "must be a list with at least one message");
+  }
+  if (messages.size() > kMostMessages) {
+    throw ApiError(
+        413, "too_many_items",
+        fmt::format("messages has {} items, more than {}", messages.size(), kMostMessages),
+        "messages");
+  }
+  for (size_t i = 0; i < messages.size(); ++i) {
+    chat.messages.push_back(plain_message(messages[i], fmt::format("messages[{}]", i)));
+  }
+  const Json& variables = fields.raw("chat_template_kwargs");
+  if (!variables.is_null()) {
+    if (!variables.is_object()) refuse_field("chat_template_kwargs", "must be an object");
+    chat.variables = variables;
+  }
+  const Json& tools = fields.raw("tools");
+  if (!tools.is_null() && !tools.is_array()) refuse_field("tools", "must be a list");
+  const Json& choice = fields.peek("tool_choice");
+  // What else it may say cannot be enforced, and stays unread.
+  if (choice == "none" || choice == "auto") fields.raw("tool_choice");
+  if (!tools.is_null() && !tools.empty() && choice != "none") chat.tools = tools;
+  chat.continues = fields.boolean("continue_final_message", false);
+  if (chat.continues && !is_role(chat.messages.back(), "assistant")) {
+    refuse_field("continue_final_message", "needs a last message of the assistant");
+  }
+  return chat;
+}
+
+std::string chat_text(const ServedModel& model, const Chat& chat) {
+  if (!model.format.has_template()) {
+    throw ApiError(400, "no_chat_template",
+                   model.name + " has no chat template (it continues texts: /v1/completions)",
+                   "messages");
+  }
+  std::string text =
+      model.format.render(template_variables(chat, chat.messages.size(), !chat.continues));
+  if (!chat.continues) return text;
+  // Up to the end of the last message: what the template puts behind it would end it.
+  const std::string content = chat.messages.back()["content"].get<std::string>();
+  const size_t last = content.find_last_not_of(" \n\r\t");
+  const size_t at = last == content.npos ? text.npos : text.rfind(content.substr(0, last + 1));
+  if (at == text.npos) refuse_field("messages", "end with a message that the template leaves out");
+  return text.substr(0, at + last + 1);
+}
+
+ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat) {
+  ChatPrompt prompt;
+  prompt.text = chat_text(model, chat);
+  // The template writes what the model expects at the beginning.
+  prompt.tokens =
+      model.tokenizer->encode(prompt.text, {.add_special = false, .parse_special = true});
+  if (prompt.tokens.empty()) {
+    throw ApiError(400, "empty_prompt", "the template makes no text of the messages", "messages");
+  }
+  find_messages(model, chat, prompt);
+  prompt.begins_in_reasoning = !chat.continues && opens_reasoning(prompt.text);
+  return prompt;
+}
+
+}  // namespace pronghorn::serve

@@ -1,0 +1,47 @@
+// From the messages of a chat to the tokens that the model reads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "decode/reading_plan.h"
+#include "serve/http/fields.h"
+#include "serve/http/served_model.h"
+
+namespace pronghorn::serve {
+
+// A conversation as templates of Hugging Face checkpoints know it.
+struct Chat {
+  Json messages = Json::array();    // {"role", "content", "tool_calls", ...} of each
+  Json tools;                       // null: there are none
+  Json variables = Json::object();  // what else the template is given (chat_template_kwargs)
+  // Whether the last message, the assistant's, is to be continued, not answered.
+  bool continues = false;
+};
+
+// Reads the fields messages, tools, tool_choice and chat_template_kwargs of a chat request. Content
+// in parts becomes one text; arguments of tool calls become objects, which templates expect. Throws
+// ApiError.
+Chat read_chat(Fields& fields);
+
+struct ChatPrompt {
+  std::string text;
+  std::vector<int32_t> tokens;
+  // Lengths of the prompt at which a message ends, and where it repeats answers (TextRequest).
+  std::vector<int64_t> message_ends;
+  std::vector<TokenRange> answers;
+  bool begins_in_reasoning = false;  // the template has opened the reasoning of the answer
+};
+
+// The text alone. Throws ApiError if the model has no template, and JinjaError.
+std::string chat_text(const ServedModel& model, const Chat& chat);
+ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat);
+
+// One message with its content as one text. path: "messages[2]". Throws ApiError for content of
+// another kind than text.
+Json plain_message(const Json& message, const std::string& path);
+// The text of a content that is a string or a list of parts; null: empty.
+std::string content_text(const Json& content, const std::string& path);
+
+}  // namespace pronghorn::serve

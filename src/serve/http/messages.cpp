@@ -1,0 +1,277 @@
+// POST /v1/messages and /v1/messages/count_tokens, of Anthropic's API.
+#include "serve/http/api_error.h"
+#include "serve/http/chat_run.h"
+#include "serve/http/endpoints.h"
+#include "serve/http/reply_parts.h"
+
+namespace pronghorn::serve {
+namespace {
+
+using nlohmann::json;
+
+// A call that the model made in an earlier turn, as OpenAI's API writes it.
+Json tool_use(const Json& block, const std::string& path) {
+  Fields fields(block, path);
+  const Json& input = fields.raw("input");
+  return {
+      {"id", fields.text("id")},
+      {"type", "function"},
+      {"function",
+       {{"name", fields.text("name")}, {"arguments", input.is_null() ? Json::object() : input}}}};
+}
+
+// Adds a message of content blocks: results of tools become messages of their own.
+void add_blocks(const std::string& role, const Json& blocks, const std::string& path, Chat& chat) {
+  std::string text;
+  Json calls = Json::array();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const std::string at = fmt::format("{}[{}]", path, i);
+    Fields fields(blocks[i], at);
+    const std::string type = fields.text("type");
+    if (type == "text") {
+      text += fields.text("text");
+    } else if (type == "tool_use") {
+      calls.push_back(tool_use(blocks[i], at));
+    } else if (type == "tool_result") {
+      chat.messages.push_back({{"role", "tool"},
+                               {"tool_call_id", fields.text("tool_use_id", "")},
+                               {"content", content_text(fields.raw("content"), at + ".content")}});
+    } else if (type != "thinking" && type != "redacted_thinking") {
+      throw ApiError(400, "unsupported_content",
+                     at + " is of the type " + shown(Json(type)) + ", which is not understood", at);
+    }
+  }
+  if (text.empty() && calls.empty()) return;
+  Json message = {{"role", role}, {"content", text}};
+  if (!calls.empty()) message["tool_calls"] = calls;
+  chat.messages.push_back(message);
+}
+
+void read_tools(Fields& fields, Chat& chat) {
+  const Json& tools = fields.raw("tools");
+  if (tools.is_null()) return;
+  if (!tools.is_array()) refuse_field("tools", "must be a list");
+  Json list = Json::array();
+  for (size_t i = 0; i < tools.size(); ++i) {
+    Fields tool(tools[i], fmt::format("tools[{}]", i));
+    list.push_back({{"type", "function"},
+                    {"function",
+                     {{"name", tool.text("name")},
+                      {"description", tool.text("description", "")},
+                      {"parameters", tool.raw("input_schema")}}}});
+  }
+  const Json& choice = fields.peek("tool_choice");
+  const Json type = choice.is_object() && choice.contains("type") ? choice["type"] : Json();
+  if (type == "auto" || type == "none") fields.raw("tool_choice");
+  if (!list.empty() && type != "none") chat.tools = list;
+}
+
+Chat read_messages(Fields& fields) {
+  Chat chat;
+  const std::string system = content_text(fields.raw("system"), "system");
+  if (!system.empty()) chat.messages.push_back({{"role", "system"}, {"content", system}});
+  const Json& messages = fields.required("messages");
+  if (!messages.is_array() || messages.empty()) {
+    refuse_field("messages", "must be a list with at least one message");
+  }
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const std::string path = fmt::format("messages[{}]", i);
+    Fields message(messages[i], path);
+    const std::string role = message.text("role");
+    if (role != "user" && role != "assistant" && role != "system") {
+      refuse_field(path + ".role", "must be \"user\" or \"assistant\", is " + shown(Json(role)));
+    }
+    const Json& content = message.required("content");
+    if (content.is_string()) {
+      chat.messages.push_back({{"role", role}, {"content", content}});
+    } else if (content.is_array()) {
+      add_blocks(role, content, path + ".content", chat);
+    } else {
+      refuse_field(path + ".content", "must be a string or a list of blocks");
+    }
+  }
+  if (chat.messages.empty()) refuse_field("messages", "hold no text");
+  chat.continues = chat.messages.back()["role"] == "assistant";
+  read_tools(fields, chat);
+  const Json& thinking = fields.raw("thinking");
+  if (thinking.is_object() && thinking.contains("type")) {
+    chat.variables["enable_thinking"] = thinking["type"] != "disabled";
+  }
+  return chat;
+}
+
+const char* stop_reason(const TextSummary& summary, bool calls) {
+  if (calls) return "tool_use";
+  switch (summary.end) {
+    case TextSummary::End::length:
+      return "max_tokens";
+    case TextSummary::End::stop_string:
+      return "stop_sequence";
+    default:
+      return "end_turn";
+  }
+}
+
+json stop_sequence(const TextSummary& summary) {
+  return summary.stop.empty() ? json() : json(summary.stop);
+}
+
+json usage_of(const TextSummary& summary) {
+  return {{"input_tokens", summary.prompt_tokens - summary.cached_tokens},
+          {"cache_read_input_tokens", summary.cached_tokens},
+          {"cache_creation_input_tokens", 0},
+          {"output_tokens", summary.tokens}};
+}
+
+struct MessageReply {
+  std::string id = new_id("msg_");
+  std::shared_ptr<ChatRun> run;
+  std::vector<std::string> ignored;
+
+  json head() const {
+    return {{"id", id},
+            {"type", "message"},
+            {"role", "assistant"},
+            {"model", run->model().name},
+            {"content", json::array()},
+            {"stop_reason", nullptr},
+            {"stop_sequence", nullptr}};
+  }
+};
+
+json empty_block(const AnswerPiece& piece) {
+  switch (piece.kind) {
+    case AnswerPiece::Kind::reasoning:
+      return {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}};
+    case AnswerPiece::Kind::tool_call:
+      return {{"type", "tool_use"},
+              {"id", new_id("toolu_")},
+              {"name", piece.name},
+              {"input", json::object()}};
+    case AnswerPiece::Kind::content:
+      break;
+  }
+  return {{"type", "text"}, {"text", ""}};
+}
+
+json block_delta(const AnswerPiece& piece) {
+  switch (piece.kind) {
+    case AnswerPiece::Kind::reasoning:
+      return {{"type", "thinking_delta"}, {"thinking", piece.text}};
+    case AnswerPiece::Kind::tool_call:
+      return {{"type", "input_json_delta"}, {"partial_json", piece.arguments}};
+    case AnswerPiece::Kind::content:
+      break;
+  }
+  return {{"type", "text_delta"}, {"text", piece.text}};
+}
+
+// Whether the piece goes on in the block that is open.
+bool continues_block(const std::optional<AnswerPiece::Kind>& open, const AnswerPiece& piece) {
+  return open == piece.kind && piece.kind != AnswerPiece::Kind::tool_call;
+}
+
+class MessageStream {
+ public:
+  explicit MessageStream(EventStream& out) : out_(out) {}
+
+  void send(const char* type, json body) {
+    body["type"] = type;
+    out_.data(body, type);
+  }
+  void add(const AnswerPiece& piece) {
+    if (!continues_block(open_, piece)) {
+      close();
+      open_ = piece.kind;
+      send("content_block_start", {{"index", index_}, {"content_block", empty_block(piece)}});
+    }
+    send("content_block_delta", {{"index", index_}, {"delta", block_delta(piece)}});
+  }
+  void close() {
+    if (open_) send("content_block_stop", {{"index", index_++}});
+    open_.reset();
+  }
+
+ private:
+  EventStream& out_;
+  std::optional<AnswerPiece::Kind> open_;
+  size_t index_ = 0;
+};
+
+void stream(const MessageReply& reply, EventStream& out) {
+  ChatRun& run = *reply.run;
+  MessageStream events(out);
+  json head = reply.head();
+  head["usage"] = {{"input_tokens", run.prompt_tokens()}, {"output_tokens", 0}};
+  events.send("message_start", {{"message", head}});
+  while (const auto event = run.next([&] { events.send("ping", json::object()); })) {
+    for (const AnswerPiece& piece : event->pieces) events.add(piece);
+  }
+  events.close();
+  const TextSummary& summary = run.summary(0);
+  json delta = {{"delta",
+                 {{"stop_reason", stop_reason(summary, run.called_tools(0))},
+                  {"stop_sequence", stop_sequence(summary)}}},
+                {"usage", usage_of(summary)}};
+  delta.update(extension_json(run.model(), summary, reply.ignored));
+  events.send("message_delta", delta);
+  events.send("message_stop", json::object());
+}
+
+void add_to_content(const AnswerPiece& piece, std::optional<AnswerPiece::Kind>& open,
+                    json& content) {
+  if (!continues_block(open, piece)) content.push_back(empty_block(piece));
+  open = piece.kind;
+  json& block = content.back();
+  if (piece.kind == AnswerPiece::Kind::tool_call) {
+    block["input"] = json::parse(piece.arguments);
+  } else {
+    const char* key = piece.kind == AnswerPiece::Kind::content ? "text" : "thinking";
+    block[key].get_ref<std::string&>() += piece.text;
+  }
+}
+
+json whole(const MessageReply& reply) {
+  ChatRun& run = *reply.run;
+  json document = reply.head();
+  std::optional<AnswerPiece::Kind> open;
+  while (const auto event = run.next()) {
+    for (const AnswerPiece& piece : event->pieces) add_to_content(piece, open, document["content"]);
+  }
+  const TextSummary& summary = run.summary(0);
+  document["stop_reason"] = stop_reason(summary, run.called_tools(0));
+  document["stop_sequence"] = stop_sequence(summary);
+  document["usage"] = usage_of(summary);
+  document.update(extension_json(run.model(), summary, reply.ignored));
+  return document;
+}
+
+}  // namespace
+
+Reply messages(Service& service, Call& call) {
+  Fields fields(call.body);
+  const std::shared_ptr<ServedModel> model = find_model(service, fields);
+  const Chat chat = read_messages(fields);
+  TextFields text = read_text_fields(fields, *model, service.options);
+  text.choices = 1;
+  text.options.stop = read_stops(fields, "stop_sequences", service.options);
+  fields.required("max_tokens");
+  const int64_t most = read_most_tokens(fields, 0);
+  MessageReply reply;
+  reply.ignored = fields.unread();
+  reply.run = std::make_shared<ChatRun>(service, model, call, chat, text, most);
+  if (!text.stream) return whole(reply);
+  return StreamFunction([reply](EventStream& out) { stream(reply, out); });
+}
+
+Reply count_message_tokens(Service& service, Call& call) {
+  Fields fields(call.body);
+  const std::shared_ptr<ServedModel> model = find_model(service, fields);
+  call.record.model = model->name;
+  const Chat chat = read_messages(fields);
+  const std::vector<int32_t> tokens = model->tokenizer->encode(
+      chat_text(*model, chat), {.add_special = false, .parse_special = true});
+  return json{{"input_tokens", tokens.size()}};
+}
+
+}  // namespace pronghorn::serve

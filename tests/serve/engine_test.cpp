@@ -1,0 +1,387 @@
+// The engine: its queue, its ends, what it counts, and what it keeps on disk.
+#include "serve/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "base/files.h"
+#include "serve/clients.h"
+#include "support/errors.h"
+#include "support/folder.h"
+
+namespace pronghorn {
+namespace {
+
+using namespace testing_support;
+using testing::HasSubstr;
+
+class EngineTest : public testing::Test {
+ protected:
+  Engine make(const EngineOptions& options = {}) const { return {model_, tokenizer_, options}; }
+
+  std::shared_ptr<const Model> model_ = tiny_model("hybrid");
+  std::shared_ptr<const Tokenizer> tokenizer_ = syllables();
+};
+
+TEST_F(EngineTest, AnIdleOneHasNothingToDo) {
+  Engine engine = make();
+  EXPECT_FALSE(engine.step());
+  EXPECT_FALSE(engine.wait(0.01));
+  const ClientPointer one = client({1, 2, 3}, 4);
+  submit(engine, one);
+  EXPECT_TRUE(engine.wait(10));
+  EXPECT_EQ(engine.counters().waiting, 1);
+  EXPECT_EQ(engine.counters().waiting_tokens, 3);
+  finish(engine);
+  EXPECT_EQ(one->summary.end, TextSummary::End::length);
+  EXPECT_EQ(one->summary.tokens, 4);
+  EXPECT_EQ(one->tokens.size(), 4u);
+  EXPECT_FALSE(engine.wait(0.01));
+}
+
+TEST_F(EngineTest, RefusesWhatItCannotServe) {
+  EngineOptions options;
+  options.context = 50;
+  Engine engine = make(options);
+  EXPECT_EQ(engine.context(), 50);
+  const auto refusal = [&](const auto& change) {
+    const ClientPointer bad = client({1, 2, 3}, 4);
+    change(bad->request);
+    return error_of([&] { submit(engine, bad); });
+  };
+  EXPECT_THAT(refusal([](TextRequest& r) { r.prompt.clear(); }), HasSubstr("empty"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.prompt.assign(50, 1); }),
+              HasSubstr("its 50 tokens leave no room in a context of 50"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.prompt[1] = 61; }), HasSubstr("token 61"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.prompt[1] = -1; }), HasSubstr("token -1"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.options.sampling.top_p = 0; }), HasSubstr("top_p"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.options.max_tokens = -1; }), HasSubstr("max_tokens"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.options.stop = {""}; }), HasSubstr("stop"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.likeliest = 5000; }), HasSubstr("likeliest"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.message_ends = {2, 1}; }), HasSubstr("message_ends"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.message_ends = {4}; }), HasSubstr("message_ends"));
+  EXPECT_THAT(refusal([](TextRequest& r) { r.answers = {{1, 9}}; }), HasSubstr("answers"));
+  EXPECT_THAT(refusal([](TextRequest& r) {
+                r.options.sampling.logit_bias = {{1, NAN}};
+              }),
+              HasSubstr("logit_bias"));
+  EXPECT_FALSE(engine.step());
+  // A text ends where the context does.
+  const ClientPointer last = run(engine, client(std::vector<int32_t>(45, 7), 100));
+  EXPECT_EQ(last->summary.tokens, 5);
+  EXPECT_EQ(last->summary.end, TextSummary::End::length);
+  options.sequences = 0;
+  EXPECT_THROW(make(options), UsageError);
+}
+
+TEST_F(EngineTest, AQueueHasRoomForSoManyRequestsAndTokens) {
+  EngineOptions options;
+  options.sequences = 1;
+  options.queue_requests = 3;
+  options.queue_tokens = 100;
+  Engine engine = make(options);
+  // One that is too long for the queue waits if nobody else does.
+  submit(engine, client(random_tokens(120, 61, 1), 3));
+  try {
+    submit(engine, client(random_tokens(5, 61, 1), 3));
+    FAIL();
+  } catch (const QueueFull& full) {
+    EXPECT_EQ(full.requests, 1);
+    EXPECT_EQ(full.tokens, 120);
+    EXPECT_GT(full.retry_after_seconds, 0);
+    EXPECT_THAT(full.what(), HasSubstr("1 requests with 120 tokens wait"));
+  }
+  engine.step();  // it runs
+  for (int i = 0; i < 3; ++i) submit(engine, client(random_tokens(5, 61, 1), 3));
+  EXPECT_THROW(submit(engine, client(random_tokens(5, 61, 1), 3)), QueueFull);
+  EXPECT_EQ(engine.counters().waiting, 3);
+  finish(engine);
+  EXPECT_EQ(engine.counters().refused, 2);
+  EXPECT_EQ(engine.counters().length, 4);
+  EXPECT_EQ(run(engine, client(random_tokens(5, 61, 1), 3))->ends, 1);
+}
+
+TEST_F(EngineTest, CancelsInEveryPhase) {
+  EngineOptions options;
+  options.sequences = 2;
+  options.prompt_rows = 16;
+  Engine engine = make(options);
+  const auto prompt = random_tokens(600, 61, 2);
+  const ClientPointer reading = client(prompt, 10), writing = client({1, 2, 3}, 1000),
+                      waiting = client({4, 5}, 10);
+  submit(engine, reading);
+  submit(engine, writing);
+  submit(engine, waiting);
+  for (int i = 0; i < 2; ++i) engine.step();
+  EXPECT_EQ(engine.counters().running, 2);
+  EXPECT_EQ(engine.counters().reading, 1);
+  EXPECT_EQ(engine.counters().waiting, 1);
+  EXPECT_GE(writing->tokens.size(), 2u);
+  for (const ClientPointer& one : {waiting, reading, writing}) {
+    engine.cancel(one->id);
+    EXPECT_EQ(one->ends, 0);
+    engine.step();
+    EXPECT_EQ(one->ends, 1);
+    EXPECT_EQ(one->summary.end, TextSummary::End::cancelled);
+    engine.cancel(one->id);  // it has ended
+  }
+  EXPECT_FALSE(engine.step());
+  EXPECT_TRUE(reading->tokens.empty());
+  EXPECT_EQ(reading->summary.tokens, 0);
+  EXPECT_EQ(static_cast<int64_t>(writing->tokens.size()), writing->summary.tokens);
+  EXPECT_EQ(engine.counters().cancelled, 3);
+  EXPECT_EQ(engine.counters().running, 0);
+  EXPECT_EQ(engine.counters().state_bytes, 0);
+  engine.cancel(12345);
+  // What was read of the long prompt is kept.
+  EXPECT_EQ(run(engine, client(prompt, 3))->summary.cached_tokens, 512);
+}
+
+TEST_F(EngineTest, CancelsWhatIsLeftWhenItEnds) {
+  const ClientPointer running = client({1, 2}, 100), waiting = client({3}, 100);
+  {
+    EngineOptions options;
+    options.sequences = 1;
+    Engine engine = make(options);
+    submit(engine, running);
+    engine.step();
+    submit(engine, waiting);
+  }
+  EXPECT_EQ(running->ends, 1);
+  EXPECT_EQ(running->summary.end, TextSummary::End::cancelled);
+  EXPECT_EQ(waiting->ends, 1);
+  EXPECT_EQ(waiting->summary.end, TextSummary::End::cancelled);
+}
+
+TEST_F(EngineTest, ShortPromptsOvertakeLongOnes) {
+  EngineOptions options;
+  options.sequences = 3;
+  Engine engine = make(options);
+  const ClientPointer first = client(random_tokens(3000, 61, 1), 2),
+                      second = client(random_tokens(2500, 61, 2), 2),
+                      small = client(random_tokens(100, 61, 3), 2);
+  submit(engine, first);
+  submit(engine, second);
+  engine.step();
+  submit(engine, small);
+  engine.step();
+  engine.step();
+  EXPECT_FALSE(small->tokens.empty());
+  while (second->ends == 0) engine.step();
+  EXPECT_TRUE(first->tokens.empty());
+  finish(engine);
+  EXPECT_EQ(first->ends, 1);
+}
+
+TEST_F(EngineTest, TextsEndAsTheyAreToldTo) {
+  Engine engine = make();
+  ClientPointer plain = run(engine, client({5, 6, 7}, 30));
+  const std::vector<int32_t> ids = plain->ids();
+  ClientPointer stopped = client({5, 6, 7}, 30);
+  const std::string stop = plain->text.substr(20, 5);
+  stopped->request.options.stop = {"never", stop};
+  run(engine, stopped);
+  EXPECT_EQ(stopped->text, plain->text.substr(0, plain->text.find(stop)));
+  EXPECT_EQ(stopped->summary.end, TextSummary::End::stop_string);
+  EXPECT_EQ(stopped->summary.stop, stop);
+  // An end token, and one that may not come so early.
+  const int32_t end = ids[10];
+  const auto at = std::ranges::find(ids, end) - ids.begin();
+  ClientPointer ended = client({5, 6, 7}, 30);
+  ended->request.options.end_tokens = {end};
+  run(engine, ended);
+  EXPECT_EQ(ended->summary.end, TextSummary::End::end_token);
+  EXPECT_EQ(ended->summary.tokens, at + 1);
+  ended = again(ended);
+  ended->request.options.min_tokens = 20;
+  run(engine, ended);
+  EXPECT_GE(ended->summary.tokens, 20);
+  const std::vector<int32_t> longer = ended->ids();
+  EXPECT_EQ(std::find(longer.begin(), longer.begin() + 20, end), longer.begin() + 20);
+  ended = again(ended);
+  ended->request.options.stop_at_eos = false;
+  EXPECT_EQ(run(engine, ended)->ids(), ids);
+}
+
+TEST_F(EngineTest, OneThatFailsHarmsNobody) {
+  Engine engine = make();
+  const ClientPointer good = client({5, 6, 7}, 20);
+  submit(engine, good);
+  TextRequest bad = client({5, 6}, 20)->request;
+  TextSummary summary;
+  bad.on_event = [](const TextEvent&) { throw std::runtime_error("a client that throws"); };
+  bad.on_end = [&](const TextSummary& end) { summary = end; };
+  engine.submit(bad);
+  finish(engine);
+  EXPECT_EQ(summary.end, TextSummary::End::failed);
+  EXPECT_EQ(summary.error, "a client that throws");
+  EXPECT_EQ(good->summary.end, TextSummary::End::length);
+  EXPECT_EQ(engine.counters().failed, 1);
+}
+
+TEST_F(EngineTest, CallbacksMaySubmit) {
+  Engine engine = make();
+  const ClientPointer second = client({8, 9}, 3);
+  TextRequest first = client({5, 6}, 3)->request;
+  first.on_end = [&](const TextSummary&) { submit(engine, second); };
+  engine.submit(first);
+  finish(engine);
+  EXPECT_EQ(second->ends, 1);
+}
+
+TEST_F(EngineTest, RequestsComeFromManyThreads) {
+  constexpr int kThreads = 4, kEach = 12;
+  EngineOptions options;
+  options.sequences = 5;
+  Engine engine = make(options);
+  std::vector<std::vector<ClientPointer>> clients(kThreads);
+  std::atomic<int> left = kThreads;
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < kEach; ++i) {
+          const auto seed = static_cast<uint64_t>(kEach * t + i);
+          const ClientPointer one =
+              client(random_tokens(static_cast<int64_t>(1 + 9 * seed % 70), 61, seed), 9, seed);
+          clients[static_cast<size_t>(t)].push_back(one);
+          submit(engine, one);
+          if (i % 5 == 4) engine.cancel(one->id);
+          engine.counters();
+        }
+        --left;
+      });
+    }
+    while (left > 0 || engine.counters().waiting > 0) {
+      engine.wait(0.01);
+      engine.step();
+    }
+  }
+  finish(engine);
+  for (const auto& some : clients) {
+    for (const ClientPointer& one : some) EXPECT_EQ(one->ends, 1);
+  }
+  const EngineCounters counters = engine.counters();
+  EXPECT_EQ(counters.length + counters.cancelled, kThreads * kEach);
+}
+
+// Memory of what has ended is given back, and the cache keeps to its size.
+TEST_F(EngineTest, StaysWithinItsMemory) {
+  EngineOptions options;
+  options.cache_bytes = 300000;
+  options.cache_every = 32;
+  Engine engine = make(options);
+  for (uint64_t i = 0; i < 60; ++i) {
+    run(engine, first_turn(random_tokens(40, 61, i % 7), random_tokens(30, 61, i), 5, i));
+    EXPECT_LE(engine.counters().cache_bytes, options.cache_bytes);
+    EXPECT_EQ(engine.counters().state_bytes, 0);
+  }
+  EXPECT_GT(engine.counters().cache_evictions, 10);
+  EXPECT_GT(engine.counters().cache_states, 1);
+  EXPECT_GT(engine.counters().cache_hits, 20);
+}
+
+TEST_F(EngineTest, SaltsShareNothing) {
+  Engine engine = make();
+  const ClientPointer first = first_turn(random_tokens(40, 61, 1), random_tokens(9, 61, 2), 5);
+  first->request.cache_salt = "one";
+  run(engine, first);
+  const ClientPointer same = again(first), other = again(first), none = again(first);
+  other->request.cache_salt = "other";
+  none->request.use_cache = false;
+  EXPECT_EQ(run(engine, same)->summary.cached_tokens, 49);
+  EXPECT_EQ(run(engine, other)->summary.cached_tokens, 0);
+  EXPECT_EQ(run(engine, none)->summary.cached_tokens, 0);
+  EXPECT_EQ(none->summary.cache, "the request wants none");
+  EXPECT_EQ(engine.counters().cache_hits, 1);
+  EXPECT_EQ(engine.counters().cache_misses, 2);
+  EXPECT_EQ(other->heard(), same->heard());
+  EXPECT_EQ(none->heard(), same->heard());
+}
+
+// Texts of no messages: a state is kept where texts were seen to part.
+TEST_F(EngineTest, ABranchIsKeptWhenItIsSeenTwice) {
+  Engine engine = make();
+  const auto common = random_tokens(600, 61, 1);
+  const auto ask = [&](uint64_t seed) {
+    std::vector<int32_t> prompt = common;
+    const auto own = random_tokens(50, 61, seed);
+    prompt.insert(prompt.end(), own.begin(), own.end());
+    return run(engine, client(prompt, 3));
+  };
+  EXPECT_EQ(ask(11)->summary.cached_tokens, 0);
+  const ClientPointer second = ask(12);
+  EXPECT_EQ(second->summary.cached_tokens, 0);
+  EXPECT_THAT(second->summary.cache, HasSubstr("for 512 tokens, and no state is kept there"));
+  EXPECT_EQ(ask(13)->summary.cached_tokens, 512);
+}
+
+TEST_F(EngineTest, KeptStatesSurviveARestart) {
+  const Folder folder;
+  EngineOptions options;
+  options.cache_directory = folder.path() / "cache";
+  ClientPointer first = first_turn(random_tokens(300, 61, 1), random_tokens(9, 61, 2), 25);
+  std::string cold;
+  {
+    Engine engine = make(options);
+    run(engine, first);
+    EXPECT_THAT(error_of([&] { make(options); }), HasSubstr("cache"));  // it is held
+  }
+  const ClientPointer second = next_turn(first, random_tokens(8, 61, 3), 12);
+  {
+    Engine engine = make(options);
+    EXPECT_GT(engine.counters().cache_states, 0);
+    run(engine, second);
+    EXPECT_EQ(second->summary.cached_tokens, first->summary.prompt_tokens + 24);
+  }
+  Engine fresh = make();
+  EXPECT_EQ(run(fresh, again(second))->heard(), second->heard());
+  // Damaged ones are removed.
+  int damaged = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(options.cache_directory)) {
+    if (entry.path().extension() != ".state") continue;
+    std::string bytes = read_file(entry.path());
+    if (damaged % 2 == 0) {
+      bytes.resize(bytes.size() / 2);
+    } else {
+      bytes[bytes.size() - 40] ^= 1;
+    }
+    write_file(entry.path(), bytes);
+    ++damaged;
+  }
+  EXPECT_GT(damaged, 1);
+  {
+    Engine engine = make(options);
+    EXPECT_EQ(engine.counters().cache_states, 0);
+    EXPECT_EQ(run(engine, again(second))->heard(), second->heard());
+  }
+  // Another model's are not taken.
+  const Engine other(tiny_model("hybrid", 77), tokenizer_, options);
+  EXPECT_EQ(other.counters().cache_states, 0);
+}
+
+TEST_F(EngineTest, BiasAndPenaltiesChangeWhatIsWritten) {
+  Engine engine = make();
+  const ClientPointer plain = client({5, 6, 7}, 40);
+  plain->request.options.sampling.temperature = 0;
+  run(engine, plain);
+  const int32_t common = plain->ids()[20];
+  ClientPointer other = again(plain);
+  other->request.options.sampling.logit_bias = {{common, -INFINITY}};
+  run(engine, other);
+  EXPECT_THAT(other->ids(), testing::Not(testing::Contains(common)));
+  // Raw scores: the bias does not change them.
+  EXPECT_FLOAT_EQ(other->tokens[0].likeliest[0].log_probability,
+                  plain->tokens[0].likeliest[0].log_probability);
+  other = again(plain);
+  other->request.options.sampling.presence_penalty = 1000;
+  run(engine, other);
+  std::vector<int32_t> ids = other->ids();
+  std::sort(ids.begin(), ids.end());
+  EXPECT_EQ(std::unique(ids.begin(), ids.end()), ids.end());  // none twice
+}
+
+}  // namespace
+}  // namespace pronghorn
