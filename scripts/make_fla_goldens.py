@@ -13,6 +13,7 @@ for each model of this size.
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 from triton.runtime.autotuner import Autotuner
 
@@ -29,8 +30,8 @@ Autotuner.run = run_first
 
 from fla.models import (DeltaNetConfig, DeltaNetForCausalLM, GatedDeltaNetConfig,
                         GatedDeltaNetForCausalLM, GLAConfig, GLAForCausalLM, HGRN2Config,
-                        HGRN2ForCausalLM, KDAConfig, KDAForCausalLM, RetNetConfig,
-                        RetNetForCausalLM)
+                        HGRN2ForCausalLM, HGRNConfig, HGRNForCausalLM, KDAConfig, KDAForCausalLM,
+                        RetNetConfig, RetNetForCausalLM, RWKV6Config, RWKV6ForCausalLM)
 
 import make_model_goldens
 
@@ -52,6 +53,9 @@ def models():
     yield "hgrn2", HGRN2Config(**common, num_hidden_layers=3, expand_ratio=16), HGRN2ForCausalLM
     yield "hgrn2_free", HGRN2Config(
         **common, num_hidden_layers=2, expand_ratio=8, use_lower_bound=False), HGRN2ForCausalLM
+    yield "hgrn", HGRNConfig(**common, num_hidden_layers=3), HGRNForCausalLM
+    yield "hgrn_wide", HGRNConfig(**common, num_hidden_layers=2, expand_ratio=2,
+                                  use_lower_bound=False, tie_word_embeddings=True), HGRNForCausalLM
     yield "delta_net", DeltaNetConfig(**common, num_hidden_layers=2, num_heads=2), \
         DeltaNetForCausalLM
     yield "delta_net_gate", DeltaNetConfig(
@@ -66,6 +70,14 @@ def models():
         **common, num_hidden_layers=2, num_heads=2, num_v_heads=4, head_dim=8, expand_v=1.5,
         allow_neg_eigval=True, use_short_conv=False, safe_gate=True, lower_bound=-5.0), \
         KDAForCausalLM
+    rwkv = {key: value for key, value in common.items() if key != "fuse_swiglu"}
+    yield "rwkv6", RWKV6Config(**rwkv, num_hidden_layers=2, num_heads=2, proj_low_rank_dim=4,
+                               gate_low_rank_dim=6), RWKV6ForCausalLM
+    yield "rwkv6_plain", RWKV6Config(
+        **dict(rwkv, intermediate_size=None), num_hidden_layers=2, num_heads=4, expand_k=1.0,
+        expand_v=1.5, proj_low_rank_dim=3, gate_low_rank_dim=5, hidden_ratio=1.5,
+        norm_first=False, norm_bias=False, norm_eps=1e-3, tie_word_embeddings=True), \
+        RWKV6ForCausalLM
 
 
 if __name__ == "__main__":

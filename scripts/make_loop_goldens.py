@@ -408,6 +408,175 @@ def rwkv7(config):
     return weights, forward
 
 
+def turned(x, angles):
+    """Neighbouring columns of [heads, width] turned by the angles [heads, pairs], as many as there
+    are."""
+    y = x.copy()
+    pairs = angles.shape[-1]
+    a, b = x[:, 0:2 * pairs:2], x[:, 1:2 * pairs:2]
+    y[:, 0:2 * pairs:2] = a * np.cos(angles) - b * np.sin(angles)
+    y[:, 1:2 * pairs:2] = a * np.sin(angles) + b * np.cos(angles)
+    return y
+
+
+def mamba3_layer(weights, name, config):
+    """Mamba-3 with one input and output a head (arXiv 2603.15569)."""
+    width, state, dim = config["hidden_size"], config["state_size"], config["head_dim"]
+    groups, inner = config["n_groups"], config["expand"] * config["hidden_size"]
+    heads, epsilon = inner // dim, config["norm_eps"]
+    pairs = int(state * config["rope_fraction"]) // 2
+    sizes = [inner, inner, groups * state, groups * state, heads, heads, heads, pairs]
+    into = weights.matrix(f"{name}.in_proj.weight", sum(sizes), width)
+    into_bias = out_bias = 0.0
+    if config["use_bias"]:
+        into_bias = weights.uniform(f"{name}.in_proj.bias", sum(sizes), -0.6, 0.6)
+        out_bias = weights.uniform(f"{name}.out_proj.bias", width, -0.6, 0.6)
+    dt_bias = weights.uniform(f"{name}.dt_bias", heads, -2.0, 0.5)
+    B_bias = weights.uniform(f"{name}.B_bias", (heads, 1, state), 0.4, 1.6)[:, 0]
+    C_bias = weights.uniform(f"{name}.C_bias", (heads, 1, state), 0.4, 1.6)[:, 0]
+    B_norm = weights.uniform(f"{name}.B_norm.weight", state, 0.4, 1.6)
+    C_norm = weights.uniform(f"{name}.C_norm.weight", state, 0.4, 1.6)
+    D = weights.uniform(f"{name}.D", heads, 0.4, 1.6)[:, None]
+    norm = weights.uniform(f"{name}.norm.weight", inner, 0.4, 1.6) \
+        if config["is_outproj_norm"] else None
+    output = weights.matrix(f"{name}.out_proj.weight", width, inner)
+
+    def of_heads(row, weight, bias):
+        normed = rms_norm(row.reshape(groups, state), weight, epsilon)
+        return np.repeat(normed, heads // groups, 0) + bias
+
+    def forward(x):
+        rows = []
+        angles = np.zeros((heads, pairs))
+        h = np.zeros((heads, state, dim))
+        before = np.zeros((heads, state, dim))  # what the token before wrote, without its strength
+        for projected in x @ into.T + into_bias:
+            z, own, B, C, dt, rate, share, turn = np.split(projected, np.cumsum(sizes)[:-1])
+            own = own.reshape(heads, dim)
+            dt = np.log1p(np.exp(dt + dt_bias))
+            a = np.exp(-np.maximum(np.log1p(np.exp(rate)), config["A_floor"]) * dt)[:, None, None]
+            late = ((1 - sigmoid(share)) * dt)[:, None, None]
+            now = (sigmoid(share) * dt)[:, None, None]
+            angles = angles + np.tanh(turn) * math.pi * dt[:, None]
+            B = turned(of_heads(B, B_norm, B_bias), angles)
+            C = turned(of_heads(C, C_norm, C_bias), angles)
+            write = B[:, :, None] * own[:, None, :]
+            h = a * h + late * a * before + now * write
+            before = write
+            y = (C[:, :, None] * h).sum(1) + D * own
+            if norm is not None:
+                y = rms_norm(y, norm.reshape(heads, dim), epsilon)
+            rows.append(y.reshape(inner) * silu(z))
+        return np.array(rows) @ output.T + out_bias
+
+    return forward
+
+
+def mamba3(config):
+    """Mamba-3, with the names of the library flash-linear-attention."""
+    weights = Weights()
+    width, epsilon = config["hidden_size"], config["norm_eps"]
+    table = weights.matrix("backbone.embeddings.weight", config["vocab_size"], width, 1.0)
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        name = f"backbone.layers.{i}"
+        norm = weights.uniform(f"{name}.norm.weight", width, 0.4, 1.6)
+        layers.append((norm, mamba3_layer(weights, f"{name}.mixer", config)))
+    last = weights.uniform("backbone.norm_f.weight", width, 0.4, 1.6)
+    head = table if config["tie_word_embeddings"] else weights.matrix(
+        "lm_head.weight", config["vocab_size"], width)
+
+    def forward(tokens):
+        x = table[tokens]
+        for norm, mixer in layers:
+            x = x + mixer(rms_norm(x, norm, epsilon))
+        return rms_norm(x, last, epsilon) @ head.T
+
+    return weights, forward
+
+
+def linear_attention(weights, name, config):
+    """Linear attention (arXiv 2006.16236, equations 4 and 16 to 20)."""
+    width, heads = config["hidden_size"], config["heads"]
+    dim, value_dim = config["head_dim"], config["value_head_dim"]
+    q_proj = weights.matrix(f"{name}.q_proj.weight", heads * dim, width)
+    k_proj = weights.matrix(f"{name}.k_proj.weight", heads * dim, width)
+    v_proj = weights.matrix(f"{name}.v_proj.weight", heads * value_dim, width)
+    output = weights.matrix(f"{name}.o_proj.weight", width, heads * value_dim)
+    norm = weights.uniform(f"{name}.norm.weight", value_dim, 0.4, 1.6) \
+        if config["output_norm"] == "rmsnorm" else None
+    feature = {"elu": lambda x: np.where(x > 0, x + 1, np.exp(np.minimum(x, 0))),
+               "exp": lambda x: np.exp(30 * np.tanh(x / 30))}[config["feature_map"]]
+
+    def forward(x):
+        q, k = ((feature(x @ matrix.T)).reshape(len(x), heads, dim) for matrix in (q_proj, k_proj))
+        v = (x @ v_proj.T).reshape(len(x), heads, value_dim)
+        out = np.zeros((len(x), heads, value_dim))
+        for head in range(heads):
+            state, total = np.zeros((dim, value_dim)), np.zeros(dim)
+            for t in range(len(x)):
+                state = state + np.outer(k[t, head], v[t, head])
+                total = total + k[t, head]
+                out[t, head] = q[t, head] @ state / math.sqrt(dim)
+                if config["normalizer"]:
+                    out[t, head] = q[t, head] @ state / (q[t, head] @ total)
+        if norm is not None:
+            out = rms_norm(out, norm, config["epsilon"])
+        return out.reshape(len(x), heads * value_dim) @ output.T
+
+    return forward
+
+
+def lightning(weights, name, config):
+    """Lightning attention (arXiv 2501.08313, section 2.2)."""
+    width, heads, dim = config["hidden_size"], config["heads"], config["head_dim"]
+    q_proj, k_proj, v_proj = (weights.matrix(f"{name}.{part}_proj.weight", heads * dim, width)
+                              for part in "qkv")
+    gate = weights.matrix(f"{name}.output_gate.weight", heads * dim, width)
+    output = weights.matrix(f"{name}.out_proj.weight", width, heads * dim)
+    norm = weights.uniform(f"{name}.norm.weight", heads * dim, 0.4, 1.6)
+    factor = 1 - config["layer"] / (config["depth"] - 1 + 1e-5) + 1e-5
+
+    def forward(x):
+        q, k, v = (silu(x @ matrix.T).reshape(len(x), heads, dim)
+                   for matrix in (q_proj, k_proj, v_proj))
+        out = np.zeros((len(x), heads, dim))
+        for head in range(heads):
+            decay = math.exp(-2 ** (-8 * (head + 1) / heads) * factor)
+            state = np.zeros((dim, dim))
+            for t in range(len(x)):
+                state = decay * state + np.outer(k[t, head], v[t, head])
+                out[t, head] = q[t, head] @ state
+        out = rms_norm(out.reshape(len(x), heads * dim), norm, config["epsilon"])
+        return (out * sigmoid(x @ gate.T)) @ output.T
+
+    return forward
+
+
+def own_format(config):
+    """Layers of this engine's own configuration, a mixer in each block."""
+    weights = Weights()
+    width, epsilon = config["hidden_size"], config["norm"]["epsilon"]
+    table = weights.matrix("embeddings.weight", config["vocab_size"], width, 1.0)
+    layers = []
+    for i, letter in enumerate(config["pattern"]):
+        mixer = config["blocks"][letter]["mixer"]
+        settings = dict(mixer, hidden_size=width, epsilon=epsilon, layer=i,
+                        depth=len(config["pattern"]))
+        make_layer = {"linear_attention": linear_attention, "lightning": lightning}[mixer["type"]]
+        norm = weights.uniform(f"layers.{i}.mixer_norm.weight", width, 0.4, 1.6)
+        layers.append((norm, make_layer(weights, f"layers.{i}.mixer", settings)))
+    last = weights.uniform("norm.weight", width, 0.4, 1.6)
+
+    def forward(tokens):
+        x = table[tokens]
+        for norm, mixer in layers:
+            x = x + mixer(rms_norm(x, norm, epsilon))
+        return rms_norm(x, last, epsilon) @ table.T
+
+    return weights, forward
+
+
 def goldens():
     """Name, configuration, and the function that makes weights and a forward of it."""
     common = {"architectures": ["SambaForCausalLM"], "model_type": "samba", "vocab_size": 48,
@@ -474,6 +643,29 @@ def goldens():
                               v_low_rank_dim=5, gate_low_rank_dim=3, hidden_ratio=4.0,
                               intermediate_size=30, norm_first=False, norm_bias=False,
                               norm_eps=1e-3, value_dim=None, tie_word_embeddings=True), rwkv7
+    common = {"architectures": ["Mamba3ForCausalLM"], "model_type": "mamba3", "vocab_size": 48,
+              "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "hidden_act": "silu",
+              "A_floor": 1e-4, "dt_min": 0.001, "dt_max": 0.1, "dt_init_floor": 1e-4,
+              "is_mimo": False, "mimo_rank": 4, "chunk_size": 64, "residual_in_fp32": True,
+              "norm_eps": 1e-5, "torch_dtype": "float32"}
+    yield "mamba3", dict(common, hidden_size=16, num_hidden_layers=3, expand=2, head_dim=8,
+                         state_size=12, n_groups=1, rope_fraction=0.5, use_bias=False,
+                         is_outproj_norm=False, tie_word_embeddings=False), mamba3
+    # Groups of heads, a norm of heads, all columns turned, a floor that is reached.
+    yield "mamba3_groups", dict(common, hidden_size=12, num_hidden_layers=2, expand=2, head_dim=6,
+                                state_size=10, n_groups=2, rope_fraction=1.0, use_bias=True,
+                                A_floor=0.5, is_outproj_norm=True, norm_eps=1e-3,
+                                tie_word_embeddings=True), mamba3
+    common = {"model_type": "pronghorn", "vocab_size": 48,
+              "norm": {"type": "rms_norm", "epsilon": 1e-5, "bias": False}}
+    yield "linear_layers", dict(common, hidden_size=16, pattern="ablal", blocks={
+        "a": {"mixer": {"type": "linear_attention", "heads": 2, "head_dim": 8,
+                        "value_head_dim": 6, "feature_map": "elu", "normalizer": False,
+                        "output_norm": "rmsnorm"}},
+        "b": {"mixer": {"type": "linear_attention", "heads": 3, "head_dim": 5,
+                        "value_head_dim": 7, "feature_map": "exp", "normalizer": True,
+                        "output_norm": "identity"}},
+        "l": {"mixer": {"type": "lightning", "heads": 3, "head_dim": 6}}}), own_format
 
 
 def make(name, config, family):

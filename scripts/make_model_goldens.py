@@ -58,6 +58,7 @@ from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Con
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM)
 from transformers import (KimiLinearConfig, KimiLinearForCausalLM, xLSTMConfig,
                           xLSTMForCausalLM)
+from transformers import MiniMaxConfig, MiniMaxForCausalLM
 from transformers import SarvamMLAConfig, YoutuConfig, YoutuForCausalLM
 from transformers import (Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig,
                           Qwen3_5TextConfig, Qwen3NextConfig, Qwen3NextForCausalLM)
@@ -422,6 +423,17 @@ def mixtures():
                                    sliding_window=19), MixtralForCausalLM
     yield "mixtral_odd", MixtralConfig(**odd, **tied, num_local_experts=5,
                                        num_experts_per_tok=1), MixtralForCausalLM
+    factors = {"full_attn_alpha_factor": 1.4, "full_attn_beta_factor": 0.9,
+               "linear_attn_alpha_factor": 1.7, "linear_attn_beta_factor": 0.8,
+               "mlp_alpha_factor": 1.3, "mlp_beta_factor": 1.1}
+    yield "minimax", MiniMaxConfig(
+        **dict(common, num_hidden_layers=3), **factors, num_local_experts=4, num_experts_per_tok=2,
+        layer_types=["linear_attention", "linear_attention", "full_attention"],
+        block_size=16), MiniMaxForCausalLM
+    yield "minimax_odd", MiniMaxConfig(
+        **odd, **tied, num_local_experts=3, num_experts_per_tok=1, sliding_window=19,
+        block_size=48, rope_parameters={"rope_type": "default", "rope_theta": 500.0,
+                         "partial_rotary_factor": 0.67}), MiniMaxForCausalLM
 
     qwen = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
     shared = dict(common, **qwen, shared_expert_intermediate_size=14)
@@ -612,7 +624,7 @@ def draw(name, parameter, generator, less_one=False):
         return uniform(-1.0, 2.5)
     if name.endswith("recurrent_param"):
         return uniform(-6.0, 0.0)
-    if name.endswith(("dt_bias", "dt_proj.bias")):
+    if name.endswith(("dt_bias", "dt_proj.bias", "w_proj.linear.lora.2.bias")):
         return uniform(-4.0, 0.5)
     if less_one:
         return uniform(-0.6, 0.6)

@@ -21,6 +21,7 @@
 #include "backend/pointwise.h"
 #include "backend/rwkv.h"
 #include "backend/scan.h"
+#include "backend/state_rows.h"
 
 namespace pronghorn {
 
@@ -41,6 +42,7 @@ class Backend {
   virtual ScanKernels& scan() = 0;
   virtual DiagonalScanKernels& diagonal_scan() = 0;
   virtual FastWeightMemoryKernels& fast_weight_memory() = 0;
+  virtual StateRowKernels& state_rows() = 0;
 };
 
 // The backend of this process.

@@ -12,12 +12,14 @@
 
 namespace pronghorn {
 
-// h_t = a_t h_{t-1} + x_t, a = exp(log_a). A journal row is [a | x], or x if a is constant.
+// h_t = a_t h_{t-1} + x_t, a = exp(log_a). A journal row is [a | x], or x if a is constant. With a
+// period, a is 1 and h_t is taken to within half a period of 0 by whole periods.
 struct DiagonalScan {
   int64_t channels = 0;
   bool constant = false;
-  ConstMatrix log_a;  // [rows, channels], <= 0; constant: [1, channels]
+  ConstMatrix log_a;  // [rows, channels], <= 0; constant: [1, channels], absent with a period
   ConstMatrix x;      // [rows, channels]
+  float period = 0;   // 0: none; needs a constant a
 
   int64_t row_width() const { return constant ? channels : 2 * channels; }
 };

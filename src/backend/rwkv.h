@@ -41,7 +41,7 @@ struct Rwkv7KeysGradients {
 };
 
 // What leaves RWKV-7's heads: y = (weight n + bias + (sum of r k r_k over the head) v) gate, n the
-// head's part of x less its mean, over its deviation.
+// head's part of x less its mean, over its deviation. r, k, v and r_k absent: without that sum.
 struct Rwkv7Output {
   Extent extent;
   int64_t head_dim = 0;

@@ -128,6 +128,7 @@ class WatchedBackend final : public Backend {
         diagonal_plus_rank_one_(
             make_watched_diagonal_plus_rank_one(backend.diagonal_plus_rank_one(), watcher)),
         rwkv_(make_watched_rwkv(backend.rwkv(), watcher)),
+        state_rows_(make_watched_state_rows(backend.state_rows(), watcher)),
         diagonal_scan_(make_watched_diagonal_scan(backend.diagonal_scan(), watcher)),
         fast_weight_memory_(
             make_watched_fast_weight_memory(backend.fast_weight_memory(), watcher)) {}
@@ -141,6 +142,7 @@ class WatchedBackend final : public Backend {
   ScanKernels& scan() override { return *scan_; }
   DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
   RwkvKernels& rwkv() override { return *rwkv_; }
+  StateRowKernels& state_rows() override { return *state_rows_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
@@ -154,6 +156,7 @@ class WatchedBackend final : public Backend {
   std::unique_ptr<ScanKernels> scan_;
   std::unique_ptr<DiagonalPlusRankOneKernels> diagonal_plus_rank_one_;
   std::unique_ptr<RwkvKernels> rwkv_;
+  std::unique_ptr<StateRowKernels> state_rows_;
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_;
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_;
 };

@@ -2,10 +2,7 @@
 // products. The key is what the decay leaves free, 1 - f, and decays have lower bounds that rise
 // with depth, learned for all layers together. Parameter names are those of the
 // flash-linear-attention checkpoints.
-#include <algorithm>
 #include <cmath>
-#include <mutex>
-#include <string>
 
 #include "layers/layers.h"
 #include "layers/linear_parts.h"
@@ -44,7 +41,7 @@ class Hgrn2Mixer final : public Mixer {
 
   Hgrn2Mixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
              const StateScope& states)
-      : layer_(std::min(context.layer, context.depth - 1)) {
+      : bound_(config.lower_bound, config.heads.heads * config.heads.head_dim, context, scope) {
     options_.key_heads = options_.value_heads = config.heads.heads;
     options_.key_dim = config.heads.head_dim;
     options_.value_dim = config.value_head_dim;
@@ -60,12 +57,6 @@ class Hgrn2Mixer final : public Mixer {
     o_proj_ = scope.matrix("o_proj.weight", d, value_width, residual_initializer(context));
     g_norm_ = GatedHeadNorm("g_norm.weight", value_width, HeadGate::none,
                             epsilon_or_default(config.norm_epsilon, context), scope);
-    if (config.lower_bound) {
-      lower_bounds_ =
-          scope.common("lower_bounds", {context.depth, key_width}, initializers::constant(0));
-    } else {
-      bound_ = Tensor::zeros({key_width});
-    }
     state_ = states.add(outer_product_state_journal(options_));
   }
 
@@ -74,7 +65,7 @@ class Hgrn2Mixer final : public Mixer {
     const auto [q, f, i] = linear_maps(context, x, {{&q_proj_}, {&f_proj_}, {&i_proj_}});
     OuterProductStateInputs inputs;
     inputs.q = activate(context, q, Activation::silu);
-    const auto [log_decay, k] = lower_bounded_gate(context, f, bound(context));
+    const auto [log_decay, k] = lower_bounded_gate(context, f, bound_.value(context));
     inputs.k = k;
     inputs.log_decay = log_decay;
     inputs.v = i;
@@ -88,22 +79,11 @@ class Hgrn2Mixer final : public Mixer {
   }
 
  private:
-  Tensor bound(const Context& context) const {
-    if (!lower_bounds_.defined()) return bound_;
-    if (lower_bounds_.requires_grad()) return cumulative_softmax(context, lower_bounds_, layer_);
-    // In inference it stays what it is.
-    std::call_once(made_, [&] { bound_ = cumulative_softmax({}, lower_bounds_, layer_); });
-    return bound_;
-  }
-
-  int64_t layer_;
+  RisingBound bound_;
   OuterProductStateOptions options_;
   GatedHeadNorm g_norm_;
   JournalSlot state_;
   Weight q_proj_, f_proj_, i_proj_, o_proj_;
-  Tensor lower_bounds_;  // of all layers, before their softmax
-  mutable std::once_flag made_;
-  mutable Tensor bound_;
 };
 
 }  // namespace

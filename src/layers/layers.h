@@ -59,6 +59,7 @@ FeedForwardType feed_forward_type(std::string name, std::string description, std
 MixerType attention_mixer_type();
 MixerType mamba_mixer_type();
 MixerType mamba2_mixer_type();
+MixerType mamba3_mixer_type();
 MixerType gated_deltanet_mixer_type();
 MixerType short_conv_mixer_type();
 MixerType rg_lru_mixer_type();
@@ -69,6 +70,7 @@ MixerType linear_attention_mixer_type();
 MixerType retnet_mixer_type();
 MixerType lightning_mixer_type();
 MixerType gla_mixer_type();
+MixerType hgrn_mixer_type();
 MixerType hgrn2_mixer_type();
 MixerType delta_net_mixer_type();
 MixerType kda_mixer_type();
@@ -79,6 +81,7 @@ MixerType titans_memory_mixer_type();
 MixerType titans_mac_mixer_type();
 MixerType titans_mag_mixer_type();
 MixerType titans_mal_mixer_type();
+MixerType rwkv6_mixer_type();
 MixerType rwkv7_mixer_type();
 
 FeedForwardType swiglu_type();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "layers/toolbox.h"
+#include "ops/gates.h"
 #include "ops/short_convolution.h"
 
 namespace pronghorn {
@@ -29,6 +30,36 @@ Tensor ConvolvedProjection::finish(const LayerInput& input, const Tensor& projec
     return short_convolution(context, projected, taps_, bias_, options_.silu, input.batch, rows_);
   }
   return options_.silu ? activate(context, projected, Activation::silu) : projected;
+}
+
+PreviousRow::PreviousRow(int64_t width, const StateScope& states)
+    : rows_(states.add(short_convolution_journal(width, 2))) {
+  // A convolution that takes the row before as it is.
+  std::vector<float> taps(static_cast<size_t>(2 * width), 0.0f);
+  for (size_t i = 0; i < taps.size(); i += 2) taps[i] = 1;
+  taps_ = Tensor::from(taps, {width, 2});
+}
+
+Tensor PreviousRow::forward(const LayerInput& input, const Tensor& x) const {
+  return short_convolution(input.context, x, taps_, {}, false, input.batch, rows_);
+}
+
+RisingBound::RisingBound(bool learned, int64_t width, const LayerContext& context,
+                         const ParameterScope& scope)
+    : layer_(std::min(context.layer, context.depth - 1)) {
+  if (learned) {
+    all_ = scope.common("lower_bounds", {context.depth, width}, initializers::constant(0));
+  } else {
+    bound_ = Tensor::zeros({width});
+  }
+}
+
+Tensor RisingBound::value(const Context& context) const {
+  if (!all_.defined()) return bound_;
+  if (all_.requires_grad()) return cumulative_softmax(context, all_, layer_);
+  // In inference it stays what it is.
+  std::call_once(made_, [&] { bound_ = cumulative_softmax({}, all_, layer_); });
+  return bound_;
 }
 
 std::vector<float> retention_log_decays(int64_t heads) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,38 @@ class ConvolvedProjection {
   Weight projection_;
   Tensor taps_, bias_;
   JournalSlot rows_;
+};
+
+// The row before each row of a sequence, zeros before the first; tree nodes have their parents.
+class PreviousRow {
+ public:
+  PreviousRow() = default;
+  PreviousRow(int64_t width, const StateScope& states);
+
+  // x [rows, width]; returns the same shape.
+  Tensor forward(const LayerInput& input, const Tensor& x) const;
+
+ private:
+  Tensor taps_;
+  JournalSlot rows_;
+};
+
+// Lower bounds of decays that rise with depth (HGRN, arXiv 2311.04823, section 3.2), learned for
+// all layers together: the parameter `lower_bounds` [depth, width] of the model.
+class RisingBound {
+ public:
+  // learned: false: the bound is 0.
+  RisingBound(bool learned, int64_t width, const LayerContext& context,
+              const ParameterScope& scope);
+
+  // [width], in [0, 1).
+  Tensor value(const Context& context) const;
+
+ private:
+  int64_t layer_;
+  Tensor all_;  // of all layers, before their softmax
+  mutable std::once_flag made_;
+  mutable Tensor bound_;
 };
 
 // ln(1 - 2^(-5 - head)) of each head: the decays of RetNet (arXiv 2307.08621, equation 8).

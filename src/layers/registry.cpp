@@ -35,6 +35,8 @@ std::vector<MixerType>& mixers() {
       delta_net_mixer_type,     kda_mixer_type,
       mlstm_mixer_type,         rg_lru_mixer_type,
       s4d_mixer_type,           rwkv7_mixer_type,
+      hgrn_mixer_type,          rwkv6_mixer_type,
+      mamba3_mixer_type,
   };
   static std::vector<MixerType> types = [] {
     std::vector<MixerType> all;

@@ -1,11 +1,12 @@
-// RWKV-7 "Goose" (Peng et al., arXiv 2503.14456): time mixing, whose state decays channel by
-// channel and replaces what a key held at a rate of its own, and channel mixing. Parameter names
-// are those of the flash-linear-attention checkpoints.
+// Time mixing of RWKV-7 "Goose" (Peng et al., arXiv 2503.14456), whose state decays channel by
+// channel and replaces what a key held at a rate of its own. Parameter names are those of the
+// flash-linear-attention checkpoints.
 #include <algorithm>
 #include <array>
 #include <cmath>
 
 #include "layers/layers.h"
+#include "layers/rwkv_parts.h"
 #include "layers/toolbox.h"
 #include "ops/diagonal_plus_rank_one.h"
 #include "ops/linear.h"
@@ -18,37 +19,9 @@ namespace {
 
 constexpr std::string_view kFirstValue = "rwkv7.value";
 
-// Where a layer is among the others: initial values depend on it.
-struct Depth {
-  explicit Depth(const LayerContext& context)
-      : layers(std::max<double>(1, static_cast<double>(context.depth))),
-        done(static_cast<double>(context.layer) /
-             std::max<double>(1, static_cast<double>(context.depth - 1))),
-        left(std::max(0.0, 1 - static_cast<double>(context.layer) / layers)),
-        layer(static_cast<double>(context.layer)) {}
-
-  double layers;
-  double done;  // 0 in the first layer, 1 in the last
-  double left;  // 1 in the first layer, nearly 0 in the last
-  double layer;
-};
-
-// Mixes of the token shift: the later the channel and the layer, the less of the row before.
-Initializer shift_initializer(int64_t width, double power) {
-  return [=](Random&, int64_t i) {
-    return static_cast<float>(1 -
-                              std::pow(static_cast<double>(i) / static_cast<double>(width), power));
-  };
-}
-
-// From -1/2 in the first channel to 1/2 in the last.
-double along(int64_t i, int64_t width) {
-  return static_cast<double>(i) / static_cast<double>(std::max<int64_t>(1, width - 1)) - 0.5;
-}
-
 // From -1 to 1 over each head, flat in the middle.
 double within_head(int64_t i, int64_t head_dim) {
-  const double y = 2 * along(i % head_dim, head_dim);
+  const double y = 2 * along_channels(i % head_dim, head_dim);
   return y * std::abs(y);
 }
 
@@ -110,13 +83,13 @@ class Rwkv7Mixer final : public Mixer {
     options_.key_dim = options_.value_dim = config.heads.head_dim;
     const int64_t d = context.hidden_size, head_dim = options_.key_dim;
     const int64_t width = options_.heads * head_dim;
-    const Depth depth(context);
+    const RwkvDepth depth(context);
 
     const std::array<std::pair<const char*, double>, kMixes> mixes = {
         {{"x_r", 0.2}, {"x_w", 0.9}, {"x_k", 0.7}, {"x_v", 0.7}, {"x_a", 0.9}, {"x_g", 0.2}}};
     for (size_t s = 0; s < kMixes; ++s) {
       mixes_[s] =
-          scope.tensor(mixes[s].first, {d}, shift_initializer(d, mixes[s].second * depth.left));
+          scope.tensor(mixes[s].first, {d}, rwkv_shift_initializer(d, mixes[s].second * depth.left));
     }
     const double root = std::sqrt(static_cast<double>(d));
     r_proj_ =
@@ -128,15 +101,15 @@ class Rwkv7Mixer final : public Mixer {
     o_proj_ = scope.matrix("o_proj.weight", d, width, residual_initializer(context));
 
     const Initializer decay = [=](Random&, int64_t i) {
-      const double place = along(i, width) + 0.5;
+      const double place = along_channels(i, width) + 0.5;
       const double base = -6 + 6 * std::pow(place, 1 + std::pow(depth.done, 0.3));
       return static_cast<float>(base + 0.5 + 2.5 * within_head(i, head_dim));
     };
     const Initializer rate = [=](Random&, int64_t i) {
-      return static_cast<float>(-0.19 + 0.3 * within_head(i, head_dim) + 0.4 * along(i, width));
+      return static_cast<float>(-0.19 + 0.3 * within_head(i, head_dim) + 0.4 * along_channels(i, width));
     };
     const Initializer share = [=](Random&, int64_t i) {
-      return static_cast<float>(0.73 - 0.4 * along(i, width));
+      return static_cast<float>(0.73 - 0.4 * along_channels(i, width));
     };
     w_lora_ = {scope.child("w_lora"), d, config.decay_low_rank_dim, width, &decay};
     a_lora_ = {scope.child("a_lora"), d, config.a_low_rank_dim, width, &rate};
@@ -145,7 +118,7 @@ class Rwkv7Mixer final : public Mixer {
       v_lora_ = {scope.child("v_lora"), d, config.v_low_rank_dim, width, &share};
     }
     k_k_ = scope.tensor("k_k", {width}, [=](Random&, int64_t i) {
-      return static_cast<float>(0.71 - 0.1 * along(i, width));
+      return static_cast<float>(0.71 - 0.1 * along_channels(i, width));
     });
     k_a_ = scope.tensor("k_a", {width}, initializers::constant(1.02f));
     r_k_ = scope.tensor("r_k", {options_.heads, head_dim}, initializers::constant(-0.04f));
@@ -212,57 +185,12 @@ class Rwkv7Mixer final : public Mixer {
   Tensor k_k_, k_a_, r_k_, g_norm_weight_, g_norm_bias_;
 };
 
-struct ChannelMixConfig {
-  int64_t size = 0;
-
-  void fields(ConfigFields& f, const LayerContext& context) {
-    f.integer("size", size, {4 * context.hidden_size, "4 hidden_size"}, 1, limits::kWidth,
-              "width inside");
-  }
-};
-
-// value(relu(key(x mixed with the row before))^2)
-class ChannelMix final : public FeedForward {
- public:
-  using Config = ChannelMixConfig;
-
-  ChannelMix(const Config& config, const LayerContext& context, const ParameterScope& scope,
-             const StateScope& states) {
-    const int64_t d = context.hidden_size;
-    const double root = std::sqrt(static_cast<double>(d));
-    mix_ = scope.tensor("x_k", {d}, shift_initializer(d, std::pow(Depth(context).left, 4)));
-    key_ =
-        scope.matrix("key.weight", config.size, d, initializers::uniform(-0.5 / root, 0.5 / root));
-    value_ = scope.matrix("value.weight", d, config.size, residual_initializer(context));
-    shift_ = states.add(token_shift_journal(d));
-  }
-
-  Tensor forward(const LayerInput& input, const Tensor& x) const override {
-    const Context& context = input.context;
-    const auto mixed = token_shift(context, x, {&mix_, 1}, input.batch, shift_);
-    const Tensor inside =
-        activate(context, linear(context, mixed[0], key_), Activation::relu_squared);
-    return linear(context, inside, value_);
-  }
-
- private:
-  JournalSlot shift_;
-  Tensor mix_;
-  Weight key_, value_;
-};
-
 }  // namespace
 
 MixerType rwkv7_mixer_type() {
   return mixer_type<Rwkv7Mixer>("rwkv7",
                                 "a state that decays and is replaced by vectors of its own",
                                 "arXiv 2503.14456", R"({"type": "rwkv7", "heads": 2})");
-}
-
-FeedForwardType channel_mix_type() {
-  return feed_forward_type<ChannelMix>("channel_mix", "token shift and a squared ReLU (RWKV)",
-                                       "arXiv 2503.14456",
-                                       R"({"type": "channel_mix", "size": 40})");
 }
 
 }  // namespace pronghorn

@@ -19,6 +19,8 @@ Tensor normalized(const Norm& norm, const Context& context, const Stream& stream
 
 namespace {
 
+using NormResidual = BlockConfig::NormResidual;
+
 // The stream with its delta added, and what a part under this norm is given of it.
 std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const Stream& stream) {
   if (!norm.defined()) {
@@ -34,7 +36,8 @@ std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const 
 Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
              const ParameterScope& scope, int64_t state_layer, const ParameterScope* side_owner)
     : residual_(config.residual),
-      residual_multiplier_(static_cast<float>(config.residual_multiplier)) {
+      residual_multiplier_(static_cast<float>(config.residual_multiplier)),
+      norm_residual_(config.norm_residual) {
   using Norms = BlockConfig::Norms;
   const auto norm = [&](std::string_view name) {
     return Norm(scope.child(name), model.norm_style(), model.hidden_size);
@@ -75,13 +78,16 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
 Stream Block::forward(const LayerInput& input, const Stream& stream) const {
   const Context& context = input.context;
   if (mixers_.empty()) return feed(input, stream);
-  const auto [sum, entered] = enter_mixers(input, stream);
-  const Tensor mixed = addend(context, mixer_post_norm_, mix(input, entered));
+  const auto [stream_sum, entered] = enter_mixers(input, stream);
+  const Tensor sum = base(context, stream_sum, entered, &NormResidual::mixer_stream);
+  const Tensor mixed =
+      addend(context, mixer_post_norm_, mix(input, entered), &NormResidual::mixer_part);
   if (feed_forward_ == nullptr) return {sum, mixed};
   if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
   const bool shared = residual_ == BlockConfig::Residual::shared;
   const Tensor inner = shared ? entered : enter(context, ffn_norm_, {sum, {}}).second;
-  const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner));
+  const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner),
+                            &NormResidual::ffn_part);
   return {sum, add(context, mixed, fed)};
 }
 
@@ -94,12 +100,23 @@ std::pair<Tensor, Tensor> Block::enter_mixers(const LayerInput& input, const Str
 
 Stream Block::feed(const LayerInput& input, const Stream& stream) const {
   const auto [sum, inner] = enter(input.context, ffn_norm_, stream);
-  return {sum, addend(input.context, ffn_post_norm_, feed_forward_->forward(input, inner))};
+  return {base(input.context, sum, inner, &NormResidual::ffn_stream),
+          addend(input.context, ffn_post_norm_, feed_forward_->forward(input, inner),
+                 &NormResidual::ffn_part)};
 }
 
-Tensor Block::addend(const Context& context, const Norm& norm, const Tensor& given) const {
+Tensor Block::addend(const Context& context, const Norm& norm, const Tensor& given,
+                     double NormResidual::*factor) const {
   const Tensor normed = norm.defined() ? norm.forward(context, given) : given;
-  return scaled(context, normed, residual_multiplier_);
+  const Tensor added = scaled(context, normed, residual_multiplier_);
+  if (!norm_residual_) return added;
+  return scaled(context, added, static_cast<float>((*norm_residual_).*factor));
+}
+
+Tensor Block::base(const Context& context, const Tensor& sum, const Tensor& entered,
+                   double NormResidual::*factor) const {
+  if (!norm_residual_) return sum;
+  return scaled(context, entered, static_cast<float>((*norm_residual_).*factor));
 }
 
 Tensor Block::mix(const LayerInput& input, const Tensor& x) const {

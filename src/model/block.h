@@ -50,8 +50,12 @@ class Block {
   // What the mixers' part begins with: the stream with its delta added, and the mixers' input.
   std::pair<Tensor, Tensor> enter_mixers(const LayerInput& input, const Stream& stream) const;
   Tensor mix(const LayerInput& input, const Tensor& x) const;
-  // What a part gave, as it is added to the stream.
-  Tensor addend(const Context& context, const Norm& norm, const Tensor& given) const;
+  // What a part gave, as it is added to the stream; factor: norm_residual's.
+  Tensor addend(const Context& context, const Norm& norm, const Tensor& given,
+                double BlockConfig::NormResidual::*factor) const;
+  // The stream that a part is added to: `sum`, or what the part was given.
+  Tensor base(const Context& context, const Tensor& sum, const Tensor& entered,
+              double BlockConfig::NormResidual::*factor) const;
 
   std::vector<JournalShape> journals_;
   double matrix_size_ = 0;  // numbers of the matrices that a token is multiplied with
@@ -63,6 +67,7 @@ class Block {
   std::vector<std::unique_ptr<Mixer>> mixers_;
   std::vector<Norm> branch_norms_;  // one per mixer if several are averaged
   std::unique_ptr<FeedForward> feed_forward_;
+  std::optional<BlockConfig::NormResidual> norm_residual_;
 };
 
 }  // namespace pronghorn

@@ -75,6 +75,20 @@ SideConfig read_side(ConfigReader reader, LayerContext context) {
   return side;
 }
 
+BlockConfig::NormResidual read_norm_residual(ConfigReader reader) {
+  const auto read = [&](const char* key) { return reader.number(key, 1.0, -kMaxScale, kMaxScale); };
+  const BlockConfig::NormResidual factors = {read("mixer_stream"), read("mixer_part"), read("ffn_stream"), read("ffn_part")};
+  reader.finish();
+  return factors;
+}
+
+nlohmann::json write_norm_residual(const BlockConfig::NormResidual& factors) {
+  return {{"mixer_stream", factors.mixer_stream},
+          {"mixer_part", factors.mixer_part},
+          {"ffn_stream", factors.ffn_stream},
+          {"ffn_part", factors.ffn_part}};
+}
+
 BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   BlockConfig block;
   if (reader.has("mixers")) {
@@ -111,6 +125,15 @@ BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
   require(!block.mixers.empty() || block.residual == BlockConfig::Residual::sequential,
           reader.path("residual"), "a feed-forward alone has no mixer to be beside");
   block.residual_multiplier = reader.number("residual_multiplier", 1.0, -kMaxScale, kMaxScale);
+  if (reader.has("norm_residual")) {
+    require(block.norms == BlockConfig::Norms::before && !block.side &&
+                block.residual == BlockConfig::Residual::sequential,
+            reader.path("norm_residual"),
+            "needs a norm before each part, one part after the other, and no side");
+    block.norm_residual = read_norm_residual(reader.object("norm_residual"));
+  } else {
+    reader.ignore("norm_residual");
+  }
   reader.finish();
   return block;
 }
@@ -358,6 +381,8 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
     out["norms"] = kNorms[static_cast<size_t>(block.norms)];
     out["residual"] = kResiduals[static_cast<size_t>(block.residual)];
     out["residual_multiplier"] = block.residual_multiplier;
+    // Only where it is, for the same reason.
+    if (block.norm_residual) out["norm_residual"] = write_norm_residual(*block.norm_residual);
   }
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};

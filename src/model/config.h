@@ -41,6 +41,12 @@ struct BlockConfig {
   Norms norms = Norms::before;
   Residual residual = Residual::sequential;
   double residual_multiplier = 1;  // of what mixers and feed-forward add to the stream
+  // Factors of a stream that goes on from the norm before each part (DeepNorm as MiniMax-01 has it,
+  // arXiv 2501.08313): x = stream norm(x) + part f(norm(x)).
+  struct NormResidual {
+    double mixer_stream = 1, mixer_part = 1, ffn_stream = 1, ffn_part = 1;
+  };
+  std::optional<NormResidual> norm_residual;
 };
 
 // Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads after the last block

@@ -22,9 +22,15 @@ void expect(const char* where, const Tensor& tensor, std::string_view name, int6
                                  columns));
 }
 
-DiagonalScan scan_of(const Tensor& log_a, const Tensor& x, bool constant) {
-  return {x.columns(), constant, input_matrix(log_a), input_matrix(x)};
-}
+struct ScanOperands {
+  Tensor log_a, x;
+  bool constant = false;
+  float period = 0;
+
+  DiagonalScan scan() const {
+    return {x.columns(), constant, input_matrix(log_a), input_matrix(x), period};
+  }
+};
 
 struct SsmOperands {
   Tensor u, poles, reads, D;
@@ -48,22 +54,14 @@ void run_scan(const CheckedBatch& batch, JournalSlot slot, PooledVector<ScanSegm
   forward(segments);
 }
 
-}  // namespace
-
-JournalShape diagonal_scan_journal(int64_t channels, bool constant_decay) {
-  return {kScan, constant_decay ? channels : 2 * channels, channels, 0, kExactStep, true};
-}
-
-Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& x,
-                     const CheckedBatch& batch, JournalSlot slot) {
-  const bool constant = log_a.shape().size() == 1;
-  require(x.columns() > 0, kScan, "x has no columns");
-  expect(kScan, x, "x", batch.rows(), x.columns());
-  expect(kScan, log_a, "log_a", constant ? 1 : batch.rows(), x.columns());
-  const Tensor h = Tensor::empty({batch.rows(), x.columns()});
-  const bool record = needs_gradient(context, h, log_a, x);
+Tensor scanned(const Context& context, const ScanOperands& in, const CheckedBatch& batch,
+               JournalSlot slot) {
+  require(in.x.columns() > 0, kScan, "x has no columns");
+  expect(kScan, in.x, "x", batch.rows(), in.x.columns());
+  const Tensor h = Tensor::empty({batch.rows(), in.x.columns()});
+  const bool record = needs_gradient(context, h, in.log_a, in.x);
   check_recurrence(kScan, batch, record);
-  const DiagonalScan scan = scan_of(log_a, x, constant);
+  const DiagonalScan scan = in.scan();
   DiagonalScanKernels& kernels = backend().diagonal_scan();
   PooledVector<ScanSegment> segments = fresh_scan_segments(batch);
   run_scan(
@@ -73,15 +71,34 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
       },
       [&](std::span<const ScanSegment> all) { kernels.forward(scan, all, output_matrix(h)); });
   if (record) {
-    context.tape->record([log_a, x, h, constant, segments = std::move(segments)] {
+    context.tape->record([in, h, segments = std::move(segments)] {
       if (!h.has_grad()) return;
-      const DiagonalScanGradients gradients = {input_gradient(log_a), input_gradient(x)};
+      const DiagonalScanGradients gradients = {input_gradient(in.log_a), input_gradient(in.x)};
       const Tensor dh = h.grad();
-      backend().diagonal_scan().backward(scan_of(log_a, x, constant), segments, input_matrix(h),
-                                         input_matrix(dh), gradients);
+      backend().diagonal_scan().backward(in.scan(), segments, input_matrix(h), input_matrix(dh),
+                                         gradients);
     });
   }
   return h;
+}
+
+}  // namespace
+
+JournalShape diagonal_scan_journal(int64_t channels, bool constant_decay) {
+  return {kScan, constant_decay ? channels : 2 * channels, channels, 0, kExactStep, true};
+}
+
+Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& x,
+                     const CheckedBatch& batch, JournalSlot slot) {
+  const bool constant = log_a.shape().size() == 1;
+  expect(kScan, log_a, "log_a", constant ? 1 : batch.rows(), x.columns());
+  return scanned(context, {log_a, x, constant}, batch, slot);
+}
+
+Tensor running_sum(const Context& context, const Tensor& x, float period,
+                   const CheckedBatch& batch, JournalSlot slot) {
+  require(period > 0, "running_sum", "a period of {}", period);
+  return scanned(context, {{}, x, true, period}, batch, slot);
 }
 
 JournalShape diagonal_ssm_journal(int64_t channels, int64_t modes) {

@@ -63,8 +63,12 @@ Rwkv7KeyRows rwkv7_keys(const Context& context, const Tensor& decay, const Tenso
 Tensor rwkv7_output(const Context& context, const Rwkv7OutputInputs& in, int64_t head_dim,
                     float epsilon) {
   constexpr const char* kWhere = "rwkv7_output";
-  for (const Tensor& each : {in.r, in.k, in.v, in.gate}) check_shape(kWhere, each, in.x);
-  for (const Tensor& each : {in.weight, in.bias, in.r_k}) check_vector(kWhere, each, in.x);
+  check_shape(kWhere, in.gate, in.x);
+  for (const Tensor& each : {in.weight, in.bias}) check_vector(kWhere, each, in.x);
+  if (in.r_k.defined()) {
+    for (const Tensor& each : {in.r, in.k, in.v}) check_shape(kWhere, each, in.x);
+    check_vector(kWhere, in.r_k, in.x);
+  }
   check_heads(kWhere, in.x, head_dim);
   const auto arguments = [=] {
     return Rwkv7Output{extent_of(in.x),
@@ -77,7 +81,7 @@ Tensor rwkv7_output(const Context& context, const Rwkv7OutputInputs& in, int64_t
                        input_matrix(in.gate),
                        in.weight.data(),
                        in.bias.data(),
-                       in.r_k.data()};
+                       in.r_k.defined() ? in.r_k.data() : nullptr};
   };
   const Tensor y = Tensor::empty(in.x.shape());
   backend().rwkv().rwkv7_output(arguments(), output_matrix(y));

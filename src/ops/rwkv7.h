@@ -28,7 +28,8 @@ struct Rwkv7OutputInputs {
   Tensor r_k;               // columns numbers: the weight of a token's own key in its bonus
 };
 
-// (group_norm(x) + (sum of r k r_k over a head) v) gate, with a group of head_dim columns a head.
+// (group_norm(x) + (sum of r k r_k over a head) v) gate, with a group of head_dim columns a head;
+// without the sum where r_k, and with it r, k and v, is undefined.
 Tensor rwkv7_output(const Context& context, const Rwkv7OutputInputs& inputs, int64_t head_dim,
                     float epsilon);
 

@@ -38,13 +38,40 @@ OperatorCase diagonal_scan_case(std::string name, int64_t channels, bool constan
   return row;
 }
 
+// Sums less whole periods: arXiv 2603.15569, the angles of Mamba-3.
+OperatorCase running_sum_case() {
+  constexpr int64_t kChannels = 37;
+  constexpr double kPeriod = 64;
+  OperatorCase row;
+  row.name = "running_sum";
+  // Sums that rise past half a period several times. A sum within a rounding of that would differ
+  // from the reference by a whole period; few sums come near with so long a period.
+  row.inputs = {{"x", kChannels, {}, 0.2, 1}};
+  row.output_width = kChannels;
+  row.journals = {diagonal_scan_journal(kChannels, true)};
+  row.forward = [](const Context& context, const std::vector<Tensor>& in,
+                   const CheckedBatch& batch) {
+    return running_sum(context, in[0], static_cast<float>(kPeriod), batch, JournalSlot{0, 0});
+  };
+  row.reference = [](const Values& inputs, const std::vector<int32_t>& positions) {
+    std::vector<double> h = inputs[0];
+    const auto width = static_cast<size_t>(kChannels);
+    for (size_t i = width; i < positions.size() * width; ++i) {
+      h[i] += h[i - width];
+      h[i] -= kPeriod * std::round(h[i] / kPeriod);
+    }
+    return h;
+  };
+  return row;
+}
+
 }  // namespace
 
 std::vector<OperatorCase> diagonal_scan_cases() {
   return {diagonal_scan_case("diagonal_scan", 64, false),
           // Partial vectors; more than one group of channels; a decay that tokens share.
           diagonal_scan_case("diagonal_scan_ragged", 83, false),
-          diagonal_scan_case("diagonal_scan_constant", 70, true)};
+          diagonal_scan_case("diagonal_scan_constant", 70, true), running_sum_case()};
 }
 
 }  // namespace pronghorn::laws

@@ -90,6 +90,23 @@ TEST(Rwkv7, Output) {
     return Values{y};
   };
   check_operator(check);
+
+  // RWKV-6's: no bonus behind the norm.
+  check.name = "rwkv7_output, without a bonus";
+  check.inputs = [](int64_t rows) {
+    return std::vector<check::Input>{
+        {{rows, kColumns}}, {{rows, kColumns}}, {{kColumns}}, {{kColumns}}};
+  };
+  check.forward = [](const Context& context, const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{rwkv7_output(context, {in[0], {}, {}, {}, in[1], in[2], in[3], {}},
+                                            kHeadDim, static_cast<float>(kEpsilon))};
+  };
+  const auto with_bonus = check.reference;
+  check.reference = [with_bonus](const Values& in, int64_t rows) {
+    const Row none(in[0].size()), no_weight(static_cast<size_t>(kColumns));
+    return with_bonus({in[0], none, none, none, in[1], in[2], in[3], no_weight}, rows);
+  };
+  check_operator(check);
 }
 
 TEST(Rwkv7, Interpolate) {

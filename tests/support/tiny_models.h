@@ -156,6 +156,19 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "conv_kernel": 0, "activation": "elu", "gate": true, "negative_eigenvalues": true}},
           "h": {"mixer": {"type": "hgrn2", "heads": 2, "head_dim": 7, "lower_bound": false}, )" +
            ffn + "}}"},
+      {"linear_rows",
+       R"("pattern": "hrm", "blocks": {"h": {"mixer": {"type": "hgrn", "width": 29,
+          "lower_bound": false}}, "r": {"mixer": {"type": "rwkv6", "heads": 3, "head_dim": 5,
+          "value_head_dim": 10, "mix_low_rank_dim": 3, "decay_low_rank_dim": 4},
+          "ffn": {"type": "channel_mix", "size": 40, "receptance": true}},
+          "m": {"mixer": {"type": "mamba3", "heads": 4, "head_dim": 7, "state": 10, "groups": 2,
+          "bias": true, "output_norm": true, "rope_fraction": 1, "least_rate": 0.5}}})"},
+      {"norm_residual",
+       R"("pattern": "2l a", "blocks": {"l": {"norm_residual": {"mixer_stream": 1.3,
+          "mixer_part": 0.8, "ffn_stream": 0.9, "ffn_part": 1.2}, "mixer": {"type": "lightning",
+          "heads": 2}, )" +
+           ffn + R"(}, "a": {"norm_residual": {"mixer_stream": 1.1}, "mixer": )" + attention +
+           ", " + ffn + "}}"},
       // The hybrids' variants.
       {"short_conv", R"("pattern": "2s a", "blocks": {"s": {"mixer": {"type": "short_conv",
           "conv_kernel": 4, "bias": true}, )" +

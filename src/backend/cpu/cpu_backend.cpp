@@ -14,6 +14,7 @@ class CpuBackend final : public Backend {
   OuterProductStateKernels& outer_product_state() override { return *outer_product_state_; }
   DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
   RwkvKernels& rwkv() override { return *rwkv_; }
+  StateRowKernels& state_rows() override { return *state_rows_; }
   ScanKernels& scan() override { return *scan_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
@@ -29,6 +30,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<DiagonalPlusRankOneKernels> diagonal_plus_rank_one_ =
       make_cpu_diagonal_plus_rank_one_kernels();
   std::unique_ptr<RwkvKernels> rwkv_ = make_cpu_rwkv_kernels();
+  std::unique_ptr<StateRowKernels> state_rows_ = make_cpu_state_row_kernels();
   std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_ = make_cpu_diagonal_scan_kernels();
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_ =

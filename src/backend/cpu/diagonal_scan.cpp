@@ -26,6 +26,14 @@ HWY_INLINE FloatVector DecayOf(FloatVector log_a) {
   return Exp2Decay(d, hn::Mul(log_a, hn::Set(d, 1.44269504088896341f)));
 }
 
+// h less whole periods.
+HWY_INLINE FloatVector Within(float period, FloatVector h) {
+  const FloatTag d;
+  if (period == 0) return h;
+  const FloatVector whole = hn::Round(hn::Mul(h, hn::Set(d, 1.0f / period)));
+  return hn::NegMulAdd(whole, hn::Set(d, period), h);
+}
+
 // Reads and writes whole vectors, or the first `rest` elements of one.
 template <bool kPartial>
 HWY_INLINE FloatVector LoadSome(const float* from, size_t rest) {
@@ -41,6 +49,13 @@ HWY_INLINE void StoreSome(FloatVector value, float* to, size_t rest) {
   } else {
     hn::StoreU(value, d, to);
   }
+}
+
+// A constant decay of some channels; 1 with a period.
+template <bool kPartial>
+HWY_INLINE FloatVector ConstantOf(const DiagonalScan& scan, int64_t channel, size_t rest) {
+  if (scan.period > 0) return hn::Set(FloatTag(), 1.0f);
+  return DecayOf(LoadSome<kPartial>(scan.log_a.data + channel, rest));
 }
 
 // Calls body(V, partial, channel, rest) for blocks of V vectors that cover a group.
@@ -71,8 +86,7 @@ HWY_NOINLINE void ScanRows(const DiagonalScan& scan, int64_t channel, size_t res
   FloatVector h[V], a[V];
   for (int v = 0; v < V; ++v) {
     h[v] = LoadSome<kPartial>(state + v * lanes, rest);
-    a[v] = kConstant ? DecayOf(LoadSome<kPartial>(scan.log_a.data + channel + v * lanes, rest))
-                     : hn::Zero(d);
+    a[v] = kConstant ? ConstantOf<kPartial>(scan, channel + v * lanes, rest) : hn::Zero(d);
   }
   for (int64_t t = 0; t < tokens; ++t) {
     const float* HWY_RESTRICT x = scan.x.row(first + t) + channel;
@@ -82,6 +96,7 @@ HWY_NOINLINE void ScanRows(const DiagonalScan& scan, int64_t channel, size_t res
       const FloatVector input = LoadSome<kPartial>(x + v * lanes, rest);
       if constexpr (!kConstant) a[v] = DecayOf(LoadSome<kPartial>(log_a + v * lanes, rest));
       h[v] = hn::MulAdd(a[v], h[v], input);
+      if constexpr (kConstant) h[v] = Within(scan.period, h[v]);
       StoreSome<kPartial>(h[v], to + v * lanes, rest);
       if (journal_rows == nullptr) continue;
       float* row = journal_rows[t] + channel + v * lanes;
@@ -147,12 +162,14 @@ void ReplayRows(const DiagonalScan& scan, std::span<const float* const> rows, Gr
   for (int64_t c = 0; c < group.count; c += lanes) {
     const int64_t part = std::min(lanes, group.count - c), channel = group.channel + c;
     const FloatVector constant =
-        scan.constant ? DecayOf(LoadPart(d, scan.log_a.data + channel, part)) : hn::Zero(d);
+        !scan.constant     ? hn::Zero(d)
+        : scan.period > 0 ? hn::Set(d, 1.0f)
+                          : DecayOf(LoadPart(d, scan.log_a.data + channel, part));
     FloatVector h = fresh ? hn::Zero(d) : LoadPart(d, state + channel, part);
     for (const float* row : rows) {
       const FloatVector a = scan.constant ? constant : LoadPart(d, row + channel, part);
       const float* x = row + (scan.constant ? 0 : scan.channels) + channel;
-      h = hn::MulAdd(a, h, LoadPart(d, x, part));
+      h = Within(scan.period, hn::MulAdd(a, h, LoadPart(d, x, part)));
     }
     StorePart(d, h, state + channel, part);
   }
@@ -177,8 +194,7 @@ HWY_NOINLINE void ReverseRows(const DiagonalScan& scan, const ScanSegment& segme
   FloatVector carry[V], a[V], sum[V];
   for (int v = 0; v < V; ++v) {
     carry[v] = sum[v] = hn::Zero(d);
-    a[v] = kConstant ? DecayOf(LoadSome<kPartial>(scan.log_a.data + channel + v * lanes, rest))
-                     : hn::Zero(d);
+    a[v] = kConstant ? ConstantOf<kPartial>(scan, channel + v * lanes, rest) : hn::Zero(d);
   }
   for (int64_t t = segment.length - 1; t >= 0; --t) {
     const int64_t row = segment.first_row + t;

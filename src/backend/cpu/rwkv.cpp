@@ -8,7 +8,7 @@
 
 #include <cmath>
 
-#include "backend/cpu/pointwise-inl.h"
+#include "backend/cpu/row_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
@@ -19,32 +19,6 @@ using V = FloatVector;
 
 constexpr float kDecayScale = 0.60653066f;  // e^(-1/2)
 constexpr float kLeastLength = 1e-12f;      // of a key that is divided by its length
-
-// Calls body(row, sums) for all rows, and gives the sums over rows, a vector of `columns` for each
-// target, to these. sums is null if no target wants any.
-template <class Body>
-HWY_INLINE void SumRowsInto(Extent extent, std::span<const GradVector> targets, const Body& body) {
-  const bool wanted =
-      std::any_of(targets.begin(), targets.end(), [](const GradVector& t) { return t.data; });
-  const int64_t count = static_cast<int64_t>(targets.size()) * extent.columns;
-  const Storage storage(static_cast<size_t>(wanted ? count : 0) * sizeof(float));
-  auto* sums = wanted ? reinterpret_cast<float*>(storage.data()) : nullptr;
-  SumOverRows({extent.rows, count}, count, {sums, false}, {},
-              [&](int64_t row, float* own, float*) { body(row, own); });
-  for (size_t s = 0; wanted && s < targets.size(); ++s) {
-    const GradVector& target = targets[s];
-    if (target.data == nullptr) continue;
-    const float* from = sums + static_cast<int64_t>(s) * extent.columns;
-    for (int64_t c = 0; c < extent.columns; ++c) {
-      target.data[c] = target.accumulate ? target.data[c] + from[c] : from[c];
-    }
-  }
-}
-
-template <class Vector>
-HWY_INLINE void AddTo(Vector v, V value, float* sums) {
-  v.store(value, sums, true);
-}
 
 void ShiftRows(const TokenShift& a, std::span<const Matrix> y) {
   const int64_t columns = a.extent.columns;
@@ -125,11 +99,6 @@ HWY_INLINE V LoadOr0(Vector v, const ConstMatrix& from, int64_t row, int64_t col
   return from.data != nullptr ? v.load(from.row(row) + column) : hn::Zero(FloatTag());
 }
 
-template <class Vector>
-HWY_INLINE void StoreIfWanted(Vector v, V value, const Matrix& to, int64_t row, int64_t column) {
-  if (to.data != nullptr) v.store(value, to.row(row) + column, to.accumulate);
-}
-
 // With u = k k_k, n = u / |u| and s the rate: dn = s dreplace - dremove, du = (dn - n (n . dn)) /
 // |u|, ds = n dreplace + k k_a dkey.
 void KeysBackward(const Rwkv7Keys& a, const Rwkv7KeysResultGradients& from,
@@ -178,25 +147,34 @@ void KeysBackward(const Rwkv7Keys& a, const Rwkv7KeysResultGradients& from,
   });
 }
 
+// The sum of r k r_k over a head; 0 without a bonus.
+HWY_INLINE float BonusOfHead(const Rwkv7Output& a, int64_t row, int64_t first) {
+  if (a.r_k == nullptr) return 0;
+  const float *r = a.r.row(row) + first, *k = a.k.row(row) + first;
+  V bonus = hn::Zero(FloatTag());
+  ForEachVector(a.head_dim, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+    bonus = hn::MulAdd(hn::Mul(v.load(r + i), v.load(k + i)), v.load(a.r_k + first + i), bonus);
+  });
+  return Total(bonus);
+}
+
 // Mean and inverse deviation of a head's x, and its sum of r k r_k.
 struct HeadSums {
   float mean, inverse, bonus;
 };
 HWY_INLINE HeadSums SumsOfHead(const Rwkv7Output& a, int64_t row, int64_t first) {
-  const float *x = a.x.row(row) + first, *r = a.r.row(row) + first, *k = a.k.row(row) + first;
+  const float* x = a.x.row(row) + first;
   const float per_column = 1.0f / static_cast<float>(a.head_dim);
-  V sum = hn::Zero(FloatTag()), bonus = sum, squares = sum;
-  ForEachVector(a.head_dim, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
-    sum = hn::Add(sum, v.load(x + i));
-    bonus = hn::MulAdd(hn::Mul(v.load(r + i), v.load(k + i)), v.load(a.r_k + first + i), bonus);
-  });
+  V sum = hn::Zero(FloatTag()), squares = sum;
+  ForEachVector(a.head_dim, [&](auto v, int64_t i)
+                                PRONGHORN_VECTOR_LAMBDA { sum = hn::Add(sum, v.load(x + i)); });
   const float mean = Total(sum) * per_column;
   const V center = hn::Set(FloatTag(), mean);
   ForEachVector(a.head_dim, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
     const V value = v.zero_rest(hn::Sub(v.load(x + i), center));
     squares = hn::MulAdd(value, value, squares);
   });
-  return {mean, 1.0f / std::sqrt(Total(squares) * per_column + a.epsilon), Total(bonus)};
+  return {mean, 1.0f / std::sqrt(Total(squares) * per_column + a.epsilon), BonusOfHead(a, row, first)};
 }
 
 void Output(const Rwkv7Output& a, const Matrix& y) {
@@ -210,7 +188,7 @@ void Output(const Rwkv7Output& a, const Matrix& y) {
         const int64_t at = first + i;
         const V n = hn::Mul(hn::Sub(v.load(a.x.row(row) + at), mean), inverse);
         V value = hn::MulAdd(n, v.load(a.weight + at), v.load(a.bias + at));
-        value = hn::MulAdd(bonus, v.load(a.v.row(row) + at), value);
+        if (a.r_k != nullptr) value = hn::MulAdd(bonus, v.load(a.v.row(row) + at), value);
         v.store(hn::Mul(value, v.load(a.gate.row(row) + at)), y.row(row) + at);
       });
     }
@@ -237,7 +215,7 @@ void OutputBackward(const Rwkv7Output& a, ConstMatrix dy, const Rwkv7OutputGradi
         const V g = hn::Mul(e, v.load(a.weight + at));
         sum = hn::Add(sum, g);
         product = hn::MulAdd(g, n, product);
-        d_bonus = hn::MulAdd(e, v.load(a.v.row(row) + at), d_bonus);
+        if (a.r_k != nullptr) d_bonus = hn::MulAdd(e, v.load(a.v.row(row) + at), d_bonus);
       });
       const V mean_g = hn::Set(d, Total(sum) * per_column);
       const V mean_gn = hn::Set(d, Total(product) * per_column);
@@ -245,23 +223,27 @@ void OutputBackward(const Rwkv7Output& a, ConstMatrix dy, const Rwkv7OutputGradi
       ForEachVector(a.head_dim, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
         const int64_t at = first + i;
         const V n = hn::Mul(hn::Sub(v.load(a.x.row(row) + at), mean), inverse);
-        const V given = v.load(dy.row(row) + at), values = v.load(a.v.row(row) + at);
+        const V given = v.load(dy.row(row) + at);
         const V e = hn::Mul(given, v.load(a.gate.row(row) + at));
         const V weight = v.load(a.weight + at);
         const V g = hn::Sub(hn::Mul(e, weight), mean_g);
-        const V r = v.load(a.r.row(row) + at), k = v.load(a.k.row(row) + at);
-        const V through = hn::Mul(bonus_gradient, v.load(a.r_k + at));
         V ungated = hn::MulAdd(n, weight, v.load(a.bias + at));
-        ungated = hn::MulAdd(bonus, values, ungated);
+        if (a.r_k != nullptr) ungated = hn::MulAdd(bonus, v.load(a.v.row(row) + at), ungated);
         StoreIfWanted(v, hn::Mul(inverse, hn::NegMulAdd(n, mean_gn, g)), to.x, row, at);
-        StoreIfWanted(v, hn::Mul(through, k), to.r, row, at);
-        StoreIfWanted(v, hn::Mul(through, r), to.k, row, at);
-        StoreIfWanted(v, hn::Mul(e, bonus), to.v, row, at);
+        if (a.r_k != nullptr) {
+          const V r = v.load(a.r.row(row) + at), k = v.load(a.k.row(row) + at);
+          const V through = hn::Mul(bonus_gradient, v.load(a.r_k + at));
+          StoreIfWanted(v, hn::Mul(through, k), to.r, row, at);
+          StoreIfWanted(v, hn::Mul(through, r), to.k, row, at);
+          StoreIfWanted(v, hn::Mul(e, bonus), to.v, row, at);
+          if (sums != nullptr) {
+            AddTo(v, hn::Mul(bonus_gradient, hn::Mul(r, k)), sums + 2 * columns + at);
+          }
+        }
         StoreIfWanted(v, hn::Mul(given, ungated), to.gate, row, at);
         if (sums == nullptr) return;
         AddTo(v, hn::Mul(e, n), sums + at);
         AddTo(v, e, sums + columns + at);
-        AddTo(v, hn::Mul(bonus_gradient, hn::Mul(r, k)), sums + 2 * columns + at);
       });
     }
   });
