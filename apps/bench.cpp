@@ -145,7 +145,7 @@ void bench_drafts(const BenchCommand& options) {
   bench.batch = options.bench.batch;
   bench.repeat = options.bench.repeat;
   bench.precision = options.precision.value_or(stored_precision(*model));
-  bench.cache_type = options.bench.cache_type;
+  bench.cache = options.bench.cache;
   const std::vector<std::vector<int32_t>> prompts = draft_prompts(options, *tokenizer);
   const auto rows = lab::bench_drafters(*model, *tokenizer, prompts, options.drafts, bench);
   if (options.json) {
@@ -312,7 +312,7 @@ void run(const BenchCommand& options) {
                        {"weights", weights_json(weight_bytes(*model))},
                        {"threads", thread_count()},
                        {"precision", name_of(bench.precision)},
-                       {"cache_type", std::string(dtype_name(options.bench.cache_type))},
+                       {"cache_type", std::string(dtype_name(options.bench.cache.type))},
                        {"backend", backend().description()},
                        {"machine", to_json(machine)}});
   }
@@ -381,7 +381,7 @@ void add_bench(CLI::App& app) {
   add_speculation_options(*command, options->draft.speculation);
   command->add_option("--temperature", options->draft.temperature, "of the texts of --draft");
   add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, options->bench.cache_type);
+  add_cache_options(*command, options->bench.cache);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -58,7 +58,7 @@ class Chat {
   explicit Chat(const WritingOptions& options)
       : options_(options),
         loaded_(load_text_model(options.model, options.adapter)),
-        conversation_(*loaded_.model, *loaded_.tokenizer, loaded_.format, options.cache_type),
+        conversation_(*loaded_.model, *loaded_.tokenizer, loaded_.format, options.cache),
         generate_(options.generate),
         interactive_(!options.json && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0),
         lines_(interactive_) {

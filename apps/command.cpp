@@ -226,23 +226,42 @@ void add_writing_options(CLI::App& command, WritingOptions& options) {
                      "several with commas between");
   add_speculation_options(command, options.speculation);
   add_precision_option(command, options.precision);
-  add_cache_type_option(command, options.cache_type);
+  add_cache_options(command, options.cache);
   add_context_option(command, options.generate.context);
   add_common_options(command, options);
 }
 
-void add_cache_type_option(CLI::App& command, DType& cache_type) {
+void add_cache_options(CLI::App& command, CacheOptions& cache) {
   command
       .add_option_function<std::string>(
           "--cache-type",
-          [&cache_type](const std::string& name) {
+          [&cache](const std::string& name) {
             for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
-              if (name == dtype_name(type)) cache_type = type;
+              if (name == dtype_name(type)) cache.type = type;
             }
           },
           "how attention keeps keys and values: f32 (default), or bf16 or f16 in half the memory")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->option_text("f32|bf16|f16");
+  CLI::Option* window =
+      command
+          .add_option("--attention-window", cache.window,
+                      "attention keeps the last N tokens and those of --attention-sinks alone: "
+                      "texts without end in constant memory (StreamingLLM)")
+          ->check(positive_integer())
+          ->option_text("N");
+  command
+      .add_option("--attention-sinks", cache.sinks,
+                  "first tokens of a text that --attention-window keeps in sight (default 4)")
+      ->check(natural_number())
+      ->needs(window)
+      ->option_text("N");
+  command
+      .add_option("--quest-pages", cache.quest_pages,
+                  "in decoding, heads look at N pages of 16 tokens, those that may matter most")
+      ->check(positive_integer())
+      ->excludes(window)
+      ->option_text("N");
 }
 
 std::string_view name_of(Precision precision) {

@@ -88,8 +88,8 @@ nlohmann::json weights_json(std::span<const WeightBytes> parts);
 // --strict-context: a text beyond the context that the model was trained for is an error.
 void add_context_option(CLI::App& command, ContextLimit& limit);
 
-// --cache-type f32|bf16|f16, f32 unless it is given.
-void add_cache_type_option(CLI::App& command, DType& cache_type);
+// --cache-type f32|bf16|f16, --attention-window and --attention-sinks, --quest-pages.
+void add_cache_options(CLI::App& command, CacheOptions& cache);
 
 // A model with all that reading and writing texts with it needs.
 struct TextModel {
@@ -118,12 +118,12 @@ struct WritingOptions : Common {
   std::string system, draft;
   SpeculationOptions speculation;
   std::optional<Precision> precision;
-  DType cache_type = DType::f32;
+  CacheOptions cache;
   bool stats = false;
   GenerateOptions generate;
 };
-// The model and --adapter; sampling, --stop, --draft and how it is used, --precision, --cache-type,
-// --strict-context, and what every command has.
+// The model and --adapter; sampling, --stop, --draft and how it is used, --precision, how keys and
+// values are kept, --strict-context, and what every command has.
 void add_writing_options(CLI::App& command, WritingOptions& options);
 
 // --steps, --tokens and --time of training; times as "90", "60s", "5m", "1.5h".

@@ -21,7 +21,7 @@ struct EvalOptions : Common {
   int64_t window = 0, examples = 256, stream = 0;
   TaskOptions task;
   std::optional<Precision> precision;
-  DType cache_type = DType::f32;
+  CacheOptions cache;
   ContextLimit context = ContextLimit::warn;
 };
 
@@ -55,7 +55,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
     const std::vector<int32_t> tokens = tokenizer->encode(text);
     TextScore part = evaluate_tokens(
         model, precision, tokens, window, [&](double done) { progress.update(done); },
-        options.cache_type);
+        options.cache);
     part.bytes = predicted_bytes(*tokenizer, text, tokens);
     score += part;
   });
@@ -94,7 +94,7 @@ void eval_stream(const EvalOptions& options, const Model& model, Precision preci
   Progress progress("stream", static_cast<double>(options.stream), "tokens");
   const std::vector<StreamPart> parts = evaluate_stream(
       model, precision, tokens, (options.stream + kParts - 1) / kParts,
-      [&](double done) { progress.update(done); }, options.cache_type);
+      [&](double done) { progress.update(done); }, options.cache);
   progress.finish();
   nlohmann::json json = nlohmann::json::array();
   lab::Table table({{"tokens"}, {"loss"}, {"tokens/s"}, {"state"}, {"memory"}});
@@ -190,7 +190,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--examples", options->examples, "examples of the task")
       ->check(positive_integer());
   add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, options->cache_type);
+  add_cache_options(*command, options->cache);
   add_context_option(*command, options->context);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -156,14 +156,14 @@ class Shown {
 class Text {
  public:
   Text(const GenerateCommand& options, const TextModel& loaded)
-      : options_(options), loaded_(loaded), session_(*loaded.model, options.cache_type) {
+      : options_(options), loaded_(loaded), session_(*loaded.model, options.cache) {
     resumes_ = !options.session.empty() && std::filesystem::exists(options.session);
     if (options.chat) {
-      conversation_.emplace(*loaded.model, *loaded.tokenizer, loaded.format, options.cache_type);
+      conversation_.emplace(*loaded.model, *loaded.tokenizer, loaded.format, options.cache);
       if (resumes_) conversation_->load(options.session);
       if (!options.system.empty()) conversation_->set_system(options.system);
     } else if (resumes_) {
-      session_ = Session::load(options.session, *loaded.model, options.cache_type);
+      session_ = Session::load(options.session, *loaded.model, options.cache);
     }
   }
 

@@ -22,7 +22,7 @@ namespace {
 
 struct InspectOptions : Common {
   std::filesystem::path model, text, html;
-  DType cache_type = DType::f32;
+  CacheOptions cache;
   std::vector<int64_t> contexts = {512, 4096, 32768, 262144};
   Precision precision = Precision::f32;
 };
@@ -197,7 +197,7 @@ void inspect(const InspectOptions& options) {
     const TokenCost prefix = prefix_cost(model, static_cast<double>(context));
     const double forward = cost.matmul + cost.sequence;
     const double training = 3 * (forward + prefix.matmul + prefix.sequence);
-    const int64_t state = model.predicted_state_bytes(context, options.cache_type);
+    const int64_t state = model.predicted_state_bytes(context, options.cache);
     const auto read = static_cast<double>(read_per_token + state);
     contexts.add_row({lab::format_context(context), format_count(forward), format_count(training),
                       format_bytes(static_cast<double>(state)), format_bytes(read)});
@@ -207,7 +207,7 @@ void inspect(const InspectOptions& options) {
          {"training_flops_per_token", training},
          {"state_bytes", state},
          {"bytes_read_per_token", read},
-         {"spans", to_json(model.span_costs(double(context), {}, options.cache_type), nullptr)}});
+         {"spans", to_json(model.span_costs(double(context), {}, options.cache), nullptr)}});
   }
   if (options.json) return print_json(json);
 
@@ -242,8 +242,8 @@ void inspect(const InspectOptions& options) {
   if (config.span_count() == 0) return;
   for (const int64_t context : options.contexts) {
     fmt::print("\nat {}, with the configured share kept\n", lab::format_context(context));
-    print_table(span_table(model.span_costs(static_cast<double>(context), {}, options.cache_type),
-                           nullptr));
+    print_table(
+        span_table(model.span_costs(static_cast<double>(context), {}, options.cache), nullptr));
   }
 }
 
@@ -263,7 +263,7 @@ void add_inspect(CLI::App& app) {
       "--text", options->text,
       "read this file and show how deep into a subsampled model each token went, or "
       "how surprised a model with a memory that learns was by it");
-  add_cache_type_option(*command, options->cache_type);
+  add_cache_options(*command, options->cache);
   command->add_option("--html", options->html, "with --text: write the same as a page");
   add_precision_option(*command, options->precision);
   add_common_options(*command, *options);

@@ -15,7 +15,7 @@ struct LogitsOptions : Common {
   std::filesystem::path model, adapter, out;
   std::string tokens;
   Precision precision = Precision::f32;
-  DType cache_type = DType::f32;
+  CacheOptions cache;
   ContextLimit context = ContextLimit::warn;
 };
 
@@ -47,7 +47,7 @@ void run(const LogitsOptions& options) {
   check_context(*model, std::ssize(tokens), options.context);
   Context context;
   context.precision = options.precision;
-  SequenceState state = model->new_state(options.cache_type);
+  SequenceState state = model->new_state(options.cache);
   const Tensor hidden = model->forward(context, continue_sequence(state, tokens));
   const Tensor logits = model->logits(context, hidden);
   write_npy(options.out, logits.values(), logits.shape().to_vector());
@@ -71,7 +71,7 @@ void add_logits(CLI::App& app) {
   command->add_option("--out", options->out, "NumPy file: float32 [tokens, vocab_size]")
       ->required();
   add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, options->cache_type);
+  add_cache_options(*command, options->cache);
   add_context_option(*command, options->context);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

@@ -3,8 +3,8 @@
 // The keys of a sequence come as tiles of at most kAttentionTile rows, so that they may lie in
 // pages of a journal, in a tensor or in a buffer. Which of them a query row sees is one range of
 // key indexes, and with a window the first keys of all (`prefix`). That covers causal and both-way
-// masks, windows, prompts after a prefix, token trees (with gathered tiles) and selections of
-// blocks per key-value head (a unit for each).
+// masks, windows, prompts after a prefix and token trees (with gathered tiles). Rows may see only
+// some blocks of those keys: lists for each row and head (KeyLists).
 #pragma once
 
 #include <cstddef>
@@ -73,11 +73,23 @@ struct AttentionUnit {
   }
 };
 
+// Which blocks of keys rows see, as far as `visible` lets them: block b is keys b block ... +
+// block - 1. In memory of the host.
+struct KeyLists {
+  const int32_t* blocks = nullptr;  // [rows, lists, width], ascending; null: rows see all
+  int64_t lists = 1;  // of a row: kv_heads, heads or a number between that divides both ways
+  int64_t width = 0;  // most blocks of a list; shorter ones end with -1
+  int64_t block = kAttentionTile;  // keys: a multiple or a divisor of kAttentionTile
+};
+
 struct AttentionOperands {
   ConstMatrix q;                 // [rows, heads key_dim]
   Matrix o;                      // [rows, heads value_dim], written whole
   float* log_sum_exp = nullptr;  // [rows, heads], or null: not wanted
   const float* sinks = nullptr;  // [heads], or null: none
+  KeyLists lists;
+  // Queries that keys below a unit's `prefix` are met by in place of q; null: q. Not in backward().
+  ConstMatrix prefix_q;
 };
 
 // What backward() is given and where it puts its results.
@@ -92,6 +104,36 @@ struct AttentionGradients {
 struct AttentionPart {
   ConstMatrix o;                       // [rows, heads value_dim]
   const float* log_sum_exp = nullptr;  // [rows, heads]
+};
+
+// Rows of keys that stand for a block, one vector: a block's rows in `tiles`, of which the first
+// `columns` numbers count, one after another.
+struct KeyBlock {
+  std::span<const KeyTile> tiles;
+  float* to = nullptr;
+};
+
+enum class BlockStatistic : uint8_t {
+  mean,   // [columns]
+  bounds  // [2, columns]: the smallest and the largest number
+};
+
+// How rows choose blocks of keys by vectors that stand for them: `entries`.
+struct BlockChoice {
+  enum class Score : uint8_t {
+    product,  // of an entry: q . entry
+    softmax,  // its share in the softmax over the entries that the row sees, of scale q . entry
+    bound     // the largest q . k for keys k within its bounds (BlockStatistic::bounds)
+  };
+  Score score = Score::product;
+  // Lists of a row: query heads of one list add up their scores.
+  int64_t lists = 1;
+  int64_t top = 1;  // blocks of a list, those that are always in it included
+  // The first blocks, and the last ones up to that of the row itself, are always in it.
+  int64_t first = 0, last = 1;
+  // Block b is cells b block_cells ... + block_cells - 1 and has as score the sum over its cells of
+  // the scores of entries e with e <= cell < e + entry_cells.
+  int64_t entry_cells = 1, block_cells = 1;
 };
 
 struct AttentionMerge {
@@ -151,6 +193,19 @@ class AttentionKernels {
   // its o and [rows, heads] of its log_sum_exp.
   virtual void merge_backward(const AttentionMerge& arguments, const ConstMatrix& out,
                               const AttentionMergeGradients& gradients) = 0;
+
+  // blocks[i].to = the statistic of the block's rows of `type`, `stride` numbers apart.
+  virtual void summarise(std::span<const KeyBlock> blocks, BlockStatistic statistic,
+                         int64_t columns, DType type, int64_t stride) = 0;
+
+  // Chooses blocks for each row of the units and each list: out [rows, choice.lists, choice.top] as
+  // KeyLists has it. The keys of a unit are the entries, which shape.key_dim and kv_heads are of
+  // (values are not read), `visible` the entries that a row sees. own_block [rows]: of the row
+  // itself; later ones are never chosen. Of equal scores the first block wins. What a row chooses
+  // depends on its query and the entries it sees alone.
+  virtual void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
+                             std::span<const AttentionUnit> units, const ConstMatrix& q,
+                             const int32_t* own_block, int32_t* out) = 0;
 
   // Writes `rows` rows of `columns` numbers, rounded to `type` (f32, bf16 or f16; to the nearest,
   // ties to even; beyond the range of f16: its largest number), `stride` numbers apart.

@@ -196,6 +196,13 @@ class PointwiseKernels {
   virtual void cumulative_softmax_backward(Extent extent, ConstMatrix x, int64_t row,
                                            const float* d_bound, Matrix dx) = 0;
 
+  // y[i, c] = x[i, c] factors[i, c / group].
+  virtual void scale_groups(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                            Matrix y) = 0;
+  virtual void scale_groups_backward(Extent extent, int64_t group, ConstMatrix x,
+                                     ConstMatrix factors, ConstMatrix dy, Matrix dx,
+                                     Matrix dfactors) = 0;
+
   virtual void rotate(const Rotation& rotation, ConstMatrix x, Matrix y) = 0;
   // y[i] = table[tokens[i]]; tokens within the table.
   virtual void gather_rows(Extent extent, ConstMatrix table, const int32_t* tokens, Matrix y) = 0;

@@ -149,6 +149,16 @@ class WatchedPointwise final : public PointwiseKernels {
     const Watched watched(watcher_, call("scale_columns_backward", kElements, extent, 3));
     kernels_.scale_columns_backward(extent, x, weight, dy, dx, dweight);
   }
+  void scale_groups(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                    Matrix y) override {
+    const Watched watched(watcher_, call("scale_groups", kElements, extent, 2));
+    kernels_.scale_groups(extent, group, x, factors, y);
+  }
+  void scale_groups_backward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                             ConstMatrix dy, Matrix dx, Matrix dfactors) override {
+    const Watched watched(watcher_, call("scale_groups_backward", kElements, extent, 3));
+    kernels_.scale_groups_backward(extent, group, x, factors, dy, dx, dfactors);
+  }
   void lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound, Matrix log_decay,
                           Matrix k) override {
     const Watched watched(watcher_, call("lower_bounded_gate", kElements, extent, 3));

@@ -18,17 +18,20 @@ class WatchedAttention final : public AttentionKernels {
 
   void forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                const AttentionOperands& operands) override {
-    const Watched watched(watcher_, attention("attention_forward", shape, units, 1));
+    const Watched watched(watcher_,
+                          attention("attention_forward", shape, units, operands.lists, 1));
     kernels_.forward(shape, units, operands);
   }
   void forward_exact(const AttentionShape& shape, std::span<const AttentionUnit> units,
                      const AttentionOperands& operands) override {
-    const Watched watched(watcher_, attention("attention_forward_exact", shape, units, 1));
+    const Watched watched(watcher_,
+                          attention("attention_forward_exact", shape, units, operands.lists, 1));
     kernels_.forward_exact(shape, units, operands);
   }
   void backward(const AttentionShape& shape, std::span<const AttentionUnit> units,
                 const AttentionOperands& operands, const AttentionGradients& gradients) override {
-    const Watched watched(watcher_, attention("attention_backward", shape, units, 2));
+    const Watched watched(watcher_,
+                          attention("attention_backward", shape, units, operands.lists, 2));
     kernels_.backward(shape, units, operands, gradients);
   }
   void merge(const AttentionMerge& arguments, const Matrix& out) override {
@@ -40,6 +43,27 @@ class WatchedAttention final : public AttentionKernels {
     const Watched watched(watcher_, {.kernel = "attention_merge_backward", .kind = kAttention});
     kernels_.merge_backward(arguments, out, gradients);
   }
+  void summarise(std::span<const KeyBlock> blocks, BlockStatistic statistic, int64_t columns,
+                 DType type, int64_t stride) override {
+    double rows = 0;
+    for (const KeyBlock& block : blocks) {
+      for (const KeyTile& tile : block.tiles) rows += tile.count;
+    }
+    const double numbers = rows * as_double(columns);
+    const Watched watched(watcher_, {.kernel = "attention_summarise",
+                                     .kind = kAttention,
+                                     .operations = numbers,
+                                     .bytes = numbers * as_double(dtype_size(type))});
+    kernels_.summarise(blocks, statistic, columns, type, stride);
+  }
+  void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
+                     std::span<const AttentionUnit> units, const ConstMatrix& q,
+                     const int32_t* own_block, int32_t* out) override {
+    AttentionShape keys = shape;
+    keys.value_dim = 0;
+    const Watched watched(watcher_, attention("attention_choose_blocks", keys, units, {}, 1));
+    kernels_.choose_blocks(shape, choice, units, q, own_block, out);
+  }
   void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                   int64_t stride) override {
     const double bytes = as_double(rows * columns) * (kNumber + as_double(dtype_size(type)));
@@ -50,18 +74,22 @@ class WatchedAttention final : public AttentionKernels {
  private:
   // passes: forward 1, backward 2.
   static KernelCall attention(const char* kernel, const AttentionShape& shape,
-                              std::span<const AttentionUnit> units, double passes) {
+                              std::span<const AttentionUnit> units, const KeyLists& lists,
+                              double passes) {
     const double group = as_double(shape.heads) / as_double(shape.kv_heads);
     const double widths = as_double(shape.key_dim + shape.value_dim);
+    const double listed = as_double(lists.width * lists.block);
     double operations = 0, bytes = 0;
     for (const AttentionUnit& unit : units) {
       double pairs = 0, keys = 0;
       for (int64_t i = 0; i < unit.rows; ++i) {
         const KeyRange& seen = unit.visible[i];
         const int64_t prefix = std::min(unit.prefix, seen.begin);
-        pairs += as_double(seen.end - seen.begin + std::max<int64_t>(0, prefix));
+        const double all = as_double(seen.end - seen.begin + std::max<int64_t>(0, prefix));
+        pairs += lists.blocks == nullptr ? all : std::min(all, listed);
       }
       for (const KeyTile& tile : unit.tiles) keys += tile.count;
+      if (lists.blocks != nullptr) keys = std::min(keys, as_double(unit.rows) * group * listed);
       const double heads = as_double(unit.kv_heads);
       operations += 2 * pairs * heads * group * widths;
       bytes += heads * widths *

@@ -39,12 +39,8 @@ std::vector<int32_t> closing_tokens(const ChatFormat& format, const Tokenizer& t
 }
 
 Conversation::Conversation(const Model& model, const Tokenizer& tokenizer, const ChatFormat& format,
-                           DType cache_type)
-    : model_(model),
-      tokenizer_(tokenizer),
-      format_(format),
-      cache_type_(cache_type),
-      session_(model, cache_type) {
+                           const CacheOptions& cache)
+    : model_(model), tokenizer_(tokenizer), format_(format), cache_(cache), session_(model, cache) {
   format_.check_template();
   end_tokens_ = format_.end_tokens(tokenizer, model.config().vocab_size);
   const std::vector<int32_t> closing = closing_tokens(format, tokenizer);
@@ -88,7 +84,7 @@ size_t Conversation::go_back(std::span<const int32_t> tokens) {
     session_ = std::move(mark.session);
     return mark.tokens;
   }
-  session_ = Session(model_, cache_type_);
+  session_ = Session(model_, cache_);
   return 0;
 }
 
@@ -160,7 +156,7 @@ void Conversation::save(const std::filesystem::path& path) {
 }
 
 void Conversation::load(const std::filesystem::path& path) {
-  Session session = Session::load(path, model_, cache_type_);
+  Session session = Session::load(path, model_, cache_);
   const std::string where = path.string();
   if (session.attachment().empty()) {
     throw Error(where, "is a session of a plain text, not a conversation",

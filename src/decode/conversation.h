@@ -25,7 +25,7 @@ class Conversation {
   // All three must outlive it. Throws Error if the format has no template, or one that does not
   // parse.
   Conversation(const Model& model, const Tokenizer& tokenizer, const ChatFormat& format,
-               DType cache_type = DType::f32);
+               const CacheOptions& cache = {});
 
   // {"role", "content"} of each, the system message first.
   const nlohmann::ordered_json& messages() const { return messages_; }
@@ -76,7 +76,7 @@ class Conversation {
   const Model& model_;
   const Tokenizer& tokenizer_;
   const ChatFormat& format_;
-  DType cache_type_;
+  CacheOptions cache_;
   nlohmann::ordered_json messages_ = nlohmann::ordered_json::array();
   std::vector<int32_t> tokens_, end_tokens_;
   Session session_;

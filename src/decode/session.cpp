@@ -31,7 +31,7 @@ void put_text(std::string& out, const std::string& text) {
 
 }  // namespace
 
-Session::Session(const Model& model, DType cache_type) : state_(model.new_state(cache_type)) {}
+Session::Session(const Model& model, const CacheOptions& cache) : state_(model.new_state(cache)) {}
 
 Session::Session(SequenceState state, const Tokenizer& tokenizer, std::span<const int32_t> tokens)
     : state_(std::move(state)) {
@@ -120,13 +120,14 @@ void Session::save(const std::filesystem::path& path) const {
   write_file(path, out);
 }
 
-Session Session::load(const std::filesystem::path& path, const Model& model, DType cache_type) {
+Session Session::load(const std::filesystem::path& path, const Model& model,
+                      const CacheOptions& cache) {
   const MappedFile file(path);
   const std::string where = path.string();
   std::span<const std::byte> in = file.bytes();
   const auto magic = take<uint64_t>(in, where);
   require(magic == kMagic || magic == kFirstMagic, where, "is not a saved session");
-  Session session(model, cache_type);
+  Session session(model, cache);
   for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
     const auto count = take<uint64_t>(in, where);
     require(count <= in.size() / sizeof(int32_t), where, "ends inside its tokens");
@@ -150,7 +151,7 @@ Session Session::load(const std::filesystem::path& path, const Model& model, DTy
   const auto head = static_cast<size_t>(in.data() - file.bytes().data());
   require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
           "is damaged: its checksum differs");
-  session.state_ = SequenceState::load(in, model.layout(cache_type), where);
+  session.state_ = SequenceState::load(in, model.layout(cache), where);
   return session;
 }
 

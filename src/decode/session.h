@@ -17,8 +17,8 @@ namespace pronghorn {
 // A conversation with a model: its state and the tokens at its end. A value: a copy is a fork.
 class Session {
  public:
-  // cache_type: of the state (Model::new_state).
-  explicit Session(const Model& model, DType cache_type = DType::f32);
+  // cache: of the state (Model::new_state).
+  explicit Session(const Model& model, const CacheOptions& cache = {});
 
   // Goes on from `state`, which has read `tokens`.
   Session(SequenceState state, const Tokenizer& tokenizer, std::span<const int32_t> tokens);
@@ -60,10 +60,10 @@ class Session {
   std::span<const int32_t> recent() const { return recent_; }
 
   // One file, replaced atomically; a few megabytes for a recurrent model however long the text.
-  // load throws Error if it is damaged or of another model or cache type.
+  // load throws Error if it is damaged or of another model or cache.
   void save(const std::filesystem::path& path) const;
   static Session load(const std::filesystem::path& path, const Model& model,
-                      DType cache_type = DType::f32);
+                      const CacheOptions& cache = {});
 
   static constexpr size_t kRecent = 1024;
 

@@ -96,7 +96,7 @@ BenchResult bench_model(const Model& model, const BenchOptions& options) {
     progress.update(run);
     std::vector<SequenceState> states;
     for (int64_t s = 0; s < options.batch; ++s) {
-      states.push_back(model.new_state(options.cache_type));
+      states.push_back(model.new_state(options.cache));
     }
     const double start = now_seconds();
     Tensor logits = read_prompts(model, context, states, prompts);
@@ -152,7 +152,7 @@ std::vector<DraftBenchRow> bench_drafters(const Model& model, const Tokenizer& t
       for (size_t turn = 0; turn < rows.size(); ++turn) {
         // Each is first once: what comes later on a warm machine runs a little slower.
         const size_t r = (turn + static_cast<size_t>(run)) % rows.size();
-        std::vector<Session> sessions(count, Session(model, options.cache_type));
+        std::vector<Session> sessions(count, Session(model, options.cache));
         std::vector<Generation> generations;
         for (size_t i = 0; i < count; ++i) {
           generations.push_back({&sessions[i], prompts[first + i], generation, {}, {}});

@@ -24,8 +24,8 @@ struct BenchOptions {
   int64_t batch = 1;
   int repeat = 3;
   Precision precision = Precision::bf16;
-  DType cache_type = DType::f32;  // of the states
-  // One a sequence, of prompt + generate tokens, which are fed one by one after the prompt. Empty:
+  CacheOptions cache;  // of the states
+  // One a sequence, of prompt + generate tokens, which are fed one by one behind the prompt. Empty:
   // prompts are random, and decoding goes on with the likeliest token.
   std::vector<std::vector<int32_t>> texts;
 };
@@ -58,7 +58,7 @@ struct DraftBenchOptions {
   int64_t batch = 1;       // prompts together
   int repeat = 3;          // measured runs, after one that warms up; 0: that one alone
   Precision precision = Precision::f32;
-  DType cache_type = DType::f32;  // of the states
+  CacheOptions cache;  // of the states
   double temperature = 0;
   std::vector<std::string> stop;  // a text ends before the first of these
   SpeculationOptions speculation;

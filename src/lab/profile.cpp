@@ -276,7 +276,7 @@ std::vector<Profile> profile_inference(const Model& model, const BenchOptions& o
     progress.update(run);
     std::vector<SequenceState> states;
     for (int64_t s = 0; s < options.batch; ++s) {
-      states.push_back(model.new_state(options.cache_type));
+      states.push_back(model.new_state(options.cache));
     }
     Tensor logits;
     reading.push_back(watched(log, "prompt", 1, options.batch * options.prompt,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/attention.h"
 #include "layers/layers.h"
 #include "layers/projection.h"
 #include "layers/rope_config.h"
@@ -20,6 +21,7 @@ constexpr double kMostScale = 1e4, kMostCap = 1e6;
 struct AttentionConfig {
   HeadsConfig heads;
   int64_t kv_heads = 0, window = 0;
+  int64_t block = 0, top = 0;  // of MoBA; block 0: attention to all keys
   bool has_rope = false;
   RopeConfig rope;
   bool qk_norm = false, bias = false, output_bias = false, sinks = false;
@@ -34,7 +36,11 @@ struct AttentionConfig {
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "query heads", "width of a head");
     read_kv_heads(f, heads.heads, kv_heads);
-    f.integer("window", window, 0, 0, limits::kWindow, "tokens that a row looks back; 0: all");
+    if (f.type() == "moba") {
+      moba_fields(f);
+    } else {
+      f.integer("window", window, 0, 0, limits::kWindow, "tokens that a row looks back; 0: all");
+    }
     has_rope = f.object(
         "rope", [&](ConfigFields& inner) { rope.fields(inner, heads.head_dim); },
         "rotary positions, an object of the next keys; omitted: no positions at all");
@@ -58,14 +64,26 @@ struct AttentionConfig {
              "factor on the keys, as they are projected");
     f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
     shared.fields(f);
+    f.check(block == 0 || !shared.borrows(), "keys_from",
+            "{} where blocks are chosen by their keys", shared.keys_from);
     f.check(!shared.borrows() || key_scale == 1, "key_scale", "{} on keys of another layer",
             key_scale);
     bits = read_product_bits(f);
     f.check(adapter_rank == 0 || bits == ProductBits::whole, "adapter_rank",
             "{} beside products in few bits", adapter_rank);
   }
+
+  void moba_fields(ConfigFields& f) {
+    constexpr int64_t kMostBlock = int64_t{1} << 30, kMostBlocks = 1 << 12;
+    f.integer("block", block, 512, kAttentionTile, kMostBlock,
+              "tokens of a block of keys; a multiple of 64");
+    f.check(block % kAttentionTile == 0, "block", "{} is no multiple of {}", block, kAttentionTile);
+    f.integer("top", top, 3, 1, kMostBlocks,
+              "blocks that a query head looks at, that of the token itself included");
+  }
 };
 
+// Both kinds of attention: to all keys, and to blocks of them (MoBA, arXiv 2502.13189).
 class AttentionMixer final : public Mixer {
  public:
   using Config = AttentionConfig;
@@ -86,7 +104,9 @@ class AttentionMixer final : public Mixer {
     options_.soft_cap = static_cast<float>(config.soft_cap);
     options_.keys = shared_.owner();
     options_.prefix = context.prefix;
-    if (config.has_rope) angles_ = config.rope.angles();
+    options_.block = config.block;
+    options_.top_blocks = config.top;
+    if (config.has_rope) angles_ = options_.angles = config.rope.angles();
     const int64_t d = context.hidden_size, in_width = context.input_width();
     const int64_t q_width = options_.heads * options_.head_dim;
     const int64_t kv_width = options_.kv_heads * options_.head_dim;
@@ -150,7 +170,8 @@ class AttentionMixer final : public Mixer {
 
   double sequence_cost(double context) const override {
     const double seen = rows_seen(options_, context);
-    return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
+    const double means = options_.block == 0 ? 0 : context / static_cast<double>(options_.block);
+    return (4 * seen + 2 * means) * static_cast<double>(options_.heads * options_.head_dim);
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
@@ -201,6 +222,12 @@ class AttentionMixer final : public Mixer {
 };
 
 }  // namespace
+
+MixerType moba_mixer_type() {
+  return mixer_type<AttentionMixer>(
+      "moba", "mixture of block attention: heads choose blocks of keys", "arXiv 2502.13189",
+      R"({"type": "moba", "heads": 2, "block": 64, "top": 2, "rope": {}})");
+}
 
 MixerType attention_mixer_type() {
   return mixer_type<AttentionMixer>(

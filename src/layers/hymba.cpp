@@ -57,7 +57,7 @@ class HymbaMixer final : public Mixer {
     options_.window = config.window;
     options_.prefix = context.prefix;
     options_.keys = shared_.owner();
-    if (config.has_rope) angles_ = config.rope.angles();
+    if (config.has_rope) angles_ = options_.angles = config.rope.angles();
     q_width_ = options_.heads * options_.head_dim;
     if (!shared_.borrows()) {
       k_width_ = options_.kv_heads * options_.head_dim;

@@ -65,6 +65,8 @@ MixerType short_conv_mixer_type();
 MixerType rg_lru_mixer_type();
 MixerType s4d_mixer_type();
 MixerType mla_mixer_type();
+MixerType moba_mixer_type();
+MixerType nsa_mixer_type();
 MixerType hymba_mixer_type();
 MixerType linear_attention_mixer_type();
 MixerType retnet_mixer_type();

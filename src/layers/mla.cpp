@@ -74,7 +74,8 @@ class MlaMixer final : public Mixer {
     const double scale =
         config.scale > 0 ? config.scale : 1 / std::sqrt(static_cast<double>(width));
     expanded_.scale = absorbed_.scale = static_cast<float>(scale);
-    if (config.has_rope) angles_ = config.rope.angles();
+    if (config.has_rope) angles_ = absorbed_.angles = config.rope.angles();
+    absorbed_.rope_begin = config.latent;
     make_parameters(context, scope);
     latents_ = states.add(attention_journal(absorbed_));
   }

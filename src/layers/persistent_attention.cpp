@@ -34,6 +34,7 @@ PersistentAttention::PersistentAttention(const MemoryAndWindowConfig& config,
   options_.heads = options_.kv_heads = config.memory.heads.heads;
   options_.head_dim = config.memory.heads.head_dim;
   options_.window = config.window;
+  options_.angles = angles_;
   options_.prefix = context.prefix;
   const int64_t d = context.hidden_size;
   const Initializer in = projection_initializer(context);

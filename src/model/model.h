@@ -93,12 +93,12 @@ class Model {
   int64_t mtp_depth() const { return static_cast<int64_t>(mtp_.size()); }
   SequenceState new_mtp_state() const { return SequenceState(mtp_layout_); }
 
-  // A fresh sequence; cache_type: how attention's keys and values are held, f32, bf16 or f16.
-  SequenceState new_state(DType cache_type = DType::f32) const {
-    return SequenceState(layout(cache_type));
+  // A fresh sequence; cache: how attention's keys and values are kept.
+  SequenceState new_state(const CacheOptions& cache = {}) const {
+    return SequenceState(layout(cache));
   }
-  std::shared_ptr<const StateLayout> layout(DType cache_type = DType::f32) const {
-    return with_cache_type(layout_, cache_type);
+  std::shared_ptr<const StateLayout> layout(const CacheOptions& cache = {}) const {
+    return with_cache(layout_, cache);
   }
 
   const ModelConfig& config() const { return config_; }
@@ -120,11 +120,11 @@ class Model {
   // Forward work of one token at a context, head included; a training step costs three times that.
   TokenCost cost(double context) const;
   // Bytes of the state of a sequence of `context` tokens, as SequenceState::bytes() will report.
-  int64_t predicted_state_bytes(int64_t context, DType cache_type = DType::f32) const;
+  int64_t predicted_state_bytes(int64_t context, const CacheOptions& cache = {}) const;
   // Both, without the head, by subsampled span: first what is outside all spans, then the spans.
   // shares: of the tokens, that reach each span; empty: what the configuration keeps.
   std::vector<SpanCost> span_costs(double context, std::span<const double> shares = {},
-                                   DType cache_type = DType::f32) const;
+                                   const CacheOptions& cache = {}) const;
   // The shares that reach each span after reading `state`; a span without layers of its own is
   // given the configured share.
   std::vector<double> measured_shares(const SequenceState& state) const;

@@ -16,9 +16,9 @@ TokenCost Model::cost(double context) const {
   return total;
 }
 
-int64_t Model::predicted_state_bytes(int64_t context, DType cache_type) const {
+int64_t Model::predicted_state_bytes(int64_t context, const CacheOptions& cache) const {
   int64_t total = 0;
-  for (const SpanCost& span : span_costs(static_cast<double>(context), {}, cache_type)) {
+  for (const SpanCost& span : span_costs(static_cast<double>(context), {}, cache)) {
     total += span.state_bytes;
   }
   return total;
@@ -45,7 +45,7 @@ std::vector<double> Model::measured_shares(const SequenceState& state) const {
 }
 
 std::vector<SpanCost> Model::span_costs(double context, std::span<const double> shares,
-                                        DType cache_type) const {
+                                        const CacheOptions& cache) const {
   const std::vector<double> configured = configured_shares();
   if (shares.empty()) shares = configured;
   require(shares.size() == configured.size(), "model", "{} shares for {} subsampled spans",
@@ -59,7 +59,7 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
     // What chooses rows works on those in front of the span.
     costs[around].cost.matmul += costs[around].share * spans_[span].cost();
   }
-  const std::shared_ptr<const StateLayout> layout = this->layout(cache_type);
+  const std::shared_ptr<const StateLayout> layout = this->layout(cache);
   // A sequence begins with its first token.
   const double whole = context > 0 ? context + static_cast<double>(config_.prefix_tokens) : 0;
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {

@@ -6,9 +6,10 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
-#include "base/threads.h"
 #include "ops/attention_operands.h"
 #include "ops/attention_units.h"
+#include "ops/journal_rows.h"
+#include "ops/key_blocks.h"
 #include "ops/operands.h"
 
 namespace pronghorn {
@@ -35,40 +36,27 @@ struct Inputs {
   const Tensor &q, &k, &v, &sinks;
 };
 
-// Appends the segment's keys and values to its journal, rounded as that holds them.
-void append(const CheckedBatch& batch, const Segment& segment, const Inputs& in, Journal& journal) {
-  const JournalShape& shape = journal.shape();
-  const int64_t first = journal.append(batch.positions(segment));
-  const int64_t value_offset = in.k.columns() * dtype_size(shape.row_type);
-  const int64_t end = first + segment.length;
-  AttentionKernels& kernels = backend().attention();
-  const auto store = [&](const Tensor& from, int64_t row, int64_t count, std::byte* to) {
-    kernels.store_rows({from.row(segment.first_row + row - first), from.row_stride()}, count,
-                       from.columns(), shape.row_type, to, shape.row_width);
-  };
-  // A page at a time: its rows lie one after another.
-  const int64_t first_page = first / Journal::kPageRows;
-  const int64_t pages = segment.length == 0 ? 0 : (end - 1) / Journal::kPageRows - first_page + 1;
-  parallel_for(pages, 1, [&](int64_t page_begin, int64_t page_end) {
-    for (int64_t page = page_begin; page < page_end; ++page) {
-      const int64_t row = std::max(first, (first_page + page) * Journal::kPageRows);
-      const int64_t count = std::min(end, (first_page + page + 1) * Journal::kPageRows) - row;
-      std::byte* to = journal.mutable_row_data(row);
-      store(in.k, row, count, to);
-      if (in.v.defined()) store(in.v, row, count, to + value_offset);
-    }
-  });
-  if (!segment.parents.empty()) journal.set_tree(segment.parents);
-}
+// Units by the kernels that they are given to.
+struct Works {
+  explicit Works(const AttentionOptions& options)
+      : exact(options), paged(options), tiled(options) {}
+
+  AttentionUnits exact, paged, tiled;  // paged: exact, and pages are chosen as the cache says
+  std::vector<const Segment*> paged_segments;
+};
 
 void check_shapes(const Inputs& in, const AttentionOptions& options, const AttentionShape& shape,
                   int64_t rows) {
   require(options.heads > 0 && options.kv_heads > 0 && options.heads % options.kv_heads == 0 &&
               options.head_dim > 0 && options.value_dim >= 0 && options.window >= 0 &&
-              options.segment >= 0 && options.prefix >= 0 && options.soft_cap >= 0,
-          kWhere, "{} heads of {} and {} over {} key-value heads, window {}, segment {}, cap {}",
+              options.segment >= 0 && options.prefix >= 0 && options.soft_cap >= 0 &&
+              options.block % kAttentionTile == 0 &&
+              (options.block == 0 || (options.top_blocks > 0 && !is_limited(options))),
+          kWhere,
+          "{} heads of {} and {} over {} key-value heads, window {}, segment {}, cap {}, {} blocks "
+          "of {}",
           options.heads, options.head_dim, shape.value_dim, options.kv_heads, options.window,
-          options.segment, options.soft_cap);
+          options.segment, options.soft_cap, options.top_blocks, options.block);
   require(in.q.rows() == rows && in.q.columns() == options.heads * options.head_dim, kWhere,
           "q is {} for {} rows of {} heads of {}", shape_string(in.q.shape()), rows, options.heads,
           options.head_dim);
@@ -112,14 +100,14 @@ void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Jou
 
 // Appends what segments with a state bring, and lists what each segment looks at.
 void list_units(const Context& context, const Inputs& in, const AttentionShape& shape,
-                KeyOwner keys, const CheckedBatch& batch, JournalSlot slot, AttentionUnits& exact,
-                AttentionUnits& tiled) {
+                KeyOwner keys, const CheckedBatch& batch, JournalSlot slot, Works& works) {
   const int64_t row_width = key_width(shape) + value_width(shape);
   for (const Segment& segment : batch.segments()) {
     if (segment.length == 0) continue;
-    AttentionUnits& list = context.tape == nullptr && segment.length <= kExactStep ? exact : tiled;
+    const bool is_tree = !segment.parents.empty();
+    const bool is_exact = is_tree || (context.tape == nullptr && segment.length <= kExactStep);
     if (segment.state == nullptr) {
-      list.add_fresh(batch, segment, in.k, in.v);
+      (is_exact ? works.exact : works.tiled).add_fresh(batch, segment, in.k, in.v);
       continue;
     }
     Journal& journal = segment.state->journal(slot.layer, slot.index);
@@ -129,19 +117,103 @@ void list_units(const Context& context, const Inputs& in, const AttentionShape& 
     if (keys == KeyOwner::borrowed) {
       check_borrowed(batch, segment, journal);
     } else {
-      append(batch, segment, in, journal);
+      const Tensor parts[] = {in.k, in.v};
+      append_rows(batch, segment, parts, journal);
     }
-    if (segment.parents.empty()) {
-      list.add_chain(batch, segment, journal);
+    const bool is_paged = is_exact && journal.shape().top_blocks > 0;
+    if (is_paged) works.paged_segments.push_back(&segment);
+    AttentionUnits& units = is_paged ? works.paged : is_exact ? works.exact : works.tiled;
+    if (is_tree) {
+      units.add_tree(batch, segment, journal);
     } else {
-      exact.add_tree(batch, segment, journal);
+      units.add_chain(batch, segment, journal);
     }
   }
 }
 
+// Queries as the kept rows of a cache that rolls are met by them: as if nothing lay between those
+// and the row's window. Undefined where no row has lost sight of anything.
+Tensor rolled_queries(const Context& context, const Tensor& q, const AttentionOptions& options,
+                      const CheckedBatch& batch, JournalSlot slot) {
+  const auto shape_of = [&](const Segment& segment) -> const JournalShape& {
+    return segment.state->journal(slot.layer, slot.index).shape();
+  };
+  const bool rolls = std::ranges::any_of(batch.segments(), [&](const Segment& segment) {
+    return segment.state != nullptr && shape_of(segment).rolls;
+  });
+  if (options.angles == nullptr || !rolls) return {};
+  PooledVector<int32_t> turns(static_cast<size_t>(batch.rows()));
+  bool any = false;
+  for (const Segment& segment : batch.segments()) {
+    if (segment.state == nullptr) continue;
+    const JournalShape& shape = shape_of(segment);
+    if (!shape.rolls) continue;
+    const int64_t held = shape.kept + limits_of(options, shape).window;
+    for (int64_t i = segment.first_row; i < segment.first_row + segment.length; ++i) {
+      const auto row = static_cast<size_t>(i);
+      const int64_t lost = batch.positions()[row] - (held - 1);
+      if (lost <= 0) continue;
+      turns[row] = static_cast<int32_t>(-lost);
+      any = true;
+    }
+  }
+  if (!any) return {};
+  auto plain = std::make_shared<RotaryAngles>(*options.angles);
+  plain->magnitude = 1;  // q has it already
+  if (options.rope_begin == 0) return rope(context, q, turns, options.head_dim, plain);
+  const Tensor turned = q.clone();
+  const int64_t width = options.head_dim - options.rope_begin;
+  for (int64_t head = 0; head < options.heads; ++head) {
+    const int64_t begin = head * options.head_dim + options.rope_begin;
+    const Tensor part = rope(context, q.column_slice(begin, width), turns, width, plain);
+    turned.column_slice(begin, width).copy_from(part);
+  }
+  return turned;
+}
+
+KeyLists key_lists(const BlockLists& lists) {
+  return {lists.blocks.data(), lists.lists, lists.width, lists.block};
+}
+
+void check_lists(const BlockLists& lists, const AttentionOptions& options, int64_t rows) {
+  if (lists.lists == 0) return;
+  const bool tiles =
+      lists.block > 0 && (lists.block % kAttentionTile == 0 || kAttentionTile % lists.block == 0);
+  require(tiles && lists.width > 0 && options.heads % lists.lists == 0 &&
+              lists.lists % options.kv_heads == 0 &&
+              std::ssize(lists.blocks) == rows * lists.lists * lists.width,
+          kWhere, "{} numbers as {} lists of {} blocks of {} for each of {} rows",
+          lists.blocks.size(), lists.lists, lists.width, lists.block, rows);
+}
+
+// The lists of all rows, by the options.
+BlockLists chosen_lists(const Inputs& in, const AttentionOptions& options,
+                        const CheckedBatch& batch, JournalSlot slot) {
+  std::vector<const Segment*> all;
+  for (const Segment& segment : batch.segments()) all.push_back(&segment);
+  return choose_by_keys(batch, all, in.q, in.k, options, moba_rule(options), slot);
+}
+
+void run_kernels(const AttentionShape& shape, const AttentionOptions& options, const Inputs& in,
+                 const CheckedBatch& batch, JournalSlot slot, const AttentionOperands& operands,
+                 Works& works) {
+  AttentionKernels& kernels = backend().attention();
+  if (!works.exact.empty()) kernels.forward_exact(shape, works.exact.units(), operands);
+  if (!works.tiled.empty()) kernels.forward(shape, works.tiled.units(), operands);
+  if (works.paged.empty()) return;
+  const Segment& any = *works.paged_segments.front();
+  const JournalShape& journal = any.state->journal(slot.layer, slot.index).shape();
+  const BlockLists pages = choose_by_keys(batch, works.paged_segments, in.q, in.k, options,
+                                          quest_rule(options, journal), slot);
+  AttentionOperands paged = operands;
+  paged.lists = key_lists(pages);
+  kernels.forward_exact(shape, works.paged.units(), paged);
+}
+
 // log_sum_exp is filled if it is wanted or gradients are recorded.
 AttentionResult run(const Context& context, const Inputs& in, const AttentionOptions& options,
-                    const CheckedBatch& batch, JournalSlot slot, bool sums) {
+                    const CheckedBatch& batch, JournalSlot slot, bool sums,
+                    const BlockLists& given = {}) {
   const AttentionShape shape = attention_shape(options);
   check_shapes(in, options, shape, batch.rows());
   check_segments(context, options, batch);
@@ -151,30 +223,41 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
       !record || (in.q.data() != in.k.data() && (!in.v.defined() || in.q.data() != in.v.data())),
       kWhere, "q is the same tensor as k or v while gradients are recorded");
 
-  AttentionUnits exact(options), tiled(options);
-  list_units(context, in, shape, options.keys, batch, slot, exact, tiled);
+  Works works(options);
+  list_units(context, in, shape, options.keys, batch, slot, works);
+  check_lists(given, options, batch.rows());
+  std::shared_ptr<const BlockLists> lists;
+  if (given.lists > 0 || options.block > 0) {
+    lists = std::make_shared<const BlockLists>(
+        given.lists > 0 ? given : chosen_lists(in, options, batch, slot));
+  }
 
-  AttentionOperands operands{input_matrix(in.q), output_matrix(output)};
+  AttentionOperands operands;
+  operands.q = input_matrix(in.q);
+  operands.o = output_matrix(output);
+  if (lists != nullptr) operands.lists = key_lists(*lists);
+  const Tensor rolled = rolled_queries(context, in.q, options, batch, slot);
+  operands.prefix_q = input_matrix(rolled);
   if (in.sinks.defined()) operands.sinks = in.sinks.data();
-  AttentionKernels& kernels = backend().attention();
   Tensor log_sum_exp;
   if (record || sums) {
     log_sum_exp = Tensor::empty({in.q.rows(), options.heads});
     log_sum_exp.set_requires_grad(record && sums);
     operands.log_sum_exp = log_sum_exp.data();
   }
-  if (!exact.empty()) kernels.forward_exact(shape, exact.units(), operands);
-  if (!tiled.empty()) kernels.forward(shape, tiled.units(), operands);
+  run_kernels(shape, options, in, batch, slot, operands, works);
   for (const Segment& segment : batch.segments()) {
-    const bool passes = is_limited(options) && options.keys == KeyOwner::own;
-    if (!passes || segment.state == nullptr || !segment.parents.empty()) continue;
-    segment.state->journal(slot.layer, slot.index).pass();
+    if (options.keys != KeyOwner::own || segment.state == nullptr) continue;
+    if (segment.length == 0 || !segment.parents.empty()) continue;
+    Journal& journal = segment.state->journal(slot.layer, slot.index);
+    if (journal.shape().fold_interval > 0) journal.pass();
   }
   if (!record) return {output, log_sum_exp};
 
   // The closure holds what the units and operands point to.
   context.tape->record([shape, operands, q = in.q, k = in.k, v = in.v, sinks = in.sinks, output,
-                        log_sum_exp, kept = std::make_shared<AttentionUnits>(std::move(tiled))] {
+                        log_sum_exp, lists,
+                        kept = std::make_shared<AttentionUnits>(std::move(works.tiled))] {
     if (!output.has_grad()) return;
     AttentionGradients gradients;
     const Tensor grad_output = output.grad(), grad_sums = gradient_of(log_sum_exp);
@@ -194,6 +277,9 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
 }  // namespace
 
 double rows_seen(const AttentionOptions& options, double context) {
+  if (options.block > 0) {
+    return std::min(context, static_cast<double>(options.block * options.top_blocks));
+  }
   if (options.window == 0) return context;
   return std::min(context,
                   static_cast<double>(options.window) + static_cast<double>(options.prefix));
@@ -204,6 +290,12 @@ JournalShape attention_journal(const AttentionOptions& options) {
   shape.name = "key_value";
   shape.row_width = key_width(attention_shape(options)) + value_width(attention_shape(options));
   shape.is_cache = true;
+  const int64_t keys = key_width(attention_shape(options));
+  if (options.block > 0) {
+    shape.blocks = {options.block, options.block, keys};
+  } else {
+    shape.key_width = keys;
+  }
   shape.is_shared = options.keys == KeyOwner::lent;
   if (is_limited(options)) {
     shape.history = reach(options);
@@ -215,8 +307,8 @@ JournalShape attention_journal(const AttentionOptions& options) {
 
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
-                 const Tensor& sinks) {
-  return run(context, {q, k, v, sinks}, options, batch, slot, false).output;
+                 const Tensor& sinks, const BlockLists& lists) {
+  return run(context, {q, k, v, sinks}, options, batch, slot, false, lists).output;
 }
 
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/rope.h"
 #include "tensor/batch.h"
+#include "tensor/storage.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 
@@ -32,6 +34,22 @@ struct AttentionOptions {
   // with a window or segments: the first rows of a sequence, which all that follow see as well
   int64_t prefix = 0;
   KeyOwner keys = KeyOwner::own;
+  // Mixture of block attention (MoBA, arXiv 2502.13189, section 2.2): of the blocks of `block` rows
+  // each query head sees its row's own and the top_blocks - 1 earlier ones with the largest
+  // q . mean of their keys, the earlier block first among equal ones. A multiple of kAttentionTile;
+  // 0: all rows.
+  int64_t block = 0, top_blocks = 0;
+  // The rotary angles that q and k carry, in each head from channel rope_begin on, for caches that
+  // roll (CacheOptions::window); null: none.
+  SharedAngles angles = nullptr;
+  int64_t rope_begin = 0;
+};
+
+// Which blocks of a sequence's rows each row of a batch sees, besides what the options say: the
+// rows of a state, and of a segment, counted from 0 on. As KeyLists (backend/attention.h) has them.
+struct BlockLists {
+  PooledVector<int32_t> blocks;  // [rows, lists, width]
+  int64_t lists = 0, width = 0, block = 0;
 };
 
 // How many keys a row sees, of `context` that are its own or earlier; segments do not count here.
@@ -40,9 +58,9 @@ double rows_seen(const AttentionOptions& options, double context);
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
 // key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
 // dropped, but for the prefix; lent ones when the forward has ended. There is none for borrowed
-// keys. Its rows may be held in bf16 or f16 (with_cache_type): they are rounded when they are
+// keys. Its rows may be held in bf16 or f16 (with_cache): they are rounded when they are
 // appended, and a row of a segment with a state attends to the rounded rows only, those of its own
-// segment included.
+// segment included. With blocks, it keeps the means of their keys.
 JournalShape attention_journal(const AttentionOptions& options);
 
 // For each row i and query head, over the keys j that row i sees,
@@ -62,13 +80,14 @@ JournalShape attention_journal(const AttentionOptions& options);
 // the batch; a longer segment depends on where it was cut itself, within rounding.
 //
 // Tiled with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward;
-// the backward pass recomputes p from the saved log-sum-exp, as in backend/attention.h.
-// With a tape, segments must have no state and q must not be the tensor that k or v is. Under a
-// window, positions must not decrease along a sequence. Throws Error on these, and on widths that
-// do not fit the options.
+// the backward pass recomputes p from the saved log-sum-exp, as in backend/attention.h. Which
+// blocks a row sees is a constant of the gradient. lists: in place of those that the options would
+// choose. With a tape, segments must have no state and q must not be the tensor that k or v is.
+// Under a window, positions must not decrease along a sequence. Throws Error on these, and on
+// widths that do not fit the options.
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
-                 const Tensor& sinks = {});
+                 const Tensor& sinks = {}, const BlockLists& lists = {});
 
 // What attention to some keys gives, and what it takes to merge it with attention to others.
 struct AttentionResult {

@@ -9,7 +9,16 @@ namespace pronghorn {
 
 static_assert(kAttentionTile == Journal::kPageRows, "a tile of keys is a page of the journal");
 
-AttentionUnits::AttentionUnits(const AttentionOptions& options) : options_(options) {}
+AttentionLimits limits_of(const AttentionOptions& options, const JournalShape& shape) {
+  AttentionLimits limits{options.window, options.segment, options.prefix};
+  if (!shape.rolls) return limits;
+  limits.window = limits.window > 0 ? std::min(limits.window, shape.history) : shape.history;
+  limits.prefix = shape.kept;
+  return limits;
+}
+
+AttentionUnits::AttentionUnits(const AttentionOptions& options)
+    : options_(options), limits_(limits_of(options, {})) {}
 
 std::span<const AttentionUnit> AttentionUnits::units() {
   for (size_t i = 0; i < units_.size(); ++i) {
@@ -25,11 +34,11 @@ std::span<const AttentionUnit> AttentionUnits::units() {
 template <typename PositionOf>
 int64_t AttentionUnits::window_begin(int32_t position, int64_t first, int64_t count,
                                      PositionOf&& position_of) const {
-  if (!is_limited(options_)) return 0;
+  if (!limits_.any()) return 0;
   int64_t before = -1;  // the last position that the row does not see
-  if (options_.window > 0) before = std::max(before, position - options_.window);
-  if (options_.segment > 0) {
-    before = std::max(before, position / options_.segment * options_.segment - 1);
+  if (limits_.window > 0) before = std::max(before, position - limits_.window);
+  if (limits_.segment > 0) {
+    before = std::max(before, position / limits_.segment * limits_.segment - 1);
   }
   int64_t low = first, high = count;
   while (low < high) {
@@ -58,7 +67,7 @@ void AttentionUnits::begin_unit(int64_t first_row, int64_t rows) {
   unit.first_row = first_row;
   unit.rows = rows;
   unit.kv_heads = options_.kv_heads;
-  if (is_limited(options_)) unit.prefix = options_.prefix;
+  if (limits_.any()) unit.prefix = limits_.prefix;
   units_.push_back(unit);
   places_.push_back({tiles_.size(), visible_.size()});
 }
@@ -98,8 +107,47 @@ void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
   units_.back().key_stride = units_.back().value_stride = shape.row_width;
 }
 
+std::byte* AttentionUnits::kept_copy(std::span<const std::byte* const> rows, int64_t row_bytes) {
+  const auto bytes = static_cast<size_t>(row_bytes);
+  buffers_.push_back(std::make_unique<Storage>(rows.size() * bytes));
+  std::byte* to = buffers_.back()->data();
+  PooledVector<RowCopy> copies;
+  for (size_t i = 0; i < rows.size(); ++i) copies.push_back({rows[i], to + i * bytes, bytes});
+  memory().copy(copies);
+  return to;
+}
+
+void AttentionUnits::add_entries(int64_t first_row, std::span<const KeyRange> visible,
+                                 const Journal& entries, int64_t held,
+                                 std::span<const float* const> more) {
+  const JournalShape& shape = entries.shape();
+  begin_unit(first_row, std::ssize(visible));
+  visible_.insert(visible_.end(), visible.begin(), visible.end());
+  const int64_t whole = more.empty() ? held : held / kAttentionTile * kAttentionTile;
+  add_pages(entries, whole);
+  if (more.empty()) return;
+  std::vector<const std::byte*> tail;
+  for (int64_t i = whole; i < held; ++i) tail.push_back(entries.row_data(i));
+  for (const float* row : more) tail.push_back(reinterpret_cast<const std::byte*>(row));
+  add_tiles(journal_row(shape, kept_copy(tail, shape.row_bytes())), std::ssize(tail),
+            shape.row_bytes(), shape.row_bytes(), -1);
+}
+
+void AttentionUnits::add_entries(int64_t first_row, std::span<const KeyRange> visible,
+                                 const Tensor& entries, int64_t first, int64_t count) {
+  begin_unit(first_row, std::ssize(visible));
+  visible_.insert(visible_.end(), visible.begin(), visible.end());
+  if (count == 0) return;
+  const int64_t stride = entries.row_stride();
+  units_.back().key_stride = units_.back().value_stride = stride;
+  const auto* rows = reinterpret_cast<const std::byte*>(entries.row(first));
+  const int64_t row_bytes = stride * int64_t{sizeof(float)};
+  add_tiles(journal_row({}, rows), count, row_bytes, row_bytes, first);
+}
+
 void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
                                const Tensor& v) {
+  limits_ = limits_of(options_, {});
   begin_unit(segment.first_row, segment.length);
   Rows rows{reinterpret_cast<const std::byte*>(k.row(segment.first_row)), nullptr};
   const auto row_bytes = [](int64_t stride) { return stride * int64_t{sizeof(float)}; };
@@ -117,6 +165,7 @@ void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment
 
 void AttentionUnits::add_chain(const CheckedBatch& batch, const Segment& segment,
                                const Journal& journal) {
+  limits_ = limits_of(options_, journal.shape());
   begin_unit(segment.first_row, segment.length);
   add_pages(journal, journal.length());
   add_chain_ranges(batch, segment, journal.first_row(), journal.length() - segment.length,
@@ -125,10 +174,12 @@ void AttentionUnits::add_chain(const CheckedBatch& batch, const Segment& segment
 
 void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,
                               const Journal& journal) {
+  limits_ = limits_of(options_, journal.shape());
   const int64_t row_bytes = journal.shape().row_bytes();
   const int64_t committed = journal.length() - segment.length;
   const int64_t whole = committed / kAttentionTile * kAttentionTile;
   std::vector<int64_t> rows;  // of the journal: what follows the whole pages
+  std::vector<const std::byte*> addresses;
   for (int64_t node = 0; node < segment.length; ++node) {
     rows.clear();
     for (int64_t i = node; i >= 0; i = segment.parents[static_cast<size_t>(i)]) {
@@ -137,14 +188,9 @@ void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,
     for (int64_t i = committed - 1; i >= whole; --i) rows.push_back(i);
     std::reverse(rows.begin(), rows.end());
     const auto tail = static_cast<int64_t>(rows.size());
-    buffers_.push_back(std::make_unique<Storage>(static_cast<size_t>(tail * row_bytes)));
-    std::byte* buffer = buffers_.back()->data();
-    PooledVector<RowCopy> copies;
-    for (int64_t i = 0; i < tail; ++i) {
-      copies.push_back({journal.row_data(rows[static_cast<size_t>(i)]), buffer + i * row_bytes,
-                        static_cast<size_t>(row_bytes)});
-    }
-    memory().copy(copies);
+    addresses.clear();
+    for (const int64_t row : rows) addresses.push_back(journal.row_data(row));
+    const std::byte* buffer = kept_copy(addresses, row_bytes);
     begin_unit(segment.first_row + node, 1);
     add_pages(journal, whole);
     add_tiles(journal_row(journal.shape(), buffer), tail, row_bytes, row_bytes, -1);

@@ -12,6 +12,16 @@
 
 namespace pronghorn {
 
+// What keeps rows from seeing all that came before.
+struct AttentionLimits {
+  int64_t window = 0, segment = 0, prefix = 0;  // as in AttentionOptions
+
+  bool any() const { return window > 0 || segment > 0; }
+};
+
+// Of rows that look at a journal of this shape, which may be a cache with a window of its own.
+AttentionLimits limits_of(const AttentionOptions& options, const JournalShape& shape);
+
 // Units for the kernels, with the memory that they point to.
 class AttentionUnits {
  public:
@@ -29,6 +39,14 @@ class AttentionUnits {
   // every key has the index that it would have in a chain.
   void add_tree(const CheckedBatch& batch, const Segment& segment, const Journal& journal);
 
+  // Rows first_row ... over entries that stand for blocks of rows, each a row [key | value] of f32:
+  // the first `held` of a journal and then `more`. visible: which entries each row sees.
+  void add_entries(int64_t first_row, std::span<const KeyRange> visible, const Journal& entries,
+                   int64_t held, std::span<const float* const> more);
+  // The same over `count` rows of a tensor from row `first` on, which get their gradient.
+  void add_entries(int64_t first_row, std::span<const KeyRange> visible, const Tensor& entries,
+                   int64_t first, int64_t count);
+
   bool empty() const { return units_.empty(); }
   // Valid until something is added.
   std::span<const AttentionUnit> units();
@@ -39,6 +57,8 @@ class AttentionUnits {
     const std::byte *keys = nullptr, *values = nullptr;
   };
   void begin_unit(int64_t first_row, int64_t rows);
+  // A copy of rows of the same size that lives as long as the units do.
+  std::byte* kept_copy(std::span<const std::byte* const> rows, int64_t row_bytes);
   void add_tiles(const Rows& rows, int64_t count, int64_t key_stride_bytes,
                  int64_t value_stride_bytes, int64_t first_row);
   // Pages of the journal that hold its first `count` rows.
@@ -55,6 +75,7 @@ class AttentionUnits {
                         int64_t before, PositionOf&& position_of);
 
   AttentionOptions options_;
+  AttentionLimits limits_;  // of the segment that is being added
   PooledVector<AttentionUnit> units_;
   // Of each unit: where its tiles and ranges begin. The pointers are set when all are there.
   struct Place {
@@ -66,7 +87,7 @@ class AttentionUnits {
   std::vector<std::unique_ptr<Storage>> buffers_;
 };
 
-// Whether rows see less than all that came before.
+// Whether rows see less than all that came before, whatever their cache.
 inline bool is_limited(const AttentionOptions& options) {
   return options.window > 0 || options.segment > 0;
 }

@@ -41,6 +41,25 @@ Tensor divide_by_sums(const Context& context, const Tensor& x, int64_t group, fl
   return y;
 }
 
+Tensor scale_groups(const Context& context, const Tensor& x, const Tensor& factors, int64_t group) {
+  require(group > 0 && x.rows() == factors.rows() && x.columns() == factors.columns() * group,
+          "scale_groups", "{} factors for {} in groups of {}", shape_string(factors.shape()),
+          shape_string(x.shape()), group);
+  const Tensor y = Tensor::empty(x.shape());
+  backend().pointwise().scale_groups(extent_of(x), group, input_matrix(x), input_matrix(factors),
+                                     output_matrix(y));
+  if (needs_gradient(context, y, x, factors)) {
+    context.tape->record([=] {
+      if (!y.has_grad()) return;
+      const Matrix dx = input_gradient(x);
+      backend().pointwise().scale_groups_backward(extent_of(x), group, input_matrix(x),
+                                                  input_matrix(factors), output_gradient(y), dx,
+                                                  input_gradient(factors));
+    });
+  }
+  return y;
+}
+
 Tensor scale_columns(const Context& context, const Tensor& x, const Tensor& weight) {
   require(weight.size() == x.columns(), "scale_columns", "{} weights for {} columns", weight.size(),
           x.columns());

@@ -22,6 +22,10 @@ Tensor divide_by_sums(const Context& context, const Tensor& x, int64_t group, fl
 // x with each column times weight[column]; weight [columns].
 Tensor scale_columns(const Context& context, const Tensor& x, const Tensor& weight);
 
+// x with each group of `group` adjacent columns times a factor of the row: gates of heads. x [rows,
+// groups group], factors [rows, groups].
+Tensor scale_groups(const Context& context, const Tensor& x, const Tensor& factors, int64_t group);
+
 // Decay f = bound + (1 - bound) sigmoid(x) and the input gate that is tied to it (HGRN2, arXiv
 // 2404.07904, section 3.2): {ln f, 1 - f}. x [rows, columns], bound [columns] in [0, 1).
 std::pair<Tensor, Tensor> lower_bounded_gate(const Context& context, const Tensor& x,

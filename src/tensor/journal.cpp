@@ -31,6 +31,13 @@ void take_storage(std::span<const std::byte>& in, std::byte* to, size_t bytes,
   in = in.subspan(bytes);
 }
 
+JournalShape block_shape(const JournalShape& shape) {
+  JournalShape blocks;
+  blocks.name = shape.name + "_blocks";
+  blocks.row_width = shape.blocks.width;
+  return blocks;
+}
+
 }  // namespace
 
 // Positions are the host's: what a token sees is found from them.
@@ -42,7 +49,20 @@ struct Journal::Page {
   std::array<int32_t, kPageRows> positions;
 };
 
-Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {}
+Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {
+  if (shape_.blocks.length == 0) return;
+  blocks_.emplace_back(block_shape(shape_));
+}
+
+Journal& Journal::blocks() {
+  require(!blocks_.empty(), shape_.name, "keeps no rows for blocks");
+  return blocks_.front();
+}
+
+const Journal& Journal::blocks() const {
+  require(!blocks_.empty(), shape_.name, "keeps no rows for blocks");
+  return blocks_.front();
+}
 
 size_t Journal::page_bytes() const {
   return static_cast<size_t>(kPageRows) *
@@ -140,6 +160,9 @@ void Journal::truncate(int64_t length) {
     previous_anchor_row_ = -1;
   }
   length_ = length;
+  for (Journal& blocks : blocks_) {
+    blocks.truncate(std::min(blocks.length(), shape_.blocks.within(length)));
+  }
   if (live_row_ > length_) live_row_ = -1;
   const int64_t pages = length_ == 0 ? 0 : (length_ - 1) / kPageRows + 1 - first_page_;
   pages_.resize(static_cast<size_t>(std::max<int64_t>(0, pages)));
@@ -236,6 +259,7 @@ int64_t Journal::bytes() const {
   for (const Block& block : {anchor_, previous_anchor_, live_}) {
     if (block) total += static_cast<int64_t>(block->bytes());
   }
+  for (const Journal& blocks : blocks_) total += blocks.bytes();
   return total;
 }
 
@@ -259,8 +283,10 @@ int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
   const int64_t first_page = oldest / kPageRows;
   const int64_t kept = std::min(first_page, (shape.kept + kPageRows - 1) / kPageRows);
   const int64_t pages = kept + (length > oldest ? (length - 1) / kPageRows - first_page + 1 : 0);
+  const int64_t blocks = shape.blocks.within(length);
   return pages * kPageRows * (shape.row_bytes() + int64_t{sizeof(int32_t)}) +
-         anchors * shape.anchor_size * int64_t{sizeof(float)};
+         anchors * shape.anchor_size * int64_t{sizeof(float)} +
+         (blocks == 0 ? 0 : predicted_bytes(block_shape(shape), blocks));
 }
 
 void Journal::save(std::string& out) const {
@@ -283,6 +309,7 @@ void Journal::save(std::string& out) const {
     }
   }
   save_kept(out);
+  for (const Journal& blocks : blocks_) blocks.save(out);
 }
 
 void Journal::save_kept(std::string& out) const {
@@ -306,6 +333,16 @@ void Journal::load_kept(std::span<const std::byte>& in, std::string_view where) 
     take_storage(in, mutable_row_data(i), static_cast<size_t>(shape_.row_bytes()), where);
     last = next;
   }
+}
+
+void Journal::load_blocks(std::span<const std::byte>& in, std::string_view where) {
+  Journal& blocks = blocks_.front();
+  blocks.load(in, where);
+  // Those that are missing can be made from the rows that are held.
+  require(blocks.first_row() == 0 && blocks.length() <= shape_.blocks.within(length_) &&
+              blocks.length() * shape_.blocks.stride >= first_row_,
+          where, "journal '{}' has {} blocks of {} rows, of which those from {} on are held",
+          shape_.name, blocks.length(), length_, first_row_);
 }
 
 void Journal::load(std::span<const std::byte>& in, std::string_view where) {
@@ -376,6 +413,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   fresh.previous_anchor_row_ = previous;
   fresh.anchor_position_ = static_cast<int32_t>(anchor_position);
   fresh.previous_anchor_position_ = static_cast<int32_t>(previous_position);
+  if (!blocks_.empty()) fresh.load_blocks(in, where);
   *this = std::move(fresh);
 }
 

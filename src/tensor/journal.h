@@ -23,6 +23,19 @@ namespace pronghorn {
 // sqrt(2 d_k d_v / (d_k + d_v + 1)), 11 for 128 x 128.
 constexpr int64_t kExactStep = 16;
 
+// Rows that stand for blocks of a journal's rows: row i for rows i stride ... i stride + length
+// - 1.
+struct BlockRows {
+  int64_t length = 0;  // 0: there are none
+  int64_t stride = 0;
+  int64_t width = 0;  // f32 of a row
+
+  // Blocks that end within the first `rows` rows.
+  int64_t within(int64_t rows) const {
+    return length == 0 || rows < length ? 0 : (rows - length) / stride + 1;
+  }
+};
+
 // Sizes of a journal; fixed by the layer's configuration.
 struct JournalShape {
   std::string name;             // for messages and `inspect`: "key_value", "state", "convolution"
@@ -32,11 +45,20 @@ struct JournalShape {
   int64_t fold_interval = 0;    // rows between anchors; 0: never folds
   bool live = false;            // keeps a running state beside the anchor (see Journal::live)
   DType row_type = DType::f32;  // how the numbers of rows are held: f32, bf16 or f16
-  bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache_type)
+  bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache)
   int64_t kept = 0;             // the first rows, which are never dropped
   // Later layers of the model read its rows, too: those out of reach are dropped at the end of a
   // forward (SequenceState::advance), not by the operator that appends.
   bool is_shared = false;
+  // Of a cache: the numbers at the beginning of a row that are the key; 0 where the layer decides
+  // itself which rows are looked at, so that a cache cannot (with_cache).
+  int64_t key_width = 0;
+  // Of a cache that keeps the first rows and a window (with_cache): a row sees the kept ones as if
+  // nothing lay between them and its window (StreamingLLM, arXiv 2309.17453).
+  bool rolls = false;
+  // Of a cache: in decoding a row looks at so many blocks (Quest, arXiv 2406.10774); 0: at all.
+  int64_t top_blocks = 0;
+  BlockRows blocks;
 
   int64_t row_bytes() const { return row_width * dtype_size(row_type); }
 };
@@ -106,6 +128,12 @@ class Journal {
   float* live();
   void set_live_row(int64_t row) { live_row_ = row; }
 
+  // The rows of shape().blocks: a journal that whoever appends rows appends to, for blocks that are
+  // complete; it may lag behind. truncate() drops those that are no longer complete. Their
+  // positions are those of the last rows of the blocks. Throws Error if there are none.
+  Journal& blocks();
+  const Journal& blocks() const;
+
   // Token trees: the last tree_rows() rows are nodes with parents; nothing may be appended or
   // folded until commit_path() keeps some of them. parents[i] < i: index within the nodes, or -1
   // for the last committed row.
@@ -143,6 +171,7 @@ class Journal {
   // The kept rows before first_row(), as save() has them.
   void save_kept(std::string& out) const;
   void load_kept(std::span<const std::byte>& in, std::string_view where);
+  void load_blocks(std::span<const std::byte>& in, std::string_view where);
 
   JournalShape shape_;
   // pages_[i] holds rows (first_page_ + i) * kPageRows ...; kept_pages_[i] rows i * kPageRows ...,
@@ -155,6 +184,7 @@ class Journal {
   int32_t anchor_position_ = -1, previous_anchor_position_ = -1, skipped_position_ = -1;
   int64_t skipped_row_ = 0;
   std::vector<int32_t> tree_;
+  std::vector<Journal> blocks_;  // one or none
 };
 
 }  // namespace pronghorn

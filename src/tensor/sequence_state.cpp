@@ -13,6 +13,9 @@ namespace {
 
 constexpr uint64_t kMagic = 0x3253474e4f525000;  // "\0PRONGS2"
 
+// The paper's choice: the first layers attend to much of the text, so that little can be left out.
+constexpr int64_t kDenseQuestLayers = 2;
+
 // Committed rows of a journal whose tokens come before position `length`; their positions grow.
 // Throws Error if that many rows are no longer known.
 int64_t rows_before(const Journal& journal, int64_t length) {
@@ -31,6 +34,24 @@ int64_t rows_before(const Journal& journal, int64_t length) {
   require(known, journal.shape().name,
           "the state after {} tokens is no longer held; keep a mark to go back further", length);
   return low;
+}
+
+void check(const CacheOptions& options) {
+  constexpr char kWhere[] = "cache";
+  require(options.type == DType::f32 || options.type == DType::bf16 || options.type == DType::f16,
+          kWhere, "type {} is none of f32, bf16, f16", dtype_name(options.type));
+  require(options.window >= 0 && options.sinks >= 0 && options.quest_pages >= 0, kWhere,
+          "a window of {}, {} sinks, {} pages", options.window, options.sinks, options.quest_pages);
+  require(options.window == 0 || options.quest_pages == 0, kWhere,
+          "pages are chosen beside a window of {} (choose one of the two)", options.window);
+}
+
+void keep_window(JournalShape& shape, const CacheOptions& options, int64_t prefix) {
+  if (shape.fold_interval > 0 && shape.history <= options.window) return;
+  shape.history = options.window;
+  shape.kept = prefix + options.sinks;
+  shape.fold_interval = Journal::kPageRows;
+  shape.rolls = true;
 }
 
 int64_t bytes_of(const std::vector<Journal>& journals) {
@@ -64,17 +85,28 @@ void check_lengths(const SequenceState& state, int64_t rows, const StateLayout& 
 
 }  // namespace
 
-std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLayout> layout,
-                                                   DType type) {
-  require(type == DType::f32 || type == DType::bf16 || type == DType::f16, "cache type",
-          "{} is none of f32, bf16, f16", dtype_name(type));
-  if (type == DType::f32) return layout;
+std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout> layout,
+                                              const CacheOptions& options) {
+  check(options);
+  if (options == CacheOptions()) return layout;  // states of f32 that keep everything
   auto result = std::make_shared<StateLayout>(*layout);
-  const uint64_t identity[] = {layout->fingerprint, static_cast<uint64_t>(type)};
-  result->fingerprint = XXH3_64bits(identity, sizeof(identity));
+  const uint64_t identity[] = {layout->fingerprint, static_cast<uint64_t>(options.type),
+                               static_cast<uint64_t>(options.window),
+                               static_cast<uint64_t>(options.sinks),
+                               static_cast<uint64_t>(options.quest_pages)};
+  const bool plain = options.window == 0 && options.quest_pages == 0;
+  result->fingerprint = XXH3_64bits(identity, (plain ? 2 : 5) * sizeof(uint64_t));
+  int64_t dense_layers = kDenseQuestLayers;
   for (std::vector<JournalShape>& shapes : result->layers) {
     for (JournalShape& shape : shapes) {
-      if (shape.is_cache) shape.row_type = type;
+      if (!shape.is_cache) continue;
+      shape.row_type = options.type;
+      if (shape.key_width == 0) continue;
+      if (options.window > 0) keep_window(shape, options, layout->prefix);
+      if (options.quest_pages == 0 || shape.fold_interval > 0) continue;
+      if (dense_layers-- > 0) continue;
+      shape.top_blocks = options.quest_pages;
+      shape.blocks = {kQuestPage, kQuestPage, 2 * shape.key_width};
     }
   }
   return result;

@@ -26,10 +26,30 @@ struct StateLayout {
   int64_t span_of(size_t layer) const { return layer_spans.empty() ? -1 : layer_spans[layer]; }
 };
 
-// The layout with the rows of attention's journals held in `type`: f32, bf16 or f16. Its
-// fingerprint is that of `layout` for f32 only. Throws Error for another type.
-std::shared_ptr<const StateLayout> with_cache_type(std::shared_ptr<const StateLayout> layout,
-                                                   DType type);
+// How attention's keys and values are kept of a sequence, whatever the model.
+struct CacheOptions {
+  DType type = DType::f32;  // f32, bf16 or f16
+  // A row sees the first `sinks` rows of the sequence and the last `window`, its own included, as
+  // if nothing had been between them, and no others are kept (StreamingLLM, arXiv 2309.17453).
+  // Layers with a shorter window of their own and those that choose blocks stay. window 0: all
+  // rows.
+  int64_t window = 0, sinks = 4;
+  // In decoding, steps of up to kExactStep tokens and trees, heads look at so many pages of
+  // kQuestPage rows, those whose keys may score highest, the last one among them (Quest, arXiv
+  // 2406.10774). The first two layers that could, those with a window and those that choose blocks
+  // stay. 0: all pages.
+  int64_t quest_pages = 0;
+
+  CacheOptions() = default;
+  CacheOptions(DType chosen) : type(chosen) {}  // NOLINT(google-explicit-constructor)
+  bool operator==(const CacheOptions&) const = default;
+};
+constexpr int64_t kQuestPage = 16;
+
+// The layout of a model's states with these options. Its fingerprint is that of `layout` for the
+// defaults only. Throws Error for another type, negative numbers, and pages beside a window.
+std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout> layout,
+                                              const CacheOptions& options);
 
 // A value: a copy is a fork or a mark to roll back to, and shares memory until either is changed.
 //

@@ -23,7 +23,7 @@ constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
 TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
                            int64_t window, int64_t size,
                            const std::function<void(int64_t, std::span<int32_t>)>& read,
-                           const ProgressFunction& progress, DType cache_type = DType::f32) {
+                           const ProgressFunction& progress, const CacheOptions& cache = {}) {
   TextScore score;
   Context context;
   context.precision = precision;
@@ -38,10 +38,10 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
       row.resize(static_cast<size_t>(count) + 1);
       read(begin, row);
       const auto read_tokens = std::span(row).first(static_cast<size_t>(count));
-      if (cache_type == DType::f32) {
+      if (cache == CacheOptions()) {
         add_fresh_segment(batch, read_tokens);
       } else {
-        states.push_back(model.new_state(cache_type));
+        states.push_back(model.new_state(cache));
         add_segment(batch, states.back(), read_tokens);
       }
       targets.insert(targets.end(), row.begin() + 1, row.end());
@@ -108,7 +108,8 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 }
 
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
-                          int64_t window, const ProgressFunction& progress, DType cache_type) {
+                          int64_t window, const ProgressFunction& progress,
+                          const CacheOptions& cache) {
   const auto size = static_cast<int64_t>(tokens.size());
   std::vector<int64_t> begins;
   for (int64_t begin = 0; begin + 1 < size; begin += window) begins.push_back(begin);
@@ -117,7 +118,7 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
       [&](int64_t begin, std::span<int32_t> out) {
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
-      progress, cache_type);
+      progress, cache);
 }
 
 double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,
@@ -129,13 +130,14 @@ double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,
 
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
-                                        const ProgressFunction& progress, DType cache_type) {
+                                        const ProgressFunction& progress,
+                                        const CacheOptions& cache) {
   const auto predicted = static_cast<int64_t>(tokens.size()) - 1;
   require(predicted > 0 && part > 0, "stream", "{} tokens are too few to predict one",
           tokens.size());
   Context context;
   context.precision = precision;
-  SequenceState state = model.new_state(cache_type);
+  SequenceState state = model.new_state(cache);
   std::vector<StreamPart> parts;
   for (int64_t begin = 0; begin < predicted; begin += part) {
     StreamPart& one = parts.emplace_back();

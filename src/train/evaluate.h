@@ -42,11 +42,11 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 // The longest window: its activations are all in memory. Longer texts: evaluate_stream().
 constexpr int64_t kMaxWindow = int64_t{1} << 18;
 
-// The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache_type: with
-// bf16 or f16, each window is read with a state of that type.
+// The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache: other
+// than by default, each window is read with a state of its own.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress = {},
-                          DType cache_type = DType::f32);
+                          const CacheOptions& cache = {});
 
 // Bytes of `text`, whose tokens these are, that predicted tokens stand for: all but those of the
 // first token, which nothing predicts.
@@ -68,7 +68,7 @@ struct StreamPart {
 std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
                                         const ProgressFunction& progress = {},
-                                        DType cache_type = DType::f32);
+                                        const CacheOptions& cache = {});
 
 struct TaskScore {
   int64_t answers = 0;

@@ -17,6 +17,7 @@ namespace {
 
 using testing_support::bit_difference;
 using testing_support::chooses_experts;
+using testing_support::chooses_keys;
 using testing_support::decode;
 using testing_support::equal_steps;
 using testing_support::InstructionSet;
@@ -96,6 +97,9 @@ TEST_P(ModelLawsTest, LongPieces) {
     GTEST_SKIP() << "rounding turns some choices of experts, which differ as a whole";
   }
   constexpr int64_t kTokens = 150;
+  if (precision() == Precision::bf16 && chooses_keys(model_.config(), kTokens)) {
+    GTEST_SKIP() << "rounding turns some choices of keys, which differ as a whole";
+  }
   const std::vector<int32_t> text = tokens(kTokens, 3);
   SequenceState reference = model_.new_state();
   const std::vector<float> ones = run(reference, text, equal_steps(kTokens, 1));

@@ -327,7 +327,7 @@ struct Sequence {
     k = random_tensor(tokens, key_width(options), seed + 1);
     if (!options.value_in_key) v = random_tensor(tokens, value_width(options), seed + 2);
     layout->layers = {{attention_journal(options)}};
-    state = SequenceState(with_cache_type(layout, rows));
+    state = SequenceState(with_cache(layout, rows));
   }
 
   Tensor values(int64_t begin, int64_t count) const {
@@ -431,7 +431,7 @@ TEST_P(AttentionTest, RowsAreRoundedToTheNearestAndReadBackExactly) {
       }
       std::vector<float> got;
       for (int64_t row = 0; row < kNumbers / kDim; ++row) {
-        sequence.state = SequenceState(with_cache_type(sequence.layout, type));
+        sequence.state = SequenceState(with_cache(sequence.layout, type));
         const std::vector<float> o = sequence.step(row, 1);
         got.insert(got.end(), o.begin(), o.end());
       }
@@ -722,7 +722,7 @@ TEST(AttentionCheck, RefusesWhatDoesNotFit) {
   wrong.value_dim = 5;  // wider than the key
   EXPECT_THROW(attention({}, q, k, {}, wrong, batch, {}), Error);
   EXPECT_THROW(attention({}, q, k, v, options, batch, {}, random_tensor(1, 3, 4)), Error);
-  EXPECT_THROW(with_cache_type(std::make_shared<StateLayout>(), DType::i32), Error);
+  EXPECT_THROW(with_cache(std::make_shared<StateLayout>(), DType::i32), Error);
   batch.segments[0].length = 1;
   EXPECT_THROW(attention({}, q, k, v, options, batch, {}), Error);
   batch.segments[0].length = 2;

@@ -79,6 +79,24 @@ TEST(Gates, ScaleColumns) {
   check_operator(check);
 }
 
+TEST(Gates, ScaleGroups) {
+  constexpr int64_t kGroup = 19, kGroups = 3;
+  OperatorCheck check;
+  check.name = "scale_groups";
+  check.inputs = [](int64_t rows) {
+    return std::vector<Input>{{{rows, kGroups * kGroup}}, {{rows, kGroups}}};
+  };
+  check.forward = [](const Context& context, const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{scale_groups(context, in[0], in[1], kGroup)};
+  };
+  check.reference = [](const Values& in, int64_t) {
+    Row y = in[0];
+    for (size_t i = 0; i < y.size(); ++i) y[i] *= in[1][i / kGroup];
+    return Values{y};
+  };
+  check_operator(check);
+}
+
 TEST(Gates, LowerBoundedGate) {
   constexpr int64_t kColumns = 19;
   OperatorCheck check;
@@ -198,6 +216,7 @@ TEST(Gates, ShapesAreChecked) {
   EXPECT_THROW(divide_by_sums({}, x, 3, 1), Error);
   EXPECT_THROW(divide_by_sums({}, x, 2, 0), Error);
   EXPECT_THROW(scale_columns({}, x, five), Error);
+  EXPECT_THROW(scale_groups({}, x, five, 2), Error);
   EXPECT_THROW(lower_bounded_gate({}, x, five), Error);
   EXPECT_THROW(cumulative_softmax({}, x, 2), Error);
 }

@@ -308,6 +308,22 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "state": 5, "window": 20, "keys_from": 1}},
           "f": {"mixer": {"type": "hymba", "heads": 2, "head_dim": 5, "conv_bias": false,
           "time_step_rank": 3, "state": 3}}})"},
+      // Heads that look at some blocks of keys, and at all of them by the same way.
+      {"moba", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "moba", "heads": 4,
+          "kv_heads": 2, "head_dim": 6, "rope": {}, "block": 64, "top": 2}, )" +
+                   ffn + "}}"},
+      {"nsa", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "nsa", "heads": 4,
+          "kv_heads": 2, "head_dim": 6, "rope": {}, "compress_block": 8, "compress_stride": 4,
+          "select_block": 16, "select_top": 4, "window": 20}, )" +
+                  ffn + "}}"},
+      {"moba_lent", R"("pattern": "ab", "blocks": {"a": {"mixer": {"type": "moba", "heads": 2,
+          "block": 64, "top": 3, "rope": {}, "qk_norm": true, "keys_to": 1}}, "b": {"mixer": {"type":
+          "attention", "heads": 2, "keys_from": 1}, )" +
+                        ffn + "}}"},
+      {"nsa_all", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "nsa", "heads": 3,
+          "kv_heads": 1, "head_dim": 8, "compress_block": 16, "compress_stride": 16,
+          "compress_size": 5, "select_block": 64, "select_top": 8, "window": 9}, )" +
+                      ffn + "}}"},
       {"rwkv7",
        R"("pattern": "3r", "embedding_norm": true, "tie_embeddings": false, "logit_scale": 2, "norm": {"type": "layer_norm", "bias":
           true}, "blocks": {"r": {"mixer": {"type": "rwkv7", "heads": 3, "head_dim": 10,
@@ -326,6 +342,23 @@ inline bool chooses_experts(const ModelConfig& config) {
     const nlohmann::json& ffn = block.feed_forward;
     if (!ffn.is_null() && ffn.at("type") == "moe" && ffn.at("top_k") < ffn.at("experts")) {
       return true;
+    }
+  }
+  return false;
+}
+
+// Whether heads look at some of the keys of a text of `tokens` only, by a choice of their own.
+inline bool chooses_keys(const ModelConfig& config, int64_t tokens) {
+  // MoBA has one block before a token's own, or none, in the first two.
+  constexpr int64_t kFree = 2;
+  for (const auto& [name, block] : config.blocks) {
+    for (const nlohmann::json& mixer : block.mixers) {
+      if (mixer.at("type") == "nsa") {
+        const int64_t block_tokens = mixer.at("select_block");
+        if (block_tokens * mixer.at("select_top").get<int64_t>() < tokens) return true;
+      } else if (mixer.at("type") == "moba") {
+        if (kFree * mixer.at("block").get<int64_t>() < tokens) return true;
+      }
     }
   }
   return false;

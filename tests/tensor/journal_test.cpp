@@ -215,6 +215,72 @@ TEST(Journal, KeptRowsAreNeverDropped) {
   }
 }
 
+// Appends the rows of all blocks that have none; they tell which they are.
+void complete_blocks(Journal& journal) {
+  Journal& blocks = journal.blocks();
+  const BlockRows& shape = journal.shape().blocks;
+  while (blocks.length() < shape.within(journal.length())) {
+    const int64_t block = blocks.length();
+    const int32_t position = journal.position(block * shape.stride + shape.length - 1);
+    blocks.append({&position, 1});
+    std::fill_n(blocks.mutable_row(block), shape.width, static_cast<float>(block));
+  }
+}
+
+TEST(Journal, BlocksAreThoseOfWholeBlocks) {
+  JournalShape shape = kAttention;
+  shape.blocks = {8, 4, 5};
+  EXPECT_EQ(shape.blocks.within(7), 0);
+  EXPECT_EQ(shape.blocks.within(8), 1);
+  EXPECT_EQ(shape.blocks.within(11), 1);
+  EXPECT_EQ(shape.blocks.within(12), 2);
+  Journal journal(shape);
+  append_rows(journal, 500, 0);
+  complete_blocks(journal);
+  EXPECT_EQ(journal.blocks().length(), 124);
+  EXPECT_EQ(journal.bytes(), Journal::predicted_bytes(shape, 500));
+  const Journal mark = journal;
+  journal.truncate(413);
+  EXPECT_EQ(journal.blocks().length(), 102);
+  EXPECT_EQ(journal.blocks().row(101)[4], 101);
+  append_rows(journal, 3, 0);
+  EXPECT_EQ(journal.blocks().length(), 102);
+  complete_blocks(journal);
+  EXPECT_EQ(journal.blocks().length(), 103);
+  EXPECT_EQ(mark.blocks().length(), 124);
+  EXPECT_THROW(Journal(kAttention).blocks(), Error);
+}
+
+TEST(Journal, BlocksAreSaved) {
+  JournalShape shape = kAttention;
+  shape.blocks = {8, 4, 2};
+  shape.history = 8;
+  shape.fold_interval = Journal::kPageRows;
+  Journal journal(shape);
+  append_rows(journal, 300, 0);
+  complete_blocks(journal);
+  journal.pass();
+  ASSERT_GT(journal.first_row(), 0);
+  std::string saved;
+  journal.save(saved);
+  Journal loaded(shape);
+  auto bytes = std::as_bytes(std::span(saved));
+  loaded.load(bytes, "test");
+  EXPECT_TRUE(bytes.empty());
+  EXPECT_EQ(loaded.blocks().length(), 74);
+  EXPECT_EQ(loaded.blocks().row(20)[1], 20);
+  std::string again;
+  loaded.save(again);
+  EXPECT_EQ(again, saved);
+  // Blocks that are missing could not be made: their rows are gone.
+  Journal few = journal;
+  few.blocks().truncate(10);
+  saved.clear();
+  few.save(saved);
+  bytes = std::as_bytes(std::span(saved));
+  EXPECT_THROW(loaded.load(bytes, "test"), Error);
+}
+
 TEST(Journal, TreesKeepAPath) {
   for (const int64_t before : {5, 62}) {  // the second tree crosses a page
     Journal journal(kAttention);

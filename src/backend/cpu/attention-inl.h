@@ -151,6 +151,50 @@ HWY_INLINE void MaskRow(KeyRange visible, int64_t prefix, int64_t tile_begin, in
   std::fill(scores + end, scores + kAttentionTile, kMinusInfinity);
 }
 
+// The same for the keys of a tile that a row's list leaves out.
+HWY_INLINE void MaskUnlisted(const cpu_attention::RowList& list, int64_t block, int64_t tile_begin,
+                             float* scores) {
+  const int32_t* entry = cpu_attention::first_listed(list, block, tile_begin);
+  if (block >= kAttentionTile && entry != list.end) return;
+  int64_t next = 0;  // keys before it are done
+  for (; entry != list.end && *entry * block < tile_begin + kAttentionTile; ++entry) {
+    const int64_t begin = *entry * block - tile_begin;
+    std::fill(scores + next, scores + begin, kMinusInfinity);
+    next = begin + block;
+  }
+  std::fill(scores + next, scores + kAttentionTile, kMinusInfinity);
+}
+
+// Scores of a row with keys below `prefix`, in place of others.
+HWY_INLINE void TakePrefix(int64_t prefix, int64_t tile_begin, const float* from, float* scores) {
+  const int64_t count = std::clamp<int64_t>(prefix - tile_begin, 0, kAttentionTile);
+  std::copy(from, from + count, scores);
+}
+
+// Rows `rows` of a contiguous matrix, one after another.
+HWY_INLINE void GatherRows(int64_t count, const int32_t* rows, int64_t columns, const float* from,
+                           float* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(from + rows[i] * columns, columns, to + i * columns);
+  }
+}
+
+// to[rows[i]] += from[i]
+HWY_INLINE void ScatterAddRows(int64_t count, const int32_t* rows, int64_t columns,
+                               const float* from, float* to, int64_t stride) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < count; ++i) {
+    const float* HWY_RESTRICT source = from + i * columns;
+    float* HWY_RESTRICT target = to + rows[i] * stride;
+    int64_t c = 0;
+    for (; c + lanes <= columns; c += lanes) {
+      hn::StoreU(hn::Add(hn::LoadU(d, target + c), hn::LoadU(d, source + c)), d, target + c);
+    }
+    for (; c < columns; ++c) target[c] += source[c];
+  }
+}
+
 HWY_INLINE float ExpOne(float x) {
   const FloatTag d;
   return hn::GetLane(Exp(d, hn::Set(d, x)));

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "backend/cpu/attention_exact_plan.h"
 #include "backend/cpu/attention_tasks.h"
 #include "base/threads.h"
 #include "tensor/storage.h"
@@ -11,7 +12,6 @@ namespace pronghorn {
 namespace {
 
 using cpu_attention::kQueryTile;
-using cpu_attention::kSplitKeys;
 
 // Multiply-adds that outweigh a fork and join.
 constexpr int64_t kParallelWork = 1 << 17;
@@ -27,11 +27,6 @@ float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.
 
 size_t float_bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
 
-// The tiles that some row of a unit sees.
-cpu_attention::SeenTiles seen_tiles(const AttentionUnit& unit) {
-  return {unit, cpu_attention::rows_range(unit, 0, unit.rows).any};
-}
-
 class CpuAttentionKernels final : public AttentionKernels {
  public:
   void forward(const AttentionShape& shape, std::span<const AttentionUnit> units,
@@ -43,6 +38,11 @@ class CpuAttentionKernels final : public AttentionKernels {
   void merge(const AttentionMerge& arguments, const Matrix& out) override;
   void merge_backward(const AttentionMerge& arguments, const ConstMatrix& out,
                       const AttentionMergeGradients& gradients) override;
+  void summarise(std::span<const KeyBlock> blocks, BlockStatistic statistic, int64_t columns,
+                 DType type, int64_t stride) override;
+  void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
+                     std::span<const AttentionUnit> units, const ConstMatrix& q,
+                     const int32_t* own_block, int32_t* out) override;
   void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                   int64_t stride) override {
     cpu_attention::store_rows(from, rows, columns, type, to, stride);
@@ -78,7 +78,7 @@ struct ForwardPlan {
 
 void ForwardPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
   const int64_t group = shape.heads / shape.kv_heads;
-  const cpu_attention::SeenTiles seen = seen_tiles(unit);
+  const cpu_attention::SeenTiles seen = cpu_attention::seen_tiles(unit);
   const int64_t end_kv_head = unit.first_kv_head + unit.kv_heads;
   const auto first_place = static_cast<int64_t>(places.size()) - unit.first_kv_head;
   for (int64_t kv_head = unit.first_kv_head; kv_head < end_kv_head; ++kv_head) {
@@ -118,48 +118,11 @@ void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const A
   });
 }
 
-// What forward_exact() does, in two rounds: shares of the keys, then their merging.
-struct ExactPlan {
-  struct Task {  // one unit and key-value head
-    const AttentionUnit* unit;
-    int64_t kv_head, splits, offset;
-  };
-  PooledVector<Task> tasks;
-  struct Part {
-    int64_t task, place, split;  // place: among the task's splits
-  };
-  PooledVector<Part> parts;
-  int64_t size = 0;  // numbers of the partial results
-  int64_t work = 0;  // multiply-adds
-
-  void add(const AttentionShape& shape, const AttentionUnit& unit);
-};
-
-void ExactPlan::add(const AttentionShape& shape, const AttentionUnit& unit) {
-  const cpu_attention::SeenTiles seen = seen_tiles(unit);
-  int64_t splits = 0;
-  // The heads of a share one after another: they lie side by side in memory.
-  for (int64_t key = seen.from(0); key < seen.end; ++splits) {
-    const int64_t split = key / kSplitKeys;
-    for (int64_t i = 0; i < unit.kv_heads; ++i) {
-      parts.push_back({static_cast<int64_t>(tasks.size()) + i, splits, split});
-    }
-    key = seen.from((split + 1) * kSplitKeys);
-  }
-  for (int64_t i = 0; i < unit.kv_heads; ++i) {
-    tasks.push_back({&unit, unit.first_kv_head + i, splits, size});
-    size += splits * cpu_attention::partial_size(shape, unit);
-  }
-  const int64_t heads = unit.kv_heads * (shape.heads / shape.kv_heads);
-  work += unit.rows * heads * (seen.prefix_end + seen.end - seen.begin) *
-          ((shape.key_dim + shape.value_dim) / 2);
-}
-
 void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
                                         std::span<const AttentionUnit> units,
                                         const AttentionOperands& operands) {
-  ExactPlan plan;
-  for (const AttentionUnit& unit : units) plan.add(shape, unit);
+  cpu_attention::ExactPlan plan;
+  for (const AttentionUnit& unit : units) plan.add(shape, unit, operands.lists);
   const Storage partials(float_bytes(std::max<int64_t>(1, plan.size)));
   // How many tasks a thread takes at once changes no result.
   const auto count = static_cast<int64_t>(plan.parts.size());
@@ -167,8 +130,8 @@ void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
       std::max<int64_t>(1, count * kParallelWork / std::max<int64_t>(1, plan.work));
   parallel_for(count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const ExactPlan::Part& part = plan.parts[static_cast<size_t>(i)];
-      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(part.task)];
+      const cpu_attention::ExactPlan::Part& part = plan.parts[static_cast<size_t>(i)];
+      const cpu_attention::ExactPlan::Task& task = plan.tasks[static_cast<size_t>(part.task)];
       const int64_t part_size = cpu_attention::partial_size(shape, *task.unit);
       cpu_attention::exact_split(shape, *task.unit, task.kv_head, part.split, operands,
                                  floats(partials) + task.offset + part.place * part_size);
@@ -179,7 +142,7 @@ void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
       std::max<int64_t>(1, kParallelWork / std::max<int64_t>(1, plan.size) * merges);
   parallel_for(merges, merge_grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const ExactPlan::Task& task = plan.tasks[static_cast<size_t>(i)];
+      const cpu_attention::ExactPlan::Task& task = plan.tasks[static_cast<size_t>(i)];
       cpu_attention::exact_merge(shape, *task.unit, task.kv_head, floats(partials) + task.offset,
                                  task.splits, operands);
     }
@@ -279,9 +242,9 @@ void CpuAttentionKernels::backward(const AttentionShape& shape,
       // The groups of one stream one after another: they share keys and queries in the caches.
       const int64_t group = i % plan.groups;
       const BackwardPlan::Stream& stream = plan.streams[static_cast<size_t>(i / plan.groups)];
-      cpu_attention::BackwardOperands task{operands.q,    gradients.o, operands.log_sum_exp,
-                                           floats(delta), gradients.q, gradients.k,
-                                           gradients.v};
+      cpu_attention::BackwardOperands task{operands.q,    gradients.o,    operands.log_sum_exp,
+                                           floats(delta), operands.lists, gradients.q,
+                                           gradients.k,   gradients.v};
       if (sums.parts > 0 && group > 0) task.grad_q = {sums.row(group - 1, 0), sums.width, true};
       cpu_attention::backward_task(shape, {stream.unit, stream.kv_head, group, plan.groups}, task);
     }
@@ -335,6 +298,32 @@ void CpuAttentionKernels::merge_backward(const AttentionMerge& arguments, const 
   };
   add_up(gradients.k, 0, arguments.fixed * key_width);
   add_up(gradients.v, arguments.fixed * key_width, arguments.fixed * value_width);
+}
+
+void CpuAttentionKernels::summarise(std::span<const KeyBlock> blocks, BlockStatistic statistic,
+                                    int64_t columns, DType type, int64_t stride) {
+  parallel_for(std::ssize(blocks), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      cpu_attention::summarise_block(blocks[static_cast<size_t>(i)], statistic, columns, type,
+                                     stride);
+    }
+  });
+}
+
+void CpuAttentionKernels::choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
+                                        std::span<const AttentionUnit> units, const ConstMatrix& q,
+                                        const int32_t* own_block, int32_t* out) {
+  for (const AttentionUnit& unit : units) {
+    const int64_t work = unit.end_tile() * kAttentionTile * shape.heads * shape.key_dim;
+    const int64_t grain = std::max<int64_t>(1, kParallelWork / std::max<int64_t>(1, work));
+    parallel_for(unit.rows, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = unit.first_row + i;
+        cpu_attention::choose_row(shape, choice, unit, i, q, own_block[row],
+                                  out + row * choice.lists * choice.top);
+      }
+    });
+  }
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ struct BackwardTiles {
   explicit BackwardTiles(const AttentionShape& shape)
       : key_size(kAttentionTile * shape.key_dim),
         value_size(kAttentionTile * shape.value_dim),
-        memory(static_cast<size_t>(4 * key_size + 3 * value_size + 3 * kScores) * sizeof(float)) {
+        memory(static_cast<size_t>(5 * key_size + 3 * value_size + 3 * kScores) * sizeof(float)) {
     float* next = reinterpret_cast<float*>(memory.data());
     const auto take = [&](int64_t count) {
       next += count;
@@ -71,6 +71,7 @@ struct BackwardTiles {
     p = take(kScores);
     grad_scores = take(kScores);
     slope = take(kScores);
+    grad_q = take(key_size);
   }
 
   static_assert(cpu_attention::kQueryTile == kAttentionTile);
@@ -85,6 +86,7 @@ struct BackwardTiles {
   float* grad_o;             // [rows, value_dim]
   float *p, *grad_scores;    // [rows, keys]
   float* slope;              // [rows, keys], of the cap
+  float* grad_q;             // [rows, key_dim], where the rows do not lie side by side
 };
 
 HWY_INLINE void PackKeys(const AttentionShape& shape, const AttentionUnit& unit,
@@ -108,26 +110,47 @@ struct RowTile {
   bool masked;
 };
 
+// The scores of one row -> its probabilities, and where there is a cap its slope.
+HWY_INLINE void RowProbabilities(const AttentionShape& shape, const AttentionUnit& unit,
+                                 const KeyTile& tile, const RowTile& rows, int64_t at, int64_t head,
+                                 const cpu_attention::BackwardOperands& operands, float* scores,
+                                 float* slope) {
+  if (shape.soft_cap > 0) CapScores(shape.soft_cap, scores, slope);
+  if (rows.masked) {
+    MaskRow(unit.visible[rows.first + at], unit.prefix, rows.key, tile.count, scores);
+  }
+  const int64_t row = unit.first_row + rows.first + at;
+  const KeyLists& lists = operands.lists;
+  if (lists.blocks != nullptr && lists.block < kAttentionTile) {
+    MaskUnlisted(cpu_attention::row_list(shape, lists, row, head), lists.block, rows.key, scores);
+  }
+  Probabilities(operands.log_sum_exp[row * shape.heads + head], scores);
+}
+
+// The parts of one head of the rows that meet the tile, side by side.
+HWY_INLINE void PackMeeting(const cpu_attention::TileRows& meet, int64_t columns, float factor,
+                            const ConstMatrix& from, int64_t row0, int64_t column, float* to) {
+  for (int64_t i = 0; i < meet.count; ++i) {
+    ScaleInto(columns, factor, from.row(row0 + meet.rows[i]) + column, to + i * columns);
+  }
+}
+
 // What one head's queries add to the gradients.
 void BackwardHead(const AttentionShape& shape, const AttentionUnit& unit, const KeyTile& tile,
                   const RowTile& rows, int64_t head,
                   const cpu_attention::BackwardOperands& operands, BackwardTiles& t) {
+  const cpu_attention::TileRows meet(shape, operands.lists, unit, head, rows.first, rows.count,
+                                     rows.key);
+  if (meet.count == 0) return;
   const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
-  const int64_t row0 = unit.first_row + rows.first, count = rows.count;
-  PackRows(count, key_dim, shape.scale, operands.q.row(row0) + head * key_dim, operands.q.stride,
-           t.q);
-  PackRows(count, value_dim, 1.0f, operands.grad_o.row(row0) + head * value_dim,
-           operands.grad_o.stride, t.grad_o);
+  const int64_t row0 = unit.first_row + rows.first, count = meet.count;
+  PackMeeting(meet, key_dim, shape.scale, operands.q, row0, head * key_dim, t.q);
+  PackMeeting(meet, value_dim, 1.0f, operands.grad_o, row0, head * value_dim, t.grad_o);
   SmallMatmul(count, kAttentionTile, key_dim, t.q, key_dim, 1, t.keys_transposed, kAttentionTile,
               t.p, kAttentionTile, false);
-  const bool capped = shape.soft_cap > 0;
   for (int64_t i = 0; i < count; ++i) {
-    float* row = t.p + i * kAttentionTile;
-    if (capped) CapScores(shape.soft_cap, row, t.slope + i * kAttentionTile);
-    if (rows.masked) {
-      MaskRow(unit.visible[rows.first + i], unit.prefix, rows.key, tile.count, row);
-    }
-    Probabilities(operands.log_sum_exp[(row0 + i) * shape.heads + head], row);
+    const int64_t at = i * kAttentionTile;
+    RowProbabilities(shape, unit, tile, rows, meet.rows[i], head, operands, t.p + at, t.slope + at);
   }
   SmallMatmul(tile.count, value_dim, count, t.p, 1, kAttentionTile, t.grad_o, value_dim, t.grad_v,
               value_dim, true);
@@ -135,14 +158,19 @@ void BackwardHead(const AttentionShape& shape, const AttentionUnit& unit, const 
               kAttentionTile, t.grad_scores, kAttentionTile, false);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = i * kAttentionTile;
-    ScoreGradient(operands.delta[(row0 + i) * shape.heads + head], t.p + at,
-                  capped ? t.slope + at : nullptr, t.grad_scores + at);
+    ScoreGradient(operands.delta[(row0 + meet.rows[i]) * shape.heads + head], t.p + at,
+                  shape.soft_cap > 0 ? t.slope + at : nullptr, t.grad_scores + at);
   }
   SmallMatmul(tile.count, key_dim, count, t.grad_scores, 1, kAttentionTile, t.q, key_dim, t.grad_k,
               key_dim, true);
   if (operands.grad_q.data == nullptr) return;
+  float* grad_q = operands.grad_q.row(row0) + head * key_dim;
+  const bool all = count == rows.count;
   SmallMatmul(count, key_dim, tile.count, t.grad_scores, kAttentionTile, 1, t.keys, key_dim,
-              operands.grad_q.row(row0) + head * key_dim, operands.grad_q.stride, true);
+              all ? grad_q : t.grad_q, all ? operands.grad_q.stride : key_dim, all);
+  if (!all) {
+    ScatterAddRows(count, meet.rows, key_dim, t.grad_q, grad_q, operands.grad_q.stride);
+  }
 }
 
 // Hands out the gradients of a tile's keys and values.

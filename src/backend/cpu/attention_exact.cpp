@@ -10,59 +10,11 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "backend/cpu/attention-inl.h"
+#include "backend/cpu/attention_scores-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
-
-// scores[r][c] = q_r . k_c for R queries and C <= 4 keys (four scores are written): each is one sum
-// by lanes, then over the lanes, whatever R and C are.
-template <int R, int C>
-HWY_INLINE void DotTile(int64_t dim, const float* HWY_RESTRICT q, const float* HWY_RESTRICT keys,
-                        int64_t key_stride, float* HWY_RESTRICT scores) {
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<FloatTag> acc[R][4];
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < 4; ++c) acc[r][c] = hn::Zero(d);
-  }
-  int64_t p = 0;
-  for (; p + lanes <= dim; p += lanes) {
-    hn::Vec<FloatTag> key[C];
-    for (int c = 0; c < C; ++c) key[c] = hn::LoadU(d, keys + c * key_stride + p);
-    for (int r = 0; r < R; ++r) {
-      const auto query = hn::LoadU(d, q + r * dim + p);
-      for (int c = 0; c < C; ++c) acc[r][c] = hn::MulAdd(query, key[c], acc[r][c]);
-    }
-  }
-  if (p < dim) {
-    const auto rest = static_cast<size_t>(dim - p);
-    for (int r = 0; r < R; ++r) {
-      const auto query = LoadPartial(d, rest, q + r * dim + p);
-      for (int c = 0; c < C; ++c) {
-        const auto key = LoadPartial(d, rest, keys + c * key_stride + p);
-        acc[r][c] = hn::MulAdd(query, key, acc[r][c]);
-      }
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    SumFour(d, acc[r][0], acc[r][1], acc[r][2], acc[r][3], scores + r * kAttentionTile);
-  }
-}
-
-// Scores of R queries and the first `count` keys of a tile; those after them are undefined.
-template <int R>
-HWY_INLINE void DotRows(int64_t dim, const float* q, const float* keys, int64_t key_stride,
-                        int64_t count, float* scores) {
-  int64_t j = 0;
-  for (; j + 4 <= count; j += 4) {
-    DotTile<R, 4>(dim, q, keys + j * key_stride, key_stride, scores + j);
-  }
-  if (count - j == 1) DotTile<R, 1>(dim, q, keys + j * key_stride, key_stride, scores + j);
-  if (count - j == 2) DotTile<R, 2>(dim, q, keys + j * key_stride, key_stride, scores + j);
-  if (count - j == 3) DotTile<R, 3>(dim, q, keys + j * key_stride, key_stride, scores + j);
-}
 
 // Asks for one head's part of `rows` rows, `bytes` long and `stride` bytes apart. They lie apart,
 // which hides the stream from the hardware's own prefetching, and often a power of two apart, so
@@ -89,16 +41,25 @@ HWY_INLINE void PrefetchValues(const AttentionShape& shape, const AttentionUnit&
                unit.value_stride * size);
 }
 
-// Scores of all queries and the first `count` keys of a tile.
-HWY_INLINE void ScoreTile(int64_t dim, int64_t queries, const float* q, const ConstMatrix& keys,
-                          int64_t count, float* scores) {
-  int64_t r = 0;
-  for (; r + 4 <= queries; r += 4) {
-    DotRows<4>(dim, q + r * dim, keys.data, keys.stride, count, scores + r * kAttentionTile);
+// Queries of the rows of a unit and the heads of a group, scaled: [rows, group, key_dim].
+HWY_INLINE void ScaleQueries(const AttentionShape& shape, const AttentionUnit& unit,
+                             int64_t kv_head, const ConstMatrix& from, float* to) {
+  const int64_t width = shape.heads / shape.kv_heads * shape.key_dim;
+  for (int64_t i = 0; i < unit.rows; ++i) {
+    ScaleInto(width, shape.scale, from.row(unit.first_row + i) + kv_head * width, to + i * width);
   }
-  for (; r < queries; ++r) {
-    DotRows<1>(dim, q + r * dim, keys.data, keys.stride, count, scores + r * kAttentionTile);
+}
+
+// The first tile at `key` or after it, before `end`, of which some row sees something; end or more:
+// none.
+HWY_INLINE int64_t NextTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
+                            const KeyLists& lists, const cpu_attention::SeenTiles& seen,
+                            int64_t key, int64_t end) {
+  key = seen.from(key);
+  while (key < end && !cpu_attention::lists_tile(shape, lists, unit, kv_head, key)) {
+    key = seen.from(key + kAttentionTile);
   }
+  return key;
 }
 
 void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
@@ -109,16 +70,18 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   // Rows that are not f32 are converted here: the keys of a tile, then its values.
   const int64_t converted =
       unit.type == DType::f32 ? 0 : kAttentionTile * std::max(key_dim, value_dim);
-  const Storage memory(static_cast<size_t>(count * (key_dim + kAttentionTile) + converted) *
-                       sizeof(float));
+  const bool rolls =
+      operands.prefix_q.data != nullptr && unit.prefix > split * cpu_attention::kSplitKeys;
+  const Storage memory(
+      static_cast<size_t>((1 + rolls) * count * (key_dim + kAttentionTile) + converted) *
+      sizeof(float));
   float* q = reinterpret_cast<float*>(memory.data());
   float* scores = q + count * key_dim;
-  float* scratch = scores + count * kAttentionTile;
-  for (int64_t i = 0; i < unit.rows; ++i) {
-    ScaleInto(group * key_dim, shape.scale,
-              operands.q.row(unit.first_row + i) + kv_head * group * key_dim,
-              q + i * group * key_dim);
-  }
+  float* prefix_q = scores + count * kAttentionTile;
+  float* prefix_scores = prefix_q + rolls * count * key_dim;
+  float* scratch = prefix_scores + rolls * count * kAttentionTile;
+  ScaleQueries(shape, unit, kv_head, operands.q, q);
+  if (rolls) ScaleQueries(shape, unit, kv_head, operands.prefix_q, prefix_q);
   float* maximum = partial;
   float* sum = maximum + count;
   float* o = sum + count;
@@ -129,8 +92,12 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   const int64_t split_begin = split * cpu_attention::kSplitKeys;
   const int64_t end = std::min(range.any.end, split_begin + cpu_attention::kSplitKeys);
   const cpu_attention::SeenTiles seen(unit, range.any);
-  for (int64_t key = seen.from(split_begin), next = 0; key < end; key = next) {
-    next = seen.from(key + kAttentionTile);
+  const KeyLists& lists = operands.lists;
+  const auto next_tile = [&](int64_t key) {
+    return NextTile(shape, unit, kv_head, lists, seen, key, end);
+  };
+  for (int64_t key = next_tile(split_begin), next = 0; key < end; key = next) {
+    next = next_tile(key + kAttentionTile);
     const KeyTile& tile = cpu_attention::tile_at(unit, key);
     const int64_t width = std::min<int64_t>(tile.count, end - key);
     PrefetchValues(shape, unit, kv_head, tile.values, width);
@@ -141,10 +108,18 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
       PrefetchKeys(shape, unit, kv_head, cpu_attention::tile_at(unit, next).keys,
                    std::min(kAttentionTile, end - next));
     }
+    const bool prefix = rolls && key < unit.prefix;
+    if (prefix) ScoreTile(key_dim, count, prefix_q, keys, width, prefix_scores);
     for (int64_t r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
+      if (prefix) TakePrefix(unit.prefix, key, prefix_scores + r * kAttentionTile, row);
       if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
       MaskRow(unit.visible[r / group], unit.prefix, key, tile.count, row);
+      if (lists.blocks != nullptr) {
+        const cpu_attention::RowList list = cpu_attention::row_list(
+            shape, lists, unit.first_row + r / group, kv_head * group + r % group);
+        MaskUnlisted(list, lists.block, key, row);
+      }
       const float factor = OnlineSoftmaxRow(row, maximum[r], sum[r]);
       if (factor != 1) ScaleBy(value_dim, factor, o + r * value_dim);
     }

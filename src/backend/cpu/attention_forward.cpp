@@ -40,49 +40,120 @@ HWY_INLINE void FinishRow(const AttentionShape& shape, int64_t row, int64_t head
   operands.log_sum_exp[row * shape.heads + head] = sum > 0 ? maximum + LogOne(sum) : 0.0f;
 }
 
+// Scratch memory of one task: a tile of queries of a head, and the rows of it that meet a tile of
+// keys where these are not all.
+struct ForwardTiles {
+  ForwardTiles(const AttentionShape& shape, int64_t rows, bool lists, bool prefix)
+      : count(rows),
+        memory(static_cast<size_t>(kRows * ((2 + prefix) * shape.key_dim + 2 * shape.value_dim +
+                                            (1 + prefix) * kAttentionTile)) *
+               sizeof(float)) {
+    float* next = reinterpret_cast<float*>(memory.data());
+    const auto take = [&](int64_t columns) {
+      next += kRows * columns;
+      return next - kRows * columns;
+    };
+    q = take(shape.key_dim);
+    o = take(shape.value_dim);
+    scores = take(kAttentionTile);
+    if (lists) {
+      some_q = take(shape.key_dim);
+      some_o = take(shape.value_dim);
+    }
+    if (!prefix) return;
+    prefix_q = take(shape.key_dim);
+    prefix_scores = take(kAttentionTile);
+  }
+
+  static constexpr int64_t kRows = cpu_attention::kQueryTile;
+  int64_t count;  // queries
+  Storage memory;
+  float *q, *o, *scores;
+  float *some_q = nullptr, *some_o = nullptr;
+  float *prefix_q = nullptr, *prefix_scores = nullptr;
+  float maximum[kRows], sum[kRows];
+};
+
+// What rows of a tile of queries take from one tile of keys.
+struct KeyStep {
+  const cpu_attention::TileRows& rows;  // that meet it
+  int64_t key;                          // index of its first key
+  int64_t width;                        // keys that somebody sees
+  const float *keys, *values;
+  bool masked;
+};
+
+void ForwardStep(const AttentionShape& shape, const AttentionUnit& unit, int64_t head,
+                 int64_t first, bool all, const KeyStep& step, const AttentionOperands& operands,
+                 ForwardTiles& t) {
+  const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim, count = step.rows.count;
+  const KeyLists& lists = operands.lists;
+  if (!all) GatherRows(count, step.rows.rows, key_dim, t.q, t.some_q);
+  SmallMatmul(count, kAttentionTile, key_dim, all ? t.q : t.some_q, key_dim, 1, step.keys,
+              kAttentionTile, t.scores, kAttentionTile, false);
+  const bool prefix = t.prefix_q != nullptr && step.key < unit.prefix;
+  if (prefix) {
+    SmallMatmul(t.count, kAttentionTile, key_dim, t.prefix_q, key_dim, 1, step.keys, kAttentionTile,
+                t.prefix_scores, kAttentionTile, false);
+  }
+  const bool parts = lists.blocks != nullptr && lists.block < kAttentionTile;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = step.rows.rows[i], row = unit.first_row + first + at;
+    float* scores = t.scores + i * kAttentionTile;
+    if (prefix) TakePrefix(unit.prefix, step.key, t.prefix_scores + at * kAttentionTile, scores);
+    if (shape.soft_cap > 0) CapScores(shape.soft_cap, scores, nullptr);
+    if (step.masked) {
+      MaskRow(unit.visible[first + at], unit.prefix, step.key,
+              cpu_attention::tile_at(unit, step.key).count, scores);
+    }
+    if (parts) {
+      MaskUnlisted(cpu_attention::row_list(shape, lists, row, head), lists.block, step.key, scores);
+    }
+    const float factor = OnlineSoftmaxRow(scores, t.maximum[at], t.sum[at]);
+    if (factor != 1) ScaleBy(value_dim, factor, t.o + at * value_dim);
+  }
+  SmallMatmul(count, value_dim, step.width, t.scores, kAttentionTile, 1, step.values, value_dim,
+              all ? t.o : t.some_o, value_dim, all);
+  if (!all) ScatterAddRows(count, step.rows.rows, value_dim, t.some_o, t.o, value_dim);
+}
+
 void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t head,
                  int64_t first, int64_t count, const cpu_attention::PackedKeys& packed,
                  const AttentionOperands& operands) {
   const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
-  constexpr int64_t kRows = cpu_attention::kQueryTile;
-  const Storage scratch(static_cast<size_t>(kRows * (key_dim + value_dim + kAttentionTile)) *
-                        sizeof(float));
-  float* q = reinterpret_cast<float*>(scratch.data());
-  float* o = q + kRows * key_dim;
-  float* scores = o + kRows * value_dim;
+  const bool rolls = operands.prefix_q.data != nullptr && unit.prefix > 0;
+  ForwardTiles t(shape, count, operands.lists.blocks != nullptr, rolls);
   // A sink is a key whose value is 0.
-  float maximum[kRows], sum[kRows];
   const float* sink = operands.sinks == nullptr ? nullptr : operands.sinks + head;
-  std::fill_n(maximum, count, sink == nullptr ? kMinusInfinity : *sink);
-  std::fill_n(sum, count, sink == nullptr ? 0.0f : 1.0f);
-  std::fill_n(o, count * value_dim, 0.0f);
+  std::fill_n(t.maximum, count, sink == nullptr ? kMinusInfinity : *sink);
+  std::fill_n(t.sum, count, sink == nullptr ? 0.0f : 1.0f);
+  std::fill_n(t.o, count * value_dim, 0.0f);
   const int64_t row0 = unit.first_row + first;
   PackRows(count, key_dim, shape.scale, operands.q.row(row0) + head * key_dim, operands.q.stride,
-           q);
+           t.q);
+  if (rolls) {
+    PackRows(count, key_dim, shape.scale, operands.prefix_q.row(row0) + head * key_dim,
+             operands.prefix_q.stride, t.prefix_q);
+  }
 
   const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
   const cpu_attention::SeenTiles seen(unit, range.any);
   for (int64_t key = seen.from(0); key < seen.end; key = seen.from(key + kAttentionTile)) {
+    const cpu_attention::TileRows rows(shape, operands.lists, unit, head, first, count, key);
+    if (rows.count == 0) continue;
     const KeyTile& tile = cpu_attention::tile_at(unit, key);
-    const int64_t width = std::min<int64_t>(tile.count, range.any.end - key);
     const float* keys =
         packed.data + packed.place(key / kAttentionTile) * cpu_attention::packed_tile_size(shape);
-    const float* values = keys + kAttentionTile * key_dim;
-    SmallMatmul(count, kAttentionTile, key_dim, q, key_dim, 1, keys, kAttentionTile, scores,
-                kAttentionTile, false);
-    const bool masked = cpu_attention::needs_mask(range, tile, key);
-    for (int64_t i = 0; i < count; ++i) {
-      float* row = scores + i * kAttentionTile;
-      if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
-      if (masked) MaskRow(unit.visible[first + i], unit.prefix, key, tile.count, row);
-      const float factor = OnlineSoftmaxRow(row, maximum[i], sum[i]);
-      if (factor != 1) ScaleBy(value_dim, factor, o + i * value_dim);
-    }
-    SmallMatmul(count, value_dim, width, scores, kAttentionTile, 1, values, value_dim, o, value_dim,
-                true);
+    const KeyStep step{.rows = rows,
+                       .key = key,
+                       .width = std::min<int64_t>(tile.count, range.any.end - key),
+                       .keys = keys,
+                       .values = keys + kAttentionTile * key_dim,
+                       .masked = cpu_attention::needs_mask(range, tile, key)};
+    ForwardStep(shape, unit, head, first, rows.count == count, step, operands, t);
   }
   for (int64_t i = 0; i < count; ++i) {
-    FinishRow(shape, row0 + i, head, maximum[i], sum[i], o + i * value_dim, operands);
+    FinishRow(shape, row0 + i, head, t.maximum[i], t.sum[i], t.o + i * value_dim, operands);
   }
 }
 

@@ -48,6 +48,11 @@ struct SeenTiles {
   int64_t from(int64_t key) const { return key < prefix_end ? key : std::max(key, begin); }
 };
 
+// The tiles that some row of a unit sees.
+inline SeenTiles seen_tiles(const AttentionUnit& unit) {
+  return {unit, rows_range(unit, 0, unit.rows).any};
+}
+
 inline const KeyTile& tile_at(const AttentionUnit& unit, int64_t key) {
   return unit.tile(key / kAttentionTile);
 }
@@ -57,6 +62,59 @@ inline bool needs_mask(const RowsRange& range, const KeyTile& tile, int64_t key)
   return key < range.all.begin || key + kAttentionTile > range.all.end ||
          tile.count < kAttentionTile;
 }
+
+// The list that a query head goes by in row `row` of q, and its end.
+struct RowList {
+  const int32_t *begin = nullptr, *end = nullptr;
+};
+inline RowList row_list(const AttentionShape& shape, const KeyLists& lists, int64_t row,
+                        int64_t head) {
+  const int64_t list = row * lists.lists + head / (shape.heads / lists.lists);
+  const int32_t* begin = lists.blocks + list * lists.width;
+  return {begin,
+          std::partition_point(begin, begin + lists.width, [](int32_t b) { return b >= 0; })};
+}
+
+// The first entry of a list that touches the tile whose first key is `key`; its end: none does.
+inline const int32_t* first_listed(const RowList& list, int64_t block, int64_t key) {
+  const int32_t* entry = std::lower_bound(list.begin, list.end, key / block);
+  return entry != list.end && *entry * block < key + kAttentionTile ? entry : list.end;
+}
+
+// Whether a row sees something of the tile, as far as lists say.
+inline bool lists_tile(const AttentionShape& shape, const KeyLists& lists, int64_t row,
+                       int64_t head, int64_t key) {
+  if (lists.blocks == nullptr) return true;
+  const RowList list = row_list(shape, lists, row, head);
+  return first_listed(list, lists.block, key) != list.end;
+}
+
+// The same for any row of a unit and any query head of a key-value head.
+inline bool lists_tile(const AttentionShape& shape, const KeyLists& lists,
+                       const AttentionUnit& unit, int64_t kv_head, int64_t key) {
+  if (lists.blocks == nullptr) return true;
+  const int64_t group = shape.heads / shape.kv_heads, step = shape.heads / lists.lists;
+  for (int64_t row = unit.first_row; row < unit.first_row + unit.rows; ++row) {
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head += step) {
+      if (lists_tile(shape, lists, row, head, key)) return true;
+    }
+  }
+  return false;
+}
+
+// Which of `count` rows of a unit, from `first` on, see a tile of keys.
+struct TileRows {
+  int64_t count = 0;
+  int32_t rows[kQueryTile];  // of the unit, less `first`; ascending
+
+  TileRows(const AttentionShape& shape, const KeyLists& lists, const AttentionUnit& unit,
+           int64_t head, int64_t first, int64_t rows_of_tile, int64_t key) {
+    for (int64_t i = 0; i < rows_of_tile; ++i) {
+      if (!lists_tile(shape, lists, unit.first_row + first + i, head, key)) continue;
+      rows[count++] = static_cast<int32_t>(i);
+    }
+  }
+};
 
 // Packed tiles of one unit and key-value head, tiles 0 ... prefix_tiles - 1 and then those from
 // `first_tile` on: each is the transposed keys [key_dim, kAttentionTile] and then the values
@@ -105,7 +163,8 @@ struct BackwardOperands {
   ConstMatrix q, grad_o;
   const float* log_sum_exp = nullptr;  // [rows, heads]
   const float* delta = nullptr;        // [rows, heads]: grad_o . o - grad_log_sum_exp
-  Matrix grad_q;                       // added to
+  KeyLists lists;
+  Matrix grad_q;  // added to
   Matrix grad_k, grad_v;
 };
 
@@ -125,6 +184,14 @@ void merge_rows(const AttentionMerge& arguments, int64_t begin, int64_t end, con
 // Rows begin ... end - 1 of merge_backward(). gradients.k and .v are added to.
 void merge_rows_backward(const AttentionMerge& arguments, int64_t begin, int64_t end,
                          const ConstMatrix& out, const AttentionMergeGradients& gradients);
+
+// AttentionKernels::summarise() of one block.
+void summarise_block(const KeyBlock& block, BlockStatistic statistic, int64_t columns, DType type,
+                     int64_t stride);
+
+// AttentionKernels::choose_blocks() of one row of a unit; out [lists, top].
+void choose_row(const AttentionShape& shape, const BlockChoice& choice, const AttentionUnit& unit,
+                int64_t row, const ConstMatrix& q, int32_t own_block, int32_t* out);
 
 // AttentionKernels::store_rows().
 void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,

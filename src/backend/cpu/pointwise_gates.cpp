@@ -105,6 +105,38 @@ void ScaleColumnsBackward(Extent extent, ConstMatrix x, const float* weight, Con
   SumOverRows(extent, extent.columns, dweight, {}, row_gradients);
 }
 
+void ScaleGroups(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors, Matrix y) {
+  ForEachRow(extent, [&](int64_t row) {
+    for (int64_t g = 0; g < extent.columns / group; ++g) {
+      const float* from = x.row(row) + g * group;
+      float* to = y.row(row) + g * group;
+      const V factor = Constant(factors.row(row)[g]);
+      ForEachVector(group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        v.store(hn::Mul(v.load(from + i), factor), to + i);
+      });
+    }
+  });
+}
+
+void ScaleGroupsBackward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                         ConstMatrix dy, Matrix dx, Matrix dfactors) {
+  ForEachRow(extent, [&](int64_t row) {
+    for (int64_t g = 0; g < extent.columns / group; ++g) {
+      const float *from = x.row(row) + g * group, *gradient = dy.row(row) + g * group;
+      const V factor = Constant(factors.row(row)[g]);
+      if (float* to = dx.data ? dx.row(row) + g * group : nullptr) {
+        ForEachVector(group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+          v.store(hn::Mul(v.load(gradient + i), factor), to + i, dx.accumulate);
+        });
+      }
+      if (dfactors.data == nullptr) continue;
+      const float sum = DotProduct(from, gradient, group);
+      float& to = dfactors.row(row)[g];
+      to = dfactors.accumulate ? to + sum : sum;
+    }
+  });
+}
+
 // A decay of which nothing is left: its logarithm stays finite.
 constexpr float kLeastDecay = 1e-37f;
 
@@ -212,6 +244,8 @@ HWY_EXPORT(DivideBySums);
 HWY_EXPORT(DivideBySumsBackward);
 HWY_EXPORT(ScaleColumns);
 HWY_EXPORT(ScaleColumnsBackward);
+HWY_EXPORT(ScaleGroups);
+HWY_EXPORT(ScaleGroupsBackward);
 HWY_EXPORT(LowerBoundedGate);
 HWY_EXPORT(LowerBoundedGateBackward);
 HWY_EXPORT(CumulativeSoftmax);
@@ -244,6 +278,17 @@ void CpuPointwiseKernels::scale_columns(Extent extent, ConstMatrix x, const floa
 void CpuPointwiseKernels::scale_columns_backward(Extent extent, ConstMatrix x, const float* weight,
                                                  ConstMatrix dy, Matrix dx, GradVector dweight) {
   HWY_DYNAMIC_DISPATCH(ScaleColumnsBackward)(extent, x, weight, dy, dx, dweight);
+}
+
+void CpuPointwiseKernels::scale_groups(Extent extent, int64_t group, ConstMatrix x,
+                                       ConstMatrix factors, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(ScaleGroups)(extent, group, x, factors, y);
+}
+
+void CpuPointwiseKernels::scale_groups_backward(Extent extent, int64_t group, ConstMatrix x,
+                                                ConstMatrix factors, ConstMatrix dy, Matrix dx,
+                                                Matrix dfactors) {
+  HWY_DYNAMIC_DISPATCH(ScaleGroupsBackward)(extent, group, x, factors, dy, dx, dfactors);
 }
 
 void CpuPointwiseKernels::lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound,

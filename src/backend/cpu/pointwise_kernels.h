@@ -59,6 +59,10 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void scale_columns(Extent extent, ConstMatrix x, const float* weight, Matrix y) override;
   void scale_columns_backward(Extent extent, ConstMatrix x, const float* weight, ConstMatrix dy,
                               Matrix dx, GradVector dweight) override;
+  void scale_groups(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                    Matrix y) override;
+  void scale_groups_backward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix factors,
+                             ConstMatrix dy, Matrix dx, Matrix dfactors) override;
   void lower_bounded_gate(Extent extent, ConstMatrix x, const float* bound, Matrix log_decay,
                           Matrix k) override;
   void lower_bounded_gate_backward(Extent extent, ConstMatrix x, const float* bound,

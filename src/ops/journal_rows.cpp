@@ -1,0 +1,35 @@
+#include "ops/journal_rows.h"
+
+#include <algorithm>
+
+#include "backend/backend.h"
+#include "base/threads.h"
+
+namespace pronghorn {
+
+void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
+                 Journal& journal) {
+  const JournalShape& shape = journal.shape();
+  const int64_t first = journal.append(batch.positions(segment));
+  const int64_t end = first + segment.length;
+  // A page at a time: its rows lie one after another.
+  const int64_t first_page = first / Journal::kPageRows;
+  const int64_t pages = segment.length == 0 ? 0 : (end - 1) / Journal::kPageRows - first_page + 1;
+  parallel_for(pages, 1, [&](int64_t page_begin, int64_t page_end) {
+    for (int64_t page = page_begin; page < page_end; ++page) {
+      const int64_t row = std::max(first, (first_page + page) * Journal::kPageRows);
+      const int64_t count = std::min(end, (first_page + page + 1) * Journal::kPageRows) - row;
+      std::byte* to = journal.mutable_row_data(row);
+      for (const Tensor& part : parts) {
+        if (!part.defined()) continue;
+        backend().attention().store_rows(
+            {part.row(segment.first_row + row - first), part.row_stride()}, count, part.columns(),
+            shape.row_type, to, shape.row_width);
+        to += part.columns() * dtype_size(shape.row_type);
+      }
+    }
+  });
+  if (!segment.parents.empty()) journal.set_tree(segment.parents);
+}
+
+}  // namespace pronghorn

@@ -1,0 +1,17 @@
+// Rows of a batch in the journals of its sequences.
+#pragma once
+
+#include <span>
+
+#include "tensor/batch.h"
+#include "tensor/journal.h"
+#include "tensor/tensor.h"
+
+namespace pronghorn {
+
+// Appends the rows of a segment, those of `parts` side by side (undefined ones are left out), to
+// its journal, rounded as that holds them. A token tree then waits for commit_path().
+void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
+                 Journal& journal);
+
+}  // namespace pronghorn

@@ -1,0 +1,140 @@
+// Caches that keep less than all of a text, in whole models.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "decode/session.h"
+#include "model/model.h"
+#include "support/model_runs.h"
+#include "support/steps.h"
+#include "support/tiny_models.h"
+#include "train/evaluate.h"
+
+namespace pronghorn {
+namespace {
+
+using testing_support::equal_steps;
+using testing_support::model_config;
+using testing_support::model_configs;
+
+CacheOptions rolling(int64_t window, int64_t sinks) {
+  CacheOptions cache;
+  cache.window = window;
+  cache.sinks = sinks;
+  return cache;
+}
+
+std::vector<int32_t> tokens(int64_t count) {
+  Random random(6, "tokens");
+  std::vector<int32_t> all;
+  for (int64_t i = 0; i < count; ++i) all.push_back(static_cast<int32_t>(random.below(61)));
+  return all;
+}
+
+std::vector<float> run(const Model& model, SequenceState& state, std::span<const int32_t> text,
+                       const std::vector<int64_t>& steps) {
+  std::vector<float> all;
+  size_t at = 0;
+  for (const int64_t step : steps) {
+    const auto count = static_cast<size_t>(step);
+    const Batch batch = continue_sequence(state, text.subspan(at, count));
+    const PooledVector<float> hidden = model.forward({}, batch).read();
+    all.insert(all.end(), hidden.begin(), hidden.end());
+    at += count;
+  }
+  return all;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    largest = std::max(largest, std::fabs(double{a[i]} - double{b[i]}));
+  }
+  return largest;
+}
+
+// Every kind of model, whatever attention it has.
+TEST(ModelCaches, StreamsAreTheSameHoweverTheyAreCut) {
+  const std::vector<int32_t> text = tokens(140);
+  for (const auto& [name, body] : model_configs()) {
+    const Model model(model_config(body), 7);
+    const CacheOptions cache = rolling(24, 3);
+    SequenceState ones = model.new_state(cache), some = ones, whole = ones,
+                  plain = model.new_state();
+    const std::vector<float> want = run(model, ones, text, equal_steps(140, 1));
+    EXPECT_EQ(run(model, some, text, equal_steps(140, 16)), want) << name;
+    EXPECT_LT(largest_difference(run(model, whole, text, {100, 40}), want), 2e-3) << name;
+    const std::vector<float> all = run(model, plain, text, equal_steps(140, 1));
+    if (name == "window" || name == "mamba") {
+      EXPECT_EQ(all, want) << name;  // looks back no further anyway
+    }
+    if (name == "transformer") {
+      EXPECT_NE(all, want);
+    }
+    // A window that is long enough changes nothing.
+    SequenceState wide = model.new_state(rolling(200, 3));
+    EXPECT_EQ(run(model, wide, text, equal_steps(140, 1)), all) << name;
+  }
+}
+
+TEST(ModelCaches, StreamsTakeConstantMemory) {
+  const std::vector<int32_t> text = tokens(2048);
+  for (const auto& [name, body] : model_configs()) {
+    if (name != "transformer" && name != "mla" && name != "hybrid") continue;
+    const Model model(model_config(body), 7);
+    const CacheOptions cache = rolling(64, 4);
+    SequenceState state = model.new_state(cache);
+    run(model, state, text, {512});
+    const int64_t bytes = state.bytes();
+    EXPECT_EQ(bytes, model.predicted_state_bytes(512, cache)) << name;
+    run(model, state, std::span(text).subspan(512), {512, 1024});
+    EXPECT_EQ(state.bytes(), bytes) << name;
+    EXPECT_EQ(model.predicted_state_bytes(int64_t{1} << 30, cache), bytes) << name;
+    EXPECT_GT(model.predicted_state_bytes(2048), 3 * bytes / 2) << name;
+  }
+}
+
+TEST(ModelCaches, SessionsKnowTheirCache) {
+  const Model model(model_config(model_configs().front().second), 7);
+  Session session(model, rolling(16, 4));
+  session.append(tokens(100));
+  session.scores(model, {});
+  const auto path = std::filesystem::path(testing::TempDir()) / "cache_options_session";
+  session.save(path);
+  EXPECT_EQ(Session::load(path, model, rolling(16, 4)).length(), 100);
+  EXPECT_THROW(Session::load(path, model, rolling(16, 3)), Error);
+  EXPECT_THROW(Session::load(path, model), Error);
+  std::filesystem::remove(path);
+}
+
+TEST(ModelCaches, EvaluationReadsWithThem) {
+  const Model model(model_config(model_configs().front().second), 7);
+  const std::vector<int32_t> text = tokens(300);
+  const double plain = evaluate_tokens(model, Precision::f32, text, 300).nll;
+  EXPECT_NEAR(evaluate_tokens(model, Precision::f32, text, 300, {}, rolling(300, 4)).nll, plain,
+              1e-4 * plain);
+  EXPECT_NE(evaluate_tokens(model, Precision::f32, text, 300, {}, rolling(20, 4)).nll, plain);
+}
+
+// With pages for the whole text nothing changes; with few, cuts do not matter.
+TEST(ModelCaches, PagesAreChosenHoweverATextIsCut) {
+  const std::vector<int32_t> text = tokens(150);
+  CacheOptions all, few;
+  all.quest_pages = 100;
+  few.quest_pages = 2;
+  for (const auto& [name, body] : model_configs()) {
+    const Model model(model_config(body), 7);
+    SequenceState plain = model.new_state(), everything = model.new_state(all);
+    const std::vector<float> want = run(model, plain, text, equal_steps(150, 1));
+    EXPECT_EQ(run(model, everything, text, equal_steps(150, 7)), want) << name;
+    SequenceState ones = model.new_state(few), some = ones;
+    const std::vector<float> chosen = run(model, ones, text, equal_steps(150, 1));
+    EXPECT_EQ(run(model, some, text, equal_steps(150, 16)), chosen) << name;
+    EXPECT_EQ(some.bytes(), ones.bytes()) << name;
+  }
+}
+
+}  // namespace
+}  // namespace pronghorn
