@@ -72,7 +72,7 @@ bool is_checkpoint_path(const std::filesystem::path& path) {
 std::unique_ptr<Model> new_model(const std::filesystem::path& path) {
   ModelConfig config = load_config(path);
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
-  if (config.vocab_size == 0) config.vocab_size = kVocabulary;
+  if (config.vocab_size == 0) set_vocabulary(config, kVocabulary);
   return std::make_unique<Model>(std::move(config), 0);
 }
 

@@ -215,6 +215,57 @@ void add_sampling_options(CLI::App& command, SamplingOptions& sampling) {
       ->check(seed_number());
 }
 
+namespace {
+
+// An option that takes one of some names.
+template <typename Value>
+void add_named_option(CLI::App& command, const std::string& option, Value& value,
+                      const std::vector<std::pair<std::string, Value>>& names,
+                      const std::string& meaning) {
+  std::vector<std::string> known;
+  for (const auto& [name, unused] : names) known.push_back(name);
+  command
+      .add_option_function<std::string>(
+          option,
+          [&value, names](const std::string& given) {
+            for (const auto& [name, named] : names) {
+              if (name == given) value = named;
+            }
+          },
+          meaning)
+      ->check(CLI::IsMember(known))
+      ->option_text(fmt::format("{}", fmt::join(known, "|")));
+}
+
+}  // namespace
+
+void add_diffusion_options(CLI::App& command, DiffusionOptions& options) {
+  command
+      .add_option("--steps", options.steps,
+                  "diffusion models: steps for each part of the text (default: one a token)")
+      ->check(natural_number());
+  command
+      .add_option("--block", options.part,
+                  "diffusion models: tokens of a part, which is filled in before what follows it "
+                  "(default: the model's blocks, or 32)")
+      ->check(natural_number());
+  command
+      .add_option("--threshold", options.threshold,
+                  "diffusion models: a step takes all tokens that are at least so probable")
+      ->check(number_in_range(0, 1));
+  add_named_option<UnmaskOrder>(command, "--remask", options.order,
+                                {{"confidence", UnmaskOrder::confidence},
+                                 {"entropy", UnmaskOrder::entropy},
+                                 {"margin", UnmaskOrder::margin},
+                                 {"random", UnmaskOrder::random}},
+                                "diffusion models: what decides which tokens stay masked");
+  add_named_option<CanvasCache>(
+      command, "--canvas-cache", options.cache,
+      {{"none", CanvasCache::none}, {"prefix", CanvasCache::prefix}, {"dual", CanvasCache::dual}},
+      "diffusion models that see texts whole: reuse keys and values of what is before a part, or "
+      "around it, while it is filled in (sooner, and approximate)");
+}
+
 void add_writing_options(CLI::App& command, WritingOptions& options) {
   command.add_option("model", options.model, "checkpoint directory or .gguf file")->required();
   add_adapter_option(command, options.adapter);
@@ -225,6 +276,7 @@ void add_writing_options(CLI::App& command, WritingOptions& options) {
                      "smaller MODEL with the same tokenizer, ngram, suffix, early-exit:E, mtp, or "
                      "several with commas between");
   add_speculation_options(command, options.speculation);
+  add_diffusion_options(command, options.generate.diffusion);
   add_precision_option(command, options.precision);
   add_cache_options(command, options.cache);
   add_context_option(command, options.generate.context);

@@ -112,6 +112,9 @@ void add_sampling_options(CLI::App& command, SamplingOptions& sampling);
 // --draft-tokens, --draft-tree and --draft-block: how a drafter is used.
 void add_speculation_options(CLI::App& command, SpeculationOptions& options);
 
+// --steps, --block, --threshold, --remask and --canvas-cache: how a diffusion model writes.
+void add_diffusion_options(CLI::App& command, DiffusionOptions& options);
+
 // What commands that write texts have in common: which model, and how it decodes.
 struct WritingOptions : Common {
   std::filesystem::path model, adapter, session;
@@ -122,8 +125,8 @@ struct WritingOptions : Common {
   bool stats = false;
   GenerateOptions generate;
 };
-// The model and --adapter; sampling, --stop, --draft and how it is used, --precision, how keys and
-// values are kept, --strict-context, and what every command has.
+// The model and --adapter; sampling, --stop, --draft and how it is used, those of diffusion models,
+// --precision, how keys and values are kept, --strict-context, and what every command has.
 void add_writing_options(CLI::App& command, WritingOptions& options);
 
 // --steps, --tokens and --time of training; times as "90", "60s", "5m", "1.5h".

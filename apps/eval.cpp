@@ -18,7 +18,7 @@ namespace {
 struct EvalOptions : Common {
   std::filesystem::path model, adapter;
   std::vector<std::filesystem::path> data;
-  int64_t window = 0, examples = 256, stream = 0;
+  int64_t window = 0, examples = 256, stream = 0, samples = kBoundSamples;
   TaskOptions task;
   std::optional<Precision> precision;
   CacheOptions cache;
@@ -55,7 +55,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
     const std::vector<int32_t> tokens = tokenizer->encode(text);
     TextScore part = evaluate_tokens(
         model, precision, tokens, window, [&](double done) { progress.update(done); },
-        options.cache);
+        options.cache, options.samples);
     part.bytes = predicted_bytes(*tokenizer, text, tokens);
     score += part;
   });
@@ -67,6 +67,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
                        {"nll", score.nll},
                        {"perplexity", score.perplexity()},
                        {"bits_per_byte", score.bits_per_byte()},
+                       {"bound_samples", score.samples},
                        {"kept_shares", score.kept_shares()},
                        {"expert_shares", expert_shares_json(score.expert_loads)},
                        {"window", window},
@@ -77,6 +78,9 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
       "perplexity     {:.4f}\nbits per byte  {:.4f}\nprecision      {}\n",
       score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte(),
       name_of(precision));
+  if (score.samples > 0) {
+    fmt::print("upper bounds, estimated from {} samples of each window\n", score.samples);
+  }
   if (!score.entered.empty()) fmt::print("{}\n", kept_text(score.kept_shares()));
   if (!score.expert_loads.empty()) print_expert_shares(score.expert_loads);
 }
@@ -187,6 +191,10 @@ void add_eval(CLI::App& app) {
                    "read so many tokens as one sequence; shows loss, speed and memory on the way")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_task_options(*command, options->task);
+  command
+      ->add_option("--samples", options->samples,
+                   "samples of each window for the bound of a diffusion model (default: 4)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   command->add_option("--examples", options->examples, "examples of the task")
       ->check(positive_integer());
   add_precision_option(*command, options->precision);

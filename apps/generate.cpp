@@ -1,12 +1,17 @@
 // pronghorn generate: continue a text.
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "command.h"
 #include "decode/conversation.h"
 #include "decode/generator.h"
@@ -92,6 +97,10 @@ void print_stats(const Generated& result, const Session& session, Precision prec
              "tokens/s; state {}; precision {}\n",
              result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
              format_bytes(static_cast<double>(session.state().bytes())), name_of(precision));
+  if (result.steps > 0) {
+    fmt::print(stderr, "{} steps of the model, {:.2f} tokens a step\n", result.steps,
+               static_cast<double>(result.tokens) / static_cast<double>(result.steps));
+  }
   if (!kept.empty()) fmt::print(stderr, "{}\n", kept_text(kept));
 }
 
@@ -105,6 +114,7 @@ nlohmann::json to_json(const Generated& result, const Session& session, Precisio
           {"end", end_name(result.end)},
           {"prompt_tokens", result.prompt_tokens},
           {"tokens", result.tokens},
+          {"steps", result.steps},
           {"context", session.length()},
           {"state_bytes", session.state().bytes()},
           {"kept_shares", kept},
@@ -133,14 +143,20 @@ std::string prompt_of(const GenerateCommand& options) {
 // thrown when the session is saved.
 class Shown {
  public:
-  explicit Shown(bool wanted) : wanted_(wanted) {}
+  // held: nothing is written before release().
+  Shown(bool wanted, bool held) : wanted_(wanted), held_(held) {}
   void write(std::string_view text) {
-    if (!wanted_ || failure_ != nullptr) return;
+    if (held_) waiting_ += text;
+    if (!wanted_ || held_ || failure_ != nullptr) return;
     try {
       write_output(text);
     } catch (...) {
       failure_ = std::current_exception();
     }
+  }
+  void release() {
+    held_ = false;
+    write(std::exchange(waiting_, {}));
   }
   bool failed() const { return failure_ != nullptr; }
   void rethrow() const {
@@ -148,8 +164,34 @@ class Shown {
   }
 
  private:
-  bool wanted_;
+  bool wanted_, held_;
+  std::string waiting_;
   std::exception_ptr failure_;
+};
+
+// How the canvas of a diffusion model fills, on stderr.
+class CanvasProgress {
+ public:
+  CanvasProgress(const Tokenizer& tokenizer, int64_t tokens)
+      : tokenizer_(tokenizer), progress_("filling in", static_cast<double>(tokens), "tokens") {}
+
+  void show(std::span<const int32_t> canvas) {
+    constexpr int64_t kBefore = 12, kShown = 60;  // tokens around the first that is masked
+    const auto first = std::ranges::find(canvas, -1) - canvas.begin();
+    const int64_t from = std::max<int64_t>(0, first - kBefore);
+    std::string text;
+    for (int64_t i = from; i < std::min(std::ssize(canvas), from + kShown); ++i) {
+      const int32_t token = canvas[static_cast<size_t>(i)];
+      if (token >= tokenizer_.vocab_size()) continue;
+      text += token < 0 ? "_" : tokenizer_.decode({&token, 1});
+    }
+    progress_.update(static_cast<double>(first), printable(text, kShown));
+  }
+  void finish() { progress_.finish(); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  Progress progress_;
 };
 
 // One text to write: a plain continuation, or an answer in a conversation.
@@ -172,8 +214,8 @@ class Text {
 
   Generated write(const std::string& prompt, const GenerateOptions& generate,
                   const std::function<void(std::string_view)>& emit = {},
-                  const std::function<bool()>& interrupted = {},
-                  Speculation* speculation = nullptr) {
+                  const std::function<bool()>& interrupted = {}, Speculation* speculation = nullptr,
+                  const std::function<void(std::span<const int32_t>)>& on_canvas = {}) {
     if (options_.chat) {
       return conversation_->answer(prompt, generate, emit, interrupted, speculation);
     }
@@ -182,8 +224,8 @@ class Text {
         tokenizer.encode(prompt, {.add_special = session_.length() == 0,
                                   .parse_special = true,
                                   .after = tokenizer.after(session_.recent())});
-    return pronghorn::generate(*loaded_.model, tokenizer, session_, tokens, generate, emit,
-                               speculation, interrupted);
+    const Generation generation{&session_, tokens, generate, emit, interrupted, on_canvas};
+    return pronghorn::generate(*loaded_.model, tokenizer, {&generation, 1}, speculation).front();
   }
 
   void save() {
@@ -222,11 +264,19 @@ void run(const GenerateCommand& options) {
   std::optional<Text> before;
   if (speculation != nullptr && options.stats) before.emplace(text);
 
-  Shown shown(!options.json);
+  // A canvas that fills on a terminal and a text that grows there would be in each other's way.
+  const bool diffusion = loaded.model->config().diffusion.has_value();
+  Shown shown(!options.json,
+              diffusion && ::isatty(STDOUT_FILENO) != 0 && ::isatty(STDERR_FILENO) != 0);
   if (options.echo && !options.chat && !text.resumes()) shown.write(prompt);
+  std::optional<CanvasProgress> canvas;
+  if (diffusion) canvas.emplace(*loaded.tokenizer, generate.max_tokens);
   const Generated result = text.write(
       prompt, generate, [&](std::string_view piece) { shown.write(piece); },
-      [&] { return shown.failed(); }, speculation.get());
+      [&] { return shown.failed(); }, speculation.get(),
+      [&](std::span<const int32_t> tokens) { canvas->show(tokens); });
+  if (canvas) canvas->finish();
+  shown.release();
   std::optional<SpeculationReport> report;
   if (speculation != nullptr) {
     report = {speculation->stats(), speculation->drafter().name(), 0, result.decode_seconds, true};

@@ -158,7 +158,7 @@ std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
     return Model::load(path);
   }
   ModelConfig config = load_config(path);
-  if (config.vocab_size == 0) config.vocab_size = 256;
+  if (config.vocab_size == 0) set_vocabulary(config, 256);
   return Model::outline(std::move(config));
 }
 

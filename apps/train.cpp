@@ -32,6 +32,8 @@ struct TrainOptions : Common {
   TaskOptions task;
   std::vector<std::string> settings;
   LoraConfig lora{.rank = 0};
+  bool masked_diffusion = false;
+  int64_t mask_token = -1;
 };
 
 // trained: it goes on with a model that has its weights and tokenizer.
@@ -43,8 +45,17 @@ void check_usage(const TrainOptions& options, bool trained) {
                                         {options.mtp >= 0, "--mtp"}}) {
       if (given) throw UsageError(option, "does not go with a trained model", "omit it");
     }
+    if (options.masked_diffusion && options.lora.rank > 0) {
+      throw UsageError("--masked-diffusion", "changes all weights", "omit --lora");
+    }
   } else if (options.lora.rank > 0) {
     throw UsageError("--lora", "changes a trained model", "give one, not a configuration");
+  } else if (options.masked_diffusion) {
+    throw UsageError("--masked-diffusion", "changes a trained model",
+                     "a configuration has the key \"diffusion\"");
+  }
+  if (options.mask_token >= 0 && !options.masked_diffusion) {
+    throw UsageError("--mask-token", "is for --masked-diffusion");
   }
   const bool text = options.task.name.empty() || task_type(options.task.name).text;
   if (text && options.data.empty()) {
@@ -96,14 +107,14 @@ std::unique_ptr<Model> new_model(const TrainOptions& options, ModelConfig config
     task.seed = options.seed;
     source = make_task(task);
     run.data_identity = describe(task);
-    config.vocab_size = source->vocab_size();
+    set_vocabulary(config, source->vocab_size());
     run.config.window = source->length();
   } else {
     Corpus corpus = options.tokenizer.empty()
                         ? prepare_corpus(options.data, options.vocab_size,
                                          options.directory / "data", options.held_out)
                         : corpus_with(options, options.tokenizer);
-    config.vocab_size = corpus.tokenizer->vocab_size();
+    set_vocabulary(config, corpus.tokenizer->vocab_size());
     source = read_texts(options, std::move(corpus), data, run);
   }
   // The model remembers how it was trained: eval and compare take their window from it.
@@ -117,12 +128,23 @@ std::unique_ptr<Model> new_model(const TrainOptions& options, ModelConfig config
   return std::make_unique<Model>(std::move(config), options.seed);
 }
 
+// The token that masks in a model that knows of none: the first that its tokenizer does not have.
+int64_t mask_token_of(const TrainOptions& options) {
+  if (options.mask_token >= 0) return options.mask_token;
+  const int64_t tokens = load_tokenizer(options.config)->vocab_size();
+  if (tokens < load_config(options.config).vocab_size) return tokens;
+  throw UsageError("--mask-token", "missing: the tokenizer has the whole vocabulary",
+                   "give the number of a token that texts do not have");
+}
+
 // A trained model that goes on with other texts.
 std::unique_ptr<Model> trained_model(const TrainOptions& options, TrainRun& run, TextData& data,
                                      std::unique_ptr<DataSource>& source) {
   std::optional<LoraConfig> lora;
   if (options.lora.rank > 0) lora = options.lora;
-  std::unique_ptr<Model> model = load_to_finetune(options.config, lora, options.seed);
+  std::unique_ptr<Model> model =
+      options.masked_diffusion ? load_to_adapt(options.config, mask_token_of(options), options.seed)
+                               : load_to_finetune(options.config, lora, options.seed);
   run.config = finetune_config(model->config(), lora.has_value(), parse_settings(options.settings),
                                options.config.string());
   run.score_start = true;
@@ -182,6 +204,7 @@ void train_command(const TrainOptions& options) {
     if (result.held_out_bits_per_byte) {
       json["held_out_bits_per_byte"] = *result.held_out_bits_per_byte;
       json["best_held_out_bits_per_byte"] = *result.best_bits_per_byte;
+      json["bits_are_bound"] = result.is_bound;
     }
     if (result.accuracy) json["accuracy"] = *result.accuracy;
     return print_json(json);
@@ -194,12 +217,13 @@ void train_command(const TrainOptions& options) {
   } else {
     fmt::print(", all of them before\n");
   }
+  const char* const most = result.is_bound ? "at most " : "";
   if (result.start_bits_per_byte) {
-    fmt::print("before      {:.4f} bits/byte\n", *result.start_bits_per_byte);
+    fmt::print("before      {}{:.4f} bits/byte\n", most, *result.start_bits_per_byte);
   }
   if (result.held_out_bits_per_byte) {
-    fmt::print("held out    {:.4f} bits/byte (best {:.4f})\n", *result.held_out_bits_per_byte,
-               *result.best_bits_per_byte);
+    fmt::print("held out    {}{:.4f} bits/byte (best {:.4f})\n", most,
+               *result.held_out_bits_per_byte, *result.best_bits_per_byte);
   }
   if (result.accuracy) fmt::print("accuracy    {:.2f}%\n", 100 * *result.accuracy);
   fmt::print("model       {}\n", options.directory.string());
@@ -232,6 +256,12 @@ void add_train(CLI::App& app) {
       ->add_option("--lora-targets", options->lora.targets,
                    "matrices that it changes: q_proj,v_proj (default: all of the blocks)")
       ->delimiter(',');
+  command->add_flag("--masked-diffusion", options->masked_diffusion,
+                    "let the checkpoint learn to fill in masked tokens, seeing both ways");
+  command
+      ->add_option("--mask-token", options->mask_token,
+                   "token that masks then (default: the first beyond the tokenizer's)")
+      ->check(natural_number());
   command->add_option("--seed", options->seed, "of weights and of the order of the data")
       ->check(natural_number());
   command

@@ -577,6 +577,97 @@ def own_format(config):
     return weights, forward
 
 
+def both_ways(weights, names, sizes, theta, bias):
+    """Softmax attention in which every token sees all others."""
+    heads, kv_heads, hidden_size = sizes
+    width = hidden_size // heads
+    parts = []
+    for name, own in zip(names, (heads, kv_heads, kv_heads)):
+        matrix = weights.matrix(f"{name}.weight", own * width, hidden_size)
+        shift = weights.uniform(f"{name}.bias", own * width, -0.6, 0.6) if bias else 0.0
+        parts.append((matrix, shift, own))
+    output = weights.matrix(f"{names[3]}.weight", hidden_size, heads * width)
+
+    def forward(x):
+        count = len(x)
+        q, k, v = ((x @ matrix.T + shift).reshape(count, own, width)
+                   for matrix, shift, own in parts)
+        positions = np.arange(count, dtype=np.float64)
+        q, k = (rotate(part, positions, theta) for part in (q, k))
+        seen = np.zeros((count, heads, width))
+        for t in range(count):
+            for head in range(heads):
+                group = head // (heads // kv_heads)
+                scores = k[:, group] @ q[t, head] / math.sqrt(width)
+                shares = np.exp(scores - scores.max())
+                seen[t, head] = shares @ v[:, group] / shares.sum()
+        return seen.reshape(count, heads * width) @ output.T
+
+    return forward
+
+
+def gated(weights, names, hidden_size, size):
+    gate, up = (weights.matrix(f"{name}.weight", size, hidden_size) for name in names[:2])
+    down = weights.matrix(f"{names[2]}.weight", hidden_size, size)
+    return lambda x: (silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def stack(table, layers, last, head, epsilon):
+    def forward(tokens):
+        x = table[tokens]
+        for mixer, mlp, mixer_norm, mlp_norm in layers:
+            x = x + mixer(rms_norm(x, mixer_norm, epsilon))
+            x = x + mlp(rms_norm(x, mlp_norm, epsilon))
+        return rms_norm(x, last, epsilon) @ head.T
+
+    return forward
+
+
+def llada(config):
+    """LLaDA (arXiv 2502.09992, appendix B.2), with the names of GSAI-ML/LLaDA-8B-Base."""
+    weights = Weights()
+    width, top = config["d_model"], "model.transformer"
+    sizes = config["n_heads"], config["n_kv_heads"], width
+    table = weights.matrix(f"{top}.wte.weight", config["embedding_size"], width, 1.0)
+    layers = []
+    for i in range(config["n_layers"]):
+        name = f"{top}.blocks.{i}"
+        mixer = both_ways(weights, [f"{name}.{part}" for part in
+                                    ("q_proj", "k_proj", "v_proj", "attn_out")],
+                          sizes, config["rope_theta"], False)
+        mlp = gated(weights, [f"{name}.{part}" for part in ("ff_proj", "up_proj", "ff_out")],
+                    width, config["mlp_hidden_size"])
+        norms = [weights.uniform(f"{name}.{norm}.weight", width, 0.4, 1.6)
+                 for norm in ("attn_norm", "ff_norm")]
+        layers.append((mixer, mlp, *norms))
+    last = weights.uniform(f"{top}.ln_f.weight", width, 0.4, 1.6)
+    head = table if config["weight_tying"] else weights.matrix(
+        f"{top}.ff_out.weight", config["embedding_size"], width)
+    return weights, stack(table, layers, last, head, config["rms_norm_eps"])
+
+
+def dream(config):
+    """Dream (arXiv 2508.15487, section 3), with the names of Dream-org/Dream-v0-Base-7B. Scores are
+    those of the rows, which are of the tokens after them."""
+    weights = Weights()
+    width = config["hidden_size"]
+    sizes = config["num_attention_heads"], config["num_key_value_heads"], width
+    table = weights.matrix("model.embed_tokens.weight", config["vocab_size"], width, 1.0)
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        mixer = both_ways(weights, [f"{name}.self_attn.{part}_proj" for part in "qkvo"], sizes,
+                          config["rope_theta"], True)
+        mlp = gated(weights, [f"{name}.mlp.{part}_proj" for part in ("gate", "up", "down")],
+                    width, config["intermediate_size"])
+        norms = [weights.uniform(f"{name}.{norm}.weight", width, 0.4, 1.6)
+                 for norm in ("input_layernorm", "post_attention_layernorm")]
+        layers.append((mixer, mlp, *norms))
+    last = weights.uniform("model.norm.weight", width, 0.4, 1.6)
+    head = weights.matrix("lm_head.weight", config["vocab_size"], width)
+    return weights, stack(table, layers, last, head, config["rms_norm_eps"])
+
+
 def goldens():
     """Name, configuration, and the function that makes weights and a forward of it."""
     common = {"architectures": ["SambaForCausalLM"], "model_type": "samba", "vocab_size": 48,
@@ -666,6 +757,30 @@ def goldens():
                         "value_head_dim": 7, "feature_map": "exp", "normalizer": True,
                         "output_norm": "identity"}},
         "l": {"mixer": {"type": "lightning", "heads": 3, "head_dim": 6}}}), own_format
+    common = {"activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"],
+              "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1,
+              "block_type": "llama", "eos_token_id": 45, "include_bias": False,
+              "include_qkv_bias": False, "init_device": "meta", "init_fn": "mitchell",
+              "input_emb_norm": False, "layer_norm_type": "rms", "layer_norm_with_affine": True,
+              "mask_token_id": 46, "max_sequence_length": 256, "mlp_ratio": 4,
+              "model_type": "llada", "multi_query_attention": None, "precision": "amp_bf16",
+              "rope": True, "rope_full_precision": True, "scale_logits": False,
+              "use_cache": False, "vocab_size": 48}
+    yield "llada", dict(common, d_model=24, n_heads=3, n_kv_heads=3, n_layers=2,
+                        mlp_hidden_size=40, embedding_size=48, rms_norm_eps=1e-5,
+                        rope_theta=500000.0, weight_tying=False), llada
+    yield "llada_tied", dict(common, d_model=32, n_heads=4, n_kv_heads=2, n_layers=3,
+                             mlp_hidden_size=36, embedding_size=48, rms_norm_eps=1e-6,
+                             rope_theta=10000.0, weight_tying=True), llada
+    yield "dream", {"architectures": ["DreamModel"], "attention_dropout": 0.0, "bos_token_id": 43,
+                    "eos_token_id": 43, "hidden_act": "silu", "hidden_size": 24,
+                    "intermediate_size": 44, "mask_token_id": 46, "max_position_embeddings": 256,
+                    "max_window_layers": 28, "model_type": "Dream", "num_attention_heads": 4,
+                    "num_hidden_layers": 3, "num_key_value_heads": 2, "pad_token_id": 43,
+                    "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000.0,
+                    "sliding_window": None, "tie_word_embeddings": False,
+                    "torch_dtype": "float32", "use_cache": True, "use_sliding_window": False,
+                    "vocab_size": 48}, dream
 
 
 def make(name, config, family):

@@ -44,6 +44,11 @@ struct ContinueOptions {
   // "early-exit:LAYERS", "mtp" or the directory of a smaller model, with commas between several;
   // empty: nobody. It decides how fast a text is written and never what it says.
   std::string draft = {};
+  // Of a model that fills in masked tokens (diffusion): steps of the model for each part of the
+  // text, 0: one a token; tokens of a part, 0: the model's own, or 32; above 0: a step takes all
+  // tokens that are at least so probable.
+  int64_t steps = 0, part = 0;
+  double threshold = 0;
 };
 
 // What continuing a text gave.
@@ -94,6 +99,7 @@ struct Evaluation {
   double nll = 0;    // nats, summed over the tokens
   double perplexity = 0;
   double bits_per_byte = 0;
+  bool is_bound = false;  // of a diffusion model: nll and what follows are upper bounds, estimated
 };
 
 class TextSession;

@@ -82,7 +82,7 @@ MemoryEstimate LanguageModel::estimate(const std::filesystem::path& checkpoint, 
 LanguageModel LanguageModel::build(const std::filesystem::path& config, uint64_t seed) {
   set_up_messages();
   ModelConfig read = load_config(config);
-  if (read.vocab_size == 0) read.vocab_size = kBytes;
+  if (read.vocab_size == 0) set_vocabulary(read, kBytes);
   require(read.vocab_size >= kBytes, config.string(),
           "vocab_size {} is too small for a vocabulary of bytes", read.vocab_size);
   auto parts = std::make_shared<Parts>();
@@ -197,7 +197,8 @@ Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& dat
     score.bytes += predicted_bytes(*parts_->tokenizer, text, tokens);
   });
   require(score.tokens > 0, "evaluate", "no text has a second token to predict");
-  return {score.tokens, score.bytes, score.nll, score.perplexity(), score.bits_per_byte()};
+  return {score.tokens,       score.bytes,           score.nll,
+          score.perplexity(), score.bits_per_byte(), parts_->model->config().diffusion.has_value()};
 }
 
 Speed LanguageModel::measure(const SpeedOptions& options) const {

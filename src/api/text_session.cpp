@@ -74,6 +74,9 @@ GenerateOptions generate_options(const ContinueOptions& options,
   result.stop_at_eos = options.stop_at_end_token;
   result.end_tokens = parts.end_tokens;
   result.precision = precision_of(options.rounding, *parts.model);
+  result.diffusion.steps = options.steps;
+  result.diffusion.part = options.part;
+  result.diffusion.threshold = options.threshold;
   return result;
 }
 

@@ -61,7 +61,7 @@ TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_
     nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
     settings.update(changes);
     run.config = read_train_config(ConfigReader(settings, options.config.string() + ": train"));
-    config.vocab_size = corpus.tokenizer->vocab_size();
+    set_vocabulary(config, corpus.tokenizer->vocab_size());
     config.train = write_train_config(run.config);
     model = std::make_unique<Model>(config, options.seed);
   }

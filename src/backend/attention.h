@@ -2,9 +2,9 @@
 //
 // The keys of a sequence come as tiles of at most kAttentionTile rows, so that they may lie in
 // pages of a journal, in a tensor or in a buffer. Which of them a query row sees is one range of
-// key indexes, and with a window the first keys of all (`prefix`). That covers causal and both-way
-// masks, windows, prompts after a prefix and token trees (with gathered tiles). Rows may see only
-// some blocks of those keys: lists for each row and head (KeyLists).
+// key indexes, and some of the first keys of all (KeyRange::prefix). That covers causal and
+// both-way masks, blocks, windows, prompts after a prefix and token trees (with gathered tiles).
+// Rows may see only some blocks of those keys: lists for each row and head (KeyLists).
 #pragma once
 
 #include <cstddef>
@@ -32,9 +32,10 @@ struct AttentionShape {
   int64_t value_step() const { return value_in_key ? key_dim : value_dim; }
 };
 
-// Key indexes begin <= j < end.
+// Key indexes begin <= j < end, and of those before them the ones below `prefix`.
 struct KeyRange {
   int64_t begin = 0, end = 0;
+  int64_t prefix = 0;
 };
 
 // Rows of keys and of values. With value_in_key, `values` is not read.
@@ -56,8 +57,6 @@ struct AttentionUnit {
   // indexes after them are of no key.
   std::span<const KeyTile> tiles;
   int64_t prefix_tiles = 0, first_tile = 0;
-  // Keys below this index are seen by all rows that they come before, besides `visible`.
-  int64_t prefix = 0;
   // How the numbers of a tile's rows are held, which hold all kv_heads of the shape, and how many
   // numbers apart the rows lie.
   DType type = DType::f32;

@@ -84,7 +84,7 @@ class WatchedAttention final : public AttentionKernels {
       double pairs = 0, keys = 0;
       for (int64_t i = 0; i < unit.rows; ++i) {
         const KeyRange& seen = unit.visible[i];
-        const int64_t prefix = std::min(unit.prefix, seen.begin);
+        const int64_t prefix = std::min(seen.prefix, seen.begin);
         const double all = as_double(seen.end - seen.begin + std::max<int64_t>(0, prefix));
         pairs += lists.blocks == nullptr ? all : std::min(all, listed);
       }

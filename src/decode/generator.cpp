@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "decode/diffusion.h"
 #include "decode/text_batch.h"
 
 namespace pronghorn {
@@ -24,6 +25,18 @@ std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
                                 std::span<const Generation> generations, Speculation* speculation) {
   if (generations.empty()) return {};
   check_batch(generations);
+  if (model.config().diffusion) {
+    if (speculation != nullptr) {
+      throw UsageError("--draft", "a diffusion model writes several tokens a step by itself",
+                       "omit it; --threshold says how sure it must be");
+    }
+    return generate_by_diffusion(model, tokenizer, generations);
+  }
+  for (const Generation& generation : generations) {
+    if (generation.options.diffusion == DiffusionOptions()) continue;
+    throw UsageError("generate", "has settings for filling in masked tokens",
+                     "they are for diffusion models; this one predicts the next token");
+  }
   TextBatch batch(model, tokenizer, generations.front().options.precision, generations.size(),
                   speculation);
   int64_t unread = 0, done = 0;

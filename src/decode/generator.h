@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "decode/diffusion.h"
 #include "decode/sampling.h"
 #include "decode/session.h"
 #include "decode/speculation.h"
@@ -29,6 +30,7 @@ struct GenerateOptions {
   int likeliest = -1;
   Precision precision = Precision::f32;
   ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for
+  DiffusionOptions diffusion;                 // of a model that fills in masked tokens
 };
 
 struct Generated {
@@ -56,6 +58,9 @@ struct Generation {
   std::function<void(std::string_view)> emit;
   // Asked before each token; true ends the text there. May be empty.
   std::function<bool()> interrupted;
+  // Of a diffusion model: called after each step with what is being written, -1 being a token that
+  // is still masked. May be empty.
+  std::function<void(std::span<const int32_t>)> on_canvas = {};
 };
 
 // Appends each prompt to its session and continues it; a step of the model serves all texts that
@@ -63,7 +68,8 @@ struct Generation {
 // drafter of `speculation` (null: plain decoding, one token per step), unless it says so
 // (SpeculationOptions::block). Tokens in the padded part of a vocabulary, beyond the tokenizer's,
 // stand for no text. Throws Error if a session has nothing to continue from, occurs
-// twice, or precisions differ.
+// twice, or precisions differ. A diffusion model writes by generate_by_diffusion(); it throws
+// UsageError for a drafter.
 std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
                                 std::span<const Generation> generations,
                                 Speculation* speculation = nullptr);

@@ -84,6 +84,7 @@ bool Session::go_back(std::span<const int32_t> tokens) {
 Tensor Session::scores(const Model& model, const Context& context,
                        const std::function<void(size_t, const Tensor&)>& on_read) {
   require(!pending_.empty(), "generate", "there is no text to continue: the prompt is empty");
+  require(!model.config().diffusion, "generate", "a diffusion model predicts no next token");
   Tensor last;
   const std::vector<int32_t> tokens = pending_;
   read_in_pieces(static_cast<int64_t>(tokens.size()), [&](int64_t done, int64_t count) {
@@ -102,6 +103,15 @@ void Session::mark_read(size_t count) {
   require(count <= pending_.size(), "session", "{} tokens read of {} pending", count,
           pending_.size());
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<int64_t>(count));
+}
+
+void Session::unread(int64_t count) {
+  if (count == 0) return;
+  const int64_t after = std::ssize(pending_);
+  require(count + after <= std::ssize(recent_) && count <= state_.length(), "session",
+          "{} tokens are to be read again, of {} that are known", count + after, recent_.size());
+  state_.truncate(state_.length() - count);
+  pending_.assign(recent_.end() - (count + after), recent_.end());
 }
 
 void Session::save(const std::filesystem::path& path) const {

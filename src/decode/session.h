@@ -55,6 +55,9 @@ class Session {
   // For who runs the model on the state: after it, the first `count` pending tokens are read.
   SequenceState& state() { return state_; }
   void mark_read(size_t count);
+  // The opposite: the last `count` tokens read are pending again. Throws Error if they are not
+  // among recent().
+  void unread(int64_t count);
 
   // The last tokens of the text, at most kRecent of them.
   std::span<const int32_t> recent() const { return recent_; }

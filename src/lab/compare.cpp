@@ -59,7 +59,7 @@ class Comparison {
     read_entrants();
     const DirectoryLock lock(options_.directory);
     prepare_data();
-    for (Entrant& entrant : entrants_) entrant.config.vocab_size = run_.data.vocab_size;
+    for (Entrant& entrant : entrants_) set_vocabulary(entrant.config, run_.data.vocab_size);
     describe_run();
     const std::filesystem::path results = options_.directory / kResultsFile;
     std::vector<ArchitectureResult> earlier;
@@ -204,9 +204,11 @@ class Comparison {
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
       train_and_judge(entrant, model, options_.seed, result);
       if (!on_task()) {
-        measure_entrant(model, result);
+        // What fills in masked tokens reads and writes no single tokens, and learns no tasks.
+        const bool diffusion = model.config().diffusion.has_value();
+        if (!diffusion) measure_entrant(model, result);
         write_sample(model, result);
-        if (options_.mqar_seconds) result.mqar_accuracy = mqar_accuracy(entrant);
+        if (options_.mqar_seconds && !diffusion) result.mqar_accuracy = mqar_accuracy(entrant);
       }
       add_other_seeds(entrant, result);
     } catch (const std::exception& error) {  // too little memory for this one too
@@ -288,6 +290,7 @@ class Comparison {
     if (peak > 0) result.train_fraction_of_peak = flops / (peak * 1e9);
     result.held_out_bits_per_byte = trained.held_out_bits_per_byte;
     result.best_held_out_bits_per_byte = trained.best_bits_per_byte;
+    if (trained.is_bound) result.bound_samples = kBoundSamples;
     if (!trained.expert_loads.empty()) {
       result.least_expert_share = trained.expert_loads.least();
       result.most_expert_share = trained.expert_loads.most();

@@ -219,8 +219,9 @@ std::string model_cards(const CompareRun& run) {
   std::string html;
   for (size_t i = 0; i < run.architectures.size(); ++i) {
     const ArchitectureResult& a = run.architectures[i];
-    const auto bits = [](std::optional<double> value) {
-      return value ? format_bits(*value) + " bits/byte" : std::string();
+    const auto bits = [&](std::optional<double> value) {
+      if (!value) return std::string();
+      return (a.bound_samples ? "at most " : "") + format_bits(*value) + " bits/byte";
     };
     html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(i), html_escape(a.name));
     html += fact_list(

@@ -94,6 +94,7 @@ void fields(const Io& io, T& value) {
   io("train_fraction_of_peak", value.train_fraction_of_peak);
   io("held_out_bits_per_byte", value.held_out_bits_per_byte);
   io("best_held_out_bits_per_byte", value.best_held_out_bits_per_byte);
+  io("bound_samples", value.bound_samples);
   io("seed_bits_per_byte", value.seed_bits_per_byte);
   io("peak_training_bytes", value.peak_training_bytes);
   io("curve", value.curve);

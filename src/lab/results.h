@@ -95,6 +95,8 @@ struct ArchitectureResult {
   std::optional<double> train_fraction_of_peak;  // 0 to 1
   std::optional<double> held_out_bits_per_byte;  // at the end of training
   std::optional<double> best_held_out_bits_per_byte;
+  // Of a diffusion model: bits per byte are upper bounds, estimated from that many samples.
+  std::optional<int64_t> bound_samples;
   // With several seeds, held_out_bits_per_byte and the shares of tasks are means over them; these
   // are the values of each. The rest is that of the first seed.
   std::vector<double> seed_bits_per_byte;

@@ -202,9 +202,10 @@ Cell name_cell(const ArchitectureResult& result) {
   return result.failure ? result.name + " (failed)" : result.name;
 }
 
-// The mean, and of several seeds the standard deviation.
+// The mean, and of several seeds the standard deviation. A bound is marked as one.
 Cell quality_cell(const ArchitectureResult& result) {
   Cell cell = number_cell(result.held_out_bits_per_byte, format_bits);
+  if (cell.value && result.bound_samples) cell.text = "≤ " + cell.text;
   const auto count = static_cast<double>(result.seed_bits_per_byte.size());
   if (!cell.value || count < 2) return cell;
   double squares = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/attention.h"
+#include "layers/both_ways.h"
 #include "layers/layers.h"
 #include "layers/projection.h"
 #include "layers/rope_config.h"
@@ -84,7 +85,7 @@ struct AttentionConfig {
 };
 
 // Both kinds of attention: to all keys, and to blocks of them (MoBA, arXiv 2502.13189).
-class AttentionMixer final : public Mixer {
+class AttentionMixer final : public Mixer, public SeesBothWays {
  public:
   using Config = AttentionConfig;
 
@@ -175,6 +176,9 @@ class AttentionMixer final : public Mixer {
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
+
+  // A window would end at the row itself.
+  bool sees_both_ways() const override { return options_.window == 0; }
 
  private:
   // in: what the keys and values were projected from.

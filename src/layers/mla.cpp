@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "layers/both_ways.h"
 #include "layers/layers.h"
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
@@ -56,7 +57,7 @@ struct MlaConfig {
 // a latent vector are applied to queries and outputs instead, so that attention reads latent
 // vectors as they are kept. Expanded: keys and values are made, which takes fewer operations for
 // long texts that nothing is kept of.
-class MlaMixer final : public Mixer {
+class MlaMixer final : public Mixer, public SeesBothWays {
  public:
   using Config = MlaConfig;
 
@@ -112,6 +113,7 @@ class MlaMixer final : public Mixer {
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
+  bool sees_both_ways() const override { return true; }
 
  private:
   struct Projected {

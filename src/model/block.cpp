@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/error.h"
+#include "layers/both_ways.h"
 #include "layers/toolbox.h"
 #include "ops/pointwise.h"
 
@@ -31,6 +33,29 @@ std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const 
   return {stream.sum, norm.forward(context, stream.sum)};
 }
 
+// A mixer of a block: one that sees both ways, if the model asks for that.
+std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config,
+                                  const std::optional<DiffusionConfig>& diffusion,
+                                  const LayerContext& context, const ParameterScope& scope,
+                                  const StateScope& states) {
+  const std::string name = config.at("type");
+  const MixerType& type = find_mixer_type(name, "block");
+  std::unique_ptr<Mixer> mixer = type.create(config, context, scope, states);
+  if (!diffusion || sees_both_ways(*mixer)) return mixer;
+  const std::string where = fmt::format("layers.{}.mixer", context.layer);
+  require(diffusion->block == 0, where,
+          "{} sees earlier rows only, or in a window: it cannot see blocks of {} both ways", name,
+          diffusion->block);
+  require(config.value("keys_to", 0) == 0 && config.value("keys_from", 0) == 0, where,
+          "keys are shared in both directions");
+  std::unique_ptr<Mixer> backward;
+  if (!diffusion->shared_directions) {
+    std::vector<JournalShape> no_state;
+    backward = type.create(config, context, scope.child("backward"), {context.layer, no_state});
+  }
+  return both_ways(std::move(mixer), std::move(backward));
+}
+
 }  // namespace
 
 Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
@@ -57,8 +82,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
     const nlohmann::json& mixer = config.mixers[i];
     const ParameterScope inner =
         several ? scope.child("mixers").child(std::to_string(i)) : scope.child("mixer");
-    const MixerType& type = find_mixer_type(mixer.at("type").get<std::string>(), "block");
-    mixers_.push_back(type.create(mixer, context, inner, states));
+    mixers_.push_back(make_mixer(mixer, model.diffusion, context, inner, states));
     if (several && config.merge == BlockConfig::Merge::mean_of_norms) {
       branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
                                  model.norm_style(), model.hidden_size);
@@ -70,7 +94,11 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
     if (config.norms != Norms::before) ffn_post_norm_ = norm("ffn_post_norm");
     const auto& type =
         find_feed_forward_type(config.feed_forward.at("type").get<std::string>(), "block");
+    const size_t journals = journals_.size();
     feed_forward_ = type.create(config.feed_forward, context, scope.child("ffn"), states);
+    require(!model.diffusion || journals_.size() == journals,
+            fmt::format("layers.{}.ffn", context.layer),
+            "{} looks at earlier rows, in a model that sees both ways", type.name);
   }
   matrix_size_ = scope.store().matrix_size() - matrices_before;
 }

@@ -329,8 +329,14 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   } else {
     reader.ignore("mtp");
   }
+  if (reader.has("diffusion")) {
+    config.diffusion = read_diffusion(reader.object("diffusion"), config.vocab_size);
+  } else {
+    reader.ignore("diffusion");
+  }
   check_shared_keys(config, place);
   check_prefix(config, reader);
+  check_diffusion(config, reader);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");
@@ -387,6 +393,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};
   }
+  if (config.diffusion) json["diffusion"] = write_diffusion(*config.diffusion);
   if (config.context.tokens > 0) json["max_position_embeddings"] = config.context.tokens;
   if (config.context.original > 0) {
     json["original_max_position_embeddings"] = config.context.original;

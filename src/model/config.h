@@ -12,6 +12,7 @@
 #include "formats/json.h"
 #include "layers/layer.h"
 #include "layers/span_choice.h"
+#include "model/diffusion_config.h"
 #include "model/pattern.h"
 
 namespace pronghorn {
@@ -85,6 +86,8 @@ struct ModelConfig {
   bool recompute = false;  // activations of a block are recomputed in the backward pass
   double initializer_range = 0.02;
   MtpConfig mtp;
+  // What fills in masked tokens and sees both ways; none: a model that predicts the next token.
+  std::optional<DiffusionConfig> diffusion;
   TrainedContext context;
   nlohmann::json train;  // recommended training settings; null: none
   // The published family that the file was of; empty: none. It decides nothing but how the model is

@@ -66,6 +66,8 @@ const std::vector<Family>& families() {
                                           kda_family(),
                                           rwkv6_family(),
                                           rwkv7_family(),
+                                          llada_family(),
+                                          dream_family(),
                                           mamba_family(),
                                           falcon_mamba_family(),
                                           mamba2_family(),

@@ -85,6 +85,8 @@ Family samba_family();
 Family recurrent_gemma_family();
 Family rwkv6_family();
 Family rwkv7_family();
+Family llada_family();
+Family dream_family();
 Family hymba_family();
 Family jamba_family();
 Family minicpm3_family();

@@ -56,7 +56,8 @@ void require_memory_for_blocks(const ModelConfig& config, const LayerContext& co
 // The states of chains include their rows from now on.
 void advance(const CheckedBatch& batch) {
   for (const Segment& segment : batch.segments()) {
-    if (segment.state != nullptr && segment.parents.empty()) segment.state->advance(segment.length);
+    const bool adds = segment.parents.empty() && segment.mask != Mask::replace;
+    if (segment.state != nullptr && adds) segment.state->advance(segment.length);
   }
 }
 
@@ -184,7 +185,7 @@ std::unique_ptr<Block> Model::make_block(const BlockConfig& block, const LayerCo
 
 Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const {
   for (const Segment& segment : batch.segments()) {
-    if (segment.state == nullptr || segment.length == 0) continue;
+    if (segment.state == nullptr || segment.length == 0 || segment.mask == Mask::replace) continue;
     // A state counts tokens by position: truncate() and saved sessions go by it.
     const std::span<const int32_t> positions = batch.positions(segment);
     const int64_t first = segment.state->length();
@@ -225,6 +226,12 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
 
 Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
                       const ForwardObserver& observer) const {
+  if (!config_.diffusion) return forward_masked(asked, batch, observer);
+  return forward_masked(asked, with_masks(batch, *config_.diffusion), observer);
+}
+
+Tensor Model::forward_masked(const Context& asked, const CheckedBatch& batch,
+                             const ForwardObserver& observer) const {
   const Context context = context_of(asked, batch);
   const Tensor rows = embedded(context, batch);
   if (config_.prefix_tokens == 0) return run_blocks(context, batch, rows, observer);
@@ -332,9 +339,9 @@ Tensor Model::logits(const Context& context, const Tensor& hidden) const {
 
 CrossEntropy Model::cross_entropy(const Context& context, const Tensor& hidden,
                                   std::span<const int32_t> targets, double gradient_scale,
-                                  double z_loss_weight) const {
+                                  double z_loss_weight, std::span<const float> weights) const {
   return linear_cross_entropy(context, hidden, head_, targets, gradient_scale, z_loss_weight,
-                              static_cast<float>(config_.logit_soft_cap));
+                              static_cast<float>(config_.logit_soft_cap), weights);
 }
 
 std::unique_ptr<Model> Model::outline(ModelConfig config) {

@@ -61,10 +61,11 @@ class Model {
   // Gives the parameter at `index` its numbers. Throws Error if they do not fit it.
   void assign(size_t index, Stored stored) { store_.assign(index, std::move(stored)); }
 
-  // The last hidden states, normalised: [rows, hidden_size]. Segments with a state continue it; for
-  // a chain the state then includes the segment's tokens, for a token tree it waits for
-  // SequenceState::commit(). Throws Error for tokens out of range, embeddings of another width and
-  // positions that do not follow the tokens of a state.
+  // The last hidden states, normalised: [rows, hidden_size]. In a diffusion model causal segments
+  // see both ways (with_masks()). Segments with a state continue it; for a chain the state then
+  // includes the segment's tokens, for a token tree it waits for SequenceState::commit(). Throws
+  // Error for tokens out of range, embeddings of another width and positions that do not follow the
+  // tokens of a state.
   Tensor forward(const Context& context, const CheckedBatch& batch,
                  const ForwardObserver& observer = {}) const;
 
@@ -78,7 +79,7 @@ class Model {
   // The loss of these scores, fused with them: linear_cross_entropy() with the model's head.
   CrossEntropy cross_entropy(const Context& context, const Tensor& hidden,
                              std::span<const int32_t> targets, double gradient_scale,
-                             double z_loss_weight) const;
+                             double z_loss_weight, std::span<const float> weights = {}) const;
 
   // The output projection.
   const Weight& head() const { return head_; }
@@ -137,6 +138,9 @@ class Model {
 
  private:
   Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose);
+  // forward() with the masks that the batch says.
+  Tensor forward_masked(const Context& asked, const CheckedBatch& batch,
+                        const ForwardObserver& observer) const;
   // The block of layer context.layer. scope: of the model.
   std::unique_ptr<Block> make_block(const BlockConfig& block, const LayerContext& context,
                                     const ParameterScope& scope) const;

@@ -81,6 +81,8 @@ void check_segments(const Context& context, const AttentionOptions& options,
   for (const Segment& segment : batch.segments()) {
     require(context.tape == nullptr || segment.state == nullptr, kWhere,
             "a segment with a state while gradients are recorded");
+    require(segment.mask == Mask::causal || segment.mask == Mask::full || !is_limited(options),
+            kWhere, "blocks or replaced rows under a window or in segments");
     if (segment.state != nullptr || !is_limited(options)) continue;
     const std::span<const int32_t> positions = batch.positions(segment);
     require(std::is_sorted(positions.begin(), positions.end()), kWhere,
@@ -91,6 +93,10 @@ void check_segments(const Context& context, const AttentionOptions& options,
 // Throws Error unless the journal ends with the rows of this segment.
 void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Journal& journal) {
   const std::span<const int32_t> positions = batch.positions(segment);
+  if (segment.mask == Mask::replace) {
+    find_rows(journal, positions);
+    return;
+  }
   const int64_t first = journal.length() - segment.length;
   require(first >= journal.first_row() && journal.tree_rows() == std::ssize(segment.parents) &&
               journal.position(first) == positions.front() &&

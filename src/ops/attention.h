@@ -1,5 +1,5 @@
-// Softmax attention: multi-head, grouped-query and multi-query; causal, sliding-window or both
-// ways; chains and token trees.
+// Softmax attention: multi-head, grouped-query and multi-query; causal, sliding-window, both ways
+// or in blocks; chains and token trees.
 #pragma once
 
 #include <cstdint>
@@ -75,7 +75,9 @@ JournalShape attention_journal(const AttentionOptions& options);
 // whole journal; one without attends to itself. With borrowed keys, k, v and slot are those of the
 // attention that lent them, with the same widths, window and segments: the lender has appended
 // them, and the gradients of both add up. In a token tree a row sees the journal before the tree,
-// its ancestors and itself, and the tree then waits for commit_path(). Without a tape, steps of up
+// its ancestors and itself, and the tree then waits for commit_path(). What the rows of a chain see
+// of one another is said by Segment::mask; under Mask::replace they take places in the journal, and
+// see all of it. Without a tape, steps of up
 // to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever else is in
 // the batch; a longer segment depends on where it was cut itself, within rounding.
 //

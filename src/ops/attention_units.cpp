@@ -17,6 +17,24 @@ AttentionLimits limits_of(const AttentionOptions& options, const JournalShape& s
   return limits;
 }
 
+namespace {
+
+// The end of the block that row `i` is in, among rows at these positions.
+int64_t block_end(std::span<const int32_t> positions, int64_t i, int64_t block) {
+  const int64_t number = positions[static_cast<size_t>(i)] / block;
+  while (i < std::ssize(positions) && positions[static_cast<size_t>(i)] / block == number) ++i;
+  return i;
+}
+
+// Rows of a segment that its row `i` sees: those before this one.
+int64_t segment_end(const Segment& segment, std::span<const int32_t> positions, int64_t i) {
+  if (segment.mask == Mask::causal) return i + 1;
+  if (segment.mask == Mask::blocks) return block_end(positions, i, segment.block);
+  return segment.length;
+}
+
+}  // namespace
+
 AttentionUnits::AttentionUnits(const AttentionOptions& options)
     : options_(options), limits_(limits_of(options, {})) {}
 
@@ -55,11 +73,26 @@ int64_t AttentionUnits::window_begin(int32_t position, int64_t first, int64_t co
 template <typename PositionOf>
 void AttentionUnits::add_chain_ranges(const CheckedBatch& batch, const Segment& segment,
                                       int64_t first, int64_t before, PositionOf&& position_of) {
+  const std::span<const int32_t> positions = batch.positions(segment);
   for (int64_t i = 0; i < segment.length; ++i) {
-    const int64_t end = before + (segment.mask == Mask::full ? segment.length : i + 1);
-    const int32_t position = batch.positions()[static_cast<size_t>(segment.first_row + i)];
-    visible_.push_back({window_begin(position, first, end, position_of), end});
+    const int64_t end = before + segment_end(segment, positions, i);
+    const int32_t position = positions[static_cast<size_t>(i)];
+    visible_.push_back({window_begin(position, first, end, position_of), end, prefix()});
   }
+}
+
+void AttentionUnits::add_copies_ranges(std::span<const int32_t> positions, int64_t block) {
+  const int64_t half = std::ssize(positions);
+  std::vector<KeyRange> noisy;
+  for (int64_t begin = 0; begin < half;) {
+    const int64_t end = block_end(positions, begin, block);
+    for (int64_t i = begin; i < end; ++i) {
+      visible_.push_back({0, end});
+      noisy.push_back({half + begin, half + end, begin});
+    }
+    begin = end;
+  }
+  visible_.insert(visible_.end(), noisy.begin(), noisy.end());
 }
 
 void AttentionUnits::begin_unit(int64_t first_row, int64_t rows) {
@@ -67,7 +100,6 @@ void AttentionUnits::begin_unit(int64_t first_row, int64_t rows) {
   unit.first_row = first_row;
   unit.rows = rows;
   unit.kv_heads = options_.kv_heads;
-  if (limits_.any()) unit.prefix = limits_.prefix;
   units_.push_back(unit);
   places_.push_back({tiles_.size(), visible_.size()});
 }
@@ -158,6 +190,10 @@ void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment
   }
   add_tiles(rows, segment.length, row_bytes(k.row_stride()), row_bytes(units_.back().value_stride),
             segment.first_row);
+  if (segment.mask == Mask::two_copies) {
+    return add_copies_ranges(
+        batch.positions(segment).first(static_cast<size_t>(segment.length / 2)), segment.block);
+  }
   add_chain_ranges(batch, segment, 0, 0, [&](int64_t key) {
     return batch.positions()[static_cast<size_t>(segment.first_row + key)];
   });
@@ -199,7 +235,7 @@ void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,
     const int64_t begin = window_begin(position, journal.first_row(), keys, [&](int64_t key) {
       return journal.position(key < whole ? key : rows[static_cast<size_t>(key - whole)]);
     });
-    visible_.push_back({begin, keys});
+    visible_.push_back({begin, keys, prefix()});
   }
 }
 

@@ -73,8 +73,13 @@ class AttentionUnits {
   template <typename PositionOf>
   void add_chain_ranges(const CheckedBatch& batch, const Segment& segment, int64_t first,
                         int64_t before, PositionOf&& position_of);
+  // What each row sees of a sequence without noise and with it.
+  void add_copies_ranges(std::span<const int32_t> positions, int64_t block);
 
   AttentionOptions options_;
+  // Keys that all rows see that they come before.
+  int64_t prefix() const { return limits_.any() ? limits_.prefix : 0; }
+
   AttentionLimits limits_;  // of the segment that is being added
   PooledVector<AttentionUnit> units_;
   // Of each unit: where its tiles and ranges begin. The pointers are set when all are there.

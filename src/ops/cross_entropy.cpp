@@ -15,6 +15,19 @@ namespace {
 // once; 256 rows make the products compute-bound at 1 kB of logits a vocabulary entry.
 constexpr int64_t kChunkRows = 256;
 
+// Calls part(first, count, weight) for the runs of rows of one weight.
+template <typename Part>
+void for_each_weight(std::span<const float> weights, int64_t rows, const Part& part) {
+  if (weights.empty()) return part(0, rows, 1.0);
+  for (int64_t first = 0; first < rows;) {
+    const float weight = weights[static_cast<size_t>(first)];
+    int64_t end = first + 1;
+    while (end < rows && weights[static_cast<size_t>(end)] == weight) ++end;
+    part(first, end - first, double{weight});
+    first = end;
+  }
+}
+
 }  // namespace
 
 // The gradient of the head is summed, chunk after chunk in order, into a tensor of its own, which
@@ -24,12 +37,15 @@ constexpr int64_t kChunkRows = 256;
 // the tape is never run.
 CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const Weight& head,
                                   std::span<const int32_t> targets, double gradient_scale,
-                                  double z_loss_weight, float soft_cap) {
+                                  double z_loss_weight, float soft_cap,
+                                  std::span<const float> weights) {
   const int64_t rows = x.rows(), width = x.columns(), vocabulary = head.out();
   require(width == head.in(), "linear_cross_entropy", "rows of {} for a head [{}, {}]", width,
           vocabulary, head.in());
   require(static_cast<int64_t>(targets.size()) == rows, "linear_cross_entropy",
           "{} targets for {} rows", targets.size(), rows);
+  require(weights.empty() || weights.size() == targets.size(), "linear_cross_entropy",
+          "{} weights for {} targets", weights.size(), targets.size());
   for (const int32_t target : targets) {
     require(target >= -1 && target < vocabulary, "linear_cross_entropy",
             "target {} in a vocabulary of {}", target, vocabulary);
@@ -64,8 +80,14 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
       pointwise.soft_cap(extent, scores, soft_cap, output_matrix(logits));
       if (gradient) pointwise.scale(extent, scores, 1.0f, output_matrix(capped));
     }
-    pointwise.cross_entropy(extent, output_matrix(logits), chunk_targets, gradient, gradient_scale,
-                            z_loss_weight, losses.data());
+    const auto chunk_weights =
+        weights.empty() ? weights
+                        : weights.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    for_each_weight(chunk_weights, count, [&](int64_t row, int64_t rows_of, double weight) {
+      pointwise.cross_entropy({rows_of, vocabulary}, output_matrix(logits.row_slice(row, rows_of)),
+                              chunk_targets + row, gradient, gradient_scale * weight, z_loss_weight,
+                              losses.data() + row);
+    });
     if (soft_cap > 0 && gradient) {
       pointwise.soft_cap_backward(extent, input_matrix(capped), scores, soft_cap,
                                   output_matrix(logits));
@@ -73,8 +95,9 @@ CrossEntropy linear_cross_entropy(const Context& context, const Tensor& x, const
     for (int64_t i = 0; i < count; ++i) {
       if (chunk_targets[i] < 0) continue;
       const RowLoss& loss = losses[static_cast<size_t>(i)];
-      result.nll += loss.nll;
-      result.z_loss += loss.log_z * loss.log_z;
+      const double weight = weights.empty() ? 1 : double{chunk_weights[static_cast<size_t>(i)]};
+      result.nll += weight * loss.nll;
+      result.z_loss += weight * loss.log_z * loss.log_z;
       result.correct += loss.correct;
       ++result.count;
     }

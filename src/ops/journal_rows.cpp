@@ -3,14 +3,31 @@
 #include <algorithm>
 
 #include "backend/backend.h"
+#include "base/error.h"
 #include "base/threads.h"
 
 namespace pronghorn {
+namespace {
+
+// The first of the journal's rows at these positions, which follow one another.
+int64_t find_rows(const Journal& journal, std::span<const int32_t> positions) {
+  const int64_t first = positions.front();
+  require(first >= journal.first_row() && first + std::ssize(positions) <= journal.length() &&
+              journal.position(first) == positions.front() &&
+              journal.position(first + std::ssize(positions) - 1) == positions.back(),
+          "attention", "rows at positions {} to {} are not those of the sequence",
+          positions.front(), positions.back());
+  return first;
+}
+
+}  // namespace
 
 void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
                  Journal& journal) {
   const JournalShape& shape = journal.shape();
-  const int64_t first = journal.append(batch.positions(segment));
+  const std::span<const int32_t> positions = batch.positions(segment);
+  const int64_t first =
+      segment.mask == Mask::replace ? find_rows(journal, positions) : journal.append(positions);
   const int64_t end = first + segment.length;
   // A page at a time: its rows lie one after another.
   const int64_t first_page = first / Journal::kPageRows;

@@ -9,8 +9,10 @@
 
 namespace pronghorn {
 
-// Appends the rows of a segment, those of `parts` side by side (undefined ones are left out), to
-// its journal, rounded as that holds them. A token tree then waits for commit_path().
+// Appends the rows of a segment, those of `parts` side by side (undefined ones are omitted), to its
+// journal, or under Mask::replace puts them in the places of those at their positions, rounded as
+// the journal holds them. A token tree then waits for commit_path(). Throws Error if there are no
+// rows to be replaced.
 void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
                  Journal& journal);
 

@@ -24,6 +24,35 @@ void check_tree(const Segment& segment) {
   }
 }
 
+void check_mask(const Segment& segment, std::span<const int32_t> positions) {
+  switch (segment.mask) {
+    case Mask::causal:
+    case Mask::full:
+      return;
+    case Mask::blocks:
+      require(segment.block > 0, kWhere, "blocks of {} rows", segment.block);
+      return;
+    case Mask::two_copies: {
+      require(segment.block > 0, kWhere, "blocks of {} rows", segment.block);
+      require(segment.state == nullptr, kWhere, "two copies of a sequence with a state");
+      const size_t half = positions.size() / 2;
+      require(std::ranges::equal(positions.first(half), positions.subspan(half)), kWhere,
+              "two copies of a sequence with other positions");
+      return;
+    }
+    case Mask::replace: {
+      require(segment.state != nullptr, kWhere, "rows to replace without a state");
+      const int64_t length = segment.state->length();
+      for (size_t i = 0; i < positions.size(); ++i) {
+        require(positions[i] < length && positions[i] == positions[0] + static_cast<int32_t>(i),
+                kWhere, "position {} to replace in a sequence of {}", positions[i], length);
+      }
+      return;
+    }
+  }
+  require(false, kWhere, "a mask that does not exist");
+}
+
 // Journals are searched by position.
 void check_order(const Segment& segment, std::span<const int32_t> positions) {
   const bool tree = !segment.parents.empty();
@@ -61,14 +90,12 @@ void check(const Batch& batch) {
             "segments must follow one another: {} rows from row {} where {} was expected",
             segment.length, segment.first_row, next);
     require(segment.length <= rows - next, kWhere, "segments of more than its {} rows", rows);
-    require(segment.mask == Mask::causal || segment.mask == Mask::full, kWhere,
-            "a mask that does not exist");
+    const auto positions =
+        std::span(batch.positions)
+            .subspan(static_cast<size_t>(next), static_cast<size_t>(segment.length));
+    check_mask(segment, positions);
     if (!segment.parents.empty()) check_tree(segment);
-    if (segment.state != nullptr) {
-      check_order(segment,
-                  std::span(batch.positions)
-                      .subspan(static_cast<size_t>(next), static_cast<size_t>(segment.length)));
-    }
+    if (segment.state != nullptr) check_order(segment, positions);
     next += segment.length;
   }
   require(next == rows, kWhere, "segments of {} rows for {} positions", next, rows);

@@ -14,7 +14,15 @@ namespace pronghorn {
 
 enum class Mask : uint8_t {
   causal,  // a row sees itself and earlier rows of its sequence
-  full     // a row sees every row of its segment (and all of the sequence before it)
+  full,    // a row sees every row of its segment (and all of the sequence before it)
+  // As full, but a row sees no later blocks: positions p of one p / Segment::block are a block.
+  blocks,
+  // The segment is a fresh sequence twice, one half after the other, with the same positions: as it
+  // is, under `blocks`, and with noise. A row with noise sees the rows of its block with noise, and
+  // earlier blocks as they are (arXiv 2503.09573, section 3.2).
+  two_copies,
+  // As full, but the rows take the places of those that the state has at their positions.
+  replace
 };
 
 // Rows first_row ... first_row + length - 1 continue one sequence.
@@ -26,6 +34,7 @@ struct Segment {
   // A token tree instead of a chain: parents[i] < i is the parent of row i within the segment, or
   // -1 if its parent is the last token of `state`. Empty: a chain.
   std::vector<int32_t> parents = {};
+  int64_t block = 0;  // of the masks that have blocks
 };
 
 // One call of Model::forward. Segments cover the rows in order, without gaps. A sequence may have
@@ -47,6 +56,8 @@ struct Batch {
 // - segments follow one another, have no negative length and cover the rows;
 // - a sequence is in at most one segment;
 // - a tree is causal, continues a state and has one parent per row, which comes before the row;
+// - blocks have a size, two copies no state and the same positions, and rows are replaced at
+//   positions that follow one another in a state that has them;
 // - positions are not negative, and those of a segment with a state grow along each path;
 // - there are tokens for all rows, embeddings for all rows, or neither; coordinates divide evenly.
 // It refers to the batch, which must outlive it and stay as it is. A copy, as in a closure that

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "tensor/storage.h"
+#include "train/masked_text.h"
 
 namespace pronghorn {
 namespace {
@@ -19,14 +20,59 @@ constexpr int64_t kForwardTokens = 8192;
 // Examples for judging come from numbers that training never reaches.
 constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
 
+using ReadTokens = std::function<void(int64_t begin, std::span<int32_t> tokens)>;
+
+// Tokens from the beginning of one window to that of the next. A diffusion model is given the first
+// token of a window, which the window before it has predicted.
+int64_t stride_of(const Model& model, int64_t window) {
+  return model.config().diffusion ? std::max<int64_t>(1, window - 1) : window;
+}
+
+// Bounds on the windows that begin at `begins`, of up to window tokens each.
+TextScore bound_windows(const Model& model, const Context& context, std::span<const int64_t> begins,
+                        int64_t window, int64_t size, const ReadTokens& read,
+                        const ProgressFunction& progress, int64_t samples) {
+  const DiffusionConfig& diffusion = *model.config().diffusion;
+  TextScore score;
+  score.samples = samples;
+  ForwardObserver observer;
+  observer.on_load = [&](const ExpertLoad& load) { score.expert_loads.add(load); };
+  const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
+  std::vector<int32_t> tokens;
+  for (size_t first = 0; first < begins.size(); first += together) {
+    const size_t end = std::min(begins.size(), first + together);
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      MaskedText text(diffusion);
+      for (size_t i = first; i < end; ++i) {
+        tokens.resize(static_cast<size_t>(std::min(window, size - begins[i])));
+        read(begins[i], tokens);
+        const auto length = std::ssize(tokens);
+        text.add(
+            tokens,
+            bound_mask(diffusion,
+                       i * static_cast<uint64_t>(samples) + static_cast<uint64_t>(sample), length));
+        if (sample == 0) score.tokens += length - 1;
+      }
+      score.nll += text.loss(model, context, 1, 0, observer).nll / static_cast<double>(samples);
+    }
+    if (progress) progress(static_cast<double>(score.tokens));
+  }
+  return score;
+}
+
 // Scores the windows that begin at `begins` of a text of `size` tokens, read through `read`.
 TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
-                           int64_t window, int64_t size,
-                           const std::function<void(int64_t, std::span<int32_t>)>& read,
-                           const ProgressFunction& progress, const CacheOptions& cache = {}) {
+                           int64_t window, int64_t size, const ReadTokens& read,
+                           const ProgressFunction& progress, const CacheOptions& cache,
+                           int64_t samples) {
   TextScore score;
   Context context;
   context.precision = precision;
+  if (model.config().diffusion) {
+    require(cache == CacheOptions(), "cache",
+            "kept in another way by a model that reads texts whole and keeps none");
+    return bound_windows(model, context, begins, window, size, read, progress, samples);
+  }
   const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
   for (size_t first = 0; first < begins.size(); first += together) {
     Batch batch;
@@ -83,6 +129,7 @@ TextScore& TextScore::operator+=(const TextScore& other) {
   tokens += other.tokens;
   bytes += other.bytes;
   nll += other.nll;
+  samples = std::max(samples, other.samples);
   expert_loads += other.expert_loads;
   entered.resize(std::max(entered.size(), other.entered.size()));
   for (size_t span = 0; span < other.entered.size(); ++span) entered[span] += other.entered[span];
@@ -90,17 +137,20 @@ TextScore& TextScore::operator+=(const TextScore& other) {
 }
 
 TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
-                        int64_t window, int64_t max_tokens, const ProgressFunction& progress) {
+                        int64_t window, int64_t max_tokens, const ProgressFunction& progress,
+                        int64_t samples) {
   const int64_t predicted = shard.size() - 1;
-  window = std::min(window, predicted);
-  const int64_t windows = predicted > 0 ? (predicted + window - 1) / window : 0;
+  if (!model.config().diffusion) window = std::min(window, predicted);
+  const int64_t stride = stride_of(model, window);
+  const int64_t windows = predicted > 0 ? (predicted + stride - 1) / stride : 0;
   int64_t used = windows;
-  if (max_tokens > 0) used = std::min(windows, std::max<int64_t>(1, max_tokens / window));
+  if (max_tokens > 0) used = std::min(windows, std::max<int64_t>(1, max_tokens / stride));
   std::vector<int64_t> begins;
-  for (int64_t i = 0; i < used; ++i) begins.push_back(i * windows / used * window);
+  for (int64_t i = 0; i < used; ++i) begins.push_back(i * windows / used * stride);
   TextScore score = evaluate_windows(
       model, precision, begins, window, shard.size(),
-      [&](int64_t begin, std::span<int32_t> out) { shard.read(begin, out); }, progress);
+      [&](int64_t begin, std::span<int32_t> out) { shard.read(begin, out); }, progress, DType::f32,
+      samples);
   // The first token is predicted by nothing, so its bytes do not count either.
   score.bytes = static_cast<double>(shard.text_bytes()) * static_cast<double>(score.tokens) /
                 static_cast<double>(std::max<int64_t>(1, shard.size()));
@@ -109,16 +159,17 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress,
-                          const CacheOptions& cache) {
+                          const CacheOptions& cache, int64_t samples) {
   const auto size = static_cast<int64_t>(tokens.size());
+  const int64_t stride = stride_of(model, window);
   std::vector<int64_t> begins;
-  for (int64_t begin = 0; begin + 1 < size; begin += window) begins.push_back(begin);
+  for (int64_t begin = 0; begin + 1 < size; begin += stride) begins.push_back(begin);
   return evaluate_windows(
       model, precision, begins, window, size,
       [&](int64_t begin, std::span<int32_t> out) {
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
-      progress, cache);
+      progress, cache, samples);
 }
 
 double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,
@@ -132,6 +183,8 @@ std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
                                         std::span<const int32_t> tokens, int64_t part,
                                         const ProgressFunction& progress,
                                         const CacheOptions& cache) {
+  require(!model.config().diffusion, "stream",
+          "a diffusion model reads texts in windows, not as a stream");
   const auto predicted = static_cast<int64_t>(tokens.size()) - 1;
   require(predicted > 0 && part > 0, "stream", "{} tokens are too few to predict one",
           tokens.size());
@@ -161,6 +214,7 @@ std::vector<StreamPart> evaluate_stream(const Model& model, Precision precision,
 
 TaskScore evaluate_task(const Model& model, Precision precision, DataSource& task, int64_t examples,
                         const ProgressFunction& progress) {
+  require(!model.config().diffusion, "task", "a diffusion model predicts no next tokens");
   TaskScore score;
   Context context;
   context.precision = precision;

@@ -16,10 +16,16 @@
 
 namespace pronghorn {
 
+// Samples of the bound of a diffusion model.
+constexpr int64_t kBoundSamples = 4;
+
 struct TextScore {
-  int64_t tokens = 0;            // predicted
-  double bytes = 0;              // of text that they stand for
-  double nll = 0;                // their sum, nats
+  int64_t tokens = 0;  // predicted
+  double bytes = 0;    // of text that they stand for
+  double nll = 0;      // their sum, nats
+  // Above 0: of a diffusion model. nll and what follows from it are upper bounds, estimated from
+  // that many samples of each window (bound_mask()).
+  int64_t samples = 0;
   std::vector<int64_t> entered;  // tokens that entered each subsampled span
   ExpertLoads expert_loads;
   double perplexity() const;     // e^(nll / tokens)
@@ -34,10 +40,11 @@ using ProgressFunction = std::function<void(double done)>;
 
 // Reads the shard in windows of `window` tokens, each a fresh sequence, and predicts every token
 // but the first; its bytes are the text's in proportion. max_tokens: 0 for all; otherwise windows
-// spread evenly over the text.
+// spread evenly over the text. samples: of the bound of a diffusion model, the windows of which
+// share a token that the second is given.
 TextScore evaluate_text(const Model& model, Precision precision, const TokenShard& shard,
                         int64_t window, int64_t max_tokens = 0,
-                        const ProgressFunction& progress = {});
+                        const ProgressFunction& progress = {}, int64_t samples = kBoundSamples);
 
 // The longest window: its activations are all in memory. Longer texts: evaluate_stream().
 constexpr int64_t kMaxWindow = int64_t{1} << 18;
@@ -46,7 +53,7 @@ constexpr int64_t kMaxWindow = int64_t{1} << 18;
 // than by default, each window is read with a state of its own.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress = {},
-                          const CacheOptions& cache = {});
+                          const CacheOptions& cache = {}, int64_t samples = kBoundSamples);
 
 // Bytes of `text`, whose tokens these are, that predicted tokens stand for: all but those of the
 // first token, which nothing predicts.

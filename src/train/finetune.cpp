@@ -46,4 +46,22 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
   return model;
 }
 
+std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t mask_token,
+                                     uint64_t seed) {
+  require(is_checkpoint(path) && std::filesystem::is_directory(path), path.string(),
+          "is no checkpoint directory, whose model could learn to fill in masked tokens");
+  ModelConfig config = load_config(path);
+  require(!config.diffusion, path.string(), "is a diffusion model already (fine-tune it)");
+  require(mask_token >= 0 && mask_token < config.vocab_size, "mask token",
+          "{} is none of a vocabulary of {}", mask_token, config.vocab_size);
+  config.diffusion = {.mask_token = mask_token, .shift = true, .shared_directions = true};
+  const nlohmann::json written = write_pronghorn_config(config);
+  // Read again: not every model can see both ways.
+  ModelConfig checked = read_pronghorn_config({written, path.string()});
+  checked.family = config.family;
+  auto model = std::make_unique<Model>(std::move(checked), seed);
+  model->load_weights(path);
+  return model;
+}
+
 }  // namespace pronghorn

@@ -27,4 +27,11 @@ TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohma
 std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
                                         const std::optional<LoraConfig>& lora, uint64_t seed);
 
+// A model that predicts the next token as one that fills in masked tokens: its layers see both ways
+// from here on, and a row still scores the token after it (Dream, arXiv 2508.15487, section 3.2).
+// mask_token: one of its vocabulary that texts do not have. Recurrences
+// run in both directions with the same weights.
+std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t mask_token,
+                                     uint64_t seed);
+
 }  // namespace pronghorn

@@ -14,6 +14,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/optimizer_kernels.h"
 #include "train/evaluate.h"
+#include "train/masked_text.h"
 
 namespace pronghorn {
 namespace {
@@ -285,7 +286,8 @@ class TrainLoop {
     TrainLogLine line;
     line.learning_rate = learning_rate_at(run_.config, std::max(done + step_share, 1e-4));
     const double begin = now_seconds();
-    const StepResult result = train_step(model_, run_.config, source_, state_, line.learning_rate);
+    const StepResult result =
+        train_step(model_, run_.config, source_, state_, line.learning_rate, run_.seed);
     const double seconds = now_seconds() - begin;
     state_.seconds += seconds;
     line.step = state_.step;
@@ -312,13 +314,18 @@ class TrainLoop {
       text += fmt::format("  experts {:.2f} to {:.2f}", line.expert_shares->least,
                           line.expert_shares->most);
     }
-    if (last_score_ > 0) text += fmt::format("  held out {:.3f} bits/byte", last_score_);
+    if (last_score_ > 0) {
+      text += fmt::format("  held out {}{:.3f} bits/byte",
+                          model_.config().diffusion ? "at most " : "", last_score_);
+    }
     return text;
   }
 
   double score(int64_t tokens) {
+    // On the way the text is long enough for one sample of each window.
     const TextScore result =
-        evaluate_text(model_, run_.config.precision, *held_out_, source_.length(), tokens);
+        evaluate_text(model_, run_.config.precision, *held_out_, source_.length(), tokens, {},
+                      tokens > 0 ? 1 : kBoundSamples);
     last_score_ = result.bits_per_byte();
     last_loads_ = result.expert_loads;
     if (state_.best_bits_per_byte == 0 || last_score_ < state_.best_bits_per_byte) {
@@ -343,6 +350,7 @@ class TrainLoop {
     TrainResult result;
     result.peak_bytes = memory_use().peak;
     result.interrupted = stop_requested;
+    result.is_bound = model_.config().diffusion.has_value();
     if (!stop_requested && held_out_ != nullptr) result.held_out_bits_per_byte = score(0);
     result.expert_loads = last_loads_;
     save_state();
@@ -374,10 +382,59 @@ class TrainLoop {
   std::optional<double> start_score_;
 };
 
+// The examples of a step.
+struct Examples {
+  int64_t length = 0, count = 0;
+  uint64_t first = 0;  // the number of the first
+  std::vector<int32_t> tokens, targets;
+
+  std::span<const int32_t> tokens_of(int64_t begin, int64_t rows) const {
+    return std::span(tokens).subspan(static_cast<size_t>(begin * length),
+                                     static_cast<size_t>(rows));
+  }
+  std::span<const int32_t> targets_of(int64_t begin, int64_t rows) const {
+    return std::span(targets).subspan(static_cast<size_t>(begin * length),
+                                      static_cast<size_t>(rows));
+  }
+};
+
+Examples read_examples(DataSource& source, uint64_t first, int64_t count) {
+  Examples examples;
+  examples.length = source.length();
+  examples.count = count;
+  examples.first = first;
+  examples.tokens.resize(static_cast<size_t>(count * examples.length));
+  examples.targets.resize(examples.tokens.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(i * examples.length);
+    const auto size = static_cast<size_t>(examples.length);
+    source.fill(first + static_cast<uint64_t>(i), std::span(examples.tokens).subspan(at, size),
+                std::span(examples.targets).subspan(at, size));
+  }
+  return examples;
+}
+
+// The loss of a diffusion model on examples first ... first + count - 1 of a step.
+CrossEntropy masked_loss(const Model& model, const Context& context, const Examples& examples,
+                         int64_t first, int64_t count, uint64_t seed, double gradient_scale,
+                         double z_loss, const ForwardObserver& observer) {
+  const DiffusionConfig& diffusion = *model.config().diffusion;
+  MaskedText text(diffusion);
+  for (int64_t i = first; i < first + count; ++i) {
+    text.add(examples.tokens_of(i, examples.length),
+             training_mask(diffusion, seed, examples.first + static_cast<uint64_t>(i),
+                           examples.count, examples.length));
+  }
+  return text.loss(model, context, gradient_scale, z_loss, observer);
+}
+
 }  // namespace
 
 StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
-                      TrainingState& state, double learning_rate) {
+                      TrainingState& state, double learning_rate, uint64_t seed) {
+  const bool diffusion = model.config().diffusion.has_value();
+  require(!diffusion || config.early_exit == 0, "early_exit",
+          "{} in a model that fills in masked tokens", config.early_exit);
   const int64_t length = source.length();
   const int64_t sequences = sequences_per_step(config, source);
   const int64_t micro_tokens =
@@ -385,15 +442,12 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   const int64_t micro = std::clamp<int64_t>(micro_tokens / length, 1, sequences);
 
   // All examples first: the loss is a mean over the targets of the whole step.
-  std::vector<int32_t> tokens(static_cast<size_t>(sequences * length)), targets(tokens.size());
-  for (int64_t i = 0; i < sequences; ++i) {
-    const auto at = static_cast<size_t>(i * length);
-    source.fill(static_cast<uint64_t>(state.step * sequences + i),
-                std::span(tokens).subspan(at, static_cast<size_t>(length)),
-                std::span(targets).subspan(at, static_cast<size_t>(length)));
-  }
+  const Examples examples =
+      read_examples(source, static_cast<uint64_t>(state.step * sequences), sequences);
   const int64_t asked =
-      std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
+      diffusion
+          ? std::ssize(examples.tokens)
+          : std::ranges::count_if(examples.targets, [](int32_t target) { return target >= 0; });
   const double gradient_scale = 1 / static_cast<double>(std::max<int64_t>(1, asked));
 
   double loss = 0;
@@ -401,16 +455,15 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   std::map<std::string, double> layer_losses;
   ExpertLoads loads;
   for (int64_t first = 0; first < sequences; first += micro) {
-    const int64_t rows = std::min(micro, sequences - first) * length;
-    const auto at = static_cast<size_t>(first * length);
+    const int64_t count = std::min(micro, sequences - first), rows = count * length;
     DraftLosses draft_losses(model, config);  // outlives the tape
     Tape tape;
     Context context;
     context.tape = &tape;
     context.precision = config.precision;
     context.training_step = state.step;
-    const Batch batch =
-        fresh_segments(std::span(tokens).subspan(at, static_cast<size_t>(rows)), length);
+    const std::span<const int32_t> tokens = examples.tokens_of(first, rows);
+    const Batch batch = diffusion ? Batch() : fresh_segments(tokens, length);
     ForwardObserver observer;
     draft_losses.watch(observer);
     // A mean over the rows of this micro-batch: its share in the mean over those of the step.
@@ -422,13 +475,16 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
           Tensor::full(layer_loss.value.shape(), static_cast<float>(share * layer_loss.weight)));
     };
     observer.on_load = [&](const ExpertLoad& load) { loads.add(load); };
-    const Tensor hidden = model.forward(context, batch, observer);
-    const auto wanted = std::span(targets).subspan(at, static_cast<size_t>(rows));
-    const CrossEntropy result =
-        model.cross_entropy(context, hidden, wanted, gradient_scale, config.z_loss);
-    draft_losses.record(context, observer, hidden,
-                        std::span(tokens).subspan(at, static_cast<size_t>(rows)), wanted, length,
-                        gradient_scale);
+    CrossEntropy result;
+    if (diffusion) {
+      result = masked_loss(model, context, examples, first, count, seed, gradient_scale,
+                           config.z_loss, observer);
+    } else {
+      const Tensor hidden = model.forward(context, batch, observer);
+      const std::span<const int32_t> wanted = examples.targets_of(first, rows);
+      result = model.cross_entropy(context, hidden, wanted, gradient_scale, config.z_loss);
+      draft_losses.record(context, observer, hidden, tokens, wanted, length, gradient_scale);
+    }
     loss += result.nll * gradient_scale;
     correct += result.correct;
     tape.run_backward();
@@ -495,6 +551,8 @@ TrainResult train(Model& model, DataSource& source, const TokenShard* held_out,
   const int set =
       (run.budget.steps ? 1 : 0) + (run.budget.tokens ? 1 : 0) + (run.budget.seconds ? 1 : 0);
   require(set == 1, "training budget", "exactly one of steps, tokens and time must be given");
+  require(!model.config().diffusion || held_out != nullptr, "train",
+          "a diffusion model learns texts, not synthetic tasks");
   return TrainLoop(model, source, held_out, tokenizer, run).run();
 }
 

@@ -62,6 +62,7 @@ struct TrainResult {
   int64_t peak_bytes = 0;                        // memory held by tensors at most
   std::optional<double> start_bits_per_byte;     // before the first step, if it was asked for
   std::optional<double> held_out_bits_per_byte;  // at the end, on all held-out text
+  bool is_bound = false;                         // bits per byte are upper bounds (TextScore)
   std::optional<double> best_bits_per_byte;
   ExpertLoads expert_loads;        // of the held-out text, at the end
   std::optional<double> accuracy;  // of a task
@@ -70,7 +71,7 @@ struct TrainResult {
 
 // What one optimiser step reported.
 struct StepResult {
-  double loss = 0;           // nats per token
+  double loss = 0;           // nats per token; of a diffusion model an upper bound, estimated
   double gradient_norm = 0;  // before clipping
   double accuracy = 0;       // of the rows asked for
   // What layers add to the loss (Carry::add_loss()), by name, before their weights. `loss` is
@@ -80,10 +81,11 @@ struct StepResult {
 };
 
 // One optimiser step on examples [step x sequences, ...): forward and backward by micro-batches,
-// clipping, AdamW. Throws Error naming step and tensor if the loss or a gradient is not finite; the
-// parameters are then as before the step.
+// clipping, AdamW. A diffusion model learns the examples' tokens (train/masked_text.h), masked as
+// `seed` and their numbers say. Throws Error naming step and tensor if the loss or a gradient is
+// not finite; the parameters are then as before the step.
 StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
-                      TrainingState& state, double learning_rate);
+                      TrainingState& state, double learning_rate, uint64_t seed = 0);
 
 // Whether a directory has the state of a run.
 bool holds_training_run(const std::filesystem::path& directory);

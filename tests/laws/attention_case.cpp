@@ -16,6 +16,7 @@ struct Variant {
   bool sinks = false;
   Mask mask = Mask::causal;
   DType rows = DType::f32;  // of the journal
+  int64_t block = 0;        // of Mask::blocks
 };
 
 int64_t value_dim(const AttentionOptions& options) {
@@ -26,6 +27,7 @@ bool sees(const Variant& variant, const std::vector<int32_t>& positions, int64_t
   if (j > i && variant.mask == Mask::causal) return false;
   const AttentionOptions& options = variant.options;
   const int64_t row = positions[static_cast<size_t>(i)], key = positions[static_cast<size_t>(j)];
+  if (variant.mask == Mask::blocks && key / variant.block > row / variant.block) return false;
   return j < options.prefix ||
          ((options.window == 0 || key > row - options.window) &&
           (options.segment == 0 || key / options.segment >= row / options.segment));
@@ -103,7 +105,7 @@ OperatorCase make_case(const Variant& variant) {
   result.output_width = options.heads * value_dim(options);
   result.journals = {attention_journal(options)};
   result.journals[0].row_type = variant.rows;
-  result.sees_later_rows = variant.mask == Mask::full;
+  result.sees_later_rows = variant.mask != Mask::causal;
   result.tolerance = row_tolerance(variant.rows);
   // Gradients are of fresh segments, which are not rounded.
   result.gradient_tolerance = 5 * OperatorCase().tolerance;
@@ -112,7 +114,10 @@ OperatorCase make_case(const Variant& variant) {
     Batch masked;
     masked.positions.assign(batch.positions().begin(), batch.positions().end());
     for (Segment segment : batch.segments()) {
-      if (segment.parents.empty()) segment.mask = variant.mask;
+      if (segment.parents.empty()) {
+        segment.mask = variant.mask;
+        segment.block = variant.block;
+      }
       masked.segments.push_back(std::move(segment));
     }
     return attention(context, inputs[0], inputs[1],
@@ -255,6 +260,10 @@ std::vector<OperatorCase> attention_cases() {
        .options = {.heads = 2, .kv_heads = 2, .head_dim = 16, .soft_cap = 3, .window = 9},
        .sinks = true},
       {.name = "full", .options = {.heads = 2, .kv_heads = 1, .head_dim = 16}, .mask = Mask::full},
+      {.name = "blocks",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 16},
+       .mask = Mask::blocks,
+       .block = 12},
       {.name = "bf16_rows",
        .options = {.heads = 4, .kv_heads = 2, .head_dim = 16},
        .rows = DType::bf16},

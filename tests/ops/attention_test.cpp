@@ -150,6 +150,7 @@ struct Variant {
   Mask mask = Mask::causal;
   std::vector<int64_t> lengths;
   bool sinks = false;
+  int64_t block = 0;
 };
 
 const std::vector<Variant>& variants() {
@@ -177,6 +178,23 @@ const std::vector<Variant>& variants() {
        .options = {.heads = 1, .kv_heads = 1, .head_dim = 5, .window = 9},
        .mask = Mask::full,
        .lengths = {140}},
+      {.name = "blocks",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 16},
+       .mask = Mask::blocks,
+       .lengths = {150, 3, 64},
+       .block = 20},
+      // Blocks smaller and larger than a tile of keys, and one that ends early.
+      {.name = "two_copies",
+       .options = {.heads = 4, .kv_heads = 2, .head_dim = 16, .soft_cap = 3},
+       .mask = Mask::two_copies,
+       .lengths = {300, 14},
+       .block = 12},
+      {.name = "two_copies_of_long_blocks",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 12, .value_dim = 8},
+       .mask = Mask::two_copies,
+       .lengths = {460},
+       .sinks = true,
+       .block = 150},
       {.name = "wide_keys",
        .options = {.heads = 4, .kv_heads = 2, .head_dim = 48, .value_dim = 20},
        .lengths = {130, 3}},
@@ -210,11 +228,29 @@ const std::vector<Variant>& variants() {
 Batch batch_of(const Variant& variant) {
   Batch batch;
   for (const int64_t length : variant.lengths) {
-    batch.segments.push_back({nullptr, batch.rows(), length, variant.mask, {}});
+    batch.segments.push_back({nullptr, batch.rows(), length, variant.mask, {}, variant.block});
+    const int64_t rows = variant.mask == Mask::two_copies ? length / 2 : length;
     // Every third token is omitted, so that positions are not indexes.
-    for (int32_t i = 0; i < length; ++i) batch.positions.push_back(i + i / 2);
+    for (int32_t i = 0; i < length; ++i) {
+      const auto row = static_cast<int32_t>(i % rows);
+      batch.positions.push_back(row + row / 2);
+    }
   }
   return batch;
+}
+
+// Whether row i of a segment sees row j, from what the masks say.
+bool mask_shows(const Variant& variant, const Batch& batch, const Segment& segment, int64_t i,
+                int64_t j) {
+  const auto block_of = [&](int64_t row) {
+    return batch.positions[static_cast<size_t>(segment.first_row + row)] / variant.block;
+  };
+  if (variant.mask == Mask::causal) return j <= i;
+  if (variant.mask == Mask::blocks) return block_of(j) <= block_of(i);
+  if (variant.mask == Mask::full) return true;
+  const bool noisy_row = i >= segment.length / 2, noisy_key = j >= segment.length / 2;
+  if (noisy_key) return noisy_row && block_of(j) == block_of(i);
+  return noisy_row ? block_of(j) < block_of(i) : block_of(j) <= block_of(i);
 }
 
 Naive naive_of(const Variant& variant, const Batch& batch, const NaiveInputs& inputs) {
@@ -224,7 +260,9 @@ Naive naive_of(const Variant& variant, const Batch& batch, const NaiveInputs& in
   }
   const auto sees = [&](int64_t i, int64_t j) {
     const auto row = static_cast<size_t>(i), key = static_cast<size_t>(j);
-    return segment_of[row] == segment_of[key] && (j <= i || variant.mask == Mask::full) &&
+    if (segment_of[row] != segment_of[key]) return false;
+    const Segment& segment = batch.segments[segment_of[row]];
+    return mask_shows(variant, batch, segment, i - segment.first_row, j - segment.first_row) &&
            (variant.options.window == 0 ||
             batch.positions[key] > batch.positions[row] - variant.options.window);
   };
@@ -355,7 +393,7 @@ struct Sequence {
     batch.segments = {{&state, 0, count, mask, {}}};
     const Tensor o = attention({}, q.row_slice(begin, count), k.row_slice(begin, count),
                                values(begin, count), options, batch, {});
-    state.advance(count);
+    if (mask != Mask::replace) state.advance(count);
     return {o.values().begin(), o.values().end()};
   }
 
@@ -507,6 +545,30 @@ TEST_P(AttentionTest, FullSegmentsSeeTheirSequenceAndThemselves) {
                                         [](int64_t i, int64_t j) { return j <= i || i >= 100; });
     const Doubles want(naive.o.end() - static_cast<int64_t>(got.size()), naive.o.end());
     EXPECT_LT(difference(Tensor::from(got, {block, 32}), want), kTolerance);
+  }
+}
+
+// Rows in the middle of a sequence are given other keys and values: all see what is there then.
+TEST_P(AttentionTest, ReplacedRowsTakeTheirPlaces) {
+  const AttentionOptions options{.heads = 2, .kv_heads = 1, .head_dim = 16};
+  constexpr int64_t kTokens = 150, kFirst = 60;
+  for (const int64_t count : {9, 40}) {
+    Sequence sequence(options, kTokens, 9);
+    sequence.step(0, kTokens, Mask::full);
+    const SequenceState before = sequence.state;
+    const Tensor other = random_tensor(kTokens, 48, 77);
+    for (int64_t row = kFirst; row < kFirst + count; ++row) {
+      std::copy_n(other.row(row), 16, sequence.k.row(row));
+      std::copy_n(other.row(row) + 16, 16, sequence.v.row(row));
+    }
+    const std::vector<float> got = sequence.step(kFirst, count, Mask::replace);
+    const Naive naive =
+        naive_attention(options, sequence.inputs(), kTokens, [](int64_t, int64_t) { return true; });
+    const auto begin = naive.o.begin() + kFirst * 32;
+    EXPECT_LT(difference(Tensor::from(got, {count, 32}), Doubles(begin, begin + count * 32)),
+              kTolerance);
+    EXPECT_EQ(sequence.state.journal(0, 0).length(), kTokens);
+    EXPECT_NE(sequence.state.save(), before.save()) << "the copy has been written to";
   }
 }
 

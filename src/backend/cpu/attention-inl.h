@@ -139,14 +139,13 @@ HWY_INLINE void CapScores(float soft_cap, float* HWY_RESTRICT scores, float* HWY
   }
 }
 
-// Sets the scores of one row with the keys of a tile that it does not see to -inf: it sees
-// `visible` and, as far as that reaches, the keys below `prefix`. The tile has `count` keys, the
-// first of index tile_begin.
-HWY_INLINE void MaskRow(KeyRange visible, int64_t prefix, int64_t tile_begin, int64_t count,
-                        float* scores) {
+// Sets the scores of one row with the keys of a tile that it does not see to -inf. The tile has
+// `count` keys, the first of index tile_begin.
+HWY_INLINE void MaskRow(const KeyRange& visible, int64_t tile_begin, int64_t count, float* scores) {
   const int64_t begin = std::clamp<int64_t>(visible.begin - tile_begin, 0, kAttentionTile);
   const int64_t end = std::max(begin, std::min(visible.end - tile_begin, count));
-  const int64_t first = std::clamp<int64_t>(std::min(prefix, visible.end) - tile_begin, 0, begin);
+  const int64_t first =
+      std::clamp<int64_t>(std::min(visible.prefix, visible.end) - tile_begin, 0, begin);
   std::fill(scores + first, scores + begin, kMinusInfinity);
   std::fill(scores + end, scores + kAttentionTile, kMinusInfinity);
 }

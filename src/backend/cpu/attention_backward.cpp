@@ -117,7 +117,7 @@ HWY_INLINE void RowProbabilities(const AttentionShape& shape, const AttentionUni
                                  float* slope) {
   if (shape.soft_cap > 0) CapScores(shape.soft_cap, scores, slope);
   if (rows.masked) {
-    MaskRow(unit.visible[rows.first + at], unit.prefix, rows.key, tile.count, scores);
+    MaskRow(unit.visible[rows.first + at], rows.key, tile.count, scores);
   }
   const int64_t row = unit.first_row + rows.first + at;
   const KeyLists& lists = operands.lists;
@@ -205,7 +205,7 @@ void Backward(const AttentionShape& shape, const cpu_attention::BackwardTask& ta
     for (int64_t first = 0; first < unit.rows; first += kRows) {
       const int64_t count = std::min(kRows, unit.rows - first);
       const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
-      const bool before = key + tile.count <= range.any.begin && key >= unit.prefix;
+      const bool before = key + tile.count <= range.any.begin && key >= range.any.prefix;
       if (before || key >= range.any.end) continue;
       const RowTile rows{first, count, key, cpu_attention::needs_mask(range, tile, key)};
       for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {

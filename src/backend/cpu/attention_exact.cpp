@@ -70,8 +70,9 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   // Rows that are not f32 are converted here: the keys of a tile, then its values.
   const int64_t converted =
       unit.type == DType::f32 ? 0 : kAttentionTile * std::max(key_dim, value_dim);
+  const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, 0, unit.rows);
   const bool rolls =
-      operands.prefix_q.data != nullptr && unit.prefix > split * cpu_attention::kSplitKeys;
+      operands.prefix_q.data != nullptr && range.any.prefix > split * cpu_attention::kSplitKeys;
   const Storage memory(
       static_cast<size_t>((1 + rolls) * count * (key_dim + kAttentionTile) + converted) *
       sizeof(float));
@@ -88,10 +89,9 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   std::fill_n(maximum, count, kMinusInfinity);
   std::fill_n(sum, count * (value_dim + 1), 0.0f);
 
-  const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, 0, unit.rows);
   const int64_t split_begin = split * cpu_attention::kSplitKeys;
   const int64_t end = std::min(range.any.end, split_begin + cpu_attention::kSplitKeys);
-  const cpu_attention::SeenTiles seen(unit, range.any);
+  const cpu_attention::SeenTiles seen(range.any);
   const KeyLists& lists = operands.lists;
   const auto next_tile = [&](int64_t key) {
     return NextTile(shape, unit, kv_head, lists, seen, key, end);
@@ -108,13 +108,13 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
       PrefetchKeys(shape, unit, kv_head, cpu_attention::tile_at(unit, next).keys,
                    std::min(kAttentionTile, end - next));
     }
-    const bool prefix = rolls && key < unit.prefix;
+    const bool prefix = rolls && key < range.any.prefix;
     if (prefix) ScoreTile(key_dim, count, prefix_q, keys, width, prefix_scores);
     for (int64_t r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
-      if (prefix) TakePrefix(unit.prefix, key, prefix_scores + r * kAttentionTile, row);
+      if (prefix) TakePrefix(unit.visible[r / group].prefix, key, prefix_scores + r * kAttentionTile, row);
       if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
-      MaskRow(unit.visible[r / group], unit.prefix, key, tile.count, row);
+      MaskRow(unit.visible[r / group], key, tile.count, row);
       if (lists.blocks != nullptr) {
         const cpu_attention::RowList list = cpu_attention::row_list(
             shape, lists, unit.first_row + r / group, kv_head * group + r % group);

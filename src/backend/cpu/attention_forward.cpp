@@ -79,6 +79,7 @@ struct KeyStep {
   const cpu_attention::TileRows& rows;  // that meet it
   int64_t key;                          // index of its first key
   int64_t width;                        // keys that somebody sees
+  int64_t prefix;                       // first keys that somebody sees beside a range
   const float *keys, *values;
   bool masked;
 };
@@ -91,7 +92,7 @@ void ForwardStep(const AttentionShape& shape, const AttentionUnit& unit, int64_t
   if (!all) GatherRows(count, step.rows.rows, key_dim, t.q, t.some_q);
   SmallMatmul(count, kAttentionTile, key_dim, all ? t.q : t.some_q, key_dim, 1, step.keys,
               kAttentionTile, t.scores, kAttentionTile, false);
-  const bool prefix = t.prefix_q != nullptr && step.key < unit.prefix;
+  const bool prefix = t.prefix_q != nullptr && step.key < step.prefix;
   if (prefix) {
     SmallMatmul(t.count, kAttentionTile, key_dim, t.prefix_q, key_dim, 1, step.keys, kAttentionTile,
                 t.prefix_scores, kAttentionTile, false);
@@ -100,10 +101,11 @@ void ForwardStep(const AttentionShape& shape, const AttentionUnit& unit, int64_t
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = step.rows.rows[i], row = unit.first_row + first + at;
     float* scores = t.scores + i * kAttentionTile;
-    if (prefix) TakePrefix(unit.prefix, step.key, t.prefix_scores + at * kAttentionTile, scores);
+    if (prefix) TakePrefix(unit.visible[first + at].prefix, step.key, t.prefix_scores + at * kAttentionTile,
+                           scores);
     if (shape.soft_cap > 0) CapScores(shape.soft_cap, scores, nullptr);
     if (step.masked) {
-      MaskRow(unit.visible[first + at], unit.prefix, step.key,
+      MaskRow(unit.visible[first + at], step.key,
               cpu_attention::tile_at(unit, step.key).count, scores);
     }
     if (parts) {
@@ -121,7 +123,8 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
                  int64_t first, int64_t count, const cpu_attention::PackedKeys& packed,
                  const AttentionOperands& operands) {
   const int64_t key_dim = shape.key_dim, value_dim = shape.value_dim;
-  const bool rolls = operands.prefix_q.data != nullptr && unit.prefix > 0;
+  const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
+  const bool rolls = operands.prefix_q.data != nullptr && range.any.prefix > 0;
   ForwardTiles t(shape, count, operands.lists.blocks != nullptr, rolls);
   // A sink is a key whose value is 0.
   const float* sink = operands.sinks == nullptr ? nullptr : operands.sinks + head;
@@ -136,8 +139,7 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
              operands.prefix_q.stride, t.prefix_q);
   }
 
-  const cpu_attention::RowsRange range = cpu_attention::rows_range(unit, first, count);
-  const cpu_attention::SeenTiles seen(unit, range.any);
+  const cpu_attention::SeenTiles seen(range.any);
   for (int64_t key = seen.from(0); key < seen.end; key = seen.from(key + kAttentionTile)) {
     const cpu_attention::TileRows rows(shape, operands.lists, unit, head, first, count, key);
     if (rows.count == 0) continue;
@@ -147,6 +149,7 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
     const KeyStep step{.rows = rows,
                        .key = key,
                        .width = std::min<int64_t>(tile.count, range.any.end - key),
+                       .prefix = range.any.prefix,
                        .keys = keys,
                        .values = keys + kAttentionTile * key_dim,
                        .masked = cpu_attention::needs_mask(range, tile, key)};

@@ -28,6 +28,7 @@ inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t co
     if (row.begin >= row.end) continue;
     range.any.begin = std::min(range.any.begin, row.begin);
     range.any.end = std::max(range.any.end, row.end);
+    range.any.prefix = std::max(range.any.prefix, row.prefix);
   }
   return range;
 }
@@ -37,9 +38,9 @@ inline RowsRange rows_range(const AttentionUnit& unit, int64_t first, int64_t co
 struct SeenTiles {
   int64_t prefix_end = 0, begin = 0, end = 0;
 
-  SeenTiles(const AttentionUnit& unit, const KeyRange& any)
+  explicit SeenTiles(const KeyRange& any)
       : begin(std::min(any.begin, any.end) / kAttentionTile * kAttentionTile), end(any.end) {
-    const int64_t seen = std::min(unit.prefix, any.end);
+    const int64_t seen = std::min(any.prefix, any.end);
     prefix_end = (seen + kAttentionTile - 1) / kAttentionTile * kAttentionTile;
     if (prefix_end >= begin && prefix_end > 0) prefix_end = begin = 0;  // no gap
   }
