@@ -111,8 +111,10 @@ void add_serve(CLI::App& app) {
   EngineOptions& engine = options->engine;
   command->add_option("models", options->models, "checkpoint directories or .gguf files")
       ->required();
-  command->add_option("--alias", options->names,
-                      "name of a model, of the first, the second...; default: that of its file");
+  command
+      ->add_option("--alias", options->names,
+                   "name of a model, of the first, the second...; default: that of its file")
+      ->allow_extra_args(false);
   command->add_option("--host", server.host, "address to listen at (default 127.0.0.1)");
   command->add_option("--port", server.port, "port (default 8080; 0: any that is free)")
       ->check(CLI::Range(0, 65535));
@@ -148,7 +150,7 @@ void add_serve(CLI::App& app) {
       ->check(positive_integer());
   add_adapter_option(*command, options->adapter);
   add_precision_option(*command, options->precision);
-  add_cache_type_option(*command, engine.cache_type);
+  add_cache_options(*command, engine.kv_cache);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "layers/both_ways.h"
-#include "ops/subsample.h"
+#include "ops/pointwise.h"
 
 namespace pronghorn {
 namespace {
@@ -13,8 +13,9 @@ namespace {
 // Whether a whole text can be kept as keys and values: mixers in both directions keep no state.
 bool keeps_keys(const Model& model) {
   for (const auto& block : model.blocks()) {
-    for (const JournalShape& journal : block->journals()) {
-      if (!journal.is_cache) return false;
+    if (std::ranges::any_of(block->mixers(),
+                            [](const auto& mixer) { return runs_both_ways(*mixer); })) {
+      return false;
     }
   }
   return true;
@@ -30,8 +31,8 @@ CanvasReader::CanvasReader(const Model& model, const Context& context, SequenceS
       state_(state),
       cache_(cache) {
   if (cache == CanvasCache::none) return;
-  require(diffusion_.block == 0, "cache",
-          "of a whole text, for a model that reads blocks and keeps them exactly");
+  require(diffusion_.block == 0, "canvas",
+          "a model with blocks keeps what it has read in its state");
   require(keeps_keys(model), "cache", "of a model with mixers that keep no keys and values");
 }
 
@@ -84,7 +85,7 @@ Tensor CanvasReader::scores(std::span<const int32_t> canvas, std::span<const int
     const int64_t row = diffusion_.shift ? place - 1 : place;
     rows.push_back(static_cast<int32_t>(std::max<int64_t>(0, row - read.first)));
   }
-  return model_.logits(context_, gather_rows(context_, read.hidden, rows));
+  return model_.logits(context_, embedding(context_, read.hidden, rows));
 }
 
 }  // namespace pronghorn

@@ -1,28 +1,36 @@
 #include "decode/diffusion.h"
 
 #include <algorithm>
-#include <optional>
-#include <string>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
 #include "decode/generator.h"
-#include "decode/stop_filter.h"
+#include "decode/writer.h"
 
 namespace pronghorn {
 namespace {
 
-// Tokens before a place that are known, the last of them last: those of the canvas, and as many of
-// those before it as a penalty looks back.
-std::vector<int32_t> known_before(const Filling& filling, std::span<const int32_t> canvas,
-                                  int64_t place, int32_t mask_token) {
-  if (filling.sampling.repetition_penalty == 1) return {};
+std::span<const float> row_of(const Tensor& scores, int64_t row) {
+  return {scores.row(row), static_cast<size_t>(scores.columns())};
+}
+
+// What penalties are for: all tokens of the canvas that are known, and those before it. `sampling`
+// is told where among them the written ones begin, as sample() counts.
+std::vector<int32_t> known_tokens(const Filling& filling, std::span<const int32_t> canvas,
+                                  int64_t place, int32_t mask_token, SamplingOptions& sampling) {
+  if (!sampling.looks_back()) return {};
   std::vector<int32_t> known(filling.before.begin(), filling.before.end());
-  for (const int32_t token : canvas.first(static_cast<size_t>(place))) {
-    if (token != mask_token) known.push_back(token);
+  int64_t written = 0;
+  for (int64_t i = 0; i < std::ssize(canvas); ++i) {
+    const int32_t token = canvas[static_cast<size_t>(i)];
+    if (token == mask_token) continue;
+    known.push_back(token);
+    if (filling.first + i >= sampling.penalty_start) ++written;
   }
+  const int64_t before = std::max<int64_t>(0, filling.first - sampling.penalty_start);
+  sampling.penalty_start = filling.first + place - written - before;
   return known;
 }
 
@@ -30,7 +38,7 @@ std::vector<int32_t> known_before(const Filling& filling, std::span<const int32_
 std::vector<Unmasking> draw(const Filling& filling, const Tensor& scores,
                             std::span<const int32_t> canvas, std::span<const int64_t> places,
                             int64_t step) {
-  const int32_t mask = static_cast<int32_t>(filling.model.config().diffusion->mask_token);
+  const auto mask = static_cast<int32_t>(filling.model.config().diffusion->mask_token);
   // Each step of each part has noise of its own.
   const auto noise =
       static_cast<uint64_t>(filling.first + places.front()) << 24 | static_cast<uint64_t>(step);
@@ -38,11 +46,12 @@ std::vector<Unmasking> draw(const Filling& filling, const Tensor& scores,
   parallel_for(std::ssize(places), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = places[static_cast<size_t>(i)];
-      drawn[static_cast<size_t>(i)] =
-          draw_unmasking({scores.row(i), static_cast<size_t>(scores.columns())}, mask,
-                         filling.options.order, filling.sampling,
-                         known_before(filling, canvas, place, mask), filling.first + place, noise);
-      drawn[static_cast<size_t>(i)].position = place;
+      SamplingOptions sampling = filling.sampling(place);
+      const std::vector<int32_t> known = known_tokens(filling, canvas, place, mask, sampling);
+      Unmasking& one = drawn[static_cast<size_t>(i)];
+      one = draw_unmasking(row_of(scores, i), mask, filling.options.order, sampling, known,
+                           filling.first + place, noise);
+      one.position = place;
     }
   });
   return drawn;
@@ -56,6 +65,10 @@ void check(const DiffusionOptions& options, const DiffusionConfig& model) {
   }
   if (!(options.threshold >= 0 && options.threshold <= 1)) {
     throw UsageError("threshold", fmt::format("{} is out of range", options.threshold), "0 to 1");
+  }
+  if (options.cache != CanvasCache::none && model.block > 0) {
+    throw UsageError("cache", "of a whole text, for a model that reads blocks",
+                     "it keeps finished blocks as they are");
   }
   if (options.part < 0 || (model.block > 0 && options.part != 0 && options.part != model.block)) {
     throw UsageError(
@@ -87,6 +100,9 @@ bool fill(const Filling& filling, CanvasReader& reader, std::span<int32_t> canva
     if (options.threshold > 0) count = 1;
     for (const Unmasking& one : take_unmaskings(std::move(drawn), count, options.threshold)) {
       canvas[static_cast<size_t>(one.position)] = one.token;
+      if (!filling.on_token) continue;
+      const auto row = std::ranges::find(places, one.position) - places.begin();
+      filling.on_token(one.position, row_of(scores, row));
     }
     std::erase_if(places, [&](int64_t place) {
       return canvas[static_cast<size_t>(place)] != diffusion.mask_token;
@@ -98,90 +114,14 @@ bool fill(const Filling& filling, CanvasReader& reader, std::span<int32_t> canva
 
 namespace {
 
-// One text on its way: tokens become characters, and it ends where it must.
-class Text {
- public:
-  Text(const Tokenizer& tokenizer, const Generation& generation)
-      : tokenizer_(tokenizer),
-        session_(*generation.session),
-        options_(generation.options),
-        emit_(generation.emit),
-        filter_(options_.stop) {
-    check(options_.sampling);
-    session_.append_prompt(tokenizer, generation.prompt);
-    result_.prompt_tokens = std::ssize(generation.prompt);
-    stream_.emplace(tokenizer, session_.text());
-  }
-
-  Generated& result() { return result_; }
-  bool ended() const { return ended_ || left() <= 0; }
-  int64_t left() const { return options_.max_tokens - result_.tokens; }
-
-  // Takes tokens until the text ends.
-  void take(std::span<const int32_t> tokens) {
-    for (const int32_t token : tokens) {
-      if (ended()) return;
-      take(token);
-    }
-  }
-
-  void end_with(Generated::End end) {
-    result_.end = end;
-    ended_ = true;
-  }
-
-  void finish() {
-    const bool goes_on =
-        result_.end == Generated::End::length || result_.end == Generated::End::interrupted;
-    if (!goes_on) give(filter_.push(stream_->finish()));
-    give(filter_.finish());
-    session_.set_text(stream_->state());
-  }
-
- private:
-  void take(int32_t token) {
-    ++result_.tokens;
-    result_.ids.push_back(token);
-    session_.append({&token, 1});
-    const bool ends = options_.stop_at_eos &&
-                      (tokenizer_.eos() == token ||
-                       std::ranges::find(options_.end_tokens, token) != options_.end_tokens.end());
-    if (token < tokenizer_.vocab_size()) {
-      if (!ends) give(filter_.push(stream_->push(token)));
-      if (ends || tokenizer_.is_special(token)) {
-        give(filter_.push(tokenizer_.token_bytes(token, true), false));
-      }
-    }
-    if (filter_.stopped()) {
-      end_with(Generated::End::stop_string);
-    } else if (ends) {
-      end_with(Generated::End::end_token);
-    }
-  }
-
-  void give(const std::string& ready) {
-    result_.text += ready;
-    if (emit_ && !ready.empty()) emit_(ready);
-  }
-
-  const Tokenizer& tokenizer_;
-  Session& session_;
-  const GenerateOptions& options_;
-  const std::function<void(std::string_view)>& emit_;
-  StopFilter filter_;
-  std::optional<TextStream> stream_;
-  Generated result_;
-  bool ended_ = false;
-};
-
 class DiffusionWriter {
  public:
   DiffusionWriter(const Model& model, const Tokenizer& tokenizer, const Generation& generation)
       : model_(model),
         diffusion_(*model.config().diffusion),
         generation_(generation),
-        session_(*generation.session),
-        text_(tokenizer, generation) {
+        text_(tokenizer, generation),
+        session_(text_.session()) {
     context_.precision = generation.options.precision;
     const int64_t length = session_.length() + generation.options.max_tokens;
     check_context(model, length, generation.options.context);
@@ -191,9 +131,7 @@ class DiffusionWriter {
     const double start = now_seconds();
     if (diffusion_.block > 0) read_blocks();
     const double begin = now_seconds();
-    if (interrupted()) {
-      text_.end_with(Generated::End::interrupted);
-    } else if (!text_.ended()) {
+    if (!text_.ended() && !text_.interrupt()) {
       diffusion_.block > 0 ? write_blocks() : write_whole();
     }
     text_.finish();
@@ -203,8 +141,6 @@ class DiffusionWriter {
   }
 
  private:
-  bool interrupted() const { return generation_.interrupted && generation_.interrupted(); }
-
   // Lets the model read all whole blocks of the text that it has not read.
   void read_blocks() {
     // Who has gone back in the text may have ended inside a block.
@@ -256,25 +192,31 @@ class DiffusionWriter {
                   int64_t begin, int64_t end) {
     const std::span<const int32_t> recent = session_.recent();
     const size_t in_canvas = std::min(recent.size(), static_cast<size_t>(fresh));
-    bool stopped = false;
+    std::vector<std::vector<float>> scores(canvas.size());  // only if they are asked for
+    Filling filling{model_, options()};
+    filling.sampling = [&](int64_t place) -> const SamplingOptions& {
+      return text_.sampling(place - fresh);
+    };
+    filling.before = recent.first(recent.size() - in_canvas);
+    filling.first = first;
+    if (generation_.options.likeliest >= 0) {
+      filling.on_token = [&](int64_t place, std::span<const float> row) {
+        scores[static_cast<size_t>(place)].assign(row.begin(), row.end());
+      };
+    }
+    filling.on_step = [&] {
+      show(canvas.subspan(static_cast<size_t>(fresh)));
+      return !text_.interrupt();
+    };
     const int64_t before = reader.steps();
-    const Filling filling{model_,
-                          options(),
-                          generation_.options.sampling,
-                          recent.first(recent.size() - in_canvas),
-                          first,
-                          [&] {
-                            show(canvas.subspan(static_cast<size_t>(fresh)));
-                            stopped = interrupted();
-                            return !stopped;
-                          }};
     const bool whole = fill(filling, reader, canvas, begin, end);
     text_.result().steps += reader.steps() - before;
-    if (whole) {
-      text_.take(canvas.subspan(static_cast<size_t>(fresh), static_cast<size_t>(end - fresh)));
+    for (auto place = static_cast<size_t>(fresh); whole && place < static_cast<size_t>(end);
+         ++place) {
+      if (text_.ended()) break;
+      text_.take(canvas[place], scores[place]);
     }
-    if (stopped && !text_.ended()) text_.end_with(Generated::End::interrupted);
-    return whole && !stopped;
+    return whole;
   }
 
   void show(std::span<const int32_t> canvas) const {
@@ -290,10 +232,24 @@ class DiffusionWriter {
   const Model& model_;
   const DiffusionConfig& diffusion_;
   const Generation& generation_;
+  Writer text_;
   Session& session_;
   Context context_;
-  Text text_;
 };
+
+// Blocks are read again from keys and values as they were, and a text that is seen whole is read
+// from none.
+void check_cache(const SequenceState& state, bool keeps_blocks) {
+  for (const std::vector<Journal>& layer : state.layers()) {
+    for (const Journal& journal : layer) {
+      const JournalShape& shape = journal.shape();
+      require(!shape.rolls && shape.top_blocks == 0, "cache",
+              "of a part of the keys, in a model that fills in masked tokens");
+      require(keeps_blocks || shape.row_type == DType::f32, "cache",
+              "of {} in a model that sees texts whole and keeps none", dtype_name(shape.row_type));
+    }
+  }
+}
 
 }  // namespace
 
@@ -302,6 +258,7 @@ std::vector<Generated> generate_by_diffusion(const Model& model, const Tokenizer
   const DiffusionConfig& diffusion = *model.config().diffusion;
   for (const Generation& generation : generations) {
     check(generation.options.diffusion, diffusion);
+    check_cache(generation.session->state(), diffusion.block > 0);
     require(!diffusion.shift || generation.session->length() > 0 || !generation.prompt.empty(),
             "generate", "there is no text to continue: the prompt is empty");
     require(std::ranges::find(generation.prompt, diffusion.mask_token) == generation.prompt.end(),

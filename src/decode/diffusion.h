@@ -39,11 +39,13 @@ void check(const DiffusionOptions& options, const DiffusionConfig& model);
 struct Filling {
   const Model& model;
   const DiffusionOptions& options;
-  const SamplingOptions& sampling;
-  std::span<const int32_t> before;  // tokens before the canvas, for the penalty on repetition
-  int64_t first = 0;                // position of the canvas' first token in the text
+  std::function<const SamplingOptions&(int64_t place)> sampling = {};  // of a place of the canvas
+  std::span<const int32_t> before = {};  // tokens before the canvas, for penalties
+  int64_t first = 0;                     // position of the canvas' first token in the text
+  // Called for each place that is filled in, with the model's scores of it. May be empty.
+  std::function<void(int64_t place, std::span<const float> scores)> on_token = {};
   // Called after each step; false leaves the rest masked. May be empty.
-  std::function<bool()> on_step;
+  std::function<bool()> on_step = {};
 };
 
 // Fills in the masked places begin ... end - 1 of `canvas`. False if on_step has ended it.

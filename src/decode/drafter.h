@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -87,6 +88,9 @@ class Drafter {
   // The kind that takes time to make, whose number of guesses must be decided before; -1: all are
   // (nearly) free, and it is decided afterwards how many are checked.
   virtual int costly_kind() const = 0;
+
+  // Tokens of the longest text that it can read.
+  virtual int64_t longest_text() const { return std::numeric_limits<int64_t>::max(); }
 
   // Forgets all sequences and makes room for `count` new ones.
   virtual void start(size_t count) = 0;

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "decode/scoring_drafter.h"
+#include "model/trained_context.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -18,6 +19,7 @@ class ModelDrafter : public ScoringDrafter {
       : model_(std::move(model)), vocab_size_(vocab_size), name_(std::move(name)) {}
 
   std::string name() const override { return name_; }
+  int64_t longest_text() const override { return position_limit(*model_); }
 
   void start(size_t count) override {
     texts_.resize(count);

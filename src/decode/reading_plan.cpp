@@ -16,11 +16,11 @@ void refuse(std::string_view what, int64_t begin, int64_t end, int64_t length) {
 // begin ... end, which is not part of an answer.
 void add_prompt(std::vector<ReadingRun>& plan, int64_t begin, int64_t end,
                 std::span<const int64_t> cuts, int64_t piece) {
-  auto cut = std::upper_bound(cuts.begin(), cuts.end(), begin);
+  auto cut = std::lower_bound(cuts.begin(), cuts.end(), begin);
   while (begin < end) {
+    while (cut != cuts.end() && *cut <= begin) ++cut;
     int64_t next = std::min(end, (begin / piece + 1) * piece);
-    if (cut != cuts.end() && *cut <= next) next = *cut++;
-    if (next > end) next = end;
+    if (cut != cuts.end()) next = std::min(next, *cut);
     plan.push_back({{begin, next}, next - begin <= kExactStep});
     begin = next;
   }

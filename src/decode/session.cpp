@@ -52,7 +52,9 @@ void Session::append(std::span<const int32_t> tokens) {
 void Session::append_prompt(const Tokenizer& tokenizer, std::span<const int32_t> tokens) {
   append(tokens);
   if (tokens.empty()) return;
-  text_.pending.clear();  // the prompt follows it, so the character is never completed
+  // A prompt after what was written: its last character is never completed.
+  if (!ends_in_prompt_) text_.pending.clear();
+  ends_in_prompt_ = true;
   TextStream stream(tokenizer, text_);
   for (const int32_t token : tokens) {
     if (token < tokenizer.vocab_size()) stream.push(token);

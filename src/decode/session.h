@@ -34,7 +34,10 @@ class Session {
   // What decoding carries from the text so far to what follows: the bytes of a character that is
   // not complete.
   const DecodeState& text() const { return text_; }
-  void set_text(DecodeState text) { text_ = std::move(text); }
+  void set_text(DecodeState text) {
+    text_ = std::move(text);
+    ends_in_prompt_ = false;
+  }
   // Whatever else is to be kept with the text and saved with it.
   const std::string& attachment() const { return attachment_; }
   void set_attachment(std::string attachment) { attachment_ = std::move(attachment); }
@@ -75,6 +78,7 @@ class Session {
   std::vector<int32_t> pending_;  // not yet seen by the model
   std::vector<int32_t> recent_;
   DecodeState text_;
+  bool ends_in_prompt_ = false;  // rather than in what a model wrote
   std::string attachment_;
 };
 

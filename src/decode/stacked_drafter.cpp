@@ -33,6 +33,12 @@ class StackedDrafter final : public Drafter {
                        [](const auto& drafter) { return drafter->wants_hidden(); });
   }
 
+  int64_t longest_text() const override {
+    int64_t longest = 0;
+    for (const auto& drafter : drafters_) longest = std::max(longest, drafter->longest_text());
+    return longest;
+  }
+
   void start(size_t count) override {
     for (const auto& drafter : drafters_) drafter->start(count);
   }
@@ -55,14 +61,21 @@ class StackedDrafter final : public Drafter {
     std::vector<DraftRequest> asked(requests.begin(), requests.end());
     for (DraftRequest& request : requests) request.draft = {};
     for (size_t d = 0; d < drafters_.size() && !asked.empty(); ++d) {
-      drafters_[d]->draft(context, asked);
-      for (const DraftRequest& one : asked) {
+      const int64_t longest = drafters_[d]->longest_text();
+      std::vector<DraftRequest> fit;
+      std::ranges::copy_if(asked, std::back_inserter(fit), [&](const DraftRequest& one) {
+        return one.position + kMaxDraft <= longest;
+      });
+      drafters_[d]->draft(context, fit);
+      for (const DraftRequest& one : fit) {
         if (one.draft.empty()) continue;
         Draft& answer = request_of(requests, one.sequence).draft;
         answer = one.draft;
         answer.kind += first_kinds_[d];
       }
-      std::erase_if(asked, [](const DraftRequest& one) { return !one.draft.empty(); });
+      std::erase_if(asked, [&](const DraftRequest& one) {
+        return !request_of(requests, one.sequence).draft.empty();
+      });
     }
   }
 

@@ -11,7 +11,8 @@
 namespace pronghorn {
 namespace {
 
-// Of long pieces, every so many goes to the prompt that has waited longest.
+// Every so many long pieces and steps with exact ones begin with the prompt that has waited
+// longest.
 constexpr int64_t kOldestEvery = 4;
 
 }  // namespace
@@ -58,11 +59,16 @@ size_t TextBatch::join(const Joining& joining) {
           "{} tokens are to be read of {}", text->unread, session.pending().size());
   text->on_read = joining.on_read;
   text->number = joined_++;
-  if (Drafter* drafter = this->drafter()) {
-    drafter->begin(slot, known);
-    drafter->append(slot, session.pending());
-  }
   *free = std::move(text);
+  if (Drafter* drafter = this->drafter()) {
+    try {
+      drafter->begin(slot, known);
+      drafter->append(slot, session.pending());
+    } catch (...) {
+      leave(slot);
+      throw;
+    }
+  }
   return slot;
 }
 
@@ -99,12 +105,16 @@ void TextBatch::finish(size_t slot) {
   guard(slot, [&] { text.writer.finish(); });
 }
 
-std::vector<size_t> TextBatch::exact_readers(int64_t prompt_rows) const {
+std::vector<size_t> TextBatch::exact_readers(int64_t prompt_rows) {
   std::vector<size_t> readers;
   for (size_t slot = 0; slot < texts_.size(); ++slot) {
     if (holds(slot) && reading(slot) && texts_[slot]->next_piece().exact) readers.push_back(slot);
   }
-  std::ranges::stable_sort(readers, {}, [&](size_t slot) { return texts_[slot]->unread; });
+  const auto number = [&](size_t slot) { return texts_[slot]->number; };
+  std::ranges::sort(readers, {}, number);
+  const bool oldest = !readers.empty() && ++exact_steps_ % kOldestEvery == 0;
+  std::stable_sort(readers.begin() + (oldest ? 1 : 0), readers.end(),
+                   [&](size_t a, size_t b) { return texts_[a]->unread < texts_[b]->unread; });
   int64_t rows = 0;
   size_t count = 0;
   while (count < readers.size() && rows < prompt_rows) {

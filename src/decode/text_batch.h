@@ -97,7 +97,7 @@ class TextBatch {
   template <typename Body>
   void guard(size_t slot, const Body& body);
 
-  std::vector<size_t> exact_readers(int64_t prompt_rows) const;
+  std::vector<size_t> exact_readers(int64_t prompt_rows);
   std::optional<size_t> long_reader();
   void read_alone(size_t slot);
   // A piece was read; `scores` of the next token where it was the last.
@@ -106,6 +106,7 @@ class TextBatch {
 
   void run_together(Round& round);
   void guess(Round& round);
+  void draft(Round& round);
   std::vector<Draft> make_drafts(std::span<const size_t> writing, const DraftShape& shape);
   bool judges_blocks(const Writer& writer) const;
   void decide(Round& round);
@@ -114,12 +115,12 @@ class TextBatch {
 
   const Model& model_;
   const Tokenizer& tokenizer_;
-  Speculation* speculation_;
+  Speculation* speculation_;  // null: there are no guesses, or none any longer
   Context context_;
   bool changing_;
   int64_t trained_;  // tokens; 0: not known
   std::vector<std::unique_ptr<Text>> texts_;
-  int64_t joined_ = 0, long_pieces_ = 0;
+  int64_t joined_ = 0, long_pieces_ = 0, exact_steps_ = 0;
   BatchWork work_;
 };
 

@@ -4,9 +4,11 @@
 #include <numeric>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "base/warning.h"
 #include "decode/verification.h"
 #include "ops/pointwise.h"
 
@@ -85,8 +87,12 @@ void add_text(Batch& batch, Session& session, const Draft& draft) {
 std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
                                           const DraftShape& shape) {
   std::vector<DraftRequest> requests;
-  for (const size_t slot : writing) {
+  std::vector<size_t> asked;  // places in `writing`
+  for (size_t i = 0; i < writing.size(); ++i) {
+    const size_t slot = writing[i];
     const Writer& writer = texts_[slot]->writer;
+    if (writer.position() + kMaxDraft > speculation_->drafter().longest_text()) continue;
+    asked.push_back(i);
     DraftRequest request;
     request.sequence = slot;
     // The model adds a token to the guesses that come true.
@@ -100,10 +106,10 @@ std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
     requests.push_back(std::move(request));
   }
   speculation_->drafter().draft(context_, requests);
-  std::vector<Draft> drafts;
-  for (DraftRequest& request : requests) {
-    check(request.draft, model_.config().vocab_size);
-    drafts.push_back(std::move(request.draft));
+  std::vector<Draft> drafts(writing.size());
+  for (size_t r = 0; r < requests.size(); ++r) {
+    check(requests[r].draft, model_.config().vocab_size);
+    drafts[asked[r]] = std::move(requests[r].draft);
   }
   return drafts;
 }
@@ -113,10 +119,24 @@ bool TextBatch::judges_blocks(const Writer& writer) const {
          writer.options().sampling.temperature != 0;
 }
 
+// Where texts come and go, a drafter that fails is not asked again, and harms no text.
 void TextBatch::guess(Round& round) {
   round.drafts.resize(round.writing.size());
   round.made = round.drafts;
   if (speculation_ == nullptr || round.writing.empty()) return;
+  try {
+    draft(round);
+  } catch (const Error& error) {
+    if (!changing_) throw;
+    warn_once(
+        fmt::format("draft: {}; texts are written without guesses from here on", error.what()));
+    speculation_ = nullptr;
+    round.made.assign(round.writing.size(), {});
+    round.drafts = round.made;
+  }
+}
+
+void TextBatch::draft(Round& round) {
   const double start = now_seconds();
   Controller& controller = speculation_->controller();
   if (changing_) controller.set_sequences(std::ssize(round.writing));

@@ -73,6 +73,7 @@ Unmasking draw_unmasking(std::span<const float> scores, int32_t mask_token, Unma
   Unmasking drawn;
   drawn.position = position;
   drawn.token = sample(allowed, step, recent, position);
+  require(drawn.token != mask_token, "sampling", "no token but the one that masks can be drawn");
   const Shape shape = shape_of(allowed);
   const double score = allowed[static_cast<size_t>(drawn.token)];
   drawn.probability = std::exp(score - shape.largest) / shape.sum;

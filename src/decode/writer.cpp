@@ -32,12 +32,12 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
 }
 
 bool Writer::take(int32_t token, std::span<const float> scores) {
-  ++result_.tokens;
-  ++position_;
-  result_.ids.push_back(token);
   if (options_.likeliest >= 0) {
     result_.written.push_back(written_token(scores, token, options_.likeliest));
   }
+  result_.ids.push_back(token);
+  ++result_.tokens;
+  ++position_;
   session_.append({&token, 1});
   const bool ends = options_.stop_at_eos && ends_text(token);
   if (token < tokenizer_.vocab_size()) {

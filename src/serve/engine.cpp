@@ -23,7 +23,11 @@ void check_option(const char* name, int64_t value, int64_t least) {
   }
 }
 
-const EngineOptions& checked(const EngineOptions& options) {
+const EngineOptions& checked(const EngineOptions& options, const Model& model) {
+  if (model.config().diffusion) {
+    throw UsageError("serve", "a diffusion model fills in masked tokens, text by text",
+                     "write with `generate`; the engine is for models of the next token");
+  }
   check_option("sequences", options.sequences, 1);
   check_option("queue_requests", options.queue_requests, 1);
   check_option("queue_tokens", options.queue_tokens, 1);
@@ -36,21 +40,29 @@ const EngineOptions& checked(const EngineOptions& options) {
 
 // The longest text: what is asked for, or what the model was trained for unless it may go on; never
 // more than it has positions for.
-int64_t longest_text(const Model& model, int64_t asked) {
+int64_t longest_text(const Model& model, const EngineOptions& options) {
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  int64_t limit = kNone;
-  for (const auto& block : model.blocks()) limit = std::min(limit, block->context_limit());
-  if (model.config().learned_positions > 0) {
-    limit = std::min(limit, model.config().learned_positions);
-  }
-  if (limit < kNone) limit -= model.config().prefix_tokens;
-  int64_t wanted = asked;
+  int64_t wanted = options.context;
   if (wanted == 0) {
     const int64_t trained = trained_context(model.config()).tokens;
-    wanted = trained > 0 && state_grows(model) ? trained : kNone;
+    const bool grows = state_grows(model) && options.kv_cache.window == 0;
+    wanted = trained > 0 && grows ? trained : kNone;
   }
-  const int64_t longest = std::min(wanted, limit);
+  const int64_t longest = std::min(wanted, position_limit(model));
   return longest == kNone ? 0 : longest;
+}
+
+// Whether states keep all rows and nothing else.
+bool goes_back(const Model& model, const CacheOptions& kv_cache) {
+  const std::shared_ptr<const StateLayout> layout = model.layout(kv_cache);
+  for (const std::vector<JournalShape>& layer : layout->layers) {
+    for (const JournalShape& shape : layer) {
+      const bool rows_alone =
+          shape.anchor_size == 0 && shape.fold_interval == 0 && shape.blocks.length == 0;
+      if (!rows_alone) return false;
+    }
+  }
+  return true;
 }
 
 std::unique_ptr<Speculation> make_speculation(const EngineOptions& options, const Model& model,
@@ -76,20 +88,31 @@ Engine::Parts::Parts(std::shared_ptr<const Model> model_given,
                      const EngineOptions& options_given)
     : model(std::move(model_given)),
       tokenizer(std::move(tokenizer_given)),
-      options(checked(options_given)),
-      context(longest_text(*model, options.context)),
+      options(checked(options_given, *model)),
+      context(longest_text(*model, options)),
       speculation_(make_speculation(options, *model, *tokenizer)),
       batch_(*model, *tokenizer, options.precision, static_cast<size_t>(options.sequences),
              speculation_.get(), true),
       running_(static_cast<size_t>(options.sequences)),
-      cache_(options.cache_bytes, [this](int64_t from, int64_t to) {
-        const TokenCost cost = model->cost(static_cast<double>(from + to) / 2);
-        return static_cast<double>(to - from) * (cost.matmul + cost.sequence);
-      }) {
-  if (options.cache_directory.empty() || options.cache_bytes == 0) return;
-  files_ = std::make_unique<CacheFiles>(
-      options.cache_directory, computed_fingerprint(*model, options.cache_type, options.precision),
-      model->layout(options.cache_type), model->config().vocab_size, cache_);
+      cache_(
+          options.cache_bytes,
+          [this](int64_t from, int64_t to) {
+            const TokenCost cost = model->cost(static_cast<double>(from + to) / 2);
+            return static_cast<double>(to - from) * (cost.matmul + cost.sequence);
+          },
+          goes_back(*model, options.kv_cache)) {
+  if (!options.cache_directory.empty() && options.cache_bytes > 0) open_files();
+  refresh_counters();
+}
+
+void Engine::Parts::open_files() {
+  CacheFiles::Options files;
+  files.directory = options.cache_directory;
+  files.bytes = options.cache_bytes;
+  files.fingerprint = computed_fingerprint(*model, options.kv_cache, options.precision);
+  files.layout = model->layout(options.kv_cache);
+  files.vocab_size = model->config().vocab_size;
+  files_ = std::make_unique<CacheFiles>(std::move(files), cache_);
 }
 
 Engine::Parts::~Parts() {

@@ -78,7 +78,7 @@ struct EngineOptions {
   int64_t cache_bytes = int64_t{1} << 30;  // of kept states; 0: none are
   int64_t cache_every = 2048;              // a state is kept each so many tokens of a long prompt
   std::filesystem::path cache_directory;   // kept states survive the process there; empty: nowhere
-  DType cache_type = DType::f32;           // of attention's keys and values
+  CacheOptions kv_cache;                   // how keys and values of attention are kept
   Precision precision = Precision::f32;
   std::string draft;         // as --draft; empty: none
   int64_t draft_tokens = 0;  // always guess so many; 0: as many as pay

@@ -36,6 +36,7 @@ class Engine::Parts {
  private:
   using TextPointer = std::unique_ptr<ServedText>;
 
+  void open_files();
   void check(const TextRequest& request) const;
   void require_room(int64_t tokens);
 
@@ -50,7 +51,7 @@ class Engine::Parts {
   void deliver(size_t slot);
   void end(size_t slot, TextSummary::End end);
   void keep_end(ServedText& text, const Generated& result);
-  void tell_rest(ServedText& text, const Generated& result);
+  void finish(ServedText& text, const Generated& result);
   // Of a text that leaves the queue or the batch.
   void report(ServedText& text, TextSummary::End end);
   void count_end(const TextSummary& summary);

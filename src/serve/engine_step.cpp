@@ -51,8 +51,10 @@ bool Engine::Parts::step() {
   const bool joined = admit();
   const bool ran = run();
   refresh_counters();
-  if (ended || joined || ran) return true;
-  return files_ != nullptr && files_->write_one();
+  const bool busy = ended || joined || ran;
+  if (files_ != nullptr && busy) files_->release_written();
+  if (files_ != nullptr && !busy) files_->write_one();
+  return busy;
 }
 
 bool Engine::Parts::end_cancelled() {
@@ -101,7 +103,7 @@ bool Engine::Parts::admit() {
 // Gives the text a session, with what is kept of its prompt.
 void Engine::Parts::look_up(ServedText& text) {
   const std::span<const int32_t> prompt = text.request.prompt;
-  text.session.emplace(*model, options.cache_type);
+  text.session.emplace(*model, options.kv_cache);
   if (options.cache_bytes == 0 || !text.request.use_cache) {
     text.summary.cache = options.cache_bytes == 0 ? "the cache is off" : "the request wants none";
     return;
@@ -196,20 +198,19 @@ void Engine::Parts::end(size_t slot, TextSummary::End end) {
   text->summary.tokens = result.tokens;
   text->summary.drafted = result.drafted;
   text->summary.accepted = result.accepted;
-  if (end != TextSummary::End::failed) {
-    keep_end(*text, result);
-    tell_rest(*text, result);
-  }
+  if (end != TextSummary::End::failed) finish(*text, result);
   text->place = nullptr;
   report(*text, end);
 }
 
-// What was held back, of a text that others ended.
-void Engine::Parts::tell_rest(ServedText& text, const Generated& result) {
+// Tells what was held back, of a text that others ended, and keeps its state. What goes wrong here
+// is no reason for the text to fail, nor for its end to stay untold.
+void Engine::Parts::finish(ServedText& text, const Generated& result) {
   try {
     tell_written(text, result);
+    keep_end(text, result);
   } catch (...) {
-    text.summary.error = message_of(std::current_exception());
+    warn_once(fmt::format("serve: at the end of a text: {}", message_of(std::current_exception())));
   }
 }
 

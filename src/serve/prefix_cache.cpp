@@ -69,8 +69,9 @@ PrefixCache::Node* exact_child(const PrefixCache::Node& node, std::span<const in
 
 }  // namespace
 
-PrefixCache::PrefixCache(int64_t bytes, std::function<double(int64_t, int64_t)> cost)
-    : limit_(bytes), cost_(std::move(cost)) {}
+PrefixCache::PrefixCache(int64_t bytes, std::function<double(int64_t, int64_t)> cost,
+                         bool goes_back)
+    : limit_(bytes), cost_(std::move(cost)), goes_back_(goes_back) {}
 
 PrefixCache::~PrefixCache() = default;
 
@@ -89,7 +90,7 @@ PrefixCache::Place PrefixCache::root(const std::string& salt) {
 PrefixCache::Found PrefixCache::find(const std::string& salt, std::span<const int32_t> tokens,
                                      std::span<const ReadingRun> plan) {
   Place root = this->root(salt);
-  Node *node = root.get(), *best = nullptr;
+  Node *node = root.get(), *best = nullptr, *last = nullptr;
   size_t run = 0;
   while (node != nullptr && run < plan.size()) {
     const auto rest = tokens.subspan(static_cast<size_t>(node->length));
@@ -103,15 +104,32 @@ PrefixCache::Found PrefixCache::find(const std::string& salt, std::span<const in
     if (next == nullptr) break;
     node = next;
     while (run < plan.size() && plan[run].tokens.end <= node->length) ++run;
-    if (node->state && node->length < std::ssize(tokens)) best = node;
+    if (node->length == std::ssize(tokens)) continue;
+    last = node;
+    if (node->state) best = node;
   }
   Found found{root, node->length, !root->children.empty(), {}};
-  if (best == nullptr) return found;
-  best->uses += 1;
-  best->since = clock_;
-  found.state = *best->state;
-  found.place = best->shared_from_this();
+  Node* from = best;
+  if (goes_back_ && last != best) {
+    from = kept_below(*last);
+    if (from == nullptr) from = best;
+  }
+  if (from == nullptr) return found;
+  from->uses += 1;
+  from->since = clock_;
+  found.state = *from->state;
+  found.place = (from == best ? best : last)->shared_from_this();
+  if (from != best) found.state.truncate(last->length);
   return found;
+}
+
+PrefixCache::Node* PrefixCache::kept_below(const Node& node) const {
+  for (const Place& place : kept_) {
+    Node* above = place.get();
+    while (above->depth > node.depth) above = above->parent.get();
+    if (above == &node) return place.get();
+  }
+  return nullptr;
 }
 
 PrefixCache::Place PrefixCache::follow(const Place& place, bool exact,
@@ -129,6 +147,22 @@ PrefixCache::Place PrefixCache::follow(const Place& place, bool exact,
 bool PrefixCache::branches(const Place& place, bool exact, std::span<const int32_t> tokens) const {
   if (place->children.empty()) return false;
   return (exact ? exact_child(*place, tokens) : child(*place, false, tokens)) == nullptr;
+}
+
+bool PrefixCache::has_kept_below(const Place& place) const {
+  return std::ranges::any_of(kept_, [&](const Place& other) {
+    const Node* above = other.get();
+    while (above->depth > place->depth) above = above->parent.get();
+    return above == place.get() && other != place;
+  });
+}
+
+std::vector<const PrefixCache::Node*> PrefixCache::kept_before(const Place& place) {
+  std::vector<const Node*> result;
+  for (const Node* node = place->parent.get(); node != nullptr; node = node->parent.get()) {
+    if (node->state) result.push_back(node);
+  }
+  return result;
 }
 
 int64_t PrefixCache::length(const Place& place) { return place->length; }
@@ -159,6 +193,7 @@ void PrefixCache::for_each_page(const SequenceState& state, const Visit& visit) 
       if (row_bytes == 0) continue;
       const int64_t bytes = kRows * (row_bytes + static_cast<int64_t>(sizeof(int32_t)));
       const auto visit_rows = [&](int64_t begin, int64_t end) {
+        if (begin >= end) return;
         for (int64_t page = begin / kRows; page * kRows < end; ++page) {
           const int64_t row = std::max(begin, page * kRows);
           visit(journal.row_data(row) - row % kRows * row_bytes, bytes);
@@ -215,8 +250,9 @@ void PrefixCache::keep(const Place& place, const SequenceState& state) {
   require(place->length == state.length(), "cache", "a state of {} tokens at a place of {}",
           state.length(), place->length);
   if (place->state || !place->parent || limit_ <= 0) return;
-  place->state = state;
   place->own_bytes = count_in(state);
+  if (place->own_bytes > limit_) return count_out(state);  // others would go for nothing
+  place->state = state;
   place->uses = 1;
   place->since = clock_;
   kept_.push_back(place);

@@ -30,8 +30,10 @@ class PrefixCache {
   using Place = std::shared_ptr<Node>;  // null: nowhere
 
   // bytes: of kept states at most, what they share counted once. cost: work of reading the tokens
-  // from one length of a text to another, in any unit.
-  PrefixCache(int64_t bytes, std::function<double(int64_t from, int64_t to)> cost);
+  // from one length of a text to another, in any unit. goes_back: states can forget any number of
+  // tokens (attention to everything), so one that is kept serves every place before it.
+  PrefixCache(int64_t bytes, std::function<double(int64_t from, int64_t to)> cost,
+              bool goes_back = false);
   ~PrefixCache();
 
   // Where texts of this salt begin.
@@ -44,7 +46,8 @@ class PrefixCache {
     bool kept = false;    // whether any text of the salt is kept
     SequenceState state;  // of place->length() tokens
   };
-  // The longest kept state of the text that `plan` reads, shorter than it. It counts as used.
+  // The longest state that there is of the text that `plan` reads, shorter than it. It counts as
+  // used.
   Found find(const std::string& salt, std::span<const int32_t> tokens,
              std::span<const ReadingRun> plan);
 
@@ -53,7 +56,8 @@ class PrefixCache {
   // Whether earlier texts went on from `place`, and all of them otherwise than by this piece.
   bool branches(const Place& place, bool exact, std::span<const int32_t> tokens) const;
 
-  // Keeps the state at `place`, unless there is one, and drops others if there is no room.
+  // Keeps the state at `place`, unless there is one or it is larger than the cache, and drops
+  // others if there is no room.
   //
   // Dropped first is what saves least for its bytes (after GDSF: Cherkasova, HPL-98-69R1, and
   // Marconi, arXiv 2411.19379): a state is worth  clock + uses cost / bytes,  with the cost of
@@ -75,6 +79,10 @@ class PrefixCache {
     std::vector<int32_t> tokens;
   };
   const std::vector<Place>& kept() const { return kept_; }
+  bool goes_back() const { return goes_back_; }
+  // Whether a longer text is kept that begins with this one; and those kept that this begins with.
+  bool has_kept_below(const Place& place) const;
+  static std::vector<const Node*> kept_before(const Place& place);
   static const SequenceState& state(const Place& place);
   static std::string salt(const Place& place);
   static std::vector<Piece> pieces(const Place& place);
@@ -85,6 +93,8 @@ class PrefixCache {
     int64_t bytes = 0, states = 0;
   };
   // Pages of attention's rows, which states share.
+  // A kept state at `node` or below it; null: there is none.
+  Node* kept_below(const Node& node) const;
   template <typename Visit>
   static void for_each_page(const SequenceState& state, const Visit& visit);
   int64_t count_in(const SequenceState& state);
@@ -95,6 +105,7 @@ class PrefixCache {
   int64_t limit_, bytes_ = 0, evictions_ = 0;
   double clock_ = 0;
   std::function<double(int64_t, int64_t)> cost_;
+  bool goes_back_;
   std::unordered_map<std::string, std::weak_ptr<Node>> roots_;
   std::unordered_map<const void*, Block> blocks_;
   std::vector<Place> kept_;

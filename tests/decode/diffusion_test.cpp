@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "decode/generator.h"
 #include "decode/syllable_tokenizer.h"
@@ -290,6 +291,42 @@ TEST(Diffusion, CachesGiveTheScoresOfTheWholeText) {
   }
 }
 
+// A penalty that nothing outweighs: no token is written twice. With a step for each token, since
+// those of one step do not know of each other.
+TEST(Diffusion, PenaltiesKnowAllThatIsWritten) {
+  for (const char* settings : {"", R"("block": 8)"}) {
+    const Model model(diffusion_config("a", settings), 3);
+    GenerateOptions options = options_of({{.part = 8}}, 30);
+    options.sampling.frequency_penalty = 1e6;
+    Session session(model);
+    const Generated result = generate(model, SyllableTokenizer(), session, kPrompt, options);
+    const std::set<int32_t> distinct(result.ids.begin(), result.ids.end());
+    EXPECT_EQ(distinct.size(), 30u);
+  }
+}
+
+// Log-probabilities are those of the moment at which a token is written.
+TEST(Diffusion, TellsHowProbableTokensWere) {
+  const Model model(diffusion_config("a"), 3);
+  GenerateOptions options = options_of({{.steps = 1, .part = 8}}, 8);
+  options.likeliest = 1;
+  Session session(model);
+  const Generated result = generate(model, SyllableTokenizer(), session, kPrompt, options);
+  ASSERT_EQ(result.written.size(), 8u);
+  std::vector<int32_t> canvas = kPrompt;
+  canvas.resize(kPrompt.size() + 8, kMaskToken);
+  for (size_t i = 0; i < 8; ++i) {
+    Batch batch;
+    add_fresh_segment(batch, canvas);
+    const std::vector<float> logits = testing_support::run(model, batch, Precision::f32);
+    const float* row = logits.data() + (kPrompt.size() + i) * 61;
+    double sum = 0;
+    for (int64_t c = 0; c < 61; ++c) sum += std::exp(double{row[c]});
+    EXPECT_NEAR(result.written[i].log_probability, row[result.ids[i]] - std::log(sum), 1e-4);
+    ASSERT_EQ(result.written[i].likeliest.size(), 1u);
+  }
+}
+
 TEST(Diffusion, ShowsTheCanvas) {
   const Model model(diffusion_config("a"), 3);
   Session session(model);
@@ -301,6 +338,16 @@ TEST(Diffusion, ShowsTheCanvas) {
   };
   generate(model, SyllableTokenizer(), {&generation, 1});
   EXPECT_EQ(masked, (std::vector<int64_t>{6, 4, 2, 0}));
+}
+
+TEST(Diffusion, NeverWritesTheMask) {
+  const std::vector<float> scores = {-1e30f, 5, -1e30f};
+  SamplingOptions sampling;
+  EXPECT_EQ(draw_unmasking(scores, 1, UnmaskOrder::confidence, sampling, {}, 0, 0).token, 0);
+  const std::vector<float> alone = {3};
+  EXPECT_THAT(
+      error_of([&] { draw_unmasking(alone, 0, UnmaskOrder::confidence, sampling, {}, 0, 0); }),
+      HasSubstr("no token but the one that masks"));
 }
 
 TEST(Diffusion, SaysWhatItCannot) {
@@ -318,6 +365,19 @@ TEST(Diffusion, SaysWhatItCannot) {
   EXPECT_THAT(error_of([&] { written(causal, {{.steps = 8}}, 4); }),
               HasSubstr("for diffusion models"));
   EXPECT_THAT(error_of([&] { written(whole, {{.threshold = 2}}, 4); }), HasSubstr("threshold"));
+  const Model windowed(diffusion_config("w"), 3);
+  EXPECT_THAT(error_of([&] { written(windowed, {{.cache = CanvasCache::prefix}}, 4); }),
+              HasSubstr("keep no keys"));
+  const auto cached = [](const Model& model, const CacheOptions& cache) {
+    Session session(model, cache);
+    generate(model, SyllableTokenizer(), session, kPrompt, options_of({}, 4));
+  };
+  CacheOptions window;
+  window.window = 16;
+  EXPECT_THAT(error_of([&] { cached(Model(diffusion_config("a"), 3), DType::bf16); }),
+              HasSubstr("bf16 in a model that sees texts whole"));
+  EXPECT_THAT(error_of([&] { cached(blocks, window); }), HasSubstr("a part of the keys"));
+  EXPECT_EQ(error_of([&] { cached(blocks, DType::bf16); }), "no error");
   EXPECT_THAT(error_of([&] {
                 written(whole, {}, 4, std::vector<int32_t>{1, kMaskToken});
               }),

@@ -17,7 +17,7 @@ TEST(ReadingPlan, CutsAtMultiplesMessagesAndAnswers) {
   EXPECT_EQ(reading_plan(16), (Plan{{{0, 16}, true}}));
   EXPECT_EQ(reading_plan(17), (Plan{{{0, 17}, false}}));
   EXPECT_EQ(reading_plan(515), (Plan{{{0, 256}, false}, {{256, 512}, false}, {{512, 515}, true}}));
-  const std::vector<int64_t> cuts = {0, 100, 110, 256, 300};
+  const std::vector<int64_t> cuts = {0, 100, 110, 110, 256, 300};
   EXPECT_EQ(
       reading_plan(300, cuts),
       (Plan{{{0, 100}, false}, {{100, 110}, true}, {{110, 256}, false}, {{256, 300}, false}}));

@@ -1,4 +1,4 @@
-// The engine: its queue, its ends, what it counts, and what it keeps on disk.
+// The engine: its queue, its ends, and what it counts.
 #include "serve/engine.h"
 
 #include <gmock/gmock.h>
@@ -6,10 +6,9 @@
 
 #include <thread>
 
-#include "base/files.h"
 #include "serve/clients.h"
+#include "support/diffusion_models.h"
 #include "support/errors.h"
-#include "support/folder.h"
 
 namespace pronghorn {
 namespace {
@@ -108,7 +107,7 @@ TEST_F(EngineTest, CancelsInEveryPhase) {
   options.sequences = 2;
   options.prompt_rows = 16;
   Engine engine = make(options);
-  const auto prompt = random_tokens(600, 61, 2);
+  const auto prompt = random_tokens(1000, 61, 2);
   const ClientPointer reading = client(prompt, 10), writing = client({1, 2, 3}, 1000),
                       waiting = client({4, 5}, 10);
   submit(engine, reading);
@@ -136,7 +135,7 @@ TEST_F(EngineTest, CancelsInEveryPhase) {
   EXPECT_EQ(engine.counters().state_bytes, 0);
   engine.cancel(12345);
   // What was read of the long prompt is kept.
-  EXPECT_EQ(run(engine, client(prompt, 3))->summary.cached_tokens, 512);
+  EXPECT_EQ(run(engine, client(prompt, 3))->summary.cached_tokens, 768);
 }
 
 TEST_F(EngineTest, CancelsWhatIsLeftWhenItEnds) {
@@ -267,99 +266,29 @@ TEST_F(EngineTest, RequestsComeFromManyThreads) {
   EXPECT_EQ(counters.length + counters.cancelled, kThreads * kEach);
 }
 
-// Memory of what has ended is given back, and the cache keeps to its size.
-TEST_F(EngineTest, StaysWithinItsMemory) {
-  EngineOptions options;
-  options.cache_bytes = 300000;
-  options.cache_every = 32;
-  Engine engine = make(options);
-  for (uint64_t i = 0; i < 60; ++i) {
-    run(engine, first_turn(random_tokens(40, 61, i % 7), random_tokens(30, 61, i), 5, i));
-    EXPECT_LE(engine.counters().cache_bytes, options.cache_bytes);
-    EXPECT_EQ(engine.counters().state_bytes, 0);
-  }
-  EXPECT_GT(engine.counters().cache_evictions, 10);
-  EXPECT_GT(engine.counters().cache_states, 1);
-  EXPECT_GT(engine.counters().cache_hits, 20);
+TEST_F(EngineTest, DiffusionModelsAreRefused) {
+  const auto model = std::make_shared<const Model>(diffusion_config("2a"), 1);
+  EXPECT_THAT(error_of([&] { Engine(model, tokenizer_, EngineOptions()); }),
+              HasSubstr("diffusion"));
 }
 
-TEST_F(EngineTest, SaltsShareNothing) {
-  Engine engine = make();
-  const ClientPointer first = first_turn(random_tokens(40, 61, 1), random_tokens(9, 61, 2), 5);
-  first->request.cache_salt = "one";
-  run(engine, first);
-  const ClientPointer same = again(first), other = again(first), none = again(first);
-  other->request.cache_salt = "other";
-  none->request.use_cache = false;
-  EXPECT_EQ(run(engine, same)->summary.cached_tokens, 49);
-  EXPECT_EQ(run(engine, other)->summary.cached_tokens, 0);
-  EXPECT_EQ(run(engine, none)->summary.cached_tokens, 0);
-  EXPECT_EQ(none->summary.cache, "the request wants none");
-  EXPECT_EQ(engine.counters().cache_hits, 1);
-  EXPECT_EQ(engine.counters().cache_misses, 2);
-  EXPECT_EQ(other->heard(), same->heard());
-  EXPECT_EQ(none->heard(), same->heard());
-}
-
-// Texts of no messages: a state is kept where texts were seen to part.
-TEST_F(EngineTest, ABranchIsKeptWhenItIsSeenTwice) {
-  Engine engine = make();
-  const auto common = random_tokens(600, 61, 1);
-  const auto ask = [&](uint64_t seed) {
-    std::vector<int32_t> prompt = common;
-    const auto own = random_tokens(50, 61, seed);
-    prompt.insert(prompt.end(), own.begin(), own.end());
-    return run(engine, client(prompt, 3));
-  };
-  EXPECT_EQ(ask(11)->summary.cached_tokens, 0);
-  const ClientPointer second = ask(12);
-  EXPECT_EQ(second->summary.cached_tokens, 0);
-  EXPECT_THAT(second->summary.cache, HasSubstr("for 512 tokens, and no state is kept there"));
-  EXPECT_EQ(ask(13)->summary.cached_tokens, 512);
-}
-
-TEST_F(EngineTest, KeptStatesSurviveARestart) {
-  const Folder folder;
-  EngineOptions options;
-  options.cache_directory = folder.path() / "cache";
-  ClientPointer first = first_turn(random_tokens(300, 61, 1), random_tokens(9, 61, 2), 25);
-  std::string cold;
-  {
-    Engine engine = make(options);
-    run(engine, first);
-    EXPECT_THAT(error_of([&] { make(options); }), HasSubstr("cache"));  // it is held
-  }
-  const ClientPointer second = next_turn(first, random_tokens(8, 61, 3), 12);
-  {
-    Engine engine = make(options);
-    EXPECT_GT(engine.counters().cache_states, 0);
-    run(engine, second);
-    EXPECT_EQ(second->summary.cached_tokens, first->summary.prompt_tokens + 24);
-  }
-  Engine fresh = make();
-  EXPECT_EQ(run(fresh, again(second))->heard(), second->heard());
-  // Damaged ones are removed.
-  int damaged = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(options.cache_directory)) {
-    if (entry.path().extension() != ".state") continue;
-    std::string bytes = read_file(entry.path());
-    if (damaged % 2 == 0) {
-      bytes.resize(bytes.size() / 2);
-    } else {
-      bytes[bytes.size() - 40] ^= 1;
-    }
-    write_file(entry.path(), bytes);
-    ++damaged;
-  }
-  EXPECT_GT(damaged, 1);
-  {
-    Engine engine = make(options);
-    EXPECT_EQ(engine.counters().cache_states, 0);
-    EXPECT_EQ(run(engine, again(second))->heard(), second->heard());
-  }
-  // Another model's are not taken.
-  const Engine other(tiny_model("hybrid", 77), tokenizer_, options);
-  EXPECT_EQ(other.counters().cache_states, 0);
+// A draft model whose positions end earlier helps as far as it can.
+TEST(EngineDrafts, BeyondTheDraftersPositionsThereAreNone) {
+  const auto model = tiny_model("transformer");
+  auto small = std::make_shared<Model>(tiny_model("learned_positions")->config(), 3);
+  const auto tokenizer = syllables();
+  Speculation speculation(make_model_drafter(small, *tokenizer, *model, *tokenizer, "small"),
+                          {{3, 1}, false});
+  EXPECT_EQ(speculation.drafter().longest_text(), 512);
+  GenerateOptions options;
+  options.max_tokens = 60;
+  const std::vector<int32_t> prompt = random_tokens(480, 61, 1);
+  Session plain(*model), guessed(*model);
+  const Generated expected = generate(*model, *tokenizer, plain, prompt, options);
+  const Generated result = generate(*model, *tokenizer, guessed, prompt, options, {}, &speculation);
+  EXPECT_EQ(result.text, expected.text);
+  EXPECT_GT(result.drafted, 0);
+  EXPECT_LT(result.drafted, 120);
 }
 
 TEST_F(EngineTest, BiasAndPenaltiesChangeWhatIsWritten) {

@@ -146,7 +146,7 @@ TEST_F(HttpTest, UnknownFieldsAreNamed) {
   body["frobnicate"] = 1;
   body["max_tokens"] = 1;
   const json answer = server().post(kPath, body).document();
-  EXPECT_THAT(answer["ignored_fields"], ElementsAre("user", "frobnicate"));
+  EXPECT_THAT(answer["ignored_fields"], ElementsAre("frobnicate", "user"));
 }
 
 TEST_F(HttpTest, TheNextTurnReadsItsMessageOnly) {
@@ -174,6 +174,10 @@ TEST_F(HttpTest, AnAnswerCanBeContinued) {
   body["continue_final_message"] = true;
   const json prompt = server().post("/apply-template", body).document();
   EXPECT_THAT(prompt["prompt"].get<std::string>(), testing::EndsWith("assistant\nI am"));
+  // Also one that occurs in what the template puts behind it.
+  body["messages"].back()["content"] = "e ";
+  const json short_one = server().post("/apply-template", body).document();
+  EXPECT_THAT(short_one["prompt"].get<std::string>(), testing::EndsWith("assistant\ne "));
 }
 
 std::vector<std::string> names(const std::vector<Event>& events) {

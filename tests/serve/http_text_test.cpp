@@ -53,6 +53,7 @@ TEST_F(HttpTest, CompletionsStream) {
   EXPECT_EQ(events[events.size() - 3].document()["choices"][0]["finish_reason"], "length");
   EXPECT_EQ(events[events.size() - 2].document()["usage"]["completion_tokens"], 4);
   EXPECT_EQ(events.back().data, "[DONE]");
+  EXPECT_TRUE(events[events.size() - 3].document().contains("timings"));
 }
 
 // Log-probabilities of each token after those before it, by one forward over all of them.
@@ -125,7 +126,7 @@ TEST_F(HttpTest, Embeddings) {
   EXPECT_NE(answer["data"][0]["embedding"], answer["data"][1]["embedding"]);
   EXPECT_EQ(answer["usage"]["prompt_tokens"], 3 + 14);
 
-  // "AAECAw==" is 0 1 2 3: four bytes of base64 are three of the vector.
+  // Four letters of base64 are three bytes of the vector.
   const json packed =
       server().post("/v1/embeddings", {{"input", "abc"}, {"encoding_format", "base64"}}).document();
   EXPECT_EQ(packed["data"][0]["embedding"].get<std::string>().size(), 4u * 24u * 4u / 3u);

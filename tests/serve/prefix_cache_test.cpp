@@ -138,6 +138,34 @@ TEST_F(PrefixCacheTest, CountsSharedPagesOnce) {
   EXPECT_EQ(cache.bytes(), state.bytes());
 }
 
+// Attention to everything can forget what came later.
+TEST_F(PrefixCacheTest, StatesThatGoBackServeEveryPlaceBeforeThem) {
+  model_ = tiny_model("transformer");
+  const auto text = random_tokens(700, 61, 6);
+  for (const bool goes_back : {false, true}) {
+    PrefixCache cache(
+        1 << 28, [](int64_t from, int64_t to) { return double(to - from); }, goes_back);
+    read(cache, text, reading_plan(700), std::vector<int64_t>{700});
+    EXPECT_EQ(cache.find("", text, reading_plan(700)).state.length(), goes_back ? 512 : 0);
+    auto other = text;
+    other[300] = (other[300] + 1) % 61;
+    EXPECT_EQ(cache.find("", other, reading_plan(700)).state.length(), goes_back ? 256 : 0);
+    other[3] = (other[3] + 1) % 61;
+    EXPECT_EQ(cache.find("", other, reading_plan(700)).state.length(), 0);
+  }
+}
+
+TEST_F(PrefixCacheTest, AStateLargerThanTheCacheDropsNoOthers) {
+  const auto text = random_tokens(300, 61, 7);
+  PrefixCache probe = make(1 << 28);
+  read(probe, text, reading_plan(300), std::vector<int64_t>{256});
+  PrefixCache cache = make(probe.bytes() - 1);
+  read(cache, text, reading_plan(300), std::vector<int64_t>{256});
+  EXPECT_EQ(cache.states(), 0);
+  EXPECT_EQ(cache.bytes(), 0);
+  EXPECT_EQ(cache.evictions(), 0);
+}
+
 // A text of very many pieces is forgotten without deep recursion.
 TEST_F(PrefixCacheTest, ForgetsWhatNobodyKeeps) {
   PrefixCache cache = make(1 << 28);

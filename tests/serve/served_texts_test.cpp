@@ -37,6 +37,7 @@ class ServedTexts : public testing::TestWithParam<const char*> {
 // Chats of three turns and single texts come and go in a busy engine with a small cache.
 TEST_P(ServedTexts, AreThoseOfAnIdleEngine) {
   constexpr int kChats = 6, kTurns = 3;
+  constexpr int64_t kCacheBytes = 3 << 20;
   Random random(17, "served texts");
   const auto length = [&](int64_t least, int64_t most) {
     return least + static_cast<int64_t>(random.below(static_cast<uint64_t>(most - least)));
@@ -44,7 +45,7 @@ TEST_P(ServedTexts, AreThoseOfAnIdleEngine) {
   const std::vector<int32_t> system = random_tokens(37, 61, 1);
   std::vector<ClientPointer> open(kChats), done;
   std::vector<int> turns(kChats);
-  Engine engine(model_, tokenizer_, options(3, 400000));
+  Engine engine(model_, tokenizer_, options(3, kCacheBytes));
   uint64_t seed = 100;
   int cancelled = 0, hits = 0;
   for (int rounds = 0; rounds < 4000; ++rounds) {
@@ -105,7 +106,7 @@ TEST_P(ServedTexts, AreThoseOfAnIdleEngine) {
   EXPECT_EQ(counters.waiting_tokens, 0);
   EXPECT_EQ(counters.state_bytes, 0);
   EXPECT_EQ(counters.cancelled, cancelled);
-  EXPECT_LE(counters.cache_bytes, 400000);
+  EXPECT_LE(counters.cache_bytes, kCacheBytes);
 }
 
 // All of the earlier turn is there, its answer included; the closing token and the message are new.
@@ -205,6 +206,39 @@ INSTANTIATE_TEST_SUITE_P(Models, ServedTexts,
                                          "hybrid", "moe", "mla", "titans_mac", "ttt_linear",
                                          "subsampled_hybrid", "prefix", "rwkv7"),
                          [](const auto& test) { return std::string(test.param); });
+
+// Ways to keep keys and values: windows that roll, pages that are chosen, halves.
+TEST(ServedCaches, TextsAreThoseOfAnIdleEngine) {
+  const auto model = tiny_model("transformer");
+  const auto tokenizer = syllables();
+  for (int way = 0; way < 4; ++way) {
+    EngineOptions options;
+    if (way == 0) options.kv_cache.window = 64;
+    if (way == 1) options.kv_cache.quest_pages = 2;
+    if (way == 2) options.kv_cache.type = DType::bf16;
+    if (way == 3) options.kv_cache.type = DType::f16;
+    const auto alone = [&](const ClientPointer& asked) {
+      EngineOptions idle = options;
+      idle.cache_bytes = 0;
+      Engine engine(model, tokenizer, idle);
+      return run(engine, again(asked))->heard();
+    };
+    Engine engine(model, tokenizer, options);
+    const ClientPointer first =
+        run(engine, first_turn(random_tokens(300, 61, 3), random_tokens(20, 61, 4), 21));
+    const ClientPointer same = run(engine, again(first));
+    EXPECT_EQ(same->summary.error, "");
+    EXPECT_EQ(same->heard(), alone(first)) << way;
+    EXPECT_EQ(same->summary.cached_tokens, 320);
+    const ClientPointer second = run(engine, next_turn(first, random_tokens(30, 61, 5), 19));
+    EXPECT_EQ(second->summary.cached_tokens, 322 + 20) << way;
+    EXPECT_EQ(second->heard(), alone(second)) << way;
+    const ClientPointer other = client(first->request.prompt, 5);
+    other->request.prompt[310] = 1;
+    run(engine, other);
+    EXPECT_EQ(other->heard(), alone(other)) << way;
+  }
+}
 
 // The state that a conversation leaves has the bits of one that read the same text cold.
 TEST(ServedStates, AreThoseOfAColdRead) {

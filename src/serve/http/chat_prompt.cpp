@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "formats/jinja.h"
 #include "serve/http/api_error.h"
+#include "serve/http/text_run.h"
 
 namespace pronghorn::serve {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 constexpr size_t kMostMessages = 4096;
 // Of prefixes that are written to find out where messages end: the time for it grows with the
 // square of their number.
-constexpr size_t kPrefixBytes = size_t{1} << 26;
+constexpr size_t kPrefixBytes = size_t{1} << 24, kPrefixMessages = size_t{1} << 16;
 
 bool is_role(const Json& message, std::string_view role) { return message.at("role") == role; }
 
@@ -97,17 +98,20 @@ class TokenPlaces {
 
 // Where messages end in the prompt. What is found depends on the messages before it alone, so that
 // every turn of a conversation finds the same places.
-void find_messages(const ServedModel& model, const Chat& chat, ChatPrompt& prompt) {
+void find_messages(const ServedModel& model, const Chat& chat,
+                   const std::function<bool()>& client_is_gone, ChatPrompt& prompt) {
   const TokenPlaces places(*model.tokenizer, prompt.text, prompt.tokens);
-  size_t written = 0;
+  size_t written = 0, messages = 0;
   const auto place = [&](size_t count, bool answering) -> std::optional<int64_t> {
+    if (client_is_gone()) throw ClientGone();
     const std::optional<std::string> text = prefix_text(model, chat, count, answering);
+    messages += count;
+    written += text ? text->size() : 0;
     if (!text || text->empty() || !prompt.text.starts_with(*text)) return {};
-    written += text->size();
     return places.of(*text);
   };
   const size_t count = chat.messages.size();
-  for (size_t i = 0; i < count && written < kPrefixBytes; ++i) {
+  for (size_t i = 0; i < count && written < kPrefixBytes && messages < kPrefixMessages; ++i) {
     const bool last = i + 1 == count;
     if (last && chat.continues) break;
     std::optional<int64_t> begin;
@@ -145,6 +149,15 @@ std::string content_text(const Json& content, const std::string& path) {
     text += part["text"].get_ref<const std::string&>();
   }
   return text;
+}
+
+void check_message_count(const Json& messages, const std::string& path) {
+  if (messages.size() <= kMostMessages) return;
+  ApiError error(413, "too_many_items",
+                 fmt::format("{} has {} items, more than {}", path, messages.size(), kMostMessages),
+                 path);
+  error.details["limit"] = kMostMessages;
+  throw error;
 }
 
 Json plain_message(const Json& message, const std::string& path) {
@@ -196,18 +209,21 @@ std::string chat_text(const ServedModel& model, const Chat& chat) {
                    model.name + " has no chat template (it continues texts: /v1/completions)",
                    "messages");
   }
-  std::string text =
-      model.format.render(template_variables(chat, chat.messages.size(), !chat.continues));
-  if (!chat.continues) return text;
+  const size_t count = chat.messages.size();
+  if (!chat.continues) return model.format.render(template_variables(chat, count, true));
   // Up to the end of the last message: what the template puts behind it would end it.
-  const std::string content = chat.messages.back()["content"].get<std::string>();
-  const size_t last = content.find_last_not_of(" \n\r\t");
-  const size_t at = last == content.npos ? text.npos : text.rfind(content.substr(0, last + 1));
+  constexpr std::string_view kEnd = "\u2063pronghorn-end\u2063";
+  Chat marked = chat;
+  Json& content = marked.messages.back()["content"];
+  content = content.get<std::string>().append(kEnd);
+  const std::string text = model.format.render(template_variables(marked, count, false));
+  const size_t at = text.rfind(kEnd);
   if (at == text.npos) refuse_field("messages", "end with a message that the template leaves out");
-  return text.substr(0, at + last + 1);
+  return text.substr(0, at);
 }
 
-ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat) {
+ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat,
+                       const std::function<bool()>& client_is_gone) {
   ChatPrompt prompt;
   prompt.text = chat_text(model, chat);
   // The template writes what the model expects at the beginning.
@@ -216,7 +232,8 @@ ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat) {
   if (prompt.tokens.empty()) {
     throw ApiError(400, "empty_prompt", "the template makes no text of the messages", "messages");
   }
-  find_messages(model, chat, prompt);
+  check_fits(model, static_cast<int64_t>(prompt.tokens.size()), 1);
+  find_messages(model, chat, client_is_gone, prompt);
   prompt.begins_in_reasoning = !chat.continues && opens_reasoning(prompt.text);
   return prompt;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,13 @@ struct ChatPrompt {
 
 // The text alone. Throws ApiError if the model has no template, and JinjaError.
 std::string chat_text(const ServedModel& model, const Chat& chat);
-ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat);
+// Throws what chat_text() does, ApiError for a prompt that leaves no room in the context, and
+// ClientGone.
+ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat,
+                       const std::function<bool()>& client_is_gone);
+
+// Throws ApiError for more messages than one request may have.
+void check_message_count(const Json& messages, const std::string& path);
 
 // One message with its content as one text. path: "messages[2]". Throws ApiError for content of
 // another kind than text.

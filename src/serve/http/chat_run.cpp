@@ -7,7 +7,7 @@ namespace pronghorn::serve {
 ChatRun::ChatRun(Service& service, std::shared_ptr<ServedModel> model, Call& call, const Chat& chat,
                  const TextFields& text, int64_t most, int likeliest)
     : run_(service, std::move(model), call) {
-  const ChatPrompt prompt = chat_prompt(run_.model(), chat);
+  const ChatPrompt prompt = chat_prompt(run_.model(), chat, call.client_is_gone);
   prompt_tokens_ = static_cast<int64_t>(prompt.tokens.size());
   std::vector<bool> counted;
   for (int64_t i = 0; i < text.choices; ++i) {

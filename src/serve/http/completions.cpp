@@ -226,7 +226,9 @@ class CompletionStream {
   void finish(size_t index, const TextSummary& summary) {
     json choice = choice_json(index, "");
     finish_choice(summary, choice);
-    send(choice);
+    const bool last = ++finished_ == reply_.choices();
+    send(choice,
+         last ? extension_json(*reply_.model, total_of(reply_), reply_.ignored) : json::object());
   }
 
   void finish() {
@@ -240,15 +242,17 @@ class CompletionStream {
   }
 
  private:
-  void send(const json& choice) {
+  void send(const json& choice, const json& extension = json::object()) {
     json chunk = head_json(reply_);
     chunk["choices"] = json::array({choice});
+    chunk.update(extension);
     out_.data(chunk);
   }
 
   const CompletionReply& reply_;
   EventStream& out_;
   std::vector<size_t> offsets_;
+  size_t finished_ = 0;  // choices
 };
 
 void stream(const CompletionReply& reply, EventStream& out) {

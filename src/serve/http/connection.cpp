@@ -4,10 +4,13 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cctype>
+#include <chrono>
 #include <cstring>
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -22,15 +25,15 @@ constexpr double kLingerSeconds = 1;  // for a refused client to read why
 thread_local Connection* current_connection = nullptr;
 thread_local bool refusing = false;  // the connection is one too many
 
-// Waits for `events`. Whether they came within the time.
-bool wait_for(int socket, short events, double seconds) {
+// Waits for `events`. Whether they came before the time was over and the server ended.
+bool wait_for(int socket, short events, double seconds, const std::atomic<bool>& ending) {
   const double end = now_seconds() + seconds;
   while (true) {
     pollfd entry{socket, events, 0};
-    const double left = std::max(0.0, end - now_seconds());
+    const double left = std::clamp(end - now_seconds(), 0.0, kLookSeconds);
     const int ready = ::poll(&entry, 1, static_cast<int>(left * 1e3) + 1);
     if (ready > 0) return true;
-    if (ready == 0 && now_seconds() >= end) return false;
+    if (ready == 0 && (now_seconds() >= end || ending)) return false;
     if (ready < 0 && errno != EINTR) return false;
   }
 }
@@ -49,45 +52,95 @@ void address_of(int socket, bool remote, std::string& host, int& port) {
   port = std::atoi(service);
 }
 
+// Lets the other end read the answer before the connection goes: closing with bytes unread would
+// take the answer away from it.
+void linger(int socket, double seconds, const std::atomic<bool>& ending) {
+  ::shutdown(socket, SHUT_WR);
+  const double end = now_seconds() + seconds;
+  char ignored[1 << 12];
+  while (now_seconds() < end && wait_for(socket, POLLIN, end - now_seconds(), ending)) {
+    if (::recv(socket, ignored, sizeof(ignored), MSG_DONTWAIT) <= 0) return;
+  }
+}
+
+// Headers that httplib would act upon: it parses ranges by a recursive expression and makes a part
+// of the answer for each, and would hold back what is streamed in order to pack it.
+constexpr std::string_view kDropped[] = {"range:", "accept-encoding:"};
+
+bool is_dropped(std::string_view line) {
+  const auto begins = [&](std::string_view name) {
+    return line.size() >= name.size() &&
+           std::equal(name.begin(), name.end(), line.begin(), [](char wanted, char c) {
+             return wanted == std::tolower(static_cast<unsigned char>(c));
+           });
+  };
+  return std::ranges::any_of(kDropped, begins);
+}
+
+std::string without_dropped(std::string_view head) {
+  std::string kept;
+  while (!head.empty()) {
+    const size_t end = std::min(head.find('\n'), head.size() - 1) + 1;
+    if (!is_dropped(head.substr(0, end))) kept += head.substr(0, end);
+    head.remove_prefix(end);
+  }
+  return kept;
+}
+
 // Requests and answers over a socket. A request must have come before a moment in time, however
-// slowly it drips.
+// slowly it drips, and may have so many bytes and no more, whatever it says of them.
 class SocketStream : public httplib::Stream {
  public:
-  SocketStream(int socket, const ConnectionLimits& limits) : socket_(socket), limits_(limits) {}
+  SocketStream(int socket, const ConnectionLimits& limits, const std::atomic<bool>& ending)
+      : socket_(socket), limits_(limits), ending_(ending) {}
 
-  // Whether the next request has begun to arrive, which then has its time.
-  bool request_begins(double seconds) {
-    if (begin_ == end_ && !wait_for(socket_, POLLIN, seconds)) return false;
+  // Waits for the next request and reads its head.
+  bool request_begins() {
+    buffer_.erase(0, std::exchange(at_, 0));
+    if (buffer_.empty() && !wait_for(socket_, POLLIN, limits_.idle_seconds, ending_)) return false;
     read_until_ = now_seconds() + limits_.read_seconds;
+    left_ = 2 * int64_t{kMostHeadBytes};
+    blocked_ = 0;
+    size_t end = 0;
+    while ((end = buffer_.find("\n\r\n")) == buffer_.npos) {
+      if (buffer_.size() <= kMostHeadBytes && fill()) continue;
+      if (buffer_.size() > kMostHeadBytes) refuse_head();
+      return false;
+    }
+    const std::string head = without_dropped(std::string_view(buffer_).substr(0, end + 3));
+    buffer_.replace(0, end + 3, head);
+    left_ = limits_.body_bytes;
     return true;
   }
 
   bool is_readable() const override {
-    return begin_ < end_ || wait_for(socket_, POLLIN, read_until_ - now_seconds());
+    return at_ < buffer_.size() || wait_for(socket_, POLLIN, read_until_ - now_seconds(), ending_);
   }
-  bool is_writable() const override { return wait_for(socket_, POLLOUT, limits_.write_seconds); }
+  bool is_writable() const override {
+    return wait_for(socket_, POLLOUT, limits_.write_seconds - blocked_, ending_);
+  }
 
   ssize_t read(char* to, size_t size) override {
-    if (begin_ == end_) {
-      if (!is_readable()) return -1;
-      const ssize_t count = receive();
-      if (count <= 0) return count;
-      begin_ = 0;
-      end_ = static_cast<size_t>(count);
+    if (at_ == buffer_.size()) {
+      buffer_.clear();
+      at_ = 0;
+      if (!fill()) return -1;
     }
-    const size_t taken = std::min(size, end_ - begin_);
-    std::memcpy(to, buffer_ + begin_, taken);
-    begin_ += taken;
+    const size_t taken = std::min(size, buffer_.size() - at_);
+    std::memcpy(to, buffer_.data() + at_, taken);
+    at_ += taken;
     return static_cast<ssize_t>(taken);
   }
 
   ssize_t write(const char* from, size_t size) override {
+    const double begin = now_seconds();
     if (!is_writable()) return -1;
+    blocked_ += now_seconds() - begin;
     ssize_t count = -1;
     do {
-      count = ::send(socket_, from, size, MSG_NOSIGNAL);
+      count = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (count < 0 && errno == EINTR);
-    return count;
+    return count < 0 && errno == EAGAIN ? 0 : count;
   }
 
   void get_remote_ip_and_port(std::string& host, int& port) const override {
@@ -99,39 +152,50 @@ class SocketStream : public httplib::Stream {
   socket_t socket() const override { return socket_; }
 
  private:
-  ssize_t receive() {
+  // Adds what has come to the buffer; false if nothing comes, or more than may.
+  bool fill() {
+    char bytes[1 << 14];
+    if (!wait_for(socket_, POLLIN, read_until_ - now_seconds(), ending_)) return false;
     ssize_t count = -1;
     do {
-      count = ::recv(socket_, buffer_, sizeof(buffer_), 0);
+      count = ::recv(socket_, bytes, sizeof(bytes), 0);
     } while (count < 0 && errno == EINTR);
-    return count;
+    if (count <= 0 || count > left_) return false;
+    left_ -= count;
+    buffer_.append(bytes, static_cast<size_t>(count));
+    return true;
   }
+
+  void refuse_head() const {
+    constexpr std::string_view kAnswer =
+        "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
+        "Content-Length: 0\r\n\r\n";
+    (void)!::send(socket_, kAnswer.data(), kAnswer.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    linger(socket_, kLingerSeconds, ending_);
+  }
+
+  static constexpr size_t kMostHeadBytes = size_t{1} << 16;
 
   int socket_;
   const ConnectionLimits& limits_;
+  const std::atomic<bool>& ending_;
   double read_until_ = 0;
-  char buffer_[1 << 14];
-  size_t begin_ = 0, end_ = 0;
+  double blocked_ = 0;  // seconds that the other end took nothing of the answer
+  int64_t left_ = 0;    // bytes that may still come
+  std::string buffer_;
+  size_t at_ = 0;  // what is before it has been read
 };
 
-// Lets the other end read the answer before the connection goes: closing with bytes unread would
-// take the answer away from it.
-void linger(int socket) {
-  ::shutdown(socket, SHUT_WR);
-  const double end = now_seconds() + kLingerSeconds;
-  char ignored[1 << 12];
-  while (now_seconds() < end && wait_for(socket, POLLIN, end - now_seconds())) {
-    if (::recv(socket, ignored, sizeof(ignored), MSG_DONTWAIT) <= 0) return;
-  }
-}
-
-void refuse(int socket) {
+void refuse(int socket, const std::atomic<bool>& ending) {
   constexpr std::string_view kAnswer =
       "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
       "Connection: close\r\nContent-Length: 124\r\n\r\n"
-      R"({"error":{"message":"too many connections","type":"service_unavailable_error","param":null,"code":"too_many_connections"}})"
+      R"({"error":{"message":"too many connections","type":"service_unavailable_error",)"
+      R"("param":null,"code":"too_many_connections"}})"
       "\r\n";
   (void)!::send(socket, kAnswer.data(), kAnswer.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  constexpr double kSeconds = 0.02;  // others wait to be accepted meanwhile
+  linger(socket, kSeconds, ending);
 }
 
 }  // namespace
@@ -152,14 +216,7 @@ class HttpListener::Threads : public httplib::TaskQueue {
   explicit Threads(int most) : most_(most) {}
 
   void enqueue(std::function<void()> serve) override {
-    {
-      const std::lock_guard lock(mutex_);
-      if (running_ < most_) {
-        ++running_;
-        std::thread([this, serve] { run(serve); }).detach();
-        return;
-      }
-    }
+    if (begin(serve)) return;
     refusing = true;
     serve();
     refusing = false;
@@ -171,6 +228,19 @@ class HttpListener::Threads : public httplib::TaskQueue {
   }
 
  private:
+  // False if there are too many, or the system has no thread for it.
+  bool begin(const std::function<void()>& serve) {
+    const std::lock_guard lock(mutex_);
+    if (running_ >= most_) return false;
+    try {
+      std::thread([this, serve] { run(serve); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    ++running_;
+    return true;
+  }
+
   void run(const std::function<void()>& serve) {
     serve();
     const std::lock_guard lock(mutex_);
@@ -205,6 +275,10 @@ int HttpListener::bind(const std::string& host, int port) {
 }
 
 void HttpListener::end() {
+  // It cannot be stopped before it has begun, which it may be about to do.
+  for (int i = 0; i < 100 && !is_running(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   ending_ = true;
   stop();
 }
@@ -212,12 +286,12 @@ void HttpListener::end() {
 bool HttpListener::process_and_close_socket(socket_t socket) {
   Connection connection(socket);
   if (refusing) {
-    refuse(socket);
+    refuse(socket, ending_);
   } else {
     current_connection = &connection;
     serve(connection);
     current_connection = nullptr;
-    if (connection.ends_) linger(socket);
+    if (connection.ends_) linger(socket, kLingerSeconds, ending_);
   }
   ::shutdown(socket, SHUT_RDWR);
   ::close(socket);
@@ -225,16 +299,10 @@ bool HttpListener::process_and_close_socket(socket_t socket) {
 }
 
 void HttpListener::serve(Connection& connection) {
-  // An encoding of the answer would hold back what is streamed, and saves nothing over a loopback.
-  const auto set_up = [](httplib::Request& request) { request.headers.erase("Accept-Encoding"); };
-  SocketStream stream(connection.socket(), limits_);
-  while (!ending_) {
-    const double idle_until = now_seconds() + limits_.idle_seconds;
-    while (!stream.request_begins(kLookSeconds)) {
-      if (ending_ || now_seconds() >= idle_until) return;
-    }
+  SocketStream stream(connection.socket(), limits_, ending_);
+  while (!ending_ && stream.request_begins()) {
     bool closed = false;
-    if (!process_request(stream, false, closed, set_up) || closed || connection.ends_) return;
+    if (!process_request(stream, false, closed, {}) || closed || connection.ends_) return;
   }
 }
 

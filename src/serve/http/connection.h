@@ -32,10 +32,11 @@ class Connection {
 };
 
 struct ConnectionLimits {
-  int most = 768;             // at once; the next are answered with 503 and closed
-  double read_seconds = 60;   // for a request to arrive
-  double write_seconds = 30;  // for the other end to take something
-  double idle_seconds = 30;   // between two requests
+  int most = 768;                         // at once; the next are answered with 503 and closed
+  double read_seconds = 60;               // for a request to arrive
+  double write_seconds = 60;              // that the other end may leave an answer lying, in all
+  int64_t body_bytes = int64_t{1} << 26;  // of a request's body with all that frames it
+  double idle_seconds = 30;               // between two requests
 };
 
 // httplib's server with connections of our own: it can tell when one is closed, gives requests a

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/quote.h"
 #include "formats/jinja.h"
+#include "formats/json.h"
 #include "serve/http/api_error.h"
 
 namespace pronghorn::serve {
@@ -14,7 +15,42 @@ std::string shown(const Json& value) {
   return printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), kShown);
 }
 
+namespace {
+
+// Objects keep the order of their keys in lists that are searched for each new one.
+constexpr int64_t kMostKeys = 4096;
+
+// Whether one of the objects has more keys than that. Of text that is not JSON the answer says
+// nothing, and the parser will.
+bool has_many_keys(std::string_view bytes) {
+  std::vector<int64_t> open;
+  bool in_string = false;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const char c = bytes[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (open.size() > static_cast<size_t>(kMaxJsonDepth)) return false;
+      open.push_back(0);
+    } else if ((c == '}' || c == ']') && !open.empty()) {
+      open.pop_back();
+    } else if (c == ':' && !open.empty() && ++open.back() > kMostKeys) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
 Json parse_body(std::string_view bytes) {
+  if (has_many_keys(bytes)) {
+    throw ApiError(400, "invalid_json",
+                   fmt::format("an object of the body has more than {} keys", kMostKeys));
+  }
   try {
     Json body = parse_variables(bytes, "body");
     if (body.is_object()) return body;

@@ -74,6 +74,7 @@ Chat read_messages(Fields& fields) {
   if (!messages.is_array() || messages.empty()) {
     refuse_field("messages", "must be a list with at least one message");
   }
+  check_message_count(messages, "messages");
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string path = fmt::format("messages[{}]", i);
     Fields message(messages[i], path);

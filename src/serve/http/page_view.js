@@ -3,13 +3,13 @@
 // Code in fences and between backticks, and bold text; all else stays as it is.
 function formatted(text) {
   const parts = [];
-  text.split(/^```/m).forEach((part, index) => {
+  text.split(/^```/m).forEach((part, index, all) => {
     if (index % 2 === 1) {
       const code = part.replace(/^[^\n]*\n?/, "").replace(/\n$/, "");
       parts.push(element("pre", {tabIndex: 0}, element("code", {textContent: code})));
       return;
     }
-    const plain = index > 0 ? part.replace(/^[^\n]*\n?/, "") : part;
+    const plain = (index > 0 ? part.replace(/^[^\n]*\n*/, "") : part).replace(index + 1 < all.length ? /\n+$/ : "", "");
     for (const piece of plain.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/)) {
       if (/^`[^`]+`$/.test(piece)) parts.push(element("code", {textContent: piece.slice(1, -1)}));
       else if (/^\*\*.+\*\*$/.test(piece)) parts.push(element("strong", {textContent: piece.slice(2, -2)}));

@@ -55,7 +55,7 @@ nlohmann::json extension_json(const ServedModel& model, const TextSummary& total
         {"tokens_per_second", per_second(total.tokens, total.decode_seconds)},
         {"drafted", total.drafted},
         {"accepted", total.accepted},
-        {"state_bytes", model.model->predicted_state_bytes(length, model.options.cache_type)}}}};
+        {"state_bytes", model.model->predicted_state_bytes(length, model.options.kv_cache)}}}};
   if (!ignored.empty()) json["ignored_fields"] = ignored;
   return json;
 }

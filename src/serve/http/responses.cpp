@@ -67,6 +67,7 @@ Chat read_input(Fields& fields) {
   if (input.is_string()) {
     chat.messages.push_back({{"role", "user"}, {"content", input}});
   } else if (input.is_array() && !input.empty()) {
+    check_message_count(input, "input");
     for (size_t i = 0; i < input.size(); ++i) {
       add_item(input[i], fmt::format("input[{}]", i), chat);
     }
@@ -249,15 +250,24 @@ class OutputItems {
 };
 
 // The whole document at the end of the answer.
-json run_to_end(const ResponseReply& reply, EventStream* out) {
+json run_to_end(const ResponseReply& reply, Call& call, EventStream* out) {
   ChatRun& run = *reply.run;
   OutputItems items(out);
   items.send("response.created", {{"response", reply.document("in_progress", json::array())}});
   items.send("response.in_progress", {{"response", reply.document("in_progress", json::array())}});
   std::function<void()> on_silence;
   if (out != nullptr) on_silence = [&] { out->comment(); };
-  while (const auto event = run.next(on_silence)) {
-    for (const AnswerPiece& piece : event->pieces) items.add(piece);
+  try {
+    while (const auto event = run.next(on_silence)) {
+      for (const AnswerPiece& piece : event->pieces) items.add(piece);
+    }
+  } catch (const ApiError& error) {
+    if (out == nullptr) throw;
+    call.record.status = error.status;
+    json failed = reply.document("failed", items.items());
+    failed["error"] = {{"code", error.code}, {"message", error.message}};
+    items.send("response.failed", {{"response", failed}});
+    return failed;
   }
   const TextSummary& summary = run.summary(0);
   const bool cut = summary.end == TextSummary::End::length;
@@ -284,8 +294,8 @@ Reply responses(Service& service, Call& call) {
   reply.echoed = echoed_fields(call.body, text.options.sampling, most);
   reply.ignored = fields.unread();
   reply.run = std::make_shared<ChatRun>(service, model, call, chat, text, most);
-  if (!text.stream) return run_to_end(reply, nullptr);
-  return StreamFunction([reply](EventStream& out) { run_to_end(reply, &out); });
+  if (!text.stream) return run_to_end(reply, call, nullptr);
+  return StreamFunction([reply, &call](EventStream& out) { run_to_end(reply, call, &out); });
 }
 
 }  // namespace pronghorn::serve

@@ -1,5 +1,8 @@
 #include "serve/http/routes.h"
 
+#include <xxhash.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -121,6 +124,15 @@ void check_access(const httplib::Request& request, const Service& service, Keys&
   }
 }
 
+// Those with different keys do not share what is kept of texts.
+std::string tenant_of(const httplib::Request& request) {
+  const std::string authorization = request.get_header_value("Authorization");
+  const std::string api_key = request.get_header_value("x-api-key");
+  const std::string_view key = key_of(authorization, api_key);
+  const XXH128_hash_t hash = XXH3_128bits(key.data(), key.size());
+  return fmt::format("{:016x}{:016x}/", hash.high64, hash.low64);
+}
+
 [[noreturn]] void refuse_size(int64_t limit) {
   ApiError error(413, "body_too_large", fmt::format("the body has more than {} bytes", limit));
   error.details["limit"] = limit;
@@ -129,6 +141,9 @@ void check_access(const httplib::Request& request, const Service& service, Keys&
 
 std::string read_body(const httplib::Request& request, const httplib::ContentReader& reader,
                       int64_t limit) {
+  if (request.has_header("Content-Encoding") || request.is_multipart_form_data()) {
+    throw ApiError(415, "unsupported_media_type", "the body must be JSON as it stands, not packed");
+  }
   const std::string length = request.get_header_value("Content-Length");
   if (length.empty() && request.get_header_value("Transfer-Encoding") != "chunked") {
     throw ApiError(411, "length_required", "the request needs a Content-Length");
@@ -141,7 +156,6 @@ std::string read_body(const httplib::Request& request, const httplib::ContentRea
   if (bytes > static_cast<uint64_t>(limit)) refuse_size(limit);
   std::string body;
   bool too_large = false;
-  // What arrives may be compressed: its length says little of the text's.
   const bool whole = reader([&](const char* data, size_t size) {
     too_large = body.size() + size > static_cast<uint64_t>(limit);
     if (!too_large) body.append(data, size);
@@ -207,6 +221,7 @@ void serve(Service& service, Keys& keys, const Route& route, const httplib::Requ
   connection.read_begins();
   try {
     check_access(request, service, keys);
+    if (!service.options.key_file.empty()) call->tenant = tenant_of(request);
     if (service.draining) {
       ApiError error(503, "shutting_down", "the server is ending and takes no more requests");
       error.retry_after_seconds = service.options.drain_seconds;
@@ -262,27 +277,40 @@ void get(Service& service, Keys& keys, const httplib::Request& request,
   }
 }
 
-// Whether another method than the request's is served at its path.
+// Whether there is something at the path, for this or another method.
 bool known_path(const std::string& path) {
   const auto is = [&](const char* known) { return path == known; };
   return std::ranges::any_of(kGets, is) ||
          std::ranges::any_of(kPosts, [&](const Route& route) { return is(route.path); });
 }
 
+bool is_get(const httplib::Request& request) {
+  const bool read = request.method == "GET" || request.method == "HEAD";
+  return read && std::ranges::any_of(kGets, [&](const char* path) { return request.path == path; });
+}
+
+bool is_post(const httplib::Request& request) {
+  return request.method == "POST" && std::ranges::any_of(kPosts, [&](const Route& route) {
+           return request.path == route.path;
+         });
+}
+
+// Answers what no handler is for. httplib would read its body first, however large.
+void refuse_unknown(const httplib::Request& request, httplib::Response& response) {
+  Connection::current()->read_begins();  // and it never is
+  const bool known = known_path(request.path);
+  const std::string path = quote(request.path);
+  const ApiError error = known ? ApiError(405, "method_not_allowed",
+                                          quote(request.method) + " is not served at " + path)
+                               : ApiError(404, "not_found", "there is nothing at " + path);
+  answer_error(error, request.path, request_id(request), response);
+}
+
 // Gives errors that httplib finds by itself a body.
 void complete_error(const httplib::Request& request, httplib::Response& response) {
   if (!response.body.empty() || response.status == 499) return;
-  if (response.status == 404 && known_path(request.path)) response.status = 405;
-  const char* code = response.status == 404   ? "not_found"
-                     : response.status == 405 ? "method_not_allowed"
-                     : response.status == 413 ? "body_too_large"
-                                              : "bad_request";
-  const std::string message =
-      response.status == 404   ? "there is nothing at " + quote(request.path)
-      : response.status == 405 ? quote(request.method) + " is not served at " + quote(request.path)
-                               : "the request cannot be read";
-  answer_error(ApiError(response.status, code, message), request.path, request_id(request),
-               response);
+  const ApiError error(response.status, "bad_request", "the request cannot be read");
+  answer_error(error, request.path, request_id(request), response);
 }
 
 void add_cors(const std::string& origin, httplib::Response& response) {
@@ -312,13 +340,16 @@ void add_routes(HttpListener& listener, Service& service, Keys& keys) {
         complete_error(request, response);
         return Handled::Handled;
       }));
-  const std::string& origin = service.options.cors;
-  if (origin.empty()) return;
   listener.set_pre_routing_handler(
-      [origin](const httplib::Request& request, httplib::Response& response) {
-        add_cors(origin, response);
-        if (request.method != "OPTIONS") return Handled::Unhandled;
-        response.status = 204;
+      [&service](const httplib::Request& request, httplib::Response& response) {
+        const std::string& origin = service.options.cors;
+        if (!origin.empty()) add_cors(origin, response);
+        if (is_get(request) || is_post(request)) return Handled::Unhandled;
+        if (request.method == "OPTIONS" && !origin.empty()) {
+          response.status = 204;
+        } else {
+          refuse_unknown(request, response);
+        }
         return Handled::Handled;
       });
 }

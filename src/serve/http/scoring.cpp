@@ -20,7 +20,7 @@ void read_between_steps(Service& service, const ServedModel& model, std::span<co
                         const std::function<void(size_t, const Context&, const Tensor&)>& take) {
   Context context;
   context.precision = model.options.precision;
-  SequenceState state = model.model->new_state(model.options.cache_type);
+  SequenceState state = model.model->new_state(model.options.kv_cache);
   size_t done = 0;
   service.stepper.run([&] {
     if (call.client_is_gone()) throw ClientGone();

@@ -18,6 +18,8 @@ ConnectionLimits connection_limits(const ServerOptions& options) {
   ConnectionLimits limits;
   limits.most = options.connections;
   limits.read_seconds = options.read_seconds;
+  constexpr int64_t kFraming = int64_t{1} << 16;
+  limits.body_bytes = 2 * options.body_bytes + kFraming;  // chunks may be small
   return limits;
 }
 
@@ -35,6 +37,7 @@ class Server::Parts {
   }
 
   ~Parts() {
+    service_.draining = true;  // models that are still to be loaded are not
     service_.stepper.stop();
     if (loader_.joinable()) loader_.join();
   }
@@ -58,6 +61,7 @@ void warm_up(Service& service, const ServedModel& model) {
 }
 
 void load_model(Service& service, const ModelSource& source) {
+  if (service.draining) return;
   try {
     const double begin = now_seconds();
     std::shared_ptr<ServedModel> model = ServedModel::load(source);

@@ -48,6 +48,7 @@ struct Service {
 // One request.
 struct Call {
   std::string id;
+  std::string tenant;                    // whose key it has; empty where none is asked for
   Json body;                             // an object
   std::function<bool()> client_is_gone;  // asked every now and then
   RequestRecord record;                  // for the log and the metrics

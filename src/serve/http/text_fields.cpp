@@ -93,6 +93,7 @@ TextFields read_text_fields(Fields& fields, const ServedModel& model, const Serv
   check_response_format(fields);
   read_sampling(fields, text.options.sampling, model.model->config().vocab_size);
   text.options.stop_at_eos = !fields.boolean("ignore_eos", false);
+  text.options.min_tokens = fields.integer("min_tokens", 0, 0, kMostTokens);
   text.options.end_tokens = model.end_tokens;
   text.choices = fields.integer("n", 1, 1, limits.choices);
   text.use_cache = fields.boolean("cache_prompt", true);

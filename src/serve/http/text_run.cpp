@@ -10,6 +10,7 @@ namespace pronghorn::serve {
 namespace {
 
 constexpr double kLookSeconds = 0.1;  // between two looks at the client
+constexpr size_t kMostDeliveries = size_t{1} << 16;
 
 const char* end_name(TextSummary::End end) {
   switch (end) {
@@ -32,6 +33,10 @@ const char* end_name(TextSummary::End end) {
 void Mailbox::put(Delivery delivery) {
   {
     const std::lock_guard lock(mutex_);
+    if (deliveries_.size() >= kMostDeliveries) {
+      overflown_ = true;
+      return;
+    }
     deliveries_.push_back(std::move(delivery));
   }
   filled_.notify_one();
@@ -54,8 +59,7 @@ void check_fits(const ServedModel& model, int64_t tokens, int64_t wanted) {
       400, "context_length_exceeded",
       fmt::format("the prompt has {} tokens and {} more are asked for; the context of {} "
                   "is {} tokens",
-                  tokens, wanted, model.name, context),
-      "messages");
+                  tokens, wanted, model.name, context));
   error.details = {
       {"prompt_tokens", tokens}, {"context_length", context}, {"reserved_tokens", wanted}};
   throw error;
@@ -66,6 +70,7 @@ TextRun::TextRun(Service& service, std::shared_ptr<ServedModel> model, Call& cal
       model_(std::move(model)),
       call_(call),
       begin_(now_seconds()),
+      quiet_since_(begin_),
       mailbox_(std::make_shared<Mailbox>()) {
   call_.record.model = model_->name;
 }
@@ -86,6 +91,7 @@ void TextRun::submit(TextRequest request) {
   request.on_end = [mailbox = mailbox_, choice](const TextSummary& summary) {
     mailbox->put({choice, {}, {}, summary});
   };
+  request.cache_salt = call_.tenant + request.cache_salt;
   call_.record.prompt_tokens += static_cast<int64_t>(request.prompt.size());
   ids_.push_back(model_->engine->submit(std::move(request)));
   summaries_.emplace_back();
@@ -95,7 +101,8 @@ void TextRun::submit(TextRequest request) {
 void TextRun::keep(size_t choice, const TextSummary& summary) {
   summaries_[choice] = summary;
   RequestRecord& record = call_.record;
-  record.ends += (record.ends.empty() ? "" : ",") + std::string(end_name(summary.end));
+  if (!record.ends.empty()) record.ends += ',';
+  record.ends += end_name(summary.end);
   record.cached_tokens += summary.cached_tokens;
   record.tokens += summary.tokens;
   record.drafted += summary.drafted;
@@ -105,34 +112,41 @@ void TextRun::keep(size_t choice, const TextSummary& summary) {
   record.decode_seconds = std::max(record.decode_seconds, summary.decode_seconds);
 }
 
+void TextRun::check_wanted() const {
+  if (call_.client_is_gone() || mailbox_->overflown()) throw ClientGone();
+  if (service_.cutting) {
+    throw ApiError(503, "shutting_down", "the server is ending and waits no longer");
+  }
+}
+
+void TextRun::take(const Delivery& delivery) {
+  if (!delivery.text.empty() || delivery.end) quiet_since_ = now_seconds();
+  if (!delivery.end) {
+    if (call_.record.first_token_seconds == 0) {
+      call_.record.first_token_seconds = now_seconds() - begin_;
+    }
+    return;
+  }
+  keep(delivery.choice, *delivery.end);
+  if (delivery.end->end == TextSummary::End::failed) {
+    throw ApiError(500, "engine_error", "the text could not be written: " + delivery.end->error);
+  }
+  if (delivery.end->end == TextSummary::End::cancelled) {
+    throw ApiError(503, "shutting_down", "the text was ended because the server is ending");
+  }
+}
+
 std::optional<Delivery> TextRun::next(const std::function<void()>& on_silence) {
   if (std::ranges::all_of(summaries_, [](const auto& end) { return end.has_value(); })) return {};
-  double quiet_since = now_seconds();
   while (true) {
+    check_wanted();
     std::optional<Delivery> delivery = mailbox_->take(kLookSeconds);
-    if (call_.client_is_gone()) throw ClientGone();
-    if (delivery) {
-      if (call_.record.first_token_seconds == 0 && !delivery->end) {
-        call_.record.first_token_seconds = now_seconds() - begin_;
-      }
-      if (!delivery->end) return delivery;
-      keep(delivery->choice, *delivery->end);
-      if (delivery->end->end == TextSummary::End::failed) {
-        throw ApiError(500, "engine_error",
-                       "the text could not be written: " + delivery->end->error);
-      }
-      if (delivery->end->end == TextSummary::End::cancelled) {
-        throw ApiError(503, "shutting_down", "the text was ended because the server is ending");
-      }
-      return delivery;
-    }
-    if (service_.cutting) {
-      throw ApiError(503, "shutting_down", "the server is ending and waits no longer");
-    }
-    if (on_silence && now_seconds() - quiet_since >= service_.options.comment_seconds) {
+    if (delivery) take(*delivery);
+    if (on_silence && now_seconds() - quiet_since_ >= service_.options.comment_seconds) {
       on_silence();
-      quiet_since = now_seconds();
+      quiet_since_ = now_seconds();
     }
+    if (delivery) return delivery;
   }
 }
 

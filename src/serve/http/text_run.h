@@ -1,6 +1,7 @@
 // TextRun: the texts that one request has written for it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -24,7 +25,9 @@ struct Delivery {
 // Deliveries on their way from the thread that steps to the one that answers.
 class Mailbox {
  public:
+  // What nobody takes is not kept beyond some number.
   void put(Delivery delivery);
+  bool overflown() const { return overflown_; }
   // Waits for at most so long.
   std::optional<Delivery> take(double seconds);
 
@@ -32,6 +35,7 @@ class Mailbox {
   std::mutex mutex_;
   std::condition_variable filled_;
   std::deque<Delivery> deliveries_;
+  std::atomic<bool> overflown_{false};
 };
 
 class TextRun {
@@ -62,11 +66,16 @@ class TextRun {
 
  private:
   void keep(size_t choice, const TextSummary& summary);
+  // Throws if the text is no longer wanted.
+  void check_wanted() const;
+  // Records the delivery. Throws for a text that did not end by itself.
+  void take(const Delivery& delivery);
 
   Service& service_;
   std::shared_ptr<ServedModel> model_;
   Call& call_;
   double begin_;
+  double quiet_since_;  // when something was last to be told
   std::shared_ptr<Mailbox> mailbox_;
   std::vector<int64_t> ids_;
   std::vector<std::optional<TextSummary>> summaries_;

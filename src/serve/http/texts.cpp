@@ -58,7 +58,8 @@ Reply tokenize(Service& service, Call& call) {
   call.record.model = model->name;
   std::vector<int32_t> tokens;
   if (fields.has("messages")) {
-    tokens = chat_prompt(*model, read_chat(fields)).tokens;
+    tokens = model->tokenizer->encode(chat_text(*model, read_chat(fields)),
+                                      {.add_special = false, .parse_special = true});
   } else {
     const std::string text = text_field(fields, {"content", "prompt"});
     tokens =
@@ -89,7 +90,7 @@ Reply apply_template(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
   call.record.model = model->name;
-  const ChatPrompt prompt = chat_prompt(*model, read_chat(fields));
+  const ChatPrompt prompt = chat_prompt(*model, read_chat(fields), call.client_is_gone);
   return json{
       {"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}};
 }
