@@ -15,9 +15,9 @@ namespace pronghorn {
 // For each head: out = y + (strength s + skip) v, s the sum of q k weight over the head's keys.
 struct OwnRead {
   int64_t rows = 0, heads = 0, key_dim = 0, value_dim = 0;
-  ConstMatrix y, v;             // [rows, heads value_dim]
-  ConstMatrix q, k;             // [rows, heads key_dim]
-  ConstMatrix strength;         // [rows, heads]; absent: 1
+  ConstMatrix y, v;               // [rows, heads value_dim]
+  ConstMatrix q, k;               // [rows, heads key_dim]
+  ConstMatrix strength;           // [rows, heads]; absent: 1
   const float* weight = nullptr;  // [heads key_dim]; null: 1
   const float* skip = nullptr;    // [heads]; null: 0
 };

@@ -64,9 +64,7 @@ struct AttentionConfig {
     f.number("key_scale", key_scale, 1.0, -kMostScale, kMostScale,
              "factor on the keys, as they are projected");
     f.number("output_scale", output_scale, 1.0, -kMostScale, kMostScale, "factor on the output");
-    shared.fields(f);
-    f.check(block == 0 || !shared.borrows(), "keys_from",
-            "{} where blocks are chosen by their keys", shared.keys_from);
+    if (f.type() != "moba") shared.fields(f);
     f.check(!shared.borrows() || key_scale == 1, "key_scale", "{} on keys of another layer",
             key_scale);
     bits = read_product_bits(f);
@@ -177,8 +175,8 @@ class AttentionMixer final : public Mixer, public SeesBothWays {
 
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
 
-  // A window would end at the row itself.
-  bool sees_both_ways() const override { return options_.window == 0; }
+  // A window would end at the row itself, and blocks are chosen among earlier ones.
+  bool sees_both_ways() const override { return options_.window == 0 && options_.block == 0; }
 
  private:
   // in: what the keys and values were projected from.

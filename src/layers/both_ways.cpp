@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "ops/pointwise.h"
-#include "ops/subsample.h"
 
 namespace pronghorn {
 namespace {
@@ -77,12 +76,12 @@ class BothWays final : public Mixer, public SeesBothWays {
     }
     const Mixer& back = backward_ == nullptr ? *forward_ : *backward_;
     const Tensor returned =
-        back.forward({context, behind_batch, carry}, gather_rows(context, x, rows));
+        back.forward({context, behind_batch, carry}, embedding(context, x, rows));
     for (const Carry::Entry& entry : carry.entries()) {
       input.carry.set(std::string(kBackward) + entry.name, entry.tensor);
     }
     input.carry.take(carry);
-    return add(context, there, gather_rows(context, returned, rows));
+    return add(context, there, embedding(context, returned, rows));
   }
 
   double sequence_cost(double context) const override {
@@ -101,6 +100,8 @@ bool sees_both_ways(const Mixer& mixer) {
   const auto* able = dynamic_cast<const SeesBothWays*>(&mixer);
   return able != nullptr && able->sees_both_ways();
 }
+
+bool runs_both_ways(const Mixer& mixer) { return dynamic_cast<const BothWays*>(&mixer) != nullptr; }
 
 std::unique_ptr<Mixer> both_ways(std::unique_ptr<Mixer> forward, std::unique_ptr<Mixer> backward) {
   return std::make_unique<BothWays>(std::move(forward), std::move(backward));

@@ -16,6 +16,8 @@ class SeesBothWays {
 };
 
 bool sees_both_ways(const Mixer& mixer);
+// Whether it is one that both_ways() has made, which keeps no state.
+bool runs_both_ways(const Mixer& mixer);
 
 // A mixer that sees both ways, of two that do not:
 //   forward(x) + reversed(backward(reversed(x))),

@@ -1,5 +1,5 @@
-// HGRN (Qin et al., arXiv 2311.04823): a gated linear RNN whose state is an element per channel, with
-// lower bounds of decays that rise with depth. Parameter names are those of the
+// HGRN (Qin et al., arXiv 2311.04823): a gated linear RNN whose state is an element per channel,
+// with lower bounds of decays that rise with depth. Parameter names are those of the
 // flash-linear-attention checkpoints.
 #include "layers/layers.h"
 #include "layers/linear_parts.h"

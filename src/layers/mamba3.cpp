@@ -90,18 +90,19 @@ class Mamba3Mixer final : public Mixer {
     state_ = states.add(outer_product_state_journal(options_));
   }
 
-  // The state h_t = a_t (h_{t-1} + (1 - l_t) dt_t B_{t-1} x_{t-1}^T) + l_t dt_t B_t x_t^T is read as
-  // C_t^T h_t. What is multiplied with a_t here, the operator keeps: at token t it writes the row
-  // before, with what that and this one give it, and own_read() adds the last term.
+  // The state h_t = a_t (h_{t-1} + (1 - l_t) dt_t B_{t-1} x_{t-1}^T) + l_t dt_t B_t x_t^T is read
+  // as C_t^T h_t. What is multiplied with a_t here, the operator keeps: at token t it writes the
+  // row before, with what that and this one give it, and own_read() adds the last term.
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const Parts parts = project(context, x);
     const Steps steps = steps_of(context, parts);
-    const Tensor turns =
-        running_sum(context, angle_steps(context, steps.dt, parts.angles),
-                    2 * std::numbers::pi_v<float>, input.batch, angles_);
-    const Tensor k = turned_heads(context, normed(context, parts.B, B_norm_), B_bias_, turns, groups_);
-    const Tensor q = turned_heads(context, normed(context, parts.C, C_norm_), C_bias_, turns, groups_);
+    const Tensor turns = running_sum(context, angle_steps(context, steps.dt, parts.angles),
+                                     2 * std::numbers::pi_v<float>, input.batch, angles_);
+    const Tensor k =
+        turned_heads(context, normed(context, parts.B, B_norm_), B_bias_, turns, groups_);
+    const Tensor q =
+        turned_heads(context, normed(context, parts.C, C_norm_), C_bias_, turns, groups_);
 
     const Tensor written[] = {k, parts.x, steps.own};
     const Tensor before = before_.forward(input, concatenate_columns(context, written));
@@ -143,7 +144,9 @@ class Mamba3Mixer final : public Mixer {
   Parts project(const Context& context, const Tensor& x) const {
     const Tensor all = linear(context, x, in_proj_, in_bias_);
     int64_t begin = 0;
-    const auto take = [&](int64_t width) { return all.column_slice((begin += width) - width, width); };
+    const auto take = [&](int64_t width) {
+      return all.column_slice((begin += width) - width, width);
+    };
     Parts parts;
     parts.z = take(inner_size_);
     parts.x = take(inner_size_);
@@ -165,8 +168,8 @@ class Mamba3Mixer final : public Mixer {
     Steps steps;
     steps.dt = activate(context, add_bias(context, parts.dt, dt_bias_), Activation::softplus);
     // max(softplus(rate), least_rate)
-    const Tensor above = add_bias(context, activate(context, parts.rate, Activation::softplus),
-                                  minus_least_rate_);
+    const Tensor above =
+        add_bias(context, activate(context, parts.rate, Activation::softplus), minus_least_rate_);
     const Tensor rate = add_bias(context, activate(context, above, Activation::relu), least_rate_);
     steps.log_decay = scale(context, multiply(context, rate, steps.dt), -1);
     steps.own = multiply(context, sigmoid(context, parts.share), steps.dt);

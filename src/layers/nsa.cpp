@@ -38,8 +38,9 @@ struct NsaConfig {
         "rotary positions, an object as attention's; omitted: none");
     f.integer("compress_block", compress_block, 32, 1, kMostBlock,
               "tokens that a compressed key stands for");
-    f.integer("compress_stride", compress_stride, 16, 1, compress_block,
-              "tokens from one such block to the next; divides `compress_block`");
+    f.integer("compress_stride", compress_stride,
+              {std::min<int64_t>(16, compress_block), "16, or `compress_block` if that is less"}, 1,
+              compress_block, "tokens from one such block to the next; divides `compress_block`");
     f.check(compress_block % compress_stride == 0, "compress_stride", "{} does not divide {}",
             compress_stride, compress_block);
     f.integer("compress_size", compress_size, {heads.head_dim, "`head_dim`"}, 1, limits::kWidth,
@@ -51,7 +52,7 @@ struct NsaConfig {
                 select_block % compress_stride == 0,
             "select_block", "{} is no divisor or multiple of {}, or {} does not divide it",
             select_block, kAttentionTile, compress_stride);
-    f.integer("select_top", select_top, 16, 1, kMostBlocks,
+    f.integer("select_top", select_top, 16, 3, kMostBlocks,
               "blocks that are chosen; the first one and the last two are always among them");
     f.integer("window", window, 512, 1, limits::kWindow, "tokens that the third part looks back");
   }
@@ -59,14 +60,16 @@ struct NsaConfig {
 
 // From the rows of a block, those of one head, to one row.
 struct Compressor {
-  Compressor(const ParameterScope& scope, int64_t block, int64_t head_dim, int64_t size) {
+  // share: of the tokens, that it is multiplied with.
+  Compressor(const ParameterScope& scope, int64_t block, int64_t head_dim, int64_t size,
+             double share) {
     const auto spread = [](int64_t fan_in) {
       return initializers::normal(1 / std::sqrt(static_cast<double>(fan_in)));
     };
     // The paper's embedding of places in a block is added to its rows: the same as this bias.
-    up = scope.matrix("up.weight", size, block * head_dim, spread(block * head_dim));
+    up = scope.matrix("up.weight", size, block * head_dim, spread(block * head_dim), share);
     up_bias = scope.tensor("up.bias", {size}, initializers::constant(0));
-    down = scope.matrix("down.weight", head_dim, size, spread(size));
+    down = scope.matrix("down.weight", head_dim, size, spread(size), share);
   }
 
   Tensor forward(const Context& context, const Tensor& rows) const {
@@ -85,10 +88,8 @@ class NsaMixer final : public Mixer {
   NsaMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
            const StateScope& states)
       : config_(config),
-        compress_keys_(scope.child("compress_k"), config.compress_block, config.heads.head_dim,
-                       config.compress_size),
-        compress_values_(scope.child("compress_v"), config.compress_block, config.heads.head_dim,
-                         config.compress_size) {
+        compress_keys_(compressor(scope.child("compress_k"), config)),
+        compress_values_(compressor(scope.child("compress_v"), config)) {
     selected_.heads = config.heads.heads;
     selected_.kv_heads = config.kv_heads;
     selected_.head_dim = config.heads.head_dim;
@@ -145,20 +146,21 @@ class NsaMixer final : public Mixer {
     const double width = static_cast<double>(selected_.heads * selected_.head_dim);
     const double selected = static_cast<double>(config_.select_block * config_.select_top);
     const double entries = context / static_cast<double>(config_.compress_stride);
-    // Scores of entries are computed for attention and once more for the choice. A token's share of
-    // the compression: both networks for each key-value head, once every stride.
-    const double network =
-        2.0 * static_cast<double>(config_.compress_size * config_.heads.head_dim *
-                                  (config_.compress_block + 1));
+    // Scores of entries are computed for attention and once more for the choice.
     return 4 * width * (std::min(context, selected) + rows_seen(window_, context)) +
-           6 * width * entries +
-           2 * static_cast<double>(config_.kv_heads) * network /
-               static_cast<double>(config_.compress_stride);
+           6 * width * entries;
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(selected_.angles); }
 
  private:
+  static Compressor compressor(const ParameterScope& scope, const NsaConfig& config) {
+    // Once a stride, for each key-value head.
+    const double share =
+        static_cast<double>(config.kv_heads) / static_cast<double>(config.compress_stride);
+    return {scope, config.compress_block, config.heads.head_dim, config.compress_size, share};
+  }
+
   void make_parameters(const LayerContext& context, const ParameterScope& scope) {
     const int64_t d = context.hidden_size, in_width = context.input_width();
     const int64_t q_width = selected_.heads * selected_.head_dim;

@@ -36,8 +36,8 @@ std::vector<MixerType>& mixers() {
       mlstm_mixer_type,         rg_lru_mixer_type,
       s4d_mixer_type,           rwkv7_mixer_type,
       hgrn_mixer_type,          rwkv6_mixer_type,
-      mamba3_mixer_type,
-      moba_mixer_type,          nsa_mixer_type,
+      mamba3_mixer_type,        moba_mixer_type,
+      nsa_mixer_type,
   };
   static std::vector<MixerType> types = [] {
     std::vector<MixerType> all;

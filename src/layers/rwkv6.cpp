@@ -1,6 +1,6 @@
-// Time mixing of RWKV-6 "Finch" (Peng et al., arXiv 2404.05892): linear attention whose state decays
-// channel by channel, at rates that tokens choose, and is read before a token has written to it.
-// Parameter names are those of the flash-linear-attention checkpoints.
+// Time mixing of RWKV-6 "Finch" (Peng et al., arXiv 2404.05892): linear attention whose state
+// decays channel by channel, at rates that tokens choose, and is read before a token has written to
+// it. Parameter names are those of the flash-linear-attention checkpoints.
 #include <array>
 #include <cmath>
 #include <string>

@@ -88,8 +88,8 @@ class Rwkv7Mixer final : public Mixer {
     const std::array<std::pair<const char*, double>, kMixes> mixes = {
         {{"x_r", 0.2}, {"x_w", 0.9}, {"x_k", 0.7}, {"x_v", 0.7}, {"x_a", 0.9}, {"x_g", 0.2}}};
     for (size_t s = 0; s < kMixes; ++s) {
-      mixes_[s] =
-          scope.tensor(mixes[s].first, {d}, rwkv_shift_initializer(d, mixes[s].second * depth.left));
+      mixes_[s] = scope.tensor(mixes[s].first, {d},
+                               rwkv_shift_initializer(d, mixes[s].second * depth.left));
     }
     const double root = std::sqrt(static_cast<double>(d));
     r_proj_ =
@@ -106,7 +106,8 @@ class Rwkv7Mixer final : public Mixer {
       return static_cast<float>(base + 0.5 + 2.5 * within_head(i, head_dim));
     };
     const Initializer rate = [=](Random&, int64_t i) {
-      return static_cast<float>(-0.19 + 0.3 * within_head(i, head_dim) + 0.4 * along_channels(i, width));
+      return static_cast<float>(-0.19 + 0.3 * within_head(i, head_dim) +
+                                0.4 * along_channels(i, width));
     };
     const Initializer share = [=](Random&, int64_t i) {
       return static_cast<float>(0.73 - 0.4 * along_channels(i, width));

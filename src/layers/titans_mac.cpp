@@ -51,7 +51,6 @@ class TitansMacMixer final : public Mixer, public HasLearningMemory {
     attention_.heads = attention_.kv_heads = config.memory.heads.heads;
     attention_.head_dim = config.memory.heads.head_dim;
     attention_.segment = config.segment;
-    attention_.angles = angles_;
     std::get<TitansRule>(recall_options_.rule).read_interval = attention_.segment;
     const int64_t d = context.hidden_size, width = memory_.width();
     const Initializer in = projection_initializer(context);

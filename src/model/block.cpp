@@ -103,13 +103,14 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
   matrix_size_ = scope.store().matrix_size() - matrices_before;
 }
 
-Stream Block::forward(const LayerInput& input, const Stream& stream) const {
+Stream Block::forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const {
   const Context& context = input.context;
   if (mixers_.empty()) return feed(input, stream);
   const auto [stream_sum, entered] = enter_mixers(input, stream);
   const Tensor sum = base(context, stream_sum, entered, &NormResidual::mixer_stream);
-  const Tensor mixed =
-      addend(context, mixer_post_norm_, mix(input, entered), &NormResidual::mixer_part);
+  const Tensor gave = mix(input, entered);
+  if (seen) seen(entered, gave);
+  const Tensor mixed = addend(context, mixer_post_norm_, gave, &NormResidual::mixer_part);
   if (feed_forward_ == nullptr) return {sum, mixed};
   if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
   const bool shared = residual_ == BlockConfig::Residual::shared;

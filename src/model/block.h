@@ -1,6 +1,7 @@
 // Block: one step of a pattern: mixers, a feed-forward or both, each with its norms.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -24,6 +25,8 @@ struct Stream {
 // norm(sum + delta)
 Tensor normalized(const Norm& norm, const Context& context, const Stream& stream);
 
+using MixersSeen = std::function<void(const Tensor& given, const Tensor& gave)>;
+
 class Block {
  public:
   // state_layer: which layer of a SequenceState its journals are. side_owner: the scope of the
@@ -34,7 +37,8 @@ class Block {
 
   // Several mixers side by side see the same input; the outputs, each under a norm of its own, are
   // averaged (Hymba, arXiv 2411.13676, equation 3), or added as they are (Falcon-H1, 2507.22448).
-  Stream forward(const LayerInput& input, const Stream& stream) const;
+  // seen: is told what the mixers are given and what they give together; may be empty.
+  Stream forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen = {}) const;
 
   // Of all its layers, in the order of their slots.
   const std::vector<JournalShape>& journals() const { return journals_; }

@@ -77,7 +77,8 @@ SideConfig read_side(ConfigReader reader, LayerContext context) {
 
 BlockConfig::NormResidual read_norm_residual(ConfigReader reader) {
   const auto read = [&](const char* key) { return reader.number(key, 1.0, -kMaxScale, kMaxScale); };
-  const BlockConfig::NormResidual factors = {read("mixer_stream"), read("mixer_part"), read("ffn_stream"), read("ffn_part")};
+  const BlockConfig::NormResidual factors = {read("mixer_stream"), read("mixer_part"),
+                                             read("ffn_stream"), read("ffn_part")};
   reader.finish();
   return factors;
 }

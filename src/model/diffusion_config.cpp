@@ -31,8 +31,13 @@ void check_segment(const CheckedBatch& batch, const Segment& segment, int64_t bl
 
 DiffusionConfig read_diffusion(ConfigReader reader, int64_t vocab_size) {
   DiffusionConfig config;
-  const int64_t most = vocab_size > 0 ? vocab_size - 1 : INT32_MAX;
-  config.mask_token = reader.integer("mask_token", vocab_size - 1, -1, most);
+  require(vocab_size != 1, reader.where(), "in a vocabulary of a single token");
+  const int64_t most = vocab_size > 0 ? vocab_size - 1 : INT32_MAX - 1;
+  if (reader.has("mask_token") || vocab_size > 0) {
+    config.mask_token = reader.integer("mask_token", most, 0, most);
+  } else {
+    reader.ignore("mask_token");
+  }
   config.block = reader.integer("block", 0, 0, kMostBlock);
   config.shift = reader.boolean("shift", false);
   config.shared_directions = reader.boolean("shared_directions", false);
@@ -44,10 +49,11 @@ DiffusionConfig read_diffusion(ConfigReader reader, int64_t vocab_size) {
 }
 
 nlohmann::json write_diffusion(const DiffusionConfig& config) {
-  return {{"mask_token", config.mask_token},
-          {"block", config.block},
-          {"shift", config.shift},
-          {"shared_directions", config.shared_directions}};
+  nlohmann::json json = {{"block", config.block},
+                         {"shift", config.shift},
+                         {"shared_directions", config.shared_directions}};
+  if (config.mask_token >= 0) json["mask_token"] = config.mask_token;
+  return json;
 }
 
 void check_diffusion(const ModelConfig& config, const ConfigReader& reader) {

@@ -280,8 +280,15 @@ Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, cons
       const Block& current = *blocks_[block++];
       if (inner_batch.rows() == 0) continue;
       const LayerInput input{context, inner_batch, carry};
+      MixersSeen seen;
+      if (observer.on_mixers) {
+        seen = [&observer, layer = static_cast<int64_t>(block) - 1](const Tensor& given,
+                                                                    const Tensor& gave) {
+          observer.on_mixers({layer, given, gave});
+        };
+      }
       stream = config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
-                                                            : current.forward(input, stream);
+                                                            : current.forward(input, stream, seen);
       if (!observer.on_block) continue;
       const int64_t span = open.empty() ? -1 : open.back().number;
       const auto layers = static_cast<int64_t>(block);

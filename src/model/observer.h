@@ -39,6 +39,12 @@ struct SpanTrace {
   std::vector<float> scores;  // of each; without a tape it entered if above 0
 };
 
+// What the mixers of a block were given, and what they gave together.
+struct MixersTrace {
+  int64_t layer = 0;
+  Tensor given, gave;  // [rows, hidden_size]
+};
+
 // Functions that are empty are not called, and what they would have received is not computed.
 struct ForwardObserver {
   // After each block that had rows. false: the forward goes no further and returns end.hidden();
@@ -52,6 +58,8 @@ struct ForwardObserver {
   // At the end: how many rows each expert of a layer was given. Not in heads for multi-token
   // prediction.
   std::function<void(const ExpertLoad& load)> on_load = {};
+  // In each block with mixers that had rows; not where activations are recomputed, with a tape.
+  std::function<void(const MixersTrace& trace)> on_mixers = {};
 };
 
 }  // namespace pronghorn

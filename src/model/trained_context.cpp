@@ -1,5 +1,8 @@
 #include "model/trained_context.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "base/error.h"
 #include "base/warning.h"
 
@@ -8,6 +11,14 @@ namespace pronghorn {
 bool state_grows(const Model& model) {
   constexpr int64_t kLong = int64_t{1} << 24;  // beyond any window
   return model.predicted_state_bytes(2 * kLong) > model.predicted_state_bytes(kLong);
+}
+
+int64_t position_limit(const Model& model) {
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  const ModelConfig& config = model.config();
+  int64_t limit = config.learned_positions > 0 ? config.learned_positions : kNone;
+  for (const auto& block : model.blocks()) limit = std::min(limit, block->context_limit());
+  return limit == kNone ? kNone : limit - config.prefix_tokens;
 }
 
 std::string trained_context_text(const Model& model) {

@@ -15,6 +15,9 @@ enum class ContextLimit : uint8_t { ignore, warn, error };
 // without a window does, and looks at positions that nobody has trained.
 bool state_grows(const Model& model);
 
+// Tokens of the longest text that the model has positions for; the largest number: it has no end.
+int64_t position_limit(const Model& model);
+
 // "2048 tokens", "131072 tokens, by rotary positions scaled from 8192", "not known", and how far
 // beyond it a model may go whose state does not grow.
 std::string trained_context_text(const Model& model);

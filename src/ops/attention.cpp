@@ -38,11 +38,25 @@ struct Inputs {
 
 // Units by the kernels that they are given to.
 struct Works {
-  explicit Works(const AttentionOptions& options)
-      : exact(options), paged(options), tiled(options) {}
+  explicit Works(const AttentionOptions& options) : exact(options), tiled(options) {}
 
-  AttentionUnits exact, paged, tiled;  // paged: exact, and pages are chosen as the cache says
-  std::vector<const Segment*> paged_segments;
+  AttentionUnits exact, tiled;
+  // Exact, and pages are chosen as the caches of these segments say.
+  struct Paged {
+    KeyBlockRule rule;
+    AttentionUnits units;
+    std::vector<const Segment*> segments;
+  };
+  std::vector<Paged> paged;
+
+  // Those of a cache of this shape.
+  Paged& paged_for(const AttentionOptions& options, const JournalShape& shape) {
+    for (Paged& one : paged) {
+      if (one.rule.choice.top == shape.top_blocks) return one;
+    }
+    paged.push_back({quest_rule(options, shape), AttentionUnits(options), {}});
+    return paged.back();
+  }
 };
 
 void check_shapes(const Inputs& in, const AttentionOptions& options, const AttentionShape& shape,
@@ -83,6 +97,8 @@ void check_segments(const Context& context, const AttentionOptions& options,
             "a segment with a state while gradients are recorded");
     require(segment.mask == Mask::causal || segment.mask == Mask::full || !is_limited(options),
             kWhere, "blocks or replaced rows under a window or in segments");
+    require(segment.mask == Mask::causal || options.block == 0, kWhere,
+            "rows that see later ones, where blocks of earlier keys are chosen");
     if (segment.state != nullptr || !is_limited(options)) continue;
     const std::span<const int32_t> positions = batch.positions(segment);
     require(std::is_sorted(positions.begin(), positions.end()), kWhere,
@@ -106,7 +122,8 @@ void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Jou
 
 // Appends what segments with a state bring, and lists what each segment looks at.
 void list_units(const Context& context, const Inputs& in, const AttentionShape& shape,
-                KeyOwner keys, const CheckedBatch& batch, JournalSlot slot, Works& works) {
+                const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
+                Works& works) {
   const int64_t row_width = key_width(shape) + value_width(shape);
   for (const Segment& segment : batch.segments()) {
     if (segment.length == 0) continue;
@@ -120,19 +137,26 @@ void list_units(const Context& context, const Inputs& in, const AttentionShape& 
     require(journal.shape().row_width == row_width, kWhere,
             "the journal's rows are {} wide, keys and values {}", journal.shape().row_width,
             row_width);
-    if (keys == KeyOwner::borrowed) {
+    if (options.keys == KeyOwner::borrowed) {
       check_borrowed(batch, segment, journal);
     } else {
       const Tensor parts[] = {in.k, in.v};
       append_rows(batch, segment, parts, journal);
     }
-    const bool is_paged = is_exact && journal.shape().top_blocks > 0;
-    if (is_paged) works.paged_segments.push_back(&segment);
-    AttentionUnits& units = is_paged ? works.paged : is_exact ? works.exact : works.tiled;
+    AttentionUnits* units = is_exact ? &works.exact : &works.tiled;
+    if (journal.shape().top_blocks > 0) {
+      if (is_exact && segment.mask == Mask::causal) {
+        Works::Paged& paged = works.paged_for(options, journal.shape());
+        paged.segments.push_back(&segment);
+        units = &paged.units;
+      } else {
+        complete_key_blocks(journal, options, quest_rule(options, journal.shape()));
+      }
+    }
     if (is_tree) {
-      units.add_tree(batch, segment, journal);
+      units->add_tree(batch, segment, journal);
     } else {
-      units.add_chain(batch, segment, journal);
+      units->add_chain(batch, segment, journal);
     }
   }
 }
@@ -206,14 +230,13 @@ void run_kernels(const AttentionShape& shape, const AttentionOptions& options, c
   AttentionKernels& kernels = backend().attention();
   if (!works.exact.empty()) kernels.forward_exact(shape, works.exact.units(), operands);
   if (!works.tiled.empty()) kernels.forward(shape, works.tiled.units(), operands);
-  if (works.paged.empty()) return;
-  const Segment& any = *works.paged_segments.front();
-  const JournalShape& journal = any.state->journal(slot.layer, slot.index).shape();
-  const BlockLists pages = choose_by_keys(batch, works.paged_segments, in.q, in.k, options,
-                                          quest_rule(options, journal), slot);
-  AttentionOperands paged = operands;
-  paged.lists = key_lists(pages);
-  kernels.forward_exact(shape, works.paged.units(), paged);
+  for (Works::Paged& paged : works.paged) {
+    const BlockLists pages =
+        choose_by_keys(batch, paged.segments, in.q, in.k, options, paged.rule, slot);
+    AttentionOperands some = operands;
+    some.lists = key_lists(pages);
+    kernels.forward_exact(shape, paged.units.units(), some);
+  }
 }
 
 // log_sum_exp is filled if it is wanted or gradients are recorded.
@@ -230,7 +253,7 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
       kWhere, "q is the same tensor as k or v while gradients are recorded");
 
   Works works(options);
-  list_units(context, in, shape, options.keys, batch, slot, works);
+  list_units(context, in, shape, options, batch, slot, works);
   check_lists(given, options, batch.rows());
   std::shared_ptr<const BlockLists> lists;
   if (given.lists > 0 || options.block > 0) {
@@ -299,7 +322,7 @@ JournalShape attention_journal(const AttentionOptions& options) {
   const int64_t keys = key_width(attention_shape(options));
   if (options.block > 0) {
     shape.blocks = {options.block, options.block, keys};
-  } else {
+  } else if (options.segment == 0) {
     shape.key_width = keys;
   }
   shape.is_shared = options.keys == KeyOwner::lent;

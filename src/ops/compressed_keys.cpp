@@ -31,7 +31,8 @@ void check(const CompressedKeysOptions& options) {
   require(options.stride > 0 && options.block > 0 && options.block % options.stride == 0 &&
               select > 0 && select % options.stride == 0 &&
               (select % kAttentionTile == 0 || kAttentionTile % select == 0) &&
-              options.select_top > 0,
+              options.select_top >= options.select_first + options.select_last &&
+              options.select_first >= 0 && options.select_last > 0,
           kWhere, "blocks of {} every {} rows, {} of {} chosen", options.block, options.stride,
           options.select_top, select);
 }
@@ -300,11 +301,6 @@ BlockLists CompressedKeys::choose(const Tensor& q) const {
   choice.last = options.select_last;
   choice.entry_cells = options.block / options.stride;
   choice.block_cells = options.select_block / options.stride;
-  BlockLists lists;
-  lists.lists = choice.lists;
-  lists.width = choice.top;
-  lists.block = options.select_block;
-  lists.blocks.resize(static_cast<size_t>(q.rows() * choice.lists * choice.top));
   PooledVector<int32_t> own(static_cast<size_t>(q.rows()));
   for (const Parts::Place& place : parts_->places) {
     if (place.node >= 0) continue;
@@ -315,6 +311,12 @@ BlockLists CompressedKeys::choose(const Tensor& q) const {
           static_cast<int32_t>(index / options.select_block);
     }
   }
+  choice.top = std::min(choice.top, most_blocks(own));
+  BlockLists lists;
+  lists.lists = choice.lists;
+  lists.width = choice.top;
+  lists.block = options.select_block;
+  lists.blocks.resize(static_cast<size_t>(q.rows() * choice.lists * choice.top));
   backend().attention().choose_blocks(attention_shape(options.attention), choice, units.units(),
                                       input_matrix(q), own.data(), lists.blocks.data());
   return lists;

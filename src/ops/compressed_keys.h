@@ -22,7 +22,7 @@ struct CompressedKeysOptions {
   // Of the blocks that are chosen, and how many a group of query heads looks at: stride divides
   // select_block, and that or kAttentionTile the other.
   int64_t select_block = 64, select_top = 16;
-  // The first blocks and the last ones up to a row's own are always among them.
+  // The first blocks and the last ones up to a row's own are always among them, and fit.
   int64_t select_first = 1, select_last = 2;
 
   int64_t width() const;  // of a row and of an entry: keys and values of all key-value heads

@@ -95,8 +95,8 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
   return scanned(context, {log_a, x, constant}, batch, slot);
 }
 
-Tensor running_sum(const Context& context, const Tensor& x, float period,
-                   const CheckedBatch& batch, JournalSlot slot) {
+Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,
+                   JournalSlot slot) {
   require(period > 0, "running_sum", "a period of {}", period);
   return scanned(context, {{}, x, true, period}, batch, slot);
 }

@@ -27,8 +27,8 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
 // add up, which f32 would lose the turns of otherwise. Its gradient is that of the plain sum. The
 // journal is diagonal_scan_journal(channels, true). x and h [rows, channels]; period > 0. With a
 // tape, segments must have no state.
-Tensor running_sum(const Context& context, const Tensor& x, float period,
-                   const CheckedBatch& batch, JournalSlot slot);
+Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,
+                   JournalSlot slot);
 
 // The journal that diagonal_ssm() keeps: a row is u; the anchor are the modes, [2 modes, channels].
 JournalShape diagonal_ssm_journal(int64_t channels, int64_t modes);

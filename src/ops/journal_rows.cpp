@@ -7,9 +7,7 @@
 #include "base/threads.h"
 
 namespace pronghorn {
-namespace {
 
-// The first of the journal's rows at these positions, which follow one another.
 int64_t find_rows(const Journal& journal, std::span<const int32_t> positions) {
   const int64_t first = positions.front();
   require(first >= journal.first_row() && first + std::ssize(positions) <= journal.length() &&
@@ -20,8 +18,6 @@ int64_t find_rows(const Journal& journal, std::span<const int32_t> positions) {
   return first;
 }
 
-}  // namespace
-
 void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
                  Journal& journal) {
   const JournalShape& shape = journal.shape();
@@ -29,6 +25,10 @@ void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<co
   const int64_t first =
       segment.mask == Mask::replace ? find_rows(journal, positions) : journal.append(positions);
   const int64_t end = first + segment.length;
+  if (shape.blocks.length > 0) {  // those of rows that are replaced stand for others now
+    Journal& blocks = journal.blocks();
+    blocks.truncate(std::min(blocks.length(), shape.blocks.within(first)));
+  }
   // A page at a time: its rows lie one after another.
   const int64_t first_page = first / Journal::kPageRows;
   const int64_t pages = segment.length == 0 ? 0 : (end - 1) / Journal::kPageRows - first_page + 1;

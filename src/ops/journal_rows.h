@@ -1,6 +1,7 @@
 // Rows of a batch in the journals of its sequences.
 #pragma once
 
+#include <cstdint>
 #include <span>
 
 #include "tensor/batch.h"
@@ -8,6 +9,10 @@
 #include "tensor/tensor.h"
 
 namespace pronghorn {
+
+// The first of the journal's rows at these positions, which follow one another. Throws Error if
+// they are not there.
+int64_t find_rows(const Journal& journal, std::span<const int32_t> positions);
 
 // Appends the rows of a segment, those of `parts` side by side (undefined ones are omitted), to its
 // journal, or under Mask::replace puts them in the places of those at their positions, rounded as

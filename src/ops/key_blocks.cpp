@@ -39,6 +39,10 @@ KeyBlockRule quest_rule(const AttentionOptions& options, const JournalShape& sha
   return rule;
 }
 
+int64_t most_blocks(std::span<const int32_t> own) {
+  return own.empty() ? 1 : int64_t{*std::ranges::max_element(own)} + 1;
+}
+
 namespace {
 
 // Makes vectors of blocks, of which it is told one after another, in one go.
@@ -128,7 +132,8 @@ class KeyBlockChoice {
   }
 
   BlockLists choose(const Tensor& q) {
-    const BlockChoice& choice = rule_.choice;
+    BlockChoice choice = rule_.choice;
+    choice.top = std::min(choice.top, most_blocks(own_));
     BlockLists lists;
     lists.lists = choice.lists;
     lists.width = choice.top;
@@ -218,6 +223,12 @@ class KeyBlockChoice {
 };
 
 }  // namespace
+
+void complete_key_blocks(Journal& journal, const AttentionOptions& options,
+                         const KeyBlockRule& rule) {
+  Summaries summaries(attention_shape(options), rule);
+  complete_blocks(journal, rule, summaries);
+}
 
 BlockLists choose_by_keys(const CheckedBatch& batch, std::span<const Segment* const> segments,
                           const Tensor& q, const Tensor& k, const AttentionOptions& options,

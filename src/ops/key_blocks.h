@@ -20,6 +20,9 @@ int64_t index_in_sequence(const Segment& segment, int64_t row, int64_t before);
 // The indexes, in its segment, of the nodes from the root of a tree to `node`.
 std::vector<int64_t> path_to_node(const Segment& segment, int64_t node);
 
+// Blocks up to the last of any row: no list is longer. own: the block of each row.
+int64_t most_blocks(std::span<const int32_t> own);
+
 // How blocks are chosen by their keys.
 struct KeyBlockRule {
   int64_t block = 0;  // rows
@@ -31,6 +34,10 @@ struct KeyBlockRule {
 KeyBlockRule moba_rule(const AttentionOptions& options);
 // Quest's, as a cache has it (CacheOptions::quest_pages).
 KeyBlockRule quest_rule(const AttentionOptions& options, const JournalShape& shape);
+
+// Gives the journal of these keys the vectors of blocks of committed rows that are complete.
+void complete_key_blocks(Journal& journal, const AttentionOptions& options,
+                         const KeyBlockRule& rule);
 
 // The choice of the rows of `segments`, which are some of the batch's; other rows are left out. The
 // journals at `slot` have the segments' keys already and are given the vectors of blocks that are

@@ -78,8 +78,8 @@ Tensor turned_heads(const Context& context, const Tensor& x, const Tensor& bias,
   require(2 * pairs <= width, kWhere, "{} pairs in {} columns", pairs, width);
   expect(kWhere, "angles", angles, x.rows(), heads * pairs);
   const auto arguments = [=] {
-    return TurnedHeads{x.rows(),           heads,      groups, width, pairs, input_matrix(x),
-                       input_matrix(angles), bias.data()};
+    return TurnedHeads{
+        x.rows(), heads, groups, width, pairs, input_matrix(x), input_matrix(angles), bias.data()};
   };
   const Tensor y = Tensor::empty({x.rows(), heads * width});
   backend().state_rows().turned_heads(arguments(), output_matrix(y));

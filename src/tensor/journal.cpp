@@ -343,6 +343,13 @@ void Journal::load_blocks(std::span<const std::byte>& in, std::string_view where
               blocks.length() * shape_.blocks.stride >= first_row_,
           where, "journal '{}' has {} blocks of {} rows, of which those from {} on are held",
           shape_.name, blocks.length(), length_, first_row_);
+  for (int64_t i = 0; i < blocks.length(); ++i) {
+    const int64_t last = i * shape_.blocks.stride + shape_.blocks.length - 1;
+    const int64_t found = blocks.position(i);
+    const bool held = last >= first_row_ || last < shape_.kept;
+    require(held ? found == position(last) : found >= last && found < position(first_row_), where,
+            "block {} of journal '{}' ends at position {}", i, shape_.name, found);
+  }
 }
 
 void Journal::load(std::span<const std::byte>& in, std::string_view where) {

@@ -40,8 +40,12 @@ void check(const CacheOptions& options) {
   constexpr char kWhere[] = "cache";
   require(options.type == DType::f32 || options.type == DType::bf16 || options.type == DType::f16,
           kWhere, "type {} is none of f32, bf16, f16", dtype_name(options.type));
-  require(options.window >= 0 && options.sinks >= 0 && options.quest_pages >= 0, kWhere,
-          "a window of {}, {} sinks, {} pages", options.window, options.sinks, options.quest_pages);
+  // More rows and pages than any text has: sums with them fit.
+  constexpr int64_t kMost = int64_t{1} << 31;
+  require(options.window >= 0 && options.sinks >= 0 && options.quest_pages >= 0 &&
+              std::max({options.window, options.sinks, options.quest_pages}) <= kMost,
+          kWhere, "a window of {}, {} sinks, {} pages", options.window, options.sinks,
+          options.quest_pages);
   require(options.window == 0 || options.quest_pages == 0, kWhere,
           "pages are chosen beside a window of {} (choose one of the two)", options.window);
 }

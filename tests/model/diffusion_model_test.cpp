@@ -66,7 +66,7 @@ TEST(DiffusionModel, AMaskTokenFollowsTheVocabulary) {
 
 // Whatever the mixer, the first row sees the last token; in blocks only as far as its block goes.
 TEST(DiffusionModel, RowsSeeLaterTokens) {
-  for (const char* pattern : {"a", "l", "m", "r", "w", "amr"}) {
+  for (const char* pattern : {"a", "l", "m", "r", "w", "b", "amr"}) {
     SCOPED_TRACE(pattern);
     const Model model(diffusion_config(pattern), 3);
     std::vector<int32_t> tokens = random_tokens(30, 60, 1);
@@ -193,27 +193,29 @@ TEST(DiffusionModel, GradientsEqualDifferences) {
   struct Case {
     const char *pattern, *diffusion;
   };
-  for (const Case& one :
-       {Case{"amr", ""}, Case{"mw", R"("shared_directions": true)"}, Case{"al", R"("block": 8)"}}) {
+  for (const Case& one : {Case{"2r am", ""}, Case{"2r mw", R"("shared_directions": true)"},
+                          Case{"al", R"("block": 8)"}}) {
     SCOPED_TRACE(one.pattern);
     const Model model(diffusion_config(one.pattern, one.diffusion), 7);
-    const std::vector<int32_t> tokens = random_tokens(60, 61, 1),
-                               targets = random_tokens(60, 60, 2);
-    std::vector<float> weights(60);
-    for (size_t i = 0; i < 60; ++i) weights[i] = static_cast<float>(1 + i / 20);
+    // As many tokens as there, so that rounding is as small beside the loss.
+    constexpr size_t kTokens = 144;
+    constexpr double kScale = 1.0 / (2 * kTokens);  // weights are 2 on average
+    const std::vector<int32_t> tokens = random_tokens(kTokens, 61, 1);
+    const std::vector<int32_t> targets = random_tokens(kTokens, 60, 2);
+    std::vector<float> weights(kTokens);
+    for (size_t i = 0; i < kTokens; ++i) weights[i] = static_cast<float>(1 + i / 48);
     Batch batch = fresh(tokens);
     if (model.config().diffusion->block > 0) {
       batch.segments[0].mask = Mask::two_copies;
       batch.segments[0].block = 8;
-      for (size_t i = 0; i < 30; ++i) batch.positions[30 + i] = static_cast<int32_t>(i);
+      for (size_t i = 0; i < kTokens / 2; ++i) {
+        batch.positions[kTokens / 2 + i] = static_cast<int32_t>(i);
+      }
     }
     const auto loss = [&](Tape* tape) {
       const Context context{tape, Precision::f32};
-      return model
-                 .cross_entropy(context, model.forward(context, batch), targets, 1.0 / 60, 0,
-                                weights)
-                 .nll /
-             60;
+      const Tensor hidden = model.forward(context, batch);
+      return kScale * model.cross_entropy(context, hidden, targets, kScale, 0, weights).nll;
     };
     Tape tape;
     loss(&tape);
@@ -270,10 +272,22 @@ TEST(DiffusionModel, SaysWhatItCannot) {
   EXPECT_THAT(error_of([&] { blocks.forward({}, tree); }), HasSubstr("token tree"));
   EXPECT_THAT(error_of([&] { Model(diffusion_config("m", R"("block": 4)"), 1); }),
               HasSubstr("mamba2 sees earlier rows only"));
+  EXPECT_THAT(error_of([&] { Model(diffusion_config("b", R"("block": 4)"), 1); }),
+              HasSubstr("moba sees earlier rows only"));
   EXPECT_THAT(error_of([&] { Model(diffusion_config("w", R"("block": 4)"), 1); }),
               HasSubstr("in a window"));
   EXPECT_THAT(error_of([&] { diffusion_config("a", R"("mask_token": 61)"); }),
               HasSubstr("mask_token"));
+  EXPECT_THAT(error_of([&] { diffusion_config("a", R"("mask_token": -1)"); }),
+              HasSubstr("mask_token"));
+  EXPECT_THAT(error_of([&] {
+                read_pronghorn_config({parse_json(R"({"vocab_size": 1, "hidden_size": 8, "pattern":
+                    "a", "diffusion": {}, "blocks": {"a": {"mixer": {"type": "attention",
+                    "heads": 1}}}})",
+                                                  "test"),
+                                       "test"});
+              }),
+              HasSubstr("a single token"));
   EXPECT_THAT(error_of([&] { diffusion_config("a", R"("block": 4, "shift": true)"); }),
               HasSubstr("shift"));
   const auto refused = [](const std::string& body) {

@@ -48,23 +48,7 @@ class ForgedState {
   explicit ForgedState(const SequenceState& state) : bytes_(state.save()) {
     size_t at = 3 * sizeof(uint64_t);
     for (const auto& layer : state.layers()) {
-      for (const Journal& journal : layer) {
-        JournalPlace place{journal.shape()};
-        place.header = at + sizeof(uint32_t) + place.shape.name.size();
-        place.rows = place.header + kFields * sizeof(int64_t);
-        place.first_row = journal.first_row();
-        place.length = journal.length();
-        place.anchor_row = journal.anchor_row();
-        place.flags =
-            place.rows + static_cast<size_t>(place.length - place.first_row) * place.row_bytes();
-        at = place.flags;
-        for (int anchor = 0; anchor < 2; ++anchor) {
-          const bool there = bytes_.at(at) != 0;
-          at += 1 + (there ? static_cast<size_t>(place.shape.anchor_size) * sizeof(float) : 0);
-        }
-        at += static_cast<size_t>(std::min(place.shape.kept, place.first_row)) * place.row_bytes();
-        journals_.push_back(std::move(place));
-      }
+      for (const Journal& journal : layer) at = add(journal, at);
     }
   }
 
@@ -93,14 +77,34 @@ class ForgedState {
   static size_t length_at() { return 2 * sizeof(uint64_t); }
 
   // Throws Error if it is refused.
-  SequenceState load(const Model& model) const {
+  SequenceState load(const Model& model, const CacheOptions& cache = {}) const {
     std::string sealed = bytes_;
     sealed.resize(std::max(sealed.size(), sizeof(uint64_t)) - sizeof(uint64_t));
     put(sealed, static_cast<uint64_t>(XXH3_64bits(sealed.data(), sealed.size())));
-    return SequenceState::load(std::as_bytes(std::span(sealed)), model.layout(), "forged");
+    return SequenceState::load(std::as_bytes(std::span(sealed)), model.layout(cache), "forged");
   }
 
  private:
+  // A journal that begins at `at`, and the one of its blocks; returns where the next one begins.
+  size_t add(const Journal& journal, size_t at) {
+    JournalPlace place{journal.shape()};
+    place.header = at + sizeof(uint32_t) + place.shape.name.size();
+    place.rows = place.header + kFields * sizeof(int64_t);
+    place.first_row = journal.first_row();
+    place.length = journal.length();
+    place.anchor_row = journal.anchor_row();
+    place.flags =
+        place.rows + static_cast<size_t>(place.length - place.first_row) * place.row_bytes();
+    at = place.flags;
+    for (int anchor = 0; anchor < 2; ++anchor) {
+      const bool there = bytes_.at(at) != 0;
+      at += 1 + (there ? static_cast<size_t>(place.shape.anchor_size) * sizeof(float) : 0);
+    }
+    at += static_cast<size_t>(std::min(place.shape.kept, place.first_row)) * place.row_bytes();
+    journals_.push_back(std::move(place));
+    return journal.shape().blocks.length > 0 ? add(journal.blocks(), at) : at;
+  }
+
   std::string bytes_;
   std::vector<JournalPlace> journals_;
 };
@@ -112,19 +116,19 @@ class ForgingModels {
     std::string name;
     std::unique_ptr<Model> model;
     std::vector<SequenceState> states;
+    CacheOptions cache = {};
   };
 
   ForgingModels() {
     for (const auto& [name, body] : model_configs()) {
-      Entry entry{name, std::make_unique<Model>(model_config(body), 3), {}};
-      // Token by token, in steps, in one long piece, and both.
-      for (const std::vector<int64_t>& steps :
-           {std::vector<int64_t>(40, 1), {5}, {100}, {70, 9}, {16, 16, 3}, {}}) {
-        SequenceState state = entry.model->new_state();
-        for (const int64_t step : steps) advance(*entry.model, state, step);
-        entry.states.push_back(std::move(state));
-      }
-      entries_.push_back(std::move(entry));
+      add(name, body, {});
+      // Where there is attention that a cache can change, and enough layers of it.
+      if (name != "subsampled_attention" && name != "prefix" && name != "mla") continue;
+      CacheOptions window, pages;
+      window.window = 20;
+      pages.quest_pages = 2;
+      add(name + ", a window", body, window);
+      add(name + ", pages", body, pages);
     }
   }
 
@@ -158,7 +162,7 @@ class ForgingModels {
     }
     SequenceState state;
     try {
-      state = forged.load(*entry.model);
+      state = forged.load(*entry.model, entry.cache);
     } catch (const Error&) {
       return false;
     }
@@ -171,6 +175,18 @@ class ForgingModels {
   }
 
  private:
+  void add(const std::string& name, const std::string& body, const CacheOptions& cache) {
+    Entry entry{name, std::make_unique<Model>(model_config(body), 3), {}, cache};
+    // Token by token, in steps, in one long piece, and both.
+    for (const std::vector<int64_t>& steps :
+         {std::vector<int64_t>(40, 1), {5}, {100}, {70, 9}, {16, 16, 3}, {}}) {
+      SequenceState state = entry.model->new_state(cache);
+      for (const int64_t step : steps) advance(*entry.model, state, step);
+      entry.states.push_back(std::move(state));
+    }
+    entries_.push_back(std::move(entry));
+  }
+
   static void change(ForgedState& forged, const JournalPlace& journal, uint8_t kind, uint8_t where,
                      uint8_t what) {
     const int64_t small = static_cast<int8_t>(what);

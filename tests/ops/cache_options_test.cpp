@@ -13,7 +13,9 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/attention.h"
+#include "ops/pointwise.h"
 #include "ops/rope.h"
+#include "support/machine.h"
 #include "support/steps.h"
 
 namespace pronghorn {
@@ -52,6 +54,9 @@ struct Text {
   Tensor turned(const Tensor& plain) const {
     std::vector<int32_t> positions(static_cast<size_t>(plain.rows()));
     std::iota(positions.begin(), positions.end(), 0);
+    return turned(plain, positions);
+  }
+  Tensor turned(const Tensor& plain, const std::vector<int32_t>& positions) const {
     const Tensor all = plain.clone();
     const int64_t width = options.head_dim - options.rope_begin;
     for (int64_t c = options.rope_begin; c < plain.columns(); c += options.head_dim) {
@@ -70,26 +75,49 @@ struct Text {
   }
   SequenceState fresh(const CacheOptions& cache) const { return SequenceState(layout(cache)); }
 
-  // Rows of the text after those of the state; parents: as a tree, whose node i is row nodes[i].
-  Tensor run(SequenceState& state, int64_t count, const std::vector<int32_t>& parents = {}) const {
-    const int64_t first = state.length();
+  // What a state reads next.
+  struct Part {
+    SequenceState* state;
+    std::vector<int64_t> rows;          // of the text
+    std::vector<int32_t> parents = {};  // of a tree
+  };
+
+  // A batch of them: outputs of all rows.
+  Tensor run(const std::vector<Part>& parts) const {
     Batch batch;
-    batch.segments.push_back({&state, 0, count, Mask::causal, parents});
-    for (int64_t i = 0; i < count; ++i) {
-      const auto node = static_cast<size_t>(i);
-      const int32_t before = parents.empty() ? static_cast<int32_t>(i) : parents[node] + 1;
-      batch.positions.push_back(static_cast<int32_t>(first + before));
-    }
-    const Tensor out =
-        attention({}, q.row_slice(first, count), k.row_slice(first, count),
-                  v.defined() ? v.row_slice(first, count) : Tensor(), options, batch, kSlot);
-    if (parents.empty()) {
-      for (int64_t layer = 0; layer + 1 < kLayers; ++layer) {
-        state.journal(layer, 0).append(batch.positions);
+    std::vector<int32_t> rows;
+    for (const Part& part : parts) {
+      const auto count = std::ssize(part.rows);
+      batch.segments.push_back({part.state, batch.rows(), count, Mask::causal, part.parents});
+      const auto before = static_cast<int32_t>(part.state->length());
+      std::vector<int32_t> depths;
+      for (int32_t i = 0; i < count; ++i) {
+        const int32_t parent = part.parents.empty() ? i - 1 : part.parents[static_cast<size_t>(i)];
+        depths.push_back(parent < 0 ? 0 : depths[static_cast<size_t>(parent)] + 1);
+        batch.positions.push_back(before + depths.back());
       }
-      state.advance(count);
+      rows.insert(rows.end(), part.rows.begin(), part.rows.end());
+    }
+    const Tensor own_q = turned(embedding({}, plain_q, rows), batch.positions);
+    const Tensor own_k = turned(embedding({}, plain_k, rows), batch.positions);
+    const Tensor own_v = v.defined() ? embedding({}, v, rows) : Tensor();
+    const Tensor out = attention({}, own_q, own_k, own_v, options, batch, kSlot);
+    const CheckedBatch checked(batch);
+    for (const Segment& segment : checked.segments()) {
+      if (!segment.parents.empty()) continue;
+      for (int64_t layer = 0; layer + 1 < kLayers; ++layer) {
+        segment.state->journal(layer, 0).append(checked.positions(segment));
+      }
+      segment.state->advance(segment.length);
     }
     return out;
+  }
+
+  // The next `count` rows of the text.
+  Tensor run(SequenceState& state, int64_t count) const {
+    std::vector<int64_t> rows(static_cast<size_t>(count));
+    std::iota(rows.begin(), rows.end(), state.length());
+    return run({{&state, rows}});
   }
 
   std::vector<float> decode(SequenceState& state, const std::vector<int64_t>& steps) const {
@@ -233,20 +261,73 @@ TEST_P(CacheOptionsTest, StreamsTakeConstantMemory) {
   EXPECT_EQ(state.length(), 3000);
 }
 
-TEST_P(CacheOptionsTest, TreesAndSavedStatesRollAsChainsDo) {
+// Nodes of a tree with branches give the bits of the chains of their ancestors, on any number of
+// threads, beside sequences with other caches.
+void check_tree(const Text& text, const CacheOptions& cache, int64_t before,
+                const std::vector<int32_t>& parents) {
+  SequenceState base = text.fresh(cache);
+  text.decode(base, {before - 3, 3});
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < parents.size(); ++i) rows.push_back(before + static_cast<int64_t>(i));
+  std::vector<SequenceState> chains;
+  std::vector<float> want;
+  for (size_t i = 0; i < parents.size(); ++i) {
+    SequenceState state = parents[i] < 0 ? base : chains[static_cast<size_t>(parents[i])];
+    const Tensor out = text.run({{&state, {rows[i]}}});
+    want.insert(want.end(), out.values().begin(), out.values().end());
+    chains.push_back(std::move(state));
+  }
+  for (const int threads : {1, 4}) {
+    const testing_support::Threads scope(threads);
+    SequenceState tree = base, plain = text.fresh({}), other = text.fresh(rolling(9, 1));
+    CacheOptions pages;
+    pages.quest_pages = 4;
+    SequenceState paged = text.fresh(pages);
+    for (SequenceState* state : {&plain, &other, &paged}) text.decode(*state, {70});
+    std::vector<float> alone;
+    for (const SequenceState& one : {plain, other, paged}) {
+      SequenceState state = one;
+      const Tensor out = text.run({{&state, {100, 101, 102}}});
+      alone.insert(alone.end(), out.values().begin(), out.values().end());
+    }
+    const Tensor out = text.run({{&tree, rows, parents},
+                                 {&plain, {100, 101, 102}},
+                                 {&other, {100, 101, 102}},
+                                 {&paged, {100, 101, 102}}});
+    const std::span<const float> all = out.values();
+    EXPECT_TRUE(std::ranges::equal(all.first(want.size()), want)) << threads << " threads";
+    EXPECT_TRUE(std::ranges::equal(all.subspan(want.size()), alone)) << threads << " threads";
+  }
+}
+
+std::vector<int32_t> branches(int32_t nodes) {
+  std::vector<int32_t> parents;
+  Random random(3, "tree");
+  for (int32_t i = 0; i < nodes; ++i) {
+    const auto any = static_cast<int32_t>(random.below(static_cast<uint64_t>(i) + 1)) - 1;
+    parents.push_back(random.uniform() < 0.8 ? i - 1 : any);
+  }
+  return parents;
+}
+
+TEST_P(CacheOptionsTest, TreesRollAsChainsDo) {
+  for (const AttentionOptions& options : shapes()) {
+    const Text text(options, 260);
+    check_tree(text, rolling(30, 4), 119, branches(20));
+    check_tree(text, rolling(90, 2), 119, branches(40));
+    check_tree(text, rolling(16, 70), 62, branches(30));
+  }
+}
+
+TEST_P(CacheOptionsTest, SavedStatesRollOn) {
   const Text text(shapes()[0], 200);
-  const std::vector<int32_t> chain = {-1, 0, 1, 2, 3, 4};
   for (const CacheOptions& cache : {rolling(30, 4), rolling(90, 2)}) {
     SequenceState state = text.fresh(cache);
     text.decode(state, {100, 16, 3});
-    SequenceState as_tree = state;
     const std::string saved = state.save();
     SequenceState loaded =
         SequenceState::load(std::as_bytes(std::span(saved)), text.layout(cache), "test");
-    const std::vector<float> want = text.decode(state, {6});
-    EXPECT_EQ(text.decode(loaded, {6}), want);
-    const Tensor nodes = text.run(as_tree, 6, chain);
-    EXPECT_EQ(std::vector<float>(nodes.values().begin(), nodes.values().end()), want);
+    EXPECT_EQ(text.decode(loaded, {6, 20}), text.decode(state, {6, 20}));
   }
 }
 
@@ -324,22 +405,18 @@ TEST_P(CacheOptionsTest, PagesAreThoseThatQuestChooses) {
 }
 
 TEST_P(CacheOptionsTest, TreesChoosePagesAsChainsDo) {
-  const Text text(shapes()[0], 200);
   CacheOptions cache;
   cache.quest_pages = 2;
-  SequenceState state = text.fresh(cache);
-  text.decode(state, {90, 3});
-  SequenceState as_tree = state;
-  std::vector<int32_t> chain(40);
-  std::iota(chain.begin(), chain.end(), -1);
-  const std::vector<float> want = text.decode(state, {16, 16, 8});
-  const Tensor nodes = text.run(as_tree, 40, chain);
-  EXPECT_EQ(std::vector<float>(nodes.values().begin(), nodes.values().end()), want);
+  for (const AttentionOptions& options : shapes()) {
+    const Text text(options, 260);
+    check_tree(text, cache, 93, branches(12));
+    check_tree(text, cache, 94, branches(60));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(InstructionSets, CacheOptionsTest,
-                         testing::ValuesIn(cpu_instruction_sets()), [](const auto& info) {
-                           std::string name = info.param;
+                         testing::ValuesIn(cpu_instruction_sets()), [](const auto& test) {
+                           std::string name = test.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -351,6 +428,7 @@ TEST(CacheOptions, AreChecked) {
   EXPECT_THROW(with_cache(layout, both), Error);
   EXPECT_THROW(with_cache(layout, rolling(-1, 4)), Error);
   EXPECT_THROW(with_cache(layout, rolling(16, -4)), Error);
+  EXPECT_THROW(with_cache(layout, rolling(INT64_MAX, 4)), Error);
   EXPECT_EQ(with_cache(layout, {}), layout);
   EXPECT_NE(with_cache(layout, rolling(16, 4))->fingerprint,
             with_cache(layout, rolling(16, 3))->fingerprint);

@@ -60,8 +60,7 @@ TEST(StateRows, OwnRead) {
         {{rows, kValues}}, {{rows, kValues}}, {{rows, kKeys}}, {{rows, kKeys}}};
   };
   check.forward = [](const Context& context, const std::vector<Tensor>& in) {
-    return std::vector<Tensor>{
-        own_read(context, {in[0], in[1], in[2], in[3], {}, {}, {}}, kHeads)};
+    return std::vector<Tensor>{own_read(context, {in[0], in[1], in[2], in[3], {}, {}, {}}, kHeads)};
   };
   check_operator(check);
 }
@@ -71,9 +70,8 @@ TEST(StateRows, TurnedHeads) {
   OperatorCheck check;
   check.name = "turned_heads";
   check.inputs = [](int64_t rows) {
-    return std::vector<check::Input>{{{rows, kGroups * kWidth}},
-                                     {{kTurned * kWidth}},
-                                     {{rows, kTurned * kPairs}, -3.2, 3.2}};
+    return std::vector<check::Input>{
+        {{rows, kGroups * kWidth}}, {{kTurned * kWidth}}, {{rows, kTurned * kPairs}, -3.2, 3.2}};
   };
   check.forward = [](const Context& context, const std::vector<Tensor>& in) {
     const Tensor bias = in[1].reshape({kTurned, kWidth});

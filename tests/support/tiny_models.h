@@ -316,10 +316,6 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "kv_heads": 2, "head_dim": 6, "rope": {}, "compress_block": 8, "compress_stride": 4,
           "select_block": 16, "select_top": 4, "window": 20}, )" +
                   ffn + "}}"},
-      {"moba_lent", R"("pattern": "ab", "blocks": {"a": {"mixer": {"type": "moba", "heads": 2,
-          "block": 64, "top": 3, "rope": {}, "qk_norm": true, "keys_to": 1}}, "b": {"mixer": {"type":
-          "attention", "heads": 2, "keys_from": 1}, )" +
-                        ffn + "}}"},
       {"nsa_all", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "nsa", "heads": 3,
           "kv_heads": 1, "head_dim": 8, "compress_block": 16, "compress_stride": 16,
           "compress_size": 5, "select_block": 64, "select_top": 8, "window": 9}, )" +

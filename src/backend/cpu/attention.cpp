@@ -27,11 +27,6 @@ float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage.
 
 size_t float_bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
 
-// The tiles that some row of a unit sees.
-cpu_attention::SeenTiles seen_tiles(const AttentionUnit& unit) {
-  return cpu_attention::SeenTiles(cpu_attention::rows_range(unit, 0, unit.rows).any);
-}
-
 class CpuAttentionKernels final : public AttentionKernels {
  public:
   void forward(const AttentionShape& shape, std::span<const AttentionUnit> units,

@@ -112,7 +112,8 @@ void ExactSplit(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
     if (prefix) ScoreTile(key_dim, count, prefix_q, keys, width, prefix_scores);
     for (int64_t r = 0; r < count; ++r) {
       float* row = scores + r * kAttentionTile;
-      if (prefix) TakePrefix(unit.visible[r / group].prefix, key, prefix_scores + r * kAttentionTile, row);
+      if (prefix)
+        TakePrefix(unit.visible[r / group].prefix, key, prefix_scores + r * kAttentionTile, row);
       if (shape.soft_cap > 0) CapScores(shape.soft_cap, row, nullptr);
       MaskRow(unit.visible[r / group], key, tile.count, row);
       if (lists.blocks != nullptr) {

@@ -15,12 +15,13 @@ class ListedSplits {
                int64_t kv_head)
       : all_(lists.blocks == nullptr) {
     if (all_) return;
+    const int64_t keys = unit.end_tile() * kAttentionTile;
     const int64_t group = shape.heads / shape.kv_heads, step = shape.heads / lists.lists;
     for (int64_t row = unit.first_row; row < unit.first_row + unit.rows; ++row) {
       for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head += step) {
         const RowList list = row_list(shape, lists, row, head);
         for (const int32_t* block = list.begin; block != list.end; ++block) {
-          add(*block * lists.block, (*block + 1) * lists.block);
+          add(*block * lists.block, std::min(keys, (*block + 1) * lists.block));
         }
       }
     }
@@ -32,6 +33,7 @@ class ListedSplits {
 
  private:
   void add(int64_t begin, int64_t end) {
+    if (begin >= end) return;
     const auto last = static_cast<size_t>((end - 1) / kSplitKeys);
     if (last >= seen_.size()) seen_.resize(last + 1);
     for (auto split = static_cast<size_t>(begin / kSplitKeys); split <= last; ++split) {
@@ -73,7 +75,12 @@ void ExactPlan::add(const AttentionShape& shape, const AttentionUnit& unit, cons
   }
   const int64_t heads = unit.kv_heads * (shape.heads / shape.kv_heads);
   int64_t keys = seen.prefix_end + seen.end - seen.begin;
-  if (lists.blocks != nullptr) keys = std::min(keys, lists.width * lists.block);
+  if (lists.blocks != nullptr) {
+    // All heads of a group meet what one of their lists has; and reading here and there is slow.
+    constexpr int64_t kScattered = 2;
+    const int64_t of_group = std::max<int64_t>(1, lists.lists / shape.kv_heads);
+    keys = std::min(keys, kScattered * of_group * lists.width * lists.block);
+  }
   work += unit.rows * heads * keys * ((shape.key_dim + shape.value_dim) / 2);
 }
 

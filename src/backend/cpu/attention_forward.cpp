@@ -101,12 +101,13 @@ void ForwardStep(const AttentionShape& shape, const AttentionUnit& unit, int64_t
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = step.rows.rows[i], row = unit.first_row + first + at;
     float* scores = t.scores + i * kAttentionTile;
-    if (prefix) TakePrefix(unit.visible[first + at].prefix, step.key, t.prefix_scores + at * kAttentionTile,
-                           scores);
+    if (prefix)
+      TakePrefix(unit.visible[first + at].prefix, step.key, t.prefix_scores + at * kAttentionTile,
+                 scores);
     if (shape.soft_cap > 0) CapScores(shape.soft_cap, scores, nullptr);
     if (step.masked) {
-      MaskRow(unit.visible[first + at], step.key,
-              cpu_attention::tile_at(unit, step.key).count, scores);
+      MaskRow(unit.visible[first + at], step.key, cpu_attention::tile_at(unit, step.key).count,
+              scores);
     }
     if (parts) {
       MaskUnlisted(cpu_attention::row_list(shape, lists, row, head), lists.block, step.key, scores);

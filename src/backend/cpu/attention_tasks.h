@@ -51,7 +51,7 @@ struct SeenTiles {
 
 // The tiles that some row of a unit sees.
 inline SeenTiles seen_tiles(const AttentionUnit& unit) {
-  return {unit, rows_range(unit, 0, unit.rows).any};
+  return SeenTiles(rows_range(unit, 0, unit.rows).any);
 }
 
 inline const KeyTile& tile_at(const AttentionUnit& unit, int64_t key) {

@@ -161,10 +161,10 @@ void ReplayRows(const DiagonalScan& scan, std::span<const float* const> rows, Gr
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < group.count; c += lanes) {
     const int64_t part = std::min(lanes, group.count - c), channel = group.channel + c;
-    const FloatVector constant =
-        !scan.constant     ? hn::Zero(d)
-        : scan.period > 0 ? hn::Set(d, 1.0f)
-                          : DecayOf(LoadPart(d, scan.log_a.data + channel, part));
+    const FloatVector constant = !scan.constant ? hn::Zero(d)
+                                 : scan.period > 0
+                                     ? hn::Set(d, 1.0f)
+                                     : DecayOf(LoadPart(d, scan.log_a.data + channel, part));
     FloatVector h = fresh ? hn::Zero(d) : LoadPart(d, state + channel, part);
     for (const float* row : rows) {
       const FloatVector a = scan.constant ? constant : LoadPart(d, row + channel, part);

@@ -174,7 +174,8 @@ HWY_INLINE HeadSums SumsOfHead(const Rwkv7Output& a, int64_t row, int64_t first)
     const V value = v.zero_rest(hn::Sub(v.load(x + i), center));
     squares = hn::MulAdd(value, value, squares);
   });
-  return {mean, 1.0f / std::sqrt(Total(squares) * per_column + a.epsilon), BonusOfHead(a, row, first)};
+  return {mean, 1.0f / std::sqrt(Total(squares) * per_column + a.epsilon),
+          BonusOfHead(a, row, first)};
 }
 
 void Output(const Rwkv7Output& a, const Matrix& y) {

@@ -146,8 +146,8 @@ HWY_INLINE void TurnBack(const TurnedHeads& a, int64_t row, const float* HWY_RES
       back[at + 1] = dy[at + 1] * c - dy[at] * s;
       if (dangles.data == nullptr) continue;
       const float first = from[2 * i] + a.bias[at], second = from[2 * i + 1] + a.bias[at + 1];
-      const float turned = (first * c - second * s) * dy[at + 1] -
-                           (first * s + second * c) * dy[at];
+      const float turned =
+          (first * c - second * s) * dy[at + 1] - (first * s + second * c) * dy[at];
       float& target = dangles.row(row)[angle];
       target = turned + (dangles.accumulate ? target : 0.0f);
     }

@@ -42,8 +42,7 @@ ModelConfig read(ConfigReader reader) {
       {"hidden_size", hidden_size},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("norm_eps", 1e-5, 0)}}}};
-  const auto layers =
-      static_cast<size_t>(reader.integer("num_hidden_layers", 48, 1, kMaxBlocks));
+  const auto layers = static_cast<size_t>(reader.integer("num_hidden_layers", 48, 1, kMaxBlocks));
   for (const char* key : {"chunk_size", "num_heads", "residual_in_fp32", "rescale_prenorm_residual",
                           "fuse_linear_cross_entropy", "use_l2warp"}) {
     reader.ignore(key);
@@ -90,9 +89,8 @@ TensorRules tensors(const ModelConfig& config) {
   // Biases are published for each of several inputs of a head, here one.
   std::vector<TensorRule> rules;
   for (const std::string name : {"B_bias", "C_bias"}) {
-    rules.push_back({{"layers.*.mixer." + name},
-                     {"backbone.layers.*.mixer." + name},
-                     transforms::squeeze(1)});
+    rules.push_back(
+        {{"layers.*.mixer." + name}, {"backbone.layers.*.mixer." + name}, transforms::squeeze(1)});
   }
   return with_rules(backbone_tensors(config), rules);
 }

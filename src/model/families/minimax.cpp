@@ -29,6 +29,9 @@ ModelConfig read(ConfigReader reader) {
   read_no_bias(reader);
   require(decoder.activation == "silu", reader.path("hidden_act"), "only \"silu\" is supported");
   read_window(reader, decoder, 0);
+  // Of the first release; transformers turns whole heads.
+  const int64_t turned = reader.integer("rotary_dim", 0, 0, head_dim(decoder));
+  if (turned > 0) decoder.mixer["rope"]["rotary_dim"] = turned;
   read_experts(reader, decoder, {kCount, 8, 2}, {});
   for (const char* key : {"router_jitter_noise", "block_size"}) reader.ignore(key);
   const std::vector<bool> attention =
@@ -62,6 +65,10 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const int64_t window = full.front()->mixers.front().at("window");
   json["sliding_window"] = nullptr;
   if (window > 0) json["sliding_window"] = window;
+  if (json.contains("partial_rotary_factor")) {
+    json.erase("partial_rotary_factor");
+    json["rotary_dim"] = full.front()->mixers.front().at("rope").at("rotary_dim");
+  }
   json["layer_types"] = write_layer_kinds(layers, "linear_attention");
   json.update({{"full_attn_alpha_factor", first->mixer_stream},
                {"full_attn_beta_factor", first->mixer_part},
@@ -73,8 +80,8 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  const auto lightning = layers_with(layer_blocks(config), "lightning");
-  const int64_t heads = lightning.front()->mixers.front().at("heads");
+  const auto lightning = mixers_of(config, "lightning");
+  const int64_t heads = lightning.empty() ? 1 : lightning.front()->at("heads").get<int64_t>();
   const std::string moe = "model.layers.*.block_sparse_moe.", ffn = "layers.*.ffn.";
   std::vector<TensorRule> rules =
       mixer_rules(config, "model.layers",

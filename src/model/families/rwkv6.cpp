@@ -30,10 +30,9 @@ ModelConfig read(ConfigReader reader) {
       {"mix_low_rank_dim", reader.integer("proj_low_rank_dim", 32, 1)},
       {"decay_low_rank_dim", reader.integer("gate_low_rank_dim", 64, 1)},
       {"norm_epsilon", settings.at("norm").at("epsilon")}};
-  const nlohmann::json ffn = {
-      {"type", "channel_mix"},
-      {"size", read_channel_mix_size(reader, sizes.hidden_size, kRatio)},
-      {"receptance", true}};
+  const nlohmann::json ffn = {{"type", "channel_mix"},
+                              {"size", read_channel_mix_size(reader, sizes.hidden_size, kRatio)},
+                              {"receptance", true}};
   read_trained_context(reader, settings);
   finish_published(reader);
   return layered_config(
@@ -45,7 +44,10 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const BlockConfig* block = uniform_block(config, "rwkv6");
   if (block == nullptr || !is_channel_mix(block->feed_forward, true)) return {};
   const nlohmann::json& mixer = block->mixers.front();
+  // The reference has one epsilon for all norms.
+  if (static_cast<float>(mixer.at("norm_epsilon").get<double>()) != config.norm_epsilon) return {};
   nlohmann::json json = write_rwkv_settings(config, "rwkv6", "RWKV6ForCausalLM");
+  json["norm_eps"] = mixer.at("norm_epsilon");
   json["num_heads"] = mixer.at("heads");
   json["expand_k"] = fla_expansion(config, mixer, "head_dim");
   json["expand_v"] = fla_expansion(config, mixer, "value_head_dim");
