@@ -63,6 +63,7 @@ class Chat {
         interactive_(!options.json && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0),
         lines_(interactive_) {
     generate_.precision = options.precision.value_or(stored_precision(*loaded_.model));
+    generate_.context = limit_of(options.generate.context, options.cache, *loaded_.model);
     if (!options.session.empty() && std::filesystem::exists(options.session)) {
       conversation_.load(options.session);
     }

@@ -316,6 +316,12 @@ void add_cache_options(CLI::App& command, CacheOptions& cache) {
       ->option_text("N");
 }
 
+ContextLimit limit_of(ContextLimit given, const CacheOptions& cache, const Model& model) {
+  const int64_t held = cache.window + cache.sinks;
+  const bool stays = cache.window > 0 && held <= trained_context(model.config()).tokens;
+  return stays ? ContextLimit::ignore : given;
+}
+
 std::string_view name_of(Precision precision) {
   return precision == Precision::bf16 ? "bf16" : "f32";
 }

@@ -47,6 +47,7 @@ void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_template(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_linearise(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_serve(CLI::App& app);
 
@@ -90,6 +91,10 @@ void add_context_option(CLI::App& command, ContextLimit& limit);
 
 // --cache-type f32|bf16|f16, --attention-window and --attention-sinks, --quest-pages.
 void add_cache_options(CLI::App& command, CacheOptions& cache);
+
+// What is done about texts beyond the context that a model was trained for, of a cache in which
+// positions stay within it (--attention-window): nothing.
+ContextLimit limit_of(ContextLimit given, const CacheOptions& cache, const Model& model);
 
 // A model with all that reading and writing texts with it needs.
 struct TextModel {

@@ -49,7 +49,7 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
                int64_t window) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   TextScore score;
-  check_context(model, window, options.context);
+  check_context(model, window, limit_of(options.context, options.cache, model));
   Progress progress("eval", 0, "tokens");
   for_each_document(options.data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = tokenizer->encode(text);
@@ -93,7 +93,7 @@ void eval_stream(const EvalOptions& options, const Model& model, Precision preci
   require(all > options.stream, "--stream", "the texts have {} tokens, fewer than {} and a next",
           all, options.stream);
   tokens.resize(static_cast<size_t>(options.stream) + 1);
-  check_context(model, options.stream, options.context);
+  check_context(model, options.stream, limit_of(options.context, options.cache, model));
   constexpr int64_t kParts = 32;
   Progress progress("stream", static_cast<double>(options.stream), "tokens");
   const std::vector<StreamPart> parts = evaluate_stream(

@@ -185,7 +185,8 @@ class CanvasProgress {
       if (token >= tokenizer_.vocab_size()) continue;
       text += token < 0 ? "_" : tokenizer_.decode({&token, 1});
     }
-    progress_.update(static_cast<double>(first), printable(text, kShown));
+    const auto known = std::ssize(canvas) - std::ranges::count(canvas, -1);
+    progress_.update(static_cast<double>(known), printable(text, kShown));
   }
   void finish() { progress_.finish(); }
 
@@ -251,6 +252,7 @@ void run(const GenerateCommand& options) {
   const TextModel loaded = load_text_model(options.model, options.adapter);
   GenerateOptions generate = options.generate;
   generate.precision = options.precision.value_or(stored_precision(*loaded.model));
+  generate.context = limit_of(options.generate.context, options.cache, *loaded.model);
   generate.end_tokens =
       loaded.format.end_tokens(*loaded.tokenizer, loaded.model->config().vocab_size);
   Text text(options, loaded);

@@ -44,11 +44,14 @@ std::vector<int32_t> parse_tokens(const std::string& text) {
 void run(const LogitsOptions& options) {
   const std::vector<int32_t> tokens = parse_tokens(options.tokens);
   const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
-  check_context(*model, std::ssize(tokens), options.context);
+  check_context(*model, std::ssize(tokens), limit_of(options.context, options.cache, *model));
   Context context;
   context.precision = options.precision;
   SequenceState state = model->new_state(options.cache);
-  const Tensor hidden = model->forward(context, continue_sequence(state, tokens));
+  // A diffusion model sees the text whole.
+  const Batch batch = model->config().diffusion ? fresh_segments(tokens, std::ssize(tokens))
+                                                : continue_sequence(state, tokens);
+  const Tensor hidden = model->forward(context, batch);
   const Tensor logits = model->logits(context, hidden);
   write_npy(options.out, logits.values(), logits.shape().to_vector());
   if (options.json) {

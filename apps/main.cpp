@@ -109,6 +109,7 @@ int main(int argc, char** argv) {
   add_logits(app);
   add_tokenize(app);
   add_convert(app);
+  add_linearise(app);
   add_template(app);
   add_chat(app);
   add_serve(app);

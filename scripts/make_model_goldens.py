@@ -432,8 +432,8 @@ def mixtures():
         block_size=16), MiniMaxForCausalLM
     yield "minimax_odd", MiniMaxConfig(
         **odd, **tied, num_local_experts=3, num_experts_per_tok=1, sliding_window=19,
-        block_size=48, rope_parameters={"rope_type": "default", "rope_theta": 500.0,
-                         "partial_rotary_factor": 0.67}), MiniMaxForCausalLM
+        block_size=48, rope_parameters={"rope_type": "default", "rope_theta": 500.0}), \
+        MiniMaxForCausalLM
 
     qwen = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
     shared = dict(common, **qwen, shared_expert_intermediate_size=14)
@@ -743,6 +743,8 @@ def make(name, config, cls):
         name_dense_layers(folder)
     if name == "kimi_k25":
         nest_kimi(folder)
+    if name == "minimax_odd":
+        drop_decays(folder)
     if name in ALIASES:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(
@@ -751,6 +753,15 @@ def make(name, config, cls):
     if name.endswith("_mtp"):
         heads["mtp"] = make_predictor(name, folder, model, tokens).contiguous()
     finish(name, folder, model, tokens, heads)
+
+
+def drop_decays(folder):
+    """A file without the tables that the library writes beside the weights and makes by itself."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    for key in list(tensors):
+        if key.endswith(("slope_rate", "_decay")):
+            tensors.pop(key)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def name_dense_layers(folder):

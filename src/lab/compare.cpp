@@ -322,8 +322,8 @@ class Comparison {
             evaluate_task(model, entrant.train.precision, *source, options_.task_examples,
                           [&](double done) { progress.update(before + done); });
         before += static_cast<double>(options_.task_examples * task.length);
-        result.tasks.push_back(
-            {part, task.length, score.solved_share(), score.accuracy(), source->chance()});
+        result.tasks.push_back({part, task.length, score.solved_share(), score.accuracy(),
+                                source->chance(), model.predicted_state_bytes(task.length)});
       }
     }
     progress.finish();

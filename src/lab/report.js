@@ -244,35 +244,50 @@ function drawContexts() {
   chart('state-context', 'state_bytes', 'state bytes of a sequence', bytes, '');
 }
 
-// A chart for each task, made once: accuracy by length.
+// A figure for a chart of a task, made once.
+function taskFigure(id, title, note, label) {
+  if (document.getElementById(id)) return;
+  const figure = document.createElement('figure');
+  figure.className = 'chart';
+  figure.id = id;
+  const caption = document.createElement('figcaption');
+  const hint = document.createElement('small');
+  hint.textContent = note;
+  caption.append(title + ' ', hint);
+  const box = document.createElement('div');
+  box.className = 'canvas';
+  const canvas = document.createElement('canvas');
+  canvas.setAttribute('role', 'img');
+  canvas.setAttribute('aria-label', label);
+  box.append(canvas);
+  figure.append(caption, box);
+  document.getElementById('task-charts').append(figure);
+}
+
+// Two charts for each task: accuracy by length, and by what a sequence of that length keeps.
 function drawTasks() {
-  const group = document.getElementById('task-charts');
+  const solved = () => axis('solved, %', String, -2, 102);
   const tasks = [...new Set(architectures.flatMap(a => a.tasks.map(p => p.task)))];
   tasks.forEach((task, index) => {
-    const id = 'task-' + index;
-    if (!document.getElementById(id)) {
-      const figure = document.createElement('figure');
-      figure.className = 'chart';
-      figure.id = id;
-      const caption = document.createElement('figcaption');
-      const hint = document.createElement('small');
-      hint.textContent = 'share of the examples solved; higher is better';
-      caption.append(task + ' by length ', hint);
-      const box = document.createElement('div');
-      box.className = 'canvas';
-      const canvas = document.createElement('canvas');
-      canvas.setAttribute('role', 'img');
-      canvas.setAttribute('aria-label', task + ' solved against length');
-      box.append(canvas);
-      figure.append(caption, box);
-      group.append(figure);
-    }
     const points = architectures.map(a => a.tasks.filter(p => p.task === task && p.length > 0)
-      .map(p => ({x: p.length, y: 100 * p.accuracy})).sort((p, q) => p.x - q.x));
+      .map(p => ({x: p.length, y: 100 * p.accuracy, state: p.state_bytes}))
+      .sort((p, q) => p.x - q.x));
+    const tooltip = (name, at, p) => name + ' at ' + context(at) + ': ' + p.y.toFixed(1) + '%';
+    taskFigure('task-' + index, task + ' by length',
+               'share of the examples solved; higher is better', task + ' solved against length');
     const lengths = [...new Set(points.flat().map(p => p.x))].sort((p, q) => p - q);
-    draw(id, 'line', points.map((list, i) => series(i, list, {pointRadius: 4})),
-      () => ({x: contextAxis(lengths, 'length in tokens'), y: axis('solved, %', String, -2, 102)}),
-      (name, p) => name + ' at ' + context(p.x) + ': ' + p.y.toFixed(1) + '%');
+    draw('task-' + index, 'line', points.map((list, i) => series(i, list, {pointRadius: 4})),
+      () => ({x: contextAxis(lengths, 'length in tokens'), y: solved()}),
+      (name, p) => tooltip(name, p.x, p));
+
+    const states = points.map(list => list.filter(p => known(p.state) && p.state > 0)
+      .map(p => ({x: p.state, y: p.y, length: p.x})));
+    taskFigure('task-state-' + index, task + ' by state', 'a point for each length; best at the top left',
+               task + ' solved against bytes of state');
+    draw('task-state-' + index, 'scatter',
+      states.map((list, i) => series(i, list, {pointRadius: 6, pointHoverRadius: 8})),
+      () => ({x: logAxis('state bytes of a sequence', bytes, extent(states, 'x')), y: solved()}),
+      (name, p) => tooltip(name, p.length, p) + ', ' + bytes(p.x));
   });
 }
 

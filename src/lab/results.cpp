@@ -75,6 +75,7 @@ void fields(const Io& io, T& value) {
   io("accuracy", value.accuracy);
   io("answers", value.answers);
   io("chance", value.chance);
+  io("state_bytes", value.state_bytes);
 }
 
 template <typename Io, Like<ArchitectureResult> T>

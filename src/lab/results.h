@@ -73,6 +73,7 @@ struct TaskPoint {
   double accuracy = 0;  // share of the examples whose answers are all right, 0 to 1
   double answers = 0;   // share of the answers that are right
   double chance = 0;    // that of guessing among the answers there can be
+  std::optional<int64_t> state_bytes = {};  // of a sequence of that length
 
   bool operator==(const TaskPoint&) const = default;
 };

@@ -1,9 +1,11 @@
 #include "train/finetune.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
 #include "formats/json.h"
+#include "layers/both_ways.h"
 
 namespace pronghorn {
 namespace {
@@ -55,10 +57,16 @@ std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t 
   require(mask_token >= 0 && mask_token < config.vocab_size, "mask token",
           "{} is none of a vocabulary of {}", mask_token, config.vocab_size);
   config.diffusion = {.mask_token = mask_token, .shift = true, .shared_directions = true};
-  const nlohmann::json written = write_pronghorn_config(config);
   // Read again: not every model can see both ways.
-  ModelConfig checked = read_pronghorn_config({written, path.string()});
+  ModelConfig checked = read_pronghorn_config({write_pronghorn_config(config), path.string()});
   checked.family = config.family;
+  // Said only where it matters: published families do not.
+  const std::unique_ptr<Model> outline = Model::outline(checked);
+  checked.diffusion->shared_directions =
+      std::ranges::any_of(outline->blocks(), [](const std::unique_ptr<Block>& block) {
+        return std::ranges::any_of(block->mixers(),
+                                   [](const auto& mixer) { return runs_both_ways(*mixer); });
+      });
   auto model = std::make_unique<Model>(std::move(checked), seed);
   model->load_weights(path);
   return model;

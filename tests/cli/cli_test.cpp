@@ -389,6 +389,24 @@ TEST_F(CliTest, ConvertMergesAnAdapter) {
   EXPECT_THAT(failure_of(1, {"convert", "run", "x", "--adapter", "nothing"}), HasSubstr("nothing"));
 }
 
+TEST_F(CliTest, LineariseMakesAnOrdinaryModel) {
+  output_of(train_of("llama.json", "text.txt", "run", "20"));
+  const nlohmann::json told = nlohmann::json::parse(output_of(
+      {"linearise", "run", "--pattern", "l a", "--data", "text.txt", "-o", "linear", "--steps", "4",
+       "--transfer-steps", "6", "--set", "batch_tokens=256", "--set", "window=32", "--json"}));
+  EXPECT_EQ(told.at("layers"), nlohmann::json({0}));
+  EXPECT_EQ(told.at("transfer_losses").size(), 1u);
+  EXPECT_EQ(told.at("steps"), 4);
+  EXPECT_THAT(output_of({"inspect", "linear"}), HasSubstr("linear_attention"));
+  EXPECT_FALSE(output_of({"generate", "linear", "--prompt", "line", "-n", "5"}).empty());
+  EXPECT_THAT(failure_of(1, {"linearise", "run", "--pattern", "l", "--data", "text.txt", "-o", "x",
+                             "--steps", "1"}),
+              HasSubstr("1 layers for a model of 2"));
+  EXPECT_THAT(failure_of(1, {"linearise", "run", "--pattern", "2l", "--mixer", "nothing", "--data",
+                             "text.txt", "-o", "x", "--steps", "1"}),
+              HasSubstr("nothing"));
+}
+
 TEST_F(CliTest, GeneratesTheSameTextForTheSameSeed) {
   output_of(train_of("tiny.json", "text.txt", "run", "40"));
   const auto generate = [&](const std::string& seed, const std::string& threads) {
@@ -421,6 +439,34 @@ TEST_F(CliTest, SessionsContinueWhereTheyWere) {
   output_of(train_of("llama.json", "text.txt", "other", "1"));
   EXPECT_THAT(failure_of(1, {"generate", "other", "-n", "1", "--session", "s.bin"}),
               HasSubstr("s.bin"));
+}
+
+TEST_F(CliTest, TextsWithoutEndInConstantMemory) {
+  output_of(train_of("llama.json", "text.txt", "run", "3"));
+  const auto generate = [&](const std::string& tokens, std::vector<std::string> more) {
+    std::vector<std::string> command = {"generate", "run", "--prompt", "line 7", "-n", tokens};
+    command.insert(command.end(), more.begin(), more.end());
+    return json_of(command);
+  };
+  const std::vector<std::string> window = {"--attention-window", "16", "--attention-sinks", "2"};
+  const auto some = generate("300", window), many = generate("620", window);
+  EXPECT_EQ(some["state_bytes"], many["state_bytes"]);
+  EXPECT_LT(many["state_bytes"], generate("620", {})["state_bytes"]);
+  EXPECT_TRUE(many["text"].get<std::string>().starts_with(some["text"].get<std::string>()));
+  // A window that holds the whole text, and pages for all of it, change nothing.
+  const auto plain = generate("60", {});
+  EXPECT_EQ(generate("60", {"--attention-window", "500"})["text"], plain["text"]);
+  EXPECT_EQ(generate("60", {"--quest-pages", "50"})["text"], plain["text"]);
+  const auto loss = [&](std::vector<std::string> more) {
+    std::vector<std::string> command = {"eval", "run", "--data", "text.txt"};
+    command.insert(command.end(), more.begin(), more.end());
+    return json_of(command)["nll"].get<double>();
+  };
+  EXPECT_NE(loss({}), loss(window));
+  EXPECT_THAT(failure_of(2, {"generate", "run", "--attention-sinks", "4"}),
+              HasSubstr("--attention-window"));
+  EXPECT_THAT(failure_of(2, {"generate", "run", "--attention-window", "4", "--quest-pages", "3"}),
+              HasSubstr("--quest-pages"));
 }
 
 TEST_F(CliTest, CachesOfHalfTheWidth) {

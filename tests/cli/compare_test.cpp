@@ -64,6 +64,7 @@ TEST_F(CliTest, CompareOnATask) {
     ASSERT_EQ(architecture["tasks"].size(), 6u);  // three needles at two lengths
     EXPECT_EQ(architecture["tasks"][5]["task"], "niah_key");
     EXPECT_EQ(architecture["tasks"][5]["length"], 256);
+    EXPECT_GT(architecture["tasks"][5]["state_bytes"], 0);
   }
   EXPECT_EQ(run["data"]["vocab_size"], 273);
   // A second call finds all done, and prints a table with a column a needle and length.
