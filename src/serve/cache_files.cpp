@@ -54,9 +54,8 @@ uint64_t computed_fingerprint(const Model& model, const CacheOptions& kv_cache,
     const Batch batch = continue_sequence(
         state, std::span<const int32_t>(tokens).subspan(from, static_cast<size_t>(count)));
     const Tensor hidden = model.forward(context, batch);
-    for (const float score : model.logits(context, hidden.row_slice(count - 1, 1)).values()) {
-      put(bytes, score);
-    }
+    const Tensor scores = model.logits(context, hidden.row_slice(count - 1, 1));
+    for (const float score : scores.values()) put(bytes, score);
   }
   put(bytes, model.layout(kv_cache)->fingerprint);
   put(bytes, kPiece);

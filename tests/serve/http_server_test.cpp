@@ -232,7 +232,7 @@ TEST_F(HttpTest, AFullQueueSaysWhenToComeBack) {
 }
 
 TEST_F(HttpTest, DrainingLetsTextsEnd) {
-  constexpr int64_t kTokens = 4000;
+  constexpr int64_t kTokens = 1500;
   engine_.context = 2 * kTokens;
   RawClient client(server().server().port());
   json body = long_chat(kTokens);
@@ -246,7 +246,7 @@ TEST_F(HttpTest, DrainingLetsTextsEnd) {
   EXPECT_NE(refused.header("Retry-After"), "");
   EXPECT_EQ(server().get("/ready").status, 503);
   EXPECT_EQ(server().get("/health").status, 200);
-  EXPECT_THAT(client.read_until("[DONE]"), HasSubstr("\"finish_reason\":\"length\""));
+  EXPECT_NE(client.read_until("[DONE]").find("\"finish_reason\":\"length\""), std::string::npos);
   drain.join();
   EXPECT_TRUE(eventually([&] { return server().ended(); }));
 }
