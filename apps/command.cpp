@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "lab/text.h"
-#include "model/lora.h"
 
 namespace pronghorn::app {
 
@@ -123,13 +122,6 @@ void add_task_options(CLI::App& command, TaskOptions& task) {
       ->check(natural_number());
 }
 
-std::unique_ptr<Model> load_model(const std::filesystem::path& model,
-                                  const std::filesystem::path& adapter) {
-  std::unique_ptr<Model> loaded = Model::load(model);
-  if (!adapter.empty()) loaded->set_adapter(Adapter::load(*loaded, adapter));
-  return loaded;
-}
-
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
   command.add_option("--adapter", adapter, "directory of a LoRA adapter for the model");
 }
@@ -166,17 +158,6 @@ void add_context_option(CLI::App& command, ContextLimit& limit) {
   command.add_flag_callback(
       "--strict-context", [&limit] { limit = ContextLimit::error; },
       "a text beyond the context that the model was trained for is an error, not a warning");
-}
-
-TextModel load_text_model(const std::filesystem::path& path, const std::filesystem::path& adapter) {
-  TextModel loaded;
-  loaded.tokenizer = load_tokenizer(path);
-  loaded.format = ChatFormat::load(path);
-  loaded.model = load_model(path, adapter);
-  require(loaded.tokenizer->vocab_size() <= loaded.model->config().vocab_size, path.string(),
-          "its tokenizer has {} tokens and its model {}", loaded.tokenizer->vocab_size(),
-          loaded.model->config().vocab_size);
-  return loaded;
 }
 
 const char* end_name(Generated::End end) {

@@ -15,6 +15,7 @@
 #include "decode/generator.h"
 #include "decode/sampling.h"
 #include "decode/speculation.h"
+#include "decode/text_model.h"
 #include "formats/chat_format.h"
 #include "formats/tokenizer.h"
 #include "lab/table.h"
@@ -69,9 +70,6 @@ CLI::Validator seed_number();
 // --task-curriculum.
 void add_task_options(CLI::App& command, TaskOptions& task);
 
-// A checkpoint for inference, with the adapter in a directory; empty: none.
-std::unique_ptr<Model> load_model(const std::filesystem::path& model,
-                                  const std::filesystem::path& adapter);
 // --adapter of commands that use a model.
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
 
@@ -95,16 +93,6 @@ void add_cache_options(CLI::App& command, CacheOptions& cache);
 // What is done about texts beyond the context that a model was trained for, of a cache in which
 // positions stay within it (--attention-window): nothing.
 ContextLimit limit_of(ContextLimit given, const CacheOptions& cache, const Model& model);
-
-// A model with all that reading and writing texts with it needs.
-struct TextModel {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  ChatFormat format;
-};
-// The small files first, so that what is wrong with them is said at once. adapter: as for
-// load_model.
-TextModel load_text_model(const std::filesystem::path& path, const std::filesystem::path& adapter);
 
 // "length", "stop_string", "end_token", "interrupted".
 const char* end_name(Generated::End end);

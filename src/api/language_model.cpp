@@ -5,11 +5,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "decode/text_model.h"
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "lab/measure.h"
-#include "model/lora.h"
-#include "ops/pointwise.h"
 #include "train/evaluate.h"
 #include "train/text_source.h"
 
@@ -59,16 +58,12 @@ LanguageModel LanguageModel::load(const std::filesystem::path& checkpoint,
                                   const std::filesystem::path& adapter) {
   set_up_messages();
   auto parts = std::make_shared<Parts>();
-  parts->tokenizer = load_tokenizer(checkpoint);  // the small files first
-  parts->format = ChatFormat::load(checkpoint);
-  std::unique_ptr<Model> model = Model::load(checkpoint);
-  if (!adapter.empty()) model->set_adapter(Adapter::load(*model, adapter));
-  const int64_t vocab_size = model->config().vocab_size;
-  parts->model = std::move(model);
-  parts->end_tokens = parts->format.end_tokens(*parts->tokenizer, vocab_size);
-  require(parts->tokenizer->vocab_size() <= vocab_size, checkpoint.string(),
-          "its tokenizer has {} tokens and its model {}", parts->tokenizer->vocab_size(),
-          vocab_size);
+  TextModel loaded = load_text_model(checkpoint, adapter);
+  parts->model = std::move(loaded.model);
+  parts->tokenizer = std::move(loaded.tokenizer);
+  parts->format = std::move(loaded.format);
+  parts->end_tokens =
+      parts->format.end_tokens(*parts->tokenizer, parts->model->config().vocab_size);
   return LanguageModel(std::move(parts));
 }
 

@@ -258,9 +258,10 @@ WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t
                               log_total);
   };
   WrittenToken written{token, log_probability(token), {}};
+  if (likeliest <= 0) return written;
   std::vector<int32_t> best(scores.size());
   std::iota(best.begin(), best.end(), 0);
-  const auto count = std::clamp<int64_t>(likeliest, 0, std::ssize(scores));
+  const auto count = std::min<int64_t>(likeliest, std::ssize(scores));
   std::partial_sort(best.begin(), best.begin() + count, best.end(), [&](int32_t a, int32_t b) {
     const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
     return x != y ? x > y : a < b;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "layers/layers.h"
+#include "layers/mamba_core.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/outer_product_state.h"
@@ -19,9 +20,8 @@ namespace {
 
 constexpr double kMostScale = 1e4;
 
-struct Mamba2Config {
-  double expand = 0;
-  int64_t heads = 0, head_dim = 0, state = 0, groups = 0, conv_kernel = 0;
+struct Mamba2Config : StateHeads {
+  int64_t conv_kernel = 0;
   TimeStepConfig time_step;
   float time_step_low = 0, time_step_high = std::numeric_limits<float>::infinity();
   bool bias = false, conv_bias = false, output_bias = false;
@@ -30,17 +30,7 @@ struct Mamba2Config {
   std::vector<float> projection_scales;
 
   void fields(ConfigFields& f, const LayerContext& context) {
-    f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
-           "only for the default of `head_dim`");
-    const auto inner = static_cast<int64_t>(expand * static_cast<double>(context.hidden_size));
-    f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
-    f.check(f.has("head_dim") || inner % heads == 0, "heads",
-            "{} does not divide the inner size {} (expand x hidden_size)", heads, inner);
-    f.integer("head_dim", head_dim, {inner / heads, "expand x hidden_size / heads"}, 1,
-              limits::kWidth / heads, "columns of a head's state");
-    f.integer("state", state, 128, 1, limits::kState, "rows of a head's state");
-    f.integer("groups", groups, 1, 1, heads, "of heads that share B and C; divides `heads`");
-    f.check(heads % groups == 0, "groups", "{} does not divide heads {}", groups, heads);
+    head_fields(f, context, 1);
     f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps, "taps of the convolution");
     time_step.fields(f);
     nlohmann::json limit;

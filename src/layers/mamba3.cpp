@@ -7,6 +7,7 @@
 
 #include "layers/layers.h"
 #include "layers/linear_parts.h"
+#include "layers/mamba_core.h"
 #include "layers/toolbox.h"
 #include "ops/diagonal_scan.h"
 #include "ops/linear.h"
@@ -17,24 +18,13 @@
 namespace pronghorn {
 namespace {
 
-struct Mamba3Config {
-  double expand = 0, rope_fraction = 0, least_rate = 0, norm_epsilon = 0;
-  int64_t heads = 0, head_dim = 0, state = 0, groups = 0;
+struct Mamba3Config : StateHeads {
+  double rope_fraction = 0, least_rate = 0, norm_epsilon = 0;
   TimeStepConfig time_step;
   bool bias = false, output_norm = false;
 
   void fields(ConfigFields& f, const LayerContext& context) {
-    f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
-           "only for the default of `head_dim`");
-    const auto inner = static_cast<int64_t>(expand * static_cast<double>(context.hidden_size));
-    f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
-    f.check(f.has("head_dim") || inner % heads == 0, "heads",
-            "{} does not divide the inner size {} (expand x hidden_size)", heads, inner);
-    f.integer("head_dim", head_dim, {inner / heads, "expand x hidden_size / heads"}, 1,
-              limits::kWidth / heads, "columns of a head's state");
-    f.integer("state", state, 128, 2, limits::kState, "rows of a head's state");
-    f.integer("groups", groups, 1, 1, heads, "of heads that share B and C; divides `heads`");
-    f.check(heads % groups == 0, "groups", "{} does not divide heads {}", groups, heads);
+    head_fields(f, context, 2);
     f.number("rope_fraction", rope_fraction, 0.5, 0.0, 1.0,
              "share of B's and C's columns that are turned, in pairs");
     f.check(pairs() > 0, "rope_fraction", "{} of {} columns is no pair", rope_fraction, state);

@@ -9,6 +9,20 @@
 
 namespace pronghorn {
 
+void StateHeads::head_fields(ConfigFields& f, const LayerContext& context, int64_t least_state) {
+  f.hint("expand", expand, 2, limits::kLeastExpand, limits::kExpand,
+         "only for the default of `head_dim`");
+  const auto inner = static_cast<int64_t>(expand * static_cast<double>(context.hidden_size));
+  f.integer("heads", heads, kRequired, 1, limits::kHeads, "heads, each with a state");
+  f.check(f.has("head_dim") || inner % heads == 0, "heads",
+          "{} does not divide the inner size {} (expand x hidden_size)", heads, inner);
+  f.integer("head_dim", head_dim, {inner / heads, "expand x hidden_size / heads"}, 1,
+            limits::kWidth / heads, "columns of a head's state");
+  f.integer("state", state, 128, least_state, limits::kState, "rows of a head's state");
+  f.integer("groups", groups, 1, 1, heads, "of heads that share B and C; divides `heads`");
+  f.check(heads % groups == 0, "groups", "{} does not divide heads {}", groups, heads);
+}
+
 void MambaCoreConfig::fields(ConfigFields& f, const LayerContext& context) {
   f.integer("state", state, 16, 1, limits::kChannelState, "numbers per channel");
   f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps, "taps of the convolution");

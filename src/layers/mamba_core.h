@@ -11,6 +11,15 @@
 
 namespace pronghorn {
 
+// Heads with a state each (Mamba-2, arXiv 2405.21060, section 7.1, and Mamba-3 after it).
+struct StateHeads {
+  double expand = 0;
+  int64_t heads = 0, head_dim = 0, state = 0, groups = 0;
+
+  // least_state: the fewest rows of a state.
+  void head_fields(ConfigFields& f, const LayerContext& context, int64_t least_state);
+};
+
 struct MambaCoreConfig {
   int64_t state = 0, conv_kernel = 0, time_step_rank = 0;
   TimeStepConfig time_step;

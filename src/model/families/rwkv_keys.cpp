@@ -1,6 +1,7 @@
 #include "model/families/rwkv_keys.h"
 
 #include "base/error.h"
+#include "model/families/fla.h"
 #include "model/families/mapping.h"
 
 namespace pronghorn {
@@ -36,20 +37,10 @@ bool is_channel_mix(const nlohmann::json& feed_forward, bool receptance) {
 
 nlohmann::json write_rwkv_settings(const ModelConfig& config, const std::string& model_type,
                                    const std::string& architecture) {
-  const BlockConfig& block = *layer_blocks(config).front();
-  nlohmann::json json = {{"model_type", model_type},
-                         {"architectures", {architecture}},
-                         {"vocab_size", config.vocab_size},
-                         {"hidden_size", config.hidden_size},
-                         {"num_hidden_layers", config.block_count()},
-                         {"intermediate_size", block.feed_forward.at("size")},
-                         {"hidden_act", "sqrelu"},
-                         {"norm_first", config.embedding_norm},
-                         {"norm_bias", config.norm_bias},
-                         {"norm_eps", config.norm_epsilon},
-                         {"tie_word_embeddings", config.tie_embeddings},
-                         {"torch_dtype", "float32"}};
-  json.update(write_trained_context(config));
+  nlohmann::json json = write_fla_decoder(config, model_type, architecture);
+  json["hidden_act"] = "sqrelu";
+  json["norm_first"] = config.embedding_norm;
+  json["norm_bias"] = config.norm_bias;
   return json;
 }
 

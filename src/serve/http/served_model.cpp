@@ -4,10 +4,9 @@
 
 #include <algorithm>
 
-#include "base/error.h"
 #include "base/quote.h"
 #include "decode/conversation.h"
-#include "model/lora.h"
+#include "decode/text_model.h"
 #include "model/weight_bytes.h"
 #include "serve/http/api_error.h"
 
@@ -22,21 +21,16 @@ std::shared_ptr<ServedModel> ServedModel::load(const ModelSource& source) {
   auto served = std::make_shared<ServedModel>();
   served->name = source.name;
   served->created = std::time(nullptr);
-  // The small files first, so that what is wrong with them is said at once.
-  served->tokenizer = load_tokenizer(source.path);
-  served->format = ChatFormat::load(source.path);
-  std::unique_ptr<Model> model = Model::load(source.path);
-  if (!source.adapter.empty()) model->set_adapter(Adapter::load(*model, source.adapter));
-  const int64_t vocab_size = model->config().vocab_size;
-  require(served->tokenizer->vocab_size() <= vocab_size, source.path.string(),
-          "its tokenizer has {} tokens and its model {}", served->tokenizer->vocab_size(),
-          vocab_size);
-  served->end_tokens = served->format.end_tokens(*served->tokenizer, vocab_size);
+  TextModel loaded = load_text_model(source.path, source.adapter);
+  served->model = std::move(loaded.model);
+  served->tokenizer = std::move(loaded.tokenizer);
+  served->format = std::move(loaded.format);
+  served->end_tokens =
+      served->format.end_tokens(*served->tokenizer, served->model->config().vocab_size);
   const std::vector<int32_t> closing = closing_tokens(served->format, *served->tokenizer);
   served->end_tokens.insert(served->end_tokens.end(), closing.begin(), closing.end());
   served->options = source.engine;
-  served->options.precision = source.precision.value_or(stored_precision(*model));
-  served->model = std::move(model);
+  served->options.precision = source.precision.value_or(stored_precision(*served->model));
   served->engine = std::make_unique<Engine>(served->model, served->tokenizer, served->options);
   return served;
 }
