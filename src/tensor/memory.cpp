@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/threads.h"
+#include "tensor/slabs.h"
 #include "tensor/storage.h"
 
 namespace pronghorn {
@@ -23,13 +24,22 @@ int64_t row_grain(int64_t numbers) {
 
 Memory* current = nullptr;
 
+// Never destroyed, as the host's memory.
+Slabs& slabs() {
+  static auto* instance = new Slabs;
+  return *instance;
+}
+
 }  // namespace
 
 std::byte* Memory::allocate(size_t bytes, size_t alignment) {
+  if (Slabs::takes(bytes, alignment)) return slabs().allocate(bytes);
   return static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
 }
 
-void Memory::release(std::byte* block) { std::free(block); }
+void Memory::release(std::byte* block) {
+  if (!slabs().release(block)) std::free(block);
+}
 
 void Memory::clear(std::byte* to, size_t bytes) {
   constexpr int64_t kBytes = kGrain * int64_t{sizeof(float)};

@@ -32,10 +32,13 @@ void PackTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv
 }
 
 // Writes out what ForwardTile() has added up for one row and head.
-HWY_INLINE void FinishRow(const AttentionShape& shape, int64_t row, int64_t head, float maximum,
-                          float sum, const float* o, const AttentionOperands& operands) {
+HWY_INLINE void FinishRow(const AttentionShape& shape, DType type, int64_t row, int64_t head,
+                          float maximum, float sum, const float* o,
+                          const AttentionOperands& operands) {
   const int64_t dim = shape.value_dim;
-  ScaleInto(dim, sum > 0 ? 1 / sum : 0.0f, o, operands.o.row(row) + head * dim);
+  float* to = operands.o.row(row) + head * dim;
+  ScaleInto(dim, sum > 0 ? 1 / sum : 0.0f, o, to);
+  if (is_block_type(type)) TurnBlocks(dim, to);
   if (operands.log_sum_exp == nullptr) return;
   operands.log_sum_exp[row * shape.heads + head] = sum > 0 ? maximum + LogOne(sum) : 0.0f;
 }
@@ -139,6 +142,10 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
     PackRows(count, key_dim, shape.scale, operands.prefix_q.row(row0) + head * key_dim,
              operands.prefix_q.stride, t.prefix_q);
   }
+  if (is_block_type(unit.type)) {
+    TurnBlocks(count * key_dim, t.q);
+    if (rolls) TurnBlocks(count * key_dim, t.prefix_q);
+  }
 
   const cpu_attention::SeenTiles seen(range.any);
   for (int64_t key = seen.from(0); key < seen.end; key = seen.from(key + kAttentionTile)) {
@@ -157,7 +164,8 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
     ForwardStep(shape, unit, head, first, rows.count == count, step, operands, t);
   }
   for (int64_t i = 0; i < count; ++i) {
-    FinishRow(shape, row0 + i, head, t.maximum[i], t.sum[i], t.o + i * value_dim, operands);
+    FinishRow(shape, unit.type, row0 + i, head, t.maximum[i], t.sum[i], t.o + i * value_dim,
+              operands);
   }
 }
 

@@ -11,7 +11,7 @@ namespace pronghorn::cpu_attention {
 constexpr int64_t kQueryTile = 64;  // query rows of a tile of scores
 // Keys of a share of forward_exact(): boundaries are absolute, so that a row's arithmetic does not
 // depend on the length of the context beyond it.
-constexpr int64_t kSplitKeys = 512;
+constexpr int64_t kSplitKeys = 128;
 
 // The keys that any of rows first ... first + count - 1 sees, and those that all of them see.
 struct RowsRange {
@@ -141,10 +141,29 @@ void forward_tile(const AttentionShape& shape, const AttentionUnit& unit, int64_
                   int64_t first, int64_t count, const PackedKeys& packed,
                   const AttentionOperands& operands);
 
-// The part of forward_exact() of one unit, key-value head and share of the keys. partial: for each
-// row and head of the group, its maximum, its sum, and value_dim sums of weighted values.
-void exact_split(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
-                 int64_t split, const AttentionOperands& operands, float* partial);
+// A part of forward_exact(): some key-value heads of one unit and a share of its keys. With lists
+// it has one head.
+struct ExactPart {
+  const AttentionUnit* unit = nullptr;
+  int64_t kv_head = 0, heads = 1, split = 0;
+  int64_t first_key = 0;  // of the first tile of the share that some row sees, as far as lists go
+};
+
+// partial: of each head, partial_stride apart, for each row and head of the group its maximum, its
+// sum, and value_dim sums of weighted values. following: what the thread computes next, or null.
+void exact_part(const AttentionShape& shape, const ExactPart& part, const ExactPart* following,
+                const AttentionOperands& operands, float* partial, int64_t partial_stride);
+
+// Lists of single keys that all heads of a group share: their rows are gathered.
+inline bool gathers(const AttentionShape& shape, const KeyLists& lists) {
+  return lists.blocks != nullptr && lists.block == 1 && lists.lists <= shape.kv_heads;
+}
+constexpr int64_t kSplitPlaces = 128;  // of a list: a share of forward_exact() then
+
+// The part of forward_exact() of a unit of one row whose keys are gathered: places split
+// kSplitPlaces ... of its list. partial: as exact_part()'s of one head.
+void gathered_split(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head,
+                    int64_t split, const AttentionOperands& operands, float* partial);
 
 inline int64_t partial_size(const AttentionShape& shape, const AttentionUnit& unit) {
   return unit.rows * (shape.heads / shape.kv_heads) * (shape.value_dim + 2);
@@ -193,6 +212,17 @@ void summarise_block(const KeyBlock& block, BlockStatistic statistic, int64_t co
 // AttentionKernels::choose_blocks() of one row of a unit; out [lists, top].
 void choose_row(const AttentionShape& shape, const BlockChoice& choice, const AttentionUnit& unit,
                 int64_t row, const ConstMatrix& q, int32_t own_block, int32_t* out);
+
+// Scores of keys begin ... end - 1 (begin: of a tile) for rows first ... first + count - 1 of a
+// unit: [count, stride] from key 0 on.
+void indexer_scores(const IndexerOperands& indexer, const AttentionUnit& unit, int64_t first,
+                    int64_t count, int64_t begin, int64_t end, float* scores, int64_t stride);
+
+// The places of the `top` largest of `count` > top scores, ascending.
+void take_top(const float* scores, int64_t count, int64_t top, int32_t* out);
+
+// AttentionKernels::indexer_loss() of one unit.
+void indexer_loss_unit(const IndexerLoss& arguments, const AttentionUnit& unit);
 
 // AttentionKernels::store_rows().
 void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,

@@ -12,9 +12,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
-#include "backend/cpu/block_panels-inl.h"
+#include "backend/cpu/block_tiles_narrow-inl.h"
 #include "backend/cpu/cpu_features.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,101 +21,14 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Units that are unpacked at a time: 16 KB of codes, which stay in the first cache. Whole blocks.
-constexpr int64_t kChunkUnits = 32;
-
-// Codes and scales of a chunk of one panel.
-struct Chunk {
-  alignas(64) std::array<uint8_t, kChunkUnits * kUnitCodes> codes;  // [unit][quad][column][4]
-  alignas(64) std::array<float, kChunkUnits * 2 * kPanel> scales, minima;  // [unit][half][column]
-};
-
-struct Tile {
-  const uint8_t* packed = nullptr;  // blocks of the panel, scales and codes
-  const Chunk* chunk = nullptr;     // or what they became
-  const uint8_t* values = nullptr;  // the layout's table
-  int64_t units = 0;
-  // Of the first unit and row; rows are tile_rows apart where there is one of each unit.
-  const int8_t* codes = nullptr;
-  const float* scales = nullptr;
-  const int32_t* corrections = nullptr;
-  const float* sums = nullptr;
-  int64_t tile_rows = 0;
-  float* y = nullptr;  // [rows][y_stride], of which 16 columns
-  int64_t y_stride = 0;
-  bool load = false;  // the sum starts from y
-};
-
-#undef PRONGHORN_BLOCK_VECTORS
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || \
-    HWY_TARGET == HWY_SSSE3
-#define PRONGHORN_BLOCK_VECTORS 1
-#else
-#define PRONGHORN_BLOCK_VECTORS 0
-#endif
-
-#if PRONGHORN_BLOCK_VECTORS
+#if PRONGHORN_BLOCK_VECTORS && HWY_TARGET <= HWY_AVX3
 
 // Rows whose sums stay in registers beside the codes of one vector, and of all vectors of a panel.
-#if HWY_TARGET <= HWY_AVX3
 constexpr int kMostRows = 16, kFewRows = 4;
-#else
-constexpr int kMostRows = 4, kFewRows = 2;
-#endif
-
-HWY_INLINE IntVector Quad(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, sizeof(four));
-  return hn::Set(IntTag(), four);
-}
-
-// The products of weights and the four activations at `quad`, which are not -128, neighbours added
-// in 16 bits. If kSigned, weights are signed and change signs with their activations; else they
-// are unsigned.
-template <bool kSigned>
-HWY_INLINE IntVector Pairs(IntVector weights, const int8_t* quad) {
-  auto w = weights.raw, a = Quad(quad).raw;
-#if HWY_TARGET <= HWY_AVX3
-  if constexpr (kSigned) {
-    a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
-    w = _mm512_abs_epi8(w);
-  }
-  return IntVector{_mm512_maddubs_epi16(w, a)};
-#elif HWY_TARGET == HWY_AVX2
-  if constexpr (kSigned) {
-    a = _mm256_sign_epi8(a, w);
-    w = _mm256_abs_epi8(w);
-  }
-  return IntVector{_mm256_maddubs_epi16(w, a)};
-#else
-  if constexpr (kSigned) {
-    a = _mm_sign_epi8(a, w);
-    w = _mm_abs_epi8(w);
-  }
-  return IntVector{_mm_maddubs_epi16(w, a)};
-#endif
-}
-
-// Neighbours of 16 bits, added in 32.
-HWY_INLINE IntVector AddNeighbours(IntVector pairs) {
-#if HWY_TARGET <= HWY_AVX3
-  return IntVector{_mm512_madd_epi16(pairs.raw, _mm512_set1_epi16(1))};
-#elif HWY_TARGET == HWY_AVX2
-  return IntVector{_mm256_madd_epi16(pairs.raw, _mm256_set1_epi16(1))};
-#else
-  return IntVector{_mm_madd_epi16(pairs.raw, _mm_set1_epi16(1))};
-#endif
-}
-
-HWY_INLINE IntVector AddPairs(IntVector a, IntVector b) {
-  const hn::Repartition<int16_t, IntTag> d;
-  return hn::BitCast(IntTag(), hn::Add(hn::BitCast(d, a), hn::BitCast(d, b)));
-}
 
 // sum + the products of a part: of each lane's bytes in K::kEach quads.
 template <class K, bool kVnni>
 HWY_INLINE IntVector Dot(IntVector sum, const IntVector* weights, const int8_t* quads) {
-#if HWY_TARGET <= HWY_AVX3
   if constexpr (kVnni) {
     for (int quad = 0; quad < K::kEach; ++quad) {
       // Inline assembly: the intrinsic needs the whole file to be compiled for AVX-512 VNNI.
@@ -126,15 +38,12 @@ HWY_INLINE IntVector Dot(IntVector sum, const IntVector* weights, const int8_t* 
     }
     return sum;
   }
-#endif
-  // Sums of pairs that surely fit into 16 bits.
-  constexpr int kLargest = K::kWide ? 128 : (1 << K::kValueBits) - 1;
-  constexpr int kRun = std::min(K::kEach, 32767 / (2 * 127 * kLargest));
+  constexpr int kRun = RunOfQuads<K>();
   static_assert(K::kEach % kRun == 0);
   for (int quad = 0; quad < K::kEach; quad += kRun) {
-    IntVector pairs = Pairs<K::kWide>(weights[quad], quads + 4 * quad);
+    IntVector pairs = Pairs<K::kWide>(weights[quad], Quad(quads + 4 * quad));
     for (int i = quad + 1; i < quad + kRun; ++i) {
-      pairs = AddPairs(pairs, Pairs<K::kWide>(weights[i], quads + 4 * i));
+      pairs = AddPairs(pairs, Pairs<K::kWide>(weights[i], Quad(quads + 4 * i)));
     }
     sum = hn::Add(sum, AddNeighbours(pairs));
   }
@@ -157,15 +66,6 @@ HWY_INLINE void LoadWeights(const uint8_t* from, const uint8_t* values,
   }
 }
 
-// Asks for the bytes that are read some units later. They may be past the end of the panels: a
-// prefetch reads nothing.
-template <int64_t kBytes>
-HWY_INLINE void Ahead(const uint8_t* from) {
-  // Measured on Sapphire Rapids and on a Zen without AVX-512.
-  constexpr int64_t kDistance = HWY_TARGET <= HWY_AVX3 ? 4096 : 2048, kLine = 64;
-  for (int64_t at = 0; at < kBytes; at += kLine) __builtin_prefetch(from + kDistance + at);
-}
-
 // R rows and kPass vectors of columns, of which the first is `first`. kPacked: blocks are read as
 // the panel has them.
 template <class K, int R, int kPass, bool kVnni, bool kPacked>
@@ -173,6 +73,7 @@ HWY_INLINE void RunColumns(const Tile& tile, int64_t first) {
   constexpr bool kSigned = K::kWide && !kVnni;
   constexpr int64_t kUnitBytes = (kPacked ? K::kBits : 8) * kUnitCodes / 8;
   constexpr int64_t kUnitScales = K::kParts * kPanel;
+  constexpr int64_t kDistance = 4096;  // measured on Sapphire Rapids
   const Tag d;
   const IntTag di;
   const int64_t rows = tile.tile_rows, lane = first * kLanes;
@@ -221,7 +122,7 @@ HWY_INLINE void RunColumns(const Tile& tile, int64_t first) {
       UnpackScales<K, kPass>(from, scales, minima);
       from += K::kScaleBytes;
       for (int64_t i = 0; i < K::kUnits; ++i, from += kUnitBytes) {
-        Ahead<kUnitBytes + K::kScaleBytes / K::kUnits>(from);
+        Ahead<kUnitBytes + K::kScaleBytes / K::kUnits>(from + kDistance);
         unit(from, scales + i * kUnitScales, minima + (K::kMinimum ? i * kUnitScales : 0));
       }
     }
@@ -247,6 +148,16 @@ HWY_NOINLINE void RunTile(const Tile& tile) {
   } else {
     for (int v = 0; v < kVectors; ++v) RunColumns<K, R, 1, kVnni, kPacked>(tile, v);
   }
+}
+
+#elif PRONGHORN_BLOCK_VECTORS
+
+constexpr int kFewRows = kMostRows;
+
+template <class K, int R, bool kVnni, bool kPacked>
+void RunTile(const Tile& tile) {
+  static_assert(!kVnni);
+  NarrowTile<K, R, kPacked>::Run(tile);
 }
 
 #else
@@ -343,8 +254,8 @@ void AddBias(const float* bias, int64_t rows, int64_t columns, float* y, int64_t
   }
 }
 
-// A chunk of a panel times tiles of rows.
-void MultiplyChunk(const BlockProduct& product, const Kernels& kernels, Tile tile, int64_t panel,
+// Some units of a panel times tiles of rows.
+void MultiplyUnits(const BlockProduct& product, const Kernels& kernels, Tile tile, int64_t panel,
                    int64_t unit, bool packed) {
   const QuantisedRows& x = product.x;
   const int64_t parts = x.halves ? 2 : 1;
@@ -393,11 +304,17 @@ void MultiplyPanels(const BlockProduct& product) {
   tile.values = shape.layout->values;
   for (int64_t panel = product.first; panel < product.end; ++panel) {
     const uint8_t* blocks = product.panels + panel * shape.panel_bytes();
+    if (packed) {
+      tile.units = x.units;
+      tile.packed = blocks;
+      MultiplyUnits(product, kernels, tile, panel, 0, true);
+      continue;
+    }
     for (int64_t unit = 0; unit == 0 || unit < x.units; unit += kChunkUnits) {
       tile.units = std::min(kChunkUnits, x.units - unit);
-      tile.packed = blocks + unit * kUnitTerms / shape.layout->block * shape.block_bytes();
-      if (!packed) kernels.unpack(tile.packed, tile.values, tile.units, chunk);
-      MultiplyChunk(product, kernels, tile, panel, unit, packed);
+      const uint8_t* from = blocks + unit * kUnitTerms / shape.layout->block * shape.block_bytes();
+      kernels.unpack(from, tile.values, tile.units, chunk);
+      MultiplyUnits(product, kernels, tile, panel, unit, false);
     }
   }
 }
