@@ -42,7 +42,7 @@ void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<co
         backend().attention().store_rows(
             {part.row(segment.first_row + row - first), part.row_stride()}, count, part.columns(),
             shape.row_type, to, shape.row_width);
-        to += part.columns() * dtype_size(shape.row_type);
+        to += dtype_bytes(shape.row_type, part.columns());
       }
     }
   });

@@ -44,7 +44,7 @@ struct JournalShape {
   int64_t history = 0;          // rows before the anchor that a token still reads (convolutions)
   int64_t fold_interval = 0;    // rows between anchors; 0: never folds
   bool live = false;            // keeps a running state beside the anchor (see Journal::live)
-  DType row_type = DType::f32;  // how the numbers of rows are held: f32, bf16 or f16
+  DType row_type = DType::f32;  // how the numbers of rows are held: one of kRowTypes
   bool is_cache = false;        // row_type may be chosen for each sequence (see with_cache)
   int64_t kept = 0;             // the first rows, which are never dropped
   // Later layers of the model read its rows, too: those out of reach are dropped at the end of a
@@ -53,6 +53,9 @@ struct JournalShape {
   // Of a cache: the numbers at the beginning of a row that are the key; 0 where the layer decides
   // itself which rows are looked at, so that a cache cannot (with_cache).
   int64_t key_width = 0;
+  // Of a cache: a number that divides the widths of all heads in a row, as blocks of numbers must;
+  // 0: rows have no such parts.
+  int64_t head_width = 0;
   // Of a cache that keeps the first rows and a window (with_cache): a row sees the kept ones as if
   // nothing lay between them and its window (StreamingLLM, arXiv 2309.17453).
   bool rolls = false;
@@ -60,7 +63,7 @@ struct JournalShape {
   int64_t top_blocks = 0;
   BlockRows blocks;
 
-  int64_t row_bytes() const { return row_width * dtype_size(row_type); }
+  int64_t row_bytes() const { return dtype_bytes(row_type, row_width); }
 };
 
 // Copies are cheap: pages and anchors are shared and copied when written (copy on write), so a copy

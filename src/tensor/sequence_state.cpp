@@ -38,8 +38,8 @@ int64_t rows_before(const Journal& journal, int64_t length) {
 
 void check(const CacheOptions& options) {
   constexpr char kWhere[] = "cache";
-  require(options.type == DType::f32 || options.type == DType::bf16 || options.type == DType::f16,
-          kWhere, "type {} is none of f32, bf16, f16", dtype_name(options.type));
+  require(std::ranges::find(kRowTypes, options.type) != kRowTypes.end(), kWhere,
+          "type {} is none of f32, bf16, f16, q8_0, q4_0", dtype_name(options.type));
   // More rows and pages than any text has: sums with them fit.
   constexpr int64_t kMost = int64_t{1} << 31;
   require(options.window >= 0 && options.sinks >= 0 && options.quest_pages >= 0 &&
@@ -104,6 +104,11 @@ std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout>
   for (std::vector<JournalShape>& shapes : result->layers) {
     for (JournalShape& shape : shapes) {
       if (!shape.is_cache) continue;
+      const int64_t block = dtype_block(options.type);
+      require(block == 1 || (shape.head_width > 0 && shape.head_width % block == 0), "cache",
+              "{} holds blocks of {} numbers, but heads of layer {} have widths that are multiples "
+              "of {} (choose f16)",
+              dtype_name(options.type), block, &shapes - result->layers.data(), shape.head_width);
       shape.row_type = options.type;
       if (shape.key_width == 0) continue;
       if (options.window > 0) keep_window(shape, options, layout->prefix);

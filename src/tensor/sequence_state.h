@@ -28,7 +28,7 @@ struct StateLayout {
 
 // How attention's keys and values are kept of a sequence, whatever the model.
 struct CacheOptions {
-  DType type = DType::f32;  // f32, bf16 or f16
+  DType type = DType::f32;  // one of kRowTypes
   // A row sees the first `sinks` rows of the sequence and the last `window`, its own included, as
   // if nothing had been between them, and no others are kept (StreamingLLM, arXiv 2309.17453).
   // Layers with a shorter window of their own and those that choose blocks stay. window 0: all
@@ -47,7 +47,8 @@ struct CacheOptions {
 constexpr int64_t kQuestPage = 16;
 
 // The layout of a model's states with these options. Its fingerprint is that of `layout` for the
-// defaults only. Throws Error for another type, negative numbers, and pages beside a window.
+// defaults only. Throws Error for another type, heads that are not whole blocks of it, negative
+// numbers, and pages beside a window.
 std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout> layout,
                                               const CacheOptions& options);
 

@@ -84,8 +84,11 @@ std::vector<double> naive_attention(const Variant& variant, const Values& inputs
 
 // Rows of a journal are rounded to a relative 2^-9 (bf16) or 2^-12 (f16) at most. That moves a
 // value by as much, and a score, a sum of 16 products of up to 3 x 1 times 1/4, by up to a few
-// times that: results move by about four roundings.
+// times that: results move by about four roundings. A block of 32 such numbers turned has numbers
+// of a size up to about 2, so that q8_0 moves them by up to 2 / 254 and q4_0 by up to 2 / 16.
 double row_tolerance(DType rows) {
+  if (rows == DType::q8_0) return 4 * 2.0 / 254;
+  if (rows == DType::q4_0) return 4 * 2.0 / 16;
   if (rows == DType::bf16) return 4 * 0x1p-9;
   if (rows == DType::f16) return 4 * 0x1p-12;
   return OperatorCase().tolerance;
@@ -272,7 +275,16 @@ std::vector<OperatorCase> attention_cases() {
        .rows = DType::bf16},
       {.name = "f16_rows",
        .options = {.heads = 2, .kv_heads = 2, .head_dim = 16, .value_dim = 12},
-       .rows = DType::f16}};
+       .rows = DType::f16},
+      {.name = "q8_0_rows",
+       .options = {.heads = 4, .kv_heads = 2, .head_dim = 32, .value_dim = 64},
+       .rows = DType::q8_0},
+      {.name = "q8_0_latent",
+       .options = {.heads = 2, .head_dim = 64, .value_dim = 32, .value_in_key = true, .window = 40},
+       .rows = DType::q8_0},
+      {.name = "q4_0_rows",
+       .options = {.heads = 2, .kv_heads = 1, .head_dim = 64},
+       .rows = DType::q4_0}};
   std::vector<OperatorCase> cases;
   for (const Variant& variant : variants) cases.push_back(make_case(variant));
   cases.push_back(make_merged_case());

@@ -89,6 +89,47 @@ TEST(ModelCaches, StreamsTakeConstantMemory) {
   }
 }
 
+// Keys and values in blocks: the same however a text is cut, forked or saved, in less memory.
+TEST(ModelCaches, BlocksAreTheSameHoweverATextIsCut) {
+  const std::vector<int32_t> text = tokens(140);
+  for (const auto& [name, body] : testing_support::whole_block_configs()) {
+    const Model model(model_config(body), 7);
+    SequenceState plain = model.new_state();
+    const std::vector<float> exact = run(model, plain, text, equal_steps(140, 1));
+    for (const DType type : {DType::q8_0, DType::q4_0}) {
+      SequenceState ones = model.new_state(type), some = ones, whole = ones;
+      const std::vector<float> want = run(model, ones, text, equal_steps(140, 1));
+      EXPECT_EQ(run(model, some, text, equal_steps(140, 16)), want) << name;
+      // Whole models of random weights move by some times as much as their rows do, but where other
+      // keys are chosen: more than that is something else. Long pieces differ by rounding, which
+      // now and then is that of a row to the next whole number.
+      const double most = type == DType::q8_0 ? 0.05 : 0.8;
+      const std::vector<float> pieces = run(model, whole, text, {100, 40});
+      if (name != "dsa_whole_blocks") {
+        EXPECT_LT(relative_difference(pieces, want), most / 10) << name;
+        EXPECT_LT(relative_difference(want, exact), most) << name;
+      }
+      EXPECT_NE(want, exact);
+      EXPECT_EQ(ones.bytes(), model.predicted_state_bytes(140, type)) << name;
+      EXPECT_LT(static_cast<double>(ones.bytes()),
+                (type == DType::q8_0 ? 0.3 : 0.18) * static_cast<double>(plain.bytes()));
+      const std::string saved = ones.save();
+      SequenceState loaded =
+          SequenceState::load(std::as_bytes(std::span(saved)), model.layout(type), "test");
+      SequenceState fork = ones;
+      const std::vector<float> next = run(model, fork, std::span(text).first(9), {9});
+      EXPECT_EQ(run(model, loaded, std::span(text).first(9), {4, 5}), next) << name;
+      fork.truncate(140);
+      EXPECT_EQ(fork.save(), saved) << name;
+      EXPECT_THROW(SequenceState::load(std::as_bytes(std::span(saved)), model.layout(), "test"),
+                   Error);
+    }
+  }
+  // Narrow heads are no whole blocks.
+  const Model narrow(model_config(model_configs().front().second), 7);
+  EXPECT_THROW(narrow.new_state(DType::q8_0), Error);
+}
+
 TEST(ModelCaches, SessionsKnowTheirCache) {
   const Model model(model_config(model_configs().front().second), 7);
   Session session(model, rolling(16, 4));

@@ -2,6 +2,7 @@
 // changed and a checksum that fits. Shared by forged_state_test and fuzz/state_fuzz.cpp.
 #pragma once
 
+#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <cstring>
@@ -129,6 +130,14 @@ class ForgingModels {
       pages.quest_pages = 2;
       add(name + ", a window", body, window);
       add(name + ", pages", body, pages);
+    }
+    for (const auto& [name, body] : whole_block_configs()) {
+      for (const DType type : {DType::q8_0, DType::q4_0}) {
+        CacheOptions cache = type;
+        add(fmt::format("{}, {}", name, dtype_name(type)), body, cache);
+        cache.window = 20;
+        add(fmt::format("{}, {}, a window", name, dtype_name(type)), body, cache);
+      }
     }
   }
 

@@ -40,6 +40,9 @@ void SummariseBlock(const KeyBlock& block, BlockStatistic statistic, int64_t col
   for (const KeyTile& tile : block.tiles) {
     const ConstMatrix keys = FloatRows(type, tile.keys, 0, stride, tile.count, columns,
                                        reinterpret_cast<float*>(scratch.data()));
+    if (is_block_type(type)) {  // the rows themselves, which lie in the scratch memory
+      TurnBlocks(tile.count * columns, reinterpret_cast<float*>(scratch.data()));
+    }
     for (int64_t i = 0; i < tile.count; ++i, ++rows) {
       const float* row = keys.row(i);
       if (rows == 0) {

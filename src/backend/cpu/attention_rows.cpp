@@ -38,8 +38,10 @@ HWY_INLINE void StoreF16(int64_t n, const float* HWY_RESTRICT from, f16_t* HWY_R
 void StoreRows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                int64_t stride) {
   for (int64_t i = 0; i < rows; ++i) {
-    std::byte* row = to + i * stride * dtype_size(type);
-    if (type == DType::bf16) {
+    std::byte* row = to + i * dtype_bytes(type, stride);
+    if (is_block_type(type)) {
+      StoreBlocks(columns, from.row(i), type, row);
+    } else if (type == DType::bf16) {
       StoreBf16(columns, from.row(i), reinterpret_cast<bf16_t*>(row));
     } else if (type == DType::f16) {
       StoreF16(columns, from.row(i), reinterpret_cast<f16_t*>(row));

@@ -1,0 +1,150 @@
+// pronghorn extend: a trained model learns to read longer texts.
+#include "model/extend.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "base/directory_lock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "command.h"
+#include "train/corpus.h"
+#include "train/evaluate.h"
+#include "train/finetune.h"
+#include "train/trainer.h"
+
+namespace pronghorn::app {
+namespace {
+
+// Held-out tokens that are read in whole contexts.
+constexpr int64_t kScoredTokens = int64_t{1} << 17;
+
+struct ExtendCommand : Common {
+  std::filesystem::path model, directory;
+  ExtendOptions extend;
+  std::vector<std::filesystem::path> data;
+  double held_out = 0.05;
+  uint64_t seed = 0;
+  BudgetOptions budget;
+  std::vector<std::string> settings;
+};
+
+// Bits per byte of held-out text that is read in contexts of the new length.
+struct LongScores {
+  int64_t context = 0;
+  double before = 0, scaled = 0, after = 0;
+};
+
+std::unique_ptr<Model> load_extended(const ExtendCommand& options, const ModelConfig& config) {
+  auto model = std::make_unique<Model>(config, options.seed);
+  model->load_weights(options.model);
+  return model;
+}
+
+void print(const ExtendCommand& options, int64_t original, const LongScores& scores,
+           const TrainResult& result) {
+  if (options.json) {
+    return print_json({{"context", options.extend.context},
+                       {"original_context", original},
+                       {"scaling", options.extend.scaling},
+                       {"scored_context", scores.context},
+                       {"before_bits_per_byte", scores.before},
+                       {"scaled_bits_per_byte", scores.scaled},
+                       {"bits_per_byte", scores.after},
+                       {"held_out_bits_per_byte", result.held_out_bits_per_byte.value_or(0)},
+                       {"steps", result.steps},
+                       {"tokens", result.tokens},
+                       {"seconds", result.seconds},
+                       {"directory", options.directory.string()}});
+  }
+  fmt::print("context     {} tokens, by {} from {}\n", options.extend.context,
+             options.extend.scaling, original);
+  fmt::print("texts of {} tokens\n", scores.context);
+  fmt::print("  before    {:.4f} bits/byte\n", scores.before);
+  fmt::print("  scaled    {:.4f} bits/byte\n", scores.scaled);
+  fmt::print("  trained   {:.4f} bits/byte after {} steps\n", scores.after, result.steps);
+  fmt::print("model       {}\n", options.directory.string());
+}
+
+void extend_command(const ExtendCommand& options) {
+  require(is_checkpoint(options.model) && std::filesystem::is_directory(options.model),
+          options.model.string(), "is no checkpoint directory, whose model could learn more");
+  TrainRun run;
+  run.budget = options.budget.budget();
+  run.seed = options.seed;
+  run.directory = options.directory;
+  run.label = "extend";
+  const DirectoryLock lock(options.directory);
+  check_directory(options.directory, false);
+
+  const ModelConfig config = load_config(options.model);
+  ModelConfig extended = extended_config(config, options.extend);
+  const int64_t original = extended.context.original;
+  nlohmann::json changes = parse_settings(options.settings);
+  if (!changes.contains("position")) changes["position"] = {{"skip", options.extend.context}};
+  run.config = finetune_config(config, false, changes, options.model.string());
+  extended.train = write_train_config(run.config);
+  const Corpus corpus = prepare_corpus_with(load_tokenizer(options.model), options.data,
+                                            options.directory / "data", options.held_out);
+  require(corpus.tokenizer->vocab_size() <= config.vocab_size, options.model.string(),
+          "its tokenizer has {} tokens and its model {}", corpus.tokenizer->vocab_size(),
+          config.vocab_size);
+  const TokenShard shard(corpus.files.train), held_out(corpus.files.held_out);
+  TextSource source(shard, run.config.window, options.seed);
+  run.data_identity = corpus.identity();
+
+  LongScores scores;
+  scores.context = std::min({options.extend.context, held_out.size() - 1, kMaxWindow});
+  const auto score = [&](const Model& model) {
+    return evaluate_text(model, run.config.precision, held_out, scores.context, kScoredTokens)
+        .bits_per_byte();
+  };
+  scores.before = score(*load_to_finetune(options.model, {}, options.seed));
+  const std::unique_ptr<Model> model = load_extended(options, extended);
+  scores.scaled = score(*model);
+  const TrainResult result = train(*model, source, &held_out, corpus.tokenizer.get(), run);
+  if (result.interrupted) {
+    throw Error(options.directory.string(), fmt::format("interrupted at step {}", result.steps),
+                "its model is saved; go on with pronghorn train");
+  }
+  scores.after = score(*model);
+  print(options, original, scores, result);
+}
+
+}  // namespace
+
+void add_extend(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("extend", "Let a trained model learn to read longer texts");
+  auto options = std::make_shared<ExtendCommand>();
+  command->add_option("model", options->model, "a checkpoint with rotary positions")->required();
+  command->add_option("--context", options->extend.context, "tokens that it is to read")
+      ->required()
+      ->check(positive_integer());
+  command
+      ->add_option("--original", options->extend.original,
+                   "tokens that it was trained for (default: what its files say)")
+      ->check(positive_integer());
+  command
+      ->add_option("--scaling", options->extend.scaling,
+                   "of the rotary positions: yarn (default), linear or ntk")
+      ->check(CLI::IsMember({"yarn", "linear", "ntk"}));
+  command->add_option("--data", options->data, "text files or folders (.txt, .jsonl, .gz)")
+      ->required();
+  command->add_option("-o,--out", options->directory, "directory for the model and its state")
+      ->required();
+  add_budget_options(*command, options->budget, true);
+  command->add_option("--held-out", options->held_out, "share of the text held out")
+      ->check(CLI::Range(0.0, 0.5));
+  command->add_option("--seed", options->seed, "of positions and of the order of the data")
+      ->check(natural_number());
+  command
+      ->add_option("--set", options->settings,
+                   "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
+      ->allow_extra_args(false);
+  add_common_options(*command, *options);
+  command->callback([options] { extend_command(*options); });
+}
+
+}  // namespace pronghorn::app
