@@ -19,6 +19,17 @@ namespace pronghorn {
 
 constexpr int64_t kAttentionTile = 64;  // most keys of a tile
 
+// Rows of q8_0 and q4_0. Each kRowBlock neighbours x of a head are held as y = H x, H the
+// orthonormal symmetric Hadamard matrix, H[i][j] = (-1)^popcount(i & j) / sqrt(kRowBlock), so that
+// one large number does not take the precision of those beside it (QuaRot, arXiv 2404.00456,
+// section 4). q . k = (H q) . (H k) and sum_j p_j v_j = H sum_j p_j (H v_j): kernels turn queries
+// and results, not rows. A block is a scale d in f16 and whole numbers c, y = d c:
+//   q8_0: d = max |y| / 127, c of 8 bits
+//   q4_0: d = -y_m / 8 for the y_m of the largest size, the first one; byte i is (c_i + 8) +
+//         16 (c_(i+16) + 8)
+// with d rounded to f16 (at most its largest number) and c = y / d to the nearest whole number
+// (ties to even) that there is; a block that holds something that is no finite number has d = NaN.
+
 struct AttentionShape {
   int64_t heads = 1;
   int64_t kv_heads = 1;    // query head h reads key and value head h / (heads / kv_heads)
@@ -76,8 +87,9 @@ struct AttentionUnit {
 // block - 1. In memory of the host.
 struct KeyLists {
   const int32_t* blocks = nullptr;  // [rows, lists, width], ascending; null: rows see all
-  int64_t lists = 1;  // of a row: kv_heads, heads or a number between that divides both ways
-  int64_t width = 0;  // most blocks of a list; shorter ones end with -1
+  // Of a row: divides heads, and kv_heads or is a multiple of that.
+  int64_t lists = 1;
+  int64_t width = 0;               // most blocks of a list; shorter ones end with -1
   int64_t block = kAttentionTile;  // keys: a multiple or a divisor of kAttentionTile
 };
 
@@ -133,6 +145,29 @@ struct BlockChoice {
   // Block b is cells b block_cells ... + block_cells - 1 and has as score the sum over its cells of
   // the scores of entries e with e <= cell < e + entry_cells.
   int64_t entry_cells = 1, block_cells = 1;
+};
+
+// An indexer (DeepSeek sparse attention, arXiv 2512.02556, section 2.1), whose heads score keys:
+//   I_ts = sum_h w_th max(0, q_th . k_s)
+// shape: heads and key_dim; there is one key for all heads, and scale and cap do not count.
+struct IndexerOperands {
+  AttentionShape shape;
+  ConstMatrix q;        // [rows, heads key_dim]
+  ConstMatrix weights;  // [rows, heads]
+};
+
+// An indexer that learns from attention. For each row t over the keys s that it sees,
+//   losses_t = KL(p_t || softmax(I_t)),  p_ts = sum_h exp(s_ths - log_sum_exp_th) / heads
+// with the scores s_ths of attention's heads (the same paper, equations 3 and 4). The gradients are
+// those of the sum of the losses; attention gets none.
+struct IndexerLoss {
+  IndexerOperands indexer;
+  ConstMatrix k;  // [rows, key_dim]: the indexer's
+  AttentionShape attention;
+  std::span<const AttentionUnit> units;  // of attention, over f32 rows of one batch
+  AttentionOperands operands;            // of attention: q, log_sum_exp and lists
+  float* losses = nullptr;               // [rows], of rows in units
+  Matrix grad_q, grad_k, grad_weights;   // written whole where units are, 0 elsewhere before
 };
 
 struct AttentionMerge {
@@ -206,8 +241,18 @@ class AttentionKernels {
                              std::span<const AttentionUnit> units, const ConstMatrix& q,
                              const int32_t* own_block, int32_t* out) = 0;
 
-  // Writes `rows` rows of `columns` numbers, rounded to `type` (f32, bf16 or f16; to the nearest,
-  // ties to even; beyond the range of f16: its largest number), `stride` numbers apart.
+  // Chooses keys for each row of the units: the `top` with the largest scores of the indexer among
+  // those that the row sees, all if they are not more. The keys of a unit are the indexer's. out
+  // [rows, top], as KeyLists has lists of blocks of one key. Of equal scores the first key wins.
+  // What a row chooses depends on its queries, its weights and the keys it sees alone.
+  virtual void choose_keys(const IndexerOperands& indexer, std::span<const AttentionUnit> units,
+                           int64_t top, int32_t* out) = 0;
+
+  virtual void indexer_loss(const IndexerLoss& arguments) = 0;
+
+  // Writes `rows` rows of `columns` numbers, rounded to `type` (f32, bf16 or f16: to the nearest,
+  // ties to even, beyond the range of f16 its largest number; q8_0, q4_0: as above), `stride`
+  // numbers apart.
   virtual void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type,
                           std::byte* to, int64_t stride) = 0;
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/attention.h"
+#include "backend/compressive_memory.h"
 #include "backend/convolution.h"
 #include "backend/diagonal_plus_rank_one.h"
 #include "backend/diagonal_scan.h"
@@ -43,6 +44,7 @@ class Backend {
   virtual DiagonalScanKernels& diagonal_scan() = 0;
   virtual FastWeightMemoryKernels& fast_weight_memory() = 0;
   virtual StateRowKernels& state_rows() = 0;
+  virtual CompressiveMemoryKernels& compressive_memory() = 0;
 };
 
 // The backend of this process.

@@ -129,6 +129,7 @@ class WatchedBackend final : public Backend {
             make_watched_diagonal_plus_rank_one(backend.diagonal_plus_rank_one(), watcher)),
         rwkv_(make_watched_rwkv(backend.rwkv(), watcher)),
         state_rows_(make_watched_state_rows(backend.state_rows(), watcher)),
+        compressive_memory_(make_watched_compressive_memory(backend.compressive_memory(), watcher)),
         diagonal_scan_(make_watched_diagonal_scan(backend.diagonal_scan(), watcher)),
         fast_weight_memory_(
             make_watched_fast_weight_memory(backend.fast_weight_memory(), watcher)) {}
@@ -143,6 +144,7 @@ class WatchedBackend final : public Backend {
   DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
   RwkvKernels& rwkv() override { return *rwkv_; }
   StateRowKernels& state_rows() override { return *state_rows_; }
+  CompressiveMemoryKernels& compressive_memory() override { return *compressive_memory_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
 
@@ -157,6 +159,7 @@ class WatchedBackend final : public Backend {
   std::unique_ptr<DiagonalPlusRankOneKernels> diagonal_plus_rank_one_;
   std::unique_ptr<RwkvKernels> rwkv_;
   std::unique_ptr<StateRowKernels> state_rows_;
+  std::unique_ptr<CompressiveMemoryKernels> compressive_memory_;
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_;
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_;
 };

@@ -39,6 +39,8 @@ std::unique_ptr<DiagonalPlusRankOneKernels> make_watched_diagonal_plus_rank_one(
 std::unique_ptr<RwkvKernels> make_watched_rwkv(RwkvKernels& kernels, KernelWatcher& watcher);
 std::unique_ptr<StateRowKernels> make_watched_state_rows(StateRowKernels& kernels,
                                                          KernelWatcher& watcher);
+std::unique_ptr<CompressiveMemoryKernels> make_watched_compressive_memory(
+    CompressiveMemoryKernels& kernels, KernelWatcher& watcher);
 std::unique_ptr<DiagonalScanKernels> make_watched_diagonal_scan(DiagonalScanKernels& kernels,
                                                                 KernelWatcher& watcher);
 std::unique_ptr<FastWeightMemoryKernels> make_watched_fast_weight_memory(

@@ -11,6 +11,10 @@ namespace {
 constexpr char kAttention[] = "attention", kRecurrence[] = "recurrence",
                kConvolution[] = "convolution";
 
+double number_bytes(DType type) {
+  return as_double(dtype_size(type)) / as_double(dtype_block(type));
+}
+
 class WatchedAttention final : public AttentionKernels {
  public:
   WatchedAttention(AttentionKernels& kernels, KernelWatcher& watcher)
@@ -53,7 +57,7 @@ class WatchedAttention final : public AttentionKernels {
     const Watched watched(watcher_, {.kernel = "attention_summarise",
                                      .kind = kAttention,
                                      .operations = numbers,
-                                     .bytes = numbers * as_double(dtype_size(type))});
+                                     .bytes = numbers * number_bytes(type)});
     kernels_.summarise(blocks, statistic, columns, type, stride);
   }
   void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
@@ -64,9 +68,27 @@ class WatchedAttention final : public AttentionKernels {
     const Watched watched(watcher_, attention("attention_choose_blocks", keys, units, {}, 1));
     kernels_.choose_blocks(shape, choice, units, q, own_block, out);
   }
+  void choose_keys(const IndexerOperands& indexer, std::span<const AttentionUnit> units,
+                   int64_t top, int32_t* out) override {
+    AttentionShape keys = indexer.shape;
+    keys.value_dim = 0;
+    const Watched watched(watcher_, attention("attention_choose_keys", keys, units, {}, 1));
+    kernels_.choose_keys(indexer, units, top, out);
+  }
+  void indexer_loss(const IndexerLoss& arguments) override {
+    // The indexer's products three times, with its gradients, and attention's scores once more.
+    AttentionShape indexer = arguments.indexer.shape, heads = arguments.attention;
+    indexer.value_dim = heads.value_dim = 0;
+    KernelCall call = attention("attention_indexer_loss", indexer, arguments.units, {}, 3);
+    const KernelCall scores = attention("", heads, arguments.units, arguments.operands.lists, 1);
+    call.operations += scores.operations;
+    call.bytes += scores.bytes;
+    const Watched watched(watcher_, call);
+    kernels_.indexer_loss(arguments);
+  }
   void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                   int64_t stride) override {
-    const double bytes = as_double(rows * columns) * (kNumber + as_double(dtype_size(type)));
+    const double bytes = as_double(rows * columns) * (kNumber + number_bytes(type));
     const Watched watched(watcher_, {.kernel = "store_rows", .kind = kAttention, .bytes = bytes});
     kernels_.store_rows(from, rows, columns, type, to, stride);
   }
@@ -93,7 +115,7 @@ class WatchedAttention final : public AttentionKernels {
       const double heads = as_double(unit.kv_heads);
       operations += 2 * pairs * heads * group * widths;
       bytes += heads * widths *
-               (keys * as_double(dtype_size(unit.type)) + as_double(unit.rows) * group * kNumber);
+               (keys * number_bytes(unit.type) + as_double(unit.rows) * group * kNumber);
     }
     return {.kernel = kernel,
             .kind = kAttention,

@@ -1,13 +1,15 @@
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values of all
 // heads come from one narrow vector per token, which is all that is kept of it beside one key for
-// the rotary positions that the heads share. Parameter names are near those of the published
-// checkpoints.
+// the rotary positions that the heads share; and DeepSeek sparse attention (arXiv 2512.02556,
+// section 2.1), the same over the tokens that an indexer chooses. Parameter names are near those of
+// the published checkpoints.
 #include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "layers/both_ways.h"
+#include "layers/indexer.h"
 #include "layers/layers.h"
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
@@ -24,6 +26,10 @@ struct MlaConfig {
   bool has_rope = false, bias = false;
   RopeConfig rope;
   double scale = 0, norm_epsilon = 0;
+  bool sparse = false;  // an indexer chooses keys
+  IndexerConfig indexer;
+
+  const RopeConfig* positions() const { return has_rope ? &rope : nullptr; }
 
   void fields(ConfigFields& f, const LayerContext& context) {
     constexpr double kMostScale = 1e4;
@@ -50,6 +56,8 @@ struct MlaConfig {
     f.boolean("bias", bias, false,
               "on the projections from and to the stream, queries without "
               "`query_rank` excepted");
+    sparse = f.type() == "dsa";
+    if (sparse) indexer.fields(f, positions());
   }
 };
 
@@ -78,18 +86,27 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     if (config.has_rope) angles_ = absorbed_.angles = config.rope.angles();
     absorbed_.rope_begin = config.latent;
     make_parameters(context, scope);
-    latents_ = states.add(attention_journal(absorbed_));
+    JournalShape latents = attention_journal(absorbed_);
+    if (config.sparse) latents.key_width = 0;  // which rows are looked at is decided here
+    latents_ = states.add(std::move(latents));
+    if (config.sparse) {
+      const int64_t from = config.query_rank > 0 ? config.query_rank : context.hidden_size;
+      indexer_ = Indexer(config.indexer, from, config.positions(), context, scope.child("indexer"),
+                         states);
+    }
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     Projected in;
+    in.x = x;
+    in.from = x;
     Tensor kv;
     if (q_a_proj_.defined()) {
       const auto [narrow, latent] =
           linear_maps(context, x, {{&q_a_proj_, &q_a_bias_}, {&kv_a_proj_, &kv_a_bias_}});
-      const Tensor from = rms_norm(context, narrow, q_norm_, norm_epsilon_);
-      const auto [q, q_rope] = linear_maps(context, from, {{&q_nope_proj_}, {&q_rope_proj_}});
+      in.from = rms_norm(context, narrow, q_norm_, norm_epsilon_);
+      const auto [q, q_rope] = linear_maps(context, in.from, {{&q_nope_proj_}, {&q_rope_proj_}});
       in.q = q;
       in.q_rope = turned(input, q_rope);
       kv = latent;
@@ -108,15 +125,22 @@ class MlaMixer final : public Mixer, public SeesBothWays {
 
   // In the absorbed form.
   double sequence_cost(double context) const override {
-    return context *
-           static_cast<double>(config_.heads * (4 * config_.latent + 2 * config_.rope_dim));
+    double seen = context, choice = 0;
+    if (config_.sparse) {
+      seen = std::min(context, static_cast<double>(config_.indexer.top));
+      choice = indexer_.sequence_cost(context);
+    }
+    return choice +
+           seen * static_cast<double>(config_.heads * (4 * config_.latent + 2 * config_.rope_dim));
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(angles_); }
-  bool sees_both_ways() const override { return true; }
+  // An indexer chooses among earlier tokens.
+  bool sees_both_ways() const override { return !config_.sparse; }
 
  private:
   struct Projected {
+    Tensor x, from;  // the layer's input, and what queries are made of
     Tensor q, q_rope, latent, k_rope;
   };
 
@@ -148,8 +172,10 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     if (config_.bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
   }
 
-  // Where rows must be exact, and where latent vectors are kept, there is one form.
-  static bool expands(const LayerInput& input) {
+  // Where rows must be exact, and where latent vectors are kept, there is one form; and single
+  // keys are gathered as latent vectors.
+  bool expands(const LayerInput& input) const {
+    if (config_.sparse && input.context.tape == nullptr) return false;
     return !input.context.exact &&
            std::ranges::all_of(input.batch.segments(),
                                [](const Segment& segment) { return segment.state == nullptr; });
@@ -185,8 +211,7 @@ class MlaMixer final : public Mixer, public SeesBothWays {
         context, [&](int64_t h) { return linear(context, head_of(in.q, h), weight(k_b_proj_, h)); },
         [&](int64_t h) { return head_of(in.q_rope, h); });
     const Tensor key[] = {in.latent, in.k_rope};
-    const Tensor seen = attention(context, q, concatenate_columns(context, key), {}, absorbed_,
-                                  input.batch, latents_);
+    const Tensor seen = attend(input, in, q, concatenate_columns(context, key), {}, absorbed_);
     return by_head(
         context, [&](int64_t h) { return linear(context, head_of(seen, h), weight(v_b_proj_, h)); },
         [](int64_t) { return Tensor(); });
@@ -207,7 +232,21 @@ class MlaMixer final : public Mixer, public SeesBothWays {
         context,
         [&](int64_t h) { return linear(context, in.latent, v_b_proj_[static_cast<size_t>(h)]); },
         [](int64_t) { return Tensor(); });
-    return attention(context, q, k, v, expanded_, input.batch, latents_);
+    return attend(input, in, q, k, v, expanded_);
+  }
+
+  // To all keys, or to those that the indexer chooses; it learns from what is looked at.
+  Tensor attend(const LayerInput& input, const Projected& in, const Tensor& q, const Tensor& k,
+                const Tensor& v, const AttentionOptions& options) const {
+    const Context& context = input.context;
+    if (!config_.sparse) return attention(context, q, k, v, options, input.batch, latents_);
+    const IndexerInputs index = indexer_.project(input, in.x, in.from);
+    BlockLists lists;
+    if (indexer_.chooses(context)) lists = indexer_.choose(input, index);
+    const AttentionResult seen =
+        partial_attention(context, q, k, v, options, input.batch, latents_, {}, lists);
+    indexer_.learn(input, index, {q, k, seen.log_sum_exp, options, std::move(lists)});
+    return seen.output;
   }
 
   MlaConfig config_;
@@ -215,6 +254,7 @@ class MlaMixer final : public Mixer, public SeesBothWays {
   AttentionOptions absorbed_, expanded_;
   SharedAngles angles_;  // null: no positions
   JournalSlot latents_;
+  Indexer indexer_;  // of sparse attention
   Weight q_a_proj_, q_nope_proj_, q_rope_proj_, kv_a_proj_, o_proj_;
   std::vector<Weight> k_b_proj_,
       v_b_proj_;  // of each head: [latent, head_dim], [value_dim, latent]
@@ -228,6 +268,14 @@ MixerType mla_mixer_type() {
       "mla", "multi-head latent attention: keys and values from one narrow vector",
       "arXiv 2405.04434",
       R"({"type": "mla", "heads": 2, "head_dim": 8, "rope_dim": 4, "latent": 16, "rope": {}})");
+}
+
+MixerType dsa_mixer_type() {
+  return mixer_type<MlaMixer>(
+      "dsa", "DeepSeek sparse attention: latent attention to tokens that an indexer chooses",
+      "arXiv 2512.02556",
+      R"({"type": "dsa", "heads": 2, "head_dim": 8, "rope_dim": 4, "latent": 16, "top": 20,
+          "index_heads": 2, "index_dim": 10, "rope": {}})");
 }
 
 }  // namespace pronghorn

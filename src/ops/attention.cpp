@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <span>
 
 #include "backend/backend.h"
@@ -123,12 +124,14 @@ void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Jou
 // Appends what segments with a state bring, and lists what each segment looks at.
 void list_units(const Context& context, const Inputs& in, const AttentionShape& shape,
                 const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
-                Works& works) {
+                const BlockLists& lists, Works& works) {
+  const bool single_keys = lists.block == 1;
   const int64_t row_width = key_width(shape) + value_width(shape);
   for (const Segment& segment : batch.segments()) {
     if (segment.length == 0) continue;
     const bool is_tree = !segment.parents.empty();
-    const bool is_exact = is_tree || (context.tape == nullptr && segment.length <= kExactStep);
+    const bool is_exact =
+        is_tree || (context.tape == nullptr && (segment.length <= kExactStep || single_keys));
     if (segment.state == nullptr) {
       (is_exact ? works.exact : works.tiled).add_fresh(batch, segment, in.k, in.v);
       continue;
@@ -137,6 +140,9 @@ void list_units(const Context& context, const Inputs& in, const AttentionShape& 
     require(journal.shape().row_width == row_width, kWhere,
             "the journal's rows are {} wide, keys and values {}", journal.shape().row_width,
             row_width);
+    const int64_t block = dtype_block(journal.shape().row_type);
+    require(shape.key_dim % block == 0 && shape.value_dim % block == 0, kWhere,
+            "heads of {} and {} are not whole blocks of {}", shape.key_dim, shape.value_dim, block);
     if (options.keys == KeyOwner::borrowed) {
       check_borrowed(batch, segment, journal);
     } else {
@@ -210,7 +216,7 @@ void check_lists(const BlockLists& lists, const AttentionOptions& options, int64
   const bool tiles =
       lists.block > 0 && (lists.block % kAttentionTile == 0 || kAttentionTile % lists.block == 0);
   require(tiles && lists.width > 0 && options.heads % lists.lists == 0 &&
-              lists.lists % options.kv_heads == 0 &&
+              (lists.lists % options.kv_heads == 0 || options.kv_heads % lists.lists == 0) &&
               std::ssize(lists.blocks) == rows * lists.lists * lists.width,
           kWhere, "{} numbers as {} lists of {} blocks of {} for each of {} rows",
           lists.blocks.size(), lists.lists, lists.width, lists.block, rows);
@@ -253,7 +259,7 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
       kWhere, "q is the same tensor as k or v while gradients are recorded");
 
   Works works(options);
-  list_units(context, in, shape, options, batch, slot, works);
+  list_units(context, in, shape, options, batch, slot, given, works);
   check_lists(given, options, batch.rows());
   std::shared_ptr<const BlockLists> lists;
   if (given.lists > 0 || options.block > 0) {
@@ -325,6 +331,8 @@ JournalShape attention_journal(const AttentionOptions& options) {
   } else if (options.segment == 0) {
     shape.key_width = keys;
   }
+  const AttentionShape heads = attention_shape(options);
+  shape.head_width = std::gcd(heads.key_dim, heads.value_dim);
   shape.is_shared = options.keys == KeyOwner::lent;
   if (is_limited(options)) {
     shape.history = reach(options);
@@ -342,9 +350,9 @@ Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const
 
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const AttentionOptions& options,
-                                  const CheckedBatch& batch, JournalSlot slot,
-                                  const Tensor& sinks) {
-  return run(context, {q, k, v, sinks}, options, batch, slot, true);
+                                  const CheckedBatch& batch, JournalSlot slot, const Tensor& sinks,
+                                  const BlockLists& lists) {
+  return run(context, {q, k, v, sinks}, options, batch, slot, true, lists);
 }
 
 }  // namespace pronghorn

@@ -58,7 +58,7 @@ double rows_seen(const AttentionOptions& options, double context);
 // The journal an attention layer keeps: a row is [key | value] of all key-value heads, or only the
 // key with value_in_key; no anchor. With a window or segments, rows that are out of reach are
 // dropped, but for the prefix; lent ones when the forward has ended. There is none for borrowed
-// keys. Its rows may be held in bf16 or f16 (with_cache): they are rounded when they are
+// keys. Its rows may be held in another type (with_cache): they are rounded when they are
 // appended, and a row of a segment with a state attends to the rounded rows only, those of its own
 // segment included. With blocks, it keeps the means of their keys.
 JournalShape attention_journal(const AttentionOptions& options);
@@ -79,7 +79,8 @@ JournalShape attention_journal(const AttentionOptions& options);
 // of one another is said by Segment::mask; under Mask::replace they take places in the journal, and
 // see all of it. Without a tape, steps of up
 // to kExactStep tokens and trees are bit-identical however a sequence was cut, whatever else is in
-// the batch; a longer segment depends on where it was cut itself, within rounding.
+// the batch; a longer segment depends on where it was cut itself, within rounding, unless it is
+// given lists of single keys.
 //
 // Tiled with online softmax (arXiv 2205.14135, 2307.08691): no T x T matrix, forward or backward;
 // the backward pass recomputes p from the saved log-sum-exp, as in backend/attention.h. Which
@@ -101,7 +102,7 @@ struct AttentionResult {
 AttentionResult partial_attention(const Context& context, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const AttentionOptions& options,
                                   const CheckedBatch& batch, JournalSlot slot,
-                                  const Tensor& sinks = {});
+                                  const Tensor& sinks = {}, const BlockLists& lists = {});
 
 // Attention of q to everything that `parts` attended to and to `count` fixed keys that every row
 // sees (persistent memory, arXiv 2501.00663 section 3.3): keys [count, heads head_dim] and values

@@ -119,7 +119,7 @@ void AttentionUnits::add_tiles(const Rows& rows, int64_t count, int64_t key_stri
 AttentionUnits::Rows AttentionUnits::journal_row(const JournalShape& shape,
                                                  const std::byte* row) const {
   if (options_.value_in_key) return {row, nullptr};
-  return {row, row + options_.kv_heads * options_.head_dim * dtype_size(shape.row_type)};
+  return {row, row + dtype_bytes(shape.row_type, options_.kv_heads * options_.head_dim)};
 }
 
 void AttentionUnits::add_pages(const Journal& journal, int64_t count) {

@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "backend/cpu/attention_tasks.h"
+#include "backend/cpu/row_blocks-inl.h"
 #include "backend/cpu/simd-inl.h"
 #include "backend/cpu/tanh-inl.h"
 
@@ -110,10 +111,10 @@ HWY_INLINE ConstMatrix ConvertRows(int64_t rows, int64_t columns, const T* from,
 }
 
 // Columns first_column ... of rows that are held as `type`, in f32: where they are, or converted
-// to `scratch` [rows, columns].
+// to `scratch` [rows, columns]. Blocks stay turned.
 HWY_INLINE ConstMatrix FloatRows(DType type, const std::byte* from, int64_t first_column,
                                  int64_t stride, int64_t rows, int64_t columns, float* scratch) {
-  from += first_column * dtype_size(type);
+  from += dtype_bytes(type, first_column);
   switch (type) {
     case DType::bf16:
       return ConvertRows(rows, columns, reinterpret_cast<const hwy::bfloat16_t*>(from), stride,
@@ -121,6 +122,13 @@ HWY_INLINE ConstMatrix FloatRows(DType type, const std::byte* from, int64_t firs
     case DType::f16:
       return ConvertRows(rows, columns, reinterpret_cast<const hwy::float16_t*>(from), stride,
                          scratch);
+    case DType::q8_0:
+    case DType::q4_0:
+      for (int64_t i = 0; i < rows; ++i, from += dtype_bytes(type, stride)) {
+        if (type == DType::q8_0) LoadQ8Blocks(columns, from, scratch + i * columns);
+        if (type == DType::q4_0) LoadQ4Blocks(columns, from, scratch + i * columns);
+      }
+      return {scratch, columns};
     default:
       return {reinterpret_cast<const float*>(from), stride};
   }

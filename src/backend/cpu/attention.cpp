@@ -1,6 +1,8 @@
 // Attention on the CPU: how the work is shared out over threads.
 #include "backend/attention.h"
 
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "backend/cpu/attention_exact_plan.h"
@@ -15,6 +17,8 @@ using cpu_attention::kQueryTile;
 
 // Multiply-adds that outweigh a fork and join.
 constexpr int64_t kParallelWork = 1 << 17;
+// The same of forward_exact(), which reads its keys from memory: some microseconds of one thread.
+constexpr int64_t kExactWork = 1 << 15;
 // Backward tasks wanted at least; more partial sums of grad_q than kMostGroups cost too much
 // memory.
 constexpr int64_t kWantedTasks = 24, kMostGroups = 8;
@@ -43,6 +47,9 @@ class CpuAttentionKernels final : public AttentionKernels {
   void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
                      std::span<const AttentionUnit> units, const ConstMatrix& q,
                      const int32_t* own_block, int32_t* out) override;
+  void choose_keys(const IndexerOperands& indexer, std::span<const AttentionUnit> units,
+                   int64_t top, int32_t* out) override;
+  void indexer_loss(const IndexerLoss& arguments) override;
   void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                   int64_t stride) override {
     cpu_attention::store_rows(from, rows, columns, type, to, stride);
@@ -118,23 +125,46 @@ void CpuAttentionKernels::forward(const AttentionShape& shape, std::span<const A
   });
 }
 
+// A unit for each row.
+PooledVector<AttentionUnit> rows_of(std::span<const AttentionUnit> units) {
+  PooledVector<AttentionUnit> rows;
+  for (const AttentionUnit& unit : units) {
+    for (int64_t i = 0; i < unit.rows; ++i) {
+      AttentionUnit& row = rows.emplace_back(unit);
+      row.first_row += i;
+      row.rows = 1;
+      row.visible += i;
+    }
+  }
+  return rows;
+}
+
 void CpuAttentionKernels::forward_exact(const AttentionShape& shape,
                                         std::span<const AttentionUnit> units,
                                         const AttentionOperands& operands) {
-  cpu_attention::ExactPlan plan;
-  for (const AttentionUnit& unit : units) plan.add(shape, unit, operands.lists);
+  const bool gathers = cpu_attention::gathers(shape, operands.lists);
+  const PooledVector<AttentionUnit> rows = gathers ? rows_of(units) : PooledVector<AttentionUnit>();
+  if (gathers) units = rows;
+  const cpu_attention::ExactPlan plan(shape, units, operands.lists);
   const Storage partials(float_bytes(std::max<int64_t>(1, plan.size)));
   // How many tasks a thread takes at once changes no result.
   const auto count = static_cast<int64_t>(plan.parts.size());
-  const int64_t grain =
-      std::max<int64_t>(1, count * kParallelWork / std::max<int64_t>(1, plan.work));
+  const int64_t grain = std::max<int64_t>(1, count * kExactWork / std::max<int64_t>(1, plan.work));
   parallel_for(count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const cpu_attention::ExactPlan::Part& part = plan.parts[static_cast<size_t>(i)];
-      const cpu_attention::ExactPlan::Task& task = plan.tasks[static_cast<size_t>(part.task)];
+      const cpu_attention::ExactPlan::Part& each = plan.parts[static_cast<size_t>(i)];
+      const cpu_attention::ExactPlan::Task& task = plan.tasks[static_cast<size_t>(each.task)];
       const int64_t part_size = cpu_attention::partial_size(shape, *task.unit);
-      cpu_attention::exact_split(shape, *task.unit, task.kv_head, part.split, operands,
-                                 floats(partials) + task.offset + part.place * part_size);
+      const bool goes_on = i + 1 < end && operands.lists.blocks == nullptr;
+      float* partial = floats(partials) + task.offset + each.place * part_size;
+      if (gathers) {
+        cpu_attention::gathered_split(shape, *task.unit, task.kv_head, each.part.split, operands,
+                                      partial);
+        continue;
+      }
+      cpu_attention::exact_part(shape, each.part,
+                                goes_on ? &plan.parts[static_cast<size_t>(i + 1)].part : nullptr,
+                                operands, partial, task.splits * part_size);
     }
   });
   const auto merges = static_cast<int64_t>(plan.tasks.size());
@@ -324,6 +354,71 @@ void CpuAttentionKernels::choose_blocks(const AttentionShape& shape, const Block
       }
     });
   }
+}
+
+// Rows of a unit that are scored together, and keys of a task of these scores.
+constexpr int64_t kIndexerRows = 16, kIndexerKeys = 1024;
+
+// choose_keys() of rows first ... first + count - 1 of a unit.
+void choose_keys_of(const IndexerOperands& indexer, const AttentionUnit& unit, int64_t first,
+                    int64_t count, int64_t top, int32_t* out) {
+  int64_t keys = 0;
+  for (int64_t i = first; i < first + count; ++i) keys = std::max(keys, unit.visible[i].end);
+  const int64_t stride = tiles_of(keys, kAttentionTile) * kAttentionTile;
+  const Storage scores(float_bytes(std::max<int64_t>(1, keys > top ? count * stride : 0)));
+  if (keys > top) {
+    parallel_for(tiles_of(keys, kIndexerKeys), 1, [&](int64_t begin, int64_t end) {
+      cpu_attention::indexer_scores(indexer, unit, first, count, begin * kIndexerKeys,
+                                    std::min(keys, end * kIndexerKeys), floats(scores), stride);
+    });
+  }
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t seen = unit.visible[first + i].end;
+      int32_t* list = out + (unit.first_row + first + i) * top;
+      if (seen > top) {
+        cpu_attention::take_top(floats(scores) + i * stride, seen, top, list);
+      } else {
+        std::iota(list, list + seen, 0);
+        std::fill(list + seen, list + top, -1);
+      }
+    }
+  });
+}
+
+void CpuAttentionKernels::choose_keys(const IndexerOperands& indexer,
+                                      std::span<const AttentionUnit> units, int64_t top,
+                                      int32_t* out) {
+  struct Group {
+    const AttentionUnit* unit;
+    int64_t first, count;
+  };
+  PooledVector<Group> groups;
+  for (const AttentionUnit& unit : units) {
+    for (int64_t i = 0; i < unit.rows; i += kIndexerRows) {
+      groups.push_back({&unit, i, std::min(kIndexerRows, unit.rows - i)});
+    }
+  }
+  const auto run = [&](const Group& group) {
+    choose_keys_of(indexer, *group.unit, group.first, group.count, top, out);
+  };
+  // Few groups share out their keys instead.
+  constexpr size_t kManyGroups = 8;
+  if (groups.size() < kManyGroups) {
+    for (const Group& group : groups) run(group);
+    return;
+  }
+  parallel_for(std::ssize(groups), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) run(groups[static_cast<size_t>(i)]);
+  });
+}
+
+void CpuAttentionKernels::indexer_loss(const IndexerLoss& arguments) {
+  parallel_for(std::ssize(arguments.units), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      cpu_attention::indexer_loss_unit(arguments, arguments.units[static_cast<size_t>(i)]);
+    }
+  });
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ class CpuBackend final : public Backend {
   DiagonalPlusRankOneKernels& diagonal_plus_rank_one() override { return *diagonal_plus_rank_one_; }
   RwkvKernels& rwkv() override { return *rwkv_; }
   StateRowKernels& state_rows() override { return *state_rows_; }
+  CompressiveMemoryKernels& compressive_memory() override { return *compressive_memory_; }
   ScanKernels& scan() override { return *scan_; }
   DiagonalScanKernels& diagonal_scan() override { return *diagonal_scan_; }
   FastWeightMemoryKernels& fast_weight_memory() override { return *fast_weight_memory_; }
@@ -31,6 +32,8 @@ class CpuBackend final : public Backend {
       make_cpu_diagonal_plus_rank_one_kernels();
   std::unique_ptr<RwkvKernels> rwkv_ = make_cpu_rwkv_kernels();
   std::unique_ptr<StateRowKernels> state_rows_ = make_cpu_state_row_kernels();
+  std::unique_ptr<CompressiveMemoryKernels> compressive_memory_ =
+      make_cpu_compressive_memory_kernels();
   std::unique_ptr<ScanKernels> scan_ = make_cpu_scan_kernels();
   std::unique_ptr<DiagonalScanKernels> diagonal_scan_ = make_cpu_diagonal_scan_kernels();
   std::unique_ptr<FastWeightMemoryKernels> fast_weight_memory_ =

@@ -18,8 +18,9 @@ constexpr const char *kKeys = "attention.key_length", *kValues = "attention.valu
                      *kValuesOfHeads = "attention.value_length_mla",
                      *kRotary = "rope.dimension_count", *kKvHeads = "attention.head_count_kv";
 
+// Of hybrids the first layer that has one.
 const nlohmann::json& mixer_of(const ModelConfig& config) {
-  return layer_blocks(config).front()->mixers.front();
+  return *mixers_of(config, "mla").front();
 }
 
 void set(GgufModel& file, const char* key, const nlohmann::json& value) {
@@ -76,6 +77,7 @@ void write_gguf_mla(const ModelConfig& config, const nlohmann::json& json, GgufM
   set(file, kRotary, rope);
   set(file, "vocab_size", json.at("vocab_size"));
   const nlohmann::json scaling = json.value("rope_scaling", nlohmann::json::object());
+  if (mixer.at("rope").is_null()) return;
   write_gguf_rope(mixer.at("rope"), scaling.value("mscale_all_dim", 0.0), file);
 }
 

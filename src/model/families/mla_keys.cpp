@@ -61,10 +61,11 @@ Decoder read_mla_decoder(ConfigReader& reader, const MlaDefaults& mla,
 
 std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
                                                 const std::string& model_type,
-                                                const std::string& architecture) {
+                                                const std::string& architecture,
+                                                const std::string& mixer) {
   const std::vector<const BlockConfig*> layers = layer_blocks(config);
   for (const BlockConfig* layer : layers) {
-    const bool fits = layer->mixers.size() == 1 && layer->mixers.front().at("type") == "mla" &&
+    const bool fits = layer->mixers.size() == 1 && layer->mixers.front().at("type") == mixer &&
                       is_decoder_ffn(layer->feed_forward);
     if (!fits) return {};
   }

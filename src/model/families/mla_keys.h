@@ -21,10 +21,11 @@ struct MlaDefaults {
 Decoder read_mla_decoder(ConfigReader& reader, const MlaDefaults& mla,
                          const DecoderDefaults& defaults);
 
-// Its keys, if every layer is latent attention and a feed-forward of a decoder.
+// Its keys, if every layer is latent attention, of this type, and a feed-forward of a decoder.
 std::optional<nlohmann::json> write_mla_decoder(const ModelConfig& config,
                                                 const std::string& model_type,
-                                                const std::string& architecture);
+                                                const std::string& architecture,
+                                                const std::string& mixer = "mla");
 
 // The same of some of a model's layers, all latent attention, whatever the others are; they may
 // have no positions.
