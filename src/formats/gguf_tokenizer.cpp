@@ -13,6 +13,7 @@
 #include "formats/normalizer.h"
 #include "formats/sentencepiece_tokenizer.h"
 #include "formats/utf8.h"
+#include "formats/world_tokenizer.h"
 
 namespace pronghorn {
 namespace {
@@ -47,6 +48,14 @@ json split_by(std::string_view pattern) {
           {"pattern", {{"Regex", as_written(pattern)}}},
           {"behavior", "Isolated"},
           {"invert", false}};
+}
+
+// With every key that Hugging Face's tokenizers asks for; as a decoder only the type counts.
+json byte_level(bool add_prefix_space, bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", add_prefix_space},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
 }
 
 json sequence(const char* key, json steps) {
@@ -100,8 +109,8 @@ class Writer {
           "decoders", {replace(kWordMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
     } else {
       if (pre.nfc) parsed["normalizer"] = {{"type", "NFC"}};
-      steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
-      parsed["decoder"] = {{"type", "ByteLevel"}};
+      steps.push_back(byte_level(false, false));
+      parsed["decoder"] = byte_level(true, true);
     }
     parsed["pre_tokenizer"] = sequence("pretokenizers", std::move(steps));
     // Files are written by programs that know: only those that say nothing get the usual.
@@ -125,16 +134,23 @@ class Writer {
     const int32_t unknown = id_of(in_.unknown_id, 100, "unknown_token_id");
     const bool lower = in_.lower_case.value_or(true);
     json parsed = begin_json();
-    parsed["normalizer"] = {{"type", "BertNormalizer"}, {"lowercase", lower}};
+    parsed["normalizer"] = {{"type", "BertNormalizer"},
+                            {"clean_text", true},
+                            {"handle_chinese_chars", true},
+                            {"strip_accents", nullptr},
+                            {"lowercase", lower}};
     parsed["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
-    parsed["decoder"] = {{"type", "WordPiece"}};
+    parsed["decoder"] = {{"type", "WordPiece"}, {"prefix", "##"}, {"cleanup", true}};
     const auto around = [&](int32_t id) {
       return json::array({token(id), static_cast<uint64_t>(id)});
     };
     parsed["post_processor"] = {
         {"type", "BertProcessing"}, {"cls", around(cls)}, {"sep", around(separator)}};
-    parsed["model"] = {
-        {"type", "WordPiece"}, {"vocab", vocabulary(tokens_)}, {"unk_token", token(unknown)}};
+    parsed["model"] = {{"type", "WordPiece"},
+                       {"unk_token", token(unknown)},
+                       {"continuing_subword_prefix", "##"},
+                       {"max_input_chars_per_word", uint64_t{100}},
+                       {"vocab", vocabulary(tokens_)}};
     const std::string config = names(cls, separator).dump(2) + "\n";
     SideFiles side{.config = json::parse(config), .special_map = {}, .added = {}};
     return make_hf_tokenizer(
@@ -176,15 +192,40 @@ class Writer {
     config["unk_token"] = token(unknown);
     config["add_bos_token"] = in_.add_bos.value_or(!unigram);
     config["add_eos_token"] = in_.add_eos.value_or(unigram);
-    json added = added_tokens();
-    for (json& entry : added) {
-      const std::string key = std::to_string(entry["id"].get<int64_t>());
-      config["added_tokens_decoder"][key] = std::move(entry);
-    }
+    config["added_tokens_decoder"] = by_id(added_tokens());
     const SideFiles side{.config = config, .special_map = {}, .added = {}};
     Tokenizer::Files files = {{"tokenizer.model", write_sentencepiece_model(model)},
                               {"tokenizer_config.json", config.dump(2) + "\n"}};
     return make_sentencepiece_tokenizer(std::move(model), side, where_, std::move(files));
+  }
+
+  std::unique_ptr<Tokenizer> world() {
+    WorldTokens tokens(tokens_.size());
+    for (size_t id = 1; id < tokens.size(); ++id) {
+      if (type_of(id) != GgufVocabulary::normal) continue;
+      tokens[id] = unescape_world_token(tokens_[id], fmt::format("{}: token {}", where_, id));
+    }
+    json config = {{"add_bos_token", in_.add_bos.value_or(false)},
+                   {"add_eos_token", in_.add_eos.value_or(false)},
+                   {"tokenizer_class", "RwkvTokenizer"}};
+    const auto name = [&](const char* key, std::optional<int64_t> given) {
+      const std::optional<int32_t> id = optional_id(given, 0, key);
+      if (!id) return;
+      const std::string& bytes = tokens[static_cast<size_t>(*id)];
+      require(find_invalid_utf8(bytes) == std::string::npos, where_,
+              "tokenizer.ggml.{} {} is a token that is not UTF-8", key, *id);
+      config[std::string(key, 9)] = bytes.empty() ? token(*id) : bytes;
+    };
+    name("bos_token_id", in_.bos);
+    name("eos_token_id", in_.eos);
+    config["added_tokens_decoder"] = by_id(added_tokens());
+    const SideFiles side{.config = config, .special_map = {}, .added = {}};
+    std::string text = write_world_vocabulary(tokens);
+    // What could not be read again once it is saved is refused now: equal tokens, too many holes.
+    tokens = read_world_vocabulary(text, where_ + ": tokenizer.ggml.tokens as a file");
+    Tokenizer::Files files = {{kWorldFile, std::move(text)},
+                              {"tokenizer_config.json", config.dump(2) + "\n"}};
+    return make_world_tokenizer(std::move(tokens), side, where_, std::move(files));
   }
 
  private:
@@ -234,6 +275,16 @@ class Writer {
     return list;
   }
 
+  // As tokenizer_config.json lists them.
+  static json by_id(json added) {
+    json result = json::object();
+    for (json& entry : added) {
+      const std::string key = std::to_string(entry["id"].get<int64_t>());
+      result[key] = std::move(entry);
+    }
+    return result;
+  }
+
   json vocabulary(const std::vector<std::string>& tokens) const {
     json result = json::object();
     for (size_t id = 0; id < tokens.size(); ++id) {
@@ -277,21 +328,27 @@ class Writer {
     config["add_eos_token"] = add_eos;
     config["tokenizer_class"] = "PreTrainedTokenizerFast";
     // Other libraries look for the tokens around a text here.
-    json single = json::array(), used = json::object();
-    const auto around = [&](const char* key) {
+    json used = json::object();
+    const auto around = [&](json& parts, const char* key, int type_id) {
       const json& name = member_or_null(config, key);
       if (!name.is_string()) return;
       const auto at = std::find(tokens_.begin(), tokens_.end(), name.get_ref<const std::string&>());
-      single.push_back({{"SpecialToken", {{"id", name}, {"type_id", 0}}}});
+      parts.push_back({{"SpecialToken", {{"id", name}, {"type_id", type_id}}}});
       used[name.get<std::string>()] = {
           {"id", name}, {"ids", {static_cast<uint64_t>(at - tokens_.begin())}}, {"tokens", {name}}};
     };
-    if (add_bos) around("bos_token");
-    single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-    if (add_eos) around("eos_token");
+    const auto add = [&](json& parts, const char* text, int type_id) {
+      if (add_bos) around(parts, "bos_token", type_id);
+      parts.push_back({{"Sequence", {{"id", text}, {"type_id", type_id}}}});
+      if (add_eos) around(parts, "eos_token", type_id);
+    };
+    json single = json::array();
+    add(single, "A", 0);
+    json pair = single;
+    add(pair, "B", 1);
     parsed["post_processor"] = {{"type", "TemplateProcessing"},
                                 {"single", single},
-                                {"pair", json::array()},
+                                {"pair", pair},
                                 {"special_tokens", used}};
     const SideFiles side{.config = config, .special_map = {}, .added = {}};
     return make_hf_tokenizer(
@@ -372,6 +429,7 @@ std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufVocabulary& vocabulary,
   if (vocabulary.model == "gpt2" || vocabulary.model == "gemma4") return writer.bpe();
   if (vocabulary.model == "bert") return writer.word_piece();
   if (vocabulary.model == "llama" || vocabulary.model == "t5") return writer.sentence_piece();
+  if (vocabulary.model == "rwkv") return writer.world();
   throw Error(where,
               fmt::format("tokenizer.ggml.model {} is not supported", quote(vocabulary.model)));
 }

@@ -19,9 +19,9 @@ namespace pronghorn {
 struct GgufVocabulary {
   enum Type : int64_t { normal = 1, unknown, control, user_defined, unused, byte };
 
-  std::string
-      model;        // "llama" (SentencePiece BPE), "gpt2" (BPE), "bert" (WordPiece), "t5" (Unigram)
-  std::string pre;  // of gpt2: which pre-tokenizer
+  std::string model;  // "llama" (SentencePiece BPE), "gpt2" (BPE), "bert" (WordPiece), "t5"
+                      // (Unigram), "rwkv" (World)
+  std::string pre;    // of gpt2: which pre-tokenizer
   std::vector<std::string> tokens;
   std::vector<float> scores;   // by id; may be empty
   std::vector<int64_t> types;  // by id; may be empty: all are normal

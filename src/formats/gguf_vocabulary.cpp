@@ -7,9 +7,11 @@
 
 #include "base/error.h"
 #include "base/quote.h"
+#include "formats/component.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/json.h"
 #include "formats/sentencepiece_model.h"
+#include "formats/world_tokenizer.h"
 
 namespace pronghorn {
 namespace {
@@ -216,6 +218,40 @@ void add_pieces(const std::string& bytes, TokenList& vocabulary, GgufMetadata& m
   }
 }
 
+// Tokens have the ids and names that the tokenizer of these files gives them. That of two line ends
+// ends a turn there.
+void add_world(const Tokenizer::Files& files, const json& config, TokenList& vocabulary,
+               GgufMetadata& metadata) {
+  const SideFiles side{.config = config,
+                       .special_map = parsed(files, "special_tokens_map.json"),
+                       .added = parsed(files, "added_tokens.json")};
+  const auto tokenizer = make_world_tokenizer(
+      read_world_vocabulary(files.at(kWorldFile), kWorldFile), side, kWorldFile, files);
+  for (int64_t i = 0; i < tokenizer->vocab_size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    const std::string bytes = tokenizer->token_bytes(id, true);
+    if (tokenizer->is_added(id)) {
+      const bool special = tokenizer->is_special(id);
+      vocabulary.set(i, bytes, special ? TokenType::control : TokenType::user_defined, 0,
+                     kWorldFile);
+    } else if (!bytes.empty()) {
+      vocabulary.set(i, escape_world_token(bytes), TokenType::normal, 0, kWorldFile);
+    }
+  }
+  metadata.set("tokenizer.ggml.model", GgufValue::text("rwkv"));
+  const auto set = [&](const char* name, int32_t id) {
+    metadata.set(fmt::format("tokenizer.ggml.{}_token_id", name),
+                 GgufValue::u32(static_cast<uint32_t>(id)));
+  };
+  set("bos", tokenizer->bos().value_or(0));
+  set("eos", tokenizer->eos().value_or(0));
+  if (const auto turn = tokenizer->find_token("\n\n")) set("eot", *turn);
+  for (const char* key : {"add_bos_token", "add_eos_token"}) {
+    metadata.set(fmt::format("tokenizer.ggml.{}", key),
+                 GgufValue::boolean(member_or_null(config, key) == true));
+  }
+}
+
 }  // namespace
 
 void add_gguf_vocabulary(const Tokenizer::Files& files, int64_t vocab_size,
@@ -223,7 +259,11 @@ void add_gguf_vocabulary(const Tokenizer::Files& files, int64_t vocab_size,
   const json config = parsed(files, kConfigFile);
   const json tokenizer = parsed(files, kTokenizerFile);
   const auto pieces = files.find(kModelFile);
-  if (pieces != files.end()) {
+  if (files.contains(kWorldFile) && !tokenizer.is_object()) {
+    TokenList vocabulary(vocab_size, false);
+    add_world(files, config, vocabulary, metadata);
+    vocabulary.write(metadata);
+  } else if (pieces != files.end()) {
     TokenList vocabulary(vocab_size, true);
     add_pieces(pieces->second, vocabulary, metadata);
     if (tokenizer.is_object()) add_added_tokens(tokenizer, vocabulary);

@@ -8,10 +8,10 @@
 
 #include "layers/layers.h"
 #include "layers/linear_parts.h"
+#include "layers/log_linear.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
 #include "ops/linear_maps.h"
-#include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -19,6 +19,7 @@ namespace {
 
 struct GatedDeltaNetConfig {
   HeadsConfig heads;
+  LevelsConfig levels;
   int64_t value_heads = 0, value_head_dim = 0, conv_kernel = 0;
   bool negative_eigenvalues = false;
   double norm_epsilon = 0;
@@ -38,6 +39,7 @@ struct GatedDeltaNetConfig {
     f.one_of("output_order", output_order, {"grouped", "dealt"}, "grouped",
              "in which the output projection takes value heads: those of a key head together, or "
              "the first of every key head, then the second (`\"dealt\"`)");
+    levels.fields(f);
   }
 };
 
@@ -78,7 +80,7 @@ class GatedDeltaNetMixer final : public Mixer {
     dt_bias_ = scope.tensor("dt_bias", {options_.value_heads}, TimeStepConfig().bias());
     o_norm_ = GatedHeadNorm("o_norm.weight", options_.value_dim, HeadGate::silu,
                             epsilon_or_default(config.norm_epsilon, context), scope);
-    state_ = states.add(outer_product_state_journal(options_));
+    state_ = LeveledState(config.levels, options_, context, scope, states);
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
@@ -97,14 +99,14 @@ class GatedDeltaNetMixer final : public Mixer {
     inputs.log_decay =
         decay_gate(context, a, dt_bias_, A_log_, 0, std::numeric_limits<float>::infinity()).second;
     inputs.beta = scaled(context, sigmoid(context, b), write_scale_);
-    const Tensor y = outer_product_state(context, inputs, options_, input.batch, state_);
+    const Tensor y = state_.forward(input, x, inputs);
     const Tensor normed = o_norm_.forward(context, y, g);
     return linear(context, dealt_ ? dealt(context, normed) : normed, o_proj_);
   }
 
   // Per number of the state: decay 1, what the key held 2, write 2, read 2.
   double sequence_cost(double) const override {
-    return 7.0 * static_cast<double>(value_width_ * options_.key_dim);
+    return 7.0 * static_cast<double>(value_width_ * options_.key_dim * state_.count());
   }
 
  private:
@@ -124,7 +126,7 @@ class GatedDeltaNetMixer final : public Mixer {
   OuterProductStateOptions options_;
   ConvolvedProjection q_proj_, k_proj_, v_proj_;
   GatedHeadNorm o_norm_;
-  JournalSlot state_;
+  LeveledState state_;
   Weight a_proj_, b_proj_, g_proj_, o_proj_;
   Tensor A_log_, dt_bias_;
 };

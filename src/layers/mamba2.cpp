@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "layers/layers.h"
+#include "layers/log_linear.h"
 #include "layers/mamba_core.h"
 #include "layers/toolbox.h"
 #include "ops/linear.h"
-#include "ops/outer_product_state.h"
 #include "ops/pointwise.h"
 #include "ops/short_convolution.h"
 
@@ -23,6 +23,7 @@ constexpr double kMostScale = 1e4;
 struct Mamba2Config : StateHeads {
   int64_t conv_kernel = 0;
   TimeStepConfig time_step;
+  LevelsConfig levels;
   float time_step_low = 0, time_step_high = std::numeric_limits<float>::infinity();
   bool bias = false, conv_bias = false, output_bias = false;
   std::string norm;
@@ -60,6 +61,7 @@ struct Mamba2Config : StateHeads {
             "projection_scales", "{} is not a list of five factors of up to {}", scales.dump(),
             kMostScale);
     projection_scales = scales.get<std::vector<float>>();
+    levels.fields(f);
   }
 };
 
@@ -106,7 +108,7 @@ class Mamba2Mixer final : public Mixer {
     if (config.bias) in_bias_ = scope.tensor("in_proj.bias", {in_proj_.out()}, zero);
     if (config.output_bias) out_bias_ = scope.tensor("out_proj.bias", {d}, zero);
     conv_rows_ = states.add(short_convolution_journal(conv_width, config.conv_kernel));
-    state_ = states.add(outer_product_state_journal(options_));
+    state_ = LeveledState(config.levels, options_, context, scope, states);
   }
 
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
@@ -138,14 +140,14 @@ class Mamba2Mixer final : public Mixer {
     inputs.log_decay = log_decay;
     inputs.beta = dt;
     inputs.skip = D_;
-    const Tensor y = outer_product_state(context, inputs, options_, batch, state_);
+    const Tensor y = state_.forward(input, x, inputs);
     return scaled(context, linear(context, gated_output(context, y, z), out_proj_, out_bias_),
                   output_scale_);
   }
 
   // Per number of the state: decay 1, write 2, read 2.
   double sequence_cost(double) const override {
-    return 5.0 * static_cast<double>(inner_size_ * options_.key_dim);
+    return 5.0 * static_cast<double>(inner_size_ * options_.key_dim * state_.count());
   }
 
  private:
@@ -162,7 +164,8 @@ class Mamba2Mixer final : public Mixer {
   std::vector<float> projection_scales_;
   GateOrder order_;
   OuterProductStateOptions options_;
-  JournalSlot conv_rows_, state_;
+  JournalSlot conv_rows_;
+  LeveledState state_;
   Weight in_proj_, out_proj_;
   Tensor in_bias_, out_bias_, conv_weight_, conv_bias_, dt_bias_, A_log_, D_, norm_;
 };

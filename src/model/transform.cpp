@@ -261,6 +261,31 @@ Transform fold(int64_t n) {
                     reshaped, reshaped});
 }
 
+Transform unfold(int64_t n) {
+  return Transform({[n](Shapes shapes, size_t) {
+                      for (StoredShape& shape : shapes) {
+                        require(shape.size() >= 2 && shape[0] == n, kWhere, "{} is not {} of them",
+                                text(shape), n);
+                        shape[1] *= n;
+                        shape.erase(shape.begin());
+                      }
+                      return shapes;
+                    },
+                    reshaped, reshaped});
+}
+
+Transform repeated() {
+  return Transform(
+      {[](const Shapes& ours, size_t count) {
+         require(ours.size() == 1, kWhere, "repeats one tensor, not {}", ours.size());
+         return Shapes(count, ours.front());
+       },
+       [](const StoredTensors& from, const Shapes&) { return StoredTensors{from.at(0)}; },
+       [](const StoredTensors& from, const Shapes& to) {
+         return StoredTensors(to.size(), from.at(0));
+       }});
+}
+
 Transform transpose(size_t every) {
   const auto move = [every](const StoredTensors& tensors, const Shapes& to) {
     return transposed(tensors, to, every);

@@ -73,6 +73,12 @@ Transform squeeze(size_t axis);
 // Every tensor [n, a, ..] -> [n a, ..].
 Transform fold(int64_t n);
 
+// The opposite: every tensor [n a, ..] -> [n, a, ..].
+Transform unfold(int64_t n);
+
+// Several equal tensors -> one: the first is read, all are written.
+Transform repeated();
+
 // Every tensor [.., a, b] -> [.., b, a], or the first of each `every` tensors. Those in blocks
 // become f32, for columns of blocks are no blocks.
 Transform transpose(size_t every = 1);

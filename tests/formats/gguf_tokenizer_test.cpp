@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <string>
+#include <vector>
+
 #include "base/files.h"
 #include "formats/gguf_pre.h"
 #include "formats/json.h"
@@ -55,6 +59,50 @@ GgufVocabulary vocabulary_of(const std::string& name, const char* pre) {
   return vocabulary;
 }
 
+// Keys without which Hugging Face's tokenizers (0.22) refuses a component of a tokenizer.json.
+void expect_complete(const json& component) {
+  static const std::map<std::string, std::vector<std::string>> required = {
+      {"BPE", {"vocab", "merges"}},
+      {"BertNormalizer", {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"}},
+      {"BertPreTokenizer", {}},
+      {"BertProcessing", {"sep", "cls"}},
+      {"ByteFallback", {}},
+      {"ByteLevel", {"add_prefix_space", "trim_offsets"}},
+      {"Fuse", {}},
+      {"NFC", {}},
+      {"Replace", {"pattern", "content"}},
+      {"Sequence", {}},
+      {"Split", {"pattern", "behavior", "invert"}},
+      {"TemplateProcessing", {"single", "pair", "special_tokens"}},
+      {"WordPiece", {}}};
+  if (component.is_array()) {
+    for (const json& part : component) expect_complete(part);
+  }
+  if (!component.is_object() || !component.contains("type")) return;
+  const std::string type = component["type"];
+  ASSERT_TRUE(required.contains(type)) << type;
+  std::vector<std::string> keys = required.at(type);
+  if (type == "WordPiece" && component.contains("vocab")) {
+    keys = {"unk_token", "continuing_subword_prefix", "max_input_chars_per_word"};
+  } else if (type == "WordPiece") {
+    keys = {"prefix", "cleanup"};
+  }
+  for (const std::string& key : keys) {
+    EXPECT_TRUE(component.contains(key)) << type << " without " << key;
+  }
+  for (const char* parts : {"normalizers", "pretokenizers", "decoders"}) {
+    if (component.contains(parts)) expect_complete(component[parts]);
+  }
+}
+
+void expect_complete_file(const Tokenizer& tokenizer) {
+  const json parsed = parse_json(tokenizer.files().at("tokenizer.json"), "tokenizer.json");
+  for (const char* part : {"normalizer", "pre_tokenizer", "model", "post_processor", "decoder"}) {
+    ASSERT_TRUE(parsed.contains(part)) << part;
+    expect_complete(parsed[part]);
+  }
+}
+
 struct PreCase {
   const char *golden, *pre;
 };
@@ -72,6 +120,7 @@ TEST_P(GgufPreTest, AgreesWithTheOriginal) {
         << item["text"];
   }
   // The files that it makes describe the same tokenizer.
+  expect_complete_file(*tokenizer);
   Folder folder;
   tokenizer->save(folder);
   const auto again = load_tokenizer(folder);
@@ -97,6 +146,14 @@ INSTANTIATE_TEST_SUITE_P(Pres, GgufPreTest,
                                          PreCase{"starcoder", "starcoder"},
                                          PreCase{"phi2", "phi-2"}),
                          [](const auto& test) { return std::string(test.param.golden); });
+
+TEST(GgufTokenizerTest, EveryPreWritesCompleteFiles) {
+  GgufVocabulary vocabulary = vocabulary_of("qwen2", "");
+  for (const GgufPre& pre : gguf_pres()) {
+    vocabulary.pre = pre.names[0];
+    expect_complete_file(*make_gguf_tokenizer(vocabulary, "test.gguf"));
+  }
+}
 
 TEST(GgufTokenizerTest, EveryPreCompiles) {
   for (const GgufPre& pre : gguf_pres()) {
@@ -161,6 +218,7 @@ TEST(GgufTokenizerTest, WordPieces) {
   vocabulary.separator = 2;
   const auto tokenizer = make_gguf_tokenizer(vocabulary, "test.gguf");
   EXPECT_EQ(tokenizer->encode("The anchor, xyz"), (std::vector<int32_t>{1, 3, 4, 5, 6, 0, 2}));
+  expect_complete_file(*tokenizer);
 }
 
 TEST(GgufTokenizerTest, Malformed) {
@@ -180,9 +238,9 @@ TEST(GgufTokenizerTest, Malformed) {
   vocabulary = sentence_pieces();
   vocabulary.scores.pop_back();
   EXPECT_THAT(message(vocabulary), HasSubstr("scores"));
-  vocabulary.model = "rwkv";
+  vocabulary.model = "unheard-of";
   vocabulary.scores.clear();
-  EXPECT_THAT(message(vocabulary), HasSubstr("'rwkv'"));
+  EXPECT_THAT(message(vocabulary), HasSubstr("'unheard-of'"));
   vocabulary.tokens.clear();
   EXPECT_THAT(message(vocabulary), HasSubstr("empty"));
 }

@@ -64,6 +64,7 @@ const Case kCases[] = {
     {"granitemoehybrid_moe", "granitehybrid"},
     {"granitemoehybrid_moe_rope", "granitehybrid"},
     {"jamba_moe", "jamba"},
+    {"kimi_linear", "kimi-linear"},
 };
 
 // Decays come back from -exp(A_log) with other last bits, and factors in weights round them.
@@ -87,6 +88,53 @@ TEST(GgufHybrids, WrittenAndReadComputeTheSame) {
     EXPECT_EQ(again->config().family, each.family.empty() ? model->config().family : each.family);
     EXPECT_EQ(bit_difference(scores(*again, each.golden), found), "");
   }
+}
+
+// The epsilon of the norm of heads is llama.cpp's for heads of 8 with this key.
+TEST(GgufHybrids, Rwkv7) {
+  const Folder folder;
+  const auto model = changed_golden(folder, "rwkv7", {{"norm_eps", 8e-5}});
+  save_gguf(*model, folder / "model.gguf", GgufMetadata("test"));
+  const GgufFile file(folder / "model.gguf");
+  EXPECT_EQ(file.metadata().text("general.architecture"), "rwkv7");
+  EXPECT_EQ(file.metadata().integer("rwkv7.wkv.head_size"), 8);
+  EXPECT_EQ(file.metadata().integer("rwkv7.attention.gate_lora_rank"), 6);
+  EXPECT_EQ(file.find("blk.1.time_mix_lerp_fused.weight")->shape(),
+            (std::vector<int64_t>{6, 1, 1, 24}));
+  EXPECT_EQ(file.find("blk.0.time_mix_r_k.weight")->shape(), (std::vector<int64_t>{24}));
+  // Not used, but asked for.
+  EXPECT_EQ(file.find("blk.0.time_mix_v1.weight")->shape(), (std::vector<int64_t>{4, 24}));
+  EXPECT_EQ(file.find("blk.1.time_mix_v1.weight")->shape(), (std::vector<int64_t>{3, 24}));
+  const auto loaded = Model::load(folder / "model.gguf");
+  const std::vector<float> found = scores(*loaded, "rwkv7");
+  EXPECT_EQ(bit_difference(found, scores(*model, "rwkv7")), "");
+  loaded->save(folder / "directory");
+  const auto again = Model::load(folder / "directory");
+  EXPECT_EQ(again->config().family, "rwkv7");
+  EXPECT_EQ(bit_difference(scores(*again, "rwkv7"), found), "");
+
+  Contents contents(folder / "model.gguf");
+  contents.metadata.set("rwkv7.attention.layer_norm_epsilon", GgufValue::f32(1e-5f));
+  contents.write(folder / "other.gguf");
+  EXPECT_THAT(error_of([&] { Model::load(folder / "other.gguf"); }),
+              HasSubstr("rwkv7.attention.layer_norm_epsilon"));
+}
+
+TEST(GgufHybrids, Rwkv7Refused) {
+  EXPECT_THAT(gguf_refusal("rwkv7"), HasSubstr("epsilon of the norm of heads"));
+  EXPECT_THAT(gguf_refusal("rwkv7_plain"), HasSubstr("have a head besides"));
+}
+
+// llama.cpp always makes the weights of experts one in all here.
+TEST(GgufHybrids, KimiLinearWithGroups) {
+  EXPECT_THAT(gguf_refusal("kimi_linear_groups"), HasSubstr("ffn.normalize = false"));
+  const Folder folder;
+  const auto model = changed_golden(folder, "kimi_linear_groups", {{"moe_renormalize", true}});
+  save_gguf(*model, folder / "model.gguf", GgufMetadata("test"));
+  const auto loaded = Model::load(folder / "model.gguf");
+  EXPECT_LE(relative_difference(scores(*loaded, "kimi_linear_groups"),
+                                scores(*model, "kimi_linear_groups")),
+            kRounding);
 }
 
 // Queries, keys, values and gates in one matrix, as the reference has them.

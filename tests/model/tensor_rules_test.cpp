@@ -86,6 +86,20 @@ TEST_P(TransformTest, RenamesAndSqueezesWithoutMovingBytes) {
   EXPECT_EQ(result[0].bytes.data(), a.bytes.data());
 }
 
+TEST_P(TransformTest, FoldsAndRepeatsWithoutMovingBytes) {
+  const Numbered flat = make({6, 2}), heads = make({3, 2, 2});
+  EXPECT_EQ(through(transforms::unfold(3), {flat.tensor}, {{3, 2, 2}})[0].bytes.data(),
+            flat.tensor.bytes.data());
+  EXPECT_EQ(through(transforms::fold(3), {heads.tensor}, {{6, 2}})[0].bytes.data(),
+            heads.tensor.bytes.data());
+  EXPECT_THROW(transforms::unfold(3).published_shapes({{2, 3}}, 1), Error);
+  EXPECT_THROW(transforms::unfold(3).published_shapes({{3}}, 1), Error);
+  const StoredTensors once = through(transforms::repeated(), {flat.tensor, flat.tensor}, {{6, 2}});
+  ASSERT_EQ(once.size(), 1u);
+  EXPECT_EQ(once[0].bytes.data(), flat.tensor.bytes.data());
+  EXPECT_THROW(transforms::repeated().published_shapes({{1}, {1}}, 2), Error);
+}
+
 TEST_P(TransformTest, Transposes) {
   const Numbered a = make({2, 3}), b = make({2, 2, 3});
   EXPECT_THAT(numbers(through(transforms::transpose(), {a.tensor}, {{3, 2}})[0]),

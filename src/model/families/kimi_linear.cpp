@@ -1,11 +1,14 @@
 // The Kimi Linear family (arXiv 2510.26692): Kimi Delta Attention, in some layers multi-head latent
-// attention without positions, and experts as DeepSeek-V3's.
+// attention without positions, and experts as DeepSeek-V3's. GGUF files have the architecture
+// kimi-linear.
 #include <algorithm>
 
 #include "base/error.h"
 #include "layers/toolbox.h"
 #include "model/families.h"
 #include "model/families/deepseek.h"
+#include "model/families/gguf_hybrid.h"
+#include "model/families/gguf_mla.h"
 #include "model/families/hybrid.h"
 #include "model/families/mixture.h"
 #include "model/families/mla_keys.h"
@@ -194,8 +197,86 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+constexpr const char *kTaps = "ssm.conv_kernel", *kHeadDim = "kda.head_dim",
+                     *kKvHeads = "attention.head_count_kv";
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  const GgufMetadata& metadata = file.metadata;
+  read_gguf_mla(file, config);
+  read_gguf_layer_types(file, "linear_attention", config);
+  config["linear_num_heads"] = config.at("num_attention_heads");
+  config["linear_conv_kernel_dim"] = metadata.integer(file.key(kTaps), {}, 1);
+  config["linear_head_dim"] = metadata.integer(file.key(kHeadDim), {}, 1);
+  require(gguf_router_scores(file) == "sigmoid", metadata.path(file.key(kGgufScores)),
+          "only sigmoids are supported");
+  const auto layers = config.at("num_hidden_layers").get<int64_t>();
+  if (config.value("first_k_dense_replace", int64_t{0}) == 0) {
+    config["first_k_dense_replace"] = gguf_leading_dense_layers(file, layers);
+  }
+  if (!config.contains("routed_scaling_factor")) config["routed_scaling_factor"] = 1.0;
+  config["mla_use_nope"] = true;
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_mla(config, json, file);
+  const nlohmann::json& linear = json.at("linear_attn_config");
+  const auto set = [&](const char* key, const nlohmann::json& value) {
+    file.metadata.set(file.key(key), GgufValue::u32(value.get<uint32_t>()));
+  };
+  set(kTaps, linear.at("short_conv_kernel_size"));
+  set(kHeadDim, linear.at("head_dim"));
+  set(kGgufScores, gguf_scores::kSigmoid);
+  std::vector<bool> latent;
+  for (const BlockConfig* layer : layer_blocks(config)) {
+    latent.push_back(layer->mixers.front().at("type") == "mla");
+  }
+  file.metadata.set(file.key(kKvHeads), gguf_by_layer(latent, 1));
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  const std::string mixer = "layers.*.mixer.", blk = "blk.*.";
+  std::vector<TensorRule> rules = {{{mixer + "f_proj.0.weight"}, {blk + "ssm_f_a.weight"}, {}},
+                                   {{mixer + "f_proj.1.weight"}, {blk + "ssm_f_b.weight"}, {}},
+                                   {{mixer + "g_proj.0.weight"}, {blk + "ssm_g_a.weight"}, {}},
+                                   {{mixer + "g_proj.1.weight"}, {blk + "ssm_g_b.weight"}, {}},
+                                   {{mixer + "b_proj.weight"}, {blk + "ssm_beta.weight"}, {}},
+                                   {{mixer + "dt_bias"}, {blk + "ssm_dt.bias"}, {}},
+                                   {{mixer + "o_norm.weight"}, {blk + "ssm_norm.weight"}, {}},
+                                   {{mixer + "A_log"},
+                                    {blk + "ssm_a"},
+                                    transforms::squeeze(3)
+                                        .then(transforms::squeeze(1))
+                                        .then(transforms::squeeze(0))
+                                        .then(transforms::log_of_negated())}};
+  for (const std::string name : {"q", "k", "v"}) {
+    rules.push_back({{mixer + name + "_conv1d.weight"},
+                     {blk + "ssm_conv1d_" + name + ".weight"},
+                     transforms::squeeze(2).then(transforms::squeeze(0))});
+  }
+  return with_gguf_experts(with_rules(gguf_mla_tensors(config), rules), config);
+}
+
 }  // namespace
 
-Family kimi_linear_family() { return {"kimi_linear", read, write, tensors}; }
+Family kimi_linear_family() {
+  std::vector<std::string_view> other_keys = gguf_mla_other_keys();
+  other_keys.insert(other_keys.end(), {kTaps, kHeadDim, "expert_weights_norm"});
+  static const GgufFormat gguf = {
+      "kimi-linear",
+      gguf_mla_keys({{"expert_count", "num_experts"},
+                     {"expert_used_count", "num_experts_per_token"},
+                     {"expert_feed_forward_length", "moe_intermediate_size"},
+                     {"expert_shared_count", "num_shared_experts"},
+                     {"expert_weights_scale", "routed_scaling_factor", GgufKind::f32, false},
+                     {"expert_group_count", "num_expert_group", GgufKind::u32, false},
+                     {"expert_group_used_count", "topk_group", GgufKind::u32, false},
+                     {"leading_dense_block_count", "first_k_dense_replace", GgufKind::u32, false}}),
+      other_keys,
+      read_gguf,
+      write_gguf,
+      gguf_tensors,
+      false};
+  return {"kimi_linear", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

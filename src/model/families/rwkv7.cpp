@@ -1,4 +1,6 @@
-// The RWKV-7 family (arXiv 2503.14456) as the library flash-linear-attention publishes it.
+// The RWKV-7 family (arXiv 2503.14456) as the library flash-linear-attention publishes it, and in
+// GGUF files.
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -7,6 +9,7 @@
 #include "model/families/mapping.h"
 #include "model/families/published_keys.h"
 #include "model/families/rwkv_keys.h"
+#include "model/gguf_format.h"
 
 namespace pronghorn {
 namespace {
@@ -78,8 +81,111 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+// llama.cpp's norm of each head has this, whatever the width of heads; ours, as the published
+// models, their width times that of the other norms.
+constexpr double kGgufHeadEpsilon = 64e-5;
+
+bool has_gguf_epsilon(double head_dim, double epsilon) {
+  return std::abs(head_dim * epsilon / kGgufHeadEpsilon - 1) < 1e-5;
+}
+
+constexpr const char *kHeadSize = "wkv.head_size", *kEpsilon = "attention.layer_norm_epsilon";
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  const GgufMetadata& metadata = file.metadata;
+  require(
+      has_gguf_epsilon(config.at("head_dim").get<double>(), config.at("norm_eps").get<double>()),
+      metadata.path(file.key(kEpsilon)),
+      "{} with heads of {}: only products of {} are supported, the epsilon of their norm",
+      config.at("norm_eps").get<double>(), config.at("head_dim").get<int64_t>(), kGgufHeadEpsilon);
+  const int64_t shifts = metadata.integer(file.key("token_shift_count"), 2);
+  require(shifts == 2, metadata.path(file.key("token_shift_count")), "{} is not supported", shifts);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  // What files say that know of no context.
+  constexpr uint32_t kAnyContext = 1 << 20;
+  const nlohmann::json& mixer = layer_blocks(config).front()->mixers.front();
+  const double head_dim = mixer.at("head_dim"), own = mixer.at("norm_epsilon");
+  require(
+      has_gguf_epsilon(head_dim, own > 0 ? own / head_dim : config.norm_epsilon),
+      file.metadata.where(),
+      "files of the architecture rwkv7 cannot say an epsilon of the norm of heads other than {}",
+      kGgufHeadEpsilon);
+  file.metadata.set(file.key("context_length"),
+                    GgufValue::u32(json.value("max_position_embeddings", kAnyContext)));
+  file.metadata.set(file.key("attention.head_count"), GgufValue::u32(0));
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  const std::string mixer = "layers.*.mixer.", mix = "blk.*.time_mix_";
+  const auto heads = layer_blocks(config).front()->mixers.front().at("heads").get<int64_t>();
+  TensorRules tensors;
+  std::vector<TensorRule>& rules = tensors.rules;
+  TensorRule mixes = {
+      {},
+      {mix + "lerp_fused.weight"},
+      transforms::squeeze(1).then(transforms::squeeze(1)).then(transforms::unstack())};
+  for (const char* name : {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g"}) {
+    mixes.ours.push_back(mixer + name);
+  }
+  rules.push_back(std::move(mixes));
+  // The first layer has no share of a first value, but files have tensors for it: those for rates.
+  const std::pair<const char*, const char*> parts[] = {
+      {"lora.2.bias", "0"}, {"lora.0.weight", "1"}, {"lora.2.weight", "2"}};
+  for (const auto& [ours, number] : parts) {
+    rules.push_back({{fmt::format("layers.0.mixer.a_lora.{}", ours)},
+                     {fmt::format("blk.0.time_mix_a{}.weight", number),
+                      fmt::format("blk.0.time_mix_v{}.weight", number)},
+                     transforms::repeated()});
+    for (const char* name : {"w", "a", "v", "g"}) {
+      rules.push_back({{fmt::format("{}{}_lora.{}", mixer, name, ours)},
+                       {fmt::format("{}{}{}.weight", mix, name, number)},
+                       {}});
+    }
+  }
+  const std::vector<TensorRule> rest = {
+      {{mixer + "k_k"}, {mix + "k_k.weight"}, {}},
+      {{mixer + "k_a"}, {mix + "k_a.weight"}, {}},
+      {{mixer + "r_k"}, {mix + "r_k.weight"}, transforms::unfold(heads)},
+      {{mixer + "r_proj.weight"}, {mix + "receptance.weight"}, {}},
+      {{mixer + "k_proj.weight"}, {mix + "key.weight"}, {}},
+      {{mixer + "v_proj.weight"}, {mix + "value.weight"}, {}},
+      {{mixer + "o_proj.weight"}, {mix + "output.weight"}, {}},
+      {{mixer + "g_norm.*"}, {mix + "ln.*"}, {}},
+      {{"layers.*.ffn.x_k"}, {"blk.*.channel_mix_lerp_k.weight"}, {}},
+      {{"layers.*.ffn.key.weight"}, {"blk.*.channel_mix_key.weight"}, {}},
+      {{"layers.*.ffn.value.weight"}, {"blk.*.channel_mix_value.weight"}, {}},
+      {{"layers.*.mixer_norm.*"}, {"blk.*.attn_norm.*"}, {}},
+      {{"layers.*.ffn_norm.*"}, {"blk.*.attn_norm_2.*"}, {}},
+      {{"embeddings.weight"}, {"token_embd.weight"}, {}},
+      {{"embedding_norm.*"}, {"token_embd_norm.*"}, {}},
+      {{"norm.*"}, {"output_norm.*"}, {}},
+      {{"lm_head.weight"}, {"output.weight"}, {}}};
+  rules.insert(rules.end(), rest.begin(), rest.end());
+  return tensors;
+}
+
 }  // namespace
 
-Family rwkv7_family() { return {"rwkv7", read, write, tensors}; }
+Family rwkv7_family() {
+  static const GgufFormat gguf = {
+      "rwkv7",
+      {{"block_count", "num_hidden_layers"},
+       {"embedding_length", "hidden_size"},
+       {"feed_forward_length", "intermediate_size"},
+       {kEpsilon, "norm_eps", GgufKind::f32},
+       {kHeadSize, "head_dim"},
+       {"attention.decay_lora_rank", "decay_low_rank_dim"},
+       {"attention.iclr_lora_rank", "a_low_rank_dim"},
+       {"attention.value_residual_mix_lora_rank", "v_low_rank_dim"},
+       {"attention.gate_lora_rank", "gate_low_rank_dim"}},
+      {"context_length", "attention.head_count", "token_shift_count", "vocab_size"},
+      read_gguf,
+      write_gguf,
+      gguf_tensors,
+      false};
+  return {"rwkv7", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn
