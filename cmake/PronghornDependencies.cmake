@@ -11,6 +11,7 @@ pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(ONIGURUMA REQUIRED IMPORTED_TARGET oniguruma)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(PNG REQUIRED IMPORTED_TARGET libpng)
 # Of the server and the command line alone.
 pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
 pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)
@@ -25,4 +26,4 @@ endif()
 set(PRONGHORN_PRIVATE_LIBRARIES
     Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB
     PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::ONIGURUMA
-    PkgConfig::UTF8PROC PkgConfig::XXHASH)
+    PkgConfig::UTF8PROC PkgConfig::XXHASH PkgConfig::PNG)

@@ -1,8 +1,6 @@
 // Mixers in models that see both ways.
 #pragma once
 
-#include <memory>
-
 #include "layers/layer.h"
 
 namespace pronghorn {
@@ -16,14 +14,7 @@ class SeesBothWays {
 };
 
 bool sees_both_ways(const Mixer& mixer);
-// Whether it is one that both_ways() has made, which keeps no state.
+// Whether it is one that scanned() has made (layers/scans.h), which keeps no state.
 bool runs_both_ways(const Mixer& mixer);
-
-// A mixer that sees both ways, of two that do not:
-//   forward(x) + reversed(backward(reversed(x))),
-// where reversed() turns the rows of each segment round (as in BiMamba, arXiv 2401.09417, section
-// 3.3). backward null: forward does both. What layers carry goes along in each direction. It has no
-// state: its forward throws Error for a segment with one. Neither may lend or borrow keys.
-std::unique_ptr<Mixer> both_ways(std::unique_ptr<Mixer> forward, std::unique_ptr<Mixer> backward);
 
 }  // namespace pronghorn

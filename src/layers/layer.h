@@ -94,6 +94,16 @@ class Norm {
   Tensor weight_, bias_;
 };
 
+// The orders in which a layer that sees earlier rows only goes over the rows of an image, one after
+// another, with the sum of what they give (layers/scans.h). none: the model is of texts, and rows
+// come one after another.
+enum class Scan : uint8_t {
+  none,
+  raster,  // as they are: along the rows of the image, from its first
+  both,    // and from its last
+  cross    // and along the columns, both ways
+};
+
 // What a layer may need to know of its surroundings when it is built.
 struct LayerContext {
   int64_t hidden_size = 0;
@@ -108,6 +118,7 @@ struct LayerContext {
   int64_t depth = 1;  // blocks of the model
   // Rows before the first token of every sequence, which windows keep in sight.
   int64_t prefix = 0;
+  Scan scan = Scan::none;
 
   int64_t input_width() const { return input_size > 0 ? input_size : hidden_size; }
 };

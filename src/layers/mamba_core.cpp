@@ -46,9 +46,13 @@ MambaCore::MambaCore(const MambaCoreConfig& config, int64_t inner_size, const La
       inner_norm_epsilon_(config.inner_norm_epsilon > 0
                               ? static_cast<float>(config.inner_norm_epsilon)
                               : context.norm_epsilon) {
-  const Initializer taps = convolution_initializer(config.conv_kernel);
-  conv_weight_ = scope.tensor("conv1d.weight", {inner_size_, config.conv_kernel}, taps, Decay::yes);
-  if (config.conv_bias) conv_bias_ = scope.tensor("conv1d.bias", {inner_size_}, taps);
+  if (config.conv_kernel > 0) {
+    const Initializer taps = convolution_initializer(config.conv_kernel);
+    conv_weight_ =
+        scope.tensor("conv1d.weight", {inner_size_, config.conv_kernel}, taps, Decay::yes);
+    if (config.conv_bias) conv_bias_ = scope.tensor("conv1d.bias", {inner_size_}, taps);
+    conv_rows_ = states.add(short_convolution_journal(inner_size_, config.conv_kernel));
+  }
   x_proj_ = scope.matrix("x_proj.weight", time_step_rank_ + 2 * state_, inner_size_,
                          projection_initializer(context));
   const double dt_bound = 1 / std::sqrt(static_cast<double>(time_step_rank_));
@@ -60,7 +64,6 @@ MambaCore::MambaCore(const MambaCoreConfig& config, int64_t inner_size, const La
   });
   D_ = scope.tensor("D", {inner_size_}, initializers::constant(1));
   make_inner_norms(config.inner_norms, scope);
-  conv_rows_ = states.add(short_convolution_journal(inner_size_, config.conv_kernel));
   scan_ = states.add(selective_scan_journal(inner_size_, state_));
 }
 
@@ -76,9 +79,16 @@ void MambaCore::make_inner_norms(const std::string& kind, const ParameterScope& 
 }
 
 Tensor MambaCore::forward(const LayerInput& input, const Tensor& x, const Tensor& z) const {
+  const Tensor y = scan(input, x);
+  return swiglu(input.context, z, y);
+}
+
+Tensor MambaCore::scan(const LayerInput& input, const Tensor& x) const {
   const Context& context = input.context;
   const CheckedBatch& batch = input.batch;
-  const Tensor u = short_convolution(context, x, conv_weight_, conv_bias_, true, batch, conv_rows_);
+  const Tensor u = conv_weight_.defined() ? short_convolution(context, x, conv_weight_, conv_bias_,
+                                                              true, batch, conv_rows_)
+                                          : x;
   const Tensor dt_B_C = linear(context, u, x_proj_);
   const auto part = [&](int64_t begin, const Tensor& norm, int64_t width) {
     const Tensor slice = dt_B_C.column_slice(begin, width);
@@ -87,8 +97,7 @@ Tensor MambaCore::forward(const LayerInput& input, const Tensor& x, const Tensor
   const Tensor dt = linear(context, part(0, dt_norm_, time_step_rank_), dt_proj_);
   const Tensor B = part(time_step_rank_, b_norm_, state_);
   const Tensor C = part(time_step_rank_ + state_, c_norm_, state_);
-  const Tensor y = selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_);
-  return swiglu(context, z, y);
+  return selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_);
 }
 
 // Per number of the state: decay 2 (step size times A, product), input 2, sum 1, read 2.

@@ -21,6 +21,7 @@ struct StateHeads {
 };
 
 struct MambaCoreConfig {
+  // conv_kernel 0: x is scanned as it is.
   int64_t state = 0, conv_kernel = 0, time_step_rank = 0;
   TimeStepConfig time_step;
   bool conv_bias = false;
@@ -38,6 +39,8 @@ class MambaCore {
 
   // silu(z) y, y being the scan of the convolution of x; all [rows, inner_size].
   Tensor forward(const LayerInput& input, const Tensor& x, const Tensor& z) const;
+  // y alone.
+  Tensor scan(const LayerInput& input, const Tensor& x) const;
 
   // As Mixer::sequence_cost().
   double sequence_cost() const;

@@ -97,6 +97,9 @@ RopeConfig rope_config(const nlohmann::json& rope) {
 Tensor turned(const LayerInput& input, const Tensor& heads, int64_t head_dim,
               const SharedAngles& angles) {
   if (angles == nullptr) return heads;
+  if (input.batch.coordinate_count() == 2) {
+    return rope(input.context, heads, input.batch.coordinates(), head_dim, angles, 2);
+  }
   return rope(input.context, heads, input.batch.positions(), head_dim, angles);
 }
 

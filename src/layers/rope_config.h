@@ -24,8 +24,8 @@ struct RopeConfig {
   void scaling_fields(ConfigFields& f);
 };
 
-// Heads turned to their positions, as rope() does; as they are where angles are null: a layer
-// without positions.
+// Heads turned to their positions, as rope() does, and to both of their coordinates where rows have
+// two (patches of an image); as they are where angles are null: a layer without positions.
 Tensor turned(const LayerInput& input, const Tensor& heads, int64_t head_dim,
               const SharedAngles& angles);
 

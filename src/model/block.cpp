@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "layers/both_ways.h"
+#include "layers/scans.h"
 #include "layers/toolbox.h"
 #include "ops/pointwise.h"
 
@@ -34,36 +35,42 @@ std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const 
 }
 
 // A mixer of a block: one that sees both ways, if the model asks for that.
-std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config,
-                                  const std::optional<DiffusionConfig>& diffusion,
+std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config, const ModelConfig& model,
                                   const LayerContext& context, const ParameterScope& scope,
                                   const StateScope& states) {
   const std::string name = config.at("type");
   const MixerType& type = find_mixer_type(name, "block");
   std::unique_ptr<Mixer> mixer = type.create(config, context, scope, states);
-  if (!diffusion || sees_both_ways(*mixer)) return mixer;
+  if ((!model.diffusion && !model.image) || sees_both_ways(*mixer)) return mixer;
   const std::string where = fmt::format("layers.{}.mixer", context.layer);
-  require(diffusion->block == 0, where,
+  require(!model.diffusion || model.diffusion->block == 0, where,
           "{} sees earlier rows only, or in a window: it cannot see blocks of {} both ways", name,
-          diffusion->block);
+          model.diffusion ? model.diffusion->block : 0);
   require(config.value("keys_to", 0) == 0 && config.value("keys_from", 0) == 0, where,
           "keys are shared in both directions");
-  std::unique_ptr<Mixer> backward;
-  if (!diffusion->shared_directions) {
+  const Scan scan = model.image ? context.scan : Scan::both;
+  const bool shared =
+      model.image ? model.image->shared_directions : model.diffusion->shared_directions;
+  std::vector<std::unique_ptr<Mixer>> mixers;
+  mixers.push_back(std::move(mixer));
+  for (const ScanPass& pass : scan_passes(scan)) {
+    if (pass.name.empty() || shared) continue;
     std::vector<JournalShape> no_state;
-    backward = type.create(config, context, scope.child("backward"), {context.layer, no_state});
+    mixers.push_back(
+        type.create(config, context, scope.child(pass.name), {context.layer, no_state}));
   }
-  return both_ways(std::move(mixer), std::move(backward));
+  return scanned(scan, std::move(mixers));
 }
 
 }  // namespace
 
-Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
+Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext context,
              const ParameterScope& scope, int64_t state_layer, const ParameterScope* side_owner)
     : residual_(config.residual),
       residual_multiplier_(static_cast<float>(config.residual_multiplier)),
       norm_residual_(config.norm_residual) {
   using Norms = BlockConfig::Norms;
+  context.scan = config.scan;
   const auto norm = [&](std::string_view name) {
     return Norm(scope.child(name), model.norm_style(), model.hidden_size);
   };
@@ -82,7 +89,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
     const nlohmann::json& mixer = config.mixers[i];
     const ParameterScope inner =
         several ? scope.child("mixers").child(std::to_string(i)) : scope.child("mixer");
-    mixers_.push_back(make_mixer(mixer, model.diffusion, context, inner, states));
+    mixers_.push_back(make_mixer(mixer, model, context, inner, states));
     if (several && config.merge == BlockConfig::Merge::mean_of_norms) {
       branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
                                  model.norm_style(), model.hidden_size);
@@ -96,7 +103,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, const LayerCon
         find_feed_forward_type(config.feed_forward.at("type").get<std::string>(), "block");
     const size_t journals = journals_.size();
     feed_forward_ = type.create(config.feed_forward, context, scope.child("ffn"), states);
-    require(!model.diffusion || journals_.size() == journals,
+    require((!model.diffusion && !model.image) || journals_.size() == journals,
             fmt::format("layers.{}.ffn", context.layer),
             "{} looks at earlier rows, in a model that sees both ways", type.name);
   }

@@ -31,7 +31,7 @@ class Block {
  public:
   // state_layer: which layer of a SequenceState its journals are. side_owner: the scope of the
   // block whose side has the weights of this one's; null: it has its own.
-  Block(const BlockConfig& config, const ModelConfig& model, const LayerContext& context,
+  Block(const BlockConfig& config, const ModelConfig& model, LayerContext context,
         const ParameterScope& scope, int64_t state_layer,
         const ParameterScope* side_owner = nullptr);
 

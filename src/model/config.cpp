@@ -90,8 +90,9 @@ nlohmann::json write_norm_residual(const BlockConfig::NormResidual& factors) {
           {"ffn_part", factors.ffn_part}};
 }
 
-BlockConfig read_block(ConfigReader reader, const LayerContext& context) {
+BlockConfig read_block(ConfigReader reader, LayerContext context, bool of_images) {
   BlockConfig block;
+  context.scan = block.scan = read_scan(reader, of_images);
   if (reader.has("mixers")) {
     require(!reader.has("mixer"), reader.where(), "has both mixer and mixers (keep one)");
     const nlohmann::json& list = reader.raw("mixers");
@@ -248,9 +249,13 @@ char ModelConfig::mtp_block() const {
 
 TrainedContext trained_context(const ModelConfig& config) {
   if (config.context.tokens > 0 || !config.train.is_object()) return config.context;
-  const auto window = config.train.find("window");
-  if (window == config.train.end() || !window->is_number_integer()) return {};
-  return {std::max<int64_t>(0, window->get<int64_t>()), 0};
+  const auto tokens = [](const nlohmann::json& object, const char* key) -> int64_t {
+    const auto found = object.is_object() ? object.find(key) : object.end();
+    return found != object.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
+  };
+  // Windows, or what they stand for where their positions skip some.
+  const nlohmann::json position = config.train.value("position", nlohmann::json());
+  return {std::max<int64_t>({0, tokens(config.train, "window"), tokens(position, "skip")}), 0};
 }
 
 ModelConfig read_pronghorn_config(ConfigReader reader) {
@@ -287,6 +292,13 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   } else {
     reader.ignore("norm");
   }
+  if (reader.has("image")) {
+    config.image = read_image(reader.object("image"));
+    config.tie_embeddings = false;
+    if (config.vocab_size == 0) config.vocab_size = std::ssize(config.image->classes);
+  } else {
+    reader.ignore("image");
+  }
   if (config.span_count() > 0) {
     require(reader.has("subsample"), reader.path("subsample"),
             "is missing: {} has a subsampled span in parentheses (add \"subsample\": "
@@ -302,8 +314,8 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   ConfigReader blocks = reader.object("blocks");
   for (const std::string& name : blocks.keys()) {
     require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
-    config.blocks[name[0]] =
-        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config));
+    config.blocks[name[0]] = read_block(ConfigReader(blocks.raw(name), place(name[0])),
+                                        layer_context(config), config.image.has_value());
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {
@@ -338,6 +350,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   check_shared_keys(config, place);
   check_prefix(config, reader);
   check_diffusion(config, reader);
+  check_image(config, reader);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");
@@ -388,13 +401,15 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
     out["norms"] = kNorms[static_cast<size_t>(block.norms)];
     out["residual"] = kResiduals[static_cast<size_t>(block.residual)];
     out["residual_multiplier"] = block.residual_multiplier;
-    // Only where it is, for the same reason.
+    // Only where they are, for the same reason.
+    if (block.scan != Scan::none) out["scan"] = name_of(block.scan);
     if (block.norm_residual) out["norm_residual"] = write_norm_residual(*block.norm_residual);
   }
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};
   }
   if (config.diffusion) json["diffusion"] = write_diffusion(*config.diffusion);
+  if (config.image) json["image"] = write_image(*config.image);
   if (config.context.tokens > 0) json["max_position_embeddings"] = config.context.tokens;
   if (config.context.original > 0) {
     json["original_max_position_embeddings"] = config.context.original;

@@ -13,6 +13,7 @@
 #include "layers/layer.h"
 #include "layers/span_choice.h"
 #include "model/diffusion_config.h"
+#include "model/image_config.h"
 #include "model/pattern.h"
 
 namespace pronghorn {
@@ -48,6 +49,8 @@ struct BlockConfig {
     double mixer_stream = 1, mixer_part = 1, ffn_stream = 1, ffn_part = 1;
   };
   std::optional<NormResidual> norm_residual;
+  // How mixers that see earlier rows only go over an image; none in a model of texts.
+  Scan scan = Scan::none;
 };
 
 // Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2): heads after the last block
@@ -88,6 +91,8 @@ struct ModelConfig {
   MtpConfig mtp;
   // What fills in masked tokens and sees both ways; none: a model that predicts the next token.
   std::optional<DiffusionConfig> diffusion;
+  // What says what is on an image: its vocabulary are classes. None: a model of texts.
+  std::optional<ImageConfig> image;
   TrainedContext context;
   nlohmann::json train;  // recommended training settings; null: none
   // The published family that the file was of; empty: none. It decides nothing but how the model is
@@ -104,7 +109,7 @@ struct ModelConfig {
 };
 
 // vocab_size may be missing in a configuration that is to be trained (its tokenizer decides); then
-// it is read as 0 and must be set before the model is built.
+// it is read as 0 and must be set before the model is built; likewise sizes and classes of images.
 // Throws Error for unknown keys, missing keys, values out of range, a pattern that does not parse,
 // blocks that the pattern names and nobody defines, sizes that do not divide.
 ModelConfig read_pronghorn_config(ConfigReader reader);

@@ -12,6 +12,7 @@
 #include "model/recompute.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
+#include "ops/segment_mean.h"
 #include "ops/subsample.h"
 
 namespace pronghorn {
@@ -51,6 +52,11 @@ void require_memory_for_blocks(const ModelConfig& config, const LayerContext& co
     ++layer;
     ParameterStore::require_memory(total);
   }
+}
+
+// Of patches: so that numbers up to 1 become embeddings of about 1.
+Initializer patch_initializer(const ImageConfig& image) {
+  return initializers::normal(1 / std::sqrt(static_cast<double>(image.features())));
 }
 
 // The states of chains include their rows from now on.
@@ -99,7 +105,20 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
 
   const ParameterScope scope(store_, "");
   const Initializer normal = initializers::normal(config_.initializer_range);
-  embeddings_ = scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  int64_t learned_positions = config_.learned_positions;
+  if (config_.image) {
+    const ImageConfig& image = *config_.image;
+    require(image.sized(), "image", "width, height and channels are missing");
+    embeddings_ = scope.matrix("patch_embeddings.weight", config_.hidden_size, image.features(),
+                               patch_initializer(image));
+    patch_bias_ =
+        scope.tensor("patch_embeddings.bias", {config_.hidden_size}, initializers::constant(0));
+    learned_positions = image.learned_positions ? image.rows() : 0;
+    position_limit_ = image.rows();
+  } else {
+    embeddings_ =
+        scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  }
   if (config_.embedding_norm) {
     embedding_norm_ =
         Norm(scope.child("embedding_norm"), config_.norm_style(), config_.hidden_size);
@@ -107,10 +126,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   if (config_.prefix_tokens > 0) {
     prefix_ = scope.matrix("prefix.weight", config_.prefix_tokens, config_.hidden_size, normal);
   }
-  if (config_.learned_positions > 0) {
-    positions_ =
-        scope.matrix("positions.weight", config_.learned_positions, config_.hidden_size, normal);
-    position_limit_ = config_.learned_positions;
+  if (learned_positions > 0) {
+    positions_ = scope.matrix("positions.weight", learned_positions, config_.hidden_size, normal);
+    position_limit_ = learned_positions;
   }
   auto layout = std::make_shared<StateLayout>();
   layout->prefix = config_.prefix_tokens;
@@ -200,7 +218,12 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
             position, position_limit_ - config_.prefix_tokens);
   }
   Tensor rows = batch.embeddings();
-  if (!rows.defined()) {
+  if (config_.image) {
+    const int64_t features = config_.image->features();
+    require(rows.columns() == features, "batch", "rows {} of patches of {} numbers",
+            shape_string(rows.shape()), features);
+    rows = linear(context, rows, embeddings_, patch_bias_);
+  } else if (!rows.defined()) {
     require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
             "neither tokens nor embeddings for {} rows", batch.rows());
     rows = embedding(context, embeddings_, batch.tokens());
@@ -226,6 +249,12 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
 
 Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
                       const ForwardObserver& observer) const {
+  if (config_.image) {
+    const CheckedBatch whole = whole_images(batch, *config_.image);
+    const Tensor hidden = forward_masked(asked, whole, observer);
+    const bool mean = config_.image->pool == ImageConfig::Pool::mean;
+    return mean ? segment_mean(asked, hidden, whole) : hidden;
+  }
   if (!config_.diffusion) return forward_masked(asked, batch, observer);
   return forward_masked(asked, with_masks(batch, *config_.diffusion), observer);
 }
@@ -387,6 +416,7 @@ int64_t Model::active_parameter_count() const {
 }
 
 int64_t Model::non_embedding_parameter_count() const {
+  if (config_.image) return parameter_count() - embeddings_.size();
   const int64_t table = embeddings_.size();
   return parameter_count() - (config_.tie_embeddings ? table : 2 * table);
 }

@@ -62,10 +62,12 @@ class Model {
   void assign(size_t index, Stored stored) { store_.assign(index, std::move(stored)); }
 
   // The last hidden states, normalised: [rows, hidden_size]. In a diffusion model causal segments
-  // see both ways (with_masks()). Segments with a state continue it; for a chain the state then
-  // includes the segment's tokens, for a token tree it waits for SequenceState::commit(). Throws
-  // Error for tokens out of range, embeddings of another width and positions that do not follow the
-  // tokens of a state.
+  // see both ways (with_masks()). In a model of images they do, too, and a batch has rows of
+  // patches (add_image(), write_rows()) as embeddings; where its pool is a mean, each row is that
+  // of its image. Segments with a state continue it; for a chain the state then includes the
+  // segment's tokens, for a token tree it waits for SequenceState::commit(). Throws Error for
+  // tokens out of range, embeddings of another width and positions that do not follow the tokens of
+  // a state.
   Tensor forward(const Context& context, const CheckedBatch& batch,
                  const ForwardObserver& observer = {}) const;
 
@@ -158,7 +160,8 @@ class Model {
   ModelConfig config_;
   ParameterStore store_;
   std::shared_ptr<const Adapter> adapter_;
-  Weight embeddings_, prefix_, positions_, head_;
+  Weight embeddings_, prefix_, positions_, head_;  // of images, the first are those of patches
+  Tensor patch_bias_;                              // of images
   int64_t position_limit_ = std::numeric_limits<int64_t>::max();  // positions are below it
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;

@@ -76,34 +76,39 @@ double attention_factor(const RopeScaling& scaling) {
 
 // Cosines and sines of the angles of some rows, [rows, pairs], times the magnitude.
 struct AngleTable {
-  PooledVector<int32_t> positions;
+  PooledVector<int32_t> positions;  // [rows, axes]
   SharedAngles angles;
+  int64_t axes = 1;
   PooledVector<float> cosines, sines;
 
-  bool is_of(const SharedAngles& other) const {
+  bool is_of(const SharedAngles& other, int64_t other_axes) const {
+    if (axes != other_axes) return false;
     return angles == other ||
            (angles->magnitude == other->magnitude && angles->frequencies == other->frequencies);
   }
 };
 using SharedTable = std::shared_ptr<const AngleTable>;
 
-SharedTable make_table(std::span<const int32_t> positions, const SharedAngles& angles) {
+SharedTable make_table(std::span<const int32_t> positions, const SharedAngles& angles,
+                       int64_t axes) {
   auto table = make_pooled<AngleTable>();
   const std::span<const double> frequencies = angles->frequencies;
-  const size_t half = frequencies.size();
-  const auto rows = static_cast<int64_t>(positions.size());
+  const size_t half = frequencies.size(), section = half / static_cast<size_t>(axes);
+  const auto rows = static_cast<int64_t>(positions.size()) / axes;
   table->positions.assign(positions.begin(), positions.end());
   table->angles = angles;
-  table->cosines.resize(positions.size() * half);
-  table->sines.resize(positions.size() * half);
+  table->axes = axes;
+  table->cosines.resize(static_cast<size_t>(rows) * half);
+  table->sines.resize(static_cast<size_t>(rows) * half);
   constexpr int64_t kGrainAngles = 1024;  // a sine and a cosine take about 40 ns
   const int64_t grain = std::max<int64_t>(1, kGrainAngles / static_cast<int64_t>(half));
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const double position = positions[static_cast<size_t>(row)];
+      const int32_t* position = positions.data() + row * axes;
       const size_t first = static_cast<size_t>(row) * half;
       for (size_t i = 0; i < half; ++i) {
-        const double angle = position * frequencies[i];
+        const double angle =
+            position[i / section] * frequencies[i % section * static_cast<size_t>(axes)];
         table->cosines[first + i] = angles->magnitude * static_cast<float>(std::cos(angle));
         table->sines[first + i] = angles->magnitude * static_cast<float>(std::sin(angle));
       }
@@ -114,16 +119,17 @@ SharedTable make_table(std::span<const int32_t> positions, const SharedAngles& a
 
 // All layers of a model turn the same rows by the same angles, queries and keys both, so the last
 // tables are kept: two, for models that mix two kinds of angles.
-SharedTable angle_table(std::span<const int32_t> positions, const SharedAngles& angles) {
+SharedTable angle_table(std::span<const int32_t> positions, const SharedAngles& angles,
+                        int64_t axes) {
   thread_local std::array<SharedTable, 2> recent;
   for (const SharedTable& table : recent) {
-    if (table && table->is_of(angles) && std::ranges::equal(table->positions, positions)) {
+    if (table && table->is_of(angles, axes) && std::ranges::equal(table->positions, positions)) {
       return table;
     }
   }
-  SharedTable table = make_table(positions, angles);
+  SharedTable table = make_table(positions, angles, axes);
   // The table of the same angles is replaced, else the older one.
-  if (!(recent[0] && recent[0]->is_of(angles))) std::swap(recent[0], recent[1]);
+  if (!(recent[0] && recent[0]->is_of(angles, axes))) std::swap(recent[0], recent[1]);
   recent[0] = table;
   return table;
 }
@@ -169,14 +175,16 @@ SharedAngles rotary_angles(double theta, int64_t rotary_dim, const RopeScaling& 
 }
 
 Tensor rope(const Context& context, const Tensor& x, std::span<const int32_t> positions,
-            int64_t head_dim, const SharedAngles& angles) {
-  require(static_cast<int64_t>(positions.size()) == x.rows(), kWhere, "{} positions for {} rows",
-          positions.size(), x.rows());
+            int64_t head_dim, const SharedAngles& angles, int64_t axes) {
+  require(axes >= 1 && static_cast<int64_t>(positions.size()) == axes * x.rows(), kWhere,
+          "{} positions for {} rows", positions.size(), x.rows());
   require(head_dim > 0 && x.columns() % head_dim == 0, kWhere, "{} columns in heads of {}",
           x.columns(), head_dim);
   require(angles->rotary_dim() <= head_dim, kWhere, "{} rotary channels in heads of {}",
           angles->rotary_dim(), head_dim);
-  const SharedTable table = angle_table(positions, angles);
+  require(angles->rotary_dim() % (2 * axes) == 0, kWhere,
+          "{} rotary channels are not pairs for {} dimensions", angles->rotary_dim(), axes);
+  const SharedTable table = angle_table(positions, angles, axes);
   const auto rotation = [=](bool backwards) {
     return Rotation{extent_of(x),        head_dim,  angles->rotary_dim(), table->cosines.data(),
                     table->sines.data(), backwards, angles->interleaved};

@@ -59,7 +59,10 @@ SharedAngles rotary_angles(double theta, int64_t rotary_dim, const RopeScaling& 
 // Within each head of head_dim columns, pair i of the first rotary_dim() channels turns by
 // positions[row] frequencies[i], computed in float64, and is multiplied by the magnitude. The other
 // channels pass.
+// axes: positions of a row, one after another, in as many dimensions (2-D: arXiv 2403.13298, the
+// axial form of section 3.2). Of P pairs, pair a P / axes + j turns by positions[row, a]
+// frequencies[axes j], which is theta^(-2 j / (rotary_dim / axes)) where they are not scaled.
 Tensor rope(const Context& context, const Tensor& x, std::span<const int32_t> positions,
-            int64_t head_dim, const SharedAngles& angles);
+            int64_t head_dim, const SharedAngles& angles, int64_t axes = 1);
 
 }  // namespace pronghorn

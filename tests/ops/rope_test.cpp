@@ -75,6 +75,44 @@ TEST(Rope, TurnsByScaledAnglesAndMultiplies) {
   check_rotation("yarn", angles, angles->frequencies, 0.1 * std::log(4.0) + 1, false);
 }
 
+// Half of the pairs turn by the first of two positions and half by the second, with the angles that
+// heads of half the width would have.
+TEST(Rope, TurnsByPositionsInTwoDimensions) {
+  constexpr int64_t kRotary = 20;
+  const auto place = [](int64_t row, int64_t axis) {
+    return static_cast<int32_t>(axis == 0 ? row / 7 - 1 : row % 7 * 5);
+  };
+  OperatorCheck check;
+  check.name = "rope in two dimensions";
+  check.inputs = [](int64_t rows) { return std::vector<check::Input>{{{rows, 2 * kHead}}}; };
+  check.forward = [=](const Context& context, const std::vector<Tensor>& in) {
+    std::vector<int32_t> positions;
+    for (int64_t row = 0; row < in[0].rows(); ++row) {
+      positions.insert(positions.end(), {place(row, 0), place(row, 1)});
+    }
+    return std::vector<Tensor>{
+        rope(context, in[0], positions, kHead, rotary_angles(kTheta, kRotary), 2)};
+  };
+  check.reference = [=](const Values& in, int64_t rows) {
+    std::vector<double> y = in[0];
+    for (int64_t head = 0; head < 2 * rows; ++head) {
+      for (int64_t i = 0; i < kRotary / 2; ++i) {
+        const int64_t axis = i / (kRotary / 4), j = i % (kRotary / 4);
+        const double frequency = std::pow(kTheta, -2.0 * static_cast<double>(j) / (kRotary / 2));
+        const double angle = place(head / 2, axis) * frequency;
+        const auto a = static_cast<size_t>(head * kHead + i), b = a + kRotary / 2;
+        y[a] = in[0][a] * std::cos(angle) - in[0][b] * std::sin(angle);
+        y[b] = in[0][b] * std::cos(angle) + in[0][a] * std::sin(angle);
+      }
+    }
+    return Values{y};
+  };
+  check_operator(check);
+  EXPECT_THROW(rope({}, Tensor::zeros({1, kHead}), std::vector<int32_t>{1, 2}, kHead,
+                    rotary_angles(kTheta, 22), 2),
+               Error);
+}
+
 void expect_frequencies(const SharedAngles& angles, const std::vector<double>& expected) {
   ASSERT_EQ(angles->frequencies.size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
