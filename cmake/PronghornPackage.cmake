@@ -1,5 +1,6 @@
-# A Debian package of the command line, the library and what is installed with them: `cpack` in the
-# build folder writes it. Its dependencies are found from the program.
+# A Debian package of the command line, the library and what is installed with them, and one of the
+# plugin for mpirun: `cpack` in the build folder writes them. Their dependencies are found from the
+# programs.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME pronghorn)
 set(CPACK_PACKAGE_VENDOR "Pronghorn developers")
@@ -12,5 +13,12 @@ set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # What programs that are built against the library need besides.
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS
-    "g++, cmake, libfmt-dev, libspdlog-dev, nlohmann-json3-dev, zlib1g-dev, libhwy-dev, libsentencepiece-dev, libonig-dev, libutf8proc-dev, libxxhash-dev")
+    "g++, cmake, libfmt-dev, libspdlog-dev, nlohmann-json3-dev, zlib1g-dev, libhwy-dev, libsentencepiece-dev, libonig-dev, libutf8proc-dev, libxxhash-dev, libpng-dev")
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_GROUPING IGNORE)
+set(CPACK_DEBIAN_UNSPECIFIED_PACKAGE_NAME pronghorn)
+set(CPACK_DEBIAN_MPI_PACKAGE_NAME pronghorn-mpi)
+set(CPACK_DEBIAN_MPI_PACKAGE_DEPENDS "pronghorn, openmpi-bin")
+set(CPACK_DEBIAN_MPI_PACKAGE_SUGGESTS "")
+set(CPACK_COMPONENT_MPI_DESCRIPTION "Training by several processes: pronghorn under mpirun")
 include(CPack)

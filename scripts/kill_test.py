@@ -2,15 +2,19 @@
 """Kills `pronghorn train` with SIGKILL at random moments, resumes it each time, and compares the
 result byte by byte with a run that nobody disturbed.
 
-    scripts/kill_test.py build/pronghorn [--kills 10] [--steps 200] [--seed S]
+    scripts/kill_test.py build/pronghorn [--kills 10] [--steps 200] [--seed S] [--ranks N]
 
-Exit 0: every file is the same. Needs nothing but Python's own library.
+With --ranks, mpirun starts the run that is killed, as so many processes; one of them is killed, and
+all must end. The undisturbed run is one process.
+Exit 0: every file is the same. Needs nothing but Python's own library, and mpirun for --ranks.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +41,33 @@ def arguments():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None, help="of the moments (default: the clock)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the run that is killed")
     return parser.parse_args()
+
+
+def children(pid):
+    """Processes that `pid` started."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it has ended
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def kill_one_of(process, moments):
+    """Kills a rank that mpirun started, or the process itself if there is none yet."""
+    ranks = children(process.pid)
+    if not ranks:
+        process.kill()
+        return
+    try:
+        os.kill(moments.choice(ranks), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def log_without_clock(path):
@@ -58,11 +88,18 @@ def main():
             "".join(f"line {i * i % 89} of the plain, far and wide\n" for i in range(900)))
 
         def train(out):
-            return subprocess.Popen(
-                [options.pronghorn.resolve(), "train", "config.json", "--data", "text.txt", "--out",
-                 out, "--steps", str(options.steps), "--checkpoint-every", "0.05s", "--eval-every",
-                 "40", "--resume", "--quiet"],
-                cwd=folder, stdout=subprocess.DEVNULL)
+            command = [options.pronghorn.resolve(), "train", "config.json", "--data", "text.txt",
+                       "--out", out, "--steps", str(options.steps), "--checkpoint-every", "0.05s",
+                       "--eval-every", "40", "--resume", "--quiet", "--set",
+                       f"gradient_groups={options.ranks}"]
+            environment, errors = dict(os.environ), None
+            if options.ranks > 1 and out == "killed":
+                command = ["mpirun", "-n", str(options.ranks), "--oversubscribe", *command]
+                environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                                "PRONGHORN_THREADS": "1"}
+                errors = subprocess.DEVNULL  # mpirun says at length that a rank has died
+            return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors,
+                                    env=environment)
 
         begin = time.monotonic()
         if train("whole").wait() != 0:
@@ -85,8 +122,11 @@ def main():
             # Else before the first step of this process, while it prepares.
             time.sleep(moments.uniform(0, 2 * step_seconds))
             if process.poll() is None:
-                process.kill()
-                process.wait()
+                if options.ranks > 1:
+                    kill_one_of(process, moments)
+                else:
+                    process.kill()
+                process.wait(timeout=60)
                 kills += 1
                 steps.append(steps_done())
             elif process.returncode != 0:

@@ -78,7 +78,7 @@ std::vector<double> transfer_attention(const Model& teacher, const Model& studen
     double mean = 0;
     for (const double loss : losses) mean += loss / static_cast<double>(losses.size());
     const double progress = (static_cast<double>(step) + 0.5) / static_cast<double>(transfer.steps);
-    optimizer_step(student, config, state,
+    optimizer_step(student, config, state, GradientSum(student, state.ownership, state.ranks),
                    {.learning_rate = learning_rate_at(config, progress),
                     .loss = mean,
                     .sequences = sequences});

@@ -8,9 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "tensor/batch.h"
 #include "train/token_shards.h"
 
 namespace pronghorn {
+
+constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
 
 class DataSource {
  public:
@@ -23,6 +26,16 @@ class DataSource {
   // Example number `index`: its tokens, and for each row the token to predict there, or -1 where
   // nothing is asked. Both spans hold length() values. May be called from several threads.
   virtual void fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) = 0;
+
+  // The batch of examples whose tokens, one after another, fill() gave: fresh sequences of these
+  // tokens, unless they stand for something else.
+  virtual Batch batch(std::span<const int32_t> tokens) const {
+    return fresh_segments(tokens, length());
+  }
+
+  // Examples that training never asks for have numbers from kHeldOutExamples on; how many of them
+  // tell how good a model is.
+  virtual int64_t held_out_examples() const { return 512; }
 
   // Share of its answers that guessing among those that there can be gets right; 0 where that is no
   // question.

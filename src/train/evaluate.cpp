@@ -17,9 +17,6 @@ namespace {
 // Tokens of one forward: enough for the matrix kernels, little enough for memory.
 constexpr int64_t kForwardTokens = 8192;
 
-// Examples for judging come from numbers that training never reaches.
-constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
-
 using ReadTokens = std::function<void(int64_t begin, std::span<int32_t> tokens)>;
 
 // Tokens from the beginning of one window to that of the next. A diffusion model is given the first
@@ -229,7 +226,7 @@ TaskScore evaluate_task(const Model& model, Precision precision, DataSource& tas
                 std::span(tokens).subspan(at, static_cast<size_t>(length)),
                 std::span(targets).subspan(at, static_cast<size_t>(length)));
     }
-    const Tensor hidden = model.forward(context, fresh_segments(tokens, length));
+    const Tensor hidden = model.forward(context, task.batch(tokens));
     for (int64_t i = 0; i < count; ++i) {
       const CrossEntropy result = model.cross_entropy(
           context, hidden.row_slice(i * length, length),

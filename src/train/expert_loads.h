@@ -15,6 +15,8 @@ class ExpertLoads {
   void add(const ExpertLoad& load);
   ExpertLoads& operator+=(const ExpertLoads& other);
 
+  // By layer, the rows that each expert was given.
+  const std::map<int64_t, std::vector<int64_t>>& rows() const { return rows_; }
   bool empty() const { return rows_.empty(); }
   // By layer, what each expert was given in shares of what it would be if all were given alike.
   std::map<int64_t, std::vector<double>> shares() const;

@@ -14,6 +14,7 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
   config.batch_tokens = reader.integer("batch_tokens", config.batch_tokens, 1, 1 << 28);
   config.micro_batch_tokens =
       reader.integer("micro_batch_tokens", config.micro_batch_tokens, 0, 1 << 28);
+  config.gradient_groups = reader.integer("gradient_groups", config.gradient_groups, 1, 1 << 16);
   config.learning_rate = reader.number("learning_rate", config.learning_rate, 0, 10);
   config.final_learning_rate =
       reader.number("final_learning_rate", config.final_learning_rate, 0, 1);
@@ -32,6 +33,18 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
   config.mtp_loss = reader.number("mtp_loss", config.mtp_loss, 0, 100);
   config.early_exit = reader.integer("early_exit", config.early_exit, 0, 1 << 16);
   config.early_exit_loss = reader.number("early_exit_loss", config.early_exit_loss, 0, 100);
+  if (reader.has("position")) {
+    ConfigReader position = reader.object("position");
+    config.positions.skip = position.integer("skip", config.positions.skip, 0, INT32_MAX);
+    config.positions.chunks = position.integer("chunks", config.positions.chunks, 1, 1 << 16);
+    position.finish();
+  } else {
+    reader.ignore("position");
+  }
+  const int64_t skip = config.positions.skip;
+  require(skip == 0 || skip >= config.window, reader.path("position"),
+          "skips within {} tokens, fewer than the window of {}", skip, config.window);
+  config.image_shift = reader.integer("image_shift", config.image_shift, 0, 64);
   const bool bf16 = config.precision == Precision::bf16;
   config.precision = reader.one_of("precision", {"f32", "bf16"}, bf16 ? "bf16" : "f32") == "bf16"
                          ? Precision::bf16
@@ -58,11 +71,16 @@ nlohmann::json write_train_config(const TrainConfig& config) {
                          {"precision", config.precision == Precision::bf16 ? "bf16" : "f32"}};
   // Left out unless asked for: they are settings of few runs.
   const TrainConfig defaults;
+  if (config.gradient_groups > 1) json["gradient_groups"] = config.gradient_groups;
   if (config.mtp_loss != defaults.mtp_loss) json["mtp_loss"] = config.mtp_loss;
   if (config.early_exit > 0) {
     json["early_exit"] = config.early_exit;
     json["early_exit_loss"] = config.early_exit_loss;
   }
+  if (config.positions.skip > 0) {
+    json["position"] = {{"skip", config.positions.skip}, {"chunks", config.positions.chunks}};
+  }
+  if (config.image_shift > 0) json["image_shift"] = config.image_shift;
   return json;
 }
 

@@ -7,6 +7,7 @@
 
 #include "formats/json.h"
 #include "tensor/tape.h"
+#include "train/skipped_positions.h"
 
 namespace pronghorn {
 
@@ -17,6 +18,9 @@ struct TrainConfig {
   int64_t batch_tokens = 8192;  // of a step (an optimiser update)
   int64_t micro_batch_tokens =
       2048;  // of a forward; 0: batch_tokens. The step accumulates the rest
+  // Parts of a step whose gradients are made apart and then added in order. Any number of ranks
+  // that divides it trains to the same bits (train/gradient_sum.h).
+  int64_t gradient_groups = 1;
   double learning_rate = 2e-3;
   double final_learning_rate = 0.1;  // as a share of learning_rate
   Schedule schedule = Schedule::cosine;
@@ -30,6 +34,8 @@ struct TrainConfig {
                            // (DeepSeek-V3, arXiv 2412.19437, section 4.2)
   int64_t early_exit = 0;  // also score the stream after so many blocks; 0: not
   double early_exit_loss = 0.3;  // weight of that loss
+  SkippedPositions positions;
+  int64_t image_shift = 0;  // pixels that images are moved by at most, at random
   Precision precision = Precision::bf16;
 };
 

@@ -1,0 +1,49 @@
+#include "base/ranks.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace pronghorn {
+namespace {
+
+class OneRank final : public Ranks {
+ public:
+  int64_t rank() const override { return 0; }
+  int64_t count() const override { return 1; }
+
+  void exchange(std::span<const std::span<const std::byte>> to,
+                std::span<const std::span<std::byte>> from) override {
+    if (!to[0].empty()) std::memcpy(from[0].data(), to[0].data(), to[0].size());
+  }
+
+  void abandon(std::string_view why) override { throw Error("rank 0", std::string(why)); }
+};
+
+// MPI is a plugin: programs that work alone do not load its thirty libraries.
+constexpr const char* kPlugin = "libpronghorn_mpi.so";
+constexpr const char* kJoin = "pronghorn_join_mpi";
+
+}  // namespace
+
+Ranks& one_rank() {
+  static OneRank rank;
+  return rank;
+}
+
+std::unique_ptr<Ranks> join_ranks() {
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return std::make_unique<OneRank>();
+  void* const plugin = ::dlopen(kPlugin, RTLD_NOW | RTLD_GLOBAL);
+  if (plugin == nullptr) {
+    throw Error("mpirun", fmt::format("started a build without MPI ({})", ::dlerror()),
+                "install libopenmpi-dev and build again");
+  }
+  const auto join = reinterpret_cast<Ranks* (*)()>(::dlsym(plugin, kJoin));
+  require(join != nullptr, kPlugin, "has no {} (is it of another version?)", kJoin);
+  return std::unique_ptr<Ranks>(join());
+}
+
+}  // namespace pronghorn

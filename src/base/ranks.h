@@ -1,0 +1,80 @@
+// Processes that work on one thing together ("ranks", as MPI calls them), on one machine or
+// several.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace pronghorn {
+
+// All ranks call the same functions in the same order. What they compute from the answers is the
+// same everywhere, so that they decide alike.
+class Ranks {
+ public:
+  virtual ~Ranks() = default;
+
+  virtual int64_t rank() const = 0;   // of this process, from 0
+  virtual int64_t count() const = 0;  // of all
+
+  // Sends to[r] to rank r and receives from[r] from it; both have count() spans, and their sizes
+  // are the same on both sides. Waits until all of it is done. What a rank sends to itself is
+  // copied. Throws Error if a rank cannot be reached.
+  virtual void exchange(std::span<const std::span<const std::byte>> to,
+                        std::span<const std::span<std::byte>> from) = 0;
+
+  // Ends all ranks, this one after saying why on stderr.
+  [[noreturn]] virtual void abandon(std::string_view why) = 0;
+
+  bool is_root() const { return rank() == 0; }
+  int64_t bytes_sent() const { return bytes_sent_; }  // to other ranks
+
+ protected:
+  int64_t bytes_sent_ = 0;
+};
+
+// A process that works alone.
+Ranks& one_rank();
+
+// The ranks that `mpirun` started together, or one alone if it did not. Joins them at its first
+// call in the process. Throws Error if this build has no MPI.
+std::unique_ptr<Ranks> join_ranks();
+
+// Each rank's values, rank after rank. All give as many.
+template <typename T>
+std::vector<T> gather(Ranks& ranks, std::span<const T> mine) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  const auto count = static_cast<size_t>(ranks.count());
+  std::vector<T> all(count * mine.size());
+  std::vector<std::span<const std::byte>> to(count, std::as_bytes(mine));
+  std::vector<std::span<std::byte>> from;
+  for (size_t r = 0; r < count; ++r) {
+    from.push_back(std::as_writable_bytes(std::span(all).subspan(r * mine.size(), mine.size())));
+  }
+  ranks.exchange(to, from);
+  return all;
+}
+
+// The first rank's value.
+template <typename T>
+T value_of_root(Ranks& ranks, T value) {
+  return gather<T>(ranks, std::span<const T>(&value, 1)).front();
+}
+
+// Whether it is so on any rank.
+inline bool on_any(Ranks& ranks, bool here) {
+  const auto value = static_cast<unsigned char>(here);
+  for (const unsigned char there : gather<unsigned char>(ranks, std::span(&value, 1))) {
+    if (there != 0) return true;
+  }
+  return false;
+}
+
+// Returns when all ranks have come here.
+inline void wait_for_all(Ranks& ranks) { on_any(ranks, false); }
+
+}  // namespace pronghorn
