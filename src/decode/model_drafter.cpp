@@ -193,6 +193,9 @@ std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<const Model> model,
                                             const Tokenizer& target_tokenizer,
                                             const std::string& name) {
   check_same_vocabulary(tokenizer, target_tokenizer, name);
+  if (model->config().diffusion) {
+    return make_block_drafter(std::move(model), target.config().vocab_size, name);
+  }
   return std::make_unique<ModelDrafter>(std::move(model), target.config().vocab_size, name);
 }
 

@@ -11,6 +11,7 @@
 #include "decode/generator.h"
 #include "decode/syllable_tokenizer.h"
 #include "decode/test_drafters.h"
+#include "support/diffusion_models.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
 #include "support/tiny_models.h"
@@ -20,6 +21,7 @@ namespace {
 
 using testing::HasSubstr;
 using testing_support::bit_difference;
+using testing_support::diffusion_config;
 using testing_support::Intent;
 using testing_support::IntentDrafter;
 using testing_support::model_config;
@@ -124,6 +126,10 @@ class SpeculationTest : public testing::TestWithParam<size_t> {
     if (name == "pool") return make_suffix_drafter(make_suffix_pool());
     if (name == "early exit") return make_early_exit_drafter(model_, 1);
     if (name == "mtp") return make_mtp_drafter(model_);
+    if (name == "blocks") {
+      return make_model_drafter(std::make_shared<Model>(diffusion_config("2a", R"("block": 4)"), 5),
+                                tokenizer_, model_, tokenizer_, name);
+    }
     // The model itself guesses right always; one of another architecture almost never.
     const size_t other = name == "itself" ? GetParam() : (GetParam() + 3) % model_configs().size();
     auto small = std::make_shared<Model>(model_config(model_configs()[other].second),
@@ -151,7 +157,7 @@ TEST_P(SpeculationTest, EveryDrafterWritesWhatPlainDecodingWrites) {
         plain = write(options, batch, nullptr);
       }
       for (const char* name :
-           {"ngram", "suffix", "pool", "itself", "small", "early exit", "mtp", "stack"}) {
+           {"ngram", "suffix", "pool", "itself", "small", "early exit", "mtp", "blocks", "stack"}) {
         const bool no_exit = model_.layout()->span_of(0) >= 0;
         if (no_exit && std::string_view(name) == "early exit") {
           EXPECT_THROW(drafter(name), Error) << "the first layer is inside a subsampled span";
