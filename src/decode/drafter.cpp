@@ -75,6 +75,51 @@ void check(const Draft& draft, int64_t vocab_size) {
   }
 }
 
+namespace {
+
+void keep_nodes(const GrammarState& grammar, Draft& draft) {
+  std::vector<std::optional<GrammarState>> states;  // behind each node
+  std::vector<int32_t> moved;                       // its index in what is kept; -1: none
+  Draft kept;
+  kept.kind = draft.kind;
+  for (size_t i = 0; i < draft.tokens.size(); ++i) {
+    const int32_t parent = draft.shape.parents[i];
+    std::optional<GrammarState> state(grammar);
+    if (parent >= 0) state = states[static_cast<size_t>(parent)];
+    if (state && !state->take(draft.tokens[i])) state.reset();
+    states.push_back(state);
+    moved.push_back(-1);
+    if (!state) continue;
+    moved.back() = kept.add(draft.tokens[i], parent < 0 ? -1 : moved[static_cast<size_t>(parent)],
+                            draft.shape.ranks[i]);
+    if (!draft.distributions.empty()) kept.distributions.push_back(draft.distributions[i]);
+  }
+  draft = std::move(kept);
+}
+
+}  // namespace
+
+void keep_to(const GrammarState& grammar, Draft& draft) {
+  try {
+    keep_nodes(grammar, draft);
+  } catch (const Error&) {
+    draft = {};  // the text itself will say what is wrong
+  }
+}
+
+std::optional<TokenMask> allowed_after(const GrammarState& grammar, std::span<const int32_t> path) {
+  try {
+    GrammarState state = grammar;
+    for (const int32_t token : path) {
+      if (!state.take(token)) return {};
+    }
+    if (state.ended()) return {};
+    return state.allowed();
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 void Drafter::observe(size_t, const Tensor&) {}
 
 }  // namespace pronghorn

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "decode/sampling.h"
 #include "formats/tokenizer.h"
+#include "grammar/token_grammar.h"
 #include "model/model.h"
 
 namespace pronghorn {
@@ -58,6 +60,13 @@ struct Draft {
 // `vocab_size`, siblings being different tokens.
 void check(const Draft& draft, int64_t vocab_size);
 
+// Takes out the nodes that a text at `grammar` cannot go on with, and what follows them; all of
+// them if that takes unreasonable effort.
+void keep_to(const GrammarState& grammar, Draft& draft);
+// What may come after `path`; nothing if that breaks the grammar, leaves nothing to come or takes
+// unreasonable effort.
+std::optional<TokenMask> allowed_after(const GrammarState& grammar, std::span<const int32_t> path);
+
 // What a drafter is asked for one sequence.
 struct DraftRequest {
   size_t sequence = 0;
@@ -72,7 +81,10 @@ struct DraftRequest {
   std::span<const int32_t> recent;       // the end of the text, for the penalty
   int64_t position = 0;                  // of the first token guessed
   const SequenceState* state = nullptr;  // the model's, which lacks the last token of the text
-  Draft draft;                           // the answer
+  // Where the text stands in the grammar that it must follow; null: there is none. What follows it
+  // comes true more often; what does not is taken out of the draft.
+  const GrammarState* grammar = nullptr;
+  Draft draft;  // the answer
 };
 
 // Serves the sequences of one batch, numbered from 0. A number is used again when its sequence has
@@ -118,6 +130,12 @@ class Drafter {
 std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<const Model> model,
                                             const Tokenizer& tokenizer, const Model& target,
                                             const Tokenizer& target_tokenizer,
+                                            const std::string& name);
+
+// A diffusion model with blocks, which guesses all tokens of a draft in one forward. vocab_size: of
+// the target. Throws Error for one that sees texts whole. make_model_drafter() makes it of such a
+// model.
+std::unique_ptr<Drafter> make_block_drafter(std::shared_ptr<const Model> model, int64_t vocab_size,
                                             const std::string& name);
 
 // What followed the last time that the text ended as it does now. minimum, maximum: tokens that

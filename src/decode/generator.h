@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "decode/session.h"
 #include "decode/speculation.h"
 #include "formats/tokenizer.h"
+#include "grammar/token_grammar.h"
 #include "model/model.h"
 #include "model/trained_context.h"
 
@@ -26,6 +28,9 @@ struct GenerateOptions {
   std::vector<int32_t> end_tokens;
   bool stop_at_eos = true;
   int64_t min_tokens = 0;  // so many are written before one that ends the text can be
+  // What the text must follow, over the tokens of the model's vocabulary; null: anything. Where it
+  // is complete the text may end, and where nothing can follow it ends, without an end token.
+  std::shared_ptr<TokenGrammar> grammar;
   // Generated::written is filled in, with so many tokens beside the one written; -1: it is not.
   int likeliest = -1;
   Precision precision = Precision::f32;

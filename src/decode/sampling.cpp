@@ -92,6 +92,11 @@ void check(const SamplingOptions& options) {
 
 namespace {
 
+[[noreturn]] void refuse_all() {
+  throw Error("sampling", "no token may be written here",
+              "the grammar, or the bias of scores, rules all of them out");
+}
+
 // The likeliest token of scores that nothing changes; ties go to the lower id.
 int32_t greedy(std::span<const float> scores) {
   size_t best = 0;
@@ -104,6 +109,15 @@ int32_t greedy(std::span<const float> scores) {
   return static_cast<int32_t>(best);
 }
 
+// The score of a token, if it is a candidate. Candidates are in the order of their tokens.
+double* score_of(std::vector<Candidate>& candidates, int32_t token) {
+  const auto index = static_cast<size_t>(token);
+  if (index < candidates.size() && candidates[index].token == token)
+    return &candidates[index].score;
+  const auto found = std::ranges::lower_bound(candidates, token, {}, &Candidate::token);
+  return found != candidates.end() && found->token == token ? &found->score : nullptr;
+}
+
 // Calls change(score, times) for each token among the last `count` of `recent`.
 template <typename Change>
 void for_each_seen(std::vector<Candidate>& candidates, std::span<const int32_t> recent,
@@ -114,25 +128,28 @@ void for_each_seen(std::vector<Candidate>& candidates, std::span<const int32_t> 
   std::sort(seen.begin(), seen.end());
   for (auto at = seen.begin(); at != seen.end();) {
     const auto next = std::upper_bound(at, seen.end(), *at);
-    if (*at >= 0 && *at < static_cast<int32_t>(candidates.size())) {
-      change(candidates[static_cast<size_t>(*at)].score, static_cast<double>(next - at));
-    }
+    if (double* score = score_of(candidates, *at)) change(*score, static_cast<double>(next - at));
     at = next;
   }
 }
 
 // The scores with bias and penalties.
 std::vector<Candidate> penalised(std::span<const float> scores, const SamplingOptions& options,
-                                 std::span<const int32_t> recent, int64_t position) {
-  std::vector<Candidate> candidates(scores.size());
+                                 std::span<const int32_t> recent, int64_t position,
+                                 const TokenMask* allowed) {
+  std::vector<Candidate> candidates;
+  candidates.reserve(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) {
     if (std::isnan(scores[i])) refuse_nan(scores);
-    candidates[i] = {static_cast<int32_t>(i), static_cast<double>(scores[i])};
+    const auto token = static_cast<int32_t>(i);
+    if (allowed != nullptr && !allowed->allows(token)) continue;
+    candidates.push_back({token, static_cast<double>(scores[i])});
   }
   for (const auto& [token, bias] : options.logit_bias) {
-    if (static_cast<size_t>(token) < candidates.size()) {
-      candidates[static_cast<size_t>(token)].score += static_cast<double>(bias);
-    }
+    if (double* score = score_of(candidates, token)) *score += static_cast<double>(bias);
+  }
+  if (allowed != nullptr) {
+    std::erase_if(candidates, [](const Candidate& c) { return c.score == -INFINITY; });
   }
   if (options.repetition_penalty != 1) {
     for_each_seen(candidates, recent, options.repetition_window, [&](double& score, double) {
@@ -148,12 +165,14 @@ std::vector<Candidate> penalised(std::span<const float> scores, const SamplingOp
   return candidates;
 }
 
-// Tokens that may be drawn, with scores relative to the likeliest's, in units of the temperature
-// (at temperature 0: as bias and penalties leave them, all of them).
+// Tokens that may be drawn (only where `allowed` is given there may be none), with scores relative
+// to the likeliest's, in units of the temperature (at temperature 0: as bias and penalties leave
+// them, all of them).
 std::vector<Candidate> candidates_of(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent, int64_t position) {
-  std::vector<Candidate> candidates = penalised(scores, options, recent, position);
-  if (options.temperature == 0) return candidates;
+                                     std::span<const int32_t> recent, int64_t position,
+                                     const TokenMask* allowed) {
+  std::vector<Candidate> candidates = penalised(scores, options, recent, position, allowed);
+  if (options.temperature == 0 || candidates.empty()) return candidates;
   // Relative to the largest, so that the smallest temperatures do not overflow.
   const double largest = std::min_element(candidates.begin(), candidates.end(), likelier)->score;
   for (Candidate& c : candidates) {
@@ -193,10 +212,14 @@ int32_t TokenDistribution::draw(double u) const {
 }
 
 TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent, int64_t position) {
+                                     std::span<const int32_t> recent, int64_t position,
+                                     const TokenMask* allowed) {
   require(!scores.empty(), "sampling", "no scores");
-  if (options.temperature == 0) return {{sample(scores, options, recent, position)}, {1.0}};
-  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position);
+  if (options.temperature == 0) {
+    const std::vector<int32_t> best = sample_ranked(scores, options, recent, position, 1, allowed);
+    return {best, std::vector<double>(best.size(), 1.0)};
+  }
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position, allowed);
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
   TokenDistribution distribution;
@@ -211,15 +234,16 @@ TokenDistribution token_distribution(std::span<const float> scores, const Sampli
 }
 
 std::vector<int32_t> sample_ranked(std::span<const float> scores, const SamplingOptions& options,
-                                   std::span<const int32_t> recent, int64_t position,
-                                   int64_t count) {
+                                   std::span<const int32_t> recent, int64_t position, int64_t count,
+                                   const TokenMask* allowed) {
   require(!scores.empty() && count > 0, "sampling", "{} tokens wanted of {} scores", count,
           scores.size());
   if (count == 1 && options.temperature == 0 && !options.looks_back() &&
-      options.logit_bias.empty()) {
+      options.logit_bias.empty() && allowed == nullptr) {
     return {greedy(scores)};
   }
-  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position);
+  std::vector<Candidate> candidates = candidates_of(scores, options, recent, position, allowed);
+  if (candidates.empty()) return {};
   std::vector<Candidate> best;  // sorted; at most `count`
   // The likeliest first: then most others need no logarithm to be ruled out.
   std::iter_swap(candidates.begin(),
@@ -242,8 +266,10 @@ std::vector<int32_t> sample_ranked(std::span<const float> scores, const Sampling
 }
 
 int32_t sample(std::span<const float> scores, const SamplingOptions& options,
-               std::span<const int32_t> recent, int64_t position) {
-  return sample_ranked(scores, options, recent, position, 1).front();
+               std::span<const int32_t> recent, int64_t position, const TokenMask* allowed) {
+  const std::vector<int32_t> best = sample_ranked(scores, options, recent, position, 1, allowed);
+  if (best.empty()) refuse_all();
+  return best.front();
 }
 
 WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest) {

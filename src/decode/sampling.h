@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "grammar/token_mask.h"
+
 namespace pronghorn {
 
 struct SamplingOptions {
@@ -62,22 +64,27 @@ struct TokenDistribution {
 };
 
 // The distribution that sample() follows: after bias, penalties, temperature and restrictions. At
-// temperature 0 a single token. Throws Error for scores that are not numbers.
+// temperature 0 a single token. allowed: as for sample(); the distribution is empty if none of them
+// can be drawn. Throws Error for scores that are not numbers.
 TokenDistribution token_distribution(std::span<const float> scores, const SamplingOptions& options,
-                                     std::span<const int32_t> recent, int64_t position);
+                                     std::span<const int32_t> recent, int64_t position,
+                                     const TokenMask* allowed = nullptr);
 
 // The `count` tokens that come first when the noise of sample() is added to their scores: the first
 // is sample()'s choice, the next what it would choose if that one were banned, and so on. Fewer if
-// the restrictions leave fewer.
+// the restrictions leave fewer; none only if `allowed` (as for sample()) leaves none.
 std::vector<int32_t> sample_ranked(std::span<const float> scores, const SamplingOptions& options,
-                                   std::span<const int32_t> recent, int64_t position,
-                                   int64_t count);
+                                   std::span<const int32_t> recent, int64_t position, int64_t count,
+                                   const TokenMask* allowed = nullptr);
 
 // The next token. scores: logits of the vocabulary. recent: earlier tokens of the sequence, for the
 // penalties. position: of the token to be drawn. The noise is a Gumbel variate for each (seed,
 // position, token), so that the choice depends on nothing but the scores and these: not on the
-// batch, the threads, or how the token came to be proposed. Ties go to the lower id.
+// batch, the threads, or how the token came to be proposed. Ties go to the lower id. allowed: the
+// tokens that may be drawn, before all other restrictions; null: all. Throws Error if none of them
+// can be.
 int32_t sample(std::span<const float> scores, const SamplingOptions& options,
-               std::span<const int32_t> recent, int64_t position);
+               std::span<const int32_t> recent, int64_t position,
+               const TokenMask* allowed = nullptr);
 
 }  // namespace pronghorn

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "base/random.h"
 
@@ -49,21 +50,29 @@ struct Growing {
       text.insert(text.end(), path.begin(), path.end());
       recent = text;
     }
+    std::optional<TokenMask> mask;
+    if (request->grammar != nullptr) {
+      mask = allowed_after(*request->grammar, path);
+      if (!mask) return;
+    }
+    const TokenMask* allowed = mask ? &*mask : nullptr;
     Draft& draft = request->draft;
     const auto ahead = static_cast<int64_t>(path.size());
     if (request->draw) {
       // Noise of its own for every round: what a rejected guess was drawn with must not come again.
       const uint64_t counter = static_cast<uint64_t>(request->position) << 8 | path.size();
       TokenDistribution distribution =
-          token_distribution(scores, sampling, recent, request->position + ahead);
+          token_distribution(scores, sampling, recent, request->position + ahead, allowed);
+      if (distribution.tokens.empty()) return;
       const int32_t token =
           distribution.draw(unit_interval(philox(sampling.seed, counter, kDraftStream)));
       made[children.front()] = draft.add(token, in_draft(shape_node), 0);
       draft.distributions.push_back(std::move(distribution));
       return;
     }
-    const std::vector<int32_t> tokens = sample_ranked(
-        scores, sampling, recent, request->position + ahead, static_cast<int64_t>(children.size()));
+    const std::vector<int32_t> tokens =
+        sample_ranked(scores, sampling, recent, request->position + ahead,
+                      static_cast<int64_t>(children.size()), allowed);
     for (size_t i = 0; i < tokens.size(); ++i) {
       made[children[i]] = draft.add(tokens[i], in_draft(shape_node), static_cast<int32_t>(i));
     }

@@ -81,6 +81,7 @@ class TextBatch {
     std::function<void(const ReadingRun&)> on_read;
     int64_t number = 0;                       // in the order of joining
     double prompt_end = 0, decode_start = 0;  // times; 0: not yet
+    bool guessed = true;                      // guesses are made for it
     bool done = false;
     std::exception_ptr error;
   };

@@ -1,9 +1,26 @@
 #include "decode/text_model.h"
 
 #include "base/error.h"
+#include "formats/checkpoint_reader.h"
+#include "formats/gguf.h"
 #include "model/lora.h"
 
 namespace pronghorn {
+
+int64_t weight_file_bytes(const std::filesystem::path& checkpoint) {
+  int64_t bytes = 0;
+  if (const auto gguf = find_gguf(checkpoint)) {
+    for (const GgufTensor& tensor : GgufFile(*gguf).tensors()) {
+      bytes += static_cast<int64_t>(tensor.bytes.size());
+    }
+    return bytes;
+  }
+  const CheckpointReader reader(checkpoint);
+  for (const std::string& name : reader.names()) {
+    bytes += static_cast<int64_t>(reader.at(name).bytes.size());
+  }
+  return bytes;
+}
 
 std::unique_ptr<Model> load_model(const std::filesystem::path& checkpoint,
                                   const std::filesystem::path& adapter) {

@@ -1,6 +1,7 @@
 // A model with all that reading and writing texts with it needs.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 
@@ -12,7 +13,7 @@ namespace pronghorn {
 
 struct TextModel {
   std::unique_ptr<Model> model;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::shared_ptr<const Tokenizer> tokenizer;
   ChatFormat format;
 };
 
@@ -21,6 +22,9 @@ struct TextModel {
 // damaged or unsupported, and for more tokens than the model has.
 TextModel load_text_model(const std::filesystem::path& checkpoint,
                           const std::filesystem::path& adapter);
+
+// Bytes of the weights in the files of a checkpoint, of which nothing else is read.
+int64_t weight_file_bytes(const std::filesystem::path& checkpoint);
 
 // The model alone.
 std::unique_ptr<Model> load_model(const std::filesystem::path& checkpoint,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -18,6 +19,15 @@ namespace {
 // Noise of block verification: for judging guesses, of which there is one number more.
 constexpr uint64_t kJudgeStream = stream_id("judge draft");
 
+constexpr double kSlowDraft = 0.25;  // seconds
+
+// The first `count` guesses of a chain.
+void cut_chain(Draft& chain, size_t count) {
+  chain.tokens.resize(count);
+  chain.shape = DraftShape::chain(static_cast<int64_t>(count));
+  if (!chain.distributions.empty()) chain.distributions.resize(count);
+}
+
 // Block verification of one draft; returns what take_matching() returns.
 template <typename Scores, typename Take>
 std::vector<int32_t> take_block(const Writer& writer, const Draft& draft, const Scores& scores,
@@ -25,20 +35,37 @@ std::vector<int32_t> take_block(const Writer& writer, const Draft& draft, const 
   const std::span<const int32_t> recent = writer.session().recent();
   std::vector<int32_t> text(recent.begin(), recent.end());
   std::vector<TokenDistribution> distributions;
-  for (int32_t node = -1; node < static_cast<int32_t>(draft.tokens.size()); ++node) {
-    if (node >= 0) text.push_back(draft.tokens[static_cast<size_t>(node)]);
+  std::optional<GrammarState> grammar;
+  if (writer.grammar() != nullptr) grammar = *writer.grammar();
+  Draft chain = draft;
+  for (int32_t node = -1; node < static_cast<int32_t>(chain.tokens.size()); ++node) {
+    std::optional<TokenMask> allowed;
+    try {
+      if (node >= 0) {
+        const int32_t token = chain.tokens[static_cast<size_t>(node)];
+        text.push_back(token);
+        // Behind a guess that breaks the grammar, which cannot come true, nothing counts.
+        if (grammar && !grammar->take(token)) grammar.reset();
+      }
+      if (grammar && !grammar->ended()) allowed = grammar->allowed();
+    } catch (const Error&) {
+      if (node < 0) throw;  // it is the text's own
+      cut_chain(chain, static_cast<size_t>(node));
+      break;
+    }
     distributions.push_back(token_distribution(scores(node), writer.sampling(node + 1), text,
-                                               writer.position() + node + 1));
+                                               writer.position() + node + 1,
+                                               allowed ? &*allowed : nullptr));
   }
   // Noise of its own for every round: its numbers have told something of guesses once used.
   const uint64_t round = static_cast<uint64_t>(writer.position()) << 8;
   const uint64_t seed = writer.sampling().seed;
-  const BlockVerdict verdict = verify_block(draft, distributions, [&](size_t i) {
+  const BlockVerdict verdict = verify_block(chain, distributions, [&](size_t i) {
     return unit_interval(philox(seed, round | i, kJudgeStream));
   });
   std::vector<int32_t> path;
   for (size_t i = 0; i < verdict.accepted; ++i) {
-    if (!take(draft.tokens[i], static_cast<int32_t>(i) - 1)) return path;
+    if (!take(chain.tokens[i], static_cast<int32_t>(i) - 1)) return path;
     path.push_back(static_cast<int32_t>(i));
   }
   take(verdict.next, static_cast<int32_t>(verdict.accepted) - 1);
@@ -92,6 +119,7 @@ std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
     const size_t slot = writing[i];
     const Writer& writer = texts_[slot]->writer;
     if (writer.position() + kMaxDraft > speculation_->drafter().longest_text()) continue;
+    if (!texts_[slot]->guessed) continue;
     asked.push_back(i);
     DraftRequest request;
     request.sequence = slot;
@@ -103,13 +131,22 @@ std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
     request.recent = writer.session().recent();
     request.position = writer.position();
     request.state = &writer.session().state();
+    request.grammar = writer.grammar();
     requests.push_back(std::move(request));
   }
+  const double start = now_seconds();
   speculation_->drafter().draft(context_, requests);
   std::vector<Draft> drafts(writing.size());
   for (size_t r = 0; r < requests.size(); ++r) {
     check(requests[r].draft, model_.config().vocab_size);
+    if (requests[r].grammar != nullptr) keep_to(*requests[r].grammar, requests[r].draft);
     drafts[asked[r]] = std::move(requests[r].draft);
+  }
+  // What grammars cost at guesses is no text's own: where that may be much, they have no more.
+  if (now_seconds() - start > kSlowDraft) {
+    for (const DraftRequest& request : requests) {
+      if (request.grammar != nullptr) texts_[request.sequence]->guessed = false;
+    }
   }
   return drafts;
 }
@@ -204,7 +241,7 @@ void TextBatch::choose_first(Round& round) {
   round.first_choices.resize(round.writing.size());
   parallel_for(texts, 1, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      const Writer& writer = texts_[round.writing[i]]->writer;
+      Writer& writer = texts_[round.writing[i]]->writer;
       if (!round.drafts[i].empty() && judges_blocks(writer)) continue;
       guard(round.writing[i], [&] { round.first_choices[i] = writer.choose(round.scores(i, -1)); });
     }

@@ -29,9 +29,29 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
     if (tokenizer.eos()) rule_out(*tokenizer.eos());
     std::ranges::for_each(options_.end_tokens, rule_out);
   }
+  if (options_.grammar == nullptr) return;
+  std::vector<int32_t> ends;
+  if (options_.stop_at_eos) {
+    ends = options_.end_tokens;
+    if (tokenizer.eos()) ends.push_back(*tokenizer.eos());
+  }
+  grammar_.emplace(options_.grammar, std::move(ends));
+  if (grammar_->ended()) end_with(Generated::End::end_token);
+}
+
+int32_t Writer::choose(std::span<const float> scores) {
+  if (!grammar_) return sample(scores, sampling(), session_.recent(), position_);
+  const TokenMask allowed = grammar_->allowed();
+  return sample(scores, sampling(), session_.recent(), position_, &allowed);
+}
+
+void Writer::follow_grammar(int32_t token) {
+  if (!grammar_) return;
+  require(grammar_->take(token), "generate", "token {} breaks the grammar", token);
 }
 
 bool Writer::take(int32_t token, std::span<const float> scores) {
+  follow_grammar(token);
   if (options_.likeliest >= 0) {
     result_.written.push_back(written_token(scores, token, options_.likeliest));
   }
@@ -49,7 +69,7 @@ bool Writer::take(int32_t token, std::span<const float> scores) {
   if (filter_.stopped()) {
     result_.stop = filter_.found();
     end_with(Generated::End::stop_string);
-  } else if (ends) {
+  } else if (ends || (grammar_ && grammar_->ended())) {
     end_with(Generated::End::end_token);
   } else if (!ended() && interrupt()) {
     return false;

@@ -31,10 +31,10 @@ class Writer {
   const SamplingOptions& sampling(int64_t ahead = 0) const {
     return result_.tokens + ahead < options_.min_tokens ? unending_ : sampling_;
   }
-  // The model's own choice from its scores of the next token.
-  int32_t choose(std::span<const float> scores) const {
-    return sample(scores, sampling(), session_.recent(), position_);
-  }
+  // Where the text stands in the grammar that it must follow; null: there is none.
+  const GrammarState* grammar() const { return grammar_ ? &*grammar_ : nullptr; }
+  // The model's own choice from its scores of the next token. Throws Error if there is none.
+  int32_t choose(std::span<const float> scores);
   // Takes the next token, which was chosen from these scores; false if the text ends with it.
   bool take(int32_t token, std::span<const float> scores);
 
@@ -46,12 +46,14 @@ class Writer {
 
  private:
   bool ends_text(int32_t token) const;
+  void follow_grammar(int32_t token);
   void give(const std::string& ready);
 
   const Tokenizer& tokenizer_;
   Session& session_;
   GenerateOptions options_;
   SamplingOptions sampling_, unending_;  // the second: without the tokens that end the text
+  std::optional<GrammarState> grammar_;
   std::function<void(std::string_view)> emit_;
   std::function<bool()> interrupted_;
   int64_t position_ = 0;

@@ -98,6 +98,12 @@ void ChatFormat::add_templates(const json& value, const std::string& where) {
   }
 }
 
+bool ChatFormat::mentions(std::string_view text) const {
+  return std::ranges::any_of(templates_, [&](const auto& named) {
+    return named.second.source.find(text) != std::string::npos;
+  });
+}
+
 void ChatFormat::save(const std::filesystem::path& directory) const {
   for (const auto& [name, chat] : templates_) {
     if (name == kDefault) {

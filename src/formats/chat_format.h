@@ -29,6 +29,8 @@ class ChatFormat {
   static ChatFormat load(const std::filesystem::path& path);
 
   bool has_template() const { return !templates_.empty(); }
+  // Whether one of the templates has this text in it.
+  bool mentions(std::string_view text) const;
   // Writes the templates, which need not parse, where load() finds them: chat_template.jinja and
   // additional_chat_templates of a directory, or keys tokenizer.chat_template of a GGUF file.
   // Throws Error.

@@ -1,0 +1,194 @@
+// Answers of a wanted form: schemas, grammars, and tools that must be called.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/files.h"
+#include "serve/http_client.h"
+
+namespace pronghorn {
+namespace {
+
+using namespace testing_http;
+using testing::HasSubstr;
+
+const json kSchema = {{"type", "object"},
+                      {"properties",
+                       {{"count", {{"type", "integer"}, {"minimum", 0}, {"maximum", 999}}},
+                        {"colour", {{"enum", json::array({"red", "green"})}}}}},
+                      {"required", json::array({"count", "colour"})},
+                      {"additionalProperties", false}};
+
+void expect_fits(const std::string& text) {
+  const json value = json::parse(text, nullptr, false);
+  ASSERT_TRUE(value.is_object()) << text;
+  ASSERT_EQ(value.size(), 2u) << text;
+  EXPECT_TRUE(value["count"].is_number_integer()) << text;
+  EXPECT_GE(value["count"], 0);
+  EXPECT_LE(value["count"], 999);
+  EXPECT_TRUE(value["colour"] == "red" || value["colour"] == "green") << text;
+}
+
+class HttpFormatTest : public HttpTest {
+ protected:
+  static json format(const json& schema = kSchema) {
+    return {{"type", "json_schema"},
+            {"json_schema", {{"name", "n"}, {"strict", true}, {"schema", schema}}}};
+  }
+  static json asked(const json& fields) {
+    json body = chat("How many?");
+    body["max_tokens"] = 300;
+    body.update(fields);
+    return body;
+  }
+  json refusal(const std::string& path, const json& body) {
+    const Answer answer = server().post(path, body);
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    return answer.document()["error"];
+  }
+  // A template that shows how tools are called.
+  void show_calls() const {
+    const auto file = folder_.path() / "tokenizer_config.json";
+    json config = json::parse(read_file(file));
+    config["chat_template"] = config["chat_template"].get<std::string>() + "{# <tool_call> #}";
+    write_file(file, config.dump());
+  }
+  static json tools() {
+    return json::array(
+        {{{"type", "function"}, {"function", {{"name", "paint"}, {"parameters", kSchema}}}},
+         {{"type", "function"}, {"function", {{"name", "stop"}}}}});
+  }
+};
+
+TEST_F(HttpFormatTest, AnswersFitTheirSchema) {
+  for (int seed = 0; seed < 5; ++seed) {
+    const json body = asked({{"response_format", format()}, {"seed", seed}, {"n", 2}});
+    const json whole = server().post("/v1/chat/completions", body).document();
+    std::vector<std::string> texts(2);
+    for (size_t i = 0; i < 2; ++i) {
+      texts[i] = whole["choices"][i]["message"]["content"];
+      expect_fits(texts[i]);
+      EXPECT_EQ(whole["choices"][i]["finish_reason"], "stop");
+    }
+    EXPECT_FALSE(whole.contains("ignored_fields") && !whole["ignored_fields"].empty()) << whole;
+    std::vector<std::string> streamed(2);
+    for (const Event& event : server().stream("/v1/chat/completions", body)) {
+      if (event.data == "[DONE]") continue;
+      const json chunk = event.document();
+      for (const json& choice : chunk["choices"]) {
+        streamed[choice["index"].get<size_t>()] += choice["delta"].value("content", "");
+      }
+    }
+    EXPECT_EQ(streamed, texts);
+  }
+}
+
+TEST_F(HttpFormatTest, GuessesChangeNoAnswer) {
+  const json body = asked({{"response_format", format()}});
+  const json plain = server().post("/v1/chat/completions", body).document();
+  server_.reset();
+  engine_.draft = "ngram";
+  const json guessed = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(plain["choices"][0]["message"], guessed["choices"][0]["message"]);
+}
+
+TEST_F(HttpFormatTest, OtherEndpointsTakeThemToo) {
+  const json objects = {{"type", "json_object"}};
+  const json any =
+      server().post("/v1/chat/completions", asked({{"response_format", objects}})).document();
+  EXPECT_TRUE(any["choices"][0]["message"]["content"].get<std::string>().starts_with("{"));
+
+  const json grammar = {{"grammar", "root ::= \"yes\" | \"no, \" [a-c]{3}"},
+                        {"prompt", "Well? "},
+                        {"model", "tiny"},
+                        {"max_tokens", 50}};
+  const json text = server().post("/v1/completions", grammar).document();
+  const auto said = text["choices"][0]["text"].get<std::string>();
+  EXPECT_TRUE(said == "yes" || (said.starts_with("no, ") && said.size() == 7 &&
+                                said.find_first_not_of("abc", 4) == said.npos))
+      << said;
+
+  json response = {{"model", "tiny"}, {"input", "How many?"}, {"max_output_tokens", 150}};
+  response["text"] = {{"format", {{"type", "json_schema"}, {"name", "n"}, {"schema", kSchema}}}};
+  const json answer = server().post("/v1/responses", response).document();
+  expect_fits(answer["output"][0]["content"][0]["text"]);
+}
+
+TEST_F(HttpFormatTest, WhatCannotBeFollowedIsRefused) {
+  const std::string path = "/v1/chat/completions";
+  json error = refusal(path, asked({{"response_format", format({{"not", json::object()}})}}));
+  EXPECT_EQ(error["code"], "invalid_schema");
+  EXPECT_EQ(error["param"], "response_format");
+  EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("the keyword 'not'"));
+  error = refusal(path, asked({{"grammar", "root ::= \"a\n"}}));
+  EXPECT_EQ(error["code"], "invalid_grammar");
+  EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("grammar:1:10"));
+  error = refusal(path, asked({{"response_format", {{"type", "xml"}}}}));
+  EXPECT_EQ(error["code"], "unsupported_response_format");
+  error = refusal(path, asked({{"response_format", format()}, {"grammar", "root ::= \"a\""}}));
+  EXPECT_EQ(error["param"], "grammar");
+  error = refusal(path, asked({{"response_format", {{"type", "json_schema"}}}}));
+  EXPECT_EQ(error["param"], "response_format.json_schema");
+  const json large = asked({{"grammar", std::string(300000, ' ')}});
+  EXPECT_EQ(server().post(path, large).status, 413);
+  error = refusal(path, asked({{"tools", tools()}, {"tool_choice", "required"}}));
+  EXPECT_EQ(error["code"], "unsupported_tool_choice");
+  refusal(path, asked({{"tools", tools()}, {"tool_choice", "sometimes"}}));
+  EXPECT_EQ(server().counters().running, 0);
+}
+
+TEST_F(HttpFormatTest, ToolsAreCalledWhereTheyMustBe) {
+  show_calls();
+  const json paint = {{"type", "function"}, {"function", {{"name", "paint"}}}};
+  for (const json& choice : {json("required"), paint}) {
+    const json body = asked({{"tools", tools()}, {"tool_choice", choice}, {"max_tokens", 300}});
+    const json one = server().post("/v1/chat/completions", body).document()["choices"][0];
+    const json& calls = one["message"]["tool_calls"];
+    ASSERT_EQ(calls.size(), 1u) << one;
+    EXPECT_EQ(one["finish_reason"], "tool_calls");
+    const std::string name = calls[0]["function"]["name"];
+    if (choice == paint) EXPECT_EQ(name, "paint");
+    if (name == "paint") expect_fits(calls[0]["function"]["arguments"]);
+  }
+  const json many =
+      json::array({{{"type", "function"}, {"function", {{"name", std::string(300000, 'x')}}}}});
+  const json large = asked({{"tools", many}, {"tool_choice", "required"}});
+  EXPECT_EQ(server().post("/v1/chat/completions", large).status, 413);
+  const json nobody = {{"type", "function"}, {"function", {{"name", "nobody"}}}};
+  refusal("/v1/chat/completions", asked({{"tools", tools()}, {"tool_choice", nobody}}));
+  refusal("/v1/chat/completions", asked({{"tool_choice", "required"}}));
+  // Anthropic's way to say so.
+  const json message = {{"model", "tiny"},
+                        {"max_tokens", 300},
+                        {"messages", {{{"role", "user"}, {"content", "Paint."}}}},
+                        {"tools", json::array({{{"name", "paint"}, {"input_schema", kSchema}}})},
+                        {"tool_choice", {{"type", "any"}}}};
+  const json answer = server().post("/v1/messages", message).document();
+  EXPECT_EQ(answer["content"][0]["type"], "tool_use") << answer;
+  EXPECT_EQ(answer["stop_reason"], "tool_use");
+  expect_fits(answer["content"][0]["input"].dump());
+}
+
+// Reasoning that the template has opened comes before what the grammar is about.
+TEST_F(HttpFormatTest, ReasoningStaysBeforeTheAnswer) {
+  const auto file = folder_.path() / "tokenizer_config.json";
+  json config = json::parse(read_file(file));
+  const auto plain = config["chat_template"].get<std::string>();
+  config["chat_template"] = plain + "{% if add_generation_prompt %}<think>\n{% endif %}";
+  write_file(file, config.dump());
+  json body = asked({{"grammar", "root ::= \"yes\" | \"no\""}, {"max_tokens", 400}});
+  // A model without training thinks for long; this one is led to the end of it, letter by letter.
+  for (const char c : std::string("</think>yesno")) body["logit_bias"][std::to_string(c)] = 100;
+  body["temperature"] = 0;
+  body["frequency_penalty"] = 2;
+  const json one = server().post("/v1/chat/completions", body).document()["choices"][0];
+  const auto content = one["message"]["content"].get<std::string>();
+  if (one["finish_reason"] == "stop") {
+    EXPECT_TRUE(content == "yes" || content == "no") << one;
+  } else {
+    EXPECT_EQ(content, "") << one;
+    EXPECT_FALSE(one["message"]["reasoning_content"].get<std::string>().empty());
+  }
+}
+
+}  // namespace
+}  // namespace pronghorn
