@@ -1,16 +1,10 @@
 // pronghorn serve: models behind HTTP.
-#include <signal.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <chrono>
 #include <memory>
-#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
-#include "serve/http/server.h"
+#include "server_run.h"
 
 namespace pronghorn::app {
 namespace {
@@ -22,19 +16,8 @@ struct ServeCommand : Common {
   std::optional<Precision> precision;
   EngineOptions engine;
   serve::ServerOptions server;
+  bool on_demand = false;
 };
-
-std::atomic<int> signals_seen{0};
-
-// The first signal drains, the second ends the process at once.
-void watch_signals() {
-  struct sigaction action {};
-  action.sa_handler = [](int) {
-    if (++signals_seen > 1) ::_exit(1);
-  };
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
 
 // "smollm2" of "runs/smollm2/", "m20" of "m20.gguf".
 std::string name_of_model(const std::filesystem::path& path) {
@@ -70,35 +53,17 @@ std::vector<serve::ModelSource> sources_of(const ServeCommand& options) {
   return sources;
 }
 
-void warn_if_open(const serve::ServerOptions& options) {
-  const bool local =
-      options.host == "localhost" || options.host == "::1" || options.host.starts_with("127.");
-  if (!local && options.key_file.empty()) {
-    spdlog::warn("everybody who can reach {}:{} may use this server (--api-key-file asks for keys)",
-                 options.host, options.port);
-  }
-}
-
 void run(const ServeCommand& options) {
   check_drafters(options.engine.draft);
+  check_runs(options.server.runs);
   const std::vector<serve::ModelSource> sources = sources_of(options);
   serve::Server server(options.server);
   warn_if_open(options.server);
-  watch_signals();
-  for (const serve::ModelSource& source : sources) server.load(source);
+  for (const serve::ModelSource& source : sources) {
+    options.on_demand ? server.offer(source) : server.load(source);
+  }
   spdlog::info("listening at http://{}:{}", options.server.host, server.port());
-  std::atomic<bool> ended{false};
-  std::thread watcher([&] {
-    while (signals_seen == 0 && !ended) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-    if (ended) return;
-    spdlog::info("ending: waiting for running requests (a second signal ends at once)");
-    server.drain();
-  });
-  server.run();
-  ended = true;
-  watcher.join();
+  serve_until_signal(server);
 }
 
 }  // namespace
@@ -115,11 +80,7 @@ void add_serve(CLI::App& app) {
       ->add_option("--alias", options->names,
                    "name of a model, of the first, the second...; default: that of its file")
       ->allow_extra_args(false);
-  command->add_option("--host", server.host, "address to listen at (default 127.0.0.1)");
-  command->add_option("--port", server.port, "port (default 8080; 0: any that is free)")
-      ->check(CLI::Range(0, 65535));
-  command->add_option("--api-key-file", server.key_file,
-                      "file with a key per line, one of which requests must have");
+  add_server_options(*command, server);
   command->add_option("--cors", server.cors,
                       "origin whose pages may ask this server, or * (default: none)");
   command->add_option("--parallel", engine.sequences, "texts at most in one step (default 32)")
@@ -148,6 +109,20 @@ void add_serve(CLI::App& app) {
       ->add_option("--body-bytes", server.body_bytes,
                    "largest body of a request (default 33554432)")
       ->check(positive_integer());
+  command->add_flag("--load-on-demand", options->on_demand,
+                    "load a model when it is first asked for");
+  command
+      ->add_option(
+          "--memory", server.memory_bytes,
+          "bytes that all models may take; with --load-on-demand, those that were asked for "
+          "longest ago go when it would be more (default: what the machine has)")
+      ->check(positive_integer());
+  command->add_option("--session-dir", server.session_directory,
+                      "directory where clients may save sessions and restore them from");
+  command
+      ->add_option("--watch", server.runs,
+                   "also show the training runs of this folder, as pronghorn watch does")
+      ->allow_extra_args(false);
   add_adapter_option(*command, options->adapter);
   add_precision_option(*command, options->precision);
   add_cache_options(*command, engine.kv_cache);

@@ -161,8 +161,11 @@ def openai_errors(clients):
     for fields, kind, code in [
             ({"messages": [{"role": "user", "content": "long " * 300000}]},
              clients.errors.BadRequestError, "context_length_exceeded"),
-            ({"response_format": {"type": "json_object"}}, clients.errors.BadRequestError,
+            ({"response_format": {"type": "xml"}}, clients.errors.BadRequestError,
              "unsupported_response_format"),
+            ({"response_format": {"type": "json_schema", "json_schema":
+                                  {"name": "n", "schema": {"not": {}}}}},
+             clients.errors.BadRequestError, "invalid_schema"),
             ({"temperature": -1}, clients.errors.BadRequestError, "invalid_value")]:
         try:
             clients.chat(**fields)

@@ -24,6 +24,19 @@ bool is_there(const std::filesystem::path& path, int descriptor) {
          opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
 }
 
+// directory_use() holds a lock for a moment, which is waited for; errno is EWOULDBLOCK if another
+// run does.
+bool lock(int descriptor) {
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK) return false;
+    ::usleep(5000);
+  }
+  errno = EWOULDBLOCK;
+  return false;
+}
+
 }  // namespace
 
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
@@ -35,7 +48,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
       throw Error(path_.string(), fmt::format("cannot write: {}", std::strerror(errno)),
                   "check the permissions");
     }
-    const bool locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
+    const bool locked = lock(descriptor_);
     if (!locked && errno == EWOULDBLOCK) {
       ::close(descriptor_);
       throw Error(directory.string(), "another run is writing to this directory",
@@ -49,6 +62,18 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
 DirectoryLock::~DirectoryLock() {
   if (is_there(path_, descriptor_)) ::unlink(path_.c_str());
   ::close(descriptor_);
+}
+
+DirectoryUse directory_use(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / kLockFile;
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor < 0) return DirectoryUse::free;
+  const bool locked = ::flock(descriptor, LOCK_SH | LOCK_NB) == 0;
+  const bool held = !locked && errno == EWOULDBLOCK;
+  const bool there = is_there(path, descriptor);  // else its holder has just left
+  ::close(descriptor);
+  if (held) return DirectoryUse::held;
+  return locked && there ? DirectoryUse::abandoned : DirectoryUse::free;
 }
 
 }  // namespace pronghorn

@@ -21,4 +21,9 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
+// Whether a process writes to a directory. free: none does, or its file system cannot tell;
+// abandoned: one did, and was killed.
+enum class DirectoryUse { free, held, abandoned };
+DirectoryUse directory_use(const std::filesystem::path& directory);
+
 }  // namespace pronghorn

@@ -21,6 +21,7 @@
 #include "model/text_cost.h"
 #include "train/corpus.h"
 #include "train/evaluate.h"
+#include "train/images.h"
 #include "train/tasks.h"
 
 namespace pronghorn::lab {
@@ -59,7 +60,9 @@ class Comparison {
     read_entrants();
     const DirectoryLock lock(options_.directory);
     prepare_data();
-    for (Entrant& entrant : entrants_) set_vocabulary(entrant.config, run_.data.vocab_size);
+    if (!options_.images) {
+      for (Entrant& entrant : entrants_) set_vocabulary(entrant.config, run_.data.vocab_size);
+    }
     describe_run();
     const std::filesystem::path results = options_.directory / kResultsFile;
     std::vector<ArchitectureResult> earlier;
@@ -101,12 +104,26 @@ class Comparison {
           entrant.config.train.is_null() ? nlohmann::json::object() : entrant.config.train;
       if (!options_.train_overrides.is_null()) train.update(options_.train_overrides);
       entrant.train = read_train_config(ConfigReader(train, where));
+      require(entrant.config.image.has_value() == options_.images, path.string(), "{}",
+              options_.images ? "is of a model of texts, not of images"
+                              : "is of a model of images (compare it with --task images)");
       entrants_.push_back(std::move(entrant));
     }
   }
 
   void prepare_data() {
     for (const auto& path : options_.data) run_.data.paths.push_back(path.string());
+    if (options_.images) {
+      images_ = read_image_folder(options_.data.front());
+      const ImageSet& set = images_.train;
+      run_.data.tokenizer = images_.identity();
+      run_.data.vocab_size = std::ssize(set.classes);
+      for (Entrant& entrant : entrants_) {
+        set_images(entrant.config, set.width, set.height, set.channels, set.classes);
+        entrant.train.window = entrant.config.image->rows();
+      }
+      return;
+    }
     if (on_task()) {
       task_ = options_.task;
       task_.seed = options_.seed;
@@ -203,7 +220,7 @@ class Comparison {
       spdlog::info("{}: {} parameters, pattern {}", entrant.name,
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
       train_and_judge(entrant, model, options_.seed, result);
-      if (!on_task()) {
+      if (!on_task() && !options_.images) {
         // What fills in masked tokens reads and writes no single tokens, and learns no tasks.
         const bool diffusion = model.config().diffusion.has_value();
         if (!diffusion) measure_entrant(model, result);
@@ -221,6 +238,12 @@ class Comparison {
 
   void train_and_judge(const Entrant& entrant, Model& model, uint64_t seed,
                        ArchitectureResult& result) {
+    if (options_.images) {
+      ImageSource source(*entrant.config.image, images_, entrant.train.image_shift, seed);
+      train_entrant(entrant, model, source, nullptr, seed, result);
+      judge_on_images(entrant, model, source, result);
+      return;
+    }
     if (on_task()) {
       TaskOptions task = task_;
       task.seed = seed;
@@ -249,11 +272,13 @@ class Comparison {
       if (other.held_out_bits_per_byte) {
         result.seed_bits_per_byte.push_back(*other.held_out_bits_per_byte);
       }
+      if (result.images) result.images->accuracy += other.images->accuracy;
       for (size_t t = 0; t < result.tasks.size(); ++t) {
         result.tasks[t].accuracy += other.tasks[t].accuracy;
         result.tasks[t].answers += other.tasks[t].answers;
       }
     }
+    if (result.images) result.images->accuracy /= count;
     for (TaskPoint& point : result.tasks) {
       point.accuracy /= count;
       point.answers /= count;
@@ -275,7 +300,8 @@ class Comparison {
     run.seed = seed;
     run.directory = options_.directory / name;
     run.resume = true;
-    run.data_identity = on_task() ? run_.data.tokenizer : corpus_.identity();
+    const bool text = !on_task() && !options_.images;
+    run.data_identity = text ? corpus_.identity() : run_.data.tokenizer;
     run.label = name;
     const DirectoryLock lock(run.directory);
     const TrainResult trained = train(model, source, held_out, corpus_.tokenizer.get(), run);
@@ -327,6 +353,20 @@ class Comparison {
       }
     }
     progress.finish();
+  }
+
+  void judge_on_images(const Entrant& entrant, const Model& model, ImageSource& source,
+                       ArchitectureResult& result) {
+    const int64_t count = source.held_out_examples();
+    const auto rows = static_cast<double>(source.length());
+    Progress progress(entrant.name + " images", static_cast<double>(count) * rows, "tokens");
+    const double start = now_seconds();
+    const TaskScore score = evaluate_task(model, entrant.train.precision, source, count,
+                                          [&](double done) { progress.update(done); });
+    const double seconds = now_seconds() - start;
+    progress.finish();
+    result.images = {score.accuracy(), source.chance(), *result.train_tokens_per_second / rows,
+                     static_cast<double>(count) / seconds};
   }
 
   void measure_entrant(const Model& model, ArchitectureResult& result) {
@@ -405,8 +445,9 @@ class Comparison {
 
   const CompareOptions& options_;
   std::vector<Entrant> entrants_;
-  Corpus corpus_;     // of a comparison on text
-  TaskOptions task_;  // of one on a task
+  Corpus corpus_;       // of a comparison on text
+  TaskOptions task_;    // of one on a task
+  ImageFolder images_;  // of one on images
   CompareRun run_;
   bool interrupted_ = false;
 };

@@ -17,7 +17,8 @@
 #include "lab/text.h"
 
 namespace pronghorn::embedded {
-extern const std::string_view kReportTemplate, kReportStyle, kReportScript, kChartScript;
+extern const std::string_view kReportTemplate, kReportStyle, kReportScript, kChartScript,
+    kChartParts;
 }
 
 namespace pronghorn::lab {
@@ -262,6 +263,7 @@ std::string render_report(const CompareRun& run) {
       {{"title", html_escape(title)},
        {"style", std::string(embedded::kReportStyle)},
        {"chart_script", std::string(embedded::kChartScript)},
+       {"chart_parts", std::string(embedded::kChartParts)},
        {"report_script", std::string(embedded::kReportScript)},
        {"results", script_escape(run_text(thinned(run), -1))},
        {"byline",

@@ -78,6 +78,14 @@ void fields(const Io& io, T& value) {
   io("state_bytes", value.state_bytes);
 }
 
+template <typename Io, Like<ImageScore> T>
+void fields(const Io& io, T& value) {
+  io("accuracy", value.accuracy);
+  io("chance", value.chance);
+  io("train_images_per_second", value.train_images_per_second);
+  io("images_per_second", value.images_per_second);
+}
+
 template <typename Io, Like<ArchitectureResult> T>
 void fields(const Io& io, T& value) {
   io("name", value.name);
@@ -102,6 +110,7 @@ void fields(const Io& io, T& value) {
   io("inference", value.inference);
   io("mqar_accuracy", value.mqar_accuracy);
   io("tasks", value.tasks);
+  io("images", value.images);
   io("sample", value.sample);
   io("failure", value.failure);
 }

@@ -78,6 +78,15 @@ struct TaskPoint {
   bool operator==(const TaskPoint&) const = default;
 };
 
+// How well a model of images tells classes apart, and how fast.
+struct ImageScore {
+  double accuracy = 0;  // on held-out images, 0 to 1
+  double chance = 0;    // that of guessing
+  double train_images_per_second = 0, images_per_second = 0;
+
+  bool operator==(const ImageScore&) const = default;
+};
+
 // One row of the comparison. What was not measured, or not reached before a failure, is absent.
 struct ArchitectureResult {
   std::string name;
@@ -106,6 +115,7 @@ struct ArchitectureResult {
   std::vector<InferencePoint> inference;  // by context; a context may be missing
   std::optional<double> mqar_accuracy;    // 0 to 1
   std::vector<TaskPoint> tasks;           // of a comparison on a task; by task, then length
+  std::optional<ImageScore> images;       // of a comparison on images
   std::string sample;                     // generated text; any bytes
   std::optional<std::string> failure;     // why this architecture has no or partial results
 

@@ -203,6 +203,13 @@ std::vector<Finding> find_winners(const CompareRun& run) {
                           false, format_bytes, "");
   findings.add("Recall (MQAR)", "recalls best",
                {[](const Result& a) { return a.mqar_accuracy; }, true, format_recall}, "", false);
+  findings.add("Images", "tells images apart best",
+               {[](const Result& a) -> std::optional<double> {
+                  if (!a.images) return {};
+                  return a.images->accuracy;
+                },
+                true, format_recall},
+               "", false);
   for (const TaskLengths& task : measured_tasks(run)) {
     const int64_t longest = task.lengths.back();
     findings.add(fmt::format("{} at {}", task.task, format_context(longest)),

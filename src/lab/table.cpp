@@ -221,8 +221,9 @@ Table quality_table(const CompareRun& run) {
     return std::any_of(run.architectures.begin(), run.architectures.end(),
                        [member](const ArchitectureResult& a) { return (a.*member).has_value(); });
   };
-  const bool quality =
-      given(&ArchitectureResult::held_out_bits_per_byte) || measured_tasks(run).empty();
+  const bool images = given(&ArchitectureResult::images);
+  const bool quality = given(&ArchitectureResult::held_out_bits_per_byte) ||
+                       (measured_tasks(run).empty() && !images);
   const bool peak = given(&ArchitectureResult::train_fraction_of_peak);
   const bool recall = given(&ArchitectureResult::mqar_accuracy);
   std::vector<Column> columns{
@@ -232,6 +233,11 @@ Table quality_table(const CompareRun& run) {
   if (quality) {
     columns.push_back(
         {"held-out bits/byte", Align::kRight, Best::kLowest, {}, quality_margin(run)});
+  }
+  if (images) {
+    columns.push_back({"accuracy", Align::kRight, Best::kHighest});
+    columns.push_back({"images/s", Align::kRight, Best::kHighest});
+    columns.push_back({"images/s", Align::kRight, Best::kHighest, "training"});
   }
   columns.push_back({"tokens/s", Align::kRight, Best::kHighest, "training"});
   if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest, "training"});
@@ -243,6 +249,14 @@ Table quality_table(const CompareRun& run) {
     std::vector<Cell> cells{name_cell(a),
                             a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell()};
     if (quality) cells.push_back(quality_cell(a));
+    if (images) {
+      const auto cell = [&](double ImageScore::*value, std::string (*format)(double)) {
+        cells.push_back(a.images ? number_cell((*a.images).*value, format) : Cell());
+      };
+      cell(&ImageScore::accuracy, format_recall);
+      cell(&ImageScore::images_per_second, format_count);
+      cell(&ImageScore::train_images_per_second, format_count);
+    }
     cells.push_back(number_cell(a.train_tokens_per_second, format_count));
     if (peak) cells.push_back(number_cell(a.train_fraction_of_peak, format_percent));
     cells.push_back(number_cell(as_double(a.peak_training_bytes), format_bytes));

@@ -12,16 +12,9 @@
 #include <unordered_set>
 
 #include "base/directory_lock.h"
-#include "model/model.h"
-#include "serve/prefix_cache.h"
+#include "serve/kept_state.h"
 
 namespace pronghorn {
-
-// What a model computes of a fixed text, hashed: other weights, kernels or a way of rounding give
-// another number, and states of one must not be taken for those of the other. (Of experts that the
-// text does not reach it knows nothing.)
-uint64_t computed_fingerprint(const Model& model, const CacheOptions& kv_cache,
-                              Precision precision);
 
 // Files are written by a thread of their own, and read when the process begins.
 class CacheFiles {
@@ -29,9 +22,7 @@ class CacheFiles {
   struct Options {
     std::filesystem::path directory;
     int64_t bytes = 0;  // of all files at most; the oldest go first
-    uint64_t fingerprint = 0;
-    std::shared_ptr<const StateLayout> layout;
-    int64_t vocab_size = 0;
+    KeptStateForm form;
   };
   // Holds the directory; throws Error if another process does. The cache is given the states of all
   // files of this fingerprint, the newest first, as far as they fit. Other files are removed: with

@@ -105,13 +105,43 @@ Engine::Parts::Parts(std::shared_ptr<const Model> model_given,
   refresh_counters();
 }
 
+const KeptStateForm& Engine::Parts::form() {
+  if (form_.layout == nullptr) {
+    form_ = {computed_fingerprint(*model, options.kv_cache, options.precision),
+             model->layout(options.kv_cache), model->config().vocab_size};
+  }
+  return form_;
+}
+
+std::optional<KeptState> Engine::Parts::kept(const std::string& salt,
+                                             std::span<const int32_t> tokens,
+                                             std::vector<int64_t> message_ends,
+                                             std::span<const TokenRange> answers) {
+  // The cache finds what is shorter than a text: a token more, which is never read, lets it find
+  // this one whole. A cut before it changes no piece.
+  std::vector<int32_t> longer(tokens.begin(), tokens.end());
+  longer.push_back(0);
+  if (message_ends.empty() || message_ends.back() < std::ssize(tokens)) {
+    message_ends.push_back(std::ssize(tokens));
+  }
+  const std::vector<ReadingRun> plan = reading_plan(std::ssize(longer), message_ends, answers);
+  PrefixCache::Found found = cache_.find(salt, longer, plan);
+  if (PrefixCache::length(found.place) == 0) return {};
+  return KeptState{salt, PrefixCache::pieces(found.place), std::move(found.state)};
+}
+
+bool Engine::Parts::keep(const KeptState& kept) {
+  const PrefixCache::Place place = place_of(cache_, kept);
+  cache_.keep(place, kept.state);
+  refresh_counters();
+  return PrefixCache::is_kept(place);
+}
+
 void Engine::Parts::open_files() {
   CacheFiles::Options files;
   files.directory = options.cache_directory;
   files.bytes = options.cache_bytes;
-  files.fingerprint = computed_fingerprint(*model, options.kv_cache, options.precision);
-  files.layout = model->layout(options.kv_cache);
-  files.vocab_size = model->config().vocab_size;
+  files.form = form();
   files_ = std::make_unique<CacheFiles>(std::move(files), cache_);
 }
 
@@ -217,5 +247,12 @@ EngineCounters Engine::counters() const { return parts_->counters(); }
 const Model& Engine::model() const { return *parts_->model; }
 const Tokenizer& Engine::tokenizer() const { return *parts_->tokenizer; }
 int64_t Engine::context() const { return parts_->context; }
+const KeptStateForm& Engine::kept_state_form() { return parts_->form(); }
+std::optional<KeptState> Engine::kept(const std::string& salt, std::span<const int32_t> tokens,
+                                      std::vector<int64_t> message_ends,
+                                      std::span<const TokenRange> answers) {
+  return parts_->kept(salt, tokens, std::move(message_ends), answers);
+}
+bool Engine::keep(const KeptState& kept) { return parts_->keep(kept); }
 
 }  // namespace pronghorn

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +27,7 @@
 #include "decode/sampling.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
+#include "serve/kept_state.h"
 
 namespace pronghorn {
 
@@ -130,6 +132,18 @@ class Engine {
   bool step();
   // Waits until there is something to do, and returns true, or `seconds` have passed.
   bool wait(double seconds);
+
+  // Of the states that it keeps. What follows is for the thread that steps, between two steps; the
+  // states that they give are to be let go there as well.
+  //
+  // The longest state that there is of a text that a request reads with these message_ends and
+  // answers, the whole of it included.
+  std::optional<KeptState> kept(const std::string& salt, std::span<const int32_t> tokens,
+                                std::vector<int64_t> message_ends,
+                                std::span<const TokenRange> answers);
+  // Keeps a state, whose form must be kept_state_form(); false if there is no room.
+  bool keep(const KeptState& kept);
+  const KeptStateForm& kept_state_form();
 
   EngineCounters counters() const;
   const Model& model() const;

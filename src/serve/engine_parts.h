@@ -27,6 +27,11 @@ class Engine::Parts {
   bool step();
   bool wait(double seconds);
   EngineCounters counters() const;
+  const KeptStateForm& form();
+  std::optional<KeptState> kept(const std::string& salt, std::span<const int32_t> tokens,
+                                std::vector<int64_t> message_ends,
+                                std::span<const TokenRange> answers);
+  bool keep(const KeptState& kept);
 
   const std::shared_ptr<const Model> model;
   const std::shared_ptr<const Tokenizer> tokenizer;
@@ -69,6 +74,7 @@ class Engine::Parts {
   TextBatch batch_;
   std::vector<TextPointer> running_;  // by slot
   PrefixCache cache_;
+  KeptStateForm form_;  // without a layout: not known yet
   std::unique_ptr<CacheFiles> files_;
 };
 

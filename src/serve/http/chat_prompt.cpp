@@ -170,6 +170,25 @@ Json plain_message(const Json& message, const std::string& path) {
   return plain;
 }
 
+void read_tool_choice(Fields& fields, Chat& chat) {
+  const Json& choice = fields.raw("tool_choice");
+  if (choice.is_null() || choice == "auto") return;
+  if (choice == "none") {
+    chat.tools = Json();
+  } else if (choice == "required") {
+    chat.must_call = "";
+  } else if (choice.is_object()) {
+    // {"type": "function", "function": {"name"}}, or the name beside the type (responses).
+    Fields of(choice, "tool_choice");
+    const Json& function = of.raw("function");
+    chat.must_call = function.is_null() ? of.text("name")
+                                        : Fields(function, "tool_choice.function").text("name");
+  } else {
+    refuse_field("tool_choice",
+                 "must be \"none\", \"auto\", \"required\" or a function, is " + shown(choice));
+  }
+}
+
 Chat read_chat(Fields& fields) {
   Chat chat;
   const Json& messages = fields.required("messages");
@@ -192,10 +211,8 @@ Chat read_chat(Fields& fields) {
   }
   const Json& tools = fields.raw("tools");
   if (!tools.is_null() && !tools.is_array()) refuse_field("tools", "must be a list");
-  const Json& choice = fields.peek("tool_choice");
-  // What else it may say cannot be enforced, and stays unread.
-  if (choice == "none" || choice == "auto") fields.raw("tool_choice");
-  if (!tools.is_null() && !tools.empty() && choice != "none") chat.tools = tools;
+  if (!tools.is_null() && !tools.empty()) chat.tools = tools;
+  read_tool_choice(fields, chat);
   chat.continues = fields.boolean("continue_final_message", false);
   if (chat.continues && !is_role(chat.messages.back(), "assistant")) {
     refuse_field("continue_final_message", "needs a last message of the assistant");

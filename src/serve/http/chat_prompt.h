@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ struct Chat {
   Json messages = Json::array();    // {"role", "content", "tool_calls", ...} of each
   Json tools;                       // null: there are none
   Json variables = Json::object();  // what else the template is given (chat_template_kwargs)
+  // A tool that must be called: this one, or, if the name is empty, any.
+  std::optional<std::string> must_call;
   // Whether the last message, the assistant's, is to be continued, not answered.
   bool continues = false;
 };
@@ -44,6 +47,10 @@ ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat,
 
 // Throws ApiError for more messages than one request may have.
 void check_message_count(const Json& messages, const std::string& path);
+
+// What tool_choice says: "none", "auto", "required" or a tool; takes the tools away, or sets
+// must_call. Throws ApiError for anything else.
+void read_tool_choice(Fields& fields, Chat& chat);
 
 // One message with its content as one text. path: "messages[2]". Throws ApiError for content of
 // another kind than text.

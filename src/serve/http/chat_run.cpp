@@ -9,9 +9,12 @@ ChatRun::ChatRun(Service& service, std::shared_ptr<ServedModel> model, Call& cal
     : run_(service, std::move(model), call) {
   const ChatPrompt prompt = chat_prompt(run_.model(), chat, call.client_is_gone);
   prompt_tokens_ = static_cast<int64_t>(prompt.tokens.size());
+  const std::shared_ptr<TokenGrammar> grammar =
+      answer_grammar(run_.model(), text.format, chat, prompt.begins_in_reasoning);
   std::vector<bool> counted;
   for (int64_t i = 0; i < text.choices; ++i) {
     TextRequest request = text.request(run_.model(), prompt.tokens, i, most);
+    request.options.grammar = grammar;
     request.message_ends = prompt.message_ends;
     request.answers = prompt.answers;
     request.likeliest = likeliest;

@@ -295,6 +295,7 @@ Reply completions(Service& service, Call& call) {
   reply.model = find_model(service, fields);
   TextFields text = read_text_fields(fields, *reply.model, service.options);
   text.options.stop = read_stops(fields, "stop", service.options);
+  text.options.grammar = text_grammar(*reply.model, text.format);
   const int64_t most = read_most_tokens(fields, kDefaultTokens);
   reply.prompts = read_prompts(fields, *reply.model, service.options.choices / text.choices);
   reply.per_prompt = static_cast<size_t>(text.choices);

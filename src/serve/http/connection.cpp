@@ -268,7 +268,7 @@ int HttpListener::bind(const std::string& host, int port) {
   const int bound = port == 0 ? bind_to_any_port(host) : (bind_to_port(host, port) ? port : -1);
   if (bound < 0) {
     throw Error(fmt::format("{}:{}", host, port), "cannot listen there",
-                "is another server running? --port names another port");
+                "is another server running there? choose another port");
   }
   ::listen(svr_sock_, kBacklog);
   return bound;

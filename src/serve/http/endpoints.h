@@ -16,6 +16,10 @@ nlohmann::json models_json(const Service& service);
 Reply messages(Service& service, Call& call);
 Reply count_message_tokens(Service& service, Call& call);
 
+// States of texts in files (ServerOptions::session_directory).
+Reply save_session(Service& service, Call& call);
+Reply restore_session(Service& service, Call& call);
+
 // Texts and tokens, without a run of the model.
 Reply tokenize(Service& service, Call& call);
 Reply detokenize(Service& service, Call& call);

@@ -60,10 +60,18 @@ void read_tools(Fields& fields, Chat& chat) {
                       {"description", tool.text("description", "")},
                       {"parameters", tool.raw("input_schema")}}}});
   }
-  const Json& choice = fields.peek("tool_choice");
-  const Json type = choice.is_object() && choice.contains("type") ? choice["type"] : Json();
-  if (type == "auto" || type == "none") fields.raw("tool_choice");
-  if (!list.empty() && type != "none") chat.tools = list;
+  if (!list.empty()) chat.tools = list;
+  const Json& choice = fields.raw("tool_choice");
+  if (choice.is_null()) return;
+  Fields of(choice, "tool_choice");
+  const std::string type = of.text("type");
+  if (type == "none") chat.tools = Json();
+  if (type == "any") chat.must_call = "";
+  if (type == "tool") chat.must_call = of.text("name");
+  if (type != "none" && type != "any" && type != "tool" && type != "auto") {
+    refuse_field("tool_choice.type",
+                 "must be \"auto\", \"any\", \"tool\" or \"none\", is " + shown(Json(type)));
+  }
 }
 
 Chat read_messages(Fields& fields) {

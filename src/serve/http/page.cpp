@@ -7,17 +7,33 @@
 namespace pronghorn {
 
 namespace embedded {
-extern const std::string_view kChatPage, kChatStyle, kChatScript, kChatView;
+extern const std::string_view kChartScript, kChartParts;  // of the reports
+extern const std::string_view kPageStyle, kPageScript, kChatPage, kChatStyle, kChatScript,
+    kChatView, kWatchPage, kWatchStyle, kWatchScript;
 }  // namespace embedded
 
 namespace serve {
 
-const std::string& page() {
-  static const std::string page =
-      lab::filled_page(embedded::kChatPage, {{"style", std::string(embedded::kChatStyle)},
-                                             {"script", std::string(embedded::kChatScript)},
-                                             {"view", std::string(embedded::kChatView)}});
-  return page;
+std::string chat_page(bool runs) {
+  return lab::filled_page(
+      embedded::kChatPage,
+      {{"page_style", std::string(embedded::kPageStyle)},
+       {"style", std::string(embedded::kChatStyle)},
+       {"page_script", std::string(embedded::kPageScript)},
+       {"script", std::string(embedded::kChatScript)},
+       {"view", std::string(embedded::kChatView)},
+       {"link", runs ? R"(<a class="link" href="/watch">Training runs</a>)" : ""}});
+}
+
+std::string watch_page(bool models) {
+  return lab::filled_page(embedded::kWatchPage,
+                          {{"page_style", std::string(embedded::kPageStyle)},
+                           {"style", std::string(embedded::kWatchStyle)},
+                           {"page_script", std::string(embedded::kPageScript)},
+                           {"chart_script", std::string(embedded::kChartScript)},
+                           {"chart_parts", std::string(embedded::kChartParts)},
+                           {"script", std::string(embedded::kWatchScript)},
+                           {"link", models ? R"(<a class="link" href="/">Chat</a>)" : ""}});
 }
 
 const std::string& page_policy() {

@@ -52,9 +52,7 @@ void read_tools(Fields& fields, Chat& chat) {
                       {"description", tool.text("description", "")},
                       {"parameters", tool.raw("parameters")}}}});
   }
-  const Json& choice = fields.peek("tool_choice");
-  if (choice == "none" || choice == "auto") fields.raw("tool_choice");
-  if (!list.empty() && choice != "none") chat.tools = list;
+  if (!list.empty()) chat.tools = list;
 }
 
 Chat read_input(Fields& fields) {
@@ -80,21 +78,20 @@ Chat read_input(Fields& fields) {
                    "whole conversation as input",
                    "previous_response_id");
   }
-  if (const Json& text = fields.raw("text"); !text.is_null()) {
-    Fields of(text, "text");
-    const Json& format = of.raw("format");
-    if (format.is_object() && format.contains("type") && format["type"] != "text") {
-      throw ApiError(400, "unsupported_response_format",
-                     "text.format " + shown(format["type"]) +
-                         " is not supported: texts are not constrained here",
-                     "text.format");
-    }
-  }
   fields.boolean("store", false);  // the answer says that nothing is
   const Json& variables = fields.raw("chat_template_kwargs");
   if (variables.is_object()) chat.variables = variables;
   read_tools(fields, chat);
+  read_tool_choice(fields, chat);
   return chat;
+}
+
+// What text.format asks for, beside the fields that all endpoints have.
+void read_text_format(Fields& fields, AnswerFormat& format) {
+  const Json& text = fields.raw("text");
+  if (text.is_null()) return;
+  const Json& own = Fields(text, "text").raw("format");
+  if (!own.is_null()) format = read_format(own, "text.format", false);
 }
 
 struct ResponseReply {
@@ -288,6 +285,7 @@ Reply responses(Service& service, Call& call) {
   const Chat chat = read_input(fields);
   TextFields text = read_text_fields(fields, *model, service.options);
   text.choices = 1;
+  read_text_format(fields, text.format);
   const int64_t most = fields.integer("max_output_tokens", -1, -1, int64_t{1} << 31);
   fields.raw("metadata");  // the answer repeats it
   ResponseReply reply;

@@ -11,8 +11,10 @@
 #include "base/quote.h"
 #include "serve/http/api_error.h"
 #include "serve/http/endpoints.h"
+#include "serve/http/openapi.h"
 #include "serve/http/page.h"
 #include "serve/http/reply_parts.h"
+#include "serve/http/runs.h"
 
 namespace pronghorn::serve {
 namespace {
@@ -35,17 +37,20 @@ constexpr Route kPosts[] = {
     {"/v1/embeddings", embeddings},
     {"/v1/messages", messages},
     {"/v1/messages/count_tokens", count_message_tokens},
+    {"/v1/sessions/save", save_session},
+    {"/v1/sessions/restore", restore_session},
     {"/tokenize", tokenize},
     {"/detokenize", detokenize},
     {"/apply-template", apply_template},
 };
-constexpr const char* kGets[] = {"/", "/health", "/ready", "/metrics", "/v1/models"};
+constexpr const char* kGets[] = {"/",     "/watch",      "/health",  "/ready",       "/v1/models",
+                                 "/runs", "/runs/curve", "/metrics", "/openapi.json"};
 
 bool anthropic(const std::string& path) { return path.starts_with("/v1/messages"); }
 
-// Answers for machines that watch over the server, and the page, which holds nothing of anybody.
+// Answers for machines that watch over the server, and the pages, which hold nothing of anybody.
 bool open_to_all(const std::string& path) {
-  return path == "/" || path == "/health" || path == "/ready";
+  return path == "/" || path == "/watch" || path == "/health" || path == "/ready";
 }
 
 // The client's own id if it is a plain word.
@@ -240,6 +245,11 @@ void serve(Service& service, Keys& keys, const Route& route, const httplib::Requ
   }
 }
 
+void send_page(std::string page, httplib::Response& response) {
+  response.set_header("Content-Security-Policy", page_policy());
+  response.set_content(std::move(page), "text/html; charset=utf-8");
+}
+
 void get(Service& service, Keys& keys, const httplib::Request& request,
          httplib::Response& response) {
   constexpr double kStuckSeconds = 120;  // longer than any step
@@ -251,11 +261,22 @@ void get(Service& service, Keys& keys, const httplib::Request& request,
   try {
     check_access(request, service, keys);
     const std::string& path = request.path;
-    if (path == "/") {
-      response.set_header("Content-Security-Policy", page_policy());
-      response.set_content(page(), "text/html; charset=utf-8");
+    const bool models = !service.models.entries().empty(), runs = !service.runs.empty();
+    if (!runs && (path == "/watch" || path.starts_with("/runs"))) {
+      throw ApiError(404, "not_found", "this server watches no training runs (see --watch)");
+    }
+    if (path == "/watch" || (path == "/" && !models && runs)) {
+      send_page(watch_page(models), response);
+    } else if (path == "/") {
+      send_page(chat_page(runs), response);
+    } else if (path == "/runs") {
+      response.set_content(json_line(runs_json(service.runs)), kJson);
+    } else if (path == "/runs/curve") {
+      response.set_content(json_line(curve_json(service.runs, request.params)), kJson);
     } else if (path == "/v1/models") {
       response.set_content(json_line(models_json(service)), kJson);
+    } else if (path == "/openapi.json") {
+      response.set_content(json_line(openapi_json(post_paths(), get_paths())), kJson);
     } else if (path == "/metrics") {
       response.set_content(service.metrics.text(service.models.all(), service.models.ready()),
                            "text/plain; version=0.0.4");
@@ -321,6 +342,14 @@ void add_cors(const std::string& origin, httplib::Response& response) {
 }
 
 }  // namespace
+
+std::vector<std::string> post_paths() {
+  std::vector<std::string> paths;
+  for (const Route& route : kPosts) paths.emplace_back(route.path);
+  return paths;
+}
+
+std::vector<std::string> get_paths() { return {std::begin(kGets), std::end(kGets)}; }
 
 void add_routes(HttpListener& listener, Service& service, Keys& keys) {
   listener.set_payload_max_length(static_cast<size_t>(service.options.body_bytes));

@@ -1,6 +1,9 @@
 #include "serve/http/server.h"
 
 #include <chrono>
+#include <fstream>
+#include <limits>
+#include <mutex>
 #include <thread>
 
 #include "base/error.h"
@@ -42,11 +45,19 @@ class Server::Parts {
     if (loader_.joinable()) loader_.join();
   }
 
+  // On a thread of its own, after those that are to be loaded before.
+  void load_soon(const ModelSource& source, bool on_demand);
+  std::thread take_loader() {
+    const std::lock_guard lock(mutex_);
+    return std::move(loader_);
+  }
+
   ServerOptions options_;
   Keys keys_;
   HttpListener listener_;
   Service service_;
   int port_ = 0;
+  std::mutex mutex_;
   std::thread loader_;
 };
 
@@ -60,9 +71,62 @@ void warm_up(Service& service, const ServedModel& model) {
   embedding(service, model, {&token, 1}, call);
 }
 
-void load_model(Service& service, const ModelSource& source) {
-  if (service.draining) return;
+// Bytes of memory that the system can give to programs.
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  int64_t kilobytes = 0;
+  while (file >> name >> kilobytes) {
+    std::getline(file, unit);
+    if (name == "MemAvailable:") return kilobytes * 1024;
+  }
+  return std::numeric_limits<int64_t>::max();
+}
+
+void unload(Service& service, std::shared_ptr<ServedModel> model) {
   try {
+    service.stepper.remove(*model->engine);
+  } catch (const ApiError&) {
+    service.models.ready(std::move(model));  // the server ends: it must not go before the stepper
+    throw;
+  }
+  spdlog::info("{}: unloaded", model->name);
+}
+
+// Makes room for a model. Throws Error if there is none.
+void make_room(Service& service, const ModelSource& source) {
+  const int64_t limit = service.options.memory_bytes;
+  const ExpectedMemory expected = expected_memory(source);
+  const auto bytes = [](int64_t count) { return format_bytes(static_cast<double>(count)); };
+  const std::string wanted =
+      fmt::format("it needs about {} ({} of weights, {} for a text)", bytes(expected.total()),
+                  bytes(expected.weights), bytes(expected.text));
+  if (limit > 0 && expected.total() > limit) {
+    throw Error(source.name, fmt::format("{}, more than the {} of --memory", wanted, bytes(limit)));
+  }
+  while (true) {
+    int64_t used = 0;
+    for (const std::shared_ptr<ServedModel>& model : service.models.all()) {
+      used += used_memory(*model);
+    }
+    const int64_t left = limit > 0 ? limit - used : available_memory();
+    if (expected.total() <= left) break;
+    std::shared_ptr<ServedModel> oldest = service.models.take_oldest();
+    if (oldest == nullptr) {
+      throw Error(source.name,
+                  fmt::format("{}, and {} are left beside the models in use", wanted,
+                              bytes(std::max<int64_t>(0, left))),
+                  "ask again when they are idle");
+    }
+    unload(service, std::move(oldest));
+  }
+  spdlog::info("{}: {}", source.name, wanted);
+}
+
+void load_model(Service& service, const ModelSource& source, bool on_demand) {
+  if (service.draining) return service.models.failed(source.name, "the server is ending");
+  try {
+    if (on_demand || service.options.memory_bytes > 0) make_room(service, source);
     const double begin = now_seconds();
     std::shared_ptr<ServedModel> model = ServedModel::load(source);
     warm_up(service, *model);
@@ -77,6 +141,14 @@ void load_model(Service& service, const ModelSource& source) {
 
 }  // namespace
 
+void Server::Parts::load_soon(const ModelSource& source, bool on_demand) {
+  const std::lock_guard lock(mutex_);
+  loader_ = std::thread([this, source, on_demand, before = std::move(loader_)]() mutable {
+    if (before.joinable()) before.join();
+    load_model(service_, source, on_demand);
+  });
+}
+
 Server::Server(const ServerOptions& options) : parts_(std::make_unique<Parts>(options)) {}
 
 Server::~Server() = default;
@@ -86,17 +158,20 @@ int Server::port() const { return parts_->port_; }
 const Service& Server::service() const { return parts_->service_; }
 
 void Server::load(ModelSource source) {
-  Service& service = parts_->service_;
-  service.models.announce(source.name);
-  parts_->loader_ = std::thread(
-      [&service, source = std::move(source), before = std::move(parts_->loader_)]() mutable {
-        if (before.joinable()) before.join();
-        load_model(service, source);
-      });
+  parts_->service_.models.announce(source.name);
+  parts_->load_soon(source, false);
+}
+
+void Server::offer(ModelSource source) {
+  Parts& parts = *parts_;
+  const std::string name = source.name;
+  parts.service_.models.announce(
+      name, [&parts, source = std::move(source)] { parts.load_soon(source, true); });
 }
 
 bool Server::wait_until_loaded() {
-  if (parts_->loader_.joinable()) parts_->loader_.join();
+  std::thread loader = parts_->take_loader();
+  if (loader.joinable()) loader.join();
   return parts_->service_.models.ready();
 }
 

@@ -23,6 +23,9 @@ class Server {
   // Loads a model on a thread of its own and serves it when it is there; until then its requests
   // are answered with 503. The models are loaded one after another.
   void load(ModelSource source);
+  // Serves a model that is loaded when somebody asks for it. Where ServerOptions::memory_bytes
+  // would not be enough, those that were asked for longest ago and are not in use go.
+  void offer(ModelSource source);
   // Waits until all models are loaded; false if one could not be.
   bool wait_until_loaded();
 

@@ -19,6 +19,14 @@ void Stepper::add(Engine& engine) {
   engines_.push_back(&engine);
 }
 
+void Stepper::remove(Engine& engine) {
+  run([&] {
+    const std::lock_guard lock(mutex_);
+    std::erase(engines_, &engine);
+    return false;
+  });
+}
+
 void Stepper::wake() {
   {
     const std::lock_guard lock(mutex_);

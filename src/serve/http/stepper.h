@@ -23,6 +23,8 @@ class Stepper {
 
   // From now on the engine is given steps.
   void add(Engine& engine);
+  // No longer; returns when it is not being given one. Throws ApiError if the thread has ended.
+  void remove(Engine& engine);
   // To be called when an engine has got something to do.
   void wake();
   // Runs `piece` between steps, again and again until it returns false, and then returns; texts go

@@ -54,19 +54,6 @@ std::vector<std::pair<int32_t, float>> read_logit_bias(Fields& fields, int64_t v
   return result;
 }
 
-// Text of any form is all that is served.
-void check_response_format(Fields& fields) {
-  const Json& format = fields.raw("response_format");
-  if (format.is_null()) return;
-  Fields of(format, "response_format");
-  const std::string type = of.text("type");
-  if (type == "text") return;
-  throw ApiError(400, "unsupported_response_format",
-                 "response_format " + shown(Json(type)) +
-                     " is not supported: texts are not constrained here (only \"text\" is)",
-                 "response_format");
-}
-
 void read_sampling(Fields& fields, SamplingOptions& sampling, int64_t vocab_size) {
   sampling.temperature = fields.number("temperature", 1, 0, 100);
   sampling.top_p = fields.number("top_p", 1, 0, 1);
@@ -84,13 +71,13 @@ void read_sampling(Fields& fields, SamplingOptions& sampling, int64_t vocab_size
 
 }  // namespace
 
-std::shared_ptr<ServedModel> find_model(const Service& service, Fields& fields) {
+std::shared_ptr<ServedModel> find_model(Service& service, Fields& fields) {
   return service.models.find(fields.text("model", ""));
 }
 
 TextFields read_text_fields(Fields& fields, const ServedModel& model, const ServerOptions& limits) {
   TextFields text;
-  check_response_format(fields);
+  text.format = read_answer_format(fields);
   read_sampling(fields, text.options.sampling, model.model->config().vocab_size);
   text.options.stop_at_eos = !fields.boolean("ignore_eos", false);
   text.options.min_tokens = fields.integer("min_tokens", 0, 0, kMostTokens);

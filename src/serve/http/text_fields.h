@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "serve/http/answer_format.h"
 #include "serve/http/fields.h"
 #include "serve/http/service.h"
 
@@ -16,6 +17,7 @@ struct TextFields {
   bool use_cache = true;
   std::string cache_salt;
   bool stream = false, include_usage = false;
+  AnswerFormat format;  // who asks for the text gives the options its grammar
 
   // A request for a text that continues `prompt`, for the choice of that number. most: tokens at
   // most, as was asked for; -1: as many as there is room for. Throws ApiError for a prompt that
@@ -25,12 +27,12 @@ struct TextFields {
 };
 
 // The model that the field `model` names.
-std::shared_ptr<ServedModel> find_model(const Service& service, Fields& fields);
+std::shared_ptr<ServedModel> find_model(Service& service, Fields& fields);
 
 // Reads what is there of sampling (temperature, top_p, top_k, min_p, the penalties, logit_bias,
-// seed), n, min_tokens, ignore_eos, cache_prompt, cache_salt, stream and stream_options. A seed
-// that is absent or -1 is drawn. Throws ApiError for values out of range, and for a response_format
-// that asks for more than text.
+// seed), n, min_tokens, ignore_eos, cache_prompt, cache_salt, stream, stream_options,
+// response_format and grammar. A seed
+// that is absent or -1 is drawn. Throws ApiError for values out of range.
 TextFields read_text_fields(Fields& fields, const ServedModel& model, const ServerOptions& limits);
 
 // The stop strings of `key`. Throws ApiError for empty, long or too many ones.

@@ -46,7 +46,9 @@ json models_json(const Service& service) {
                       {"object", "model"},
                       {"created", 0},
                       {"owned_by", "pronghorn"},
-                      {"status", entry.problem.empty() ? "loading" : "failed"}});
+                      {"status", entry.loading           ? "loading"
+                                 : entry.problem.empty() ? "on_demand"
+                                                         : "failed"}});
     }
   }
   return {{"object", "list"}, {"data", data}};

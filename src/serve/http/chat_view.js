@@ -1,4 +1,4 @@
-// The part of the page that shows messages; page.js has what it shows.
+// The part of the page that shows messages; chat.js has what it shows.
 
 // Code in fences and between backticks, and bold text; all else stays as it is.
 function formatted(text) {
