@@ -21,11 +21,7 @@ void add_common_options(CLI::App& command, Common& common) {
           "threads to use (default: all processors)")
       ->check(CLI::Range(1, 1024));
   command.add_flag_callback(
-      "-q,--quiet",
-      [] {
-        set_up_log(true);
-        Progress::set_enabled(false);
-      },
+      "-q,--quiet", [] { show_messages(false); },
       "no progress bars, only warnings and errors on stderr");
 }
 
@@ -102,8 +98,9 @@ CLI::Validator positive_integer() { return whole_number(1, "whole number above 0
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
 
-void add_task_options(CLI::App& command, TaskOptions& task) {
-  command.add_option("--task", task.name, "a synthetic task (see pronghorn list)");
+void add_task_options(CLI::App& command, SyntheticTask& task) {
+  command.add_option("--task", task.name,
+                     "a synthetic task (see pronghorn list), or images: what is on them");
   command.add_option("--task-length", task.length, "tokens of a task's sequence")
       ->check(positive_integer());
   command.add_option("--task-vocab", task.vocab_size, "vocabulary of the task")
@@ -269,13 +266,14 @@ void add_cache_options(CLI::App& command, CacheOptions& cache) {
       .add_option_function<std::string>(
           "--cache-type",
           [&cache](const std::string& name) {
-            for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+            for (const DType type : kRowTypes) {
               if (name == dtype_name(type)) cache.type = type;
             }
           },
-          "how attention keeps keys and values: f32 (default), or bf16 or f16 in half the memory")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
-      ->option_text("f32|bf16|f16");
+          "how attention keeps keys and values: f32 (default), bf16 or f16 in half the memory, "
+          "q8_0 in a quarter, q4_0 in an eighth")
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "q8_0", "q4_0"}))
+      ->option_text("f32|bf16|f16|q8_0|q4_0");
   CLI::Option* window =
       command
           .add_option("--attention-window", cache.window,

@@ -21,9 +21,9 @@
 #include "lab/table.h"
 #include "model/model.h"
 #include "model/trained_context.h"
+#include "pronghorn/pronghorn.h"
 #include "tensor/tape.h"
 #include "tensor/weight.h"
-#include "train/tasks.h"
 #include "train/trainer.h"
 
 namespace pronghorn::app {
@@ -42,6 +42,7 @@ void add_inspect(CLI::App& app);
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_classify(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
@@ -49,8 +50,10 @@ void add_tokenize(CLI::App& app);
 void add_template(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_linearise(CLI::App& app);
+void add_extend(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_serve(CLI::App& app);
+void add_watch(CLI::App& app);
 
 // Prints a document on stdout, ended by a newline.
 void print_json(const nlohmann::json& json);
@@ -68,7 +71,7 @@ CLI::Validator seed_number();
 
 // --task and its --task-length, --task-vocab, --task-items, --task-questions, --task-haystacks,
 // --task-curriculum.
-void add_task_options(CLI::App& command, TaskOptions& task);
+void add_task_options(CLI::App& command, SyntheticTask& task);
 
 // --adapter of commands that use a model.
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
@@ -87,7 +90,7 @@ nlohmann::json weights_json(std::span<const WeightBytes> parts);
 // --strict-context: a text beyond the context that the model was trained for is an error.
 void add_context_option(CLI::App& command, ContextLimit& limit);
 
-// --cache-type f32|bf16|f16, --attention-window and --attention-sinks, --quest-pages.
+// --cache-type, --attention-window and --attention-sinks, --quest-pages.
 void add_cache_options(CLI::App& command, CacheOptions& cache);
 
 // What is done about texts beyond the context that a model was trained for, of a cache in which

@@ -1,6 +1,4 @@
 // pronghorn compare: which architecture wins at what, on your text and machine.
-#include "lab/compare.h"
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,32 +7,52 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
+#include "lab/results.h"
+#include "lab/table.h"
 #include "lab/text.h"
+#include "server_run.h"
+#include "train/images.h"
+#include "train/tasks.h"
 
 namespace pronghorn::app {
 namespace {
 
 struct CompareCommand : Common {
-  lab::CompareOptions compare;
+  ComparisonOptions compare;
   BudgetOptions budget;
   std::string mqar, context_time = "60s";
   std::vector<std::string> settings;
+  bool watch = false;
+  int watch_port = 8090;
 };
 
 void run(CompareCommand& options) {
-  options.compare.budget = options.budget.budget();
-  options.compare.train_overrides = parse_settings(options.settings);
+  const TrainBudget budget = options.budget.budget();
+  options.compare.seconds = budget.seconds.value_or(0);
+  options.compare.tokens = budget.tokens.value_or(0);
+  options.compare.settings = parse_settings(options.settings).dump();
   options.compare.context_seconds = parse_seconds(options.context_time, "--context-time");
   if (!options.mqar.empty()) options.compare.mqar_seconds = parse_seconds(options.mqar, "--mqar");
   const std::string& task = options.compare.task.name;
-  if (options.compare.data.empty() && (task.empty() || task_type(task).text)) {
+  if (is_images_task(task)) {
+    if (options.compare.data.size() != 1) {
+      throw UsageError("--data", "must be one folder", "with train/CLASS and test/CLASS in it");
+    }
+  } else if (options.compare.data.empty() && (task.empty() || task_type(task).text)) {
     throw UsageError("--data", "missing");
   }
   if (!task.empty() && !options.mqar.empty()) throw UsageError("--mqar", "given with --task");
-  std::sort(options.compare.contexts.begin(), options.compare.contexts.end());
-  const lab::CompareRun result = lab::compare(options.compare);
+  std::optional<RunsServer> watched;
+  if (options.watch) {
+    serve::ServerOptions server;
+    server.port = options.watch_port;
+    server.runs = {options.compare.directory};
+    watched.emplace(server);
+  }
+  const std::string text = pronghorn::compare(options.compare);
+  const lab::CompareRun result = lab::parse_run(text, "results");
   if (options.json) {
-    fmt::print("{}\n", lab::run_text(result));
+    fmt::print("{}\n", text);
   } else {
     fmt::print("{}", lab::compare_table(result, lab::terminal_shows_bold(STDOUT_FILENO)));
     for (const lab::ArchitectureResult& architecture : result.architectures) {
@@ -57,9 +75,10 @@ void add_compare(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("compare", "Train, measure and report several architectures side by side");
   auto options = std::make_shared<CompareCommand>();
-  lab::CompareOptions& compare = options->compare;
+  ComparisonOptions& compare = options->compare;
   command->add_option("configs", compare.configs, "configuration files")->required();
-  command->add_option("--data", compare.data, "text files or folders");
+  command->add_option("--data", compare.data,
+                      "text files or folders; of --task images as in training");
   command->add_option("--out", compare.directory, "directory for models, results and report")
       ->required();
   add_budget_options(*command, options->budget, false);
@@ -81,7 +100,6 @@ void add_compare(CLI::App& app) {
                       "leave out contexts that would take longer to read (default 60s)");
   command->add_option("--mqar", options->mqar,
                       "also train each on associative recall for so long, and report accuracy");
-  compare.task.length = 1024;
   add_task_options(*command, compare.task);
   command
       ->add_option("--task-multiples", compare.task_multiples,
@@ -97,6 +115,12 @@ void add_compare(CLI::App& app) {
       ->add_option("--set", options->settings,
                    "a training setting for all, KEY=VALUE (window, learning_rate, ...)")
       ->allow_extra_args(false);
+  command->add_flag("--watch", options->watch,
+                    "show the curves on a page of this machine while the runs go on");
+  command
+      ->add_option("--watch-port", options->watch_port,
+                   "port of that page (default 8090; 0: any that is free)")
+      ->check(CLI::Range(0, 65535));
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -3,12 +3,14 @@
 #include <memory>
 #include <optional>
 
+#include "api/parts.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
 #include "model/model.h"
 #include "model/weight_bytes.h"
 #include "train/evaluate.h"
+#include "train/images.h"
 #include "train/tasks.h"
 #include "train/text_source.h"
 
@@ -19,7 +21,7 @@ struct EvalOptions : Common {
   std::filesystem::path model, adapter;
   std::vector<std::filesystem::path> data;
   int64_t window = 0, examples = 256, stream = 0, samples = kBoundSamples;
-  TaskOptions task;
+  SyntheticTask task;
   std::optional<Precision> precision;
   CacheOptions cache;
   ContextLimit context = ContextLimit::warn;
@@ -120,7 +122,7 @@ void eval_stream(const EvalOptions& options, const Model& model, Precision preci
 }
 
 void eval_task(const EvalOptions& options, const Model& model, Precision precision) {
-  TaskOptions task = options.task;
+  TaskOptions task = task_options(options.task);
   if (task_type(task.name).text) task.text = task_text(options.data);
   if (task.vocab_size == 0) task.vocab_size = model.config().vocab_size;
   const std::unique_ptr<DataSource> source = make_task(task);
@@ -149,15 +151,43 @@ void eval_task(const EvalOptions& options, const Model& model, Precision precisi
       100 * source->chance(), score.solved, score.examples, name_of(precision));
 }
 
+void eval_images(const EvalOptions& options, const Model& model, Precision precision) {
+  require(model.config().image.has_value(), "--task", "images for a model of texts");
+  const ImageFolder images = read_image_folder(options.data.front());
+  ImageSource source(*model.config().image, images, 0, 0);
+  const int64_t count = source.held_out_examples();
+  Progress progress("eval", static_cast<double>(count * source.length()), "tokens");
+  const double start = now_seconds();
+  const TaskScore score =
+      evaluate_task(model, precision, source, count, [&](double done) { progress.update(done); });
+  const double rate = static_cast<double>(count) / (now_seconds() - start);
+  progress.finish();
+  if (options.json) {
+    return print_json({{"task", "images"},
+                       {"images", count},
+                       {"correct", score.correct},
+                       {"accuracy", score.accuracy()},
+                       {"nll", score.nll / static_cast<double>(count)},
+                       {"chance", source.chance()},
+                       {"images_per_second", rate},
+                       {"precision", name_of(precision)}});
+  }
+  fmt::print("{} of {} images right, {:.2f}% ({:.2f}% by chance); {} images/s (precision {})\n",
+             score.correct, count, 100 * score.accuracy(), 100 * source.chance(),
+             format_count(rate), name_of(precision));
+}
+
 void run(const EvalOptions& options) {
   if (options.data.empty() && options.task.name.empty()) {
     throw UsageError("eval", "needs --data or --task");
   }
-  const bool text = options.task.name.empty() || task_type(options.task.name).text;
+  const bool images = is_images_task(options.task.name);
+  const bool text = images || options.task.name.empty() || task_type(options.task.name).text;
   if (text && options.data.empty()) throw UsageError("--data", "missing");
   if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
   const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
   const Precision precision = options.precision.value_or(stored_precision(*model));
+  if (images) return eval_images(options, *model, precision);
   if (!options.task.name.empty()) return eval_task(options, *model, precision);
   if (options.stream > 0) return eval_stream(options, *model, precision);
   int64_t window = options.window;
@@ -180,7 +210,8 @@ void add_eval(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
   command->add_option("model", options->model, "checkpoint directory")->required();
   add_adapter_option(*command, options->adapter);
-  command->add_option("--data", options->data, "text files or folders");
+  command->add_option("--data", options->data,
+                      "text files or folders; of --task images as in training");
   command
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024); see --stream for "

@@ -16,6 +16,7 @@
 #include "decode/conversation.h"
 #include "decode/generator.h"
 #include "decode/stop_filter.h"
+#include "grammar/grammar_store.h"
 #include "model/weight_bytes.h"
 #include "output.h"
 
@@ -23,7 +24,7 @@ namespace pronghorn::app {
 namespace {
 
 struct GenerateCommand : WritingOptions {
-  std::filesystem::path prompt_file;
+  std::filesystem::path prompt_file, grammar_file, schema_file;
   std::string prompt;
   bool chat = false, echo = true;
 };
@@ -248,6 +249,10 @@ void run(const GenerateCommand& options) {
   check(options.generate.sampling);
   StopFilter(options.generate.stop);  // refuses what cannot be found before anything is shown
   const std::string prompt = prompt_of(options);
+  const auto text_of = [](const std::filesystem::path& file) {
+    return file.empty() ? std::string() : read_input(file);
+  };
+  const std::string grammar = text_of(options.grammar_file), schema = text_of(options.schema_file);
   check_drafters(options.draft);
   const TextModel loaded = load_text_model(options.model, options.adapter);
   GenerateOptions generate = options.generate;
@@ -255,6 +260,8 @@ void run(const GenerateCommand& options) {
   generate.context = limit_of(options.generate.context, options.cache, *loaded.model);
   generate.end_tokens =
       loaded.format.end_tokens(*loaded.tokenizer, loaded.model->config().vocab_size);
+  GrammarStore grammars(loaded.tokenizer, loaded.model->config().vocab_size);
+  generate.grammar = written_grammar(grammar, schema, grammars);
   Text text(options, loaded);
 
   std::unique_ptr<Speculation> speculation;
@@ -317,6 +324,10 @@ void add_generate(CLI::App& app) {
       "the prompt is a user's message: write the answer, as the model's chat template "
       "has it");
   command->add_option("--system", options->system, "system message of --chat");
+  command->add_option("--grammar", options->grammar_file,
+                      "file with a grammar (GBNF) that the text must follow");
+  command->add_option("--json-schema", options->schema_file,
+                      "file with a JSON schema that the text must follow");
   command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
       ->check(natural_number());

@@ -152,12 +152,24 @@ void inspect_text(const InspectOptions& options) {
   if (!options.html.empty()) fmt::print("\npage  {}\n", options.html.string());
 }
 
+// What a configuration is looked at with that is of images but does not say which: small grey ones.
+void assume_images(ModelConfig& config) {
+  constexpr int64_t kSide = 32;
+  const int64_t patch = config.image->patch, side = (kSide + patch - 1) / patch * patch;
+  std::vector<std::string> classes = config.image->classes;
+  for (int digit = 0; digit < 10 && config.image->classes.empty(); ++digit) {
+    classes.push_back(std::to_string(digit));
+  }
+  set_images(config, side, side, 1, std::move(classes));
+}
+
 // A configuration has no weights; a checkpoint's stay in their file.
 std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
   if (find_gguf(path) || (std::filesystem::is_directory(path) && find_weights(path))) {
     return Model::load(path);
   }
   ModelConfig config = load_config(path);
+  if (config.image && !config.image->sized()) assume_images(config);
   if (config.vocab_size == 0) set_vocabulary(config, 256);
   return Model::outline(std::move(config));
 }
@@ -171,6 +183,9 @@ void inspect(const InspectOptions& options) {
   const int64_t parameters = model.parameter_count();
   const int64_t active = model.active_parameter_count();
   const int64_t resident = resident_weight_bytes(model, options.precision);
+  // An image is read whole.
+  const std::vector<int64_t> all_contexts =
+      config.image ? std::vector<int64_t>{config.image->rows()} : options.contexts;
   const int64_t read_per_token = weight_bytes_per_token(model, options.precision);
 
   nlohmann::json json = {{"config", write_pronghorn_config(config)},
@@ -192,7 +207,7 @@ void inspect(const InspectOptions& options) {
                        {"training FLOPs/token"},
                        {"state"},
                        {"bytes read/token"}});
-  for (const int64_t context : options.contexts) {
+  for (const int64_t context : all_contexts) {
     const TokenCost cost = model.cost(static_cast<double>(context));
     const TokenCost prefix = prefix_cost(model, static_cast<double>(context));
     const double forward = cost.matmul + cost.sequence;
@@ -218,8 +233,14 @@ void inspect(const InspectOptions& options) {
     if (!block.feed_forward.is_null())
       fmt::print("            {}\n", layer_text(block.feed_forward));
   }
-  fmt::print("width       {}   vocabulary {}{}\n", config.hidden_size, config.vocab_size,
+  fmt::print("width       {}   {} {}{}\n", config.hidden_size,
+             config.image ? "classes" : "vocabulary", config.vocab_size,
              config.tie_embeddings ? ", tied head" : "");
+  if (config.image) {
+    fmt::print("images      {} x {} x {}, patches of {}: {} rows\n", config.image->width,
+               config.image->height, config.image->channels, config.image->patch,
+               config.image->rows());
+  }
   if (config.prefix_tokens > 0) {
     fmt::print("prefix      {} learned rows before every sequence\n", config.prefix_tokens);
   }
@@ -240,7 +261,7 @@ void inspect(const InspectOptions& options) {
   fmt::print("written as  {}\n\n", family_for(config).model_type);
   print_table(contexts);
   if (config.span_count() == 0) return;
-  for (const int64_t context : options.contexts) {
+  for (const int64_t context : all_contexts) {
     fmt::print("\nat {}, with the configured share kept\n", lab::format_context(context));
     print_table(
         span_table(model.span_costs(static_cast<double>(context), {}, options.cache), nullptr));

@@ -28,9 +28,10 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error, int
   if (!chosen.empty()) {
     std::string problem = pronghorn::app::as_written(error.what());
     if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+      std::vector<std::string> unknown = chosen.front()->remaining();
+      std::ranges::reverse(unknown);  // as it was given
       problem = fmt::format("unknown option or argument: {}",
-                            pronghorn::app::as_written(
-                                fmt::format("{}", fmt::join(chosen.front()->remaining(), " "))));
+                            pronghorn::app::as_written(fmt::format("{}", fmt::join(unknown, " "))));
     }
     return fmt::format("{0}: {1} (see pronghorn {0} --help)", chosen.front()->get_name(), problem);
   }
@@ -95,7 +96,7 @@ int main(int argc, char** argv) {
   using namespace pronghorn::app;
   keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
-  set_up_log(false);
+  show_messages(true);
   CLI::App app("Train, run and compare efficient language-model architectures.", "pronghorn");
   app.require_subcommand(1);
   app.set_version_flag("--version", PRONGHORN_VERSION);
@@ -105,14 +106,17 @@ int main(int argc, char** argv) {
   add_generate(app);
   add_eval(app);
   add_compare(app);
+  add_classify(app);
   add_bench(app);
   add_logits(app);
   add_tokenize(app);
   add_convert(app);
   add_linearise(app);
+  add_extend(app);
   add_template(app);
   add_chat(app);
   add_serve(app);
+  add_watch(app);
   protect_values(app);
   try {
     std::vector<std::string> arguments = plain_arguments(app, {argv + 1, argv + argc});

@@ -15,7 +15,7 @@ namespace pronghorn::app {
 namespace {
 
 struct TokenizeOptions : Common {
-  std::filesystem::path model, file;
+  std::filesystem::path model, file, save;
   bool no_special = false, decode = false, stats = false;
 };
 
@@ -42,6 +42,8 @@ int64_t model_vocabulary(const std::filesystem::path& model) {
 
 void run(const TokenizeOptions& options) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  if (!options.save.empty()) tokenizer->save(options.save);
+  if (options.file.empty()) return;
   const std::string input = read_file(options.file);
   if (options.decode) {
     const std::vector<int32_t> ids = read_ids(input, options.file.string());
@@ -74,7 +76,9 @@ void add_tokenize(CLI::App& app) {
   CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text, or the reverse");
   auto options = std::make_shared<TokenizeOptions>();
   command->add_option("model", options->model, "checkpoint directory")->required();
-  command->add_option("--file", options->file, "text, or ids with --decode")->required();
+  CLI::Option* file = command->add_option("--file", options->file, "text, or ids with --decode");
+  CLI::Option* save = command->add_option(
+      "--save", options->save, "directory for the tokenizer's files, those of a GGUF file too");
   command->add_flag(
       "--no-special", options->no_special,
       "the text as a part of a longer one: add neither special tokens nor a space, and "
@@ -82,7 +86,10 @@ void add_tokenize(CLI::App& app) {
   command->add_flag("--decode", options->decode, "ids to text");
   command->add_flag("--stats", options->stats, "speed on stderr");
   add_common_options(*command, *options);
-  command->callback([options] { run(*options); });
+  command->callback([options, file, save] {
+    if (file->empty() && save->empty()) throw CLI::RequiredError("--file or --save");
+    run(*options);
+  });
 }
 
 }  // namespace pronghorn::app

@@ -56,6 +56,7 @@ from transformers import (BambaConfig, BambaForCausalLM, FalconH1Config, FalconH
 from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config,
                           DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM)
+from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 from transformers import (KimiLinearConfig, KimiLinearForCausalLM, xLSTMConfig,
                           xLSTMForCausalLM)
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
@@ -511,6 +512,17 @@ def deepseek(common, tied):
         routed_scaling_factor=1.5, rope_interleave=False,
         attention_bias=True), DeepseekV3ForCausalLM
 
+    # Fewer tokens are chosen than there are, and channels of the indexer without positions.
+    yield "deepseek_v32", DeepseekV32Config(
+        **odd, **groups, q_lora_rank=7, first_k_dense_replace=1, index_topk=24, index_n_heads=8,
+        index_head_dim=6, rope_parameters=yarn(mscale=1.0, mscale_all_dim=1.0)), \
+        DeepseekV32ForCausalLM
+    yield "deepseek_v32_layers", DeepseekV32Config(
+        **dict(mla, num_hidden_layers=3), **tied, **experts, n_group=1, topk_group=1,
+        q_lora_rank=9, attention_bias=True, n_shared_experts=2, norm_topk_prob=False,
+        mlp_layer_types=["sparse", "dense", "sparse"], index_topk=9, index_n_heads=8,
+        index_head_dim=4), DeepseekV32ForCausalLM
+
     # The name that make() gives it; positions scaled as those models are.
     yield "kimi_k2", DeepseekV3Config(
         **mla, **experts, q_lora_rank=7, n_group=1, topk_group=1, first_k_dense_replace=1,
@@ -715,6 +727,42 @@ def save_bitnet(folder, model):
         model.config.to_dict(), architectures=["BitNetForCausalLM"]), indent=2) + "\n")
 
 
+def least_gap(model, tokens):
+    """How far the last key that an indexer takes is from the next: of equal ones programs may take
+    different ones, and of near ones by rounding."""
+    gaps, topk = [], torch.Tensor.topk
+
+    def watch(scores, k, *rest, **named):
+        if scores.dim() == 3 and k < scores.shape[-1]:
+            best = topk(scores, k + 1, dim=-1).values
+            gap = best[..., k - 1] - best[..., k]
+            gaps.extend(gap[best[..., k] > -1e30].tolist())  # those below are masked
+        return topk(scores, k, *rest, **named)
+
+    torch.Tensor.topk = watch
+    model(torch.tensor([tokens]), use_cache=False)
+    torch.Tensor.topk = topk
+    return min(gaps)
+
+
+def make_indexed(config, cls):
+    """The first seed whose choices of keys are clear."""
+    for seed in range(1, 400):
+        model = cls(config).eval()
+        model.set_attn_implementation("eager")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for key, parameter in sorted(model.named_parameters()):
+                parameter.copy_(draw(key, parameter, generator))
+            for key, buffer in sorted(model.named_buffers()):
+                if key.endswith("e_score_correction_bias"):
+                    buffer.copy_(draw(key, buffer, generator))
+            tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator).tolist()
+            if least_gap(model, tokens) > 1e-4:
+                return model, tokens
+    sys.exit("no seed chooses keys clearly")
+
+
 def make(name, config, cls):
     folder = ROOT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -722,6 +770,12 @@ def make(name, config, cls):
         model, tokens = make_bitnet(name, config, cls)
         folder.mkdir(parents=True)
         save_bitnet(folder, model)
+        finish(name, folder, model, tokens)
+        return
+    if name.startswith("deepseek_v32"):
+        model, tokens = make_indexed(config, cls)
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
         finish(name, folder, model, tokens)
         return
     model = cls(config).eval()

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,8 +23,9 @@ namespace pronghorn {
 enum class Rounding { stored, f32, bf16 };
 
 // How attention keeps the keys and values of a text: rounded to bf16 or f16 they take half the
-// memory.
-enum class CacheType { f32, bf16, f16 };
+// memory of f32, in blocks of 32 whole numbers with a scale a quarter (q8_0) or an eighth (q4_0),
+// which needs heads whose widths are multiples of 32.
+enum class CacheType { f32, bf16, f16, q8_0, q4_0 };
 
 // How to continue a text. Options out of range throw where they are used.
 struct ContinueOptions {
@@ -39,6 +41,10 @@ struct ContinueOptions {
   std::vector<std::string> stop = {};
   // End with any of the end tokens that the checkpoint's files name.
   bool stop_at_end_token = true;
+  // What the text must follow (docs/serving.md#constrained-texts); at most one of them. grammar: of
+  // texts, in the form that llama.cpp made known (GBNF). json_schema: a JSON Schema; "true" is any
+  // JSON text. Such a text ends where it is complete; one that reaches max_tokens is not.
+  std::string grammar = {}, json_schema = {};
   Rounding rounding = Rounding::stored;
   // Who guesses tokens, several of which the model then checks in one step: "ngram", "suffix",
   // "early-exit:LAYERS", "mtp" or the directory of a smaller model, with commas between several;
@@ -69,7 +75,7 @@ struct Continuation {
 using TextCallback = std::function<bool(std::string_view piece)>;
 
 // Numbers of a text's tokens, row by row: values[row * columns + column].
-struct Matrix {
+struct TokenMatrix {
   int64_t rows = 0, columns = 0;
   std::vector<float> values = {};
 };
@@ -183,9 +189,10 @@ class LanguageModel {
   // Scores of the next token after each of `ids`, which are read as one fresh text: rows
   // ids.size(), columns vocab_size(), before softmax. Throws for ids outside the vocabulary, and
   // for none.
-  Matrix logits(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
+  TokenMatrix logits(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
   // The last hidden states, normalised: rows ids.size(), columns hidden_size().
-  Matrix hidden_states(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
+  TokenMatrix hidden_states(std::span<const int32_t> ids,
+                            Rounding rounding = Rounding::stored) const;
   // ln p of each token given those before it, from the second on: ids.size() - 1 numbers. Scores
   // of a long text never exist at once.
   std::vector<double> log_probabilities(std::span<const int32_t> ids,
@@ -284,10 +291,30 @@ struct TrainingProgress {
 // Called after each step; false ends the run there with its state saved, to be resumed.
 using TrainingCallback = std::function<bool(const TrainingProgress&)>;
 
+// Generated examples that tell architectures apart; `pronghorn list` names the tasks. "images" is
+// none of them: it stands for images of classes, of which `data` names one folder with
+// train/CLASS/*.png and test/CLASS/*.png.
+struct SyntheticTask {
+  std::string name = {};                 // empty: none
+  int64_t length = 256;                  // tokens of an example
+  int64_t vocab_size = 0;                // 0: the task's own
+  int64_t items = 0;                     // things to remember; 0: the task's own
+  int64_t questions = 1, haystacks = 1;  // of needle tasks: at most, in an example
+  int64_t curriculum = 0;  // tokens over which the two before come down to one; 0: they stay
+};
+
+// Changes of low rank to matrices, trained in place of a checkpoint's weights (LoRA).
+struct AdapterOptions {
+  int64_t rank = 0;  // 0: none; the weights themselves are trained
+  double alpha = 0;  // the changes are multiplied by alpha / rank; 0: alpha = 2 rank
+  std::vector<std::string> targets = {};  // last parts of names, "q_proj"; empty: all of the blocks
+};
+
 struct TrainingOptions {
   std::filesystem::path config = {};  // a configuration file, or a checkpoint to go on from
-  std::vector<std::filesystem::path> data = {};  // files, folders: .txt, .jsonl, either in .gz
-  std::filesystem::path directory = {};          // for the model, its training state and log.jsonl
+  // Files, folders: .txt, .jsonl, either in .gz. Of a task only what it hides needles in.
+  std::vector<std::filesystem::path> data = {};
+  std::filesystem::path directory = {};  // for the model, its training state and log.jsonl
 
   // How long; exactly one is above 0. A run of `seconds` counts its steps only.
   double seconds = 0;
@@ -298,17 +325,37 @@ struct TrainingOptions {
   std::string settings = {};  // JSON over the "train" object of the configuration; empty: none
   uint64_t seed = 0;
   bool resume = false;  // continue the run in `directory`, to the same bits
+
+  SyntheticTask task = {};               // with a name: learn this instead of texts
+  std::filesystem::path tokenizer = {};  // of this model, instead of one of vocab_size
+  int64_t mtp_heads = -1;      // for multi-token prediction; -1: as many as the configuration says
+  int64_t evaluate_every = 0;  // steps between held-out scores; 0: about twenty in the run
+  double checkpoint_seconds = 30;  // between saved states
+
+  // Of a checkpoint that goes on:
+  AdapterOptions adapter = {};
+  bool masked_diffusion = false;  // learns to fill in masked tokens, seeing both ways
+  int64_t mask_token = -1;        // -1: the first that its tokenizer does not have
 };
 
 struct TrainingResult {
   int64_t steps = 0, tokens = 0;
   double seconds = 0, tokens_per_second = 0;
-  double held_out_bits_per_byte = 0;  // at the end; 0 if the run was stopped
-  bool stopped = false;               // by the callback, SIGINT or SIGTERM
+  double held_out_bits_per_byte = 0;    // at the end; 0 if the run was stopped, or on a task
+  bool stopped = false;                 // by the callback, SIGINT or SIGTERM
+  double start_bits_per_byte = 0;       // of a checkpoint that goes on, before its first step
+  double best_bits_per_byte = 0;        // of all scores of the run
+  bool is_bound = false;                // of a diffusion model: these are upper bounds, estimated
+  std::optional<double> accuracy = {};  // of a task: the share of answers that are right
+  int64_t parameters = 0;
+  int64_t peak_bytes = 0;  // memory that training held at most
+  int64_t rank = 0;        // of this process among those of the run; the first writes the files
 };
 
 // Trains a model, as `pronghorn train` does; LanguageModel::load(options.directory) then loads it.
-// While it runs, SIGINT and SIGTERM end the run after the current step. Throws for bad options,
+// While it runs, SIGINT and SIGTERM end the run after the current step. Processes that `mpirun` has
+// started together train together; all call this with the same options, and an error of one ends
+// all of them. Throws for bad options,
 // configurations and data, and for a loss that is not finite; the last good state is then on disk.
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step = {});
 
@@ -328,6 +375,13 @@ struct ComparisonOptions {
   std::string settings = {};    // JSON over the "train" object of each configuration; empty: none
   uint64_t seed = 0;
   int64_t seeds = 1;  // trains each so often, to tell differences from chance
+
+  // With a name: train on this task instead of texts, and judge by examples of its length times
+  // each of task_multiples.
+  SyntheticTask task = {.length = 1024};
+  std::vector<int64_t> task_multiples = {1, 2, 4, 8, 16};
+  int64_t task_examples = 50;  // at each length
+  double mqar_seconds = 0;     // on texts: train each on associative recall, too, for so long
 };
 
 // Trains the architectures within the same budget on the same text and measures them, as

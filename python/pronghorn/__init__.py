@@ -19,7 +19,18 @@ import os
 import queue
 import tempfile
 import threading
-from typing import Any, Callable, Iterator, Mapping, Sequence, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+    TypedDict,
+    Union,
+    cast,
+    overload,
+)
 
 import numpy as np
 
@@ -38,8 +49,10 @@ from ._engine import (
 __all__ = [
     "Continuation",
     "Evaluation",
+    "GenerateOptions",
     "LanguageModel",
     "MemoryEstimate",
+    "Speed",
     "Stream",
     "TextSession",
     "TrainingProgress",
@@ -50,7 +63,40 @@ __all__ = [
     "use_threads",
 ]
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from typing_extensions import Self, Unpack
+
+    Ids = Union[Sequence[int], npt.NDArray[np.integer[Any]]]
+    Floats = npt.NDArray[np.float32]
+
 Path = Union[str, "os.PathLike[str]"]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """How a text is continued; see TextSession.generate()."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    stop: Union[str, Sequence[str]]
+    stop_at_end_token: bool
+    precision: str
+    draft: str
+    grammar: str
+    json_schema: Union[str, bool, Mapping[str, Any]]
+
+
+class Speed(TypedDict):
+    """Tokens a second of all sequences together, and bytes of the state of one after its prompt."""
+
+    prompt: float
+    decode: float
+    state_bytes: int
 
 
 class Stream(Iterator[str]):
@@ -60,10 +106,8 @@ class Stream(Iterator[str]):
     long it took. `close()`, or leaving a `with` block, ends the text where it is.
     """
 
-    _END = object()
-
     def __init__(self, write: Callable[[Callable[[str], bool]], Continuation]):
-        self._pieces: queue.Queue = queue.Queue()
+        self._pieces: queue.Queue[str | None] = queue.Queue()
         self._closed = threading.Event()
         self._failure: BaseException | None = None
         self._result: Continuation | None = None
@@ -79,13 +123,13 @@ class Stream(Iterator[str]):
             self._result = write(on_text)
         except BaseException as failure:  # handed to whoever iterates
             self._failure = failure
-        self._pieces.put(self._END)
+        self._pieces.put(None)
 
     def __next__(self) -> str:
         piece = self._pieces.get()
-        if piece is not self._END:
+        if piece is not None:
             return piece
-        self._pieces.put(self._END)  # for whoever asks again
+        self._pieces.put(None)  # for whoever asks again
         self._thread.join()
         if self._failure is not None:
             raise self._failure
@@ -96,7 +140,7 @@ class Stream(Iterator[str]):
         self._closed.set()
         self._thread.join()
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -112,10 +156,13 @@ class Stream(Iterator[str]):
         return self._result
 
 
-def _options(options: Mapping[str, Any]) -> _engine.Options:
-    if isinstance(options.get("stop"), str):
-        options = {**options, "stop": [options["stop"]]}
-    return _engine.Options(**options)
+def _options(options: GenerateOptions) -> _engine.Options:
+    given: dict[str, Any] = dict(options)
+    if isinstance(given.get("stop"), str):
+        given["stop"] = [given["stop"]]
+    if isinstance(given.get("json_schema"), (Mapping, bool)):
+        given["json_schema"] = json.dumps(given["json_schema"])
+    return _engine.Options(**given)
 
 
 class TextSession:
@@ -145,7 +192,7 @@ class TextSession:
         """Adds text; the model reads it when it next generates or scores."""
         self._session.append(text)
 
-    def append_ids(self, ids: Sequence[int] | np.ndarray) -> None:
+    def append_ids(self, ids: Ids) -> None:
         """Adds tokens as they are. Raises for ids outside the vocabulary."""
         self._session.append_ids(ids)
 
@@ -166,22 +213,23 @@ class TextSession:
         """Goes back to the first `length` tokens."""
         self._session.truncate(length)
 
-    def next_logits(self, precision: str = "stored") -> np.ndarray:
+    def next_logits(self, precision: str = "stored") -> Floats:
         """Scores of the token that follows: float32 [vocab_size], before softmax."""
         return self._session.next_logits(precision)
 
-    def generate(self, prompt: str = "", **options: Any) -> Stream:
+    def generate(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> Stream:
         """Adds `prompt` and continues the text; an iterator of pieces.
 
         Options: max_tokens (128), temperature (0: always the likeliest token), top_k, top_p, min_p,
         repetition_penalty, seed, stop (a text or several), stop_at_end_token (True), precision
         ("stored", "f32" or "bf16"), draft ("ngram", "suffix", "early-exit:E", "mtp", or the
-        directory of a smaller model: faster, the same text).
+        directory of a smaller model: faster, the same text), grammar (GBNF) or json_schema (a
+        mapping or its JSON text) that the text must follow.
         The session is not to be used before the text has ended.
         """
         return Stream(lambda on_text: self._session._generate(prompt, _options(options), on_text))
 
-    def complete(self, prompt: str = "", **options: Any) -> Continuation:
+    def complete(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> Continuation:
         """The same in one piece."""
         return self._session._generate(prompt, _options(options), None)
 
@@ -194,7 +242,7 @@ class TextSession:
         """Writes one file, replaced atomically; LanguageModel.resume() reads it."""
         self._session.save(file)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         with tempfile.TemporaryDirectory() as directory:
             file = os.path.join(directory, "session")
             self.save(file)
@@ -214,7 +262,7 @@ def _resume(model: "LanguageModel", state: bytes, cache_type: str) -> TextSessio
 class LanguageModel:
     """A model and its tokenizer. The weights never change; copies share them."""
 
-    def __init__(self, model: _engine.LanguageModel, source: tuple | None = None):
+    def __init__(self, model: _engine.LanguageModel, source: tuple[Any, ...] | None = None):
         self._model, self._source = model, source
 
     @classmethod
@@ -242,7 +290,7 @@ class LanguageModel:
         """What load() would take: weight_bytes (mapped), state_bytes of a text of `tokens`."""
         return _engine.LanguageModel.estimate(checkpoint, tokens, cache_type)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         if self._source is None:
             raise TypeError("a model that was built has no path to be pickled with: save() and load() it")
         return LanguageModel.load, self._source
@@ -284,17 +332,18 @@ class LanguageModel:
     @property
     def config(self) -> dict[str, Any]:
         """The complete configuration, every default spelled out."""
-        return json.loads(self._model.config_json())
+        config: dict[str, Any] = json.loads(self._model.config_json())
+        return config
 
     def state_bytes(self, tokens: int, cache_type: str = "f32") -> int:
         """Predicted bytes of the state of one text of `tokens` tokens."""
         return self._model.state_bytes(tokens, cache_type)
 
-    def parameters(self) -> dict[str, np.ndarray]:
+    def parameters(self) -> dict[str, Floats]:
         """The trained tensors in float32, by Pronghorn's own names: matrices [outputs, inputs]."""
         return self._model.parameters()
 
-    def with_parameters(self, changed: Mapping[str, np.ndarray]) -> "LanguageModel":
+    def with_parameters(self, changed: Mapping[str, npt.NDArray[Any]]) -> "LanguageModel":
         """A model like this one, held in float32, in which the named tensors have these numbers."""
         return LanguageModel(self._model.with_parameters(dict(changed)))
 
@@ -302,7 +351,7 @@ class LanguageModel:
         """Ids of a text. special: with the tokens that the model expects around it."""
         return self._model.tokenize(text, special)
 
-    def detokenize(self, ids: Sequence[int] | np.ndarray) -> str:
+    def detokenize(self, ids: Ids) -> str:
         """The text of ids, special tokens omitted."""
         return self._model.detokenize(ids)
 
@@ -314,31 +363,44 @@ class LanguageModel:
         """The text that the model's chat template makes of [{"role": ..., "content": ...}, ...]."""
         return self._model.apply_template([dict(message) for message in messages], answer_follows)
 
-    def logits(self, ids: Sequence[int] | np.ndarray, precision: str = "stored") -> np.ndarray:
+    def logits(self, ids: Ids, precision: str = "stored") -> Floats:
         """Scores of the next token after each id: float32 [len(ids), vocab_size]."""
         return self._model.logits(ids, precision)
 
-    def hidden_states(self, ids: Sequence[int] | np.ndarray, precision: str = "stored") -> np.ndarray:
+    def hidden_states(self, ids: Ids, precision: str = "stored") -> Floats:
         """The last hidden states, normalised: float32 [len(ids), hidden_size]."""
         return self._model.hidden_states(ids, precision)
 
-    def log_probabilities(self, ids: Sequence[int] | np.ndarray, precision: str = "stored") -> np.ndarray:
+    def log_probabilities(
+        self, ids: Ids, precision: str = "stored"
+    ) -> npt.NDArray[np.float64]:
         """ln p of each token given those before it: float64 [len(ids) - 1]."""
         return np.asarray(self._model.log_probabilities(ids, precision))
 
     def start(self, cache_type: str = "f32") -> TextSession:
-        """A session without any text. cache_type: of attention's keys and values, "f32", "bf16" or "f16"."""
+        """A session without any text. cache_type: of attention's keys and values, "f32", "bf16", "f16",
+        "q8_0" or "q4_0"."""
         return TextSession(self, self._model.start(cache_type), cache_type)
 
     def resume(self, file: Path, cache_type: str = "f32") -> TextSession:
         """A session from TextSession.save()."""
         return TextSession(self, self._model.resume(file, cache_type), cache_type)
 
-    def generate(self, prompt: str, **options: Any) -> Stream:
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Stream:
         """Continues `prompt` in a session of its own; an iterator of pieces (TextSession.generate)."""
         return self.start().generate(prompt, **options)
 
-    def complete(self, prompt: str | Sequence[str], **options: Any) -> Any:
+    @overload
+    def complete(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, prompt: str, **options: Unpack[GenerateOptions]
+    ) -> Continuation: ...
+    @overload
+    def complete(
+        self, prompt: Sequence[str], **options: Unpack[GenerateOptions]
+    ) -> list[Continuation]: ...
+    def complete(
+        self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]
+    ) -> Continuation | list[Continuation]:
         """The same in one piece. Of several prompts, which are written together, a list."""
         if isinstance(prompt, str):
             return self.start().complete(prompt, **options)
@@ -350,9 +412,9 @@ class LanguageModel:
         """Cross-entropy of text files or folders, read in windows of `window` tokens (0: as trained)."""
         return self._model.evaluate(_paths(data), window, precision)
 
-    def measure(self, prompt: int = 512, generate: int = 64, batch: int = 1, repeat: int = 3) -> dict:
+    def measure(self, prompt: int = 512, generate: int = 64, batch: int = 1, repeat: int = 3) -> Speed:
         """Tokens a second: {"prompt": ..., "decode": ..., "state_bytes": ...}."""
-        return self._model.measure(prompt, generate, batch, repeat)
+        return cast(Speed, self._model.measure(prompt, generate, batch, repeat))
 
 
 def _paths(data: Path | Sequence[Path]) -> list[str]:
@@ -363,7 +425,7 @@ def _paths(data: Path | Sequence[Path]) -> list[str]:
 
 def train(
     config: Path,
-    data: Path | Sequence[Path],
+    data: Path | Sequence[Path],  # [] for a task that needs none
     directory: Path,
     *,
     seconds: float = 0,
@@ -374,6 +436,13 @@ def train(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     resume: bool = False,
+    tokenizer: Path = "",
+    task: str = "",
+    task_length: int = 256,
+    evaluate_every: int = 0,
+    lora_rank: int = 0,
+    lora_alpha: float = 0,
+    lora_targets: Sequence[str] = (),
     on_step: Callable[[TrainingProgress], Any] | None = None,
 ) -> TrainingResult:
     """Trains a model into `directory`; LanguageModel.load(directory) then loads it.
@@ -381,7 +450,12 @@ def train(
     config: a configuration file, or a checkpoint to go on from. Exactly one of seconds, tokens and
     steps. vocab_size: of a tokenizer to train on the data; 0: bytes. settings: keys of the "train"
     object of a configuration. on_step: called after each step; False ends the run there, with its
-    state saved for resume=True.
+    state saved for resume=True. tokenizer: that of this model, in place of one of vocab_size. task: a
+    synthetic task to learn in place of texts, or "images" (data: one folder with train/CLASS/*.png
+    and test/CLASS/*.png). evaluate_every: steps between held-out scores (0: about twenty in the run).
+
+    lora_rank: train changes of this rank to the matrices of a checkpoint (lora_targets, or all) in
+    place of its weights; LanguageModel.load(checkpoint, adapter=directory) then loads both.
     """
     return _engine._train(
         config=config,
@@ -395,6 +469,13 @@ def train(
         settings=json.dumps(dict(settings)) if settings else "",
         seed=seed,
         resume=resume,
+        tokenizer=tokenizer,
+        task=task,
+        task_length=task_length,
+        evaluate_every=evaluate_every,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_targets=list(lora_targets),
         on_step=on_step,
     )
 
@@ -417,7 +498,7 @@ def compare(
 
     Returns what results.json in `directory` holds; report.html beside it shows it.
     """
-    return json.loads(
+    results: dict[str, Any] = json.loads(
         _engine._compare(
             configs=_paths(configs),
             data=_paths(data),
@@ -432,3 +513,4 @@ def compare(
             seeds=seeds,
         )
     )
+    return results

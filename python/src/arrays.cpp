@@ -13,7 +13,7 @@ py::array_t<float> to_array(std::vector<float>&& numbers, std::vector<py::ssize_
   return py::array_t<float>(std::move(shape), data, release);
 }
 
-py::array_t<float> to_array(Matrix&& matrix) {
+py::array_t<float> to_array(TokenMatrix&& matrix) {
   return to_array(std::move(matrix.values), {matrix.rows, matrix.columns});
 }
 

@@ -17,7 +17,7 @@ void add_model(py::module_& module);
 void add_training(py::module_& module);
 
 // An array that owns the numbers: nothing is copied.
-py::array_t<float> to_array(Matrix&& matrix);
+py::array_t<float> to_array(TokenMatrix&& matrix);
 py::array_t<float> to_array(std::vector<float>&& numbers, std::vector<py::ssize_t> shape);
 
 // Ids in any sequence or array of whole numbers.

@@ -19,7 +19,10 @@ CacheType to_cache_type(const std::string& name) {
   if (name == "f32") return CacheType::f32;
   if (name == "bf16") return CacheType::bf16;
   if (name == "f16") return CacheType::f16;
-  throw py::value_error("cache_type: 'f32', 'bf16' or 'f16' is wanted, not '" + name + "'");
+  if (name == "q8_0") return CacheType::q8_0;
+  if (name == "q4_0") return CacheType::q4_0;
+  throw py::value_error("cache_type: 'f32', 'bf16', 'f16', 'q8_0' or 'q4_0' is wanted, not '" +
+                        name + "'");
 }
 
 const char* name_of(Continuation::End end) {
@@ -39,7 +42,8 @@ const char* name_of(Continuation::End end) {
 ContinueOptions to_options(int64_t max_tokens, double temperature, int64_t top_k, double top_p,
                            double min_p, double repetition_penalty, uint64_t seed,
                            std::vector<std::string> stop, bool stop_at_end_token,
-                           const std::string& precision, std::string draft) {
+                           const std::string& precision, std::string draft, std::string grammar,
+                           std::string json_schema) {
   ContinueOptions options;
   options.max_tokens = max_tokens;
   options.temperature = temperature;
@@ -52,6 +56,8 @@ ContinueOptions to_options(int64_t max_tokens, double temperature, int64_t top_k
   options.stop_at_end_token = stop_at_end_token;
   options.rounding = to_rounding(precision);
   options.draft = std::move(draft);
+  options.grammar = std::move(grammar);
+  options.json_schema = std::move(json_schema);
   return options;
 }
 
@@ -119,7 +125,7 @@ py::array_t<float> logits(const LanguageModel& model, const Ids& ids,
                           const std::string& precision) {
   const std::vector<int32_t> tokens = to_ids(ids);
   const Rounding rounding = to_rounding(precision);
-  Matrix result;
+  TokenMatrix result;
   {
     const py::gil_scoped_release released;
     result = model.logits(tokens, rounding);
@@ -131,7 +137,7 @@ py::array_t<float> hidden_states(const LanguageModel& model, const Ids& ids,
                                  const std::string& precision) {
   const std::vector<int32_t> tokens = to_ids(ids);
   const Rounding rounding = to_rounding(precision);
-  Matrix result;
+  TokenMatrix result;
   {
     const py::gil_scoped_release released;
     result = model.hidden_states(tokens, rounding);
@@ -173,7 +179,8 @@ void add_values(py::module_& module) {
            py::arg("temperature") = 0.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0,
            py::arg("min_p") = 0.0, py::arg("repetition_penalty") = 1.0, py::arg("seed") = 0,
            py::arg("stop") = std::vector<std::string>(), py::arg("stop_at_end_token") = true,
-           py::arg("precision") = "stored", py::arg("draft") = "");
+           py::arg("precision") = "stored", py::arg("draft") = "", py::arg("grammar") = "",
+           py::arg("json_schema") = "");
   py::class_<Continuation>(module, "Continuation")
       .def_readonly("text", &Continuation::text)
       .def_readonly("ids", &Continuation::ids)

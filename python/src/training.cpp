@@ -32,6 +32,9 @@ TrainingResult train_with(const std::filesystem::path& config,
                           const std::filesystem::path& directory, double seconds, int64_t tokens,
                           int64_t steps, int64_t vocab_size, double held_out,
                           const std::string& settings, uint64_t seed, bool resume,
+                          const std::filesystem::path& tokenizer, const std::string& task,
+                          int64_t task_length, int64_t evaluate_every, int64_t lora_rank,
+                          double lora_alpha, const std::vector<std::string>& lora_targets,
                           py::object on_step) {
   TrainingOptions options;
   options.config = config;
@@ -45,6 +48,11 @@ TrainingResult train_with(const std::filesystem::path& config,
   options.settings = settings;
   options.seed = seed;
   options.resume = resume;
+  options.tokenizer = tokenizer;
+  options.task.name = task;
+  options.task.length = task_length;
+  options.evaluate_every = evaluate_every;
+  options.adapter = {lora_rank, lora_alpha, lora_targets};
   return run(options, std::move(on_step));
 }
 
@@ -86,11 +94,18 @@ void add_training(py::module_& module) {
       .def_readonly("seconds", &TrainingResult::seconds)
       .def_readonly("tokens_per_second", &TrainingResult::tokens_per_second)
       .def_readonly("held_out_bits_per_byte", &TrainingResult::held_out_bits_per_byte)
-      .def_readonly("stopped", &TrainingResult::stopped);
+      .def_readonly("stopped", &TrainingResult::stopped)
+      .def_readonly("start_bits_per_byte", &TrainingResult::start_bits_per_byte)
+      .def_readonly("best_bits_per_byte", &TrainingResult::best_bits_per_byte)
+      .def_readonly("accuracy", &TrainingResult::accuracy)
+      .def_readonly("parameters", &TrainingResult::parameters)
+      .def_readonly("peak_bytes", &TrainingResult::peak_bytes);
   module.def("_train", &train_with, py::kw_only(), py::arg("config"), py::arg("data"),
              py::arg("directory"), py::arg("seconds"), py::arg("tokens"), py::arg("steps"),
              py::arg("vocab_size"), py::arg("held_out"), py::arg("settings"), py::arg("seed"),
-             py::arg("resume"), py::arg("on_step"));
+             py::arg("resume"), py::arg("tokenizer"), py::arg("task"), py::arg("task_length"),
+             py::arg("evaluate_every"), py::arg("lora_rank"), py::arg("lora_alpha"),
+             py::arg("lora_targets"), py::arg("on_step"));
   module.def("_compare", &compare_with, py::kw_only(), py::arg("configs"), py::arg("data"),
              py::arg("directory"), py::arg("seconds"), py::arg("tokens"), py::arg("vocab_size"),
              py::arg("contexts"), py::arg("context_seconds"), py::arg("settings"), py::arg("seed"),

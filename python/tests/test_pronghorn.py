@@ -1,6 +1,7 @@
 """Tests of the Python package: `pip install . pytest && pytest python/tests`."""
 
 import copy
+import json
 import pickle
 import threading
 
@@ -167,3 +168,32 @@ def test_threads_may_use_one_model(model):
     for thread in threads:
         thread.join()
     assert found == [wanted] * 4
+
+
+def test_an_adapter_is_trained_in_place_of_weights(trained, tmp_path):
+    result = pronghorn.train(
+        trained / "run",
+        trained / "text.txt",
+        tmp_path / "adapter",
+        steps=5,
+        settings={"window": 64, "batch_tokens": 512},
+        lora_rank=2,
+        lora_targets=["down_proj"],
+        evaluate_every=2,
+    )
+    assert 0 < result.best_bits_per_byte <= result.start_bits_per_byte
+    assert result.accuracy is None and result.parameters > 0
+    base = pronghorn.LanguageModel.load(trained / "run")
+    tuned = pronghorn.LanguageModel.load(trained / "run", adapter=tmp_path / "adapter")
+    ids = base.tokenize("It was")
+    assert not np.array_equal(base.logits(ids), tuned.logits(ids))
+
+
+def test_a_task_is_learnt(tmp_path):
+    pronghorn.LanguageModel.build(config(MAMBA2)).save(tmp_path / "trained")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config(MAMBA2)))
+    result = pronghorn.train(file, [], tmp_path / "run", steps=3, task="mqar", task_length=32)
+    assert result.accuracy is not None and result.held_out_bits_per_byte == 0
+    with pytest.raises(RuntimeError, match="does not go with a trained model"):
+        pronghorn.train(tmp_path / "trained", [], tmp_path / "other", steps=3, task="mqar")

@@ -6,8 +6,6 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "decode/text_model.h"
-#include "formats/checkpoint_reader.h"
-#include "formats/gguf.h"
 #include "lab/measure.h"
 #include "train/evaluate.h"
 #include "train/text_source.h"
@@ -19,21 +17,6 @@ constexpr int64_t kBytes = 256;
 constexpr int64_t kDefaultWindow = 1024;  // for models that do not say how they were trained
 
 std::atomic<bool> messages_set_up{false};
-
-// Sizes of the files of a checkpoint's weights.
-int64_t weight_file_bytes(const std::filesystem::path& checkpoint) {
-  if (const auto gguf = find_gguf(checkpoint)) {
-    int64_t bytes = 0;
-    for (const GgufTensor& tensor : GgufFile(*gguf).tensors()) bytes += tensor.bytes.size();
-    return bytes;
-  }
-  int64_t bytes = 0;
-  const CheckpointReader reader(checkpoint);
-  for (const std::string& name : reader.names()) {
-    bytes += static_cast<int64_t>(reader.at(name).bytes.size());
-  }
-  return bytes;
-}
 
 }  // namespace
 
@@ -64,6 +47,8 @@ LanguageModel LanguageModel::load(const std::filesystem::path& checkpoint,
   parts->format = std::move(loaded.format);
   parts->end_tokens =
       parts->format.end_tokens(*parts->tokenizer, parts->model->config().vocab_size);
+  parts->grammars =
+      std::make_shared<GrammarStore>(parts->tokenizer, parts->model->config().vocab_size);
   return LanguageModel(std::move(parts));
 }
 
@@ -83,6 +68,8 @@ LanguageModel LanguageModel::build(const std::filesystem::path& config, uint64_t
   auto parts = std::make_shared<Parts>();
   parts->model = std::make_unique<Model>(std::move(read), seed);
   parts->tokenizer = make_byte_tokenizer();
+  parts->grammars =
+      std::make_shared<GrammarStore>(parts->tokenizer, parts->model->config().vocab_size);
   return LanguageModel(std::move(parts));
 }
 

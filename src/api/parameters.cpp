@@ -65,6 +65,7 @@ LanguageModel LanguageModel::with_parameters(
   parts->tokenizer = parts_->tokenizer;
   parts->format = parts_->format;
   parts->end_tokens = parts_->end_tokens;
+  parts->grammars = parts_->grammars;
   return LanguageModel(std::move(parts));
 }
 

@@ -9,9 +9,11 @@
 #include "decode/speculation.h"
 #include "formats/chat_format.h"
 #include "formats/tokenizer.h"
+#include "grammar/grammar_store.h"
 #include "model/model.h"
 #include "model/weight_bytes.h"
 #include "pronghorn/pronghorn.h"
+#include "train/tasks.h"
 
 namespace pronghorn {
 
@@ -20,6 +22,7 @@ struct LanguageModel::Parts {
   std::shared_ptr<const Tokenizer> tokenizer;  // models made of one another share it
   ChatFormat format;
   std::vector<int32_t> end_tokens;  // that the checkpoint's files name
+  std::shared_ptr<GrammarStore> grammars;
 
   // Throws UsageError for ids outside the vocabulary.
   void check_ids(std::span<const int32_t> ids) const;
@@ -43,6 +46,9 @@ Continuation continuation_of(const Generated& generated);
 std::unique_ptr<Speculation> speculation_of(const ContinueOptions& options,
                                             const LanguageModel::Parts& parts);
 
+// The same, but for the text that needles are hidden in.
+TaskOptions task_options(const SyntheticTask& task);
+
 // Hides messages and progress bars unless show_messages() has been called.
 void set_up_messages();
 
@@ -64,6 +70,10 @@ inline DType dtype_of(CacheType cache) {
       return DType::bf16;
     case CacheType::f16:
       return DType::f16;
+    case CacheType::q8_0:
+      return DType::q8_0;
+    case CacheType::q4_0:
+      return DType::q4_0;
     case CacheType::f32:
       break;
   }

@@ -28,7 +28,7 @@ Context context_of(Rounding rounding, const Model& model) {
   return context;
 }
 
-void put(const Tensor& rows, int64_t first, Matrix& result) {
+void put(const Tensor& rows, int64_t first, TokenMatrix& result) {
   const std::span<const float> values = rows.values();
   std::copy(values.begin(), values.end(), result.values.begin() + first * result.columns);
 }
@@ -56,9 +56,9 @@ void LanguageModel::Parts::check_ids(std::span<const int32_t> ids) const {
   }
 }
 
-Matrix LanguageModel::logits(std::span<const int32_t> ids, Rounding rounding) const {
+TokenMatrix LanguageModel::logits(std::span<const int32_t> ids, Rounding rounding) const {
   const Context context = context_of(rounding, *parts_->model);
-  Matrix result{std::ssize(ids), vocab_size(), {}};
+  TokenMatrix result{std::ssize(ids), vocab_size(), {}};
   result.values.resize(static_cast<size_t>(result.rows * result.columns));
   read(*parts_, ids, context, [&](int64_t first, const Tensor& hidden) {
     for (int64_t row = 0; row < hidden.rows(); row += kScoreRows) {
@@ -69,8 +69,8 @@ Matrix LanguageModel::logits(std::span<const int32_t> ids, Rounding rounding) co
   return result;
 }
 
-Matrix LanguageModel::hidden_states(std::span<const int32_t> ids, Rounding rounding) const {
-  Matrix result{std::ssize(ids), hidden_size(), {}};
+TokenMatrix LanguageModel::hidden_states(std::span<const int32_t> ids, Rounding rounding) const {
+  TokenMatrix result{std::ssize(ids), hidden_size(), {}};
   result.values.resize(static_cast<size_t>(result.rows * result.columns));
   read(*parts_, ids, context_of(rounding, *parts_->model),
        [&](int64_t first, const Tensor& hidden) { put(hidden, first, result); });

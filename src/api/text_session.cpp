@@ -73,6 +73,7 @@ GenerateOptions generate_options(const ContinueOptions& options,
   result.stop = options.stop;
   result.stop_at_eos = options.stop_at_end_token;
   result.end_tokens = parts.end_tokens;
+  result.grammar = written_grammar(options.grammar, options.json_schema, *parts.grammars);
   result.precision = precision_of(options.rounding, *parts.model);
   result.diffusion.steps = options.steps;
   result.diffusion.part = options.part;

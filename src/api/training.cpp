@@ -1,13 +1,19 @@
+// Training and comparing, as the public surface and the command line do it.
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "api/parts.h"
 #include "base/directory_lock.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "base/ranks.h"
 #include "formats/json.h"
 #include "lab/compare.h"
 #include "train/corpus.h"
 #include "train/finetune.h"
+#include "train/images.h"
 #include "train/trainer.h"
 
 namespace pronghorn {
@@ -22,60 +28,233 @@ nlohmann::json settings_of(const std::string& text) {
   return settings;
 }
 
+void check_options(const TrainingOptions& options, bool trained) {
+  const bool lora = options.adapter.rank > 0;
+  const std::pair<bool, const char*> of_new_models[] = {{!options.task.name.empty(), "task"},
+                                                        {options.vocab_size > 0, "vocab_size"},
+                                                        {!options.tokenizer.empty(), "tokenizer"},
+                                                        {options.mtp_heads >= 0, "mtp_heads"}};
+  for (const auto& [given, field] : of_new_models) {
+    if (trained && given) throw UsageError(field, "does not go with a trained model", "omit it");
+  }
+  if (!trained && (lora || options.masked_diffusion)) {
+    throw UsageError(lora ? "adapter" : "masked_diffusion", "changes a trained model",
+                     "give one, not a configuration");
+  }
+  if (lora && options.masked_diffusion) {
+    throw UsageError("masked_diffusion", "changes all weights", "give no adapter");
+  }
+  if (!options.tokenizer.empty() && options.vocab_size > 0) {
+    throw UsageError("tokenizer", "given together with vocab_size");
+  }
+  if (is_images_task(options.task.name)) {
+    if (options.data.size() != 1) throw UsageError("data", "of images must be one folder");
+    if (options.vocab_size > 0 || !options.tokenizer.empty()) {
+      throw UsageError("task", "images have no tokenizer");
+    }
+    return;
+  }
+  const bool text = options.task.name.empty() || task_type(options.task.name).text;
+  if (text == options.data.empty()) {
+    throw UsageError("data", text ? "missing" : "given to a task that needs none");
+  }
+}
+
+// What a run needs, from where its examples come to how it is trained.
+class Training {
+ public:
+  Training(const TrainingOptions& options, const TrainingCallback& on_step, Ranks& ranks)
+      : options_(options), ranks_(ranks), trained_(is_checkpoint(options.config)) {
+    run_.ranks = &ranks;
+    if (options.seconds > 0) run_.budget.seconds = options.seconds;
+    if (options.tokens > 0) run_.budget.tokens = options.tokens;
+    if (options.steps > 0) run_.budget.steps = options.steps;
+    run_.seed = options.seed;
+    run_.directory = options.directory;
+    run_.resume = options.resume;
+    run_.evaluate_every = options.evaluate_every;
+    run_.checkpoint_seconds = options.checkpoint_seconds;
+    if (on_step) {
+      run_.on_step = [on_step](const TrainLogLine& line) {
+        return on_step({line.step, line.tokens, line.seconds, line.loss, line.learning_rate,
+                        line.held_out_bits_per_byte.value_or(0)});
+      };
+    }
+    ModelConfig config;
+    if (!trained_) config = read_config();
+    check_options(options, trained_);
+    if (ranks.is_root()) lock_.emplace(options.directory);
+    check_directory(options.directory, options.resume);
+    // The first rank prepares the data, and the others find it there.
+    if (!ranks.is_root()) wait_for_all(ranks);
+    if (trained_) {
+      load_model();
+    } else {
+      make_model(std::move(config));
+    }
+    if (ranks.is_root()) wait_for_all(ranks);
+  }
+
+  TrainingResult run() {
+    spdlog::info("{} parameters, {} tokens a step",
+                 format_count(static_cast<double>(model_->parameter_count())),
+                 run_.config.batch_tokens);
+    const TrainResult result =
+        pronghorn::train(*model_, *source_, held_out_.get(), corpus_.tokenizer.get(), run_);
+    return {.steps = result.steps,
+            .tokens = result.tokens,
+            .seconds = result.seconds,
+            .tokens_per_second = result.tokens_per_second,
+            .held_out_bits_per_byte = result.held_out_bits_per_byte.value_or(0),
+            .stopped = result.interrupted,
+            .start_bits_per_byte = result.start_bits_per_byte.value_or(0),
+            .best_bits_per_byte = result.best_bits_per_byte.value_or(0),
+            .is_bound = result.is_bound,
+            .accuracy = result.accuracy,
+            .parameters = model_->parameter_count(),
+            .peak_bytes = result.peak_bytes,
+            .rank = ranks_.rank()};
+  }
+
+ private:
+  std::filesystem::path data_directory() const { return options_.directory / "data"; }
+
+  // Each rank has something to do in a step.
+  void share_steps() {
+    run_.config.gradient_groups = std::max(run_.config.gradient_groups, ranks_.count());
+  }
+
+  // The configuration of a new model, and how it is to be trained.
+  ModelConfig read_config() {
+    require(!std::filesystem::is_directory(options_.config), options_.config.string(),
+            "is a directory without weights (to train new ones, give a configuration file)");
+    ModelConfig config = load_config(options_.config);
+    nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
+    settings.update(settings_of(options_.settings));
+    run_.config = read_train_config(ConfigReader(settings, options_.config.string() + ": train"));
+    share_steps();
+    return config;
+  }
+
+  void read_texts(Corpus corpus) {
+    corpus_ = std::move(corpus);
+    shard_ = std::make_unique<TokenShard>(corpus_.files.train);
+    held_out_ = std::make_unique<TokenShard>(corpus_.files.held_out);
+    run_.data_identity = corpus_.identity();
+    source_ = std::make_unique<TextSource>(*shard_, run_.config.window, options_.seed);
+  }
+
+  Corpus corpus_with(const std::filesystem::path& tokenizer) const {
+    return prepare_corpus_with(load_tokenizer(tokenizer), options_.data, data_directory(),
+                               options_.held_out);
+  }
+
+  void make_model(ModelConfig config) {
+    const bool images = is_images_task(options_.task.name);
+    require(!config.image || images, options_.config.string(),
+            "is of a model of images (train it with the task \"images\")");
+    if (images) {
+      images_ = read_image_folder(options_.data.front());
+      const ImageSet& set = images_.train;
+      set_images(config, set.width, set.height, set.channels, set.classes);
+      source_ = std::make_unique<ImageSource>(*config.image, images_, run_.config.image_shift,
+                                              options_.seed);
+      run_.data_identity = images_.identity();
+      run_.config.window = source_->length();
+      spdlog::info("{} images of {} classes to learn from, {} held out", set.size(),
+                   set.classes.size(), images_.test.size());
+    } else if (!options_.task.name.empty()) {
+      TaskOptions task = task_options(options_.task);
+      task.seed = options_.seed;
+      if (task_type(task.name).text) task.text = task_text(options_.data);
+      source_ = make_task(task);
+      run_.data_identity = describe(task);
+      set_vocabulary(config, source_->vocab_size());
+      run_.config.window = source_->length();
+    } else {
+      Corpus corpus = options_.tokenizer.empty()
+                          ? prepare_corpus(options_.data, options_.vocab_size, data_directory(),
+                                           options_.held_out)
+                          : corpus_with(options_.tokenizer);
+      set_vocabulary(config, corpus.tokenizer->vocab_size());
+      read_texts(std::move(corpus));
+    }
+    // The model remembers how it was trained: eval and compare take their window from it.
+    config.train = write_train_config(run_.config);
+    if (options_.mtp_heads >= 0) {
+      config.mtp.heads = options_.mtp_heads;
+      // Read again: not every model can have heads.
+      config = read_pronghorn_config(
+          {write_pronghorn_config(config), options_.config.string() + ": mtp heads"});
+    }
+    model_ = std::make_unique<Model>(std::move(config), options_.seed);
+  }
+
+  // The token that masks in a model that knows of none: the first that its tokenizer does not have.
+  int64_t mask_token() const {
+    if (options_.mask_token >= 0) return options_.mask_token;
+    const int64_t tokens = load_tokenizer(options_.config)->vocab_size();
+    if (tokens < load_config(options_.config).vocab_size) return tokens;
+    throw UsageError("mask_token", "missing: the tokenizer has the whole vocabulary",
+                     "give the number of a token that texts do not have");
+  }
+
+  // A trained model that goes on with other texts.
+  void load_model() {
+    const AdapterOptions& adapter = options_.adapter;
+    std::optional<LoraConfig> lora;
+    if (adapter.rank > 0) lora = LoraConfig{adapter.rank, adapter.alpha, adapter.targets};
+    model_ = options_.masked_diffusion ? load_to_adapt(options_.config, mask_token(), options_.seed)
+                                       : load_to_finetune(options_.config, lora, options_.seed);
+    run_.config = finetune_config(model_->config(), lora.has_value(),
+                                  settings_of(options_.settings), options_.config.string());
+    share_steps();
+    run_.score_start = true;
+    run_.base = options_.config.string();
+    read_texts(corpus_with(options_.config));
+    const int64_t tokens = corpus_.tokenizer->vocab_size();
+    require(tokens <= model_->config().vocab_size, options_.config.string(),
+            "its tokenizer has {} tokens and its model {}", tokens, model_->config().vocab_size);
+    model_->set_train_settings(write_train_config(run_.config));
+  }
+
+  const TrainingOptions& options_;
+  Ranks& ranks_;
+  bool trained_;  // the model goes on
+  TrainRun run_;
+  std::optional<DirectoryLock> lock_;
+  Corpus corpus_;       // what is read: texts, or
+  ImageFolder images_;  // images
+  std::unique_ptr<TokenShard> shard_, held_out_;
+  std::unique_ptr<DataSource> source_;
+  std::unique_ptr<Model> model_;
+};
+
 }  // namespace
+
+TaskOptions task_options(const SyntheticTask& task) {
+  TaskOptions options;
+  options.name = task.name;
+  options.length = task.length;
+  options.vocab_size = task.vocab_size;
+  options.items = task.items;
+  options.questions = task.questions;
+  options.haystacks = task.haystacks;
+  options.curriculum = task.curriculum;
+  return options;
+}
 
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step) {
   set_up_messages();
-  const nlohmann::json changes = settings_of(options.settings);
-  TrainRun run;
-  if (options.seconds > 0) run.budget.seconds = options.seconds;
-  if (options.tokens > 0) run.budget.tokens = options.tokens;
-  if (options.steps > 0) run.budget.steps = options.steps;
-  run.seed = options.seed;
-  run.directory = options.directory;
-  run.resume = options.resume;
-  if (on_step) {
-    run.on_step = [&](const TrainLogLine& line) {
-      return on_step({line.step, line.tokens, line.seconds, line.loss, line.learning_rate,
-                      line.held_out_bits_per_byte.value_or(0)});
-    };
+  const std::unique_ptr<Ranks> ranks = join_ranks();
+  if (ranks->count() == 1) return Training(options, on_step, *ranks).run();
+  if (!ranks->is_root()) show_messages(false);
+  // The others wait for this rank: they must end too.
+  try {
+    return Training(options, on_step, *ranks).run();
+  } catch (const std::exception& error) {
+    ranks->abandon(error.what());
   }
-
-  const DirectoryLock lock(options.directory);
-  check_directory(options.directory, options.resume);
-  const std::filesystem::path data = options.directory / "data";
-  const bool trained = is_checkpoint(options.config);
-  require(!trained || options.vocab_size == 0, "vocab_size",
-          "{} for a model that has its tokenizer", options.vocab_size);
-  const Corpus corpus =
-      trained ? prepare_corpus_with(load_tokenizer(options.config), options.data, data,
-                                    options.held_out)
-              : prepare_corpus(options.data, options.vocab_size, data, options.held_out);
-  std::unique_ptr<Model> model;
-  if (trained) {
-    model = load_to_finetune(options.config, {}, options.seed);
-    run.config = finetune_config(model->config(), false, changes, options.config.string());
-    model->set_train_settings(write_train_config(run.config));
-  } else {
-    ModelConfig config = load_config(options.config);
-    nlohmann::json settings = config.train.is_null() ? nlohmann::json::object() : config.train;
-    settings.update(changes);
-    run.config = read_train_config(ConfigReader(settings, options.config.string() + ": train"));
-    set_vocabulary(config, corpus.tokenizer->vocab_size());
-    config.train = write_train_config(run.config);
-    model = std::make_unique<Model>(config, options.seed);
-  }
-  const TokenShard shard(corpus.files.train), held_out(corpus.files.held_out);
-  TextSource source(shard, run.config.window, options.seed);
-  run.data_identity = corpus.identity();
-  const TrainResult result =
-      pronghorn::train(*model, source, &held_out, corpus.tokenizer.get(), run);
-  return {result.steps,
-          result.tokens,
-          result.seconds,
-          result.tokens_per_second,
-          result.held_out_bits_per_byte.value_or(0),
-          result.interrupted};
 }
 
 std::string compare(const ComparisonOptions& options) {
@@ -95,6 +274,11 @@ std::string compare(const ComparisonOptions& options) {
   internal.train_overrides = settings_of(options.settings);
   internal.seed = options.seed;
   internal.seeds = options.seeds;
+  internal.images = is_images_task(options.task.name);
+  if (!internal.images) internal.task = task_options(options.task);
+  internal.task_multiples = options.task_multiples;
+  internal.task_examples = options.task_examples;
+  if (options.mqar_seconds > 0) internal.mqar_seconds = options.mqar_seconds;
   return lab::run_text(lab::compare(internal));
 }
 

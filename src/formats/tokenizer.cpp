@@ -10,6 +10,7 @@
 #include "formats/json.h"
 #include "formats/sentencepiece_tokenizer.h"
 #include "formats/utf8.h"
+#include "formats/world_tokenizer.h"
 
 namespace pronghorn {
 namespace {
@@ -140,7 +141,15 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory
     SentencePieceModel model = read_sentencepiece_model(files.at(name), where);
     return make_sentencepiece_tokenizer(std::move(model), side, where, std::move(files));
   }
-  throw Error(directory.string(), "no tokenizer.json, no tokenizer.model, and no byte tokenizer",
+  read(kWorldFile);
+  if (const auto found = files.find(kWorldFile); found != files.end()) {
+    const std::string where = (directory / found->first).string();
+    WorldTokens tokens = read_world_vocabulary(found->second, where);
+    return make_world_tokenizer(std::move(tokens), side, where, std::move(files));
+  }
+  throw Error(directory.string(),
+              "no tokenizer.json, no tokenizer.model, no rwkv_vocab_v20230424.txt, and no byte "
+              "tokenizer",
               "name the directory of a checkpoint with its tokenizer");
 }
 

@@ -1,5 +1,5 @@
 // Tokenizers: text to ids and back. One interface for bytes, SentencePiece models, Hugging Face's
-// tokenizer.json, and the vocabulary inside a GGUF file.
+// tokenizer.json, RWKV's World vocabulary, and the vocabulary inside a GGUF file.
 #pragma once
 
 #include <cstdint>
@@ -119,7 +119,8 @@ class TextStream {
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
 // Reads the tokenizer of a checkpoint directory or GGUF file. Of a directory, in this order:
-// tokenizer_config.json with the class PronghornByteTokenizer; tokenizer.json; tokenizer.model.
+// tokenizer_config.json with the class PronghornByteTokenizer; tokenizer.json; tokenizer.model;
+// rwkv_vocab_v20230424.txt.
 // Tokens that only tokenizer_config.json, special_tokens_map.json or added_tokens.json name are
 // added. Throws Error, naming the file, if none is there or one is malformed or needs what is not
 // supported.

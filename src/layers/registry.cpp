@@ -26,6 +26,8 @@ std::vector<MixerType>& mixers() {
       attention_mixer_type,     mamba_mixer_type,
       mamba2_mixer_type,        gated_deltanet_mixer_type,
       short_conv_mixer_type,    mla_mixer_type,
+      dsa_mixer_type,           infini_mixer_type,
+      longformer_mixer_type,    bigbird_mixer_type,
       ttt_linear_mixer_type,    ttt_mlp_mixer_type,
       titans_memory_mixer_type, titans_mac_mixer_type,
       titans_mag_mixer_type,    titans_mal_mixer_type,

@@ -48,6 +48,7 @@ const std::vector<Family>& families() {
                                           minicpm3_family(),
                                           deepseek_v2_family(),
                                           deepseek_v3_family(),
+                                          deepseek_v32_family(),
                                           kimi_k2_family(),
                                           kimi_k25_family(),
                                           sarvam_mla_family(),

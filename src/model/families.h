@@ -92,6 +92,7 @@ Family jamba_family();
 Family minicpm3_family();
 Family deepseek_v2_family();
 Family deepseek_v3_family();
+Family deepseek_v32_family();
 Family kimi_k2_family();
 Family kimi_k25_family();
 Family sarvam_mla_family();

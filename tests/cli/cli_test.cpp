@@ -407,6 +407,29 @@ TEST_F(CliTest, LineariseMakesAnOrdinaryModel) {
               HasSubstr("nothing"));
 }
 
+TEST_F(CliTest, ExtendMakesAModelOfLongerTexts) {
+  output_of(train_of("llama.json", "text.txt", "run", "20"));
+  const auto extend = [](const std::string& out, std::vector<std::string> more) {
+    std::vector<std::string> command = {"extend", "run",       "--data",  "text.txt",
+                                        "-o",     out,         "--steps", "4",
+                                        "--set",  "window=32", "--set",   "batch_tokens=256"};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  };
+  auto command = extend("long", {"--context", "8192", "--json"});
+  const nlohmann::json told = nlohmann::json::parse(output_of(command));
+  EXPECT_EQ(told.at("context"), 8192);
+  EXPECT_EQ(told.at("steps"), 4);
+  for (const char* key : {"before_bits_per_byte", "scaled_bits_per_byte", "bits_per_byte"}) {
+    EXPECT_GT(told.at(key).get<double>(), 0) << key;
+  }
+  EXPECT_THAT(output_of({"inspect", "long"}), HasSubstr("8192 tokens, by rotary positions"));
+  EXPECT_FALSE(output_of({"generate", "long", "--prompt", "line", "-n", "5"}).empty());
+  EXPECT_THAT(failure_of(1, extend("x", {"--context", "2"})), HasSubstr("no more"));
+  EXPECT_THAT(failure_of(2, extend("x", {"--context", "8192", "--scaling", "none"})),
+              HasSubstr("--scaling"));
+}
+
 TEST_F(CliTest, GeneratesTheSameTextForTheSameSeed) {
   output_of(train_of("tiny.json", "text.txt", "run", "40"));
   const auto generate = [&](const std::string& seed, const std::string& threads) {
@@ -503,6 +526,8 @@ TEST_F(CliTest, CachesOfHalfTheWidth) {
   const double exact = loss("f32"), rounded = loss("bf16");
   EXPECT_NE(exact, rounded);
   EXPECT_NEAR(exact, rounded, 1e-3 * exact);
+  EXPECT_THAT(failure_of(1, {"generate", "run", "-n", "1", "--cache-type", "q8_0"}),
+              HasSubstr("blocks of 32"));
 }
 
 TEST_F(CliTest, SpeculationWritesTheSameText) {

@@ -60,7 +60,7 @@ std::vector<int32_t> ids_of(const LanguageModel& model, int64_t count) {
 
 TEST_P(LanguageModelTest, ScoresOfATextAreThoseOfEachOfItsBeginnings) {
   const std::vector<int32_t> ids = ids_of(model(), 70);
-  const Matrix logits = model().logits(ids);
+  const TokenMatrix logits = model().logits(ids);
   ASSERT_EQ(logits.rows, 70);
   ASSERT_EQ(logits.columns, model().vocab_size());
   TextSession session = model().start();
@@ -78,7 +78,7 @@ TEST_P(LanguageModelTest, ScoresOfATextAreThoseOfEachOfItsBeginnings) {
 
 TEST_P(LanguageModelTest, LogProbabilitiesAreThoseOfTheScores) {
   const std::vector<int32_t> ids = ids_of(model(), 130);
-  const Matrix logits = model().logits(ids);
+  const TokenMatrix logits = model().logits(ids);
   const std::vector<double> found = model().log_probabilities(ids);
   ASSERT_EQ(found.size(), ids.size() - 1);
   for (size_t i = 0; i < found.size(); ++i) {
@@ -94,7 +94,7 @@ TEST_P(LanguageModelTest, LogProbabilitiesAreThoseOfTheScores) {
 
 TEST_P(LanguageModelTest, HiddenStatesHaveARowForEachToken) {
   const std::vector<int32_t> ids = ids_of(model(), 20);
-  const Matrix hidden = model().hidden_states(ids);
+  const TokenMatrix hidden = model().hidden_states(ids);
   EXPECT_EQ(hidden.rows, 20);
   EXPECT_EQ(hidden.columns, model().hidden_size());
   EXPECT_EQ(hidden.values.size(), 20u * 32u);
@@ -176,7 +176,7 @@ TEST_P(LanguageModelTest, ASavedTextComesBackWhole) {
 
 TEST_P(LanguageModelTest, NumbersComeOutAndGoIn) {
   const std::vector<int32_t> ids = ids_of(model(), 20);
-  const Matrix before = model().logits(ids);  // packs the weights
+  const TokenMatrix before = model().logits(ids);  // packs the weights
   std::map<std::string, std::vector<float>> all;
   int64_t count = 0;
   for (const ParameterInfo& info : model().parameters()) {

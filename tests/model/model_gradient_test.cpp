@@ -34,10 +34,12 @@ enum class Form { inference, training };  // without and with a tape
 
 // One training step on fixed tokens; without gradients the loss alone, of either form.
 // What counts has no gradient of the loss, and an expert that was given no row has none. A
-// classifier of depths learns from a loss of its own (mixture_of_depths_test.cpp).
+// classifier of depths learns from a loss of its own (mixture_of_depths_test.cpp), and so does an
+// indexer (tests/ops/indexer_test.cpp).
 bool may_lack_gradient(const Parameter& parameter) {
   return parameter.learning != Learning::loss || parameter.share < 1 ||
-         parameter.name.find(".predictor.") != std::string::npos;
+         parameter.name.find(".predictor.") != std::string::npos ||
+         parameter.name.find(".indexer.") != std::string::npos;
 }
 
 Step train_step(const Model& model, bool with_gradients, Precision precision = Precision::f32,

@@ -29,6 +29,24 @@ inline std::vector<std::pair<std::string, std::string>> with_examples(
   return configs;
 }
 
+// Attention whose heads are whole blocks of numbers, for caches that hold these.
+inline const std::vector<std::pair<std::string, std::string>>& whole_block_configs() {
+  static const std::string ffn = R"("ffn": {"type": "swiglu", "size": 40})";
+  static const std::vector<std::pair<std::string, std::string>> all = {
+      {"whole_blocks", R"("pattern": "3a", "blocks": {"a": {"mixer": {"type": "attention",
+                          "heads": 4, "kv_heads": 2, "head_dim": 32, "rope": {}}, )" +
+                           ffn + "}}"},
+      {"mla_whole_blocks", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "mla",
+                              "heads": 2, "latent": 32, "head_dim": 8, "rope_dim": 32,
+                              "value_dim": 8, "rope": {}}, )" +
+                               ffn + "}}"},
+      {"dsa_whole_blocks", R"("pattern": "2a", "blocks": {"a": {"mixer": {"type": "dsa",
+                              "heads": 2, "latent": 32, "head_dim": 8, "rope_dim": 32,
+                              "value_dim": 8, "top": 20, "rope": {}}, )" +
+                               ffn + "}}"}};
+  return all;
+}
+
 // 24 wide and 61 tokens: multiples of no vector length, so that the remainders of kernels are used.
 inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
   register_test_layers();
@@ -325,6 +343,11 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           true}, "blocks": {"r": {"mixer": {"type": "rwkv7", "heads": 3, "head_dim": 10,
           "decay_low_rank_dim": 5, "a_low_rank_dim": 4, "v_low_rank_dim": 3,
           "gate_low_rank_dim": 6}, "ffn": {"type": "channel_mix", "size": 40}}})"},
+      // States of a Fenwick tree, in buckets of one token and of three.
+      {"log_linear", R"("pattern": "gm", "blocks": {
+          "g": {"mixer": {"type": "gated_deltanet", "heads": 2, "head_dim": 8, "levels": 4}, )" +
+                         ffn + R"(},
+          "m": {"mixer": {"type": "mamba2", "heads": 2, "state": 8, "levels": 3, "bucket": 3}}})"},
       {"carried", R"("pattern": "4t", "blocks": {"t": {"mixer": )" + attention +
                       R"(, "ffn": {"type": "test_shift", "size": 20}}})"},
   });
@@ -354,6 +377,8 @@ inline bool chooses_keys(const ModelConfig& config, int64_t tokens) {
         if (block_tokens * mixer.at("select_top").get<int64_t>() < tokens) return true;
       } else if (mixer.at("type") == "moba") {
         if (kFree * mixer.at("block").get<int64_t>() < tokens) return true;
+      } else if (mixer.at("type") == "dsa") {
+        if (mixer.at("top").get<int64_t>() < tokens) return true;
       }
     }
   }

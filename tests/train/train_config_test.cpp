@@ -35,6 +35,7 @@ TEST(TrainConfig, ReadsBackWhatItWrites) {
                               {"epsilon", 1e-9},
                               {"clip", 0.5},
                               {"z_loss", 1e-4},
+                              {"position", {{"skip", 2048}, {"chunks", 3}}},
                               {"precision", "f32"}};
   EXPECT_EQ(write_train_config(read(all)), all);
   const TrainConfig defaults;
@@ -52,6 +53,10 @@ TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
       }),
       AllOf(HasSubstr("c.json: train"), HasSubstr("learning_rat"), HasSubstr("learning_rate")));
   const std::vector<std::pair<const char*, nlohmann::json>> bad = {
+      {"position", 1024},
+      {"position", {{"skip", 100}}},
+      {"position", {{"skip", 1024}, {"chunks", 0}}},
+      {"position", {{"skips", 1024}}},
       {"window", 0},
       {"window", 1.5},
       {"window", "512"},

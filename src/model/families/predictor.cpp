@@ -68,7 +68,8 @@ void add_predictors(ModelConfig& config, int64_t heads) {
     if (step.kind != PatternStep::Kind::block) continue;
     const nlohmann::json& mixers = config.blocks.at(step.block).mixers;
     const bool attends = std::ranges::any_of(mixers, [](const nlohmann::json& mixer) {
-      return mixer.at("type") == "attention" || mixer.at("type") == "mla";
+      return mixer.at("type") == "attention" || mixer.at("type") == "mla" ||
+             mixer.at("type") == "dsa";
     });
     if (attends) config.mtp.block = step.block;
   }
