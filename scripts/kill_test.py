@@ -95,7 +95,9 @@ def main():
             environment, errors = dict(os.environ), None
             if options.ranks > 1 and out == "killed":
                 command = ["mpirun", "-n", str(options.ranks), "--oversubscribe", *command]
+                # Containers forbid processes to read one another's memory, which ranks try first.
                 environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                                "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
                                 "PRONGHORN_THREADS": "1"}
                 errors = subprocess.DEVNULL  # mpirun says at length that a rank has died
             return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors,
