@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "backend/activation.h"
 #include "backend/operands.h"
@@ -57,6 +58,22 @@ struct GatedNorm {
   ConstMatrix x, z;
   const float* weight = nullptr;
   bool weight_per_group = false;  // weight has `group` elements, shared by all groups
+};
+
+// y = (x - mean) / sqrt(variance + epsilon) weight + bias, with a mean and a variance for each
+// group of `group` adjacent columns of a row.
+struct GroupNorm {
+  Extent extent;
+  int64_t group = 0;
+  float epsilon = 0;
+  ConstMatrix x;
+  ConstMatrix mean, variance;     // [rows, columns / group]
+  const float* weight = nullptr;  // [columns], as is bias
+  const float* bias = nullptr;
+};
+struct GroupNormGradients {
+  Matrix x, mean, variance;
+  GradVector weight, bias;
 };
 
 // Rotation of channel pairs of each head by the angles whose cosines and sines are given, [rows,
@@ -170,6 +187,15 @@ class PointwiseKernels {
                             Matrix y) = 0;
   virtual void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
                                      ConstMatrix dy, Matrix dx) = 0;
+  // Mean and variance of each group of x's columns: [rows, columns / group].
+  virtual void group_moments(Extent extent, int64_t group, ConstMatrix x, Matrix mean,
+                             Matrix variance) = 0;
+  // Given the means; either gradient of the results may be null (zero).
+  virtual void group_moments_backward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix mean,
+                                      ConstMatrix d_mean, ConstMatrix d_variance, Matrix dx) = 0;
+  virtual void group_norm(const GroupNorm& arguments, Matrix y) = 0;
+  virtual void group_norm_backward(const GroupNorm& arguments, ConstMatrix dy,
+                                   const GroupNormGradients& to) = 0;
 
   // Behind each group of x's columns, which extent counts, a 1 in y.
   virtual void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) = 0;
@@ -229,8 +255,8 @@ class PointwiseKernels {
 
   virtual void adamw(int64_t count, float* parameters, const float* gradients, float* m, float* v,
                      const AdamW& settings) = 0;
-  // In float64 over fixed blocks.
-  virtual double sum_of_squares(int64_t count, const float* values) = 0;
+  // sums[i]: the sum of squares of parts[i], in float64. Each is of one thread.
+  virtual void sums_of_squares(std::span<const std::span<const float>> parts, double* sums) = 0;
 };
 
 std::unique_ptr<PointwiseKernels> make_cpu_pointwise_kernels();

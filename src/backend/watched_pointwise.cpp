@@ -123,6 +123,25 @@ class WatchedPointwise final : public PointwiseKernels {
     const Watched watched(watcher_, call("l2_normalize_backward", kNorm, extent, 3));
     kernels_.l2_normalize_backward(extent, group, epsilon, x, dy, dx);
   }
+  void group_moments(Extent extent, int64_t group, ConstMatrix x, Matrix mean,
+                     Matrix variance) override {
+    const Watched watched(watcher_, call("group_moments", kNorm, extent, 1));
+    kernels_.group_moments(extent, group, x, mean, variance);
+  }
+  void group_moments_backward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix mean,
+                              ConstMatrix d_mean, ConstMatrix d_variance, Matrix dx) override {
+    const Watched watched(watcher_, call("group_moments_backward", kNorm, extent, 2));
+    kernels_.group_moments_backward(extent, group, x, mean, d_mean, d_variance, dx);
+  }
+  void group_norm(const GroupNorm& arguments, Matrix y) override {
+    const Watched watched(watcher_, call("group_norm", kNorm, arguments.extent, 2));
+    kernels_.group_norm(arguments, y);
+  }
+  void group_norm_backward(const GroupNorm& arguments, ConstMatrix dy,
+                           const GroupNormGradients& to) override {
+    const Watched watched(watcher_, call("group_norm_backward", kNorm, arguments.extent, 3));
+    kernels_.group_norm_backward(arguments, dy, to);
+  }
   void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) override {
     const Watched watched(watcher_, call("append_ones", kElements, extent, 2));
     kernels_.append_ones(extent, group, x, y);
@@ -223,9 +242,11 @@ class WatchedPointwise final : public PointwiseKernels {
     const Watched watched(watcher_, call("adamw", kOptimiser, Extent{1, count}, 7));
     kernels_.adamw(count, parameters, gradients, m, v, settings);
   }
-  double sum_of_squares(int64_t count, const float* values) override {
-    const Watched watched(watcher_, call("sum_of_squares", kOptimiser, Extent{1, count}, 1));
-    return kernels_.sum_of_squares(count, values);
+  void sums_of_squares(std::span<const std::span<const float>> parts, double* sums) override {
+    int64_t count = 0;
+    for (const std::span<const float> part : parts) count += std::ssize(part);
+    const Watched watched(watcher_, call("sums_of_squares", kOptimiser, Extent{1, count}, 1));
+    kernels_.sums_of_squares(parts, sums);
   }
 
  private:

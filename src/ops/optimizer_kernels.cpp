@@ -1,5 +1,7 @@
 #include "ops/optimizer_kernels.h"
 
+#include <algorithm>
+
 #include "backend/backend.h"
 #include "base/error.h"
 
@@ -16,8 +18,27 @@ void adamw_update(std::span<float> parameters, std::span<const float> gradients,
                               gradients.data(), m.data(), v.data(), settings);
 }
 
+void append_blocks(std::span<const float> values, std::vector<std::span<const float>>& blocks) {
+  while (!values.empty()) {
+    const std::span<const float> block =
+        values.first(std::min(values.size(), static_cast<size_t>(kSquaresBlock)));
+    blocks.push_back(block);
+    values = values.subspan(block.size());
+  }
+}
+
+std::vector<double> sums_of_squares(std::span<const std::span<const float>> parts) {
+  std::vector<double> sums(parts.size());
+  backend().pointwise().sums_of_squares(parts, sums.data());
+  return sums;
+}
+
 double sum_of_squares(std::span<const float> values) {
-  return backend().pointwise().sum_of_squares(static_cast<int64_t>(values.size()), values.data());
+  std::vector<std::span<const float>> blocks;
+  append_blocks(values, blocks);
+  double sum = 0;
+  for (const double block : sums_of_squares(blocks)) sum += block;
+  return sum;
 }
 
 }  // namespace pronghorn

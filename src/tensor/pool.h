@@ -22,7 +22,8 @@ constexpr bool kReuseBlocks = true;
 #undef PRONGHORN_HAS_FEATURE
 
 // An allocator of single objects that keeps what is freed, per thread and type, and hands it out
-// again. Its state for a thread is trivial, so that objects may outlive every destructor.
+// again. A thread that ends gives back what it keeps; an object that outlives that is freed at
+// once.
 template <typename T>
 class PooledAllocator {
  public:
@@ -40,9 +41,12 @@ class PooledAllocator {
   }
 
   void deallocate(T* pointer, size_t count) {
-    if (!kReuseBlocks || count != 1) {
+    if (!kReuseBlocks || count != 1 || ended_) {
       ::operator delete(pointer);
       return;
+    }
+    if (free_ == nullptr) {
+      static thread_local const AtEnd at_end;
     }
     free_ = ::new (static_cast<void*>(pointer)) Slot{free_};
   }
@@ -57,7 +61,16 @@ class PooledAllocator {
     Slot* next;
     alignas(T) std::byte bytes[sizeof(T)];
   };
+  struct AtEnd {
+    AtEnd() {}
+    ~AtEnd() {
+      ended_ = true;
+      while (free_ != nullptr) ::operator delete(std::exchange(free_, free_->next));
+    }
+  };
+  // Both are trivial: they can be used after every destructor of the thread.
   static inline thread_local Slot* free_ = nullptr;
+  static inline thread_local bool ended_ = false;
 };
 
 // std::make_shared from the pool.

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include "base/threads.h"
-#include "ops/optimizer_kernels.h"
-
 namespace pronghorn {
 namespace {
 
@@ -46,15 +43,15 @@ class Messages {
         .subspan(at - static_cast<size_t>(numbers), static_cast<size_t>(numbers));
   }
 
-  // Sends these, one to each rank, and fills `from` with theirs.
-  void exchange_into(Messages& from) {
+  // Sends these, one to each rank, and fills `from` with theirs. what: for bytes_sent_as().
+  void exchange_into(Messages& from, const char* what) {
     std::vector<std::span<const std::byte>> to;
     std::vector<std::span<std::byte>> answers;
     for (const std::vector<float>& message : all_) to.push_back(std::as_bytes(std::span(message)));
     for (std::vector<float>& message : from.all_) {
       answers.push_back(std::as_writable_bytes(std::span(message)));
     }
-    ranks_.exchange(to, answers);
+    ranks_.exchange_as(what, to, answers);
   }
 
  private:
@@ -108,7 +105,7 @@ void GradientSum::add_round() {
       }
       value.clear_grad();
     }
-    to.exchange_into(from);
+    to.exchange_into(from, "gradients");
     for (size_t i = first; i < last; ++i) {
       const int64_t own = ownership_.part(i, ranks_.rank()).count;
       for (int64_t r = 0; r < count; ++r) {
@@ -153,20 +150,10 @@ double GradientSum::sum_of_squares(const std::vector<bool>& counts) const {
   std::vector<std::span<const float>> blocks;
   for (size_t i = 0; i < counts.size(); ++i) {
     if (!counts[i] || !has(i)) continue;
-    std::span<const float> rest = part(i);
-    while (!rest.empty()) {
-      const auto block = std::min(rest.size(), static_cast<size_t>(Ownership::kBlock));
-      blocks.push_back(rest.first(block));
-      rest = rest.subspan(block);
-    }
+    append_blocks(part(i), blocks);
   }
-  std::vector<double> mine(static_cast<size_t>(most), 0);
-  parallel_for(std::ssize(blocks), 4, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const auto at = static_cast<size_t>(b);
-      mine[at] = pronghorn::sum_of_squares(blocks[at]);
-    }
-  });
+  std::vector<double> mine = sums_of_squares(blocks);
+  mine.resize(static_cast<size_t>(most), 0);
   const std::vector<double> all = gather<double>(ranks_, mine);
   double total = 0;
   for (size_t i = 0; i < counts.size(); ++i) {
@@ -202,7 +189,7 @@ void GradientSum::share_parameters() const {
         from.expect(r, ownership_.part(i, r).count);
       }
     }
-    to.exchange_into(from);
+    to.exchange_into(from, "parameters");
     for (size_t i = first; i < last; ++i) {
       if (!has(i)) continue;
       for (int64_t r = 0; r < ranks_.count(); ++r) {

@@ -8,6 +8,7 @@
 
 #include "base/ranks.h"
 #include "model/model.h"
+#include "ops/optimizer_kernels.h"
 
 namespace pronghorn {
 
@@ -22,7 +23,7 @@ class Ownership {
  public:
   // A power of two that kernels over flat spans cut at anyway, so that parts give the bits of the
   // whole.
-  static constexpr int64_t kBlock = 1 << 14;
+  static constexpr int64_t kBlock = kSquaresBlock;
 
   Ownership(std::span<const Parameter> parameters, int64_t ranks);
 
@@ -36,13 +37,15 @@ class Ownership {
 
 // The gradients of a step. The sequences of a step make `gradient_groups` groups, whose gradients
 // are made one by one, group g by rank g mod count. They are added in the order of their numbers,
-// whoever made them, so that the sum has the same bits on one rank or on several.
+// whoever made them, so that the sum has the same bits on one rank or on several. Ranks that share
+// sequences make every group together, each the part of its rows; these are added in the order of
+// the ranks.
 class GradientSum {
  public:
   GradientSum(const Model& model, const Ownership& ownership, Ranks& ranks);
 
   // Takes the gradients of the group that this rank has just made, of the next `count` groups in
-  // order, and clears them. Every rank calls it as often.
+  // order (or of its part of one group), and clears them. Every rank calls it as often.
   void add_round();
 
   // The gradient that this rank owns of a parameter: of the sum, or after no round of what the

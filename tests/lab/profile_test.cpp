@@ -124,7 +124,7 @@ TEST(Profile, OfTrainingAddsUpAndHasTheGradients) {
     EXPECT_EQ(down->operations, 2.0 * 64 * 128 * 3 * 400) << kernel;
   }
   for (const char* kernel : {"attention_backward", "outer_product_backward", "norm_backward",
-                             "cross_entropy", "adamw", "sum_of_squares"}) {
+                             "cross_entropy", "adamw", "sums_of_squares"}) {
     EXPECT_NE(find(profile, kernel, ""), nullptr) << kernel;
   }
 }

@@ -43,6 +43,12 @@ bool has_amx() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool is_intel() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_INTEL_ebx;
+}
+
+// The last is what is used.
 std::vector<Level> find_levels() {
   const int64_t have = hwy::SupportedTargets() & HWY_TARGETS;  // of those that are built
   std::vector<Level> levels;
@@ -55,10 +61,15 @@ std::vector<Level> find_levels() {
   if (have & HWY_AVX3) {
     const int64_t avx512 = sse4 | HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL;
     levels.push_back({"avx512", avx512, {}});
-    const bool vnni = has_vnni();
-    if (vnni && !has_bf16()) levels.push_back({"avx512-vnni", avx512, {false, false, true}});
-    if (has_bf16()) levels.push_back({"avx512-bf16", avx512, {true, false, vnni}});
-    if (has_bf16() && has_amx()) levels.push_back({"amx", avx512, {true, true, vnni}});
+    const bool vnni = has_vnni(), bf16 = has_bf16(), amx = bf16 && has_amx();
+    // Intel's cores multiply pairs of bf16 at half the rate of f32 outside of tiles.
+    const bool slow_bf16 = bf16 && !amx && is_intel();
+    const Level with_bf16{"avx512-bf16", avx512, {true, false, vnni}};
+    if (slow_bf16) levels.push_back(with_bf16);
+    if (vnni && (!bf16 || slow_bf16))
+      levels.push_back({"avx512-vnni", avx512, {false, false, true}});
+    if (bf16 && !slow_bf16) levels.push_back(with_bf16);
+    if (amx) levels.push_back({"amx", avx512, {true, true, vnni}});
   }
   return levels;
 }

@@ -15,8 +15,9 @@ struct CpuFeatures {
 // Those of the active instruction set.
 const CpuFeatures& cpu_features();
 
-// Instruction sets that this machine can run and the kernels are built for, the plainest first, for
-// example {"portable", "sse4", "avx2", "avx512", "avx512-bf16"}; "amx" where there is one.
+// Instruction sets that this machine can run and the kernels are built for, the plainest first and
+// the fastest last, for example {"portable", "sse4", "avx2", "avx512", "avx512-bf16"}; "amx" where
+// there is one.
 std::vector<std::string> cpu_instruction_sets();
 
 // The active one: the best, unless PRONGHORN_CPU names another or a test chose one.

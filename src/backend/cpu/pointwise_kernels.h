@@ -49,6 +49,13 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   void l2_normalize(Extent extent, int64_t group, float epsilon, ConstMatrix x, Matrix y) override;
   void l2_normalize_backward(Extent extent, int64_t group, float epsilon, ConstMatrix x,
                              ConstMatrix dy, Matrix dx) override;
+  void group_moments(Extent extent, int64_t group, ConstMatrix x, Matrix mean,
+                     Matrix variance) override;
+  void group_moments_backward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix mean,
+                              ConstMatrix d_mean, ConstMatrix d_variance, Matrix dx) override;
+  void group_norm(const GroupNorm& arguments, Matrix y) override;
+  void group_norm_backward(const GroupNorm& arguments, ConstMatrix dy,
+                           const GroupNormGradients& to) override;
 
   // pointwise_gates.cpp
   void append_ones(Extent extent, int64_t group, ConstMatrix x, Matrix y) override;
@@ -86,7 +93,7 @@ class CpuPointwiseKernels final : public PointwiseKernels {
                      double gradient_scale, double z_loss_weight, RowLoss* losses) override;
   void adamw(int64_t count, float* parameters, const float* gradients, float* m, float* v,
              const AdamW& settings) override;
-  double sum_of_squares(int64_t count, const float* values) override;
+  void sums_of_squares(std::span<const std::span<const float>> parts, double* sums) override;
 };
 
 }  // namespace pronghorn

@@ -96,30 +96,29 @@ void AdamWSpan(int64_t count, float* parameters, const float* gradients, float* 
   });
 }
 
-double SumOfSquares(int64_t count, const float* values) {
-  const int64_t blocks = (count + kPointwiseGrain - 1) / kPointwiseGrain;
-  if (blocks == 0) return 0;
-  const Storage scratch(static_cast<size_t>(blocks) * sizeof(double));
-  auto* partial = reinterpret_cast<double*>(scratch.data());
-  parallel_for(count, kPointwiseGrain, [&](int64_t begin, int64_t end) {
+void SumsOfSquares(std::span<const std::span<const float>> parts, double* sums) {
+  parallel_for(std::ssize(parts), 1, [&](int64_t first, int64_t last) {
     const hn::ScalableTag<double> d;
     const hn::Rebind<float, decltype(d)> half;
-    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-    auto even = hn::Zero(d), odd = hn::Zero(d);
-    int64_t i = begin;
-    for (; i + 2 * lanes <= end; i += 2 * lanes) {
-      const auto a = hn::PromoteTo(d, hn::LoadU(half, values + i));
-      const auto b = hn::PromoteTo(d, hn::LoadU(half, values + i + lanes));
-      even = hn::MulAdd(a, a, even);
-      odd = hn::MulAdd(b, b, odd);
+    const size_t lanes = hn::Lanes(d);
+    for (int64_t p = first; p < last; ++p) {
+      const std::span<const float> part = parts[static_cast<size_t>(p)];
+      const float* values = part.data();
+      auto even = hn::Zero(d), odd = hn::Zero(d);
+      size_t i = 0;
+      for (; i + 2 * lanes <= part.size(); i += 2 * lanes) {
+        const auto a = hn::PromoteTo(d, hn::LoadU(half, values + i));
+        const auto b = hn::PromoteTo(d, hn::LoadU(half, values + i + lanes));
+        even = hn::MulAdd(a, a, even);
+        odd = hn::MulAdd(b, b, odd);
+      }
+      double sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+      for (; i < part.size(); ++i) {
+        sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+      }
+      sums[p] = sum;
     }
-    double sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
-    for (; i < end; ++i) sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
-    partial[begin / kPointwiseGrain] = sum;
   });
-  double total = 0;
-  for (int64_t block = 0; block < blocks; ++block) total += partial[block];
-  return total;
 }
 
 }  // namespace
@@ -132,7 +131,7 @@ namespace pronghorn {
 
 HWY_EXPORT(CrossEntropyRows);
 HWY_EXPORT(AdamWSpan);
-HWY_EXPORT(SumOfSquares);
+HWY_EXPORT(SumsOfSquares);
 
 void CpuPointwiseKernels::cross_entropy(Extent extent, Matrix logits, const int32_t* targets,
                                         bool gradient, double gradient_scale, double z_loss_weight,
@@ -146,8 +145,9 @@ void CpuPointwiseKernels::adamw(int64_t count, float* parameters, const float* g
   HWY_DYNAMIC_DISPATCH(AdamWSpan)(count, parameters, gradients, m, v, settings);
 }
 
-double CpuPointwiseKernels::sum_of_squares(int64_t count, const float* values) {
-  return HWY_DYNAMIC_DISPATCH(SumOfSquares)(count, values);
+void CpuPointwiseKernels::sums_of_squares(std::span<const std::span<const float>> parts,
+                                          double* sums) {
+  HWY_DYNAMIC_DISPATCH(SumsOfSquares)(parts, sums);
 }
 
 }  // namespace pronghorn
