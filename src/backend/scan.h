@@ -30,6 +30,10 @@ struct ScanSegment {
   // Rows [dt | x | ...] to write for the tokens from journal_from on; may be null.
   float* const* journal_rows = nullptr;
   int64_t journal_from = 0;
+  // In selective_backward() alone: the gradient of the state after the segment (null: zeros), and
+  // where that of the state before it goes (null: not wanted).
+  const float* state_out_gradient = nullptr;
+  float* state_in_gradient = nullptr;
   // A token tree: the parent of each row within the segment, or -1 for state_in. Null: a chain.
   // Trees take no snapshots and leave no state.
   const int32_t* parents = nullptr;
@@ -59,8 +63,8 @@ class ScanKernels {
   // tokens of every segment, for all multiples below its length.
   static constexpr int64_t kChunk = 32;
 
-  // Gradients from dy for segments that started from zeros. The sums over rows and channels do not
-  // depend on the number of threads.
+  // Gradients from dy, and from those of the segments' last states, for segments that started from
+  // `state_in`. The sums over rows and channels do not depend on the number of threads.
   virtual void selective_backward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
                                   const ConstMatrix& dy,
                                   const SelectiveScanGradients& gradients) = 0;

@@ -29,6 +29,18 @@ constexpr const char* kJoin = "pronghorn_join_mpi";
 
 }  // namespace
 
+void Ranks::exchange_as(std::string_view collective, std::span<const std::span<const std::byte>> to,
+                        std::span<const std::span<std::byte>> from) {
+  const int64_t before = bytes_sent_;
+  exchange(to, from);
+  sent_as_[std::string(collective)] += bytes_sent_ - before;
+}
+
+int64_t Ranks::bytes_sent_as(std::string_view collective) const {
+  const auto found = sent_as_.find(collective);
+  return found == sent_as_.end() ? 0 : found->second;
+}
+
 Ranks& one_rank() {
   static OneRank rank;
   return rank;

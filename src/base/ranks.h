@@ -4,8 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -33,8 +36,17 @@ class Ranks {
   bool is_root() const { return rank() == 0; }
   int64_t bytes_sent() const { return bytes_sent_; }  // to other ranks
 
+  // exchange(), whose bytes are also counted under the name of the collective that makes it.
+  void exchange_as(std::string_view collective, std::span<const std::span<const std::byte>> to,
+                   std::span<const std::span<std::byte>> from);
+  // Of bytes_sent(), those of this collective.
+  int64_t bytes_sent_as(std::string_view collective) const;
+
  protected:
   int64_t bytes_sent_ = 0;
+
+ private:
+  std::map<std::string, int64_t, std::less<>> sent_as_;
 };
 
 // A process that works alone.

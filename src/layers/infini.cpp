@@ -14,6 +14,7 @@
 #include "ops/linear.h"
 #include "ops/linear_maps.h"
 #include "ops/pointwise.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -70,6 +71,7 @@ class InfiniMixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const CheckedBatch& batch = input.batch;
+    require_whole(batch, "infini");
     check_positions(batch);
     const auto [q, k, v] = linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}});
     const Tensor recalled = compressive_memory(context, q, k, v, memory_, batch, state_);

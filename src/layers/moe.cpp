@@ -10,6 +10,7 @@
 #include "ops/linear.h"
 #include "ops/linear_maps.h"
 #include "ops/pointwise.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -203,6 +204,7 @@ class MixtureOfExperts final : public FeedForward {
 
   Routing routed(const LayerInput& input, const Tensor& logits) const {
     if (!threshold_.defined()) return route(input.context, logits, correction_, router_options_);
+    require_whole(input.batch, "experts that choose rows");
     return route_by_experts(input.context, logits, threshold_, std::ssize(input.batch.segments()),
                             router_options_);
   }

@@ -12,6 +12,7 @@
 #include "ops/operands.h"
 #include "ops/pointwise.h"
 #include "tensor/memory.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -65,10 +66,10 @@ struct CompressedKeys::Parts {
     std::vector<int64_t> on_path;  // those that the nodes of its path end
   };
 
-  Parts(const Context& asked, const Tensor& rows, const CompressedKeysOptions& chosen,
+  Parts(const Context& asked, const Tensor& given, const CompressedKeysOptions& chosen,
         const CheckedBatch& of, JournalSlot at)
       : context(asked),
-        x(rows),
+        x(given),
         options(chosen),
         batch(of),
         slot(at),
@@ -213,6 +214,7 @@ CompressedKeys::CompressedKeys(const Context& context, const Tensor& x,
                                JournalSlot slot)
     : parts_(std::make_unique<Parts>(context, x, options, batch, slot)) {
   check(options);
+  require_whole(batch, kWhere);
   require(x.rows() == batch.rows() && x.columns() == options.width(), kWhere,
           "{} for {} rows of {}", shape_string(x.shape()), batch.rows(), options.width());
   for (const Segment& segment : batch.segments()) parts_->add(segment);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/scan_segments.h"
+#include "ops/sharded_state.h"
 
 namespace pronghorn {
 namespace {
@@ -92,12 +93,18 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
                      const CheckedBatch& batch, JournalSlot slot) {
   const bool constant = log_a.shape().size() == 1;
   expect(kScan, log_a, "log_a", constant ? 1 : batch.rows(), x.columns());
+  if (batch.shards() != nullptr) {
+    return sharded_diagonal_scan(context, log_a, x, *batch.shards(), slot);
+  }
   return scanned(context, {log_a, x, constant}, batch, slot);
 }
 
 Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,
                    JournalSlot slot) {
   require(period > 0, "running_sum", "a period of {}", period);
+  if (batch.shards() != nullptr) {
+    return sharded_running_sum(context, x, period, *batch.shards(), slot);
+  }
   return scanned(context, {{}, x, true, period}, batch, slot);
 }
 

@@ -11,6 +11,7 @@
 #include "ops/attention_units.h"
 #include "ops/journal_rows.h"
 #include "ops/operands.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -27,6 +28,7 @@ AttentionOptions key_options(const IndexerOptions& options) {
 }
 
 void check(const IndexerInputs& in, const IndexerOptions& options, const CheckedBatch& batch) {
+  require_whole(batch, kWhere);
   const int64_t rows = batch.rows();
   require(options.heads > 0 && options.head_dim > 0 && options.top > 0 && in.q.rows() == rows &&
               in.q.columns() == options.heads * options.head_dim && in.k.rows() == rows &&

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "ops/gates.h"
 #include "ops/pointwise.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -15,6 +16,12 @@ constexpr float kForget = -104;
 // How many rows of its sequence come before each row of the batch.
 std::vector<int64_t> places_of(const CheckedBatch& batch, JournalSlot slot) {
   std::vector<int64_t> places(static_cast<size_t>(batch.rows()));
+  if (batch.shards() != nullptr) {
+    for (int64_t row = 0; row < batch.rows(); ++row) {
+      places[static_cast<size_t>(row)] = batch.shards()->place(row);
+    }
+    return places;
+  }
   for (const Segment& segment : batch.segments()) {
     const int64_t before =
         segment.state == nullptr ? 0 : segment.state->journal(slot.layer, slot.index).length();

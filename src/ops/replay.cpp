@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "tensor/memory.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -16,6 +17,7 @@ bool due(const Journal& journal) {
 }  // namespace
 
 void check_recurrence(const char* where, const CheckedBatch& batch, bool record) {
+  require_whole(batch, where);
   for (const Segment& segment : batch.segments()) {
     require(segment.mask == Mask::causal, where, "a recurrence cannot see rows after its own");
     require(segment.state == nullptr || !record, where,

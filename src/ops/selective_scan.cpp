@@ -8,15 +8,14 @@
 #include "ops/operands.h"
 #include "ops/replay.h"
 #include "ops/scan_segments.h"
+#include "ops/sharded_state.h"
 
 namespace pronghorn {
 namespace {
 
 constexpr const char* kWhere = "selective_scan";
 
-struct Operands {
-  Tensor x, dt_raw, dt_bias, A_log, B, C, D;
-
+struct Operands : SelectiveScanInputs {
   int64_t channels() const { return A_log.rows(); }
   int64_t state_size() const { return A_log.columns(); }
 };
@@ -51,14 +50,22 @@ struct Saved {
   PooledVector<ScanSegment> segments;
 };
 
+std::shared_ptr<Saved> make_saved(const Operands& in, const CheckedBatch& batch) {
+  return std::make_shared<Saved>(
+      Saved{{batch, ScanKernels::kChunk, in.state_size() * in.channels()}, {}});
+}
+
+SelectiveScanGradients gradients_of(const Operands& in) {
+  return {input_gradient(in.x), input_gradient(in.dt_raw), input_gradient(in.B),
+          input_gradient(in.C), input_gradient(in.A_log),  input_gradient(in.dt_bias),
+          input_gradient(in.D)};
+}
+
 void record_backward(const Context& context, const Operands& in, const Tensor& y,
                      std::shared_ptr<const Saved> saved) {
   context.tape->record([in, y, saved = std::move(saved)] {
     if (!y.has_grad()) return;
-    const SelectiveScanGradients gradients = {input_gradient(in.x),     input_gradient(in.dt_raw),
-                                              input_gradient(in.B),     input_gradient(in.C),
-                                              input_gradient(in.A_log), input_gradient(in.dt_bias),
-                                              input_gradient(in.D)};
+    const SelectiveScanGradients gradients = gradients_of(in);
     const Tensor dy = y.grad();
     backend().scan().selective_backward(scan_of(in), saved->segments, input_matrix(dy), gradients);
   });
@@ -73,8 +80,9 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
                       const Tensor& D, const CheckedBatch& batch, JournalSlot slot) {
-  const Operands in{x, dt_raw, dt_bias, A_log, B, C, D};
+  const Operands in{{x, dt_raw, dt_bias, A_log, B, C, D}};
   check(in, batch);
+  if (batch.shards() != nullptr) return sharded_selective_scan(context, in, *batch.shards(), slot);
   const SelectiveScan scan = scan_of(in);
   const Tensor y = Tensor::empty({batch.rows(), in.channels()});
   const bool record = needs_gradient(context, y, x, dt_raw, dt_bias, A_log, B, C, D);
@@ -83,8 +91,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
 
   std::shared_ptr<Saved> saved;
   if (record) {
-    saved = std::make_shared<Saved>(
-        Saved{{batch, ScanKernels::kChunk, in.state_size() * in.channels()}, {}});
+    saved = make_saved(in, batch);
   }
   PooledVector<ScanSegment> segments =
       fresh_scan_segments(batch, record ? &saved->checkpoints : nullptr);
@@ -103,6 +110,51 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
     record_backward(context, in, y, saved);
   }
   return y;
+}
+
+SelectiveScanResult selective_scan_from(const Context& context, const SelectiveScanInputs& inputs,
+                                        const Tensor& before, const CheckedBatch& batch) {
+  const Operands in{inputs};
+  check(in, batch);
+  const int64_t size = in.state_size() * in.channels();
+  const Tensor y = Tensor::empty({batch.rows(), in.channels()});
+  const Tensor state = Tensor::empty({std::ssize(batch.segments()), size});
+  const bool record =
+      needs_gradient(context, y, in.x, in.dt_raw, in.dt_bias, in.A_log, in.B, in.C, in.D, before);
+  check_recurrence(kWhere, batch, record);
+  std::shared_ptr<Saved> saved;
+  if (record) saved = make_saved(in, batch);
+  PooledVector<ScanSegment> segments =
+      fresh_scan_segments(batch, record ? &saved->checkpoints : nullptr);
+  require(std::ssize(segments) == state.rows() &&
+              (!before.defined() || before.shape() == state.shape()),
+          kWhere, "{} segments without a state, of {}, that begin with {}", segments.size(),
+          state.rows(), before.defined() ? before.rows() : 0);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    if (before.defined()) segments[i].state_in = before.row(row);
+    segments[i].state_out = state.row(row);
+  }
+  backend().scan().selective_forward(scan_of(in), segments, y.data(), y.row_stride());
+  if (!record) return {y, state};
+
+  state.set_requires_grad(true);
+  saved->segments = std::move(segments);
+  context.tape->record([in, before, y, state, saved = std::move(saved)] {
+    if (!y.has_grad() && !state.has_grad()) return;
+    const Tensor dy = y.has_grad() ? y.grad() : Tensor::zeros(y.shape());
+    const Tensor d_state = state.has_grad() ? state.grad() : Tensor();
+    const Tensor d_before = before.requires_grad() ? Tensor::empty(before.shape()) : Tensor();
+    for (size_t i = 0; i < saved->segments.size(); ++i) {
+      ScanSegment& segment = saved->segments[i];
+      if (d_state.defined()) segment.state_out_gradient = d_state.row(static_cast<int64_t>(i));
+      if (d_before.defined()) segment.state_in_gradient = d_before.row(static_cast<int64_t>(i));
+    }
+    backend().scan().selective_backward(scan_of(in), saved->segments, input_matrix(dy),
+                                        gradients_of(in));
+    if (d_before.defined()) before.give_grad(d_before);
+  });
+  return {y, state};
 }
 
 }  // namespace pronghorn

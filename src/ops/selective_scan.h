@@ -13,6 +13,10 @@ namespace pronghorn {
 // is h [state_size, channels].
 JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
 
+struct SelectiveScanInputs {
+  Tensor x, dt_raw, dt_bias, A_log, B, C, D;
+};
+
 // For each channel c with state h_c in R^N:
 //   dt_t = softplus(dt_raw_t + dt_bias)
 //   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,   A = -exp(A_log)
@@ -23,5 +27,15 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
                       const Tensor& D, const CheckedBatch& batch, JournalSlot slot);
+
+struct SelectiveScanResult {
+  Tensor y;      // [rows, channels]
+  Tensor state;  // [segments, N channels]: h after each segment, [N, channels]
+};
+
+// The same for segments without a state that begin with `before` (as SelectiveScanResult::state has
+// it; undefined: zeros), with gradients of that and of what they leave. Segments must have rows.
+SelectiveScanResult selective_scan_from(const Context& context, const SelectiveScanInputs& inputs,
+                                        const Tensor& before, const CheckedBatch& batch);
 
 }  // namespace pronghorn

@@ -6,6 +6,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/exchange.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 #include "tensor/pool.h"
@@ -106,6 +107,11 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   require(!bias.defined() || bias.size() == in.channels(), kWhere, "bias of {} for {} channels",
           bias.size(), in.channels());
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
+  if (batch.shards() != nullptr) {
+    const PrecededRows preceded(context, *batch.shards(), x, in.taps() - 1);
+    return preceded.own(context, short_convolution(context, preceded.rows(), weight, bias, silu,
+                                                   preceded.batch(), slot));
+  }
 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});
   const bool record = needs_gradient(context, y, x, weight, bias);

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/exchange.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 
@@ -48,6 +49,15 @@ PooledVector<Tensor> token_shift(const Context& context, const Tensor& x,
                                  std::span<const Tensor> mixes, const CheckedBatch& batch,
                                  JournalSlot slot) {
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
+  if (batch.shards() != nullptr) {
+    const PrecededRows preceded(context, *batch.shards(), x, 1);
+    PooledVector<Tensor> own;
+    for (const Tensor& each :
+         token_shift(context, preceded.rows(), mixes, preceded.batch(), slot)) {
+      own.push_back(preceded.own(context, each));
+    }
+    return own;
+  }
   PooledVector<Tensor> y;
   PooledVector<Matrix> to;
   PooledVector<const float*> mix_data;

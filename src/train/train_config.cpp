@@ -15,6 +15,9 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
   config.micro_batch_tokens =
       reader.integer("micro_batch_tokens", config.micro_batch_tokens, 0, 1 << 28);
   config.gradient_groups = reader.integer("gradient_groups", config.gradient_groups, 1, 1 << 16);
+  config.sequence_parallel =
+      sequence_parallel_named(reader.one_of("sequence_parallel", {"none", "ulysses", "ring"},
+                                            std::string(name_of(config.sequence_parallel))));
   config.learning_rate = reader.number("learning_rate", config.learning_rate, 0, 10);
   config.final_learning_rate =
       reader.number("final_learning_rate", config.final_learning_rate, 0, 1);
@@ -72,6 +75,9 @@ nlohmann::json write_train_config(const TrainConfig& config) {
   // Left out unless asked for: they are settings of few runs.
   const TrainConfig defaults;
   if (config.gradient_groups > 1) json["gradient_groups"] = config.gradient_groups;
+  if (config.sequence_parallel != SequenceParallel::none) {
+    json["sequence_parallel"] = name_of(config.sequence_parallel);
+  }
   if (config.mtp_loss != defaults.mtp_loss) json["mtp_loss"] = config.mtp_loss;
   if (config.early_exit > 0) {
     json["early_exit"] = config.early_exit;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/json.h"
+#include "tensor/sequence_shards.h"
 #include "tensor/tape.h"
 #include "train/skipped_positions.h"
 
@@ -21,6 +22,8 @@ struct TrainConfig {
   // Parts of a step whose gradients are made apart and then added in order. Any number of ranks
   // that divides it trains to the same bits (train/gradient_sum.h).
   int64_t gradient_groups = 1;
+  // Whether the ranks share each sequence, in place of the sequences of a step, and how.
+  SequenceParallel sequence_parallel = SequenceParallel::none;
   double learning_rate = 2e-3;
   double final_learning_rate = 0.1;  // as a share of learning_rate
   Schedule schedule = Schedule::cosine;

@@ -1,11 +1,13 @@
 #include "train/train_step.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "model/trained_context.h"
+#include "tensor/sequence_shards.h"
 #include "train/masked_text.h"
 #include "train/optimizer.h"
 
@@ -16,6 +18,12 @@ int64_t sequences_per_step(const TrainConfig& config, const DataSource& source) 
 }
 
 namespace {
+
+// What this rank has of values of all rows.
+std::vector<int32_t> own_part(const SequenceShards* shards, std::span<const int32_t> values) {
+  return shards != nullptr ? shards->part_of(values)
+                           : std::vector<int32_t>(values.begin(), values.end());
+}
 
 // The losses of what speculation guesses with: an early exit and the heads for multi-token
 // prediction. Both learn along with the model and do not count in its loss.
@@ -34,13 +42,14 @@ class DraftLosses {
     };
   }
 
-  // After the forward of `batch` (segments of `length`), which gave `hidden` to `observer`.
+  // After the forward of `batch` (segments of `length`), which gave `hidden` to `observer`. shards:
+  // of the batch, if it lies on several ranks; `hidden` is of this one's rows then.
   void record(const Context& context, const ForwardObserver& observer, const Tensor& hidden,
               const Batch& batch, std::span<const int32_t> targets, int64_t length,
-              double gradient_scale) {
+              double gradient_scale, const SequenceShards* shards) {
     const std::vector<int32_t>& tokens = batch.tokens;
     if (config_.early_exit > 0) {
-      model_.cross_entropy(context, early_hidden_, targets,
+      model_.cross_entropy(context, early_hidden_, own_part(shards, targets),
                            gradient_scale * config_.early_exit_loss, 0);
     }
     const int64_t heads = config_.mtp_loss > 0 ? model_.mtp_depth() : 0;
@@ -56,10 +65,14 @@ class DraftLosses {
         seen[row] = tokens[row + static_cast<size_t>(k) + 1];
         wanted[row] = targets[row + static_cast<size_t>(k) + 1];
       }
-      batches_.push_back(fresh_segments(seen, length));
-      batches_.back().positions = batch.positions;
+      if (shards != nullptr) {
+        batches_.push_back(shards->local_batch(seen));
+      } else {
+        batches_.push_back(fresh_segments(seen, length));
+        batches_.back().positions = batch.positions;
+      }
       last = model_.mtp_forward(context, k, last, batches_.back(), observer);
-      model_.cross_entropy(context, last, wanted,
+      model_.cross_entropy(context, last, own_part(shards, wanted),
                            gradient_scale * config_.mtp_loss / static_cast<double>(heads), 0);
     }
   }
@@ -171,7 +184,8 @@ Report report_from(std::span<const double> numbers, const Report& like) {
   return report;
 }
 
-// The sum of all groups' reports in the order of the groups. mine: of every `count`-th group.
+// The sum of all groups' reports in the order of the groups. mine: of every `count`-th group, or
+// of this rank's part of every group.
 Report sum_of_reports(Ranks& ranks, const std::vector<Report>& mine) {
   Report total;
   for (const Report& report : mine) {
@@ -188,11 +202,12 @@ Report sum_of_reports(Ranks& ranks, const std::vector<Report>& mine) {
 class StepPasses {
  public:
   StepPasses(const Model& model, const TrainConfig& config, const DataSource& source,
-             const Examples& examples, int64_t step, uint64_t seed)
+             const Examples& examples, Ranks& ranks, int64_t step, uint64_t seed)
       : model_(model),
         config_(config),
         source_(source),
         examples_(examples),
+        ranks_(ranks),
         step_(step),
         seed_(seed) {
     const int64_t asked =
@@ -203,7 +218,13 @@ class StepPasses {
 
   double gradient_scale() const { return gradient_scale_; }
 
-  // Leaves the gradients of examples [begin, end), made by micro-batches.
+  // Whether all ranks work on the same examples, each on its rows.
+  bool shares_sequences() const {
+    return config_.sequence_parallel != SequenceParallel::none && ranks_.count() > 1;
+  }
+
+  // Leaves the gradients of examples [begin, end), made by micro-batches; of shared sequences what
+  // this rank's rows give to them.
   Report run(int64_t begin, int64_t end) {
     const int64_t wanted =
         config_.micro_batch_tokens > 0 ? config_.micro_batch_tokens : config_.batch_tokens;
@@ -220,7 +241,8 @@ class StepPasses {
 
   void micro_batch(int64_t first, int64_t count, Report& report) {
     const int64_t length = examples_.length, rows = count * length;
-    DraftLosses draft_losses(model_, config_);  // outlives the tape
+    DraftLosses draft_losses(model_, config_);  // outlives the tape, as these do
+    std::optional<SequenceShards> shards;
     Tape tape;
     Context context;
     context.tape = &tape;
@@ -231,11 +253,14 @@ class StepPasses {
     if (!diffusion()) {
       batch = source_.batch(tokens);
       if (config_.positions.skip > 0) skip_positions(config_, seed_, examples_, first, batch);
+      if (shares_sequences()) shards.emplace(ranks_, config_.sequence_parallel, batch);
     }
     ForwardObserver observer;
     draft_losses.watch(observer);
-    // A mean over the rows of this micro-batch: its share in the mean over those of the step.
-    const double share = static_cast<double>(rows) / static_cast<double>(examples_.count * length);
+    // A mean over the rows of this forward: its share in the mean over those of the step.
+    const int64_t own_rows = shards ? shards->local().rows() : rows;
+    const double share =
+        static_cast<double>(own_rows) / static_cast<double>(examples_.count * length);
     observer.on_loss = [&](const LayerLoss& layer_loss) {
       report.layer_losses[layer_loss.name] += share * double{*layer_loss.value.data()};
       if (!layer_loss.value.requires_grad()) return;
@@ -248,10 +273,14 @@ class StepPasses {
       result = masked_loss(model_, context, examples_, first, count, seed_, gradient_scale_,
                            config_.z_loss, observer);
     } else {
-      const Tensor hidden = model_.forward(context, batch, observer);
+      const SequenceShards* of_ranks = shards ? &*shards : nullptr;
+      const Tensor hidden = shards ? model_.forward(context, shards->local(), observer)
+                                   : model_.forward(context, batch, observer);
       const std::span<const int32_t> wanted = examples_.targets_of(first, rows);
-      result = model_.cross_entropy(context, hidden, wanted, gradient_scale_, config_.z_loss);
-      draft_losses.record(context, observer, hidden, batch, wanted, length, gradient_scale_);
+      result = source_.loss(model_, context, hidden, shards ? shards->local() : CheckedBatch(batch),
+                            own_part(of_ranks, wanted), gradient_scale_, config_.z_loss);
+      draft_losses.record(context, observer, hidden, batch, wanted, length, gradient_scale_,
+                          of_ranks);
     }
     report.loss += result.nll * gradient_scale_;
     report.correct += result.correct;
@@ -262,6 +291,7 @@ class StepPasses {
   const TrainConfig& config_;
   const DataSource& source_;
   const Examples& examples_;
+  Ranks& ranks_;
   int64_t step_;
   uint64_t seed_;
   double gradient_scale_ = 0;
@@ -273,6 +303,8 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
                       TrainingState& state, double learning_rate, uint64_t seed) {
   require(!model.config().diffusion || config.early_exit == 0, "early_exit",
           "{} in a model that fills in masked tokens", config.early_exit);
+  require(!model.config().sound || config.early_exit == 0, "early_exit", "{} in a model of sound",
+          config.early_exit);
   require(!model.config().diffusion || config.positions.skip == 0, "position",
           "positions are skipped in a model that fills in masked tokens");
   require(config.positions.skip <= position_limit(model), "position",
@@ -281,7 +313,11 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   require(config.positions.skip == 0 || source.length() <= config.positions.skip, "position",
           "skips within {} tokens in examples of {}", config.positions.skip, source.length());
   const int64_t sequences = sequences_per_step(config, source), groups = config.gradient_groups;
-  const int64_t ranks = state.ranks.count();
+  const bool shared = config.sequence_parallel != SequenceParallel::none;
+  // Ranks that make groups of their own, one after the other.
+  const int64_t ranks = shared ? 1 : state.ranks.count();
+  require(!shared || !model.config().diffusion, "sequence_parallel",
+          "{} in a model that fills in masked tokens", name_of(config.sequence_parallel));
   if (groups % ranks != 0) {
     throw Error("gradient_groups", fmt::format("{} on {} ranks", groups, ranks),
                 "choose a multiple of the number of ranks: --set gradient_groups=N");
@@ -296,12 +332,12 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   // All examples first: the loss is a mean over the targets of the whole step.
   const Examples examples =
       read_examples(source, static_cast<uint64_t>(state.step * sequences), sequences);
-  StepPasses passes(model, config, source, examples, state.step, seed);
+  StepPasses passes(model, config, source, examples, state.ranks, state.step, seed);
   GradientSum gradients(model, state.ownership, state.ranks);
   std::vector<Report> reports;
-  for (int64_t group = state.ranks.rank(); group < groups; group += ranks) {
+  for (int64_t group = shared ? 0 : state.ranks.rank(); group < groups; group += ranks) {
     reports.push_back(passes.run(group * sequences / groups, (group + 1) * sequences / groups));
-    if (groups > 1) gradients.add_round();
+    if (groups > 1 || passes.shares_sequences()) gradients.add_round();
   }
   Report total = sum_of_reports(state.ranks, reports);
 

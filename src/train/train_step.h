@@ -28,10 +28,11 @@ struct StepResult {
 };
 
 // One optimiser step on examples [step x sequences, ...): forward and backward by micro-batches,
-// clipping, AdamW. Each of the state's ranks makes its groups of the step (gradient_groups), and
-// all return the same. A diffusion model learns the examples' tokens (train/masked_text.h), masked
-// as `seed` and their numbers say. Throws Error naming step and tensor if the loss or a gradient is
-// not finite; the parameters are then as before the step.
+// clipping, AdamW. Each of the state's ranks makes its groups of the step (gradient_groups), or
+// with sequence_parallel its part of each sequence, and all return the same. A diffusion model
+// learns the examples' tokens (train/masked_text.h), masked as `seed` and their numbers say. Throws
+// Error naming step and tensor if the loss or a gradient is not finite; the parameters are then as
+// before the step.
 StepResult train_step(const Model& model, const TrainConfig& config, DataSource& source,
                       TrainingState& state, double learning_rate, uint64_t seed = 0);
 

@@ -181,14 +181,15 @@ void ScanBackward(const BackwardTask& task) {
   const ScanSegment& segment = *task.segment;
   const int64_t states = scan.state_size;
   const BackwardBuffers buffers(task.scratch, states);
-  std::fill_n(buffers.carry, states * kGroup, 0.0f);
+  LoadState(segment.state_out_gradient, states, scan.channels, task.channel, task.count,
+            buffers.carry);
   std::fill_n(task.parameter_sums, (states + 2) * kGroup, 0.0f);
   const int64_t chunks = (segment.length + kChunk - 1) / kChunk;
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
     const int64_t start = chunk * kChunk, tokens = std::min(kChunk, segment.length - start);
     const int64_t first = segment.first_row + start;
     const float* saved =
-        chunk > 0 ? segment.snapshots[static_cast<size_t>(chunk - 1)].state : nullptr;
+        chunk > 0 ? segment.snapshots[static_cast<size_t>(chunk - 1)].state : segment.state_in;
     LoadState(saved, states, scan.channels, task.channel, task.count, buffers.state);
     FillTile(scan, task.channel, task.count, first, tokens, nullptr,
              {buffers.dt, buffers.x, nullptr});
@@ -211,6 +212,10 @@ void ScanBackward(const BackwardTask& task) {
         task.C_sums[to] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, buffers.C + from)));
       }
     }
+  }
+  for (int64_t n = 0; segment.state_in_gradient != nullptr && n < states; ++n) {
+    std::copy_n(buffers.carry + n * kGroup, task.count,
+                segment.state_in_gradient + n * scan.channels + task.channel);
   }
 }
 
