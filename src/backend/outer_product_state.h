@@ -41,6 +41,10 @@ struct OuterProductProblem {
   int64_t rows = 0;
 };
 
+// Rows that a token may have (ops/outer_product_state.h): a step's tokens are then such rows, and a
+// path is up to kExactStep times as many.
+constexpr int64_t kMostOuterProductUpdates = 8;
+
 // Rows of a chunk: near the width of a head, where the work within chunks equals that on states.
 constexpr int64_t kOuterProductChunk = 64;
 

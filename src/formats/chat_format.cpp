@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/quote.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "formats/json.h"
 
@@ -61,6 +62,8 @@ ChatFormat ChatFormat::load(const std::filesystem::path& path) {
     format.read_gguf(*gguf);
   } else if (std::filesystem::is_directory(path)) {
     format.read_directory(path);
+  } else if (is_torch_model(path)) {
+    format.read_directory(std::filesystem::absolute(path).parent_path());
   } else {
     format.add_template(kDefault, read_file(path, kMostBytes), path.string());
   }

@@ -41,7 +41,17 @@ std::optional<std::filesystem::path> find_weights(const std::filesystem::path& d
   return {};
 }
 
+bool is_torch_model(const std::filesystem::path& path) {
+  std::error_code code;
+  return in_small_letters(path.extension().string()) == ".pth" &&
+         std::filesystem::is_regular_file(path, code);
+}
+
 CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : directory_(directory) {
+  if (is_torch_model(directory)) {
+    entries_ = read(directory);
+    return;
+  }
   const std::optional<std::filesystem::path> file = find_weights(directory);
   if (!file) {
     throw Error(directory.string(),

@@ -1,4 +1,5 @@
-// The tensors of a checkpoint directory, in whichever format and number of files they are.
+// The tensors of a checkpoint directory, in whichever format and number of files they are, or of
+// one file of torch.save.
 #pragma once
 
 #include <filesystem>
@@ -17,13 +18,18 @@ namespace pronghorn {
 // is there, in small letters or others.
 std::optional<std::filesystem::path> find_weights(const std::filesystem::path& directory);
 
+// Whether a path is a model in one file of torch.save that has no directory of its own: a file that
+// ends in .pth. Its tokenizer, if there is one, lies beside it.
+bool is_torch_model(const std::filesystem::path& path);
+
 // All tensors of the files that find_weights() leads to. Shards must lie in the directory itself.
 // What an index says counts where two shards hold a tensor of the same name; tensors that it does
 // not list are there all the same. Tensors with scales beside them are one
 // (formats/scaled_tensors.h).
 class CheckpointReader {
  public:
-  // Throws Error if there are no such files, or one is malformed or missing.
+  // directory: or a path of which is_torch_model() holds, for the tensors of that file. Throws
+  // Error if there are no such files, or one is malformed or missing.
   explicit CheckpointReader(const std::filesystem::path& directory);
 
   // In the order of the alphabet.
@@ -32,6 +38,7 @@ class CheckpointReader {
   const SafetensorsEntry* find(std::string_view name) const;
   // Throws Error, with the nearest name, if there is no such tensor.
   const SafetensorsEntry& at(std::string_view name) const;
+  // The path that it was made for.
   const std::filesystem::path& directory() const { return directory_; }
 
  private:

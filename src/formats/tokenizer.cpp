@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/component.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/hf_tokenizer.h"
@@ -105,6 +106,8 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory
     const GgufFile file(*gguf);
     return make_gguf_tokenizer(read_gguf_vocabulary(file.metadata()), gguf->string());
   }
+  if (is_torch_model(directory))
+    return load_tokenizer(std::filesystem::absolute(directory).parent_path());
   require(std::filesystem::is_directory(directory), directory.string(), "not a directory");
   Tokenizer::Files files;
   const auto read = [&](const char* name) {

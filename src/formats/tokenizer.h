@@ -118,7 +118,8 @@ class TextStream {
 // The 256 bytes as the vocabulary: no training, no special tokens, any input.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
-// Reads the tokenizer of a checkpoint directory or GGUF file. Of a directory, in this order:
+// Reads the tokenizer of a checkpoint directory or GGUF file, or of the directory that a .pth file
+// lies in. Of a directory, in this order:
 // tokenizer_config.json with the class PronghornByteTokenizer; tokenizer.json; tokenizer.model;
 // rwkv_vocab_v20230424.txt.
 // Tokens that only tokenizer_config.json, special_tokens_map.json or added_tokens.json name are

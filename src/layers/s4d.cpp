@@ -4,17 +4,17 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <mutex>
 #include <numbers>
 #include <string>
 #include <vector>
 
+#include "layers/known_modes.h"
 #include "layers/layers.h"
 #include "layers/toolbox.h"
+#include "ops/diagonal_modes.h"
 #include "ops/diagonal_scan.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
-#include "ops/s4d_modes.h"
 
 namespace pronghorn {
 namespace {
@@ -100,24 +100,6 @@ Initializer frequencies(const std::string& init, int64_t state) {
   };
 }
 
-// Modes of parameters that do not change any more, for inference: made once, not for every token.
-class KnownModes {
- public:
-  // make() if `version` is another than that of the last call.
-  template <typename Make>
-  DiagonalModes get(uint64_t version, const Make& make) {
-    const std::scoped_lock lock(mutex_);
-    if (!modes_.poles.defined() || version != version_) modes_ = make();
-    version_ = version;
-    return modes_;
-  }
-
- private:
-  std::mutex mutex_;
-  uint64_t version_ = 0;
-  DiagonalModes modes_;
-};
-
 class S4dMixer final : public Mixer {
  public:
   using Config = S4dConfig;
@@ -165,13 +147,9 @@ class S4dMixer final : public Mixer {
 
  private:
   DiagonalModes modes_of(const Context& context) const {
-    const auto make = [&] {
+    return known_->get(context, {log_dt_, log_A_real_, A_imag_, C_}, [&] {
       return s4d_modes(context, log_dt_, log_A_real_, A_imag_, C_, discretisation_);
-    };
-    if (context.tape != nullptr) return make();
-    // Versions only grow, so their sum is another when one of them is.
-    return known_->get(log_dt_.version() + log_A_real_.version() + A_imag_.version() + C_.version(),
-                       make);
+    });
   }
 
   int64_t width_, modes_;

@@ -17,6 +17,7 @@
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint_tensors.h"
+#include "model/families/rwkv7_file.h"
 #include "model/gguf_format.h"
 #include "model/tensor_rules.h"
 #include "tensor/block_layouts.h"
@@ -278,6 +279,12 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory, Purpo
     config.mtp.heads = stored_predictors(config, reader, tensors);
     std::unique_ptr<Model> model(new Model(std::move(config), 0, false, purpose));
     pronghorn::load(*model, reader, tensors(model->config()));
+    return model;
+  }
+  if (is_torch_model(directory)) {
+    const CheckpointReader file(directory);
+    std::unique_ptr<Model> model(new Model(read_rwkv7_file(file), 0, false, purpose));
+    pronghorn::load(*model, file, rwkv7_file_tensors());
     return model;
   }
   require(std::filesystem::is_directory(directory), directory.string(),

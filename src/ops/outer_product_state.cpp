@@ -1,6 +1,7 @@
 #include "ops/outer_product_state.h"
 
-#include <algorithm>
+#include <deque>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
+#include "ops/sharded_state.h"
 #include "tensor/memory.h"
 
 namespace pronghorn {
@@ -42,7 +44,11 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
               options.value_dim > 0,
           kWhere, "impossible sizes: {} value heads of {}, {} key heads of {}", options.value_heads,
           options.value_dim, options.key_heads, options.key_dim);
-  const int64_t rows = batch.rows();
+  require(options.updates >= 1 && options.updates <= kMostUpdates &&
+              (options.updates == 1 || !options.channel_decay),
+          kWhere, "{} updates of a token, at most {}{}", options.updates, kMostUpdates,
+          options.channel_decay ? ", and one with a decay per channel" : "");
+  const int64_t rows = batch.rows() * options.updates;
   check_width(inputs.q, "q", rows, options.key_heads * options.key_dim);
   check_width(inputs.k, "k", rows, options.key_heads * options.key_dim);
   check_width(inputs.v, "v", rows, options.value_heads * options.value_dim);
@@ -74,12 +80,21 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   return problem;
 }
 
+// Numbers of one update in a journal row.
+int64_t update_width(const OuterProductStateOptions& options) {
+  return options.key_heads * options.key_dim + options.value_heads * options.value_dim +
+         decay_width(options);
+}
+
 // ---- chunks ----
 
-// Numbers the chunks of the segments; returns how many there are.
-int64_t number_chunks(std::vector<OuterProductSegment>& segments) {
+// Numbers the chunks of the segments, in rows of the batch, and makes them those of all updates;
+// returns how many chunks there are.
+int64_t number_chunks(std::vector<OuterProductSegment>& segments, int64_t updates) {
   int64_t chunks = 0;
   for (OuterProductSegment& segment : segments) {
+    segment.first_row *= updates;
+    segment.length *= updates;
     segment.first_chunk = chunks;
     chunks += (segment.length + kOuterProductChunk - 1) / kOuterProductChunk;
   }
@@ -110,19 +125,88 @@ void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
 
 // ---- steps ----
 
-void catch_up(const OuterProductProblem& problem, Replay& replay) {
-  catch_up_by_steps(replay, [&](std::span<const std::span<const ReplayStep>> sequences) {
-    backend().outer_product_state().step(problem, sequences, {});
+using Sequences = std::span<const std::span<const ReplayStep>>;
+
+// Planned steps in which each update of a token is a token.
+class UpdateSteps {
+ public:
+  UpdateSteps(const OuterProductStateOptions& options, Sequences planned)
+      : updates_(options.updates), width_(update_width(options)) {
+    if (updates_ == 1) {
+      sequences_ = planned;
+      return;
+    }
+    kept_ = std::make_unique<Kept>();
+    for (const std::span<const ReplayStep> steps : planned) {
+      PooledVector<ReplayStep>& all = kept_->steps.emplace_back();
+      for (const ReplayStep& step : steps) {
+        all.push_back(
+            {{step.fold.anchor, apart(step.fold.rows, nullptr), step.fold.to}, apart(step.tokens)});
+      }
+    }
+    for (const PooledVector<ReplayStep>& steps : kept_->steps) kept_->sequences.emplace_back(steps);
+    sequences_ = kept_->sequences;
+  }
+  UpdateSteps(const UpdateSteps&) = delete;
+  UpdateSteps& operator=(const UpdateSteps&) = delete;
+
+  Sequences sequences() const { return sequences_; }
+
+ private:
+  // The updates of journal rows, and then those of one more, unless it is null.
+  std::span<const float* const> apart(std::span<const float* const> rows, const float* last) {
+    PooledVector<const float*>& all = kept_->rows.emplace_back();
+    const auto add = [&](const float* row) {
+      for (int64_t u = 0; u < updates_; ++u) all.push_back(row + u * width_);
+    };
+    for (const float* row : rows) add(row);
+    if (last != nullptr) add(last);
+    return all;
+  }
+
+  std::span<const ReplayToken> apart(std::span<const ReplayToken> tokens) {
+    PooledVector<ReplayToken>& all = kept_->tokens.emplace_back();
+    for (const ReplayToken& token : tokens) {
+      const std::span<const float* const> path = apart(token.path, token.row);
+      const size_t before = token.path.size() * static_cast<size_t>(updates_);
+      for (int64_t u = 0; u < updates_; ++u) {
+        all.push_back({token.input_row * updates_ + u, token.depth, token.row + u * width_,
+                       path.first(before + static_cast<size_t>(u))});
+      }
+    }
+    return all;
+  }
+
+  // Deques: what they hold stays where it is.
+  struct Kept {
+    std::deque<PooledVector<ReplayStep>> steps;
+    std::deque<PooledVector<const float*>> rows;
+    std::deque<PooledVector<ReplayToken>> tokens;
+    std::vector<std::span<const ReplayStep>> sequences;
+  };
+
+  int64_t updates_, width_;
+  Sequences sequences_;
+  std::unique_ptr<Kept> kept_;  // null with one update: a decoded token takes no memory
+};
+
+void catch_up(const OuterProductProblem& problem, const OuterProductStateOptions& options,
+              Replay& replay) {
+  catch_up_by_steps(replay, [&](Sequences sequences) {
+    const UpdateSteps steps(options, sequences);
+    backend().outer_product_state().step(problem, steps.sequences(), {});
   });
 }
 
 // Tokens of sequences with a state, step by step.
-void run_steps(const OuterProductProblem& problem, Replay& replay, const Matrix& out) {
+void run_steps(const OuterProductProblem& problem, const OuterProductStateOptions& options,
+               Replay& replay, const Matrix& out) {
   if (replay.empty()) return;
-  catch_up(problem, replay);
+  catch_up(problem, options, replay);
   const int64_t keys = problem.key_heads * problem.key_dim;
   const int64_t values = problem.value_heads * problem.value_dim;
-  const std::span<const std::span<const ReplayStep>> sequences = replay.steps();
+  const UpdateSteps planned(options, replay.steps());
+  const Sequences sequences = planned.sequences();
   PooledVector<RowCopy> copies;
   const auto add = [&](const float* from, float* to, int64_t count) {
     copies.push_back({from, to, static_cast<size_t>(count) * sizeof(float)});
@@ -150,8 +234,7 @@ void run_steps(const OuterProductProblem& problem, Replay& replay, const Matrix&
 JournalShape outer_product_state_journal(const OuterProductStateOptions& options) {
   JournalShape shape;
   shape.name = "state";
-  shape.row_width = options.key_heads * options.key_dim + options.value_heads * options.value_dim +
-                    decay_width(options);
+  shape.row_width = options.updates * update_width(options);
   shape.anchor_size = options.value_heads * options.key_dim * options.value_dim;
   shape.fold_interval = kExactStep;
   return shape;
@@ -161,7 +244,10 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
                            const OuterProductStateOptions& options, const CheckedBatch& batch,
                            JournalSlot slot) {
   const OuterProductProblem problem = make_problem(inputs, options, batch);
-  const Tensor out = Tensor::empty({batch.rows(), options.value_heads * options.value_dim});
+  if (batch.shards() != nullptr) {
+    return sharded_outer_product_state(context, inputs, options, *batch.shards(), slot);
+  }
+  const Tensor out = Tensor::empty({problem.rows, options.value_heads * options.value_dim});
   const Matrix out_rows = output_matrix(out);
   const bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.log_decay,
                                      inputs.beta, inputs.skip);
@@ -169,11 +255,11 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
   check_recurrence(kWhere, batch, record);
 
   ReplayCut cut(batch, slot);
-  run_steps(problem, cut.first, out_rows);
-  catch_up(problem, cut.bulk);
+  run_steps(problem, options, cut.first, out_rows);
+  catch_up(problem, options, cut.bulk);
   std::vector<OuterProductSegment> chunked = chunked_segments<OuterProductSegment>(batch, cut.bulk);
   if (!chunked.empty()) {
-    const int64_t chunks = number_chunks(chunked);
+    const int64_t chunks = number_chunks(chunked, options.updates);
     Tensor states, residuals;
     OuterProductSaved saved;
     if (record) {
@@ -191,7 +277,7 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
                       std::move(residuals));
     }
   }
-  run_steps(problem, cut.rest, out_rows);
+  run_steps(problem, options, cut.rest, out_rows);
   return out;
 }
 

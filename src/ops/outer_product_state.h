@@ -7,11 +7,14 @@
 
 #include <cstdint>
 
+#include "backend/outer_product_state.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 
 namespace pronghorn {
+
+constexpr int64_t kMostUpdates = kMostOuterProductUpdates;
 
 struct OuterProductStateOptions {
   int64_t value_heads = 1;
@@ -22,6 +25,10 @@ struct OuterProductStateOptions {
   float query_scale = 1;
   bool delta_rule = false;     // erases what the state holds for a key before it writes
   bool channel_decay = false;  // each key channel decays by itself
+  // Writes of a token (Mamba-3 with several inputs, arXiv 2603.15569): every input and the result
+  // have so many rows for each row of the batch, one after another. At most kMostUpdates, and 1
+  // with `channel_decay`.
+  int64_t updates = 1;
 };
 
 struct OuterProductStateInputs {
@@ -38,7 +45,7 @@ struct OuterProductStateInputs {
 
 // The journal it keeps: a row is, for all heads, [k | u | log_decay] (u: the written value, so that
 // a replay needs no solve) or, with `channel_decay`, [k | u | decay]; the anchor is S [value_heads,
-// key_dim, value_dim].
+// key_dim, value_dim]. With several updates a row is those of all of them, one after another.
 JournalShape outer_product_state_journal(const OuterProductStateOptions& options);
 
 // For each value head, with state S [key_dim, value_dim], a_t = exp(log_decay_t):
@@ -50,7 +57,8 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
 // nothing, count as -104 there. Returns o [rows, value_heads value_dim]. Long segments run in
 // chunks of matrix products; steps of up to kExactStep tokens from the anchor and the journal's
 // rows, bit-identical however cut. State and gates are f32. With a tape, segments must have no
-// state.
+// state. With several updates t counts rows of the inputs, of which each token has `updates`: a
+// read sees the writes of its own token up to its own number.
 Tensor outer_product_state(const Context& context, const OuterProductStateInputs& inputs,
                            const OuterProductStateOptions& options, const CheckedBatch& batch,
                            JournalSlot slot);

@@ -16,12 +16,16 @@ namespace pronghorn {
 namespace HWY_NAMESPACE {
 namespace {
 
+// Rows of a path with its end.
+constexpr int64_t kLongest = kExactStep * kMostOuterProductUpdates + 1;
+constexpr int64_t kWidestVector = 16;
+
 // decays[j] = exp(sum of the log-decays after path row j), decays[count] = exp(the whole sum).
-// Rows: those of `path` and then, unless it is null, `own`.
+// Rows: those of `path` and then, unless it is null, `own`. decays has kLongest + kWidestVector
+// numbers.
 template <bool kGated>
 inline void PathDecays(std::span<const float* const> path, const float* own, int64_t place,
                        float* HWY_RESTRICT decays) {
-  constexpr int64_t kLongest = kExactStep + 1;
   const auto count = static_cast<int64_t>(path.size()) + (own != nullptr ? 1 : 0);
   if constexpr (!kGated) {
     std::fill_n(decays, count + 1, 1.0f);
@@ -36,6 +40,7 @@ inline void PathDecays(std::span<const float* const> path, const float* own, int
   }
   for (int64_t j = 0; j < count; ++j) decays[j] = static_cast<float>(sum - sums[j]);
   decays[count] = static_cast<float>(sum);
+  std::fill_n(decays + count + 1, kWidestVector - 1, 0.0f);  // that whole vectors are numbers
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t j = 0; j <= count; j += lanes) {
@@ -49,7 +54,7 @@ inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
                  std::span<const float* const> rows, const RowPlace& place,
                  float* HWY_RESTRICT state, float* HWY_RESTRICT k, float* HWY_RESTRICT u) {
   const auto count = static_cast<int64_t>(rows.size());
-  alignas(64) float decays[2 * kExactStep] = {};
+  alignas(64) float decays[kLongest + kWidestVector];
   PathDecays<kGated>(rows, nullptr, place.decay, decays);
   for (int64_t j = 0; j < count; ++j) {
     const float* row = rows[static_cast<size_t>(j)];
@@ -74,8 +79,10 @@ void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> st
   const int64_t column = head * value_dim, state_offset = head * key_dim * value_dim;
   const RowPlace place(problem, head);
   Scratch scratch;
-  float* keys = scratch.take(2 * kStepTokens * key_dim);
-  float* reads = scratch.take(2 * kStepTokens * value_dim);
+  size_t longest = 2 * kStepTokens;
+  for (const ReplayStep& step : steps) longest = std::max(longest, step.fold.rows.size());
+  float* keys = scratch.take(static_cast<int64_t>(longest) * key_dim);
+  float* reads = scratch.take(static_cast<int64_t>(longest) * value_dim);
   constexpr int64_t kReads = kDeltaRule ? 2 : 1;  // S^T q, and with the delta rule S^T k
 
   for (const ReplayStep& step : steps) {
@@ -102,7 +109,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> st
       }
       for (size_t t = 0; t < tokens.size(); ++t) {
         const ReplayToken& token = tokens[t];
-        alignas(64) float decays[2 * kExactStep] = {};
+        alignas(64) float decays[kLongest + kWidestVector];
         PathDecays<kGated>(token.path, token.row, place.decay, decays);
         const size_t before = token.path.size();
         const float from_anchor = decays[before + 1];
@@ -113,7 +120,7 @@ void StepTask(const OuterProductProblem& problem, std::span<const ReplayStep> st
             problem.beta.data != nullptr ? problem.beta.row(token.input_row)[head] : 1.0f;
         float* read = reads + static_cast<int64_t>(t) * kReads * value_dim;
         float* HWY_RESTRICT u = token.row + place.u;
-        float factors[kExactStep];
+        float factors[kLongest];
         if constexpr (kDeltaRule) {
           float* erased = read + value_dim;
           for (int64_t c = 0; c < value_dim; ++c) erased[c] *= from_anchor;

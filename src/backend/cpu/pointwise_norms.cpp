@@ -260,6 +260,107 @@ void L2NormalizeBackward(Extent extent, int64_t group, float epsilon, ConstMatri
   });
 }
 
+void GroupMoments(Extent extent, int64_t group, ConstMatrix x, Matrix mean, Matrix variance) {
+  const float per_column = 1.0f / static_cast<float>(group);
+  ForEachRow(extent, [&](int64_t row) {
+    const FloatTag d;
+    for (int64_t g = 0; g < extent.columns / group; ++g) {
+      const float* from = x.row(row) + g * group;
+      V sum = hn::Zero(d), squares = hn::Zero(d);
+      ForEachVector(group, [&](auto v, int64_t i)
+                               PRONGHORN_VECTOR_LAMBDA { sum = hn::Add(sum, v.load(from + i)); });
+      const float middle = Total(sum) * per_column;
+      const V center = hn::Set(d, middle);
+      ForEachVector(group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V value = v.zero_rest(hn::Sub(v.load(from + i), center));
+        squares = hn::MulAdd(value, value, squares);
+      });
+      mean.row(row)[g] = middle;
+      variance.row(row)[g] = Total(squares) * per_column;
+    }
+  });
+}
+
+// dx = (d_mean + 2 d_variance (x - mean)) / group
+void GroupMomentsBackward(Extent extent, int64_t group, ConstMatrix x, ConstMatrix mean,
+                          ConstMatrix d_mean, ConstMatrix d_variance, Matrix dx) {
+  const float per_column = 1.0f / static_cast<float>(group);
+  ForEachRow(extent, [&](int64_t row) {
+    const FloatTag d;
+    for (int64_t g = 0; g < extent.columns / group; ++g) {
+      const float* from = x.row(row) + g * group;
+      float* to = dx.row(row) + g * group;
+      const V center = hn::Set(d, mean.row(row)[g]);
+      const V same = hn::Set(d, d_mean.data ? per_column * d_mean.row(row)[g] : 0.0f);
+      const V along = hn::Set(d, d_variance.data ? 2 * per_column * d_variance.row(row)[g] : 0.0f);
+      ForEachVector(group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V value = hn::Sub(v.load(from + i), center);
+        v.store(hn::MulAdd(along, value, same), to + i, dx.accumulate);
+      });
+    }
+  });
+}
+
+HWY_INLINE float InverseDeviation(const GroupNorm& a, int64_t row, int64_t g) {
+  return 1.0f / std::sqrt(a.variance.row(row)[g] + a.epsilon);
+}
+
+void GroupNormForward(const GroupNorm& a, Matrix y) {
+  ForEachRow(a.extent, [&](int64_t row) {
+    const FloatTag d;
+    for (int64_t g = 0; g < a.extent.columns / a.group; ++g) {
+      const int64_t first = g * a.group;
+      const float *from = a.x.row(row) + first, *weight = a.weight + first, *bias = a.bias + first;
+      float* to = y.row(row) + first;
+      const V center = hn::Set(d, a.mean.row(row)[g]);
+      const V factor = hn::Set(d, InverseDeviation(a, row, g));
+      ForEachVector(a.group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V n = hn::Mul(hn::Sub(v.load(from + i), center), factor);
+        v.store(hn::MulAdd(n, v.load(weight + i), v.load(bias + i)), to + i);
+      });
+    }
+  });
+}
+
+// With r the inverse deviation, n = (x - mean) r and e = dy weight:
+//   dx = r e,  dmean = -r sum(e),  dvariance = -r^2 / 2 sum(e n),  dweight = dy n,  dbias = dy
+void GroupNormBackward(const GroupNorm& a, ConstMatrix dy, const GroupNormGradients& to) {
+  const auto row_gradients = [&](int64_t row, float* dw_row, float* db_row) {
+    const FloatTag d;
+    for (int64_t g = 0; g < a.extent.columns / a.group; ++g) {
+      const int64_t first = g * a.group;
+      const float *from = a.x.row(row) + first, *weight = a.weight + first;
+      const float* gradient = dy.row(row) + first;
+      float* dx = to.x.data ? to.x.row(row) + first : nullptr;
+      float* dw = dw_row ? dw_row + first : nullptr;
+      float* db = db_row ? db_row + first : nullptr;
+      const float inverse = InverseDeviation(a, row, g);
+      const V center = hn::Set(d, a.mean.row(row)[g]), factor = hn::Set(d, inverse);
+      V sum = hn::Zero(d), product = hn::Zero(d);
+      ForEachVector(a.group, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V n = hn::Mul(hn::Sub(v.load(from + i), center), factor);
+        const V own = v.load(gradient + i);
+        const V e = hn::Mul(own, v.load(weight + i));  // zero after the last column
+        sum = hn::Add(sum, e);
+        product = hn::MulAdd(e, n, product);
+        if (dx) v.store(hn::Mul(e, factor), dx + i, to.x.accumulate);
+        if (dw) v.store(hn::Mul(own, n), dw + i, true);
+        if (db) v.store(own, db + i, true);
+      });
+      if (to.mean.data) {
+        float& target = to.mean.row(row)[g];
+        target = -inverse * Total(sum) + (to.mean.accumulate ? target : 0.0f);
+      }
+      if (to.variance.data) {
+        float& target = to.variance.row(row)[g];
+        target =
+            -0.5f * inverse * inverse * Total(product) + (to.variance.accumulate ? target : 0.0f);
+      }
+    }
+  };
+  SumOverRows(a.extent, a.extent.columns, to.weight, to.bias, row_gradients);
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
@@ -274,6 +375,10 @@ HWY_EXPORT(GatedNormForward);
 HWY_EXPORT(GatedNormGradient);
 HWY_EXPORT(L2Normalize);
 HWY_EXPORT(L2NormalizeBackward);
+HWY_EXPORT(GroupMoments);
+HWY_EXPORT(GroupMomentsBackward);
+HWY_EXPORT(GroupNormForward);
+HWY_EXPORT(GroupNormBackward);
 
 void CpuPointwiseKernels::norm(const NormForward& arguments) {
   HWY_DYNAMIC_DISPATCH(Norm)(arguments);
@@ -301,6 +406,26 @@ void CpuPointwiseKernels::l2_normalize(Extent extent, int64_t group, float epsil
 void CpuPointwiseKernels::l2_normalize_backward(Extent extent, int64_t group, float epsilon,
                                                 ConstMatrix x, ConstMatrix dy, Matrix dx) {
   HWY_DYNAMIC_DISPATCH(L2NormalizeBackward)(extent, group, epsilon, x, dy, dx);
+}
+
+void CpuPointwiseKernels::group_moments(Extent extent, int64_t group, ConstMatrix x, Matrix mean,
+                                        Matrix variance) {
+  HWY_DYNAMIC_DISPATCH(GroupMoments)(extent, group, x, mean, variance);
+}
+
+void CpuPointwiseKernels::group_moments_backward(Extent extent, int64_t group, ConstMatrix x,
+                                                 ConstMatrix mean, ConstMatrix d_mean,
+                                                 ConstMatrix d_variance, Matrix dx) {
+  HWY_DYNAMIC_DISPATCH(GroupMomentsBackward)(extent, group, x, mean, d_mean, d_variance, dx);
+}
+
+void CpuPointwiseKernels::group_norm(const GroupNorm& arguments, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(GroupNormForward)(arguments, y);
+}
+
+void CpuPointwiseKernels::group_norm_backward(const GroupNorm& arguments, ConstMatrix dy,
+                                              const GroupNormGradients& to) {
+  HWY_DYNAMIC_DISPATCH(GroupNormBackward)(arguments, dy, to);
 }
 
 }  // namespace pronghorn

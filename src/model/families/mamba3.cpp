@@ -17,7 +17,7 @@ nlohmann::json read_mixer(ConfigReader& reader, int64_t hidden_size) {
   require(inner % head_dim == 0, reader.path("head_dim"),
           "{} does not divide the inner size {} (expand x hidden_size)", head_dim, inner);
   require(!reader.boolean("is_mimo", false), reader.path("is_mimo"),
-          "several inputs and outputs per head are not supported");
+          "several inputs and outputs per head are not read from this family");
   reader.ignore("mimo_rank");
   return {{"type", "mamba3"},
           {"heads", inner / head_dim},
