@@ -11,7 +11,7 @@
 #include "lab/table.h"
 #include "lab/text.h"
 #include "server_run.h"
-#include "train/images.h"
+#include "train/sound.h"
 #include "train/tasks.h"
 
 namespace pronghorn::app {
@@ -34,9 +34,10 @@ void run(CompareCommand& options) {
   options.compare.context_seconds = parse_seconds(options.context_time, "--context-time");
   if (!options.mqar.empty()) options.compare.mqar_seconds = parse_seconds(options.mqar, "--mqar");
   const std::string& task = options.compare.task.name;
-  if (is_images_task(task)) {
+  if (is_folder_task(task)) {
     if (options.compare.data.size() != 1) {
-      throw UsageError("--data", "must be one folder", "with train/CLASS and test/CLASS in it");
+      throw UsageError("--data", "must be one folder",
+                       fmt::format("with {} in it", folder_of_task(task)));
     }
   } else if (options.compare.data.empty() && (task.empty() || task_type(task).text)) {
     throw UsageError("--data", "missing");
@@ -78,7 +79,7 @@ void add_compare(CLI::App& app) {
   ComparisonOptions& compare = options->compare;
   command->add_option("configs", compare.configs, "configuration files")->required();
   command->add_option("--data", compare.data,
-                      "text files or folders; of --task images as in training");
+                      "text files or folders; of --task images and sound as in training");
   command->add_option("--out", compare.directory, "directory for models, results and report")
       ->required();
   add_budget_options(*command, options->budget, false);

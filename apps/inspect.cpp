@@ -163,13 +163,22 @@ void assume_images(ModelConfig& config) {
   set_images(config, side, side, 1, std::move(classes));
 }
 
+// One of sound that does not say what is said in it: words of small letters.
+void assume_letters(ModelConfig& config) {
+  std::vector<std::string> symbols = {" "};
+  for (char letter = 'a'; letter <= 'z'; ++letter) symbols.emplace_back(1, letter);
+  set_sound(config, std::move(symbols));
+}
+
 // A configuration has no weights; a checkpoint's stay in their file.
 std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
-  if (find_gguf(path) || (std::filesystem::is_directory(path) && find_weights(path))) {
+  if (find_gguf(path) || is_torch_model(path) ||
+      (std::filesystem::is_directory(path) && find_weights(path))) {
     return Model::load(path);
   }
   ModelConfig config = load_config(path);
   if (config.image && !config.image->sized()) assume_images(config);
+  if (config.sound && config.sound->symbols.empty()) assume_letters(config);
   if (config.vocab_size == 0) set_vocabulary(config, 256);
   return Model::outline(std::move(config));
 }
@@ -234,12 +243,20 @@ void inspect(const InspectOptions& options) {
       fmt::print("            {}\n", layer_text(block.feed_forward));
   }
   fmt::print("width       {}   {} {}{}\n", config.hidden_size,
-             config.image ? "classes" : "vocabulary", config.vocab_size,
-             config.tie_embeddings ? ", tied head" : "");
+             config.image   ? "classes"
+             : config.sound ? "symbols"
+                            : "vocabulary",
+             config.vocab_size, config.tie_embeddings ? ", tied head" : "");
   if (config.image) {
     fmt::print("images      {} x {} x {}, patches of {}: {} rows\n", config.image->width,
                config.image->height, config.image->channels, config.image->patch,
                config.image->rows());
+  }
+  if (config.sound) {
+    fmt::print("sound       {} Hz, {} bands, {} frames a row: {:.1f} rows a second, {}\n",
+               config.sound->mel.sample_rate, config.sound->mel.mels, config.sound->stack,
+               config.sound->rows_per_second(),
+               config.sound->both_ways ? "seen both ways" : "seen from the beginning on");
   }
   if (config.prefix_tokens > 0) {
     fmt::print("prefix      {} learned rows before every sequence\n", config.prefix_tokens);

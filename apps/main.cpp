@@ -107,6 +107,7 @@ int main(int argc, char** argv) {
   add_eval(app);
   add_compare(app);
   add_classify(app);
+  add_transcribe(app);
   add_bench(app);
   add_logits(app);
   add_tokenize(app);

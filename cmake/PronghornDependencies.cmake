@@ -12,6 +12,8 @@ pkg_check_modules(ONIGURUMA REQUIRED IMPORTED_TARGET oniguruma)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(PNG REQUIRED IMPORTED_TARGET libpng)
+# Optional: without it no sound is read.
+pkg_check_modules(SNDFILE IMPORTED_TARGET sndfile)
 # Of the server and the command line alone.
 pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
 pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)
@@ -27,3 +29,11 @@ set(PRONGHORN_PRIVATE_LIBRARIES
     Threads::Threads fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json ZLIB::ZLIB
     PkgConfig::HWY PkgConfig::SENTENCEPIECE PkgConfig::ONIGURUMA
     PkgConfig::UTF8PROC PkgConfig::XXHASH PkgConfig::PNG)
+set(PRONGHORN_SNDFILE_LIBS "")
+if(SNDFILE_FOUND)
+  list(APPEND PRONGHORN_PRIVATE_LIBRARIES PkgConfig::SNDFILE)
+  # By name: Debian's sndfile.pc names static libraries that its package does not need.
+  set(PRONGHORN_SNDFILE_LIBS " -lsndfile")
+else()
+  message(STATUS "libsndfile is missing: pronghorn will read no sound")
+endif()

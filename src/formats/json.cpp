@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/edit_distance.h"
 #include "base/error.h"
 #include "base/quote.h"
 
@@ -43,20 +44,6 @@ size_t find_too_deep(std::string_view bytes) {
     }
   }
   return bytes.npos;
-}
-
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 }  // namespace
@@ -105,7 +92,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   size_t best_distance = tolerance + 1;
   for (const std::string& candidate : known) {
     if (candidate.size() > kLongestName) continue;
-    const size_t distance = edit_distance(name, candidate);
+    const size_t distance = edit_distance(name, std::string_view(candidate));
     if (distance < best_distance && distance < candidate.size()) {
       best = candidate;
       best_distance = distance;

@@ -22,6 +22,7 @@
 #include "train/corpus.h"
 #include "train/evaluate.h"
 #include "train/images.h"
+#include "train/sound.h"
 #include "train/tasks.h"
 
 namespace pronghorn::lab {
@@ -60,7 +61,7 @@ class Comparison {
     read_entrants();
     const DirectoryLock lock(options_.directory);
     prepare_data();
-    if (!options_.images) {
+    if (!options_.images && !options_.sound) {
       for (Entrant& entrant : entrants_) set_vocabulary(entrant.config, run_.data.vocab_size);
     }
     describe_run();
@@ -107,6 +108,9 @@ class Comparison {
       require(entrant.config.image.has_value() == options_.images, path.string(), "{}",
               options_.images ? "is of a model of texts, not of images"
                               : "is of a model of images (compare it with --task images)");
+      require(entrant.config.sound.has_value() == options_.sound, path.string(), "{}",
+              options_.sound ? "is of a model of texts, not of sound"
+                             : "is of a model of sound (compare it with --task sound)");
       entrants_.push_back(std::move(entrant));
     }
   }
@@ -121,6 +125,16 @@ class Comparison {
       for (Entrant& entrant : entrants_) {
         set_images(entrant.config, set.width, set.height, set.channels, set.classes);
         entrant.train.window = entrant.config.image->rows();
+      }
+      return;
+    }
+    if (options_.sound) {
+      sounds_ = read_sound_folder(options_.data.front());
+      run_.data.tokenizer = sounds_.identity();
+      run_.data.vocab_size = std::ssize(sounds_.symbols) + 1;
+      for (Entrant& entrant : entrants_) {
+        set_sound(entrant.config, sounds_.symbols);
+        entrant.train.window = SoundSource(*entrant.config.sound, sounds_, 0).length();
       }
       return;
     }
@@ -143,6 +157,7 @@ class Comparison {
   }
 
   bool on_task() const { return !options_.task.name.empty(); }
+  bool on_text() const { return !on_task() && !options_.images && !options_.sound; }
 
   void describe_run() {
     run_.title = title();
@@ -220,7 +235,7 @@ class Comparison {
       spdlog::info("{}: {} parameters, pattern {}", entrant.name,
                    format_count(static_cast<double>(result.parameters)), entrant.config.pattern);
       train_and_judge(entrant, model, options_.seed, result);
-      if (!on_task() && !options_.images) {
+      if (on_text()) {
         // What fills in masked tokens reads and writes no single tokens, and learns no tasks.
         const bool diffusion = model.config().diffusion.has_value();
         if (!diffusion) measure_entrant(model, result);
@@ -242,6 +257,12 @@ class Comparison {
       ImageSource source(*entrant.config.image, images_, entrant.train.image_shift, seed);
       train_entrant(entrant, model, source, nullptr, seed, result);
       judge_on_images(entrant, model, source, result);
+      return;
+    }
+    if (options_.sound) {
+      SoundSource source(*entrant.config.sound, sounds_, seed);
+      train_entrant(entrant, model, source, nullptr, seed, result);
+      judge_on_sounds(entrant, model, source, result);
       return;
     }
     if (on_task()) {
@@ -273,12 +294,20 @@ class Comparison {
         result.seed_bits_per_byte.push_back(*other.held_out_bits_per_byte);
       }
       if (result.images) result.images->accuracy += other.images->accuracy;
+      if (result.sound) {
+        result.sound->word_accuracy += other.sound->word_accuracy;
+        result.sound->symbol_accuracy += other.sound->symbol_accuracy;
+      }
       for (size_t t = 0; t < result.tasks.size(); ++t) {
         result.tasks[t].accuracy += other.tasks[t].accuracy;
         result.tasks[t].answers += other.tasks[t].answers;
       }
     }
     if (result.images) result.images->accuracy /= count;
+    if (result.sound) {
+      result.sound->word_accuracy /= count;
+      result.sound->symbol_accuracy /= count;
+    }
     for (TaskPoint& point : result.tasks) {
       point.accuracy /= count;
       point.answers /= count;
@@ -300,8 +329,7 @@ class Comparison {
     run.seed = seed;
     run.directory = options_.directory / name;
     run.resume = true;
-    const bool text = !on_task() && !options_.images;
-    run.data_identity = text ? corpus_.identity() : run_.data.tokenizer;
+    run.data_identity = on_text() ? corpus_.identity() : run_.data.tokenizer;
     run.label = name;
     const DirectoryLock lock(run.directory);
     const TrainResult trained = train(model, source, held_out, corpus_.tokenizer.get(), run);
@@ -367,6 +395,19 @@ class Comparison {
     progress.finish();
     result.images = {score.accuracy(), source.chance(), *result.train_tokens_per_second / rows,
                      static_cast<double>(count) / seconds};
+  }
+
+  void judge_on_sounds(const Entrant& entrant, const Model& model, SoundSource& source,
+                       ArchitectureResult& result) {
+    Progress progress(entrant.name + " sounds", static_cast<double>(source.held_out_examples()),
+                      "sounds");
+    const SoundScore score = evaluate_sound(model, entrant.train.precision, source,
+                                            [&](double done) { progress.update(done); });
+    progress.finish();
+    // In training a sound counts as many rows as the longest has.
+    const double rate = *result.train_tokens_per_second / static_cast<double>(source.length());
+    result.sound = {score.word_accuracy(), score.symbol_accuracy(), rate * source.mean_seconds(),
+                    score.sound_per_second()};
   }
 
   void measure_entrant(const Model& model, ArchitectureResult& result) {
@@ -448,6 +489,7 @@ class Comparison {
   Corpus corpus_;       // of a comparison on text
   TaskOptions task_;    // of one on a task
   ImageFolder images_;  // of one on images
+  SoundFolder sounds_;  // of one on sounds
   CompareRun run_;
   bool interrupted_ = false;
 };

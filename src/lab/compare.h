@@ -1,5 +1,5 @@
-// Comparing architectures: train each within the same budget on the same text or the same
-// images, measure, report.
+// Comparing architectures: train each within the same budget on the same text, images
+// or sounds, measure, report.
 #pragma once
 
 #include <cstdint>
@@ -33,11 +33,14 @@ struct CompareOptions {
   // Train on the images of `data`, one folder (train/images.h), in place of text, and judge by
   // those that are held out.
   bool images = false;
+  // The same with the sounds of one folder (train/sound.h).
+  bool sound = false;
   int64_t task_examples = 50;      // of each part at each length
   nlohmann::json train_overrides;  // keys of a "train" object that win over the configurations'
 };
 
-// Trains and judges architectures on text, on a synthetic task, or on images. Runs in `directory`:
+// Trains and judges architectures on text, on a synthetic task, on images, or on sounds. Runs in
+// `directory`:
 //   data/           tokenizer and token shards
 //   NAME/           the training run of each architecture, its model at the end
 //   NAME.seed1/     the same with seed 1, if that is not the first

@@ -86,6 +86,14 @@ void fields(const Io& io, T& value) {
   io("images_per_second", value.images_per_second);
 }
 
+template <typename Io, Like<SpeechScore> T>
+void fields(const Io& io, T& value) {
+  io("word_accuracy", value.word_accuracy);
+  io("symbol_accuracy", value.symbol_accuracy);
+  io("train_sound_per_second", value.train_sound_per_second);
+  io("sound_per_second", value.sound_per_second);
+}
+
 template <typename Io, Like<ArchitectureResult> T>
 void fields(const Io& io, T& value) {
   io("name", value.name);
@@ -111,6 +119,7 @@ void fields(const Io& io, T& value) {
   io("mqar_accuracy", value.mqar_accuracy);
   io("tasks", value.tasks);
   io("images", value.images);
+  io("sound", value.sound);
   io("sample", value.sample);
   io("failure", value.failure);
 }

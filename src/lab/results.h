@@ -87,6 +87,14 @@ struct ImageScore {
   bool operator==(const ImageScore&) const = default;
 };
 
+// How well a model writes down what is said, and how fast, in seconds of sound a second.
+struct SpeechScore {
+  double word_accuracy = 0, symbol_accuracy = 0;  // on held-out sounds, 0 to 1
+  double train_sound_per_second = 0, sound_per_second = 0;
+
+  bool operator==(const SpeechScore&) const = default;
+};
+
 // One row of the comparison. What was not measured, or not reached before a failure, is absent.
 struct ArchitectureResult {
   std::string name;
@@ -116,6 +124,7 @@ struct ArchitectureResult {
   std::optional<double> mqar_accuracy;    // 0 to 1
   std::vector<TaskPoint> tasks;           // of a comparison on a task; by task, then length
   std::optional<ImageScore> images;       // of a comparison on images
+  std::optional<SpeechScore> sound;       // of a comparison on sounds
   std::string sample;                     // generated text; any bytes
   std::optional<std::string> failure;     // why this architecture has no or partial results
 

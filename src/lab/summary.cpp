@@ -210,6 +210,13 @@ std::vector<Finding> find_winners(const CompareRun& run) {
                 },
                 true, format_recall},
                "", false);
+  findings.add("Sound", "writes down most words right",
+               {[](const Result& a) -> std::optional<double> {
+                  if (!a.sound) return {};
+                  return a.sound->word_accuracy;
+                },
+                true, format_recall},
+               "", false);
   for (const TaskLengths& task : measured_tasks(run)) {
     const int64_t longest = task.lengths.back();
     findings.add(fmt::format("{} at {}", task.task, format_context(longest)),

@@ -222,8 +222,9 @@ Table quality_table(const CompareRun& run) {
                        [member](const ArchitectureResult& a) { return (a.*member).has_value(); });
   };
   const bool images = given(&ArchitectureResult::images);
+  const bool sound = given(&ArchitectureResult::sound);
   const bool quality = given(&ArchitectureResult::held_out_bits_per_byte) ||
-                       (measured_tasks(run).empty() && !images);
+                       (measured_tasks(run).empty() && !images && !sound);
   const bool peak = given(&ArchitectureResult::train_fraction_of_peak);
   const bool recall = given(&ArchitectureResult::mqar_accuracy);
   std::vector<Column> columns{
@@ -238,6 +239,12 @@ Table quality_table(const CompareRun& run) {
     columns.push_back({"accuracy", Align::kRight, Best::kHighest});
     columns.push_back({"images/s", Align::kRight, Best::kHighest});
     columns.push_back({"images/s", Align::kRight, Best::kHighest, "training"});
+  }
+  if (sound) {
+    columns.push_back({"words right", Align::kRight, Best::kHighest});
+    columns.push_back({"characters right", Align::kRight, Best::kHighest});
+    columns.push_back({"sound s/s", Align::kRight, Best::kHighest});
+    columns.push_back({"sound s/s", Align::kRight, Best::kHighest, "training"});
   }
   columns.push_back({"tokens/s", Align::kRight, Best::kHighest, "training"});
   if (peak) columns.push_back({"% of peak", Align::kRight, Best::kHighest, "training"});
@@ -256,6 +263,15 @@ Table quality_table(const CompareRun& run) {
       cell(&ImageScore::accuracy, format_recall);
       cell(&ImageScore::images_per_second, format_count);
       cell(&ImageScore::train_images_per_second, format_count);
+    }
+    if (sound) {
+      const auto cell = [&](double SpeechScore::*value, std::string (*format)(double)) {
+        cells.push_back(a.sound ? number_cell((*a.sound).*value, format) : Cell());
+      };
+      cell(&SpeechScore::word_accuracy, format_recall);
+      cell(&SpeechScore::symbol_accuracy, format_recall);
+      cell(&SpeechScore::sound_per_second, format_count);
+      cell(&SpeechScore::train_sound_per_second, format_count);
     }
     cells.push_back(number_cell(a.train_tokens_per_second, format_count));
     if (peak) cells.push_back(number_cell(a.train_fraction_of_peak, format_percent));

@@ -11,17 +11,9 @@ namespace pronghorn {
 namespace {
 
 // Settings of the paper's published code.
-constexpr double kScoreLearningRate = 0.5;  // of the other parameters'
-constexpr float kBypassScale = 0.5f;        // initial
-constexpr double kFirstBypassLimit = 0.9, kLastBypassLimit = 0.2;
+constexpr double kScoreLearningRate = 0.5;                  // of the other parameters'
 constexpr double kFirstBalancer = 1, kLastBalancer = 0.25;  // probability that a step is balanced
 constexpr double kShareTolerance = 0.05;                    // of positive scores around keep
-
-// Linear from `first` at step 0 to `last` at step `steps`.
-double scheduled(double first, double last, int64_t step, int64_t steps) {
-  if (step >= steps) return last;
-  return first + (last - first) * static_cast<double>(step) / static_cast<double>(steps);
-}
 
 // True with a probability, once and for all for a step of a span.
 bool chance(std::string_view what, int64_t span, int64_t step, double probability) {
@@ -91,10 +83,7 @@ RowSelection SubllmScore::select(const Context& context, const Tensor& scores,
 }
 
 Tensor SubllmScore::bypass_scale(const Context& context) const {
-  if (!context.training_step) return bypass_scale_;
-  const double least =
-      scheduled(kFirstBypassLimit, kLastBypassLimit, *context.training_step, bypass_steps_);
-  return limit(context, bypass_scale_, static_cast<float>(least), 1);
+  return limited_bypass_scale(context, bypass_scale_, bypass_steps_);
 }
 
 }  // namespace pronghorn

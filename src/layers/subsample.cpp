@@ -7,16 +7,24 @@
 
 namespace pronghorn {
 
-Subsample::Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden_size,
-                     double initializer_range, const ParameterScope& scope)
-    : span_(span), kind_(make(config, span, hidden_size, initializer_range, scope)) {}
+Subsample::Subsample(const SubsampleConfig& config, const SpanPlace& place, int64_t hidden_size,
+                     double initializer_range, const ParameterScope& scope,
+                     const StateScope& states)
+    : span_(place.span),
+      kind_(make(config, place, hidden_size, initializer_range, scope, states)) {}
 
-Subsample::Kind Subsample::make(const SubsampleConfig& config, int64_t span, int64_t hidden_size,
-                                double initializer_range, const ParameterScope& scope) {
-  if (config.kind == SubsampleConfig::Kind::mixture_of_depths) {
-    return DepthRouter(config, span, hidden_size, initializer_range, scope);
+Subsample::Kind Subsample::make(const SubsampleConfig& config, const SpanPlace& place,
+                                int64_t hidden_size, double initializer_range,
+                                const ParameterScope& scope, const StateScope& states) {
+  switch (config.kind) {
+    case SubsampleConfig::Kind::mixture_of_depths:
+      return DepthRouter(config, place.span, hidden_size, initializer_range, scope);
+    case SubsampleConfig::Kind::zipformer:
+      return ZipformerPooling(config, place, hidden_size, scope, states);
+    case SubsampleConfig::Kind::subllm:
+      break;
   }
-  return SubllmScore(config, span, hidden_size, initializer_range, scope);
+  return SubllmScore(config, place.span, hidden_size, initializer_range, scope);
 }
 
 Subsample::Span Subsample::enter(const LayerInput& input, const Tensor& x) const {
@@ -25,7 +33,8 @@ Subsample::Span Subsample::enter(const LayerInput& input, const Tensor& x) const
   Tensor inner = x;
   if (batch.rows() > 0) {
     choice = std::visit([&](const auto& kind) { return kind.choose(input, x); }, kind_);
-    inner = gather_rows(input.context, x, choice.selection.rows);
+    const Tensor& entering = choice.pooled.defined() ? choice.pooled : x;
+    inner = gather_rows(input.context, entering, choice.selection.rows);
   } else {
     choice.selection.counts.assign(batch.segments().size(), 0);
   }
@@ -44,8 +53,12 @@ Subsample::Span Subsample::enter(const LayerInput& input, const Tensor& x) const
   return {x, std::move(choice), inner, std::move(inner_batch)};
 }
 
-Tensor Subsample::leave(const Context& context, const Span& span, const Tensor& y) const {
+Tensor Subsample::leave(const Context& context, const CheckedBatch& batch, const Span& span,
+                        const Tensor& y) const {
   const std::vector<int32_t>& rows = span.choice.selection.rows;
+  if (const auto* pooling = std::get_if<ZipformerPooling>(&kind_)) {
+    return pooling->join(context, batch, span.outer, rows, y);
+  }
   if (rows.empty()) return span.outer;
   const Tensor scale =
       std::visit([&](const auto& kind) -> Tensor { return kind.bypass_scale(context); }, kind_);

@@ -1,6 +1,7 @@
 // Subsample: the layer around a span of blocks that runs on a part of the rows. It chooses them in
 // front of the span, and joins the span's results after it. How rows are chosen and weighed is the
-// kind of the span: SUBLLM's (arXiv 2406.06571), or a mixture of depths' (arXiv 2404.02258).
+// kind of the span: SUBLLM's (arXiv 2406.06571), a mixture of depths' (arXiv 2404.02258), or
+// Zipformer's (arXiv 2310.11230), where a few rows become one.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,9 @@
 #include "layers/mixture_of_depths.h"
 #include "layers/parameters.h"
 #include "layers/span_choice.h"
+#include "layers/states.h"
 #include "layers/subllm.h"
+#include "layers/zipformer.h"
 #include "tensor/batch.h"
 #include "tensor/tape.h"
 
@@ -18,9 +21,10 @@ namespace pronghorn {
 
 class Subsample {
  public:
-  // span: its number in pattern order, which names what a SequenceState keeps of it.
-  Subsample(const SubsampleConfig& config, int64_t span, int64_t hidden_size,
-            double initializer_range, const ParameterScope& scope);
+  // place: its number names what a SequenceState keeps of it. states: for what the two ends keep of
+  // the rows around the span.
+  Subsample(const SubsampleConfig& config, const SpanPlace& place, int64_t hidden_size,
+            double initializer_range, const ParameterScope& scope, const StateScope& states);
 
   // What is known between the two ends of a span.
   struct Span {
@@ -33,16 +37,18 @@ class Subsample {
   // input: of the rows in front of the span.
   Span enter(const LayerInput& input, const Tensor& x) const;
 
-  // y: what the span made of span.inner. Returns [rows, hidden_size] of the outer batch.
-  Tensor leave(const Context& context, const Span& span, const Tensor& y) const;
+  // batch: as given to enter(). y: what the span made of span.inner. Returns [rows, hidden_size] of
+  // that batch.
+  Tensor leave(const Context& context, const CheckedBatch& batch, const Span& span,
+               const Tensor& y) const;
 
   // Floating-point operations for each row in front of the span.
   double cost() const;
 
  private:
-  using Kind = std::variant<SubllmScore, DepthRouter>;
-  static Kind make(const SubsampleConfig& config, int64_t span, int64_t hidden_size,
-                   double initializer_range, const ParameterScope& scope);
+  using Kind = std::variant<SubllmScore, DepthRouter, ZipformerPooling>;
+  static Kind make(const SubsampleConfig& config, const SpanPlace& place, int64_t hidden_size,
+                   double initializer_range, const ParameterScope& scope, const StateScope& states);
 
   int64_t span_;
   Kind kind_;

@@ -10,7 +10,7 @@ namespace pronghorn {
 namespace {
 
 // Names in the order of their values; the first is the default.
-constexpr std::array<std::string_view, 2> kSpanKinds = {"subllm", "mixture_of_depths"};
+constexpr std::array<std::string_view, 3> kSpanKinds = {"subllm", "mixture_of_depths", "zipformer"};
 constexpr std::array<std::string_view, 2> kPredictors = {"classifier", "router"};
 
 void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
@@ -28,15 +28,40 @@ void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
           reader.path("predictor_loss"), "is 0: nothing would teach the classifier");
 }
 
+// The schedules of the published training.
+constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
+
+void read_zipformer(ConfigReader& reader, int64_t spans, SubsampleConfig& config) {
+  constexpr int64_t kMaxRate = 16;
+  if (reader.raw("rate").is_array()) {
+    const nlohmann::json& list = reader.raw("rate");
+    require(static_cast<int64_t>(list.size()) == spans, reader.path("rate"),
+            "has {} rates for {} spans in parentheses", list.size(), spans);
+    for (const nlohmann::json& rate : list) {
+      require(rate.is_number_integer() && rate >= 2 && rate <= kMaxRate, reader.path("rate"),
+              "{} is not a whole number from 2 to {}", shown_json(rate), kMaxRate);
+      config.rates.push_back(rate.get<int64_t>());
+    }
+  } else {
+    config.rates.assign(static_cast<size_t>(spans), reader.integer("rate", {}, 2, kMaxRate));
+  }
+  for (const int64_t rate : config.rates) config.keep.push_back(1 / static_cast<double>(rate));
+  config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
+}
+
 }  // namespace
 
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
-  // The schedules of the published training.
-  constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
   SubsampleConfig config;
-  const std::string kind =
-      reader.one_of("type", {kSpanKinds[0], kSpanKinds[1]}, std::string(kSpanKinds[0]));
+  const std::string kind = reader.one_of("type", {kSpanKinds[0], kSpanKinds[1], kSpanKinds[2]},
+                                         std::string(kSpanKinds[0]));
   if (kind == kSpanKinds[1]) config.kind = SubsampleConfig::Kind::mixture_of_depths;
+  if (kind == kSpanKinds[2]) {
+    config.kind = SubsampleConfig::Kind::zipformer;
+    read_zipformer(reader, spans, config);
+    reader.finish();
+    return config;
+  }
   if (reader.raw("keep").is_array()) {
     const nlohmann::json& list = reader.raw("keep");
     require(static_cast<int64_t>(list.size()) == spans, reader.path("keep"),
@@ -67,6 +92,11 @@ SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
 }
 
 nlohmann::json write_subsample(const SubsampleConfig& config) {
+  if (config.kind == SubsampleConfig::Kind::zipformer) {
+    return {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
+            {"rate", config.rates},
+            {"bypass_steps", config.bypass_steps}};
+  }
   nlohmann::json json = {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
                          {"keep", config.keep},
                          {"score_norm", config.score_norm}};

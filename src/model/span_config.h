@@ -10,7 +10,7 @@
 namespace pronghorn {
 
 // spans: that the pattern has. Throws Error for what ConfigReader refuses, keys of another kind of
-// span, and shares that are none or too few.
+// span, and shares or rates that are none or too few.
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans);
 
 // The inverse, with all defaults spelled out.

@@ -235,6 +235,39 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
   return out;
 }
 
+Tensor pooling_weights(const Context& context, const Tensor& scores, int64_t channels) {
+  require(scores.size() > 0 && channels > 0, "pooling_weights", "scores {} for {} channels",
+          shape_string(scores.shape()), channels);
+  const PooledVector<float> values = scores.read();
+  const float most = *std::max_element(values.begin(), values.end());
+  std::vector<double> shares;
+  double sum = 0;
+  for (const float value : values) sum += shares.emplace_back(std::exp(double{value} - most));
+  for (double& share : shares) share /= sum;
+  const size_t taps = shares.size();
+  PooledVector<float> all(taps * static_cast<size_t>(channels));
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<float>(shares[i % taps]);
+  const Tensor weights = Tensor::from(all, {channels, static_cast<int64_t>(taps)});
+  if (needs_gradient(context, weights, scores)) {
+    context.tape->record([scores, weights, shares = std::move(shares)] {
+      if (!weights.has_grad()) return;
+      const PooledVector<float> gradient = weights.grad().read();
+      const size_t count = shares.size();
+      std::vector<double> totals(count);
+      for (size_t i = 0; i < gradient.size(); ++i) totals[i % count] += double{gradient[i]};
+      double mean = 0;
+      for (size_t j = 0; j < count; ++j) mean += shares[j] * totals[j];
+      const GradTarget target = scores.grad_target();
+      PooledVector<float> to = gradient_so_far(target);
+      for (size_t j = 0; j < count; ++j) {
+        to[j] += static_cast<float>(shares[j] * (totals[j] - mean));
+      }
+      target.tensor.write(to);
+    });
+  }
+  return weights;
+}
+
 Tensor limit(const Context& context, const Tensor& x, float low, float high) {
   PooledVector<float> limited = x.read();
   for (float& value : limited) value = std::clamp(value, low, high);

@@ -58,6 +58,10 @@ Tensor selection_loss(const Context& context, const Tensor& logits, const RowSel
 Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const Tensor& weights,
                 const Tensor& bypass_scale, std::span<const int32_t> rows);
 
+// The weights of a short convolution that pools: in each channel the softmax of scores [taps].
+// Returns [channels, taps] (Zipformer, arXiv 2310.11230, section 3.1).
+Tensor pooling_weights(const Context& context, const Tensor& scores, int64_t channels);
+
 // x limited to [low, high]. The gradient of a number that was limited passes only if descent along
 // it leads back into the range.
 Tensor limit(const Context& context, const Tensor& x, float low, float high);

@@ -5,8 +5,20 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "model/model.h"
+#include "train/evaluate.h"
 
 namespace pronghorn {
+
+CrossEntropy DataSource::loss(const Model& model, const Context& context, const Tensor& hidden,
+                              const CheckedBatch&, std::span<const int32_t> targets,
+                              double gradient_scale, double z_loss_weight) const {
+  return model.cross_entropy(context, hidden, targets, gradient_scale, z_loss_weight);
+}
+
+double DataSource::held_out_accuracy(const Model& model, Precision precision) {
+  return evaluate_task(model, precision, *this, held_out_examples()).accuracy();
+}
 
 TextSource::TextSource(const TokenShard& shard, int64_t window, uint64_t seed)
     : shard_(shard), window_(window), seed_(seed) {

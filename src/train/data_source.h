@@ -8,10 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "ops/cross_entropy.h"
 #include "tensor/batch.h"
+#include "tensor/tape.h"
 #include "train/token_shards.h"
 
 namespace pronghorn {
+
+class Model;
 
 constexpr uint64_t kHeldOutExamples = uint64_t{1} << 48;
 
@@ -33,9 +37,19 @@ class DataSource {
     return fresh_segments(tokens, length());
   }
 
+  // The loss of examples of one batch(), of which the model made `hidden`, and whose targets fill()
+  // gave: as Model::cross_entropy(), which it is unless a source has a loss of its own.
+  virtual CrossEntropy loss(const Model& model, const Context& context, const Tensor& hidden,
+                            const CheckedBatch& batch, std::span<const int32_t> targets,
+                            double gradient_scale, double z_loss_weight) const;
+
   // Examples that training never asks for have numbers from kHeldOutExamples on; how many of them
   // tell how good a model is.
   virtual int64_t held_out_examples() const { return 512; }
+
+  // How good a model is on these, from 0 to 1: the share of right answers (evaluate_task()), unless
+  // a source has a measure of its own.
+  virtual double held_out_accuracy(const Model& model, Precision precision);
 
   // Share of its answers that guessing among those that there can be gets right; 0 where that is no
   // question.

@@ -35,7 +35,7 @@ SubsampleConfig config_of(Predictor predictor, bool score_norm = false) {
 // A span of its own, and what goes into it.
 struct Fixture {
   explicit Fixture(const SubsampleConfig& config, uint64_t seed = 2)
-      : span(config, 0, kWidth, 0.5, ParameterScope(store, "span")) {
+      : span(config, {}, kWidth, 0.5, ParameterScope(store, "span"), StateScope(0, journals)) {
     Random random(seed, "rows");
     std::vector<float> values;
     for (int64_t i = 0; i < kRows * kWidth; ++i) values.push_back(float(random.normal()));
@@ -96,13 +96,15 @@ struct Fixture {
   }
 
   ParameterStore store{3, true};
+  std::vector<JournalShape> journals;
   Subsample span;
   Tensor x;
   bool score_norm = false;
 };
 
 // x + r f(x) for the rows that enter, f being what the span adds; the others stay.
-void expect_result(const Fixture& f, const Context& context, const Subsample::Span& span) {
+void expect_result(const Fixture& f, const Context& context, const CheckedBatch& batch,
+                   const Subsample::Span& span) {
   std::vector<float> made;
   for (const int32_t row : span.choice.selection.rows) {
     for (int64_t c = 0; c < kWidth; ++c) {
@@ -110,7 +112,7 @@ void expect_result(const Fixture& f, const Context& context, const Subsample::Sp
     }
   }
   const auto selected = static_cast<int64_t>(span.choice.selection.rows.size());
-  const Tensor out = f.span.leave(context, span, Tensor::from(made, {selected, kWidth}));
+  const Tensor out = f.span.leave(context, batch, span, Tensor::from(made, {selected, kWidth}));
   size_t next = 0;
   for (int64_t row = 0; row < kRows; ++row) {
     const bool entered = next < span.choice.selection.rows.size() &&
@@ -149,7 +151,7 @@ TEST_P(DepthsTest, TrainingTakesTheHighestOfEachSequenceAndWeighsByTheRouter) {
       EXPECT_EQ(span.choice.selection.rows[at++], ranked[static_cast<size_t>(i)]);
     }
   }
-  expect_result(f, context, span);
+  expect_result(f, context, checked, span);
 }
 
 TEST_P(DepthsTest, InferenceAsksThePredictorOfEachRow) {
@@ -169,7 +171,7 @@ TEST_P(DepthsTest, InferenceAsksThePredictorOfEachRow) {
   EXPECT_EQ(span.choice.selection.rows, expected);
   EXPECT_GT(expected.size(), 0u);
   EXPECT_LT(expected.size(), static_cast<size_t>(kRows));
-  expect_result(f, {}, span);
+  expect_result(f, {}, checked, span);
 }
 
 INSTANTIATE_TEST_SUITE_P(
