@@ -2,6 +2,9 @@
 """Draws characters from installed fonts: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png.
 
     scripts/make_font_images.py FOLDER [--size 32] [--characters 0123456789ABC...] [--fonts DIR ...]
+                                [--captions]
+
+--captions: train/captions.tsv and test/captions.tsv say what is drawn, as "the small letter a, bold".
 
 Needs Pillow and fonts; scripts/install_packages.sh fonts installs both. Whole families are held out,
 by the first word of their name: all variants of "DejaVu" are in train or all are in test. So what a
@@ -40,6 +43,17 @@ def covers(font, character):
     return drawn.getbbox() is not None and bytes(drawn) != missing
 
 
+def caption_of(path, character):
+    """What is drawn, in words."""
+    style = (ImageFont.truetype(str(path), 16).getname()[1] or "").lower()
+    words = [word for word, marks in (("bold", ("bold", "black", "heavy")),
+                                      ("italic", ("italic", "oblique")))
+             if any(mark in style for mark in marks)]
+    kind = ("digit" if character.isdigit() else
+            "small letter" if character.islower() else "capital letter")
+    return ", ".join([f"the {kind} {character}", *words])
+
+
 def draw(path, character, size, generator):
     """White on black, about in the middle, at a height and place that differ a little."""
     font = ImageFont.truetype(str(path), round(size * generator.uniform(0.6, 0.85)))
@@ -62,6 +76,7 @@ def main():
     parser.add_argument("--characters", default=DIGITS_AND_LETTERS)
     parser.add_argument("--variants", type=int, default=3, help="drawings of a font (default 3)")
     parser.add_argument("--test", type=float, default=0.25, help="share of families held out")
+    parser.add_argument("--captions", action="store_true", help="say in words what is drawn")
     parser.add_argument("--fonts", type=pathlib.Path, nargs="+",
                         default=[pathlib.Path("/usr/share/fonts")])
     options = parser.parse_args()
@@ -81,6 +96,7 @@ def main():
     held_out = set(names[:max(1, round(options.test * len(names)))])
 
     counts = {"train": 0, "test": 0}
+    captions = {"train": [], "test": []}
     for name in names:
         part = "test" if name in held_out else "train"
         for path in families[name]:
@@ -94,8 +110,13 @@ def main():
                                  random.Random(f"{path.name} {character} {variant}"))
                     if image is None:
                         continue
-                    image.save(place / f"{path.stem}-{variant}.png", optimize=True)
+                    file = f"{path.stem}-{variant}.png"
+                    image.save(place / file, optimize=True)
+                    captions[part].append(f"{label}/{file}\t{caption_of(path, character)}\n")
                     counts[part] += 1
+    for part, lines in captions.items():
+        if options.captions:
+            (options.folder / part / "captions.tsv").write_text("".join(lines), encoding="utf-8")
     print(f"{counts['train']} images of {len(names) - len(held_out)} families to learn from, "
           f"{counts['test']} of {len(held_out)} held out: {', '.join(sorted(held_out))}")
 

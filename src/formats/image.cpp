@@ -16,9 +16,9 @@ namespace {
 constexpr uint64_t kMaxFile = uint64_t{1} << 29;
 constexpr std::string_view kPngSignature = "\x89PNG\r\n\x1a\n";
 
-void check_size(int64_t width, int64_t height, std::string_view where) {
-  require(width > 0 && height > 0 && height <= kMaxImagePixels / width, where,
-          "{} by {} pixels: an image has 1 to {}", width, height, kMaxImagePixels);
+void check_size(int64_t width, int64_t height, int64_t most, std::string_view where) {
+  require(width > 0 && height > 0 && height <= most / width, where,
+          "{} by {} pixels: an image has 1 to {} in all", width, height, most);
 }
 
 // Frees what libpng keeps of an image, when reading it fails too.
@@ -30,7 +30,7 @@ struct PngReader {
   PngReader& operator=(const PngReader&) = delete;
 };
 
-Image decode_png(std::string_view bytes, std::string_view where) {
+Image decode_png(std::string_view bytes, std::string_view where, int64_t most_pixels) {
   PngReader png;
   const auto check = [&](int ok) {
     if (ok == 0) {
@@ -41,7 +41,7 @@ Image decode_png(std::string_view bytes, std::string_view where) {
   Image image;
   image.width = png.image.width;
   image.height = png.image.height;
-  check_size(image.width, image.height, where);
+  check_size(image.width, image.height, most_pixels, where);
   const bool colour = (png.image.format & PNG_FORMAT_FLAG_COLOR) != 0;
   image.channels = colour ? 3 : 1;
   png.image.format = colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
@@ -91,7 +91,7 @@ class NetpbmText {
   size_t at_ = 2;  // after the magic number
 };
 
-Image decode_netpbm(std::string_view bytes, std::string_view where) {
+Image decode_netpbm(std::string_view bytes, std::string_view where, int64_t most_pixels) {
   const char kind = bytes[1];
   const bool plain = kind == '2' || kind == '3';
   NetpbmText text(bytes, where);
@@ -99,7 +99,7 @@ Image decode_netpbm(std::string_view bytes, std::string_view where) {
   image.channels = kind == '3' || kind == '6' ? 3 : 1;
   image.width = text.number("width");
   image.height = text.number("height");
-  check_size(image.width, image.height, where);
+  check_size(image.width, image.height, most_pixels, where);
   const int64_t most = text.number("largest number");
   require(most >= 1 && most <= 65535, where, "has {} as its largest number (1 to 65535)", most);
   const int64_t count = image.width * image.height * image.channels;
@@ -136,11 +136,11 @@ bool is_image_file(const std::filesystem::path& path) {
   return ending == ".png" || ending == ".pgm" || ending == ".ppm";
 }
 
-Image decode_image(std::string_view bytes, std::string_view where) {
-  if (bytes.starts_with(kPngSignature)) return decode_png(bytes, where);
+Image decode_image(std::string_view bytes, std::string_view where, int64_t most_pixels) {
+  if (bytes.starts_with(kPngSignature)) return decode_png(bytes, where, most_pixels);
   const bool netpbm = bytes.size() > 2 && bytes[0] == 'P' &&
                       std::strchr("2356", bytes[1]) != nullptr && bytes[1] != '\0';
-  if (netpbm) return decode_netpbm(bytes, where);
+  if (netpbm) return decode_netpbm(bytes, where, most_pixels);
   throw Error(where, bytes.empty() ? "is empty" : "is no image that can be read",
               "PNG, PGM and PPM can be");
 }

@@ -20,10 +20,10 @@ bool is_image_file(const std::filesystem::path& path);
 // What is in a file, by its first bytes: PNG of any kind (16 bits become 8, palettes their colours,
 // what is transparent lies on black), or PGM and PPM, binary and plain (P2, P3, P5, P6), numbers of
 // which are scaled to 255. where: the file's name, for messages. Throws Error for anything else,
-// for truncated files and for more than kMaxImagePixels pixels.
-Image decode_image(std::string_view bytes, std::string_view where);
-Image read_image_file(const std::filesystem::path& path);
-
+// for truncated files and for more than most_pixels pixels.
 constexpr int64_t kMaxImagePixels = int64_t{1} << 26;
+Image decode_image(std::string_view bytes, std::string_view where,
+                   int64_t most_pixels = kMaxImagePixels);
+Image read_image_file(const std::filesystem::path& path);
 
 }  // namespace pronghorn

@@ -44,6 +44,17 @@ std::vector<std::string> read_classes(const nlohmann::json& list, const std::str
   return classes;
 }
 
+void read_sizes(ConfigReader& reader, ImageConfig& config) {
+  config.width = reader.integer("width", 0, 1, kMaxSide);
+  config.height = reader.integer("height", config.width, 1, kMaxSide);
+  config.channels = reader.integer("channels", 0, 1, 3);
+  const bool sized = config.width > 0;
+  require((config.height > 0) == sized && (config.channels > 0) == sized, reader.where(),
+          "width, height and channels are given together, or none of them");
+  require(config.channels != 2, reader.path("channels"), "2 (1 is grey, 3 are colours)");
+  check_sizes(config, reader.where());
+}
+
 // What mixers need of an image that not every one has.
 void check_mixer(const nlohmann::json& mixer, const ImageConfig& image, const std::string& where) {
   if (mixer.value("convolution", "") == "grid" && image.pool != ImageConfig::Pool::mean) {
@@ -71,14 +82,7 @@ ImageConfig read_image(ConfigReader reader) {
   config.pool = static_cast<ImageConfig::Pool>(std::ranges::find(kPools, pool) - kPools.begin());
   config.learned_positions = reader.boolean("learned_positions", true);
   config.shared_directions = reader.boolean("shared_directions", false);
-  config.width = reader.integer("width", 0, 1, kMaxSide);
-  config.height = reader.integer("height", config.width, 1, kMaxSide);
-  config.channels = reader.integer("channels", 0, 1, 3);
-  const bool sized = config.width > 0;
-  require((config.height > 0) == sized && (config.channels > 0) == sized, reader.where(),
-          "width, height and channels are given together, or none of them");
-  require(config.channels != 2, reader.path("channels"), "2 (1 is grey, 3 are colours)");
-  check_sizes(config, reader.where());
+  read_sizes(reader, config);
   if (reader.has("classes")) {
     config.classes = read_classes(reader.raw("classes"), reader.path("classes"));
   } else {
@@ -133,12 +137,45 @@ void check_image(const ModelConfig& config, ConfigReader& reader) {
           reader.path("vocab_size"), "{} with {} classes", config.vocab_size, classes);
 }
 
-Scan read_scan(ConfigReader& reader, bool of_images) {
-  if (!of_images) {
+ImageConfig read_vision(ConfigReader reader) {
+  ImageConfig config;
+  config.patch = reader.integer("patch", {}, 1, kMaxPatch);
+  config.learned_positions = false;
+  read_sizes(reader, config);
+  require(config.sized(), reader.where(), "width, height and channels are missing");
+  reader.finish();
+  return config;
+}
+
+nlohmann::json write_vision(const ImageConfig& config) {
+  return {{"patch", config.patch},
+          {"width", config.width},
+          {"height", config.height},
+          {"channels", config.channels}};
+}
+
+void check_vision(const ModelConfig& config, ConfigReader& reader) {
+  if (!config.vision) return;
+  const auto refuse = [&](const char* key, const char* what) {
+    throw Error(reader.path(key), fmt::format("{} in a model of texts with \"vision\"", what),
+                "leave out one of the two");
+  };
+  if (config.image) refuse("image", "classes of images");
+  if (config.mtp.heads > 0) refuse("mtp", "heads for multi-token prediction");
+  if (config.diffusion) refuse("diffusion", "masked tokens");
+  if (config.has_sides()) refuse("blocks", "sides, which see embeddings of tokens,");
+}
+
+Scan read_scan(ConfigReader& reader, ScansOf scans) {
+  if (scans == ScansOf::none) {
     require(!reader.has("scan"), reader.path("scan"),
-            "is for models of images (which have an object \"image\")");
+            "is for models of images, and of sound that see both ways");
     reader.ignore("scan");
     return Scan::none;
+  }
+  if (scans == ScansOf::sound) {
+    reader.one_of("scan", {kScans[2]}, std::string(kScans[2]));
+    return Scan::both;
   }
   const std::string scan =
       reader.one_of("scan", {kScans[1], kScans[2], kScans[3]}, std::string(kScans[2]));

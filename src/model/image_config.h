@@ -56,9 +56,23 @@ nlohmann::json write_image(const ImageConfig& config);
 // Throws Error for parts of a model that images have no use for. reader: of the model.
 void check_image(const ModelConfig& config, ConfigReader& reader);
 
+// Images that a model of texts sees: "vision" of a configuration, with "patch", "width", "height"
+// and "channels". Patches are rows of the sequence as tokens are, in raster order before the text,
+// each through one layer (the projector of LLaVA, arXiv 2304.08485, on pixels themselves, as in
+// Fuyu):
+//   row = norm(W pixels + b)
+// There is no pool, no class and no embedding of places: a row's place is its position.
+ImageConfig read_vision(ConfigReader reader);
+nlohmann::json write_vision(const ImageConfig& config);
+// Throws Error for parts of a model that see tokens only. reader: of the model.
+void check_vision(const ModelConfig& config, ConfigReader& reader);
+
+// What is scanned in a model: sounds have one direction and its opposite, texts are not scanned.
+enum class ScansOf { none, images, sound };
+
 // What a mixer that sees earlier rows only does in a block, by the block's "scan": both unless it
-// says something else, none in a model of texts. Throws Error where a text is to be scanned.
-Scan read_scan(ConfigReader& reader, bool of_images);
+// says something else, none where nothing is scanned. Throws Error for a scan that there is not.
+Scan read_scan(ConfigReader& reader, ScansOf scans);
 std::string_view name_of(Scan scan);
 
 // Gives a model that is to be trained the sizes and classes of its images. Throws Error if its

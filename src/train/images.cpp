@@ -35,12 +35,14 @@ std::vector<fs::path> sorted_entries(const fs::path& folder) {
   return entries;
 }
 
+}  // namespace
+
 std::string size_text(int64_t width, int64_t height, int64_t channels) {
   return fmt::format("{} by {} pixels with {}", width, height,
                      channels == 1 ? "one channel" : fmt::format("{} channels", channels));
 }
 
-void add_image_of(ImageSet& set, const fs::path& file, int32_t label) {
+void add_image_file(ImageSet& set, const fs::path& file, int32_t label) {
   const Image image = read_image_file(file);
   if (set.labels.empty()) {
     set.width = image.width;
@@ -58,8 +60,6 @@ void add_image_of(ImageSet& set, const fs::path& file, int32_t label) {
   set.pixels.insert(set.pixels.end(), image.pixels.begin(), image.pixels.end());
   set.labels.push_back(label);
 }
-
-}  // namespace
 
 uint64_t ImageSet::hash() const {
   uint64_t hash = XXH3_64bits(pixels.data(), pixels.size());
@@ -87,7 +87,7 @@ ImageSet read_images(const fs::path& folder, const std::vector<std::string>& cla
             quote(name), set.classes.size());
     const auto label = static_cast<int32_t>(found - set.classes.begin());
     for (const fs::path& file : sorted_entries(place)) {
-      if (is_image_file(file)) add_image_of(set, file, label);
+      if (is_image_file(file)) add_image_file(set, file, label);
     }
   }
   if (set.labels.empty()) {
@@ -119,67 +119,81 @@ ImageFolder read_image_folder(const fs::path& folder) {
   return images;
 }
 
-ImageSource::ImageSource(const ImageConfig& config, const ImageFolder& images, int64_t shift,
-                         uint64_t seed)
-    : config_(config), images_(images), shift_(shift), seed_(seed) {
+ImageOrder::ImageOrder(const ImageConfig& config, const ImageSet& train, const ImageSet& test,
+                       int64_t shift, uint64_t seed)
+    : config_(config), train_(train), test_(test), shift_(shift), seed_(seed) {
   require(shift >= 0 && shift <= kMaxShift, "image_shift", "{} pixels (0 to {})", shift, kMaxShift);
-  const ImageSet& train = images.train;
-  require(config.width == train.width && config.height == train.height &&
-              config.channels == train.channels && config.classes == train.classes,
-          "images", "of {} and {} classes for a model of {} and {}",
-          size_text(train.width, train.height, train.channels), train.classes.size(),
-          size_text(config.width, config.height, config.channels), config.classes.size());
+  for (const ImageSet* set : {&train, &test}) {
+    require(config.width == set->width && config.height == set->height &&
+                config.channels == set->channels,
+            "images", "of {} for a model of {}", size_text(set->width, set->height, set->channels),
+            size_text(config.width, config.height, config.channels));
+  }
   const int64_t steps = 2 * shift + 1;
-  require(train.size() + images.test.size() <= INT32_MAX / (steps * steps), "image_shift",
-          "{} images in {} places are too many", train.size() + images.test.size(), steps * steps);
+  require(train.size() + test.size() <= INT32_MAX / (steps * steps), "image_shift",
+          "{} images in {} places are too many", train.size() + test.size(), steps * steps);
   order_.resize(static_cast<size_t>(train.size()));
 }
 
-void ImageSource::start_epoch(uint64_t epoch) {
+void ImageOrder::start_epoch(uint64_t epoch) {
   Random random(seed_ + epoch * 0x9E3779B97F4A7C15ull, "image order");
   std::iota(order_.begin(), order_.end(), 0u);
   for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
   epoch_ = epoch;
 }
 
-// All tokens of an example are the same number: which image, those of the test after those of the
-// training, and how far it is moved.
-void ImageSource::fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
-  const auto images = static_cast<uint64_t>(images_.train.size());
-  const bool held_out = index >= kHeldOutExamples;
+// Those of the test come after those of the training.
+ImageOrder::Choice ImageOrder::choose(uint64_t index) {
+  const auto images = static_cast<uint64_t>(train_.size());
   const auto steps = static_cast<uint64_t>(2 * shift_ + 1);
   uint64_t image = 0, moved = steps * steps / 2;  // the middle: not at all
-  int32_t label = 0;
-  if (held_out) {
-    const uint64_t number = (index - kHeldOutExamples) % static_cast<uint64_t>(images_.test.size());
+  Choice choice;
+  choice.held_out = index >= kHeldOutExamples;
+  if (choice.held_out) {
+    const uint64_t number = (index - kHeldOutExamples) % static_cast<uint64_t>(test_.size());
     image = images + number;
-    label = images_.test.labels[number];
+    choice.label = test_.labels[number];
   } else {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (index / images != epoch_) start_epoch(index / images);
     image = order_[index % images];
-    label = images_.train.labels[image];
+    choice.label = train_.labels[image];
     moved = Random(seed_ ^ (index * 0x9E3779B97F4A7C15ull), "image shift").below(steps * steps);
   }
+  choice.number = static_cast<int32_t>(image * steps * steps + moved);
+  return choice;
+}
+
+void ImageOrder::write(int32_t number, float* rows) const {
+  const int64_t steps = 2 * shift_ + 1;
+  const int64_t image = number / (steps * steps), moved = number % (steps * steps);
+  const int64_t held_out = image - train_.size();
+  const uint8_t* pixels = held_out < 0 ? train_.image(image) : test_.image(held_out);
+  write_rows(config_, pixels, moved % steps - shift_, moved / steps - shift_, rows);
+}
+
+ImageSource::ImageSource(const ImageConfig& config, const ImageFolder& images, int64_t shift,
+                         uint64_t seed)
+    : config_(config), images_(images), order_(config, images.train, images.test, shift, seed) {
+  require(config.classes == images.train.classes, "images", "of {} classes for a model of {}",
+          images.train.classes.size(), config.classes.size());
+}
+
+void ImageSource::fill(uint64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+  const ImageOrder::Choice choice = order_.choose(index);
   std::fill(targets.begin(), targets.end(), -1);
-  targets[static_cast<size_t>(config_.asked_row())] = label;
-  std::fill(tokens.begin(), tokens.end(), static_cast<int32_t>(image * steps * steps + moved));
+  targets[static_cast<size_t>(config_.asked_row())] = choice.label;
+  std::fill(tokens.begin(), tokens.end(), choice.number);
 }
 
 Batch ImageSource::batch(std::span<const int32_t> tokens) const {
   const int64_t count = std::ssize(tokens) / length(), features = config_.features();
-  const int64_t steps = 2 * shift_ + 1;
   Batch batch;
   PooledVector<float> rows(tokens.size() * static_cast<size_t>(features));
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t token = tokens[static_cast<size_t>(i * length())];
-      const int64_t image = token / (steps * steps), moved = token % (steps * steps);
-      const int64_t held_out = image - images_.train.size();
-      const uint8_t* pixels =
-          held_out < 0 ? images_.train.image(image) : images_.test.image(held_out);
-      write_rows(config_, pixels, moved % steps - shift_, moved / steps - shift_,
-                 rows.data() + i * length() * features);
+      order_.write(tokens[static_cast<size_t>(i * length())],
+                   rows.data() + i * length() * features);
     }
   });
   for (int64_t i = 0; i < count; ++i) add_image(batch, config_);

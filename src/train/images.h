@@ -15,7 +15,7 @@
 
 namespace pronghorn {
 
-// Where tasks are named, this one stands for images of folders.
+// Where tasks are named, this one stands for images of folders; "captions" in train/captions.h.
 inline bool is_images_task(std::string_view name) { return name == "images"; }
 
 // Images of one size.
@@ -47,10 +47,44 @@ struct ImageFolder {
 };
 ImageFolder read_image_folder(const std::filesystem::path& folder);
 
-// Examples of an image each: all rows but the asked one have no target. The tokens of one stand for
-// the image and how far it is moved, up to `shift` pixels in both directions at random. Each epoch
-// visits the images in a new order, a function of (seed, epoch). Held-out examples are those of the
-// test part in order, which are not moved.
+// Adds a file's image to the set. Throws Error for one of another size than those before it.
+void add_image_file(ImageSet& set, const std::filesystem::path& file, int32_t label);
+
+// "32 by 32 pixels with one channel"
+std::string size_text(int64_t width, int64_t height, int64_t channels);
+
+// Which image an example shows, and how far it is moved, up to `shift` pixels in both directions at
+// random. Each epoch visits the images in a new order, a function of (seed, epoch). Held-out
+// examples are those of the test part in order, which are not moved.
+class ImageOrder {
+ public:
+  // The sets must outlive it. Throws Error if they are not of this configuration's size.
+  ImageOrder(const ImageConfig& config, const ImageSet& train, const ImageSet& test, int64_t shift,
+             uint64_t seed);
+
+  struct Choice {
+    int32_t number = 0;  // stands for the image and how far it is moved
+    bool held_out = false;
+    int32_t label = 0;
+  };
+  Choice choose(uint64_t index);
+  // The numbers of such an image's rows, as write_rows() has them.
+  void write(int32_t number, float* rows) const;
+
+ private:
+  void start_epoch(uint64_t epoch);
+
+  ImageConfig config_;
+  const ImageSet &train_, &test_;
+  int64_t shift_;
+  uint64_t seed_;
+  std::mutex mutex_;
+  uint64_t epoch_ = ~uint64_t{0};
+  std::vector<uint32_t> order_;
+};
+
+// Examples of an image each, in an ImageOrder: all rows but the asked one have no target. The
+// tokens of one stand for the image.
 class ImageSource final : public DataSource {
  public:
   // images must outlive it. Throws Error if they are not images of this configuration.
@@ -64,15 +98,9 @@ class ImageSource final : public DataSource {
   double chance() const override { return 1 / static_cast<double>(vocab_size()); }
 
  private:
-  void start_epoch(uint64_t epoch);
-
   ImageConfig config_;
   const ImageFolder& images_;
-  int64_t shift_;
-  uint64_t seed_;
-  std::mutex mutex_;
-  uint64_t epoch_ = ~uint64_t{0};
-  std::vector<uint32_t> order_;
+  ImageOrder order_;
 };
 
 // The logarithms of the probabilities of an image's classes, for each image. Throws Error for an

@@ -53,6 +53,46 @@ TEST_F(ImagesCliTest, TrainsJudgesAndClassifies) {
   EXPECT_THAT(failure_of(1, {"generate", "vit", "--prompt", "a"}), HasSubstr("vit"));
 }
 
+TEST_F(ImagesCliTest, WritesCaptions) {
+  std::filesystem::create_directories(folder_ / "captions/train");
+  std::filesystem::create_directories(folder_ / "captions/test");
+  for (const auto& [part, name] : {std::pair("train", "DejaVuSans"), {"test", "LiberationSans"}}) {
+    std::string lines;
+    for (const std::string digit : {"0", "1", "4", "7"}) {
+      for (const std::string style : {"", "-Bold"}) {
+        const std::string middle =
+            std::string(name) + (part == std::string("test") && style.empty() ? "-Regular" : style);
+        lines += fmt::format("{}/{}/{}/{}-0.png\tthe digit {}{}\n", fonts_, part, digit, middle,
+                             digit, style.empty() ? "" : ", bold");
+      }
+    }
+    put(std::string("captions/") + part + "/captions.tsv", lines);
+  }
+  nlohmann::json json = config("a m");
+  json.erase("vocab_size");
+  json["vision"] = {{"patch", 4}, {"width", 16}, {"height", 16}, {"channels", 1}};
+  put("vision.json", json.dump());
+  const auto trained = json_of({"train", "vision.json", "--task", "captions", "--data", "captions",
+                                "--steps", "6", "--out", "seeing"});
+  EXPECT_TRUE(trained["accuracy"].is_number());
+  const auto eval = json_of({"eval", "seeing", "--task", "captions", "--data", "captions"});
+  EXPECT_EQ(eval["images"], 8);
+  EXPECT_EQ(eval["tokens"], 4 * (12 + 18));  // "the digit 0\n" and "the digit 0, bold\n"
+  const std::string image = fonts_ + "/test/4/LiberationSans-Bold-0.png";
+  const std::vector<std::string> generate = {"generate", "seeing", "--image", image,
+                                             "--prompt", "the ",   "-n",      "5"};
+  const auto text = json_of(generate);
+  EXPECT_EQ(text["context"], 16 + 4 + 5);
+  EXPECT_EQ(json_of(generate)["text"], text["text"]);
+  EXPECT_THAT(failure_of(2, {"generate", "seeing", "--image", image}), HasSubstr("--prompt"));
+  EXPECT_THAT(failure_of(1, {"train", "tiny.json", "--task", "captions", "--data", "captions",
+                             "--steps", "1", "--out", "x"}),
+              HasSubstr("sees no images"));
+  put("captions/test/captions.tsv", "no caption\n");
+  EXPECT_THAT(failure_of(1, {"eval", "seeing", "--task", "captions", "--data", "captions"}),
+              HasSubstr("line 1: is not FILE<TAB>CAPTION"));
+}
+
 TEST_F(ImagesCliTest, RefusesWhatDoesNotFit) {
   EXPECT_THAT(
       failure_of(2, {"train", "vit.json", "--task", "images", "--out", "x", "--steps", "1"}),
