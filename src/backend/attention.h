@@ -241,6 +241,14 @@ class AttentionKernels {
                              std::span<const AttentionUnit> units, const ConstMatrix& q,
                              const int32_t* own_block, int32_t* out) = 0;
 
+  // Adds to weights[j] what the unit's rows, one after another, give to each of its keys,
+  //   sum over heads of exp(s_ij - log_sum_exp_i),
+  // with the scores s_ij as in forward(): the share of the key in their softmax. q and log_sum_exp
+  // have the unit's rows, from first_row on. weights: kAttentionTile numbers for each of
+  // unit.tiles, in memory of the host. The bits depend on the rows and the keys alone.
+  virtual void weigh_keys(const AttentionShape& shape, const AttentionUnit& unit,
+                          const ConstMatrix& q, const ConstMatrix& log_sum_exp, float* weights) = 0;
+
   // Chooses keys for each row of the units: the `top` with the largest scores of the indexer among
   // those that the row sees, all if they are not more. The keys of a unit are the indexer's. out
   // [rows, top], as KeyLists has lists of blocks of one key. Of equal scores the first key wins.

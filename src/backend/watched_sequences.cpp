@@ -68,6 +68,13 @@ class WatchedAttention final : public AttentionKernels {
     const Watched watched(watcher_, attention("attention_choose_blocks", keys, units, {}, 1));
     kernels_.choose_blocks(shape, choice, units, q, own_block, out);
   }
+  void weigh_keys(const AttentionShape& shape, const AttentionUnit& unit, const ConstMatrix& q,
+                  const ConstMatrix& log_sum_exp, float* weights) override {
+    AttentionShape keys = shape;
+    keys.value_dim = 0;
+    const Watched watched(watcher_, attention("attention_weigh_keys", keys, {&unit, 1}, {}, 1));
+    kernels_.weigh_keys(shape, unit, q, log_sum_exp, weights);
+  }
   void choose_keys(const IndexerOperands& indexer, std::span<const AttentionUnit> units,
                    int64_t top, int32_t* out) override {
     AttentionShape keys = indexer.shape;

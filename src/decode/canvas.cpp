@@ -10,11 +10,11 @@
 namespace pronghorn {
 namespace {
 
-// Whether a whole text can be kept as keys and values: mixers in both directions keep no state.
+// Whether a whole text can be kept as keys and values.
 bool keeps_keys(const Model& model) {
   for (const auto& block : model.blocks()) {
     if (std::ranges::any_of(block->mixers(),
-                            [](const auto& mixer) { return runs_both_ways(*mixer); })) {
+                            [](const auto& mixer) { return sees_whole_texts(*mixer); })) {
       return false;
     }
   }

@@ -93,6 +93,7 @@ class Scanned final : public Mixer, public SeesBothWays {
   }
   int64_t context_limit() const override { return mixers_.front()->context_limit(); }
   bool sees_both_ways() const override { return true; }
+  bool keeps_keys() const override { return false; }
 
  private:
   // A pass other than the first, with what is carried along it.
@@ -152,6 +153,11 @@ std::unique_ptr<Mixer> scanned(Scan scan, std::vector<std::unique_ptr<Mixer>> mi
 bool sees_both_ways(const Mixer& mixer) {
   const auto* able = dynamic_cast<const SeesBothWays*>(&mixer);
   return able != nullptr && able->sees_both_ways();
+}
+
+bool sees_whole_texts(const Mixer& mixer) {
+  const auto* able = dynamic_cast<const SeesBothWays*>(&mixer);
+  return able != nullptr && able->sees_both_ways() && !able->keeps_keys();
 }
 
 bool runs_both_ways(const Mixer& mixer) { return dynamic_cast<const Scanned*>(&mixer) != nullptr; }

@@ -1,16 +1,19 @@
 // Attention whose tokens look at earlier ones by where they are: Longformer (Beltagy et al., arXiv
-// 2004.05150) and BigBird (Zaheer et al., arXiv 2007.14062), in the causal form of language models.
+// 2004.05150) and BigBird (Zaheer et al., arXiv 2007.14062), in the causal form of language models;
+// Longformer also both ways, with global tokens that have projections of their own.
 #include <algorithm>
 #include <string>
 
 #include "backend/attention.h"
 #include "base/random.h"
+#include "layers/both_ways.h"
 #include "layers/layers.h"
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/linear_maps.h"
+#include "ops/pointwise.h"
 #include "ops/static_lists.h"
 
 namespace pronghorn {
@@ -20,7 +23,7 @@ struct StaticSparseConfig {
   HeadsConfig heads;
   int64_t kv_heads = 0;
   StaticPattern pattern;
-  bool has_rope = false;
+  bool has_rope = false, both_ways = false;
   RopeConfig rope;
 
   void fields(ConfigFields& f, const LayerContext& context) {
@@ -42,6 +45,9 @@ struct StaticSparseConfig {
               "tokens that a token sees, itself and those before it");
     f.integer("global", pattern.first, 0, 0, kMost,
               "first tokens of a sequence, which all that follow see");
+    f.boolean("both_ways", both_ways, false,
+              "tokens see as many after them, too, and the first ones the whole text, by "
+              "projections of their own: in models that fill in masked tokens, and of images");
     nlohmann::json list;
     f.json("dilations", list, nullptr, "1 for each",
            "of the window, for each key-value head: a list; d: every d-th token");
@@ -75,13 +81,13 @@ struct StaticSparseConfig {
   }
 };
 
-class StaticSparseMixer final : public Mixer {
+class StaticSparseMixer final : public Mixer, public SeesBothWays {
  public:
   using Config = StaticSparseConfig;
 
   StaticSparseMixer(const Config& config, const LayerContext& context, const ParameterScope& scope,
                     const StateScope& states)
-      : pattern_(config.pattern) {
+      : pattern_(config.pattern), both_ways_(config.both_ways) {
     options_.heads = config.heads.heads;
     options_.kv_heads = config.kv_heads;
     options_.head_dim = config.heads.head_dim;
@@ -94,6 +100,13 @@ class StaticSparseMixer final : public Mixer {
     v_proj_ = scope.matrix("v_proj.weight", kv_width, context.input_width(), in);
     o_proj_ =
         scope.matrix("o_proj.weight", context.hidden_size, q_width, residual_initializer(context));
+    if (both_ways_) {
+      if (pattern_.first == 0) return;
+      q_global_proj_ = scope.matrix("q_global_proj.weight", q_width, context.input_width(), in);
+      k_global_proj_ = scope.matrix("k_global_proj.weight", kv_width, context.input_width(), in);
+      v_global_proj_ = scope.matrix("v_global_proj.weight", kv_width, context.input_width(), in);
+      return;
+    }
     JournalShape rows = attention_journal(options_);
     rows.key_width = 0;  // which rows are looked at is decided here
     rows_ = states.add(std::move(rows));
@@ -102,28 +115,47 @@ class StaticSparseMixer final : public Mixer {
   Tensor forward(const LayerInput& input, const Tensor& x) const override {
     const Context& context = input.context;
     const auto [q, k, v] = linear_maps(context, x, {{&q_proj_}, {&k_proj_}, {&v_proj_}});
-    const BlockLists lists = static_lists(pattern_, input.batch, rows_);
-    const Tensor seen = attention(context, turned(input, q), turned(input, k), v, options_,
-                                  input.batch, rows_, {}, lists);
+    const BlockLists lists = both_ways_ ? both_ways_lists(pattern_, input.batch)
+                                        : static_lists(pattern_, input.batch, rows_);
+    Tensor seen = attention(context, turned(input, q), turned(input, k), v, options_, input.batch,
+                            rows_, {}, lists);
+    // Where tokens see something in one of the two, they see nothing in the other, which is 0.
+    if (both_ways_ && pattern_.first > 0) seen = add(context, seen, seen_by_first(input, x));
     return linear(context, seen, o_proj_);
   }
 
   double sequence_cost(double context) const override {
-    const double seen = std::min(context, static_cast<double>(pattern_.width() * pattern_.block));
+    const int64_t ahead = both_ways_ ? pattern_.window - 1 : 0;
+    const double seen =
+        std::min(context, static_cast<double>((pattern_.width() + ahead) * pattern_.block));
     return 4 * seen * static_cast<double>(options_.heads * options_.head_dim);
   }
 
   int64_t context_limit() const override { return pronghorn::context_limit(options_.angles); }
 
+  bool sees_both_ways() const override { return both_ways_; }
+  bool keeps_keys() const override { return false; }
+
  private:
+  // What the first tokens see of the whole text.
+  Tensor seen_by_first(const LayerInput& input, const Tensor& x) const {
+    const Context& context = input.context;
+    const auto [q, k, v] =
+        linear_maps(context, x, {{&q_global_proj_}, {&k_global_proj_}, {&v_global_proj_}});
+    return attention(context, turned(input, q), turned(input, k), v, options_, input.batch, rows_,
+                     {}, global_lists(pattern_.first, input.batch));
+  }
+
   Tensor turned(const LayerInput& input, const Tensor& heads) const {
     return pronghorn::turned(input, heads, options_.head_dim, options_.angles);
   }
 
   StaticPattern pattern_;
+  bool both_ways_;
   AttentionOptions options_;
   JournalSlot rows_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_;
+  Weight q_global_proj_, k_global_proj_, v_global_proj_;  // of the first tokens, both ways
 };
 
 }  // namespace

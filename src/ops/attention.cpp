@@ -10,8 +10,10 @@
 #include "ops/attention_operands.h"
 #include "ops/attention_units.h"
 #include "ops/journal_rows.h"
+#include "ops/judged_keys.h"
 #include "ops/key_blocks.h"
 #include "ops/operands.h"
+#include "ops/sharded_attention.h"
 
 namespace pronghorn {
 namespace {
@@ -33,9 +35,7 @@ int64_t value_width(const AttentionShape& shape) {
 
 Tensor gradient_of(const Tensor& tensor) { return tensor.has_grad() ? tensor.grad() : Tensor(); }
 
-struct Inputs {
-  const Tensor &q, &k, &v, &sinks;
-};
+using Inputs = AttentionInputs;
 
 // Units by the kernels that they are given to.
 struct Works {
@@ -98,6 +98,8 @@ void check_segments(const Context& context, const AttentionOptions& options,
             "a segment with a state while gradients are recorded");
     require(segment.mask == Mask::causal || segment.mask == Mask::full || !is_limited(options),
             kWhere, "blocks or replaced rows under a window or in segments");
+    require(!options.earlier || (segment.state == nullptr && segment.mask == Mask::causal), kWhere,
+            "keys of earlier segments alone, of a sequence with a state or a mask");
     require(segment.mask == Mask::causal || options.block == 0, kWhere,
             "rows that see later ones, where blocks of earlier keys are chosen");
     if (segment.state != nullptr || !is_limited(options)) continue;
@@ -123,11 +125,12 @@ void check_borrowed(const CheckedBatch& batch, const Segment& segment, const Jou
 
 // Appends what segments with a state bring, and lists what each segment looks at.
 void list_units(const Context& context, const Inputs& in, const AttentionShape& shape,
-                const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
-                const BlockLists& lists, Works& works) {
+                const AttentionOptions& options, const CheckedBatch& batch,
+                std::span<const Segment> segments, JournalSlot slot, const BlockLists& lists,
+                Works& works) {
   const bool single_keys = lists.block == 1;
   const int64_t row_width = key_width(shape) + value_width(shape);
-  for (const Segment& segment : batch.segments()) {
+  for (const Segment& segment : segments) {
     if (segment.length == 0) continue;
     const bool is_tree = !segment.parents.empty();
     const bool is_exact =
@@ -146,6 +149,7 @@ void list_units(const Context& context, const Inputs& in, const AttentionShape& 
     if (options.keys == KeyOwner::borrowed) {
       check_borrowed(batch, segment, journal);
     } else {
+      judge_keys(journal, options);
       const Tensor parts[] = {in.k, in.v};
       append_rows(batch, segment, parts, journal);
     }
@@ -258,8 +262,16 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
       !record || (in.q.data() != in.k.data() && (!in.v.defined() || in.q.data() != in.v.data())),
       kWhere, "q is the same tensor as k or v while gradients are recorded");
 
+  const bool judged = std::ranges::any_of(batch.segments(), [&](const Segment& segment) {
+    return segment.state != nullptr &&
+           segment.state->journal(slot.layer, slot.index).shape().eviction.is_on();
+  });
+  std::vector<std::vector<Segment>> rounds;
+  if (judged) rounds = judged_rounds(batch, slot);
   Works works(options);
-  list_units(context, in, shape, options, batch, slot, given, works);
+  list_units(context, in, shape, options, batch,
+             judged ? std::span<const Segment>(rounds.front()) : batch.segments(), slot, given,
+             works);
   check_lists(given, options, batch.rows());
   std::shared_ptr<const BlockLists> lists;
   if (given.lists > 0 || options.block > 0) {
@@ -275,12 +287,20 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
   operands.prefix_q = input_matrix(rolled);
   if (in.sinks.defined()) operands.sinks = in.sinks.data();
   Tensor log_sum_exp;
-  if (record || sums) {
+  if (record || sums || judged) {
     log_sum_exp = Tensor::empty({in.q.rows(), options.heads});
     log_sum_exp.set_requires_grad(record && sums);
     operands.log_sum_exp = log_sum_exp.data();
   }
   run_kernels(shape, options, in, batch, slot, operands, works);
+  for (size_t round = 0; round < rounds.size(); ++round) {
+    if (round > 0) {
+      Works more(options);
+      list_units(context, in, shape, options, batch, rounds[round], slot, given, more);
+      run_kernels(shape, options, in, batch, slot, operands, more);
+    }
+    keep_queries(batch, rounds[round], in.q, log_sum_exp, slot);
+  }
   for (const Segment& segment : batch.segments()) {
     if (options.keys != KeyOwner::own || segment.state == nullptr) continue;
     if (segment.length == 0 || !segment.parents.empty()) continue;
@@ -333,6 +353,7 @@ JournalShape attention_journal(const AttentionOptions& options) {
   }
   const AttentionShape heads = attention_shape(options);
   shape.head_width = std::gcd(heads.key_dim, heads.value_dim);
+  shape.query_width = heads.heads * (heads.key_dim + 1);
   shape.is_shared = options.keys == KeyOwner::lent;
   if (is_limited(options)) {
     shape.history = reach(options);
@@ -345,6 +366,11 @@ JournalShape attention_journal(const AttentionOptions& options) {
 Tensor attention(const Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
                  const AttentionOptions& options, const CheckedBatch& batch, JournalSlot slot,
                  const Tensor& sinks, const BlockLists& lists) {
+  if (batch.shards() != nullptr) {
+    return sharded_attention(context, {q, k, v, sinks}, options, *batch.shards(), slot, lists,
+                             false)
+        .output;
+  }
   return run(context, {q, k, v, sinks}, options, batch, slot, false, lists).output;
 }
 
@@ -352,6 +378,10 @@ AttentionResult partial_attention(const Context& context, const Tensor& q, const
                                   const Tensor& v, const AttentionOptions& options,
                                   const CheckedBatch& batch, JournalSlot slot, const Tensor& sinks,
                                   const BlockLists& lists) {
+  if (batch.shards() != nullptr) {
+    return sharded_attention(context, {q, k, v, sinks}, options, *batch.shards(), slot, lists,
+                             true);
+  }
   return run(context, {q, k, v, sinks}, options, batch, slot, true, lists);
 }
 

@@ -31,6 +31,9 @@ struct AttentionOptions {
   int64_t window = 0;  // a row sees keys whose position is > its own - window; 0: all
   // a row sees no keys of segments before its own (position / segment, rounded down); 0: all
   int64_t segment = 0;
+  // with segments, in sequences without a state: a row sees the keys of segments before its own
+  // instead, as far as the window goes; with it nothing counts as prefix
+  bool earlier = false;
   // with a window or segments: the first rows of a sequence, which all that follow see as well
   int64_t prefix = 0;
   KeyOwner keys = KeyOwner::own;

@@ -11,6 +11,7 @@ static_assert(kAttentionTile == Journal::kPageRows, "a tile of keys is a page of
 
 AttentionLimits limits_of(const AttentionOptions& options, const JournalShape& shape) {
   AttentionLimits limits{options.window, options.segment, options.prefix};
+  if (options.earlier) limits.segment = limits.prefix = 0;
   if (!shape.rolls) return limits;
   limits.window = limits.window > 0 ? std::min(limits.window, shape.history) : shape.history;
   limits.prefix = shape.kept;
@@ -75,8 +76,12 @@ void AttentionUnits::add_chain_ranges(const CheckedBatch& batch, const Segment& 
                                       int64_t first, int64_t before, PositionOf&& position_of) {
   const std::span<const int32_t> positions = batch.positions(segment);
   for (int64_t i = 0; i < segment.length; ++i) {
-    const int64_t end = before + segment_end(segment, positions, i);
+    int64_t end = before + segment_end(segment, positions, i);
     const int32_t position = positions[static_cast<size_t>(i)];
+    if (options_.earlier) {
+      const int64_t begin = position / options_.segment * options_.segment;
+      while (end > first && position_of(end - 1) >= begin) --end;
+    }
     visible_.push_back({window_begin(position, first, end, position_of), end, prefix()});
   }
 }
@@ -126,7 +131,7 @@ void AttentionUnits::add_pages(const Journal& journal, int64_t count) {
   const JournalShape& shape = journal.shape();
   // From the first page that is held: a window's cost does not grow with what is after it.
   const int64_t first = std::min(journal.first_row(), count) / kAttentionTile;
-  const int64_t kept = std::min(shape.kept, first * kAttentionTile);
+  const int64_t kept = std::min(journal.kept(), first * kAttentionTile);
   const auto add = [&](int64_t row, int64_t end) {
     const int64_t rows = std::min(kAttentionTile, end - row);
     add_tiles(journal_row(shape, journal.row_data(row)), rows, 0, 0, -1);
@@ -202,10 +207,22 @@ void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment
 void AttentionUnits::add_chain(const CheckedBatch& batch, const Segment& segment,
                                const Journal& journal) {
   limits_ = limits_of(options_, journal.shape());
+  if (journal.shape().eviction.is_on() && journal.first_row() > 0) {
+    limits_.dropped = true;
+    limits_.prefix = journal.kept();
+  }
   begin_unit(segment.first_row, segment.length);
   add_pages(journal, journal.length());
   add_chain_ranges(batch, segment, journal.first_row(), journal.length() - segment.length,
                    [&](int64_t key) { return journal.position(key); });
+}
+
+void AttentionUnits::add_last(const Journal& journal, int64_t count) {
+  begin_unit(0, count);
+  add_pages(journal, journal.length());
+  for (int64_t end = journal.length() - count + 1; end <= journal.length(); ++end) {
+    visible_.push_back({journal.first_row(), end, journal.kept()});
+  }
 }
 
 void AttentionUnits::add_tree(const CheckedBatch& batch, const Segment& segment,

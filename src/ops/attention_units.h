@@ -15,8 +15,10 @@ namespace pronghorn {
 // What keeps rows from seeing all that came before.
 struct AttentionLimits {
   int64_t window = 0, segment = 0, prefix = 0;  // as in AttentionOptions
+  // Of the rows before those that the journal still holds one after another it has the prefix.
+  bool dropped = false;
 
-  bool any() const { return window > 0 || segment > 0; }
+  bool any() const { return window > 0 || segment > 0 || dropped; }
 };
 
 // Of rows that look at a journal of this shape, which may be a cache with a window of its own.
@@ -34,6 +36,9 @@ class AttentionUnits {
                  const Tensor& v);
   // A chain whose keys are already appended to `journal`.
   void add_chain(const CheckedBatch& batch, const Segment& segment, const Journal& journal);
+  // The last `count` rows of a journal whose rows are dropped by weight, as rows 0 ... of operands
+  // of their own.
+  void add_last(const Journal& journal, int64_t count);
   // A token tree whose keys are already appended to `journal`: a unit for each node. The
   // sequence's last, partly filled page and the node's ancestors are copied together, so that
   // every key has the index that it would have in a chain.

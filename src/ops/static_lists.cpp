@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/key_blocks.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -54,7 +55,78 @@ std::vector<int64_t> blocks_of_rows(const CheckedBatch& batch, JournalSlot slot,
   return own;
 }
 
+void check_both_ways(const CheckedBatch& batch) {
+  for (const Segment& segment : batch.segments()) {
+    require(segment.mask == Mask::full && segment.state == nullptr, kWhere,
+            "rows that see later ones, where a text is not given whole (for models that fill in "
+            "masked tokens of whole texts, and of images)");
+  }
+}
+
+// Lists of `width` at most for each row, of which list(segment, i, l) makes one.
+template <typename List>
+BlockLists lists_of_rows(const CheckedBatch& batch, int64_t count, int64_t width, int64_t block,
+                         const List& list) {
+  BlockLists lists;
+  lists.lists = count;
+  lists.width = std::max<int64_t>(1, width);
+  lists.block = block;
+  lists.blocks.assign(static_cast<size_t>(batch.rows() * count * lists.width), -1);
+  for (const Segment& segment : batch.segments()) {
+    for (int64_t i = 0; i < segment.length; ++i) {
+      int32_t* to = lists.blocks.data() + (segment.first_row + i) * count * lists.width;
+      for (int64_t l = 0; l < count; ++l, to += lists.width) {
+        std::ranges::copy(list(segment, i, l), to);
+      }
+    }
+  }
+  return lists;
+}
+
+int64_t longest_segment(const CheckedBatch& batch) {
+  int64_t longest = 0;
+  for (const Segment& segment : batch.segments()) longest = std::max(longest, segment.length);
+  return longest;
+}
+
 }  // namespace
+
+BlockLists both_ways_lists(const StaticPattern& pattern, const CheckedBatch& batch) {
+  check_both_ways(batch);
+  require(pattern.block == 1 && pattern.random == 0, kWhere, "{} drawn blocks of {} both ways",
+          pattern.random, pattern.block);
+  const int64_t width = std::min(longest_segment(batch), 2 * pattern.window - 1 + pattern.first);
+  return lists_of_rows(
+      batch, pattern.lists(), width, 1, [&](const Segment& segment, int64_t row, int64_t list) {
+        std::vector<int32_t> keys;
+        if (row < pattern.first) return keys;
+        const int64_t first = std::min(pattern.first, segment.length);
+        for (int64_t key = 0; key < first; ++key) keys.push_back(static_cast<int32_t>(key));
+        const int64_t step = pattern.dilations[static_cast<size_t>(list)];
+        // The nearest of the window's keys to the text's two ends.
+        const int64_t back = std::min(pattern.window - 1, row / step);
+        const int64_t ahead = std::min(pattern.window - 1, (segment.length - 1 - row) / step);
+        for (int64_t t = -back; t <= ahead; ++t) {
+          const int64_t key = row + t * step;
+          if (key >= first) keys.push_back(static_cast<int32_t>(key));
+        }
+        return keys;
+      });
+}
+
+BlockLists global_lists(int64_t first, const CheckedBatch& batch) {
+  check_both_ways(batch);
+  const auto blocks_of = [](int64_t rows) { return (rows + kAttentionTile - 1) / kAttentionTile; };
+  return lists_of_rows(batch, 1, blocks_of(longest_segment(batch)), kAttentionTile,
+                       [&](const Segment& segment, int64_t row, int64_t) {
+                         std::vector<int32_t> blocks;
+                         if (row >= first) return blocks;
+                         for (int64_t b = 0; b < blocks_of(segment.length); ++b) {
+                           blocks.push_back(static_cast<int32_t>(b));
+                         }
+                         return blocks;
+                       });
+}
 
 std::vector<int32_t> static_list(const StaticPattern& pattern, int64_t list, int64_t own) {
   const int64_t dilation = pattern.dilations[static_cast<size_t>(list)];
@@ -83,6 +155,7 @@ std::vector<int32_t> static_list(const StaticPattern& pattern, int64_t list, int
 
 BlockLists static_lists(const StaticPattern& pattern, const CheckedBatch& batch, JournalSlot slot) {
   check(pattern, batch);
+  require_whole(batch, kWhere);
   const std::vector<int64_t> own = blocks_of_rows(batch, slot, pattern.block);
   const int64_t blocks = own.empty() ? 1 : std::ranges::max(own) + 1;  // that there are
   BlockLists lists;

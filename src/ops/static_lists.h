@@ -32,4 +32,11 @@ std::vector<int32_t> static_list(const StaticPattern& pattern, int64_t list, int
 // Error for segments that are not causal.
 BlockLists static_lists(const StaticPattern& pattern, const CheckedBatch& batch, JournalSlot slot);
 
+// The same both ways, for single keys without anything drawn: row i of a segment sees rows i + t
+// dilations[l] for -window < t < window and the first ones. The first rows themselves see nothing
+// here but all in global_lists(), where the others see nothing. Throws Error unless segments are of
+// Mask::full and have no state.
+BlockLists both_ways_lists(const StaticPattern& pattern, const CheckedBatch& batch);
+BlockLists global_lists(int64_t first, const CheckedBatch& batch);
+
 }  // namespace pronghorn

@@ -200,7 +200,7 @@ void PrefixCache::for_each_page(const SequenceState& state, const Visit& visit) 
         }
       };
       const int64_t held = journal.first_row() / kRows * kRows;
-      visit_rows(0, std::min(journal.shape().kept, held));
+      visit_rows(0, std::min(journal.kept(), held));
       visit_rows(journal.first_row(), journal.length());
     }
   }

@@ -38,7 +38,26 @@ JournalShape block_shape(const JournalShape& shape) {
   return blocks;
 }
 
+JournalShape query_shape(const JournalShape& shape) {
+  JournalShape queries;
+  queries.name = shape.name + "_queries";
+  queries.row_width = shape.query_width;
+  return queries;
+}
+
+// Queries that wait for the next judgement after `length` rows, the last of which is not judged.
+int64_t waiting_queries(const Eviction& eviction, int64_t length) {
+  const int64_t end = eviction.begin(length) + eviction.interval;
+  return eviction.judges(end) ? std::max<int64_t>(0, length - (end - eviction.observed)) : 0;
+}
+
 }  // namespace
+
+int64_t Eviction::next(int64_t row) const {
+  int64_t end = (row / interval + 1) * interval;
+  if (!judges(end)) end = (recent + keep) / interval * interval + interval;
+  return end;
+}
 
 // Positions are the host's: what a token sees is found from them.
 struct Journal::Page {
@@ -50,8 +69,27 @@ struct Journal::Page {
 };
 
 Journal::Journal(JournalShape shape) : shape_(std::move(shape)) {
-  if (shape_.blocks.length == 0) return;
-  blocks_.emplace_back(block_shape(shape_));
+  if (shape_.blocks.length > 0) blocks_.emplace_back(block_shape(shape_));
+  if (shape_.eviction.is_on()) queries_.emplace_back(query_shape(shape_));
+}
+
+int64_t Journal::kept() const {
+  if (!shape_.eviction.is_on()) return shape_.kept;
+  return first_row_ > 0 ? shape_.eviction.keep : 0;
+}
+
+Journal& Journal::queries() {
+  require(!queries_.empty(), shape_.name, "keeps no queries");
+  return queries_.front();
+}
+
+const Journal& Journal::queries() const {
+  require(!queries_.empty(), shape_.name, "keeps no queries");
+  return queries_.front();
+}
+
+int64_t Journal::expected_queries(int64_t length) const {
+  return length == judged_ ? 0 : waiting_queries(shape_.eviction, length);
 }
 
 Journal& Journal::blocks() {
@@ -146,6 +184,10 @@ void Journal::require_held(int64_t length) const {
           shape_.name,
           "the state after {} rows is no longer held (oldest: {}); keep a mark to go back further",
           length, previous_anchor_row_ >= 0 ? previous_anchor_row_ : anchor_row_);
+  require(length >= judged_, shape_.name,
+          "rows before {} were weighed, and some evicted, so the state after {} is no longer held; "
+          "keep a mark to go back further",
+          judged_, length);
 }
 
 void Journal::truncate(int64_t length) {
@@ -162,6 +204,9 @@ void Journal::truncate(int64_t length) {
   length_ = length;
   for (Journal& blocks : blocks_) {
     blocks.truncate(std::min(blocks.length(), shape_.blocks.within(length)));
+  }
+  for (Journal& queries : queries_) {
+    queries.truncate(std::min(queries.length(), expected_queries(length)));
   }
   if (live_row_ > length_) live_row_ = -1;
   const int64_t pages = length_ == 0 ? 0 : (length_ - 1) / kPageRows + 1 - first_page_;
@@ -220,6 +265,41 @@ float* Journal::live() {
   return floats(*live_);
 }
 
+void Journal::judge(std::span<const int64_t> rows, int64_t first, std::vector<float> weights) {
+  const Eviction& eviction = shape_.eviction;
+  require(tree_.empty() && first >= first_row_ && first % kPageRows == 0, shape_.name,
+          "rows from {} on stay of those from {} on", first, first_row_);
+  if (first > first_row_) {
+    require(std::ssize(rows) == eviction.keep && first == length_ - eviction.recent, shape_.name,
+            "{} rows stay before row {} of {}", rows.size(), first, length_);
+    const auto row_bytes = static_cast<size_t>(shape_.row_bytes());
+    std::vector<std::shared_ptr<Page>> pages;
+    std::vector<RowCopy> copies;
+    for (int64_t i = 0; i < eviction.keep; ++i) {
+      if (i % kPageRows == 0) {
+        pages.push_back(make_pooled<Page>(shape_));
+        // Rows of a page that are not there weigh nothing, but are numbers.
+        if (eviction.keep - i < kPageRows) {
+          memory().clear(pages.back()->rows.data(), pages.back()->rows.bytes());
+        }
+      }
+      const int64_t row = rows[static_cast<size_t>(i)];
+      Page& page = *pages.back();
+      copies.push_back(
+          {row_data(row), page.rows.data() + i % kPageRows * shape_.row_bytes(), row_bytes});
+      page.positions[static_cast<size_t>(i % kPageRows)] = position(row);
+    }
+    memory().copy(copies);
+    kept_pages_ = std::move(pages);
+    pages_.erase(pages_.begin(), pages_.begin() + (first / kPageRows - first_page_));
+    first_page_ = first / kPageRows;
+    first_row_ = first;
+  }
+  weights_ = std::move(weights);
+  judged_ = length_;
+  queries_.front() = Journal(query_shape(shape_));
+}
+
 void Journal::set_tree(std::vector<int32_t> parents) {
   require(static_cast<int64_t>(parents.size()) <= length_ - anchor_row_, shape_.name,
           "a tree of {} nodes over {} rows", parents.size(), length_ - anchor_row_);
@@ -260,13 +340,24 @@ int64_t Journal::bytes() const {
     if (block) total += static_cast<int64_t>(block->bytes());
   }
   for (const Journal& blocks : blocks_) total += blocks.bytes();
-  return total;
+  for (const Journal& queries : queries_) total += queries.bytes();
+  return total + static_cast<int64_t>(weights_.size() * sizeof(float));
 }
 
 int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
   if (length == 0) return 0;
-  int64_t oldest = 0, anchors = 0;
-  if (shape.live) {
+  int64_t oldest = 0, anchors = 0, kept_rows = shape.kept, judgement = 0;
+  if (shape.eviction.is_on()) {
+    const Eviction& eviction = shape.eviction;
+    const int64_t begin = eviction.begin(length), judged = eviction.judges(begin) ? begin : 0;
+    kept_rows = 0;
+    if (judged > 0 && eviction.drops(judged)) {
+      oldest = judged - eviction.recent;
+      kept_rows = eviction.keep;
+    }
+    judgement = predicted_bytes(query_shape(shape), waiting_queries(eviction, length));
+    if (eviction.accumulates) judgement += (kept_rows + judged - oldest) * int64_t{sizeof(float)};
+  } else if (shape.live) {
     // Folds when the first token after a full interval comes, and then keeps the anchor before.
     const int64_t anchor_row = (length - 1) / shape.fold_interval * shape.fold_interval;
     oldest = std::max<int64_t>(0, anchor_row - shape.fold_interval);
@@ -281,11 +372,11 @@ int64_t Journal::predicted_bytes(const JournalShape& shape, int64_t length) {
   }
   // Whole pages, from that of the oldest row still needed on.
   const int64_t first_page = oldest / kPageRows;
-  const int64_t kept = std::min(first_page, (shape.kept + kPageRows - 1) / kPageRows);
+  const int64_t kept = std::min(first_page, (kept_rows + kPageRows - 1) / kPageRows);
   const int64_t pages = kept + (length > oldest ? (length - 1) / kPageRows - first_page + 1 : 0);
   const int64_t blocks = shape.blocks.within(length);
   return pages * kPageRows * (shape.row_bytes() + int64_t{sizeof(int32_t)}) +
-         anchors * shape.anchor_size * int64_t{sizeof(float)} +
+         anchors * shape.anchor_size * int64_t{sizeof(float)} + judgement +
          (blocks == 0 ? 0 : predicted_bytes(block_shape(shape), blocks));
 }
 
@@ -309,18 +400,22 @@ void Journal::save(std::string& out) const {
     }
   }
   save_kept(out);
+  if (shape_.eviction.is_on()) save_judgement(out);
   for (const Journal& blocks : blocks_) blocks.save(out);
 }
 
 void Journal::save_kept(std::string& out) const {
-  for (int64_t i = 0; i < std::min(shape_.kept, first_row_); ++i) {
+  for (int64_t i = 0; i < std::min(kept(), first_row_); ++i) {
     put(out, position(i));
     append_bytes(out, row_data(i), static_cast<size_t>(shape_.row_bytes()));
   }
 }
 
 void Journal::load_kept(std::span<const std::byte>& in, std::string_view where) {
-  const int64_t count = std::min(shape_.kept, first_row_);
+  const int64_t count = std::min(kept(), first_row_);
+  require(static_cast<uint64_t>(count) <=
+              in.size() / (static_cast<size_t>(shape_.row_bytes()) + sizeof(int32_t)),
+          where, "ends before the {} kept rows of journal '{}'", count, shape_.name);
   while (std::ssize(kept_pages_) < first_page_ && std::ssize(kept_pages_) * kPageRows < count) {
     kept_pages_.push_back(make_pooled<Page>(shape_));
   }
@@ -332,6 +427,39 @@ void Journal::load_kept(std::span<const std::byte>& in, std::string_view where) 
     page(i).positions[static_cast<size_t>(i % kPageRows)] = next;
     take_storage(in, mutable_row_data(i), static_cast<size_t>(shape_.row_bytes()), where);
     last = next;
+  }
+}
+
+void Journal::save_judgement(std::string& out) const {
+  put(out, judged_);
+  for (const float weight : weights_) put(out, weight);
+  queries_.front().save(out);
+}
+
+void Journal::load_judgement(std::span<const std::byte>& in, std::string_view where) {
+  const Eviction& eviction = shape_.eviction;
+  const auto judged = take<int64_t>(in, where);
+  const int64_t begin = eviction.begin(length_);
+  const bool agrees =
+      judged >= 0 && judged <= length_ && judged % eviction.interval == 0 &&
+      (judged == 0 || eviction.judges(judged)) && (judged >= begin || !eviction.judges(begin)) &&
+      first_row_ == (judged > 0 && eviction.drops(judged) ? judged - eviction.recent : 0);
+  require(agrees, where, "journal '{}' of {} rows, {} of them dropped, was judged at row {}",
+          shape_.name, length_, first_row_, judged);
+  judged_ = judged;
+  if (eviction.accumulates) {
+    // Of rows that have been read.
+    weights_.resize(static_cast<size_t>(kept() + judged_ - first_row_));
+    for (float& weight : weights_) weight = take<float>(in, where);
+  }
+  Journal& queries = queries_.front();
+  queries.load(in, where);
+  const int64_t count = expected_queries(length_), first = length_ - count;
+  require(queries.length() == count, where, "journal '{}' has {} queries at row {}", shape_.name,
+          queries.length(), length_);
+  for (int64_t i = 0; i < count; ++i) {
+    require(queries.position(i) == position(first + i), where,
+            "query {} of journal '{}' has position {}", i, shape_.name, queries.position(i));
   }
 }
 
@@ -376,8 +504,12 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
           "journal '{}' has an anchor at row {} before the one at row {}", name, previous,
           anchor_row);
   const int64_t oldest = previous >= 0 ? previous : anchor_row;
-  require(first_row <= std::max<int64_t>(0, oldest - shape_.history), where,
-          "journal '{}' lacks rows before {}, which row {} needs", name, first_row, oldest);
+  // Of rows that are dropped by weight, the last ones stay.
+  const int64_t held_from =
+      shape_.eviction.is_on() ? length - shape_.eviction.recent : oldest - shape_.history;
+  require(first_row <= std::max<int64_t>(0, held_from) &&
+              (!shape_.eviction.is_on() || first_row % kPageRows == 0),
+          where, "journal '{}' lacks rows before {}, which row {} needs", name, first_row, oldest);
   // Positions grow, so that of row i is i at least.
   const auto check_position = [&](int64_t row, int64_t position) {
     require((row <= 0 ? position >= -1 : position >= row - 1) && position <= INT32_MAX, where,
@@ -420,6 +552,7 @@ void Journal::load(std::span<const std::byte>& in, std::string_view where) {
   fresh.previous_anchor_row_ = previous;
   fresh.anchor_position_ = static_cast<int32_t>(anchor_position);
   fresh.previous_anchor_position_ = static_cast<int32_t>(previous_position);
+  if (shape_.eviction.is_on()) fresh.load_judgement(in, where);
   if (!blocks_.empty()) fresh.load_blocks(in, where);
   *this = std::move(fresh);
 }

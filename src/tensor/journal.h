@@ -36,6 +36,30 @@ struct BlockRows {
   }
 };
 
+// How a cache drops rows that are little looked at. Whenever `interval` rows more have come, the
+// last `observed` queries of these weigh the rows that are held, and of those before the `recent`
+// ones the `keep` that weigh most stay. It happens when the next row comes.
+struct Eviction {
+  int64_t keep = 0;      // 0: no row is ever dropped
+  int64_t recent = 0;    // whole pages
+  int64_t interval = 0;  // whole pages
+  int64_t observed = 0;  // at most a page
+  int64_t always = 0;    // the first rows of all, which are among those that stay
+  int64_t pool = 1;  // rows, an odd number: a row weighs what the heaviest of those around it does
+  bool accumulates = false;  // what queries give is added to what earlier ones gave
+
+  bool is_on() const { return keep > 0; }
+  // Of a multiple of the interval: whether rows are dropped, or at least weighed, after so many.
+  bool drops(int64_t rows) const { return rows - recent > keep; }
+  bool judges(int64_t rows) const { return rows > 0 && (accumulates || drops(rows)); }
+  // The last multiple of the interval before `length`.
+  int64_t begin(int64_t length) const {
+    return length <= 0 ? 0 : (length - 1) / interval * interval;
+  }
+  // The first row after `row` before which rows are weighed.
+  int64_t next(int64_t row) const;
+};
+
 // Sizes of a journal; fixed by the layer's configuration.
 struct JournalShape {
   std::string name;             // for messages and `inspect`: "key_value", "state", "convolution"
@@ -61,7 +85,10 @@ struct JournalShape {
   bool rolls = false;
   // Of a cache: in decoding a row looks at so many blocks (Quest, arXiv 2406.10774); 0: at all.
   int64_t top_blocks = 0;
-  BlockRows blocks;
+  BlockRows blocks = {};
+  // Of a cache: numbers of what a row looks with, its query and one log-sum-exp for each head.
+  int64_t query_width = 0;
+  Eviction eviction = {};  // of a cache (CacheOptions::snapkv, ::h2o)
 
   int64_t row_bytes() const { return dtype_bytes(row_type, row_width); }
 };
@@ -79,6 +106,9 @@ class Journal {
   int64_t length() const { return length_; }
   // The oldest row still held, apart from those that are never dropped.
   int64_t first_row() const { return first_row_; }
+  // How many rows before that are held: the first ones of the sequence or, where rows are dropped
+  // by weight, those that weighed most, in their order. They have the indexes from 0 on.
+  int64_t kept() const;
 
   // Row `index`, first_row() <= index < length(), or one of the kept: row_width numbers of
   // row_type.
@@ -137,6 +167,20 @@ class Journal {
   Journal& blocks();
   const Journal& blocks() const;
 
+  // Where rows are dropped by weight (shape().eviction). judged(): the length at which rows were
+  // last weighed; truncate() goes no further back. weights(): what the rows then held had been
+  // given if that accumulates, the kept ones and then those from first_row() on.
+  int64_t judged() const { return judged_; }
+  std::span<const float> weights() const { return weights_; }
+  // The last queries before the next judgement, query_width numbers each, and how many of them
+  // there are to be after `length` rows, none of which is judged.
+  Journal& queries();
+  const Journal& queries() const;
+  int64_t expected_queries(int64_t length) const;
+  // Ends a judgement: the rows from `first` on stay, and of those before it `rows`, ascending and
+  // shape().eviction.keep many; first_row(): all stay. weights: of those that stay, as weights().
+  void judge(std::span<const int64_t> rows, int64_t first, std::vector<float> weights);
+
   // Token trees: the last tree_rows() rows are nodes with parents; nothing may be appended or
   // folded until commit_path() keeps some of them. parents[i] < i: index within the nodes, or -1
   // for the last committed row.
@@ -175,6 +219,8 @@ class Journal {
   void save_kept(std::string& out) const;
   void load_kept(std::span<const std::byte>& in, std::string_view where);
   void load_blocks(std::span<const std::byte>& in, std::string_view where);
+  void save_judgement(std::string& out) const;
+  void load_judgement(std::span<const std::byte>& in, std::string_view where);
 
   JournalShape shape_;
   // pages_[i] holds rows (first_page_ + i) * kPageRows ...; kept_pages_[i] rows i * kPageRows ...,
@@ -187,7 +233,9 @@ class Journal {
   int32_t anchor_position_ = -1, previous_anchor_position_ = -1, skipped_position_ = -1;
   int64_t skipped_row_ = 0;
   std::vector<int32_t> tree_;
-  std::vector<Journal> blocks_;  // one or none
+  std::vector<Journal> blocks_, queries_;  // one or none
+  int64_t judged_ = 0;
+  std::vector<float> weights_;
 };
 
 }  // namespace pronghorn

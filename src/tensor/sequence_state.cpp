@@ -29,6 +29,11 @@ int64_t rows_before(const Journal& journal, int64_t length) {
       high = middle;
     }
   }
+  require(
+      low >= journal.judged(), journal.shape().name,
+      "rows before {} were weighed, and some evicted, so the state after {} tokens is no longer "
+      "held; keep a mark to go back further",
+      journal.judged(), length);
   const bool known =
       low > first || low == 0 || journal.last_position(low).value_or(INT32_MAX) < length;
   require(known, journal.shape().name,
@@ -42,12 +47,18 @@ void check(const CacheOptions& options) {
           "type {} is none of f32, bf16, f16, q8_0, q4_0", dtype_name(options.type));
   // More rows and pages than any text has: sums with them fit.
   constexpr int64_t kMost = int64_t{1} << 31;
-  require(options.window >= 0 && options.sinks >= 0 && options.quest_pages >= 0 &&
-              std::max({options.window, options.sinks, options.quest_pages}) <= kMost,
-          kWhere, "a window of {}, {} sinks, {} pages", options.window, options.sinks,
-          options.quest_pages);
-  require(options.window == 0 || options.quest_pages == 0, kWhere,
-          "pages are chosen beside a window of {} (choose one of the two)", options.window);
+  const auto [least, most] = std::minmax(
+      {options.window, options.sinks, options.quest_pages, options.snapkv, options.h2o});
+  require(
+      least >= 0 && most <= kMost, kWhere,
+      "a window of {}, {} sinks, {} pages, {} rows by SnapKV, {} heavy hitters (each is a number "
+      "from 0 to {})",
+      options.window, options.sinks, options.quest_pages, options.snapkv, options.h2o, kMost);
+  const int64_t ways[] = {options.window, options.quest_pages, options.snapkv, options.h2o};
+  require(std::ranges::count(ways, 0) >= std::ssize(ways) - 1, kWhere,
+          "a window of {}, {} pages, {} rows by SnapKV and {} heavy hitters beside each other "
+          "(choose one of them)",
+          options.window, options.quest_pages, options.snapkv, options.h2o);
 }
 
 void keep_window(JournalShape& shape, const CacheOptions& options, int64_t prefix) {
@@ -56,6 +67,26 @@ void keep_window(JournalShape& shape, const CacheOptions& options, int64_t prefi
   shape.kept = prefix + options.sinks;
   shape.fold_interval = Journal::kPageRows;
   shape.rolls = true;
+}
+
+// Of layers that see all rows and read no keys of others.
+void drop_by_weight(JournalShape& shape, const CacheOptions& options, int64_t prefix) {
+  constexpr int64_t kPage = Journal::kPageRows;
+  constexpr int64_t kNeighbours = 7;  // the paper's kernel of its pooling
+  Eviction& eviction = shape.eviction;
+  eviction.always = prefix;
+  if (options.snapkv > 0) {
+    eviction.keep = prefix + options.snapkv;
+    eviction.recent = kPage;
+    eviction.interval = kSnapInterval;
+    eviction.observed = kSnapQueries;
+    eviction.pool = kNeighbours;
+  } else {
+    eviction.keep = prefix + options.h2o;
+    eviction.recent = (options.h2o + kPage - 1) / kPage * kPage;
+    eviction.interval = eviction.observed = kPage;
+    eviction.accumulates = true;
+  }
 }
 
 int64_t bytes_of(const std::vector<Journal>& journals) {
@@ -94,13 +125,18 @@ std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout>
   check(options);
   if (options == CacheOptions()) return layout;  // states of f32 that keep everything
   auto result = std::make_shared<StateLayout>(*layout);
-  const uint64_t identity[] = {layout->fingerprint, static_cast<uint64_t>(options.type),
+  const uint64_t identity[] = {layout->fingerprint,
+                               static_cast<uint64_t>(options.type),
                                static_cast<uint64_t>(options.window),
                                static_cast<uint64_t>(options.sinks),
-                               static_cast<uint64_t>(options.quest_pages)};
+                               static_cast<uint64_t>(options.quest_pages),
+                               static_cast<uint64_t>(options.snapkv),
+                               static_cast<uint64_t>(options.h2o)};
   const bool plain = options.window == 0 && options.quest_pages == 0;
-  result->fingerprint = XXH3_64bits(identity, (plain ? 2 : 5) * sizeof(uint64_t));
+  const size_t numbers = options.evicts() ? std::size(identity) : plain ? 2 : 5;
+  result->fingerprint = XXH3_64bits(identity, numbers * sizeof(uint64_t));
   int64_t dense_layers = kDenseQuestLayers;
+  bool evicts = false;
   for (std::vector<JournalShape>& shapes : result->layers) {
     for (JournalShape& shape : shapes) {
       if (!shape.is_cache) continue;
@@ -112,11 +148,20 @@ std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout>
       shape.row_type = options.type;
       if (shape.key_width == 0) continue;
       if (options.window > 0) keep_window(shape, options, layout->prefix);
-      if (options.quest_pages == 0 || shape.fold_interval > 0) continue;
+      if (shape.fold_interval > 0) continue;
+      if (options.evicts() && !shape.is_shared && shape.query_width > 0) {
+        drop_by_weight(shape, options, layout->prefix);
+        evicts = true;
+      }
+      if (options.quest_pages == 0) continue;
       if (dense_layers-- > 0) continue;
       shape.top_blocks = options.quest_pages;
       shape.blocks = {kQuestPage, kQuestPage, 2 * shape.key_width};
     }
+  }
+  if (options.evicts() && !evicts) {
+    throw Error("cache", "no layer of the model has keys that can be dropped by their weight",
+                "leave out SnapKV and H2O: they are for attention to all that came before");
   }
   return result;
 }
@@ -207,6 +252,13 @@ std::optional<int64_t> SequenceState::rows(int64_t span) const {
   return {};
 }
 
+bool SequenceState::evicts() const {
+  return layout_ != nullptr && std::ranges::any_of(layout_->layers, [](const auto& shapes) {
+           return std::ranges::any_of(
+               shapes, [](const JournalShape& shape) { return shape.eviction.is_on(); });
+         });
+}
+
 int64_t SequenceState::bytes(int64_t span) const {
   int64_t total = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
@@ -244,7 +296,8 @@ SequenceState SequenceState::load(std::span<const std::byte> bytes,
   require(take<uint64_t>(in, where) == kMagic, where, "is not a saved session");
   require(take<uint64_t>(tail, where) == checksum, where, "is damaged: its checksum differs");
   require(take<uint64_t>(in, where) == layout->fingerprint, where,
-          "was saved by another model, configuration or cache type");
+          "was saved by another model, configuration or cache type, or with other limits to what "
+          "attention keeps (name another file, or ask for what it was saved with)");
   SequenceState state(std::move(layout));
   state.rows_ = take<int64_t>(in, where);
   require(state.rows_ >= 0 && state.rows_ <= INT32_MAX, where, "has length {}", state.rows_);

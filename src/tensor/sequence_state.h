@@ -39,16 +39,28 @@ struct CacheOptions {
   // 2406.10774). The first two layers that could, those with a window and those that choose blocks
   // stay. 0: all pages.
   int64_t quest_pages = 0;
+  // Rows are dropped that are little looked at, for good; at most one of the two, and neither a
+  // window nor pages. Layers that are as they are in Quest, but for the first two, and those whose
+  // keys later layers read keep all. 0: no rows are dropped.
+  // SnapKV (arXiv 2404.14469): after every kSnapInterval rows the last kSnapQueries of them choose
+  // the `snapkv` rows that stay of those before the last page.
+  int64_t snapkv = 0;
+  // Heavy hitters (H2O, arXiv 2306.14048): after every page of rows the `h2o` rows stay that all
+  // queries so far have given most to, and as many of the last ones, rounded up to pages.
+  int64_t h2o = 0;
+
+  bool evicts() const { return snapkv > 0 || h2o > 0; }
 
   CacheOptions() = default;
   CacheOptions(DType chosen) : type(chosen) {}  // NOLINT(google-explicit-constructor)
   bool operator==(const CacheOptions&) const = default;
 };
 constexpr int64_t kQuestPage = 16;
+constexpr int64_t kSnapInterval = 256, kSnapQueries = 32;
 
 // The layout of a model's states with these options. Its fingerprint is that of `layout` for the
 // defaults only. Throws Error for another type, heads that are not whole blocks of it, negative
-// numbers, and pages beside a window.
+// numbers, several ways beside each other, and rows to be dropped where no layer can.
 std::shared_ptr<const StateLayout> with_cache(std::shared_ptr<const StateLayout> layout,
                                               const CacheOptions& options);
 
@@ -74,8 +86,9 @@ class SequenceState {
   const std::vector<std::vector<Journal>>& layers() const { return layers_; }
 
   // Forgets the tokens from `length` on. Attention to everything always can; a window or a
-  // recurrence holds what is needed to go back kExactStep tokens, and further back throws Error:
-  // keep a copy instead.
+  // recurrence holds what is needed to go back kExactStep tokens, and a cache that drops rows by
+  // weight goes back to where it last did (Journal::judged). Further back throws Error: keep a copy
+  // instead.
   void truncate(int64_t length);
 
   // After a step over a token tree: keeps the nodes of `path` (root first), forgets the others.
@@ -88,6 +101,9 @@ class SequenceState {
   // Tokens that reached the layers directly in `span`, -1: those outside all spans. Nothing if no
   // layer there keeps a journal.
   std::optional<int64_t> rows(int64_t span) const;
+
+  // Whether rows are dropped by weight, so that tokens cannot be taken back at will.
+  bool evicts() const;
 
   // Bytes of all journals, or of those of the layers directly in `span`.
   int64_t bytes() const;

@@ -368,15 +368,31 @@ TEST(Diffusion, SaysWhatItCannot) {
   const Model windowed(diffusion_config("w"), 3);
   EXPECT_THAT(error_of([&] { written(windowed, {{.cache = CanvasCache::prefix}}, 4); }),
               HasSubstr("keep no keys"));
+  // What sees both ways by itself, but whole texts alone.
+  const Model longformer(diffusion_config("ag"), 3);
+  EXPECT_EQ(error_of([&] { written(longformer, {}, 4); }), "no error");
+  EXPECT_THAT(error_of([&] { written(longformer, {{.cache = CanvasCache::dual}}, 4); }),
+              HasSubstr("keep no keys"));
+  EXPECT_THAT(error_of([] { Model(diffusion_config("ag", R"("block": 4)"), 3); }),
+              HasSubstr("longformer sees whole texts both ways"));
+  EXPECT_THAT(error_of([] {
+                Model(testing_support::model_config(
+                          R"("pattern": "g", "blocks": {"g": {"mixer": {"type": "longformer",
+                          "heads": 2, "both_ways": true}}})"),
+                      3);
+              }),
+              HasSubstr("longformer sees whole texts both ways"));
   const auto cached = [](const Model& model, const CacheOptions& cache) {
     Session session(model, cache);
     generate(model, SyllableTokenizer(), session, kPrompt, options_of({}, 4));
   };
-  CacheOptions window;
+  CacheOptions window, weighed;
   window.window = 16;
+  weighed.h2o = 16;
   EXPECT_THAT(error_of([&] { cached(Model(diffusion_config("a"), 3), DType::bf16); }),
               HasSubstr("bf16 in a model that sees texts whole"));
   EXPECT_THAT(error_of([&] { cached(blocks, window); }), HasSubstr("a part of the keys"));
+  EXPECT_THAT(error_of([&] { cached(blocks, weighed); }), HasSubstr("a part of the keys"));
   EXPECT_EQ(error_of([&] { cached(blocks, DType::bf16); }), "no error");
   EXPECT_THAT(error_of([&] {
                 written(whole, {}, 4, std::vector<int32_t>{1, kMaskToken});

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <span>
+#include <string>
 
 #include "base/error.h"
 #include "decode/session.h"
@@ -172,6 +174,47 @@ TEST(ModelCaches, PagesAreChosenHoweverATextIsCut) {
     run(model, prompted, text, {100});
     EXPECT_EQ(prompted.bytes(), model.predicted_state_bytes(100, few)) << name;
   }
+}
+
+// Every kind of model with attention to all that came before; the others say that they have none.
+TEST(ModelCaches, RowsAreDroppedHoweverATextIsCut) {
+  const std::vector<int32_t> text = tokens(210);
+  CacheOptions few, all;
+  few.h2o = 9;
+  all.h2o = 210;
+  int dropped = 0;
+  for (const auto& [name, body] : model_configs()) {
+    SCOPED_TRACE(name);
+    const Model model(model_config(body), 7);
+    if (model.config().diffusion) continue;
+    SequenceState ones, plain = model.new_state();
+    try {
+      ones = model.new_state(few);
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("no layer"), std::string::npos) << error.what();
+      EXPECT_NE(name, "transformer");
+      continue;
+    }
+    ++dropped;
+    SequenceState some = ones, whole = ones, everything = model.new_state(all);
+    const std::vector<float> want = run(model, ones, text, equal_steps(210, 1));
+    EXPECT_EQ(run(model, some, text, equal_steps(210, 16)), want);
+    EXPECT_EQ(some.bytes(), ones.bytes());
+    const std::vector<float> exact = run(model, plain, text, equal_steps(210, 1));
+    EXPECT_EQ(run(model, everything, text, equal_steps(210, 7)), exact);
+    const std::string saved = some.save();
+    SequenceState loaded =
+        SequenceState::load(std::as_bytes(std::span(saved)), model.layout(few), "test");
+    EXPECT_EQ(loaded.save(), saved);
+    if (name == "transformer") {
+      EXPECT_NE(exact, want);
+      // Long enough that rows are more than the queries that wait to judge them.
+      run(model, whole, tokens(600), {600});
+      EXPECT_EQ(whole.bytes(), model.predicted_state_bytes(600, few));
+      EXPECT_LT(whole.bytes(), model.predicted_state_bytes(600) / 2);
+    }
+  }
+  EXPECT_GE(dropped, 4);
 }
 
 }  // namespace

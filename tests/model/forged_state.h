@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
@@ -101,8 +102,11 @@ class ForgedState {
       const bool there = bytes_.at(at) != 0;
       at += 1 + (there ? static_cast<size_t>(place.shape.anchor_size) * sizeof(float) : 0);
     }
-    at += static_cast<size_t>(std::min(place.shape.kept, place.first_row)) * place.row_bytes();
+    at += static_cast<size_t>(std::min(journal.kept(), place.first_row)) * place.row_bytes();
+    const bool judges = journal.shape().eviction.is_on();
+    if (judges) at += sizeof(int64_t) + journal.weights().size() * sizeof(float);
     journals_.push_back(std::move(place));
+    if (judges) at = add(journal.queries(), at);
     return journal.shape().blocks.length > 0 ? add(journal.blocks(), at) : at;
   }
 
@@ -125,11 +129,14 @@ class ForgingModels {
       add(name, body, {});
       // Where there is attention that a cache can change, and enough layers of it.
       if (name != "subsampled_attention" && name != "prefix" && name != "mla") continue;
-      CacheOptions window, pages;
+      CacheOptions window, pages, weighed;
       window.window = 20;
       pages.quest_pages = 2;
+      weighed.h2o = 5;
       add(name + ", a window", body, window);
       add(name + ", pages", body, pages);
+      // Its layer with attention has a window.
+      if (name != "prefix") add(name + ", heavy hitters", body, weighed);
     }
     for (const auto& [name, body] : whole_block_configs()) {
       for (const DType type : {DType::q8_0, DType::q4_0}) {
@@ -187,8 +194,10 @@ class ForgingModels {
   void add(const std::string& name, const std::string& body, const CacheOptions& cache) {
     Entry entry{name, std::make_unique<Model>(model_config(body), 3), {}, cache};
     // Token by token, in steps, in one long piece, and both.
-    for (const std::vector<int64_t>& steps :
-         {std::vector<int64_t>(40, 1), {5}, {100}, {70, 9}, {16, 16, 3}, {}}) {
+    std::vector<std::vector<int64_t>> all = {
+        std::vector<int64_t>(40, 1), {5}, {100}, {70, 9}, {16, 16, 3}, {}};
+    if (cache.evicts()) all.push_back({150});  // where rows have been dropped
+    for (const std::vector<int64_t>& steps : all) {
       SequenceState state = entry.model->new_state(cache);
       for (const int64_t step : steps) advance(*entry.model, state, step);
       entry.states.push_back(std::move(state));
@@ -236,7 +245,10 @@ class ForgingModels {
       case 5:  // folded elsewhere
         for (const Field f : {Field::anchor_row, Field::previous_row, Field::anchor_position}) {
           const size_t at = ForgedState::at(journal, f);
-          if (fits(at, 8)) forged.set(at, forged.get<int64_t>(at) + 16 * small);
+          if (fits(at, 8)) {
+            const auto sum = forged.get<uint64_t>(at) + static_cast<uint64_t>(16 * small);
+            forged.set(at, static_cast<int64_t>(sum));
+          }
         }
         break;
       case 6:  // whether there is an anchor
@@ -253,7 +265,10 @@ class ForgingModels {
     const auto add = [&](auto number, size_t at) {
       if (at + sizeof(number) > forged.bytes().size()) return;
       number = forged.get<decltype(number)>(at);
-      forged.set(at, static_cast<decltype(number)>(number + static_cast<decltype(number)>(rows)));
+      // Forged numbers may be any: sums wrap around.
+      using Whole = std::make_unsigned_t<decltype(number)>;
+      const Whole sum = static_cast<Whole>(number) + static_cast<Whole>(rows);
+      forged.set(at, static_cast<decltype(number)>(sum));
     };
     add(int64_t{}, ForgedState::length_at());
     for (const JournalPlace& journal : forged.journals()) {

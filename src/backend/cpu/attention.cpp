@@ -47,6 +47,8 @@ class CpuAttentionKernels final : public AttentionKernels {
   void choose_blocks(const AttentionShape& shape, const BlockChoice& choice,
                      std::span<const AttentionUnit> units, const ConstMatrix& q,
                      const int32_t* own_block, int32_t* out) override;
+  void weigh_keys(const AttentionShape& shape, const AttentionUnit& unit, const ConstMatrix& q,
+                  const ConstMatrix& log_sum_exp, float* weights) override;
   void choose_keys(const IndexerOperands& indexer, std::span<const AttentionUnit> units,
                    int64_t top, int32_t* out) override;
   void indexer_loss(const IndexerLoss& arguments) override;
@@ -354,6 +356,18 @@ void CpuAttentionKernels::choose_blocks(const AttentionShape& shape, const Block
       }
     });
   }
+}
+
+void CpuAttentionKernels::weigh_keys(const AttentionShape& shape, const AttentionUnit& unit,
+                                     const ConstMatrix& q, const ConstMatrix& log_sum_exp,
+                                     float* weights) {
+  const int64_t work = kAttentionTile * unit.rows * shape.heads * shape.key_dim;
+  const int64_t grain = std::max<int64_t>(1, kParallelWork / std::max<int64_t>(1, work));
+  parallel_for(std::ssize(unit.tiles), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      cpu_attention::weigh_tile(shape, unit, tile, q, log_sum_exp, weights + tile * kAttentionTile);
+    }
+  });
 }
 
 // Rows of a unit that are scored together, and keys of a task of these scores.

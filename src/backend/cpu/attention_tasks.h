@@ -213,6 +213,10 @@ void summarise_block(const KeyBlock& block, BlockStatistic statistic, int64_t co
 void choose_row(const AttentionShape& shape, const BlockChoice& choice, const AttentionUnit& unit,
                 int64_t row, const ConstMatrix& q, int32_t own_block, int32_t* out);
 
+// AttentionKernels::weigh_keys() of unit.tiles[tile]; weights [kAttentionTile].
+void weigh_tile(const AttentionShape& shape, const AttentionUnit& unit, int64_t tile,
+                const ConstMatrix& q, const ConstMatrix& log_sum_exp, float* weights);
+
 // Scores of keys begin ... end - 1 (begin: of a tile) for rows first ... first + count - 1 of a
 // unit: [count, stride] from key 0 on.
 void indexer_scores(const IndexerOperands& indexer, const AttentionUnit& unit, int64_t first,

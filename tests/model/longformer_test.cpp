@@ -1,0 +1,208 @@
+// Longformer both ways against a float64 loop: windows with gaps on both sides, and first tokens
+// that see all by projections of their own (arXiv 2004.05150, section 3).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "layers/both_ways.h"
+#include "layers/fields.h"
+#include "layers/layer.h"
+#include "support/errors.h"
+#include "tensor/tape.h"
+
+namespace pronghorn {
+namespace {
+
+using testing::HasSubstr;
+using testing_support::error_of;
+using Doubles = std::vector<double>;
+using Parameters = std::map<std::string, Doubles>;
+
+constexpr int64_t kHidden = 6, kHeads = 4, kKvHeads = 2, kDim = 3;
+
+struct Reference {
+  int64_t window, first;
+  std::vector<int64_t> dilations;
+
+  // [rows, heads]: rows of x times the transposed matrix.
+  static Doubles project(const Doubles& matrix, const Doubles& x) {
+    Doubles out;
+    for (auto row = x.begin(); row != x.end(); row += kHidden) {
+      for (auto weights = matrix.begin(); weights != matrix.end(); weights += kHidden) {
+        out.push_back(std::inner_product(row, row + kHidden, weights, 0.0));
+      }
+    }
+    return out;
+  }
+
+  bool sees(int64_t i, int64_t j, int64_t dilation) const {
+    const int64_t apart = std::abs(i - j);
+    return i < first || j < first || (apart % dilation == 0 && apart / dilation < window);
+  }
+
+  // x: rows of texts of these lengths, one after another.
+  Doubles run(const Parameters& p, const Doubles& x, const std::vector<int64_t>& lengths) const {
+    const auto rows = std::ssize(x) / kHidden;
+    Doubles seen(static_cast<size_t>(rows * kHeads * kDim));
+    for (const bool global : {false, true}) {
+      if (global && first == 0) continue;
+      const std::string kind = global ? "_global_proj.weight" : "_proj.weight";
+      const Doubles q = project(p.at("q" + kind), x), k = project(p.at("k" + kind), x),
+                    v = project(p.at("v" + kind), x);
+      int64_t begin = 0;
+      for (const int64_t length : lengths) {
+        for (int64_t i = 0; i < length; ++i) {
+          if ((i < first) != global) continue;
+          for (int64_t head = 0; head < kHeads; ++head) {
+            const int64_t kv = head / (kHeads / kKvHeads);
+            const double* query = &q[static_cast<size_t>(((begin + i) * kHeads + head) * kDim)];
+            double* to = &seen[static_cast<size_t>(((begin + i) * kHeads + head) * kDim)];
+            double total = 0;
+            for (int64_t j = 0; j < length; ++j) {
+              if (!sees(i, j, dilations[static_cast<size_t>(kv)])) continue;
+              const auto key = static_cast<size_t>(((begin + j) * kKvHeads + kv) * kDim);
+              const double share = std::exp(std::inner_product(query, query + kDim, &k[key], 0.0) /
+                                            std::sqrt(static_cast<double>(kDim)));
+              total += share;
+              for (size_t c = 0; c < kDim; ++c) to[c] += share * v[key + c];
+            }
+            for (int64_t c = 0; c < kDim; ++c) to[c] /= total;
+          }
+        }
+        begin += length;
+      }
+    }
+    Doubles out;
+    const Doubles& last = p.at("o_proj.weight");
+    for (auto row = seen.begin(); row != seen.end(); row += kHeads * kDim) {
+      for (auto weights = last.begin(); weights != last.end(); weights += kHeads * kDim) {
+        out.push_back(std::inner_product(row, row + kHeads * kDim, weights, 0.0));
+      }
+    }
+    return out;
+  }
+};
+
+struct Layer {
+  explicit Layer(const nlohmann::json& json) : store(5, true) {
+    LayerContext layer;
+    layer.hidden_size = kHidden;
+    layer.initializer_range = 0.5;
+    const MixerType& type = find_mixer_type("longformer", "test");
+    mixer = type.create(type.complete(ConfigReader(json, "test"), layer), layer,
+                        ParameterScope(store, ""), StateScope(0, journals));
+  }
+
+  ParameterStore store;
+  std::vector<JournalShape> journals;
+  std::unique_ptr<Mixer> mixer;
+};
+
+nlohmann::json config_of(const Reference& reference) {
+  return {{"type", "longformer"},       {"heads", kHeads},
+          {"kv_heads", kKvHeads},       {"head_dim", kDim},
+          {"window", reference.window}, {"global", reference.first},
+          {"both_ways", true},          {"dilations", reference.dilations}};
+}
+
+Batch texts(const std::vector<int64_t>& lengths, Mask mask) {
+  Batch batch;
+  for (const int64_t length : lengths) {
+    batch.segments.push_back({nullptr, batch.rows(), length, mask});
+    for (int64_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<int32_t>(i));
+  }
+  return batch;
+}
+
+TEST(Longformer, BothWaysIsThatOfThePaper) {
+  // One text is shorter than the first tokens; another longer than a tile.
+  const std::vector<int64_t> lengths = {9, 2, 70};
+  const int64_t rows = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  for (const Reference& reference :
+       {Reference{3, 2, {1, 2}}, Reference{2, 0, {3, 1}}, Reference{100, 3, {1, 1}}}) {
+    SCOPED_TRACE(fmt::format("window {}, first {}", reference.window, reference.first));
+    const Layer layer(config_of(reference));
+    EXPECT_TRUE(sees_both_ways(*layer.mixer));
+    EXPECT_TRUE(layer.journals.empty());
+    Parameters p;
+    for (const Parameter& parameter : layer.store.all()) {
+      const auto numbers = parameter.value.read();
+      p[parameter.name] = Doubles(numbers.begin(), numbers.end());
+    }
+    Random random(3, "numbers");
+    std::vector<float> numbers, weights;
+    for (int64_t i = 0; i < rows * kHidden; ++i) {
+      numbers.push_back(static_cast<float>(random.uniform(-1, 1)));
+      weights.push_back(static_cast<float>(random.uniform(-1, 1)));
+    }
+    p["x"] = Doubles(numbers.begin(), numbers.end());
+    const Doubles expected = reference.run(p, p["x"], lengths);
+
+    const Batch batch = texts(lengths, Mask::full);
+    const CheckedBatch checked(batch);
+    const Tensor x = Tensor::from(numbers, {rows, kHidden});
+    const Context plain;
+    Carry carry(rows, {});
+    // f32 sums of some dozen terms of size one.
+    constexpr double kTolerance = 5e-6;
+    const Tensor read = layer.mixer->forward({plain, checked, carry}, x);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(read.read()[i], expected[i], kTolerance) << i;
+    }
+    x.set_requires_grad(true);
+    Tape tape;
+    Context context;
+    context.tape = &tape;
+    const Tensor y = layer.mixer->forward({context, checked, carry}, x);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(y.read()[i], expected[i], kTolerance) << i;
+    }
+    y.give_grad(Tensor::from(weights, y.shape()));
+    tape.run_backward();
+    const auto scalar = [&] {
+      const Doubles values = reference.run(p, p["x"], lengths);
+      return std::inner_product(values.begin(), values.end(), weights.begin(), 0.0);
+    };
+    const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
+      const auto gradient = tensor.grad().read();
+      Doubles& at = p.at(name);
+      constexpr double kStep = 1e-5;  // the error of the difference is about its square
+      for (size_t i = 0; i < at.size(); i += 5) {
+        const double middle = at[i];
+        at[i] = middle + kStep;
+        const double up = scalar();
+        at[i] = middle - kStep;
+        const double slope = (up - scalar()) / (2 * kStep);
+        at[i] = middle;
+        EXPECT_NEAR(gradient[i], slope, 5e-5 * std::max(1.0, std::abs(slope))) << name << i;
+      }
+    };
+    expect_gradient("x", x);
+    for (const Parameter& parameter : layer.store.all()) {
+      expect_gradient(parameter.name, parameter.value);
+    }
+  }
+}
+
+TEST(Longformer, BothWaysIsForWholeTexts) {
+  const Layer layer(config_of({3, 1, {1, 1}}));
+  const Tensor x = Tensor::from(std::vector<float>(30, 1.0f), {5, kHidden});
+  const Context plain;
+  Carry carry(5, {});
+  const Batch batch = texts({5}, Mask::causal);
+  const CheckedBatch checked(batch);
+  EXPECT_THAT(error_of([&] {
+                layer.mixer->forward({plain, checked, carry}, x);
+              }),
+              HasSubstr("whole"));
+}
+
+}  // namespace
+}  // namespace pronghorn
