@@ -55,6 +55,7 @@ CHANGES = {
     "minicpm3": {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256,
                  "v_head_dim": 4},
     "lfm2": {}, "qwen3_5_text": {}, "qwen3_5_text_bias": {"attention_bias": False},
+    "deepseek_v32": {}, "bamba": {"attn_rotary_emb": 2},
     "granitemoehybrid": {"intermediate_size": 20}, "falcon_h1": {"head_dim": 4},
     "falcon_h1_gate": {"head_dim": 6, "projectors_bias": False, "mamba_conv_bias": True},
     "falcon_h1_norm": {"head_dim": 4, "mamba_norm_before_gate": False, "attention_bias": False,

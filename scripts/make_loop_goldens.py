@@ -553,26 +553,223 @@ def lightning(weights, name, config):
     return forward
 
 
+def chunk_attention(q, k, v, chunk, scale):
+    """Softmax attention of [tokens, heads, width] in which a token sees those of its chunk that are
+    before it, and itself."""
+    seen = np.zeros_like(v)
+    for t in range(len(q)):
+        first = t // chunk * chunk
+        for head in range(q.shape[1]):
+            scores = k[first:t + 1, head] @ q[t, head] * scale
+            shares = np.exp(scores - scores.max())
+            seen[t, head] = shares @ v[first:t + 1, head] / shares.sum()
+    return seen
+
+
+def moving_average(x, poles, into, out, omega):
+    """y_t = Re sum_n out_n h_n,t + omega x_t with h_n,t = poles_n h_n,t-1 + into_n x_t; x [tokens,
+    channels], the others but omega [channels, n]."""
+    h = np.zeros(poles.shape, dtype=complex)
+    rows = []
+    for row in x:
+        h = poles * h + into * row[:, None]
+        rows.append((out * h).real.sum(-1) + omega * row)
+    return np.array(rows)
+
+
+def shared_heads(weights, name, z_dim, heads, rope):
+    """Queries and keys made of one vector: z gamma + beta, turned."""
+    parts = [(weights.uniform(f"{name}.{part}_gamma", z_dim, 0.5, 1.6),
+              weights.uniform(f"{name}.{part}_beta", z_dim, -0.6, 0.6)) for part in "qk"]
+
+    def forward(z):
+        positions = np.arange(len(z), dtype=np.float64)
+        return [rotate((z * gamma + beta).reshape(len(z), heads, z_dim // heads), positions,
+                       rope["theta"]) for gamma, beta in parts]
+
+    return forward
+
+
+def mega(weights, name, config):
+    """MEGA (arXiv 2209.10655, equations 2 and 9 to 16), less the input that its gated residual
+    adds, with the names and the scale of the authors' code."""
+    width, averages, chunk = config["hidden_size"], config["ndim"], config["chunk_size"]
+    z_dim, value_dim = config["z_dim"], config["value_dim"]
+    delta = weights.uniform(f"{name}.move.delta", (width, averages), -2.0, 2.0)
+    alpha = weights.uniform(f"{name}.move.alpha", (width, averages), -2.0, 2.0)
+    beta = weights.uniform(f"{name}.move.beta", (width, averages), -1.5, 1.5)
+    gamma = weights.uniform(f"{name}.move.gamma", (width, averages), -1.5, 1.5)
+    omega = weights.uniform(f"{name}.move.omega", width, -1.0, 1.0)
+    sizes = [width, z_dim, value_dim, width]
+    v_proj = weights.matrix(f"{name}.v_proj.weight", value_dim, width)
+    v_bias = weights.uniform(f"{name}.v_proj.bias", value_dim, -0.6, 0.6)
+    mx_proj = weights.matrix(f"{name}.mx_proj.weight", sum(sizes), width)
+    mx_bias = weights.uniform(f"{name}.mx_proj.bias", sum(sizes), -0.6, 0.6)
+    h_proj = weights.matrix(f"{name}.h_proj.weight", width, value_dim)
+    h_bias = weights.uniform(f"{name}.h_proj.bias", width, -0.6, 0.6)
+    queries_and_keys = shared_heads(weights, name, z_dim, 1, config["rope"])
+
+    def forward(x):
+        p = sigmoid(delta)
+        average = silu(moving_average(x, 1 - p * sigmoid(alpha), p * beta,
+                                      gamma / math.sqrt(averages), omega))
+        v = silu(x @ v_proj.T + v_bias)[:, None, :]
+        phi, z, r, h = np.split(average @ mx_proj.T + mx_bias, np.cumsum(sizes)[:-1], axis=-1)
+        q, k = queries_and_keys(silu(z))
+        seen = chunk_attention(q, k, v, chunk, 1 / math.sqrt(z_dim))[:, 0]
+        candidate = silu(h + (silu(r) * seen) @ h_proj.T + h_bias)
+        return sigmoid(phi) * (candidate - x)
+
+    return forward
+
+
+def timestep_norm(x, weight, bias, groups, epsilon):
+    """Megalodon's norm (arXiv 2404.08801, section 3.2) by mean and variance of all that came."""
+    parts = x.reshape(len(x), groups, -1)
+    rows = []
+    for t in range(len(x)):
+        so_far = parts[:t + 1].transpose(1, 0, 2).reshape(groups, -1)
+        mean, variance = so_far.mean(-1, keepdims=True), so_far.var(-1, keepdims=True)
+        rows.append(((parts[t] - mean) / np.sqrt(variance + epsilon)).reshape(-1))
+    return np.array(rows) * weight + bias
+
+
+def megalodon(weights, name, config):
+    """Megalodon (arXiv 2404.08801, sections 3.1 to 3.3), with the names and the scales of the
+    authors' code."""
+    width, averages, chunk = config["hidden_size"], config["cema_ndim"], config["chunk_size"]
+    z_dim, value_dim, heads = config["z_dim"], config["value_dim"], config["heads"]
+    epsilon = config["epsilon"]
+    norm_weight = weights.uniform(f"{name}.timenorm.weight", width, 0.4, 1.6)
+    norm_bias = weights.uniform(f"{name}.timenorm.bias", width, -0.6, 0.6)
+    alpha = weights.uniform(f"{name}.cema.alpha", (width, averages), -2.0, 2.0)
+    delta = weights.uniform(f"{name}.cema.delta", (width, averages), -2.0, 2.0)
+    theta = weights.uniform(f"{name}.cema.theta", width, -2.0, 2.0)[:, None]
+    gamma = weights.uniform(f"{name}.cema.gamma", (width, averages, 2), -1.0, 1.0)
+    omega = weights.uniform(f"{name}.cema.omega", width, -1.0, 1.0)
+    rmsnorm = weights.uniform(f"{name}.rmsnorm.weight", width, 0.4, 1.6)
+    matrices = {}
+    for part, out, into in (("wv", value_dim, width), ("wz", z_dim, width),
+                            ("wr", value_dim, width), ("wh1", width, width)):
+        matrices[part] = (weights.matrix(f"{name}.{part}.weight", out, into),
+                          weights.uniform(f"{name}.{part}.bias", out, -0.6, 0.6))
+    wh2 = weights.matrix(f"{name}.wh2.weight", width, value_dim)
+    queries_and_keys = shared_heads(weights, name, z_dim, heads, config["rope"])
+
+    def forward(x):
+        def project(part, given):
+            return given @ matrices[part][0].T + matrices[part][1]
+
+        t = timestep_norm(x, norm_weight, norm_bias, config["norm_num_groups"], epsilon)
+        p = sigmoid(alpha)
+        turns = np.arange(1, averages + 1) * sigmoid(theta) * 2 * math.pi / averages
+        poles = (1 - p * sigmoid(delta)) * np.exp(1j * turns)
+        read = (gamma[..., 0] + 1j * gamma[..., 1]) / math.sqrt(averages)
+        average = rms_norm(moving_average(t, poles, p, read, omega), rmsnorm, epsilon)
+        z = project("wz", average).reshape(len(x), heads, -1)
+        z = rms_norm(z, 1.0, epsilon) / math.sqrt(z_dim // heads)
+        q, k = queries_and_keys(z.reshape(len(x), z_dim))
+        v = silu(project("wv", t)).reshape(len(x), heads, -1)
+        seen = chunk_attention(q, k, v, chunk, 1.0).reshape(len(x), value_dim)
+        return project("wh1", average) + (seen * silu(project("wr", average))) @ wh2.T
+
+    return forward
+
+
+def mamba3_mimo(weights, name, config):
+    """Mamba-3 with several inputs and outputs a head (arXiv 2603.15569): one state a head, whose
+    writes and reads are matrices of `rank` columns."""
+    width, heads, dim, rank = (config[key] for key in ("hidden_size", "heads", "head_dim", "rank"))
+    state, groups, epsilon = config["state"], config["groups"], config["epsilon"]
+    inner, pairs = heads * dim, int(state * config["rope_fraction"]) // 2
+    sizes = [inner, inner, rank * groups * state, rank * groups * state, heads, heads, heads, pairs]
+    into = weights.matrix(f"{name}.in_proj.weight", sum(sizes), width)
+    dt_bias = weights.uniform(f"{name}.dt_bias", heads, -2.0, 0.5)
+    B_bias = weights.uniform(f"{name}.B_bias", (rank, heads, state), 0.4, 1.6)
+    C_bias = weights.uniform(f"{name}.C_bias", (rank, heads, state), 0.4, 1.6)
+    B_norm = weights.uniform(f"{name}.B_norm.weight", state, 0.4, 1.6)
+    C_norm = weights.uniform(f"{name}.C_norm.weight", state, 0.4, 1.6)
+    D = weights.uniform(f"{name}.D", heads, 0.4, 1.6)[:, None]
+    norm = weights.uniform(f"{name}.norm.weight", inner, 0.4, 1.6).reshape(heads, dim) \
+        if config["output_norm"] else None
+    mimo_x, mimo_z, mimo_o = (weights.uniform(f"{name}.mimo_{part}", (rank, heads, dim), -1.2, 1.2)
+                              for part in "xzo")
+    output = weights.matrix(f"{name}.out_proj.weight", width, inner)
+
+    def of_heads(row, weight, bias, angles):
+        normed = rms_norm(row.reshape(rank, groups, state), weight, epsilon)
+        keys = np.repeat(normed, heads // groups, 1) + bias
+        return np.array([turned(part, angles) for part in keys])
+
+    def forward(x):
+        rows = []
+        angles = np.zeros((heads, pairs))
+        h = np.zeros((heads, state, dim))
+        before = np.zeros((heads, state, dim))
+        for projected in x @ into.T:
+            z, own, B, C, dt, rate, share, turn = np.split(projected, np.cumsum(sizes)[:-1])
+            inputs = own.reshape(heads, dim) * mimo_x
+            gates = silu(z.reshape(heads, dim) * mimo_z)
+            dt = np.log1p(np.exp(dt + dt_bias))
+            a = np.exp(-np.maximum(np.log1p(np.exp(rate)), config["least_rate"]) * dt)
+            late, now = (1 - sigmoid(share)) * dt, sigmoid(share) * dt
+            angles = angles + np.tanh(turn) * math.pi * dt[:, None]
+            B, C = of_heads(B, B_norm, B_bias, angles), of_heads(C, C_norm, C_bias, angles)
+            write = np.einsum("rhn,rhp->hnp", B, inputs)
+            a, late, now = (values[:, None, None] for values in (a, late, now))
+            h = a * h + late * a * before + now * write
+            before = write
+            y = np.einsum("rhn,hnp->rhp", C, h) + D * inputs
+            if norm is not None:
+                y = rms_norm(y, norm, epsilon)
+            rows.append((y * gates * mimo_o).sum(0).reshape(inner))
+        return np.array(rows) @ output.T
+
+    return forward
+
+
 def own_format(config):
     """Layers of this engine's own configuration, a mixer in each block."""
+    makers = {"linear_attention": linear_attention, "lightning": lightning, "mega": mega,
+              "megalodon": megalodon, "mamba3": mamba3_mimo}
     weights = Weights()
-    width, epsilon = config["hidden_size"], config["norm"]["epsilon"]
+    width, style = config["hidden_size"], config["norm"]
     table = weights.matrix("embeddings.weight", config["vocab_size"], width, 1.0)
+
+    def norm(name):
+        if style["type"] == "layer_norm":
+            return layer_norm(weights, name, width, style["epsilon"])
+        weight = weights.uniform(f"{name}.weight", width, 0.4, 1.6)
+        return lambda x: rms_norm(x, weight, style["epsilon"])
+
     layers = []
     for i, letter in enumerate(config["pattern"]):
-        mixer = config["blocks"][letter]["mixer"]
-        settings = dict(mixer, hidden_size=width, epsilon=epsilon, layer=i,
+        name, block = f"layers.{i}", config["blocks"][letter]
+        settings = dict(block["mixer"], hidden_size=width, epsilon=style["epsilon"], layer=i,
                         depth=len(config["pattern"]))
-        make_layer = {"linear_attention": linear_attention, "lightning": lightning}[mixer["type"]]
-        norm = weights.uniform(f"layers.{i}.mixer_norm.weight", width, 0.4, 1.6)
-        layers.append((norm, make_layer(weights, f"layers.{i}.mixer", settings)))
-    last = weights.uniform("norm.weight", width, 0.4, 1.6)
+        before = None if block.get("norms") == "ffn" else norm(f"{name}.mixer_norm")
+        mixer = makers[settings["type"]](weights, f"{name}.mixer", settings)
+        ffn_norm = ffn = None
+        if "ffn" in block:
+            ffn_norm = norm(f"{name}.ffn_norm")
+            ffn = feed_forward(weights, f"{name}.ffn", width, block["ffn"]["size"])
+        layers.append((block, before, mixer, ffn_norm, ffn))
+    last = norm("norm")
 
     def forward(tokens):
         x = table[tokens]
-        for norm, mixer in layers:
-            x = x + mixer(rms_norm(x, norm, epsilon))
-        return rms_norm(x, last, epsilon) @ table.T
+        for block, before, mixer, ffn_norm, ffn in layers:
+            given = x if before is None else before(x)
+            from_norms = "norm_residual" in block  # the stream goes on from what norms give
+            start = given if from_norms else x
+            mixed = start + mixer(given)
+            if ffn is None:
+                x = mixed
+                continue
+            inner = ffn_norm(mixed)
+            two_hop = block.get("residual") == "two_hop"
+            x = (start if two_hop else inner if from_norms else mixed) + ffn(inner)
+        return last(x) @ table.T
 
     return weights, forward
 
@@ -602,6 +799,57 @@ def both_ways(weights, names, sizes, theta, bias):
                 shares = np.exp(scores - scores.max())
                 seen[t, head] = shares @ v[:, group] / shares.sum()
         return seen.reshape(count, heads * width) @ output.T
+
+    return forward
+
+
+def blocks_of_heads(weights, name, config, block):
+    """Grouped attention with a norm of each head's query and key (arXiv 2505.09388). A token sees
+    the tokens of its block and of those before it; block None: all tokens."""
+    heads, kv_heads, hidden_size = (config[key] for key in (
+        "num_attention_heads", "num_key_value_heads", "hidden_size"))
+    width = config.get("head_dim") or hidden_size // heads
+    parts = [(weights.matrix(f"{name}.{part}_proj.weight", own * width, hidden_size), own)
+             for part, own in (("q", heads), ("k", kv_heads), ("v", kv_heads))]
+    norms = [weights.uniform(f"{name}.{part}_norm.weight", width, 0.4, 1.6) for part in "qk"]
+    output = weights.matrix(f"{name}.o_proj.weight", hidden_size, heads * width)
+
+    def forward(x):
+        count = len(x)
+        q, k, v = ((x @ matrix.T).reshape(count, own, width) for matrix, own in parts)
+        positions = np.arange(count, dtype=np.float64)
+        q, k = (rotate(rms_norm(part, norm, config["rms_norm_eps"]), positions,
+                       config["rope_theta"]) for part, norm in zip((q, k), norms))
+        seen = np.zeros((count, heads, width))
+        for t in range(count):
+            end = count if block is None else min(count, (t // block + 1) * block)
+            for head in range(heads):
+                group = head // (heads // kv_heads)
+                scores = k[:end, group] @ q[t, head] / math.sqrt(width)
+                shares = np.exp(scores - scores.max())
+                seen[t, head] = shares @ v[:end, group] / shares.sum()
+        return seen.reshape(count, heads * width) @ output.T
+
+    return forward
+
+
+def chosen_experts(weights, name, config):
+    """Experts that a softmax over all of them chooses; their shares are not made to add up to 1
+    (OLMoE, arXiv 2409.02060)."""
+    width, size = config["hidden_size"], config["expert_intermediate_size"]
+    count, top = config["num_experts"], config["num_experts_per_tok"]
+    router = weights.matrix(f"{name}.gate.weight", count, width)
+    experts = [gated(weights, [f"{name}.experts.{e}.{part}_proj" for part in
+                               ("gate", "up", "down")], width, size) for e in range(count)]
+
+    def forward(x):
+        out = np.zeros_like(x)
+        for t, row in enumerate(x):
+            scores = np.exp(router @ row - (router @ row).max())
+            shares = scores / scores.sum()
+            for e in np.argsort(-shares)[:top]:
+                out[t] += shares[e] * experts[e](row[None])[0]
+        return out
 
     return forward
 
@@ -666,6 +914,36 @@ def dream(config):
     last = weights.uniform("model.norm.weight", width, 0.4, 1.6)
     head = weights.matrix("lm_head.weight", config["vocab_size"], width)
     return weights, stack(table, layers, last, head, config["rms_norm_eps"])
+
+
+def decoder_of_blocks(config, block, mlp):
+    weights = Weights()
+    width = config["hidden_size"]
+    table = weights.matrix("model.embed_tokens.weight", config["vocab_size"], width, 1.0)
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        mixer = blocks_of_heads(weights, f"{name}.self_attn", config, block)
+        norms = [weights.uniform(f"{name}.{norm}.weight", width, 0.4, 1.6)
+                 for norm in ("input_layernorm", "post_attention_layernorm")]
+        layers.append((mixer, mlp(weights, f"{name}.mlp"), *norms))
+    last = weights.uniform("model.norm.weight", width, 0.4, 1.6)
+    head = table if config["tie_word_embeddings"] else weights.matrix(
+        "lm_head.weight", config["vocab_size"], width)
+    return weights, stack(table, layers, last, head, config["rms_norm_eps"])
+
+
+def sdar(config):
+    """SDAR (arXiv 2510.06303, section 3), with the names of JetLM/SDAR-4B-Chat."""
+    return decoder_of_blocks(config, config["block_size"], lambda weights, name: gated(
+        weights, [f"{name}.{part}_proj" for part in ("gate", "up", "down")],
+        config["hidden_size"], config["intermediate_size"]))
+
+
+def llada_moe(config):
+    """LLaDA-MoE, with the names of inclusionAI/LLaDA-MoE-7B-A1B-Base."""
+    return decoder_of_blocks(config, None,
+                             lambda weights, name: chosen_experts(weights, name, config))
 
 
 def goldens():
@@ -757,6 +1035,30 @@ def goldens():
                         "value_head_dim": 7, "feature_map": "exp", "normalizer": True,
                         "output_norm": "identity"}},
         "l": {"mixer": {"type": "lightning", "heads": 3, "head_dim": 6}}}), own_format
+    # Chunks shorter than the text, as their papers have the blocks.
+    common = {"model_type": "pronghorn", "vocab_size": 48,
+              "norm": {"type": "layer_norm", "epsilon": 1e-5, "bias": True}}
+    yield "mega", dict(common, hidden_size=12, pattern="gg", blocks={
+        "g": {"norm_residual": {},
+              "mixer": {"type": "mega", "z_dim": 6, "value_dim": 20, "ndim": 3, "chunk_size": 16,
+                        "rope": {"theta": 500.0}},
+              "ffn": {"type": "swiglu", "size": 16}}}), own_format
+    yield "megalodon", dict(common, hidden_size=12, pattern="gg", blocks={
+        "g": {"norms": "ffn", "residual": "two_hop",
+              "mixer": {"type": "megalodon", "heads": 2, "z_dim": 8, "value_dim": 20,
+                        "cema_ndim": 3, "norm_num_groups": 3, "chunk_size": 32,
+                        "rope": {"theta": 500.0}},
+              "ffn": {"type": "swiglu", "size": 16}}}), own_format
+    common = {"model_type": "pronghorn", "vocab_size": 48,
+              "norm": {"type": "rms_norm", "epsilon": 1e-5, "bias": False}}
+    # Ranks of 4 and 3, groups of heads, a norm of heads, a floor that is reached.
+    yield "mamba3_mimo", dict(common, hidden_size=12, pattern="ab", blocks={
+        "a": {"mixer": {"type": "mamba3", "heads": 3, "head_dim": 8, "state": 12, "groups": 1,
+                        "rank": 4, "rope_fraction": 0.5, "least_rate": 1e-4,
+                        "output_norm": False}},
+        "b": {"mixer": {"type": "mamba3", "heads": 4, "head_dim": 6, "state": 10, "groups": 2,
+                        "rank": 3, "rope_fraction": 1.0, "least_rate": 0.5,
+                        "output_norm": True}}}), own_format
     common = {"activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"],
               "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1,
               "block_type": "llama", "eos_token_id": 45, "include_bias": False,
@@ -781,6 +1083,39 @@ def goldens():
                     "sliding_window": None, "tie_word_embeddings": False,
                     "torch_dtype": "float32", "use_cache": True, "use_sliding_window": False,
                     "vocab_size": 48}, dream
+    common = {"architectures": ["SDARForCausalLM"], "attention_bias": False,
+              "attention_dropout": 0.0, "bos_token_id": 43, "eos_token_id": 45,
+              "fuse_cross_entropy": True, "hidden_act": "silu", "mask_token_id": 46, "max_position_embeddings": 256,
+              "max_window_layers": 28, "model_type": "sdar", "rope_scaling": None,
+              "sliding_window": None, "torch_dtype": "float32", "use_cache": True,
+              "use_sliding_window": False, "vocab_size": 48}
+    yield "sdar", dict(common, block_size=4, head_dim=8, hidden_size=24, intermediate_size=40,
+                       num_attention_heads=4, num_hidden_layers=3, num_key_value_heads=2,
+                       rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=False), sdar
+    # Blocks that do not divide the text, which the block of the last tokens does not fill.
+    yield "sdar_tied", dict(common, block_size=16, head_dim=6, hidden_size=16,
+                            intermediate_size=36, num_attention_heads=3, num_hidden_layers=2,
+                            num_key_value_heads=1, rms_norm_eps=1e-5, rope_theta=10000.0,
+                            tie_word_embeddings=True), sdar
+    common = {"architectures": ["LLaDAMoEModelLM"], "attention_bias": False,
+              "attention_dropout": 0.0, "clip_qkv": None, "eos_token_id": 45,
+              "hidden_act": "silu", "max_position_embeddings": 256, "model_type": "llada",
+              "output_router_logits": False, "pad_token_id": 45, "partial_rotary_factor": 1,
+              "qk_layernorm": True, "rope_scaling": None, "routed_scaling_factor": 1,
+              "router_num_group": None, "router_topk_group": None,
+              "shared_expert_intermediate_size": None, "norm_topk_prob": None,
+              "mask_token_id": 46, "torch_dtype": "float32", "vocab_size": 48}
+    yield "llada_moe", dict(common, dense_intermediate_size=64, expert_intermediate_size=12,
+                            hidden_size=24, moe_layer_freq=[1, 1], num_attention_heads=3,
+                            num_experts=6, num_experts_per_tok=2, num_hidden_layers=2,
+                            num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=50000,
+                            router_aux_loss_coef=0.01, tie_word_embeddings=False), llada_moe
+    yield "lladamoe", dict(common, model_type="lladamoe", dense_intermediate_size=64,
+                           expert_intermediate_size=20, hidden_size=16, moe_layer_freq=[1, 1, 1],
+                           num_attention_heads=4, num_experts=3, num_experts_per_tok=3,
+                           num_hidden_layers=3, num_key_value_heads=2, rms_norm_eps=1e-6,
+                           rope_theta=10000, router_aux_loss_coef=0.0,
+                           tie_word_embeddings=False), llada_moe
 
 
 def make(name, config, family):

@@ -74,7 +74,8 @@ Plan plan_for(const Model& model, const std::string& where) {
     }
   }
   if (reason != nullptr) std::rethrow_exception(reason);
-  throw Error(where, "no architecture of GGUF files can express this model");
+  throw Error(where, "no architecture of GGUF files can express this model",
+              "name a directory, which can hold every model");
 }
 
 // What a matrix with rows of `row` numbers is written in where `asked` was asked for.

@@ -167,7 +167,8 @@ nlohmann::json gguf_config(const GgufModel& file) {
             metadata.path(name), "a list where there are {} layers", count);
   }
   const std::string causal = file.key("attention.causal");
-  require(metadata.boolean(causal, true), metadata.path(causal), "false is not supported");
+  require(metadata.boolean(causal, !format.both_ways) != format.both_ways, metadata.path(causal),
+          "{} is not supported for this architecture", format.both_ways);
   const auto embedding = file.shapes.find(kEmbedding);
   require(embedding != file.shapes.end() && embedding->second.size() == 2, metadata.where(),
           "no matrix '{}'", kEmbedding);

@@ -65,6 +65,8 @@ struct GgufFormat {
   ModelConfig (*folded)(ModelConfig config) = nullptr;
   // general.architecture of models with experts, if that is another; the keys are those above.
   std::string_view with_experts = {};
+  // Whether its models fill in masked tokens: all rows see one another.
+  bool both_ways = false;
 
   // That of the files of a model.
   std::string_view architecture_of(const ModelConfig& config) const;

@@ -108,6 +108,13 @@ TEST(GgufExperts, NamesAndSizesAreThoseOfOtherPrograms) {
   EXPECT_EQ(latent.metadata.integer("deepseek2.attention.key_length_mla"), 10);
   EXPECT_EQ(latent.metadata.integer("deepseek2.expert_gating_func"), 1);
   EXPECT_NEAR(latent.metadata.number("deepseek2.rope.scaling.yarn_log_multiplier"), 0.07, 1e-8);
+
+  const Contents sparse = GoldenFile("deepseek_v32").contents();
+  EXPECT_THAT(shape(sparse, "indexer.attn_q_b.weight"), ElementsAre(8 * 6, 7));
+  EXPECT_THAT(shape(sparse, "indexer.attn_k.weight"), ElementsAre(6, 16));
+  EXPECT_THAT(shape(sparse, "indexer.k_norm.bias"), ElementsAre(6));
+  EXPECT_THAT(shape(sparse, "indexer.proj.weight"), ElementsAre(8, 16));
+  EXPECT_EQ(sparse.metadata.integer("deepseek32.attention.indexer.top_k"), 24);
 }
 
 // A tensor for each expert, gates and values in one stack, a vector for a matrix of one row, sizes
@@ -338,6 +345,11 @@ TEST(GgufExperts, NumbersThatDoNotFitAreNamed) {
   EXPECT_THAT(deepseek.error("deepseek2.expert_group_count", 3), HasSubstr("groups"));
   EXPECT_THAT(deepseek.error("deepseek2.leading_dense_block_count", 1),
               HasSubstr("no tensor 'blk.0.ffn_gate.weight'"));
+}
+
+TEST(GgufExperts, RoutersThatAFamilyDoesNotHaveAreNamed) {
+  EXPECT_THAT(GoldenFile("deepseek_v32").error("deepseek32.expert_gating_func", 1),
+              HasSubstr("a softmax is not what this family has"));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -83,10 +84,16 @@ const Case kCases[] = {
      {{"layer_types", {"full_attention", "sliding_attention", "sliding_attention"}}}},
     {"deepseek_v2_groups", "deepseek2"},
     {"deepseek_v3", "deepseek2", {{"rope_parameters", {{"mscale", 0.6}}}}},
+    {"deepseek_v32", "deepseek32"},
     {"glm4_moe", "glm4moe"},
     {"glm4_moe_bias", "glm4moe"},
     {"glm4_moe_lite", "deepseek2", nlohmann::json::object(), true, "deepseek_v3"},
     {"minicpm3", "minicpm3", {{"scale_emb", 12.0}, {"scale_depth", 1.4}, {"dim_model_base", 256}}},
+    {"llada", "llada"},
+    {"llada_tied", "llada"},
+    {"llada_moe", "llada-moe", nlohmann::json::object(), true, "lladamoe"},
+    {"lladamoe", "llada-moe"},
+    {"dream", "dream"},
     {"bitnet_online", "bitnet", {{"hidden_act", "silu"}, {"quantization_config", nullptr}}},
 };
 
@@ -155,7 +162,9 @@ TEST(GgufFamilies, WhatCannotBeSaidIsNamed) {
               HasSubstr("mixer.rope = "));
   EXPECT_THAT(gguf_refusal("glm4_moe_lite_layers"), HasSubstr("bias"));
   EXPECT_THAT(gguf_refusal("minicpm3"), HasSubstr("embedding_scale = 3"));
-  EXPECT_THAT(gguf_refusal("bamba"), HasSubstr("no architecture of GGUF files"));
+  EXPECT_THAT(gguf_refusal("deepseek_v32_layers"), HasSubstr("bias"));
+  EXPECT_THAT(gguf_refusal("zamba2"), HasSubstr("no architecture of GGUF files"));
+  EXPECT_THAT(gguf_refusal("sdar"), HasSubstr("no architecture of GGUF files"));
   // Tables of divisors, which the architecture does not look at.
   EXPECT_THAT(gguf_refusal("qwen2_tied", {{"rope_parameters",
                                            {{"rope_type", "llama3"},
@@ -247,6 +256,24 @@ TEST(GgufFamilies, ScalingsAreReadAsOthersWriteThem) {
   Changed granite("granite");
   EXPECT_THAT(granite.error("granite.rope.scaling.finetuned", GgufValue::boolean(false)),
               HasSubstr("finetuned"));
+}
+
+TEST(GgufFamilies, MaskedDiffusionIsReadAsOthersWriteIt) {
+  for (const auto& [golden, architecture, shift] : {std::tuple("dream", "dream", true),
+                                                    {"llada", "llada", false},
+                                                    {"llada_moe", "llada-moe", false}}) {
+    SCOPED_TRACE(golden);
+    Changed changed(golden);
+    const std::string mask = "tokenizer.ggml.mask_token_id", causal = ".attention.causal";
+    const DiffusionConfig read = changed.with({{mask, GgufValue::u32(5)}}).diffusion.value();
+    EXPECT_EQ(read.mask_token, 5);
+    EXPECT_EQ(read.shift, shift);
+    EXPECT_THAT(changed.error(architecture + causal, GgufValue::boolean(true)),
+                HasSubstr("causal"));
+    EXPECT_THAT(changed.error("diffusion.shift_logits", GgufValue::boolean(!shift)),
+                HasSubstr("shift_logits"));
+    EXPECT_THAT(changed.error(mask, GgufValue::u32(1000)), HasSubstr("mask_token"));
+  }
 }
 
 TEST(GgufFamilies, WindowsAreReadAsOthersWriteThem) {

@@ -53,6 +53,7 @@ const Case kCases[] = {
     {"qwen3_5_text", "qwen35"},
     {"qwen3_5", "qwen35", "qwen3_5_text"},
     {"granitemoehybrid", "granitehybrid"},
+    {"bamba", "granitehybrid"},
     {"falcon_h1", "falcon-h1"},
     {"nemotron_h", "nemotron_h"},
     {"jamba", "jamba"},
@@ -255,6 +256,7 @@ TEST(GgufHybrids, WhatCannotBeSaidIsNamed) {
   EXPECT_THAT(gguf_refusal("granitemoehybrid", {{"time_step_limit", {0.0, 0.5}}}),
               HasSubstr("time_step_limit"));
   EXPECT_THAT(gguf_refusal("granitemoehybrid_rope"), HasSubstr("in_proj.bias"));
+  EXPECT_THAT(gguf_refusal("bamba_bias"), HasSubstr("in_proj.bias"));
   EXPECT_THAT(gguf_refusal("falcon_h1_norm"), HasSubstr("bias"));
   EXPECT_THAT(gguf_refusal("falcon_h1_gate"), HasSubstr("out_proj.bias"));
   EXPECT_THAT(gguf_refusal("nemotron_h_bias"), HasSubstr("in_proj.bias"));
@@ -263,6 +265,19 @@ TEST(GgufHybrids, WhatCannotBeSaidIsNamed) {
   EXPECT_THAT(gguf_refusal("falcon_mamba", {{"mixer_rms_eps", 1e-4}}),
               HasSubstr("inner_norm_epsilon = 0.0001"));
   EXPECT_THAT(gguf_refusal("mamba2_groups"), HasSubstr("in_proj.bias"));
+}
+
+// Where the first layer is attention, and all of it and the feed-forwards have biases.
+TEST(GgufHybrids, BambaWithBiases) {
+  nlohmann::json json = read_config_json(golden_path("bamba_bias") / "config.json");
+  json["mamba_proj_bias"] = false;
+  json.erase("time_step_limit");
+  const Folder folder;
+  const Model model(find_family("bamba", "").read(ConfigReader(json, "test")), 1);
+  save_gguf(model, folder / "model.gguf", GgufMetadata("test"));
+  EXPECT_EQ(
+      GgufFile(folder / "model.gguf").metadata().integer("granitehybrid.rope.dimension_count"), 2);
+  EXPECT_EQ(Model::load(folder / "model.gguf")->config().family, "bamba");
 }
 
 TEST(GgufHybrids, OneMatrixHoldsOneFactor) {

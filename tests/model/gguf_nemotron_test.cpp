@@ -112,6 +112,37 @@ TEST(GgufNemotron, FilesWithoutTheSizesOfExperts) {
             kRounding);
 }
 
+// A layer of attention and experts in one, which follows the others and is counted with them.
+TEST(GgufNemotron, PredictorsArePassedOver) {
+  const Folder folder;
+  save_gguf(random_model("nemotron_h_moe", kPlain), folder / "model.gguf", GgufMetadata("test"));
+  const Contents without(folder / "model.gguf");
+  Contents file = without;
+  for (const auto& [name, tensor] : without.tensors) {
+    for (const std::string layer : {"blk.2.", "blk.3."}) {
+      if (name.starts_with(layer)) file.tensors["blk.4." + name.substr(layer.size())] = tensor;
+    }
+  }
+  file.tensors["blk.4.nextn.eh_proj.weight"] = file.tensors.at("token_embd.weight");
+  const auto set = [&](const std::string& key, const GgufValue& value) {
+    file.metadata.set("nemotron_h_moe." + key, value);
+  };
+  for (const std::string key : {"attention.head_count_kv", "feed_forward_length"}) {
+    std::vector<int32_t> values;
+    for (const int64_t value : without.metadata.integers("nemotron_h_moe." + key)) {
+      values.push_back(static_cast<int32_t>(value));
+    }
+    values.push_back(std::ranges::max(values));
+    set(key, GgufValue::i32s(values));
+  }
+  set("block_count", GgufValue::u32(5));
+  set("nextn_predict_layers", GgufValue::u32(1));
+  file.write(folder / "with.gguf");
+  EXPECT_EQ(bit_difference(scores(*Model::load(folder / "with.gguf")),
+                           scores(*Model::load(folder / "model.gguf"))),
+            "");
+}
+
 TEST(GgufNemotron, WhatCannotBeSaidIsNamed) {
   EXPECT_THAT(gguf_refusal("nemotron_h_moe"), HasSubstr("experts in every feed-forward"));
   EXPECT_THAT(gguf_refusal("nemotron_h_moe_latent"), HasSubstr("activation"));
@@ -132,7 +163,7 @@ TEST(GgufNemotron, WhatFilesSayIsChecked) {
       error_with("expert_feed_forward_length", GgufValue::i32s(std::vector<int32_t>{0, 12, 0, 10})),
       HasSubstr("differs between layers"));
   EXPECT_THAT(error_with("expert_group_count", GgufValue::u32(4)), HasSubstr("groups: 4"));
-  EXPECT_THAT(error_with("nextn_predict_layers", GgufValue::u32(1)), HasSubstr("not supported"));
+  EXPECT_THAT(error_with("nextn_predict_layers", GgufValue::u32(4)), HasSubstr("4 of 4 layers"));
   EXPECT_THAT(error_with("expert_count", GgufValue::u32(0)), HasSubstr("ffn"));
   EXPECT_THAT(error_with("attention.value_length", GgufValue::u32(7)),
               HasSubstr("attention.value_length': 7 where keys have"));

@@ -19,6 +19,9 @@ namespace pronghorn::testing_support {
 
 inline std::vector<float> scores(const Model& model, const std::string& golden) {
   const std::vector<int32_t> tokens = golden_tokens(golden);
+  if (model.config().diffusion) {
+    return run(model, fresh_segments(tokens, std::ssize(tokens)), Precision::f32);
+  }
   SequenceState state = model.new_state();
   return decode(model, state, tokens, equal_steps(std::ssize(tokens), 9));
 }

@@ -1,5 +1,8 @@
 // The Bamba family: Mamba-2 and a few layers of attention with half of each head turned.
+#include <vector>
+
 #include "model/families.h"
+#include "model/families/gguf_hybrid.h"
 #include "model/families/hybrid.h"
 
 namespace pronghorn {
@@ -48,8 +51,40 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 
 TensorRules tensors(const ModelConfig& config) { return mamba_hybrid_tensors(config, "mamba2"); }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_mamba2(file, config);
+  read_gguf_biases(file, config);
+  const std::vector<bool> attention = read_gguf_attention_layers(file, config);
+  config["attn_layer_indices"] = nlohmann::json::array();
+  for (size_t i = 0; i < attention.size(); ++i) {
+    if (attention[i]) config["attn_layer_indices"].push_back(i);
+  }
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_mamba2_hybrid(config, json, file);
+  file.metadata.set(file.key(kGgufTurned), GgufValue::boolean(true));
+}
+
+// As llama.cpp's converter does, the pairs of whole heads are moved, although half is turned.
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true},
+                             {{"mamba2", "", gguf_mamba2_rules(config)}});
+}
+
 }  // namespace
 
-Family bamba_family() { return {"bamba", read, write, tensors}; }
+Family bamba_family() {
+  static const GgufFormat gguf = {"granitehybrid",
+                                  gguf_hybrid_keys(gguf_mamba2_keys()),
+                                  gguf_hybrid_other_keys({"ssm.inner_size"}),
+                                  read_gguf,
+                                  write_gguf,
+                                  gguf_tensors,
+                                  {},
+                                  gguf_is_bamba};
+  return {"bamba", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -62,8 +62,24 @@ TensorRules tensors(const ModelConfig& config) {
   return deepseek_tensors(config, mla_decoder_tensors);
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_deepseek2(file, config);
+  require(gguf_router_scores(file) == "sigmoid", file.metadata.path(file.key(kGgufScores)),
+          "a softmax is not what this family has");
+}
+
 }  // namespace
 
-Family deepseek_v32_family() { return {"deepseek_v32", read, write, tensors}; }
+Family deepseek_v32_family() {
+  static const GgufFormat gguf = [] {
+    GgufFormat format = gguf_deepseek2(read_gguf);
+    format.architecture = "deepseek32";
+    format.keys.insert(format.keys.end(), {{"attention.indexer.head_count", "index_n_heads"},
+                                           {"attention.indexer.key_length", "index_head_dim"},
+                                           {"attention.indexer.top_k", "index_topk"}});
+    return format;
+  }();
+  return {"deepseek_v32", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

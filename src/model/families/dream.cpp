@@ -3,9 +3,12 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
 
 namespace pronghorn {
 namespace {
+
+constexpr int64_t kMaskToken = 151666;  // of the published models
 
 ModelConfig read(ConfigReader reader) {
   Decoder decoder = read_decoder(reader, {.kv_heads = 32});
@@ -26,8 +29,33 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   return json;
 }
 
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  read_gguf_attention(file, config);
+  read_gguf_diffusion(file, kMaskToken, true, config);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_diffusion(config, file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) { return gguf_decoder_tensors(config, {}); }
+
 }  // namespace
 
-Family dream_family() { return {"Dream", read, write, decoder_tensors}; }
+Family dream_family() {
+  static const GgufFormat gguf = {"dream",
+                                  gguf_decoder_keys(),
+                                  gguf_decoder_other_keys(),
+                                  read_gguf,
+                                  write_gguf,
+                                  gguf_tensors,
+                                  {},
+                                  nullptr,
+                                  nullptr,
+                                  {},
+                                  true};
+  return {"Dream", read, write, decoder_tensors, &gguf};
+}
 
 }  // namespace pronghorn

@@ -46,9 +46,37 @@ std::vector<std::string_view> gguf_decoder_other_keys() {
           "rope.scaling.yarn_beta_slow"};
 }
 
+bool gguf_has_in_a_layer(const GgufModel& file, std::string_view name) {
+  const std::string end = fmt::format(".{}", name);
+  return std::ranges::any_of(file.shapes, [&](const auto& tensor) {
+    return tensor.first.starts_with("blk.") && tensor.first.ends_with(end);
+  });
+}
+
 void read_gguf_biases(const GgufModel& file, nlohmann::json& config) {
-  config["attention_bias"] = file.has("blk.0.attn_q.bias");
-  config["mlp_bias"] = file.has("blk.0.ffn_up.bias");
+  config["attention_bias"] = gguf_has_in_a_layer(file, "attn_q.bias");
+  config["mlp_bias"] = gguf_has_in_a_layer(file, "ffn_up.bias");
+}
+
+namespace {
+
+constexpr const char* kMaskToken = "tokenizer.ggml.mask_token_id";
+constexpr const char* kShift = "diffusion.shift_logits";
+
+}  // namespace
+
+void read_gguf_diffusion(const GgufModel& file, int64_t fallback, bool shift,
+                         nlohmann::json& config) {
+  config["mask_token_id"] = file.metadata.integer(kMaskToken, fallback, 0);
+  require(file.metadata.boolean(kShift, shift) == shift, file.metadata.path(kShift),
+          "{} is not what models of this architecture do", !shift);
+}
+
+void write_gguf_diffusion(const ModelConfig& config, GgufModel& file) {
+  file.metadata.set(file.key("attention.causal"), GgufValue::boolean(false));
+  file.metadata.set(kShift, GgufValue::boolean(config.diffusion->shift));
+  file.metadata.set(kMaskToken,
+                    GgufValue::u32(static_cast<uint32_t>(config.diffusion->mask_token)));
 }
 
 namespace {

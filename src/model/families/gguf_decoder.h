@@ -24,6 +24,8 @@ void write_gguf_attention(const ModelConfig& config, const nlohmann::json& json,
 void read_gguf_rope(const GgufModel& file, nlohmann::json& config);
 void write_gguf_rope(const nlohmann::json& rope, double score_growth, GgufModel& file);
 
+// Whether any layer has a tensor of that name, such as "attn_q.bias".
+bool gguf_has_in_a_layer(const GgufModel& file, std::string_view name);
 // attention_bias and mlp_bias of families that read them: whether the tensors are there.
 void read_gguf_biases(const GgufModel& file, nlohmann::json& config);
 
@@ -31,6 +33,12 @@ void read_gguf_biases(const GgufModel& file, nlohmann::json& config);
 // another period in the file counts for more.
 void read_gguf_windows(const GgufModel& file, int64_t period, nlohmann::json& config);
 void write_gguf_windows(const nlohmann::json& config, int64_t period, GgufModel& file);
+
+// Of models that fill in masked tokens: the token that masks, which is `fallback` where a file does
+// not say it, and a check of whether rows score the tokens after them. To write the same.
+void read_gguf_diffusion(const GgufModel& file, int64_t fallback, bool shift,
+                         nlohmann::json& config);
+void write_gguf_diffusion(const ModelConfig& config, GgufModel& file);
 
 // What differs between the tensors of architectures.
 struct GgufTensors {

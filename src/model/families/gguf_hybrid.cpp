@@ -104,6 +104,25 @@ void write_gguf_mamba2(const ModelConfig& config, GgufModel& file) {
                         file);
 }
 
+void write_gguf_mamba2_hybrid(const ModelConfig& config, const nlohmann::json& json,
+                              GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_attention_layers(config, file);
+  write_gguf_mamba2(config, file);
+}
+
+bool gguf_is_bamba(const GgufModel& file) {
+  const auto number = [&](const char* key) {
+    const GgufValue* value = file.metadata.find(file.key(key));
+    return value == nullptr ? 0.0 : value->as_number().value_or(0.0);
+  };
+  const double heads = number("attention.head_count");
+  double head_dim = number("attention.key_length");
+  if (head_dim == 0 && heads > 0) head_dim = number("embedding_length") / heads;
+  return file.metadata.boolean(file.key(kGgufTurned), true) && head_dim > 0 &&
+         2 * number("rope.dimension_count") == head_dim;
+}
+
 std::vector<TensorRule> gguf_mamba_rules() {
   return {{{"in_proj.weight"}, {"ssm_in.weight"}, {}},
           {{"conv1d.*"}, {"ssm_conv1d.*"}, {}},

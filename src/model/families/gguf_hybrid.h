@@ -36,6 +36,14 @@ void write_gguf_inner_size(int64_t channels, GgufModel& file);
 std::vector<GgufKey> gguf_mamba2_keys();
 void read_gguf_mamba2(const GgufModel& file, nlohmann::json& config);
 void write_gguf_mamba2(const ModelConfig& config, GgufModel& file);
+// The same, and attention in some layers.
+void write_gguf_mamba2_hybrid(const ModelConfig& config, const nlohmann::json& json,
+                              GgufModel& file);
+
+// In files of the architecture granitehybrid: whether there are rotary positions at all.
+constexpr const char* kGgufTurned = "rope.scaling.finetuned";
+// Whether such a file is of Bamba, which turns half of each head.
+bool gguf_is_bamba(const GgufModel& file);
 
 // Rules of recurrent mixers without what stands before the names on either side. Such files hold
 // decays as -exp(A_log).

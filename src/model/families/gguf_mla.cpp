@@ -20,7 +20,8 @@ constexpr const char *kKeys = "attention.key_length", *kValues = "attention.valu
 
 // Of hybrids the first layer that has one.
 const nlohmann::json& mixer_of(const ModelConfig& config) {
-  return *mixers_of(config, "mla").front();
+  const std::vector<const nlohmann::json*> plain = mixers_of(config, "mla");
+  return plain.empty() ? *mixers_of(config, "dsa").front() : *plain.front();
 }
 
 void set(GgufModel& file, const char* key, const nlohmann::json& value) {
@@ -101,6 +102,13 @@ TensorRules gguf_mla_tensors(const ModelConfig& config, bool one_matrix) {
       {{ours + "q_a_layernorm.weight"}, {theirs + "attn_q_a_norm.weight"}, {}},
       {{ours + "kv_a_proj.weight"}, {theirs + "attn_kv_a_mqa.weight"}, {}},
       {{ours + "kv_a_layernorm.weight"}, {theirs + "attn_kv_a_norm.weight"}, {}}};
+  if (mixer.at("type") == "dsa") {
+    const std::string indexer = ours + "indexer.", index = theirs + "indexer.";
+    rules.insert(rules.end(), {{{indexer + "wq_b.weight"}, {index + "attn_q_b.weight"}, {}},
+                               {{indexer + "wk.weight"}, {index + "attn_k.weight"}, {}},
+                               {{indexer + "k_norm.*"}, {index + "k_norm.*"}, {}},
+                               {{indexer + "weights_proj.weight"}, {index + "proj.weight"}, {}}});
+  }
   if (one_matrix) {
     rules.push_back(whole);
   } else {

@@ -1,5 +1,6 @@
 // Multi-head latent attention in GGUF files: of the architecture deepseek2, where it counts as
-// attention with one head of keys and values as wide as the latent; and of minicpm3.
+// attention with one head of keys and values as wide as the latent; of deepseek32, with an indexer
+// beside it; and of minicpm3.
 #pragma once
 
 #include <string_view>

@@ -1,6 +1,5 @@
 // The Granite 4 family: Mamba-2, attention mostly without positions, Granite's factors (arXiv
 // 2408.13359). Experts share a feed-forward, which is all there is in sizes without experts.
-#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -103,9 +102,6 @@ TensorRules tensors(const ModelConfig& config) {
   return with_rules(std::move(tensors), granite_expert_rules(config));
 }
 
-// In this architecture the key says whether there are positions at all.
-constexpr const char* kTurned = "rope.scaling.finetuned";
-
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
   read_gguf_attention(file, config);
   read_gguf_granite_scale(config);
@@ -114,19 +110,16 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   if (!config.contains(kCount)) config[kCount] = 0;
   if (config[kCount] == 0) config["shared_intermediate_size"] = config.at("intermediate_size");
   config["position_embedding_type"] =
-      file.metadata.boolean(file.key(kTurned), true) ? "rope" : "nope";
+      file.metadata.boolean(file.key(kGgufTurned), true) ? "rope" : "nope";
   if (config["position_embedding_type"] == "nope") config.erase("partial_rotary_factor");
-  config["attention_bias"] = std::ranges::any_of(
-      file.shapes, [](const auto& tensor) { return tensor.first.ends_with(".attn_q.bias"); });
+  config["attention_bias"] = gguf_has_in_a_layer(file, "attn_q.bias");
 }
 
 void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
   require(!mixers_of(config, "mamba2").empty(), file.metadata.where(),
           "files of the architecture granitehybrid have layers of Mamba-2");
-  write_gguf_attention(config, json, file);
-  write_gguf_attention_layers(config, file);
-  write_gguf_mamba2(config, file);
-  file.metadata.set(file.key(kTurned),
+  write_gguf_mamba2_hybrid(config, json, file);
+  file.metadata.set(file.key(kGgufTurned),
                     GgufValue::boolean(json.at("position_embedding_type") == "rope"));
 }
 
@@ -151,9 +144,14 @@ std::vector<GgufKey> gguf_keys() {
 }  // namespace
 
 Family granitemoehybrid_family() {
-  static const GgufFormat gguf = {
-      "granitehybrid", gguf_keys(), gguf_hybrid_other_keys({"ssm.inner_size"}),
-      read_gguf,       write_gguf,  gguf_tensors};
+  static const GgufFormat gguf = {"granitehybrid",
+                                  gguf_keys(),
+                                  gguf_hybrid_other_keys({"ssm.inner_size"}),
+                                  read_gguf,
+                                  write_gguf,
+                                  gguf_tensors,
+                                  {},
+                                  [](const GgufModel& file) { return !gguf_is_bamba(file); }};
   return {"granitemoehybrid", read, write, tensors, &gguf};
 }
 

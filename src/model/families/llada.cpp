@@ -1,11 +1,20 @@
 // LLaDA (arXiv 2502.09992): a masked diffusion model of Llama's layers, which see both ways, under
 // the names of OLMo's first code.
+#include <algorithm>
+#include <utility>
+
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/decoder.h"
+#include "model/families/gguf_decoder.h"
+#include "model/families/gguf_heads.h"
+#include "model/families/llada_moe.h"
+#include "model/families/mixture.h"
 
 namespace pronghorn {
 namespace {
+
+constexpr int64_t kMaskToken = 126336;  // of the published models
 
 // What the published code can be told and no published model is.
 void refuse_variants(ConfigReader& reader) {
@@ -26,6 +35,7 @@ void refuse_variants(ConfigReader& reader) {
 }
 
 ModelConfig read(ConfigReader reader) {
+  if (reader.has("num_experts")) return read_llada_moe(std::move(reader));
   Decoder decoder;
   decoder.layers = reader.integer("n_layers", {}, 1, 1 << 14);
   const int64_t heads = reader.integer("n_heads", {}, 1);
@@ -48,6 +58,7 @@ ModelConfig read(ConfigReader reader) {
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
+  if (has_experts(config)) return write_llada_moe(config, "llada");
   const std::vector<const BlockConfig*> layers = decoder_layers(config);
   if (layers.empty() || !config.diffusion) return {};
   const nlohmann::json& mixer = layers.front()->mixers.front();
@@ -76,6 +87,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
 }
 
 TensorRules tensors(const ModelConfig& config) {
+  if (has_experts(config)) return decoder_tensors(config);
   const std::string layer = "layers.*.", theirs = "model.transformer.blocks.*.";
   TensorRules tensors;
   tensors.rules = {{{"embeddings.weight"}, {"model.transformer.wte.weight"}, {}},
@@ -92,8 +104,59 @@ TensorRules tensors(const ModelConfig& config) {
   return tensors;
 }
 
+// As this family calls what others have.
+std::vector<GgufKey> gguf_keys() {
+  return {{"block_count", "n_layers"},
+          {"context_length", "max_sequence_length", GgufKind::u32, false},
+          {"embedding_length", "d_model"},
+          {"feed_forward_length", "mlp_hidden_size"},
+          {"attention.head_count", "n_heads"},
+          {"attention.head_count_kv", "n_kv_heads", GgufKind::u32, false},
+          {"attention.layer_norm_rms_epsilon", "rms_norm_eps", GgufKind::f32},
+          {"rope.freq_base", "rope_theta", GgufKind::f32, false}};
+}
+
+std::vector<std::string_view> gguf_other_keys() {
+  std::vector<std::string_view> keys = gguf_decoder_other_keys();
+  keys.push_back("attention.key_length");
+  return keys;
+}
+
+void read_gguf(const GgufModel& file, nlohmann::json& config) {
+  const GgufMetadata& metadata = file.metadata;
+  const auto heads = std::max<int64_t>(1, config.at("n_heads").get<int64_t>());
+  const int64_t head_dim = config.at("d_model").get<int64_t>() / heads;
+  for (const char* name :
+       {"attention.key_length", "attention.value_length", "rope.dimension_count"}) {
+    const std::string key = file.key(name);
+    require(metadata.integer(key, head_dim) == head_dim, metadata.path(key),
+            "is supported for heads that share the width of the model only: {}", head_dim);
+  }
+  read_gguf_rope(file, config);
+  const std::string scaling = file.key("rope.scaling.type");
+  require(!config.contains("rope_scaling"), metadata.path(scaling),
+          "scaled rotary positions are not supported for this architecture");
+  config["weight_tying"] = config.at("tie_word_embeddings");
+  config.erase("tie_word_embeddings");
+  read_gguf_diffusion(file, kMaskToken, false, config);
+}
+
+void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel& file) {
+  write_gguf_attention(config, json, file);
+  write_gguf_diffusion(config, file);
+}
+
+TensorRules gguf_tensors(const ModelConfig& config) {
+  return gguf_decoder_tensors(config, {.rope_pairs = true});
+}
+
 }  // namespace
 
-Family llada_family() { return {"llada", read, write, tensors}; }
+Family llada_family() {
+  static const GgufFormat gguf = {
+      "llada", gguf_keys(), gguf_other_keys(), read_gguf, write_gguf, gguf_tensors,
+      {},      nullptr,     nullptr,           {},        true};
+  return {"llada", read, write, tensors, &gguf};
+}
 
 }  // namespace pronghorn

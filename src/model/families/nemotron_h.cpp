@@ -84,9 +84,8 @@ nlohmann::json read_attention(ConfigReader& reader) {
 nlohmann::json read_moe(ConfigReader& reader, const std::string& activation, bool any) {
   constexpr double kMostScale = 1e4;
   constexpr int64_t kSize = 7688;
-  for (const char* key :
-       {"n_shared_experts", "moe_shared_expert_overlap", "num_nextn_predict_layers",
-        "mtp_layers_block_type", "mtp_hybrid_override_pattern"}) {
+  for (const char* key : {"n_shared_experts", "moe_shared_expert_overlap", "mtp_layers_block_type",
+                          "mtp_hybrid_override_pattern"}) {
     reader.ignore(key);
   }
   if (!any) {
@@ -128,6 +127,8 @@ ModelConfig read(ConfigReader reader) {
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
   reader.ignore("rms_norm_eps");
   read_trained_context(reader, settings);
+  const int64_t predictors =
+      reader.integer(nemotron_h_keys::kPredictors, 0, 0, nemotron_h_keys::kMostPredictors);
   finish_published(reader);
   std::vector<nlohmann::json> layers;
   for (const std::string& kind : kinds) {
@@ -137,7 +138,9 @@ ModelConfig read(ConfigReader reader) {
       layers.push_back({{"mixer", kind == "mamba2" ? mamba2 : attention}});
     }
   }
-  return layered_config(reader, std::move(settings), layers);
+  ModelConfig config = layered_config(reader, std::move(settings), layers);
+  config.mtp.published = predictors;  // which are passed over
+  return config;
 }
 
 // The kind of a layer that is one part; empty: it is not.

@@ -6,8 +6,9 @@
 namespace pronghorn {
 
 namespace nemotron_h_keys {
-constexpr const char* kExperts = "n_routed_experts";
-}
+constexpr const char *kExperts = "n_routed_experts", *kPredictors = "num_nextn_predict_layers";
+constexpr int64_t kMostPredictors = 8;
+}  // namespace nemotron_h_keys
 
 const GgufFormat& nemotron_h_gguf();
 

@@ -8,6 +8,7 @@
 #include "model/families/gguf_hybrid.h"
 #include "model/families/mixture.h"
 #include "model/families/nemotron_h.h"
+#include "model/families/predictor.h"
 
 namespace pronghorn {
 namespace {
@@ -65,7 +66,7 @@ void read_gguf_experts(const GgufModel& file, nlohmann::json& config) {
 }
 
 // A layer with a feed-forward has a size for it, one of attention has key/value heads, the others
-// are Mamba-2.
+// are Mamba-2. What follows them predicts further tokens, with both parts in one layer.
 void read_gguf(const GgufModel& file, nlohmann::json& config) {
   const GgufMetadata& metadata = file.metadata;
   const std::string key = file.key(kFfnSize);
@@ -74,11 +75,13 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   const std::vector<int64_t> sizes = metadata.integers(key);
   require(sizes.size() == attention.size(), metadata.path(key),
           "{} sizes of feed-forwards where there are {} layers", sizes.size(), attention.size());
+  read_gguf_predictors(file, nemotron_h_keys::kPredictors, config,
+                       nemotron_h_keys::kMostPredictors);
   const bool experts = !gguf_without_experts(file);
   if (experts) read_gguf_experts(file, config);
   const std::string feed_forward = experts ? "moe" : "mlp";
   config["layers_block_type"] = nlohmann::json::array();
-  for (size_t i = 0; i < sizes.size(); ++i) {
+  for (size_t i = 0; i < config.at("num_hidden_layers").get<size_t>(); ++i) {
     require(sizes[i] == 0 || !attention[i], metadata.path(key),
             "layer {} is attention and has a feed-forward", i);
     config["layers_block_type"].push_back(sizes[i] != 0  ? feed_forward
@@ -87,8 +90,7 @@ void read_gguf(const GgufModel& file, nlohmann::json& config) {
   }
   check_gguf_value_length(file, config.at("head_dim").get<int64_t>());
   config["mamba_head_dim"] = read_gguf_state_head_dim(file);
-  config["mlp_bias"] = std::ranges::any_of(
-      file.shapes, [](const auto& tensor) { return tensor.first.ends_with(".ffn_up.bias"); });
+  config["mlp_bias"] = gguf_has_in_a_layer(file, "ffn_up.bias");
   if (metadata.has(file.key(kNorm))) {
     config["layer_norm_epsilon"] = decimal_number(metadata.number(file.key(kNorm)));
   }
@@ -109,21 +111,23 @@ void write_gguf(const ModelConfig& config, const nlohmann::json& json, GgufModel
       file.key(kFfnSize),
       gguf_by_layer(feed_forwards, json.value(experts ? kExpertSize : "intermediate_size", 0)));
   file.metadata.set(file.key(kNorm), GgufValue::f32(config.norm_epsilon));
-  write_gguf_attention(config, json, file);
-  write_gguf_attention_layers(config, file);
-  write_gguf_mamba2(config, file);
+  write_gguf_mamba2_hybrid(config, json, file);
 }
 
 // The converter moves the pairs of rotary angles, although there are none.
 TensorRules gguf_tensors(const ModelConfig& config) {
   const std::string ffn = "layers.*.ffn.";
-  return with_rules(
-      with_gguf_experts(gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true},
-                                            {{"mamba2", "", gguf_mamba2_rules(config)}}),
-                        config),
-      {{{"layers.*.ffn_norm.weight"}, {"blk.*.attn_norm.weight"}, {}},
-       {{ffn + "latent_in_proj.weight"}, {"blk.*.ffn_latent_down.weight"}, {}},
-       {{ffn + "latent_out_proj.weight"}, {"blk.*.ffn_latent_up.weight"}, {}}});
+  TensorRules tensors =
+      with_rules(with_gguf_experts(gguf_hybrid_tensors(config, {.rope_pairs = true, .biases = true},
+                                                       {{"mamba2", "", gguf_mamba2_rules(config)}}),
+                                   config),
+                 {{{"layers.*.ffn_norm.weight"}, {"blk.*.attn_norm.weight"}, {}},
+                  {{ffn + "latent_in_proj.weight"}, {"blk.*.ffn_latent_down.weight"}, {}},
+                  {{ffn + "latent_out_proj.weight"}, {"blk.*.ffn_latent_up.weight"}, {}}});
+  for (int64_t head = 0; head < config.mtp.published; ++head) {
+    tensors.passed_over.push_back(fmt::format("blk.{}.*", config.block_count() + head));
+  }
+  return tensors;
 }
 
 }  // namespace
@@ -133,8 +137,9 @@ const GgufFormat& nemotron_h_gguf() {
       .architecture = "nemotron_h",
       .keys = gguf_keys(),
       // There are no positions.
-      .other_keys = {kLayers, kNorm, kGgufScores, "attention.value_length", "attention.causal",
-                     "rope.dimension_count", "rope.freq_base", "ssm.inner_size", "vocab_size"},
+      .other_keys = {kLayers, kNorm, kGgufScores, kGgufPredictors, "attention.value_length",
+                     "attention.causal", "rope.dimension_count", "rope.freq_base", "ssm.inner_size",
+                     "vocab_size"},
       .read = read_gguf,
       .write = write_gguf,
       .tensors = gguf_tensors,
