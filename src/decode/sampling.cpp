@@ -272,17 +272,18 @@ int32_t sample(std::span<const float> scores, const SamplingOptions& options,
   return best.front();
 }
 
+LogProbabilities::LogProbabilities(std::span<const float> scores)
+    : scores_(scores), largest_(*std::max_element(scores.begin(), scores.end())) {
+  double total = 0;
+  for (const float score : scores) total += std::exp(static_cast<double>(score) - largest_);
+  log_total_ = std::log(total);
+}
+
 WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest) {
   require(token >= 0 && token < std::ssize(scores), "sampling", "token {} of {} scores", token,
           scores.size());
-  const float largest = *std::max_element(scores.begin(), scores.end());
-  double total = 0;
-  for (const float score : scores) total += std::exp(static_cast<double>(score - largest));
-  const double log_total = std::log(total);
-  const auto log_probability = [&](int32_t id) {
-    return static_cast<float>(static_cast<double>(scores[static_cast<size_t>(id)] - largest) -
-                              log_total);
-  };
+  const LogProbabilities all(scores);
+  const auto log_probability = [&](int32_t id) { return static_cast<float>(all(id)); };
   WrittenToken written{token, log_probability(token), {}};
   if (likeliest <= 0) return written;
   std::vector<int32_t> best(scores.size());

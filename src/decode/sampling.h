@@ -46,6 +46,19 @@ struct WrittenToken {
   std::vector<TokenScore> likeliest;  // as many as were asked for, best first
 };
 
+// ln p of tokens under the softmax of `scores`, which must outlive it.
+class LogProbabilities {
+ public:
+  explicit LogProbabilities(std::span<const float> scores);
+  double operator()(int32_t token) const {
+    return static_cast<double>(scores_[static_cast<size_t>(token)]) - largest_ - log_total_;
+  }
+
+ private:
+  std::span<const float> scores_;
+  double largest_, log_total_;
+};
+
 // `token` with its log-probability and the `likeliest` tokens, ties by the lower id.
 WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest);
 

@@ -63,7 +63,9 @@ bool Writer::take(int32_t token, std::span<const float> scores) {
   if (token < tokenizer_.vocab_size()) {
     if (!ends) give(filter_.push(stream_->push(token)));
     if (ends || tokenizer_.is_special(token)) {
-      give(filter_.push(tokenizer_.token_bytes(token, true), false));
+      // A special token that a grammar asked for is text of that grammar.
+      const bool shown = grammar_.has_value() && !ends;
+      give(filter_.push(tokenizer_.token_bytes(token, true), shown));
     }
   }
   if (filter_.stopped()) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "formats/byte_alphabet.h"
 #include "formats/component.h"
@@ -13,29 +14,6 @@ namespace pronghorn {
 namespace {
 
 using nlohmann::json;
-
-std::string decode_base64(const std::string& text, const std::string& where) {
-  std::string out;
-  uint32_t bits = 0;
-  int count = 0;
-  for (const char c : text) {
-    const int value = c >= 'A' && c <= 'Z'   ? c - 'A'
-                      : c >= 'a' && c <= 'z' ? c - 'a' + 26
-                      : c >= '0' && c <= '9' ? c - '0' + 52
-                      : c == '+'             ? 62
-                      : c == '/'             ? 63
-                                             : -1;
-    if (c == '=') break;
-    require(value >= 0, where, "'precompiled_charsmap' is not base64");
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    count += 6;
-    if (count >= 8) {
-      count -= 8;
-      out += static_cast<char>(bits >> count & 0xFF);
-    }
-  }
-  return out;
-}
 
 // Calls take(code, character) for each character of a text that is UTF-8.
 template <typename Take>
@@ -135,8 +113,9 @@ Normalizer::Normalizer(const json& description, const std::string& where) {
       step.right = part.flag("strip_right", true);
     } else if (type == "Precompiled") {
       step.kind = Kind::precompiled;
-      step.rules = std::make_shared<Charsmap>(
-          decode_base64(part.text("precompiled_charsmap"), part.where()), part.where());
+      const std::optional<std::string> bytes = from_base64(part.text("precompiled_charsmap"));
+      require(bytes.has_value(), part.where(), "'precompiled_charsmap' is not base64");
+      step.rules = std::make_shared<Charsmap>(*bytes, part.where());
     } else if (type == "BertNormalizer") {
       step.kind = Kind::bert;
       step.clean = part.flag("clean_text", true);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <span>
+#include <set>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -25,8 +25,14 @@ constexpr int64_t kLarge = int64_t{1} << 40;  // of a weight; more is the same
 // From expressions to places, from the end of each rule to its beginning.
 class Grammar::Compiler {
  public:
-  Compiler(Grammar& grammar, const GrammarRules& rules)
-      : grammar_(grammar), rules_(rules), known_(rules), weights_(rules.expressions().size(), -1) {}
+  Compiler(Grammar& grammar, const GrammarRules& rules, std::span<const std::string> special)
+      : grammar_(grammar), rules_(rules), known_(rules), weights_(rules.expressions().size(), -1) {
+    for (const std::string& text : special) {
+      if (text.empty()) continue;
+      special_.insert(text);
+      special_sizes_.insert(text.size());
+    }
+  }
 
   // Of the rules that texts can reach; returns their names.
   std::vector<std::string> run() {
@@ -181,7 +187,53 @@ class Grammar::Compiler {
   int32_t emit_literals(std::vector<std::string> texts, int32_t next) {
     std::ranges::sort(texts);
     texts.erase(std::unique(texts.begin(), texts.end()), texts.end());
-    return emit_tree(texts, 0, next);
+    const auto with_special = std::stable_partition(
+        texts.begin(), texts.end(), [&](const std::string& text) { return !has_special(text); });
+    std::vector<int32_t> all;
+    for (auto text = with_special; text != texts.end(); ++text) {
+      all.push_back(emit_with_special(*text, next));
+    }
+    texts.erase(with_special, texts.end());
+    if (!texts.empty()) all.push_back(emit_tree(texts, 0, next));
+    return all.size() == 1 ? all.front() : add_split(std::move(all));
+  }
+
+  // Calls visit(size) for the special tokens whose texts stand at a place of a text.
+  template <typename Visit>
+  void visit_special(std::string_view text, size_t at, const Visit& visit) const {
+    for (const size_t size : special_sizes_) {
+      if (size > text.size() - at) return;
+      if (special_.contains(text.substr(at, size))) visit(size);
+    }
+  }
+
+  bool has_special(std::string_view text) const {
+    bool found = false;
+    if (text.starts_with(kMark)) return false;  // is one
+    for (size_t at = 0; at < text.size() && !found; ++at) {
+      visit_special(text, at, [&](size_t) { found = true; });
+    }
+    return found;
+  }
+
+  // Byte by byte, and past each special token in it also by the token's mark.
+  int32_t emit_with_special(std::string_view text, int32_t next) {
+    std::vector<int32_t> places(text.size() + 1, next);
+    for (size_t at = text.size(); at > 0; --at) {
+      const size_t begin = at - 1;
+      places[begin] = add_byte(static_cast<uint8_t>(text[begin]), places[at]);
+      visit_special(text, begin, [&](size_t size) {
+        int32_t behind = add_byte(static_cast<uint8_t>(kMark), places[begin + size]);
+        for (size_t i = size; i > 0; --i) {
+          behind = add_byte(static_cast<uint8_t>(text[begin + i - 1]), behind);
+        }
+        Edge edge;
+        edge.bytes.set(static_cast<uint8_t>(kMark));
+        edge.next = behind;
+        grammar_.places_[static_cast<size_t>(places[begin])].edges.push_back(edge);
+      });
+    }
+    return places[0];
   }
 
   // Of sorted texts, which are the same up to `depth`.
@@ -260,16 +312,27 @@ class Grammar::Compiler {
   std::vector<std::string> names_;
   std::vector<std::pair<int32_t, int32_t>> waiting_;  // rules and their expressions
   std::map<int32_t, int32_t> of_rules_, of_repeats_;
+  std::set<std::string, std::less<>> special_;  // texts of special tokens
+  std::set<size_t> special_sizes_;              // theirs
   int32_t owner_ = -1;
 };
 
-Grammar::Grammar(GrammarRules rules) {
+Grammar::Grammar(GrammarRules rules, std::span<const std::string> special) {
   require(rules.start >= 0, "grammar", "no rule is the first");
   remove_empty_repeats(rules);
-  const std::vector<std::string> names = Compiler(*this, rules).run();
+  const std::vector<std::string> names = Compiler(*this, rules, special).run();
   find_first_places();
   rank_rules(names);
   find_byte_classes();
+}
+
+size_t Grammar::bytes() const {
+  size_t bytes = sizeof(Grammar) + places_.size() * sizeof(Place) + rules_.size() * sizeof(Rule);
+  for (const Place& at : places_) {
+    bytes += at.edges.size() * sizeof(Edge) + at.next.size() * sizeof(int32_t);
+  }
+  for (const Rule& rule : rules_) bytes += rule.first.size() * sizeof(int32_t);
+  return bytes;
 }
 
 void Grammar::find_first_places() {

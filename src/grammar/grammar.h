@@ -8,6 +8,7 @@
 #include <array>
 #include <bitset>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,10 @@ class Grammar {
  public:
   static constexpr uint32_t kUnlimited = ~uint32_t{0};  // of a repeat that has no end
 
-  // Throws UsageError for a grammar that no text matches, whose rules begin with themselves (left
-  // recursion), or that is too large.
-  explicit Grammar(GrammarRules rules);
+  // special: texts of special tokens; where a literal has one of them, its token_mark() matches as
+  // well. Throws UsageError for a grammar that no text matches, whose rules begin with themselves
+  // (left recursion), or that is too large.
+  explicit Grammar(GrammarRules rules, std::span<const std::string> special = {});
 
   struct Edge {
     std::bitset<256> bytes;
@@ -55,6 +57,8 @@ class Grammar {
   const Rule& rule(int32_t index) const { return rules_[static_cast<size_t>(index)]; }
   int32_t start() const { return start_; }
   size_t places() const { return places_.size(); }
+  // Bytes of memory, about.
+  size_t bytes() const;
 
   // Bytes of a class are the same to every edge.
   const std::array<uint8_t, 256>& byte_classes() const { return classes_; }

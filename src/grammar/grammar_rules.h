@@ -10,6 +10,11 @@
 
 namespace pronghorn {
 
+// What stands in a grammar for a special token of that text: bytes that are no UTF-8, so that
+// nothing else can match them.
+inline constexpr char kMark = '\xFF';
+inline std::string token_mark(std::string_view text) { return kMark + std::string(text) + kMark; }
+
 // An expression of a grammar; parts are other expressions, by number.
 struct Expression {
   enum class Kind : uint8_t {
@@ -81,8 +86,9 @@ class GrammarRules {
 //
 // Literals in quotes, characters [a-z] and [^a-z], any character (.), names of rules, groups ( ),
 // choices |, and repeats * + ? {n} {n,} {n,m}. Escapes: \n \r \t \\ \" \[ \] \- \^ \xHH \uHHHH
-// \UHHHHHHHH, all of which are characters. A rule goes on until the next `name ::=`. Throws
-// UsageError(WHERE:LINE:COLUMN) for what is malformed, and for names without a rule.
+// \UHHHHHHHH, all of which are characters. A rule goes on until the next `name ::=`. Where a
+// literal has the text of a special token of the vocabulary, that token matches it too (Grammar).
+// Throws UsageError(WHERE:LINE:COLUMN) for what is malformed, and for names without a rule.
 GrammarRules parse_grammar(std::string_view text, std::string_view where = "grammar");
 
 }  // namespace pronghorn

@@ -21,14 +21,27 @@ std::shared_ptr<TokenGrammar> GrammarStore::get(const std::string& name,
     const auto known = std::ranges::find(kept_, name, [](const auto& kept) { return kept.first; });
     if (known != kept_.end()) {
       kept_.splice(kept_.begin(), kept_, known);
+      drop_oldest();  // what is kept grows while it is used
       return known->second;
     }
   }
-  auto made = std::make_shared<TokenGrammar>(Grammar(make()), vocabulary());
+  const std::shared_ptr<const TokenVocabulary> tokens = vocabulary();
+  auto made = std::make_shared<TokenGrammar>(Grammar(make(), tokens->special), tokens);
   const std::lock_guard lock(mutex_);
   kept_.emplace_front(name, made);
-  if (kept_.size() > kKept) kept_.pop_back();
+  drop_oldest();
   return made;
+}
+
+void GrammarStore::drop_oldest() {
+  size_t bytes = 0;
+  for (auto kept = kept_.begin(); kept != kept_.end(); ++kept) {
+    bytes += kept->first.size() + kept->second->bytes();
+    if (bytes > most_bytes_ && kept != kept_.begin()) {
+      kept_.erase(kept, kept_.end());
+      return;
+    }
+  }
 }
 
 std::shared_ptr<TokenGrammar> written_grammar(const std::string& grammar,

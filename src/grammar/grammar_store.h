@@ -16,21 +16,26 @@ namespace pronghorn {
 // From any thread.
 class GrammarStore {
  public:
-  // vocab_size: of the model.
-  GrammarStore(std::shared_ptr<const Tokenizer> tokenizer, int64_t vocab_size)
-      : tokenizer_(std::move(tokenizer)), vocab_size_(vocab_size) {}
+  // vocab_size: of the model. most_bytes: of what is kept.
+  GrammarStore(std::shared_ptr<const Tokenizer> tokenizer, int64_t vocab_size,
+               size_t most_bytes = kMostBytes)
+      : tokenizer_(std::move(tokenizer)), vocab_size_(vocab_size), most_bytes_(most_bytes) {}
 
-  // The grammar of that name, or what `make` makes of it on the calling thread. Some of those that
-  // were used last are kept. Throws what `make` and Grammar do.
+  // The grammar of that name, or what `make` makes of it on the calling thread. Those that were
+  // used last are kept, as many as there is room for and one at least. Throws what `make` and
+  // Grammar do.
   std::shared_ptr<TokenGrammar> get(const std::string& name,
                                     const std::function<GrammarRules()>& make);
 
  private:
-  static constexpr size_t kKept = 16;
+  static constexpr size_t kMostBytes = size_t{128} << 20;
   std::shared_ptr<const TokenVocabulary> vocabulary();
+  // Needs the lock.
+  void drop_oldest();
 
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const int64_t vocab_size_;
+  const size_t most_bytes_;
   std::mutex mutex_;
   std::once_flag read_;
   std::shared_ptr<const TokenVocabulary> vocabulary_;

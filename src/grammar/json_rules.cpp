@@ -220,8 +220,8 @@ int32_t JsonRules::whole(int64_t least, std::optional<int64_t> most) {
   const std::string first = std::to_string(least);
   const std::string last = most ? std::to_string(*most) : std::string(kDigits, '9');
   for (size_t length = first.size(); length <= last.size(); ++length) {
-    std::string from = "1" + std::string(length - 1, '0');
-    if (length == 1) from = "0";
+    std::string from(length, '0');
+    if (length > 1) from.front() = '1';
     const std::string to(length, '9');
     parts.push_back(
         same_length(length == first.size() ? first : from, length == last.size() ? last : to));

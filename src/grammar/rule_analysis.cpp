@@ -45,14 +45,15 @@ bool of_rule(const GrammarRules& rules, const Expression& expression,
   return body >= 0 && value[static_cast<size_t>(body)];
 }
 
-std::vector<bool> find_empty(const GrammarRules& rules) {
+// What holds for an expression as it does for its parts; leaf(e): whether for one without parts.
+template <typename Leaf>
+std::vector<bool> from_parts(const GrammarRules& rules, const Leaf& leaf) {
   return least_solution(rules, [&](const Expression& e, const std::vector<bool>& value) {
     const auto holds = [&](int32_t part) { return value[static_cast<size_t>(part)]; };
     switch (e.kind) {
       case Kind::literals:
-        return std::ranges::any_of(e.literals, [](const auto& text) { return text.empty(); });
       case Kind::characters:
-        return false;
+        return leaf(e);
       case Kind::sequence:
         return std::ranges::all_of(e.parts, holds);
       case Kind::choice:
@@ -66,24 +67,15 @@ std::vector<bool> find_empty(const GrammarRules& rules) {
   });
 }
 
+std::vector<bool> find_empty(const GrammarRules& rules) {
+  return from_parts(rules, [](const Expression& e) {
+    return std::ranges::any_of(e.literals, [](const auto& text) { return text.empty(); });
+  });
+}
+
 std::vector<bool> find_matching(const GrammarRules& rules) {
-  return least_solution(rules, [&](const Expression& e, const std::vector<bool>& value) {
-    const auto holds = [&](int32_t part) { return value[static_cast<size_t>(part)]; };
-    switch (e.kind) {
-      case Kind::literals:
-        return !e.literals.empty();
-      case Kind::characters:
-        return !e.characters.empty();
-      case Kind::sequence:
-        return std::ranges::all_of(e.parts, holds);
-      case Kind::choice:
-        return std::ranges::any_of(e.parts, holds);
-      case Kind::repeat:
-        return e.least == 0 || holds(e.parts[0]);
-      case Kind::rule:
-        return of_rule(rules, e, value);
-    }
-    return false;
+  return from_parts(rules, [](const Expression& e) {
+    return e.kind == Kind::literals ? !e.literals.empty() : !e.characters.empty();
   });
 }
 

@@ -31,6 +31,7 @@ int32_t add_text_until(GrammarRules& rules, std::string_view end) {
       parts.push_back(rules.sequence({rules.characters({code, code}), state(after(i, c))}));
     }
     parts.push_back(rules.sequence({rules.characters(known.complement()), state(0)}));
+    parts.push_back(rules.literal(token_mark(end)));
     rules.define(states[i], rules.choice(std::move(parts)));
   }
   return rules.rule(states[0]);

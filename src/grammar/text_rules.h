@@ -11,7 +11,8 @@
 
 namespace pronghorn {
 
-// Any text up to the first `end`, which is part of it. end: ASCII, not empty.
+// Any text up to the first `end`, which is part of it, or up to the special token of that text.
+// end: ASCII, not empty.
 int32_t add_text_until(GrammarRules& rules, std::string_view end);
 
 // A tool that a model may call, with the schema of its arguments (null: any object).

@@ -22,7 +22,16 @@ constexpr size_t kMostRepeats = 4;  // around a place that are looked at
 TokenGrammar::TokenGrammar(Grammar grammar, std::shared_ptr<const TokenVocabulary> vocabulary)
     : grammar_(std::move(grammar)),
       vocabulary_(std::move(vocabulary)),
-      machine_(std::make_shared<Machine>(grammar_)) {}
+      grammar_bytes_(grammar_.bytes()),
+      mask_bytes_(TokenMask(vocabulary_->vocab_size).bytes()),
+      machine_(std::make_shared<Machine>(grammar_)) {
+  count_bytes();
+}
+
+void TokenGrammar::count_bytes() {
+  bytes_ = grammar_bytes_ + machine_->states.bytes() + machine_->masks.size() * mask_bytes_ +
+           inside_bytes_;
+}
 
 void TokenGrammar::renew(std::shared_ptr<Machine>& machine, Pushdown::State& state, int64_t work) {
   if (machine_->states.bytes() > kMachineBytes) machine_ = std::make_shared<Machine>(grammar_);
@@ -97,15 +106,15 @@ const TokenGrammar::Inside& TokenGrammar::inside(Pushdown& states,
   const InsideKey key{&tree == &vocabulary_->lengthy, frames};
   const auto known = insides_.find(key);
   if (known != insides_.end()) return known->second;
-  size_t bytes = 0;
-  for (const auto& [other, kept] : insides_) {
-    bytes += kept.tokens.bytes() + kept.exits.size() * sizeof(uint32_t);
+  if (inside_bytes_ > kInsideBytes) {
+    insides_.clear();
+    inside_bytes_ = 0;
   }
-  if (bytes > kInsideBytes) insides_.clear();
   Pushdown::Node node = Pushdown::kOutside;
   for (size_t i = frames.size(); i > 0; --i) node = states.node(frames[i - 1], {node});
   Inside made{TokenMask(vocabulary_->vocab_size), {}};
   walk(states, states.at({node}), tree, 0, tree.nodes().size(), made.tokens, &made.exits);
+  inside_bytes_ += made.tokens.bytes() + made.exits.size() * sizeof(uint32_t);
   return insides_.emplace(key, std::move(made)).first->second;
 }
 
@@ -155,6 +164,7 @@ class GrammarState::Work {
   }
   ~Work() {
     text_.work_left_ -= before_ - std::max<int64_t>(0, text_.machine_->states.work_left());
+    text_.grammar_->count_bytes();
   }
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
@@ -177,7 +187,7 @@ TokenMask GrammarState::allowed() {
     allowed = *grammar_->mask(*machine_, state_);
   }
   for (const int32_t end : *ends_) {
-    if (complete_ && state_ != Pushdown::kDead) {
+    if (may_end(end)) {
       allowed.allow(end);
     } else {
       allowed.forbid(end);
@@ -186,9 +196,21 @@ TokenMask GrammarState::allowed() {
   return allowed;
 }
 
+bool GrammarState::may_end(int32_t token) {
+  if (complete_ || ended_) return complete_ && state_ != Pushdown::kDead;
+  const std::vector<std::string>& bytes = grammar_->vocabulary_->bytes;
+  // What an ordinary token stands for would be missing in the text.
+  const bool marked = token >= 0 && token < std::ssize(bytes) &&
+                      bytes[static_cast<size_t>(token)].starts_with(kMark);
+  if (!marked) return false;
+  const std::lock_guard lock(grammar_->mutex_);
+  const Work work(*this);
+  return machine_->states.complete(after(bytes[static_cast<size_t>(token)]));
+}
+
 bool GrammarState::take(int32_t token) {
   if (std::ranges::find(*ends_, token) != ends_->end()) {
-    if (!complete_ || state_ == Pushdown::kDead) return false;
+    if (!may_end(token)) return false;
     state_ = Pushdown::kDead;  // and nothing follows
     ended_ = true;
     return true;
@@ -199,15 +221,21 @@ bool GrammarState::take(int32_t token) {
   return known && take_bytes(bytes[static_cast<size_t>(token)]);
 }
 
+Pushdown::State GrammarState::after(std::string_view bytes) {
+  Pushdown::State next = state_;
+  for (const char byte : bytes) {
+    if (next == Pushdown::kDead) break;
+    next = machine_->states.step(next, static_cast<uint8_t>(byte));
+  }
+  return next;
+}
+
 bool GrammarState::take_bytes(std::string_view bytes) {
   if (ended_) return bytes.empty();
   const std::lock_guard lock(grammar_->mutex_);
   const Work work(*this);
-  Pushdown::State next = state_;
-  for (const char byte : bytes) {
-    next = machine_->states.step(next, static_cast<uint8_t>(byte));
-    if (next == Pushdown::kDead) return false;
-  }
+  const Pushdown::State next = after(bytes);
+  if (next == Pushdown::kDead) return false;
   state_ = next;
   look();
   work_left_ = std::min(work_left_ + kWorkOfToken, kMostWorkOfText);

@@ -1,6 +1,7 @@
 // TokenGrammar: a grammar over the tokens of a vocabulary; GrammarState: where a text stands in it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -27,6 +28,8 @@ class TokenGrammar {
   TokenGrammar(Grammar grammar, std::shared_ptr<const TokenVocabulary> vocabulary);
 
   const TokenVocabulary& vocabulary() const { return *vocabulary_; }
+  // Bytes of memory, about; more while texts follow it, up to some bound.
+  size_t bytes() const { return bytes_; }
 
  private:
   friend class GrammarState;
@@ -51,6 +54,7 @@ class TokenGrammar {
   };
 
   // Each needs the lock.
+  void count_bytes();
   void renew(std::shared_ptr<Machine>& machine, Pushdown::State& state, int64_t work);
   std::shared_ptr<const TokenMask> mask(Machine& machine, Pushdown::State state);
   std::vector<Way> ways(const Pushdown& states, Pushdown::State state) const;
@@ -63,17 +67,21 @@ class TokenGrammar {
 
   const Grammar grammar_;
   const std::shared_ptr<const TokenVocabulary> vocabulary_;
+  const size_t grammar_bytes_, mask_bytes_;
   std::mutex mutex_;
   std::shared_ptr<Machine> machine_;
   using InsideKey = std::pair<bool, std::vector<Pushdown::Frame>>;  // of long tokens; the frames
   std::map<InsideKey, Inside> insides_;
+  size_t inside_bytes_ = 0;  // of these
+  std::atomic<size_t> bytes_{0};
   std::vector<Pushdown::State> path_;  // of a walk
 };
 
 // A value: a copy goes its own way.
 class GrammarState {
  public:
-  // At the beginning of a text, which the tokens of `ends` end. Throws Error if the grammar takes
+  // At the beginning of a text, which the tokens of `ends` end: where it is complete, or where the
+  // grammar has the token itself as the last of the text. Throws Error if the grammar takes
   // unreasonable effort, as all members do.
   GrammarState(std::shared_ptr<TokenGrammar> grammar, std::vector<int32_t> ends);
 
@@ -90,6 +98,10 @@ class GrammarState {
  private:
   class Work;
   void look();
+  // After the bytes; needs the lock.
+  Pushdown::State after(std::string_view bytes);
+  // Whether the token, one of ends_, may end the text here.
+  bool may_end(int32_t token);
 
   std::shared_ptr<TokenGrammar> grammar_;
   std::shared_ptr<const std::vector<int32_t>> ends_;

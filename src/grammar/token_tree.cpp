@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "grammar/grammar_rules.h"
 
 namespace pronghorn {
 namespace {
@@ -13,8 +14,11 @@ std::vector<std::string> all_bytes(const Tokenizer& tokenizer, int64_t vocab_siz
   std::vector<std::string> bytes(static_cast<size_t>(vocab_size));
   const auto known = static_cast<int32_t>(std::min(vocab_size, tokenizer.vocab_size()));
   for (int32_t token = 0; token < known; ++token) {
-    if (tokenizer.is_special(token)) continue;
-    std::string own = tokenizer.token_bytes(token);
+    const bool special = tokenizer.is_special(token);
+    std::string own = tokenizer.token_bytes(token, special);
+    // A byte of marks in an ordinary token: no text of a grammar has it.
+    if (own.empty() || own.find(kMark) != own.npos) continue;
+    if (special) own = token_mark(own);
     if (own.size() > TokenVocabulary::kLongestToken) continue;
     bytes[static_cast<size_t>(token)] = std::move(own);
   }
@@ -29,6 +33,14 @@ Tokens tokens_of(const std::vector<std::string>& bytes, size_t least, size_t mos
     }
   }
   return tokens;
+}
+
+std::vector<std::string> special_texts(const std::vector<std::string>& bytes) {
+  std::vector<std::string> texts;
+  for (const std::string& own : bytes) {
+    if (own.starts_with(kMark)) texts.push_back(own.substr(1, own.size() - 2));
+  }
+  return texts;
 }
 
 }  // namespace
@@ -63,6 +75,7 @@ TokenTree::TokenTree(Tokens tokens) {
 TokenVocabulary::TokenVocabulary(const Tokenizer& tokenizer, int64_t model_vocab_size)
     : vocab_size(model_vocab_size),
       bytes(all_bytes(tokenizer, model_vocab_size)),
+      special(special_texts(bytes)),
       brief(tokens_of(bytes, 1, kShortToken)),
       lengthy(tokens_of(bytes, kShortToken + 1, kLongestToken)) {}
 

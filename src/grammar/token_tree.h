@@ -38,8 +38,9 @@ class TokenTree {
   size_t deepest_ = 0;
 };
 
-// What of a vocabulary a grammar can allow: tokens that stand for bytes. Those of more than
-// kShortToken bytes are apart: they are few, and decide how far ahead counts must be told apart.
+// What of a vocabulary a grammar can allow: tokens that stand for bytes, and special tokens, which
+// stand for their token_mark(). Those of more than kShortToken bytes are apart: they are few, and
+// decide how far ahead counts must be told apart.
 struct TokenVocabulary {
   static constexpr size_t kShortToken = 24, kLongestToken = 4096;
 
@@ -47,7 +48,8 @@ struct TokenVocabulary {
   TokenVocabulary(const Tokenizer& tokenizer, int64_t vocab_size);
 
   int64_t vocab_size;
-  std::vector<std::string> bytes;  // of each token; empty: no grammar allows it
+  std::vector<std::string> bytes;    // of each token; empty: no grammar allows it
+  std::vector<std::string> special;  // texts of special tokens
   TokenTree brief, lengthy;
 };
 

@@ -35,6 +35,10 @@ const EngineOptions& checked(const EngineOptions& options, const Model& model) {
   check_option("context", options.context, 0);
   check_option("cache_bytes", options.cache_bytes, 0);
   check_option("cache_every", options.cache_every, 1);
+  if (options.kv_cache.evicts() && !options.draft.empty()) {
+    throw UsageError("draft", "guesses are taken back, which rows that SnapKV or H2O drops are not",
+                     "leave out one of the two");
+  }
   return options;
 }
 
@@ -57,8 +61,8 @@ bool goes_back(const Model& model, const CacheOptions& kv_cache) {
   const std::shared_ptr<const StateLayout> layout = model.layout(kv_cache);
   for (const std::vector<JournalShape>& layer : layout->layers) {
     for (const JournalShape& shape : layer) {
-      const bool rows_alone =
-          shape.anchor_size == 0 && shape.fold_interval == 0 && shape.blocks.length == 0;
+      const bool rows_alone = shape.anchor_size == 0 && shape.fold_interval == 0 &&
+                              shape.blocks.length == 0 && !shape.eviction.is_on();
       if (!rows_alone) return false;
     }
   }
@@ -154,10 +158,17 @@ Engine::Parts::~Parts() {
   }
 }
 
+int64_t Engine::Parts::image_rows(const TextRequest& request) const {
+  return request.image == nullptr ? 0 : model->config().vision->rows();
+}
+
 void Engine::Parts::check(const TextRequest& request) const {
   const GenerateOptions& asked = request.options;
-  const int64_t tokens = std::ssize(request.prompt);
-  if (tokens == 0) throw UsageError("prompt", "it is empty", "begin the text with a token");
+  if (request.image != nullptr) check_seen(*model, *request.image);
+  const int64_t tokens = std::ssize(request.prompt) + image_rows(request);
+  if (request.prompt.empty()) {
+    throw UsageError("prompt", "it is empty", "begin the text with a token");
+  }
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= model->config().vocab_size) {
       throw UsageError("prompt", fmt::format("token {} is none of a vocabulary of {}", token,
@@ -202,7 +213,10 @@ int64_t Engine::Parts::submit(TextRequest request) {
   GenerateOptions& asked = text->request.options;
   asked.likeliest = text->request.likeliest;
   asked.context = ContextLimit::ignore;  // there is one limit, the engine's
-  if (context > 0) asked.max_tokens = std::min(asked.max_tokens, context - text->prompt_tokens());
+  if (context > 0) {
+    const int64_t room = context - text->prompt_tokens() - image_rows(text->request);
+    asked.max_tokens = std::min(asked.max_tokens, room);
+  }
   const std::scoped_lock lock(mutex_);
   require_room(text->prompt_tokens());
   text->id = next_id_++;

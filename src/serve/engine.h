@@ -25,6 +25,7 @@
 #include "decode/generator.h"
 #include "decode/reading_plan.h"
 #include "decode/sampling.h"
+#include "formats/image.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
 #include "serve/kept_state.h"
@@ -53,6 +54,9 @@ struct TextSummary {
 
 struct TextRequest {
   std::vector<int32_t> prompt;
+  // What a model with `vision` sees before the prompt; null: nothing. Its rows count as tokens. The
+  // states of such a text are not kept: the cache knows tokens alone.
+  std::shared_ptr<const Image> image;
   // stop, sampling, max_tokens, end tokens. precision and context are the engine's.
   GenerateOptions options;
   // Lengths of the prompt at which a message ends, ascending: states are kept there.
@@ -123,7 +127,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Queues a request and returns its number. Throws UsageError for an empty prompt, one that leaves
-  // no room for a token in the context, options, tokens or lengths out of range; QueueFull.
+  // no room for a token in the context, options, tokens or lengths out of range; Error for an image
+  // that the model cannot see; QueueFull.
   int64_t submit(TextRequest request);
   // Ends a text before the next step; that step reports it as cancelled. Nothing if it has ended.
   void cancel(int64_t id);

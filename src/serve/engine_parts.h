@@ -43,6 +43,7 @@ class Engine::Parts {
 
   void open_files();
   void check(const TextRequest& request) const;
+  int64_t image_rows(const TextRequest& request) const;
   void require_room(int64_t tokens);
 
   // Each returns whether it did something.

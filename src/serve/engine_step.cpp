@@ -104,6 +104,13 @@ bool Engine::Parts::admit() {
 void Engine::Parts::look_up(ServedText& text) {
   const std::span<const int32_t> prompt = text.request.prompt;
   text.session.emplace(*model, options.kv_cache);
+  if (text.request.image != nullptr) {
+    Context own;
+    own.precision = options.precision;
+    text.session->see(*model, own, *text.request.image);
+    text.summary.cache = "states behind an image are not kept";
+    return;
+  }
   if (options.cache_bytes == 0 || !text.request.use_cache) {
     text.summary.cache = options.cache_bytes == 0 ? "the cache is off" : "the request wants none";
     return;

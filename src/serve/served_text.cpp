@@ -34,7 +34,7 @@ void tell_end(ServedText& text, TextSummary::End end) {
   TextSummary& summary = text.summary;
   const double now = now_seconds();
   summary.end = end;
-  summary.prompt_tokens = text.prompt_tokens();
+  summary.prompt_tokens = text.prompt_tokens() + (text.session ? text.session->seen() : 0);
   summary.queue_seconds = (text.joined > 0 ? text.joined : now) - text.submitted;
   if (text.joined > 0) {
     summary.prompt_seconds = (text.first_token > 0 ? text.first_token : now) - text.joined;

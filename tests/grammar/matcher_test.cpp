@@ -8,6 +8,7 @@
 #include "grammar/grammar_store.h"
 #include "grammar/naive_recogniser.h"
 #include "grammar/random_grammars.h"
+#include "grammar/text_rules.h"
 #include "support/errors.h"
 
 namespace pronghorn {
@@ -234,8 +235,78 @@ TEST(Matcher, LongTextsTakeBoundedMemory) {
   }
 }
 
+// The bytes, and three special tokens behind them.
+class MarkedTokenizer final : public Tokenizer {
+ public:
+  MarkedTokenizer() : Tokenizer({}) {}
+  std::vector<int32_t> encode(std::string_view, const EncodeOptions&) const override { return {}; }
+  std::string token_bytes(int32_t id, bool special) const override {
+    if (id < kCall) return std::string(1, static_cast<char>(id));
+    return special ? kNames[static_cast<size_t>(id - kCall)] : "";
+  }
+  bool is_special(int32_t id) const override { return id >= kCall; }
+  int64_t vocab_size() const override { return kEnd + 1; }
+
+  static constexpr int32_t kCall = 256, kCallEnd = 257, kEnd = 258;
+
+ private:
+  static constexpr const char* kNames[] = {"<call>", "</call>", "<end>"};
+};
+
+TEST(Matcher, SpecialTokensMatchTheirTextInLiteralsAndNowhereElse) {
+  using T = MarkedTokenizer;
+  GrammarStore store(std::make_shared<T>(), T::kEnd + 1);
+  const auto state = [&](const std::string& grammar, const std::string& schema,
+                         std::vector<int32_t> ends = {}) {
+    return GrammarState(written_grammar(grammar, schema, store), std::move(ends));
+  };
+  GrammarState call = state("root ::= \"<call>\" .{1,9} \"</call>!\"", "");
+  EXPECT_EQ(call.allowed().count(), 2);  // the token, or its first letter
+  GrammarState letters = call;
+  ASSERT_TRUE(call.take(T::kCall));
+  for (const int32_t other : {T::kCall, T::kCallEnd, T::kEnd, 0xFF}) {
+    EXPECT_FALSE(call.allowed().allows(other)) << other;
+    EXPECT_FALSE(GrammarState(call).take(other)) << other;
+  }
+  ASSERT_TRUE(call.take('x'));
+  EXPECT_TRUE(call.allowed().allows(T::kCallEnd));
+  EXPECT_FALSE(call.allowed().allows(T::kCall));
+  ASSERT_TRUE(call.take(T::kCallEnd) && call.take('!'));
+  EXPECT_TRUE(call.complete() && call.ended());
+  EXPECT_TRUE(letters.take_bytes("<call>x</call>!") && letters.complete());
+
+  GrammarState constant = state("", R"({"const": "<call>"})");
+  EXPECT_TRUE(constant.take('"') && constant.take(T::kCall) && constant.take('"'));
+  EXPECT_TRUE(constant.complete());
+  GrammarState string = state("", R"({"type": "string"})");
+  EXPECT_TRUE(string.take('"') && !string.take(T::kCall));
+
+  const auto until = store.get("until", [] {
+    GrammarRules rules;
+    const int32_t text = add_text_until(rules, "</call>");
+    rules.start = rules.declare("root");
+    rules.define(rules.start, text);
+    return rules;
+  });
+  GrammarState text(until, {});
+  EXPECT_TRUE(text.take('<') && text.take(T::kCallEnd) && text.ended());
+
+  // A token that ends texts does so where the grammar has it last, and comes nowhere else.
+  GrammarState last = state("root ::= \"a<end>\"", "", {T::kEnd});
+  EXPECT_FALSE(last.take(T::kEnd));
+  ASSERT_TRUE(last.take('a'));
+  EXPECT_EQ(last.allowed().count(), 2);
+  EXPECT_TRUE(last.take(T::kEnd) && last.ended());
+  GrammarState inside = state("root ::= \"a<end>b\"", "", {T::kEnd});
+  ASSERT_TRUE(inside.take('a'));
+  EXPECT_EQ(inside.allowed().count(), 1);
+  EXPECT_FALSE(inside.take(T::kEnd));
+}
+
 TEST(Matcher, StoresKeepWhatWasUsedLast) {
-  GrammarStore store(make_byte_tokenizer(), 256);
+  const std::string small = "root ::= \"a\"";
+  const size_t one = byte_grammar(small)->bytes();
+  GrammarStore store(make_byte_tokenizer(), 256, 20 * one);
   int made = 0;
   const auto get = [&](const std::string& name) {
     return store.get(name, [&] {
@@ -251,8 +322,21 @@ TEST(Matcher, StoresKeepWhatWasUsedLast) {
     get("a");
   }
   EXPECT_EQ(made, 41);
+  get("b39");
+  EXPECT_EQ(made, 41);
   get("b0");
   EXPECT_EQ(made, 42);
+  // By their bytes: what texts have made of one counts, and what is large takes the room of many.
+  const size_t before = first->bytes();
+  EXPECT_TRUE(GrammarState(first, {}).take('a'));
+  EXPECT_GT(first->bytes(), before);
+  get(std::string(2000, 'x'));
+  EXPECT_EQ(made, 43);
+  get("a");
+  EXPECT_EQ(made, 44);
+  GrammarStore tight(make_byte_tokenizer(), 256, 1);
+  const auto kept = written_grammar(small, "", tight);
+  EXPECT_EQ(written_grammar(small, "", tight), kept);
   EXPECT_EQ(written_grammar("", "", store), nullptr);
   EXPECT_NE(written_grammar("", "true", store), nullptr);
   EXPECT_THROW(written_grammar("root ::= \"a\"", "true", store), UsageError);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/base64.h"
 #include "formats/utf8.h"
 #include "serve/http_client.h"
 
@@ -178,6 +179,67 @@ TEST_F(HttpTest, AnAnswerCanBeContinued) {
   body["messages"].back()["content"] = "e ";
   const json short_one = server().post("/apply-template", body).document();
   EXPECT_THAT(short_one["prompt"].get<std::string>(), testing::EndsWith("assistant\ne "));
+}
+
+// A message with an image of 4 by 4 grey pixels.
+json shown(const std::string& url) {
+  return {{"model", "tiny"},
+          {"messages",
+           {{{"role", "user"},
+             {"content",
+              {{{"type", "image_url"}, {"image_url", {{"url", url}}}},
+               {{"type", "text"}, {"text", "What is it?"}}}}}}},
+          {"max_tokens", 4},
+          {"temperature", 0},
+          {"logprobs", true}};
+}
+
+std::string grey_image(char first, int width = 4) {
+  std::string pixels(static_cast<size_t>(4 * width), 'a');
+  pixels[0] = first;
+  return "data:image/x-portable-graymap;base64," +
+         to_base64(fmt::format("P5 {} 4 255\n", width) + pixels);
+}
+
+TEST_F(HttpTest, AModelThatSeesIsShownAnImage) {
+  const auto refusal = [&](const json& body) {
+    const Answer answer = server().post(kPath, body);
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    return answer.document()["error"];
+  };
+  EXPECT_THAT(refusal(shown(grey_image('a')))["message"].get<std::string>(),
+              HasSubstr("sees no images"));
+  server_.reset();
+  ModelConfig config = Model::load(folder_.path())->config();
+  ImageConfig vision;
+  vision.patch = 2;
+  vision.width = vision.height = 4;
+  vision.channels = 1;
+  config.vision = vision;
+  Model(config, 31).save(folder_.path());
+
+  const json dark = server().post(kPath, shown(grey_image('\x01'))).document();
+  const json light = server().post(kPath, shown(grey_image('\x7f'))).document();
+  const json again = server().post(kPath, shown(grey_image('\x01'))).document();
+  EXPECT_EQ(dark["choices"], again["choices"]);
+  EXPECT_NE(dark["choices"][0]["logprobs"], light["choices"][0]["logprobs"]);
+  EXPECT_EQ(again["cache"]["tokens"], 0);
+  EXPECT_THAT(again["cache"]["why"].get<std::string>(), HasSubstr("image"));
+  json blind = shown(grey_image('a'));
+  blind["messages"][0]["content"].erase(size_t{0});
+  const json text = server().post(kPath, blind).document();
+  EXPECT_EQ(dark["usage"]["prompt_tokens"], text["usage"]["prompt_tokens"].get<int>() + 4);
+
+  EXPECT_THAT(refusal(shown("http://127.0.0.1/a.png"))["message"].get<std::string>(),
+              HasSubstr("not fetched"));
+  refusal(shown("data:image/gif;base64,AAAA"));
+  refusal(shown("data:image/png;base64,?"));
+  EXPECT_EQ(refusal(shown("data:image/png;base64,AAAA"))["code"], "invalid_image");
+  EXPECT_EQ(refusal(shown(grey_image('a', 2)))["code"], "invalid_image");
+  EXPECT_EQ(refusal(shown(grey_image('a', 4000)))["code"], "invalid_image");
+  json two = shown(grey_image('a'));
+  two["messages"][0]["content"].push_back(two["messages"][0]["content"][0]);
+  EXPECT_EQ(refusal(two)["code"], "unsupported_content");
 }
 
 std::vector<std::string> names(const std::vector<Event>& events) {

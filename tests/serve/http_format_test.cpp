@@ -106,6 +106,13 @@ TEST_F(HttpFormatTest, OtherEndpointsTakeThemToo) {
   EXPECT_TRUE(said == "yes" || (said.starts_with("no, ") && said.size() == 7 &&
                                 said.find_first_not_of("abc", 4) == said.npos))
       << said;
+  // A special token that the grammar names is written, as the text that it is.
+  json special = grammar;
+  special["grammar"] = "root ::= \"<|start|>yes\"";
+  special["logit_bias"] = {{std::to_string(testing_support::kChatStart), 100}};
+  const json marked = server().post("/v1/completions", special).document();
+  EXPECT_EQ(marked["choices"][0]["text"], "<|start|>yes") << marked;
+  EXPECT_EQ(marked["usage"]["completion_tokens"], 4) << marked;
 
   json response = {{"model", "tiny"}, {"input", "How many?"}, {"max_output_tokens", 150}};
   response["text"] = {{"format", {{"type", "json_schema"}, {"name", "n"}, {"schema", kSchema}}}};
@@ -166,6 +173,70 @@ TEST_F(HttpFormatTest, ToolsAreCalledWhereTheyMustBe) {
   EXPECT_EQ(answer["content"][0]["type"], "tool_use") << answer;
   EXPECT_EQ(answer["stop_reason"], "tool_use");
   expect_fits(answer["content"][0]["input"].dump());
+}
+
+// Each API has the name of a tool first, and its arguments while they are written.
+TEST_F(HttpFormatTest, CallsAreStreamedInParts) {
+  show_calls();
+  const json paint = {{"type", "function"}, {"function", {{"name", "paint"}}}};
+  const json body = asked({{"tools", tools()}, {"tool_choice", paint}});
+  const json whole = server().post("/v1/chat/completions", body).document()["choices"][0];
+  const json wanted =
+      json::parse(whole["message"]["tool_calls"][0]["function"]["arguments"].get<std::string>());
+  std::string arguments, reason;
+  int parts = 0;
+  for (const Event& event : server().stream("/v1/chat/completions", body)) {
+    if (event.data == "[DONE]") continue;
+    const json choice = event.document()["choices"][0];
+    if (choice["finish_reason"].is_string()) reason = choice["finish_reason"];
+    if (!choice["delta"].contains("tool_calls")) continue;
+    const json call = choice["delta"]["tool_calls"][0];
+    EXPECT_EQ(call["index"], 0);
+    EXPECT_EQ(call.contains("id"), parts == 0);
+    EXPECT_EQ(call["function"].value("name", ""), parts == 0 ? "paint" : "");
+    arguments += call["function"]["arguments"];
+    ++parts;
+  }
+  EXPECT_EQ(json::parse(arguments, nullptr, false), wanted) << arguments;
+  EXPECT_EQ(reason, "tool_calls");
+  EXPECT_GT(parts, 5);
+
+  const json tool = {{"name", "paint"}, {"input_schema", kSchema}};
+  const json message = {{"model", "tiny"},
+                        {"max_tokens", 300},
+                        {"messages", {{{"role", "user"}, {"content", "Paint."}}}},
+                        {"tools", json::array({tool})},
+                        {"tool_choice", {{"type", "any"}}}};
+  arguments.clear();
+  int starts = 0, stops = 0;
+  for (const Event& event : server().stream("/v1/messages", message)) {
+    starts += event.name == "content_block_start" ? 1 : 0;
+    stops += event.name == "content_block_stop" ? 1 : 0;
+    if (event.name == "content_block_delta") {
+      arguments += event.document()["delta"]["partial_json"];
+    }
+  }
+  EXPECT_EQ(starts, 1);
+  EXPECT_EQ(stops, 1);
+  expect_fits(arguments);
+
+  const json function = {{"type", "function"}, {"name", "paint"}, {"parameters", kSchema}};
+  const json response = {{"model", "tiny"},
+                         {"input", "Paint."},
+                         {"max_output_tokens", 300},
+                         {"tools", json::array({function})},
+                         {"tool_choice", "required"}};
+  arguments.clear();
+  json done;
+  for (const Event& event : server().stream("/v1/responses", response)) {
+    if (event.name == "response.function_call_arguments.delta") {
+      arguments += event.document()["delta"];
+    }
+    if (event.name == "response.output_item.done") done = event.document()["item"];
+  }
+  EXPECT_EQ(done["arguments"], arguments);
+  EXPECT_EQ(done["status"], "completed");
+  expect_fits(arguments);
 }
 
 // Reasoning that the template has opened comes before what the grammar is about.

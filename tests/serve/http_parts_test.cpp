@@ -86,6 +86,57 @@ TEST(AnswerParserTest, TakesCallsOut) {
   EXPECT_EQ(parsed(call, 3, false).content, call);
 }
 
+// What is given out of calls while they come: the pieces of each.
+std::vector<std::string> call_parts(const std::string& text, size_t size, int64_t& malformed) {
+  AnswerParser parser(true, false, true);
+  std::vector<std::string> calls;
+  std::vector<AnswerPiece> pieces;
+  const auto take = [&](const std::vector<AnswerPiece>& more) {
+    pieces.insert(pieces.end(), more.begin(), more.end());
+  };
+  for (size_t at = 0; at < text.size(); at += size) take(parser.push(text.substr(at, size)));
+  take(parser.finish());
+  for (const AnswerPiece& piece : pieces) {
+    if (piece.kind != AnswerPiece::Kind::tool_call) continue;
+    if (piece.begins) calls.push_back(piece.name + " ");
+    calls.back() += piece.arguments;
+    if (piece.ends) calls.back() += " end";
+  }
+  malformed = parser.malformed_calls();
+  return calls;
+}
+
+TEST(AnswerParserTest, ArgumentsAreGivenOutWhileTheyCome) {
+  const std::string text =
+      "Well.\n<tool_call>\n{\"name\": \"a\\u0064d\", \"arguments\": {\"b\": 2, \"a\": [\"x \\\"}] "
+      "\", "
+      "{}]}}\n</tool_call>\n<tool_call>{\"arguments\": {\"c\": 1}, \"name\": \"late\"}</tool_call>"
+      "<tool_call>{\"name\": \"cut\", \"arguments\": {\"d\": [1, ";
+  for (size_t size = 1; size <= text.size() + 1; ++size) {
+    int64_t malformed = 0;
+    EXPECT_THAT(call_parts(text, size, malformed),
+                ElementsAre("add {\"b\":2,\"a\":[\"x \\\"}] \",{}]} end", "late {\"c\":1} end",
+                            "cut {\"d\":[1,"))
+        << size;
+    EXPECT_EQ(malformed, 1) << size;
+    // What cannot be read although it is closed.
+    EXPECT_THAT(call_parts("<tool_call>{\"name\": \"x\", \"arguments\": {\"a\"}}</tool_call>", size,
+                           malformed),
+                ElementsAre("x {\"a\"}"));
+    EXPECT_EQ(malformed, 1) << size;
+  }
+  AnswerParser parser(true, false, true);
+  parser.push("<tool_call>{\"name\": \"f\", \"arguments\": ");
+  const std::vector<AnswerPiece> first = parser.push("{\"a\": \"on");
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].name, "f");
+  EXPECT_EQ(first[0].arguments, "{\"a\":\"on");
+  const std::vector<AnswerPiece> second = parser.push("e\"");
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_FALSE(second[0].begins || second[0].ends);
+  EXPECT_EQ(second[0].arguments, "e\"");
+}
+
 TEST(AnswerParserTest, MalformedCallsAreNoContent) {
   expect_parsed("a<tool_call>{\"name\": </tool_call>", true, {"a", "", {}, 1});
   expect_parsed("a<tool_call>{\"name\": 3}</tool_call>b", true, {"ab", "", {}, 1});

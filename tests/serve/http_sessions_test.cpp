@@ -88,6 +88,7 @@ TEST_F(HttpSessionTest, WhatIsWrongIsSaid) {
   for (const char* name : {"", ".x", "a/b", "../x", "a b", "\u00e9"}) {
     code("/v1/sessions/save", session(name, {{"prompt", "x"}}), 400);
     code("/v1/sessions/restore", session(name), 400);
+    code("/v1/sessions/delete", session(name), 400);
   }
   code("/v1/sessions/save", session("x"), 400);
   code("/v1/sessions/save", session("x", {{"prompt", ""}}), 400);
@@ -113,6 +114,36 @@ TEST_F(HttpSessionTest, WhatIsWrongIsSaid) {
   restart();
   EXPECT_EQ(code("/v1/sessions/save", session("y", {{"prompt", "a"}}), 400),
             "no_session_directory");
+  EXPECT_EQ(code("/v1/sessions/list", {{"model", "tiny"}}, 400), "no_session_directory");
+  EXPECT_EQ(code("/v1/sessions/delete", session("x"), 400), "no_session_directory");
+}
+
+TEST_F(HttpSessionTest, TheyAreListedAndDeleted) {
+  const auto names = [&] {
+    std::string all;
+    const json list = server().post("/v1/sessions/list", {{"model", "tiny"}}).document();
+    for (const json& one : list["data"]) {
+      all += one["name"].get<std::string>() + " ";
+      EXPECT_GT(one["bytes"], 0);
+      EXPECT_GT(one["created"], 1'700'000'000);
+    }
+    return all;
+  };
+  EXPECT_EQ(names(), "");
+  for (const char* name : {"two.b", "one", "two"}) {
+    const Answer saved = server().post("/v1/sessions/save", session(name, {{"prompt", "abc"}}));
+    EXPECT_EQ(saved.status, 200) << saved.body;
+  }
+  const std::filesystem::path folder = files().at(0).parent_path();
+  write_file(folder / "other.txt", "not a session");
+  write_file(folder / ".hidden.session", "nor this");
+  EXPECT_EQ(names(), "one two two.b ");
+  EXPECT_EQ(server().post("/v1/sessions/delete", session("two")).document()["deleted"], true);
+  EXPECT_EQ(names(), "one two.b ");
+  EXPECT_EQ(server().post("/v1/sessions/delete", session("two")).status, 404);
+  EXPECT_EQ(server().post("/v1/sessions/restore", session("two")).status, 404);
+  EXPECT_EQ(server().post("/v1/sessions/delete", session("other.txt")).status, 404);
+  EXPECT_EQ(files().size(), 4u);
 }
 
 TEST_F(HttpSessionTest, KeysDoNotShareThem) {
@@ -123,6 +154,10 @@ TEST_F(HttpSessionTest, KeysDoNotShareThem) {
   const json body = session("mine", {{"prompt", "a secret"}});
   EXPECT_EQ(server().post("/v1/sessions/save", body, one).status, 200);
   EXPECT_EQ(server().post("/v1/sessions/restore", session("mine"), two).status, 404);
+  EXPECT_EQ(server().post("/v1/sessions/delete", session("mine"), two).status, 404);
+  const json all = {{"model", "tiny"}};
+  EXPECT_EQ(server().post("/v1/sessions/list", all, two).document()["data"], json::array());
+  EXPECT_EQ(server().post("/v1/sessions/list", all, one).document()["data"].size(), 1u);
   EXPECT_EQ(server().post("/v1/sessions/restore", session("mine"), one).status, 200);
 }
 

@@ -133,7 +133,10 @@ std::shared_ptr<TokenGrammar> answer_grammar(const ServedModel& model, const Ans
     throw ApiError(400, "unsupported_tool_choice",
                    chat.tools.is_null()
                        ? "tool_choice asks for a call, and there are no tools"
-                       : model.name + " has no template that shows how tools are called",
+                       : model.name +
+                             " has no template that shows how tools are called (leave "
+                             "tool_choice out, or give the model a template with " +
+                             std::string(kCallMark) + ")",
                    "tool_choice");
   }
   const bool given = format.kind == AnswerFormat::Kind::grammar;

@@ -33,6 +33,29 @@ std::optional<AnswerPiece> read_call(const std::string& text) {
   }
 }
 
+// Of a call that begins with {"name": "...", "arguments": {: the name, and where the last of these
+// braces is. Nothing for other calls, and as long as that has not come.
+std::optional<std::pair<std::string, size_t>> read_head(std::string_view call) {
+  constexpr size_t kLongest = 4096;
+  call = call.substr(0, kLongest);
+  size_t at = 0;
+  const auto take = [&](std::string_view mark) {
+    at = std::min(call.find_first_not_of(kSpace, at), call.size());
+    if (!call.substr(at).starts_with(mark)) return false;
+    at += mark.size();
+    return true;
+  };
+  if (!take("{") || !take("\"name\"") || !take(":") || !take("\"")) return {};
+  const size_t begin = at - 1;
+  while (at < call.size() && call[at] != '"') at += call[at] == '\\' ? 2 : 1;
+  if (at >= call.size()) return {};
+  const Json name = Json::parse(call.substr(begin, ++at - begin), nullptr, false);
+  if (!name.is_string() || !take(",") || !take("\"arguments\"") || !take(":") || !take("{")) {
+    return {};
+  }
+  return std::pair(name.get<std::string>(), at - 1);
+}
+
 }  // namespace
 
 std::vector<std::string_view> AnswerParser::marks() const {
@@ -61,14 +84,55 @@ void AnswerParser::take_mark(std::string_view mark, Pieces& pieces) {
   if (mark == kThink) reasoning_ = true;
   if (mark == kThinkEnd) reasoning_ = false;
   if (mark == kCall) in_call_ = true;
-  if (mark != kCallEnd) return;
+  if (mark == kCallEnd) end_call(pieces);
+}
+
+void AnswerParser::end_call(Pieces& pieces) {
   in_call_ = false;
-  if (std::optional<AnswerPiece> call = read_call(call_)) {
-    pieces.push_back(std::move(*call));
-  } else {
+  std::optional<AnswerPiece> call = read_call(call_);
+  if (!call) {
     ++malformed_;
+  } else if (!begun_) {
+    pieces.push_back(std::move(*call));
+  } else if (!pieces.empty() && pieces.back().kind == AnswerPiece::Kind::tool_call &&
+             !pieces.back().ends) {
+    pieces.back().ends = true;
+  } else {
+    pieces.push_back({AnswerPiece::Kind::tool_call, {}, {}, {}, false, true});
   }
   call_.clear();
+  given_ = 0;
+  depth_ = 0;
+  begun_ = in_string_ = escaped_ = false;
+}
+
+void AnswerParser::give_arguments(Pieces& pieces) {
+  AnswerPiece piece{AnswerPiece::Kind::tool_call, {}, {}, {}, !begun_, false};
+  if (!begun_) {
+    std::optional<std::pair<std::string, size_t>> head = read_head(call_);
+    if (!head) return;
+    begun_ = true;
+    piece.name = std::move(head->first);
+    given_ = head->second;
+  } else if (depth_ == 0) {
+    return;  // they have come whole
+  }
+  for (; given_ < call_.size(); ++given_) {
+    const char c = call_[given_];
+    if (in_string_) {
+      in_string_ = escaped_ || c != '"';
+      escaped_ = !escaped_ && c == '\\';
+    } else if (kSpace.find(c) != kSpace.npos) {
+      continue;
+    } else {
+      in_string_ = c == '"';
+      if (c == '{' || c == '[') ++depth_;
+      if (c == '}' || c == ']') --depth_;
+    }
+    piece.arguments += c;
+    if (depth_ == 0) break;
+  }
+  if (piece.begins || !piece.arguments.empty()) pieces.push_back(std::move(piece));
 }
 
 void AnswerParser::give(std::string_view text, Pieces& pieces) {
@@ -85,6 +149,7 @@ void AnswerParser::give(std::string_view text, Pieces& pieces) {
 void AnswerParser::add(std::string_view text, Pieces& pieces) {
   if (in_call_) {
     call_ += text;
+    if (in_parts_) give_arguments(pieces);
     return;
   }
   if (trims_) {

@@ -13,15 +13,20 @@ namespace pronghorn::serve {
 struct AnswerPiece {
   enum class Kind : uint8_t { content, reasoning, tool_call } kind = Kind::content;
   std::string text;       // of content and reasoning: what follows the last piece of that kind
-  std::string name;       // of the tool
-  std::string arguments;  // JSON text of an object
+  std::string name;       // of the tool, in the first piece of a call
+  std::string arguments;  // JSON text of an object, or what follows the last piece of the call
+  // Whether this is the first and the last piece of a call. One that is cut, or cannot be read, has
+  // no last.
+  bool begins = true, ends = true;
 };
 
 class AnswerParser {
  public:
   // tools: whether calls are looked for. in_reasoning: the prompt has opened the reasoning.
-  AnswerParser(bool tools, bool in_reasoning)
-      : tools_(tools), reasoning_(in_reasoning), trims_(in_reasoning) {}
+  // in_parts: the arguments of a call are given out while they come, without space between their
+  // parts, where the call begins with its name; otherwise calls are given out whole.
+  AnswerParser(bool tools, bool in_reasoning, bool in_parts = false)
+      : tools_(tools), in_parts_(in_parts), reasoning_(in_reasoning), trims_(in_reasoning) {}
 
   // Takes text and returns what is certain of it; what may be the beginning of a mark waits.
   // Reasoning is marked at the beginning of an answer only. Space around marks is left out.
@@ -29,7 +34,8 @@ class AnswerParser {
   // The rest, at the end of the answer.
   std::vector<AnswerPiece> finish();
 
-  // Calls that could not be read as one; they are left out of the answer.
+  // Calls that could not be read as one; they are left out of the answer, as far as no part of them
+  // has been given out.
   int64_t malformed_calls() const { return malformed_; }
 
  private:
@@ -39,12 +45,19 @@ class AnswerParser {
   // The first mark in what is held, and where.
   std::optional<std::pair<size_t, std::string_view>> find_mark() const;
   void take_mark(std::string_view mark, Pieces& pieces);
+  void end_call(Pieces& pieces);
+  // Gives out what has come of the call's arguments.
+  void give_arguments(Pieces& pieces);
   void add(std::string_view text, Pieces& pieces);
   void give(std::string_view text, Pieces& pieces);
 
-  bool tools_, reasoning_, in_call_ = false, content_seen_ = false;
+  bool tools_, in_parts_, reasoning_, in_call_ = false, content_seen_ = false;
   bool trims_;  // space that follows is left out
   std::string held_, space_, call_;
+  // Of a call that is given out in parts: how far, and where that is in its arguments.
+  size_t given_ = 0;
+  int64_t depth_ = 0;
+  bool begun_ = false, in_string_ = false, escaped_ = false;
   int64_t malformed_ = 0;
 };
 

@@ -126,7 +126,12 @@ function take(answer, event) {
     const delta = choice.delta ?? {content: choice.text};
     answer.content += delta.content ?? "";
     answer.reasoning += delta.reasoning_content ?? "";
-    for (const call of delta.tool_calls ?? []) answer.calls.push(call.function);
+    for (const call of delta.tool_calls ?? []) {
+      // The name and the beginning of the arguments, then what follows of them.
+      const begun = answer.calls[call.index];
+      if (begun) begun.arguments += call.function.arguments;
+      else answer.calls[call.index] = call.function;
+    }
     if (choice.finish_reason) answer.end = choice.finish_reason;
   }
   if (event.usage) Object.assign(answer, {usage: event.usage, timings: event.timings, cache: event.cache});

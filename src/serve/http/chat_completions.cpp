@@ -77,8 +77,10 @@ json delta_json(const AnswerPiece& piece, size_t& calls) {
     case AnswerPiece::Kind::tool_call:
       break;
   }
-  json call = call_json(piece);
-  call["index"] = calls++;
+  json call =
+      piece.begins ? call_json(piece) : json{{"function", {{"arguments", piece.arguments}}}};
+  if (piece.begins) ++calls;
+  call["index"] = calls - 1;
   return {{"tool_calls", json::array({call})}};
 }
 
@@ -86,6 +88,7 @@ void write_event(const ChatReply& reply, const ChatRun::Event& event, size_t& ca
                  EventStream& out) {
   std::vector<json> chunks;
   for (const AnswerPiece& piece : event.pieces) {
+    if (!says_something(piece)) continue;
     chunks.push_back(chunk_json(reply, event.choice, delta_json(piece, calls)));
   }
   if (reply.logprobs && !event.tokens.empty()) {

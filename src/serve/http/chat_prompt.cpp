@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "formats/jinja.h"
 #include "serve/http/api_error.h"
+#include "serve/http/chat_image.h"
 #include "serve/http/text_run.h"
 
 namespace pronghorn::serve {
@@ -144,7 +145,9 @@ std::string content_text(const Json& content, const std::string& path) {
     const bool has_text = part.is_object() && part.contains("text") && part["text"].is_string();
     if (!has_text) {
       throw ApiError(400, "unsupported_content",
-                     path + " holds " + shown(part) + "; only parts of text are understood", path);
+                     path + " holds " + shown(part) +
+                         "; only parts of text are understood (and image_url in chat completions)",
+                     path);
     }
     text += part["text"].get_ref<const std::string&>();
   }
@@ -168,6 +171,29 @@ Json plain_message(const Json& message, const std::string& path) {
   plain["content"] = content_text(fields.raw("content"), path + ".content");
   parse_arguments(plain, path);
   return plain;
+}
+
+void refuse_part(const std::string& type, const std::string& path) {
+  throw ApiError(400, "unsupported_content",
+                 path + " is of the type " + shown(Json(type)) + ", which is not understood" +
+                     (type == "image" ? " (images go to /v1/chat/completions)" : ""),
+                 path);
+}
+
+void read_flat_tools(Fields& fields, const std::string& schema, Chat& chat) {
+  const Json& tools = fields.raw("tools");
+  if (tools.is_null()) return;
+  if (!tools.is_array()) refuse_field("tools", "must be a list");
+  Json list = Json::array();
+  for (size_t i = 0; i < tools.size(); ++i) {
+    Fields tool(tools[i], fmt::format("tools[{}]", i));
+    list.push_back({{"type", "function"},
+                    {"function",
+                     {{"name", tool.text("name")},
+                      {"description", tool.text("description", "")},
+                      {"parameters", tool.raw(schema)}}}});
+  }
+  if (!list.empty()) chat.tools = list;
 }
 
 void read_tool_choice(Fields& fields, Chat& chat) {
@@ -195,14 +221,10 @@ Chat read_chat(Fields& fields) {
   if (!messages.is_array() || messages.empty()) {
     refuse_field("messages", "must be a list with at least one message");
   }
-  if (messages.size() > kMostMessages) {
-    throw ApiError(
-        413, "too_many_items",
-        fmt::format("messages has {} items, more than {}", messages.size(), kMostMessages),
-        "messages");
-  }
+  check_message_count(messages, "messages");
   for (size_t i = 0; i < messages.size(); ++i) {
-    chat.messages.push_back(plain_message(messages[i], fmt::format("messages[{}]", i)));
+    const std::string path = fmt::format("messages[{}]", i);
+    chat.messages.push_back(plain_message(without_image(messages[i], path, chat), path));
   }
   const Json& variables = fields.raw("chat_template_kwargs");
   if (!variables.is_null()) {

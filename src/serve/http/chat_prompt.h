@@ -22,6 +22,10 @@ struct Chat {
   std::optional<std::string> must_call;
   // Whether the last message, the assistant's, is to be continued, not answered.
   bool continues = false;
+  // An image that is seen before the text: the image_url of a part, and where that stands. null:
+  // there is none.
+  Json image;
+  std::string image_path;
 };
 
 // Reads the fields messages, tools, tool_choice and chat_template_kwargs of a chat request. Content
@@ -47,6 +51,12 @@ ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat,
 
 // Throws ApiError for more messages than one request may have.
 void check_message_count(const Json& messages, const std::string& path);
+
+// Reads the field tools in the form of Anthropic's API and of responses, a name, a description and
+// a schema (under the key `schema`) side by side. Throws ApiError.
+void read_flat_tools(Fields& fields, const std::string& schema, Chat& chat);
+// Throws ApiError for a part of a message, at `path`, that is of a type that nobody knows.
+[[noreturn]] void refuse_part(const std::string& type, const std::string& path);
 
 // What tool_choice says: "none", "auto", "required" or a tool; takes the tools away, or sets
 // must_call. Throws ApiError for anything else.

@@ -13,6 +13,11 @@
 
 namespace pronghorn::serve {
 
+// Whether a piece adds anything to an answer, rather than only telling that a call has ended.
+inline bool says_something(const AnswerPiece& piece) {
+  return piece.kind != AnswerPiece::Kind::tool_call || piece.begins || !piece.arguments.empty();
+}
+
 class ChatRun {
  public:
   // Renders the chat and queues text.choices answers of at most `most` tokens (-1: as many as there
@@ -32,7 +37,7 @@ class ChatRun {
   // Of a choice that has ended.
   const TextSummary& summary(size_t choice) const { return run_.summary(choice); }
   bool called_tools(size_t choice) const { return called_[choice]; }
-  // Calls that were left out because they could not be read.
+  // Calls that could not be read (AnswerParser).
   int64_t malformed_calls() const;
 
   TextSummary total() const { return run_.total(); }

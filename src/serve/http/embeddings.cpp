@@ -2,6 +2,7 @@
 #include <bit>
 #include <cstring>
 
+#include "base/base64.h"
 #include "serve/http/api_error.h"
 #include "serve/http/endpoints.h"
 #include "serve/http/scoring.h"
@@ -13,28 +14,10 @@ namespace {
 
 using nlohmann::json;
 
-// RFC 4648, section 4.
-std::string base64(std::string_view bytes) {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const size_t count = std::min<size_t>(3, bytes.size() - i);
-    uint32_t group = 0;
-    for (size_t k = 0; k < 3; ++k) {
-      group = group << 8 | (k < count ? static_cast<unsigned char>(bytes[i + k]) : 0u);
-    }
-    for (size_t k = 0; k < 4; ++k) {
-      text += k <= count ? kDigits[group >> (18 - 6 * k) & 63] : '=';
-    }
-  }
-  return text;
-}
-
 json vector_json(const std::vector<float>& vector, bool as_base64) {
   if (!as_base64) return vector;
   static_assert(std::endian::native == std::endian::little);
-  return base64({reinterpret_cast<const char*>(vector.data()), vector.size() * sizeof(float)});
+  return to_base64({reinterpret_cast<const char*>(vector.data()), vector.size() * sizeof(float)});
 }
 
 std::vector<int32_t> encoded(const ServedModel& model, const Json& text) {

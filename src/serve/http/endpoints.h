@@ -19,6 +19,8 @@ Reply count_message_tokens(Service& service, Call& call);
 // States of texts in files (ServerOptions::session_directory).
 Reply save_session(Service& service, Call& call);
 Reply restore_session(Service& service, Call& call);
+Reply list_sessions(Service& service, Call& call);
+Reply delete_session(Service& service, Call& call);
 
 // Texts and tokens, without a run of the model.
 Reply tokenize(Service& service, Call& call);

@@ -37,8 +37,7 @@ void add_blocks(const std::string& role, const Json& blocks, const std::string& 
                                {"tool_call_id", fields.text("tool_use_id", "")},
                                {"content", content_text(fields.raw("content"), at + ".content")}});
     } else if (type != "thinking" && type != "redacted_thinking") {
-      throw ApiError(400, "unsupported_content",
-                     at + " is of the type " + shown(Json(type)) + ", which is not understood", at);
+      refuse_part(type, at);
     }
   }
   if (text.empty() && calls.empty()) return;
@@ -48,19 +47,7 @@ void add_blocks(const std::string& role, const Json& blocks, const std::string& 
 }
 
 void read_tools(Fields& fields, Chat& chat) {
-  const Json& tools = fields.raw("tools");
-  if (tools.is_null()) return;
-  if (!tools.is_array()) refuse_field("tools", "must be a list");
-  Json list = Json::array();
-  for (size_t i = 0; i < tools.size(); ++i) {
-    Fields tool(tools[i], fmt::format("tools[{}]", i));
-    list.push_back({{"type", "function"},
-                    {"function",
-                     {{"name", tool.text("name")},
-                      {"description", tool.text("description", "")},
-                      {"parameters", tool.raw("input_schema")}}}});
-  }
-  if (!list.empty()) chat.tools = list;
+  read_flat_tools(fields, "input_schema", chat);
   const Json& choice = fields.raw("tool_choice");
   if (choice.is_null()) return;
   Fields of(choice, "tool_choice");
@@ -177,7 +164,7 @@ json block_delta(const AnswerPiece& piece) {
 
 // Whether the piece goes on in the block that is open.
 bool continues_block(const std::optional<AnswerPiece::Kind>& open, const AnswerPiece& piece) {
-  return open == piece.kind && piece.kind != AnswerPiece::Kind::tool_call;
+  return open == piece.kind && (piece.kind != AnswerPiece::Kind::tool_call || !piece.begins);
 }
 
 class MessageStream {
@@ -194,6 +181,7 @@ class MessageStream {
       open_ = piece.kind;
       send("content_block_start", {{"index", index_}, {"content_block", empty_block(piece)}});
     }
+    if (!says_something(piece)) return;
     send("content_block_delta", {{"index", index_}, {"delta", block_delta(piece)}});
   }
   void close() {

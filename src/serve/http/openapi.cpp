@@ -174,6 +174,12 @@ const std::map<std::string, Described>& described_posts() {
         [] { return object(message_fields(), {"messages"}); }}},
       {"/v1/sessions/save", {"Save the state of a text or a chat", [] { return session(true); }}},
       {"/v1/sessions/restore", {"Restore a saved state", [] { return session(false); }}},
+      {"/v1/sessions/list",
+       {"The saved states of a model",
+        [] {
+          return object({{"model", text()}});
+        }}},
+      {"/v1/sessions/delete", {"Delete a saved state", [] { return session(false); }}},
       {"/tokenize",
        {"Tokens of a text or a chat",
         [] {

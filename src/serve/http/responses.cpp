@@ -31,28 +31,19 @@ void add_item(const Json& item, const std::string& path, Chat& chat) {
                              {"tool_call_id", fields.text("call_id")},
                              {"content", content_text(fields.raw("output"), path + ".output")}});
   } else if (type != "reasoning") {
-    throw ApiError(400, "unsupported_content",
-                   path + " is of the type " + shown(Json(type)) + ", which is not understood",
-                   path);
+    refuse_part(type, path);
   }
 }
 
 void read_tools(Fields& fields, Chat& chat) {
   const Json& tools = fields.raw("tools");
-  if (tools.is_null()) return;
-  if (!tools.is_array()) refuse_field("tools", "must be a list");
-  Json list = Json::array();
-  for (size_t i = 0; i < tools.size(); ++i) {
+  for (size_t i = 0; tools.is_array() && i < tools.size(); ++i) {
     const std::string path = fmt::format("tools[{}]", i);
-    Fields tool(tools[i], path);
-    if (tool.text("type") != "function") refuse_field(path, "is of a type that is not served here");
-    list.push_back({{"type", "function"},
-                    {"function",
-                     {{"name", tool.text("name")},
-                      {"description", tool.text("description", "")},
-                      {"parameters", tool.raw("parameters")}}}});
+    if (Fields(tools[i], path).text("type") != "function") {
+      refuse_field(path, "is of a type that is not served here");
+    }
   }
-  if (!list.empty()) chat.tools = list;
+  read_flat_tools(fields, "parameters", chat);
 }
 
 Chat read_input(Fields& fields) {
@@ -155,10 +146,7 @@ class OutputItems {
   }
 
   void add(const AnswerPiece& piece) {
-    if (piece.kind == AnswerPiece::Kind::tool_call) {
-      close("completed");
-      return add_call(piece);
-    }
+    if (piece.kind == AnswerPiece::Kind::tool_call) return add_to_call(piece);
     if (open_ != piece.kind) {
       close("completed");
       open(piece.kind);
@@ -172,6 +160,7 @@ class OutputItems {
 
   void close(const char* status) {
     if (!open_) return;
+    if (open_ == AnswerPiece::Kind::tool_call) return close_call("incomplete");
     const json part = item_["content"][0];
     json done = place();
     done["text"] = part["text"];
@@ -223,21 +212,35 @@ class OutputItems {
                                          {"part", part}});
   }
 
-  void add_call(const AnswerPiece& piece) {
-    item_ = {{"id", new_id("fc_")},
-             {"type", "function_call"},
-             {"call_id", new_id("call_")},
-             {"name", piece.name},
-             {"arguments", ""}};
-    begin_item();
-    const json at = {{"item_id", item_["id"]}, {"output_index", items_.size()}};
-    json delta = at, done = at;
-    delta["delta"] = piece.arguments;
-    send("response.function_call_arguments.delta", delta);
-    done["arguments"] = item_["arguments"] = piece.arguments;
-    done["name"] = piece.name;
+  void add_to_call(const AnswerPiece& piece) {
+    if (piece.begins) {
+      close("completed");
+      open_ = piece.kind;
+      item_ = {{"id", new_id("fc_")},
+               {"type", "function_call"},
+               {"call_id", new_id("call_")},
+               {"name", piece.name},
+               {"arguments", ""}};
+      begin_item();
+    }
+    if (says_something(piece)) {
+      item_["arguments"].get_ref<std::string&>() += piece.arguments;
+      json delta = call_place();
+      delta["delta"] = piece.arguments;
+      send("response.function_call_arguments.delta", delta);
+    }
+    if (piece.ends) close_call("completed");
+  }
+
+  json call_place() const { return {{"item_id", item_["id"]}, {"output_index", items_.size()}}; }
+
+  void close_call(const char* status) {
+    json done = call_place();
+    done["arguments"] = item_["arguments"];
+    done["name"] = item_["name"];
     send("response.function_call_arguments.done", done);
-    finish_item("completed");
+    open_.reset();
+    finish_item(status);
   }
 
   EventStream* out_;

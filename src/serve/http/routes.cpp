@@ -39,6 +39,8 @@ constexpr Route kPosts[] = {
     {"/v1/messages/count_tokens", count_message_tokens},
     {"/v1/sessions/save", save_session},
     {"/v1/sessions/restore", restore_session},
+    {"/v1/sessions/list", list_sessions},
+    {"/v1/sessions/delete", delete_session},
     {"/tokenize", tokenize},
     {"/detokenize", detokenize},
     {"/apply-template", apply_template},

@@ -1,6 +1,8 @@
-// POST /v1/sessions/save and /v1/sessions/restore: states of texts in files, for another day or
+// POST /v1/sessions/save, /restore, /list and /delete: states of texts in files, for another day or
 // another server.
 #include <algorithm>
+#include <chrono>
+#include <map>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -15,37 +17,62 @@ namespace {
 
 using nlohmann::json;
 
-// Where the session of that name is, apart for each key and model.
-std::filesystem::path session_file(const Service& service, const Call& call,
-                                   const ServedModel& model, Fields& fields) {
+constexpr size_t kLongestName = 64;
+constexpr std::string_view kEnding = ".session";
+
+// Whether it names a file of its folder and nothing else.
+bool is_session_name(std::string_view name) {
+  return !name.empty() && name.size() <= kLongestName && name.front() != '.' &&
+         std::ranges::all_of(name, [](char c) {
+           return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' ||
+                  c == '.';
+         });
+}
+
+// Where the sessions are, apart for each key and model.
+std::filesystem::path session_folder(const Service& service, const Call& call,
+                                     const ServedModel& model) {
   if (service.options.session_directory.empty()) {
     throw ApiError(400, "no_session_directory",
                    "this server keeps no sessions (see --session-dir)");
-  }
-  constexpr size_t kLongest = 64;
-  const std::string name = fields.text("name");
-  const bool plain =
-      !name.empty() && name.size() <= kLongest && name.front() != '.' &&
-      std::ranges::all_of(name, [](char c) {
-        return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.';
-      });
-  if (!plain) {
-    refuse_field("name",
-                 fmt::format("must be 1 to {} letters, digits, '-', '_' and '.'", kLongest));
   }
   std::string model_name;
   for (const char c : model.name) {
     model_name +=
         std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' ? c : '_';
   }
-  std::filesystem::path file = service.options.session_directory;
-  if (!call.tenant.empty()) file /= call.tenant.substr(0, call.tenant.size() - 1);
-  return file / model_name / (name + ".session");
+  std::filesystem::path folder = service.options.session_directory;
+  if (!call.tenant.empty()) folder /= call.tenant.substr(0, call.tenant.size() - 1);
+  return folder / model_name;
+}
+
+std::filesystem::path session_file(const Service& service, const Call& call,
+                                   const ServedModel& model, Fields& fields) {
+  const std::filesystem::path folder = session_folder(service, call, model);
+  const std::string name = fields.text("name");
+  if (!is_session_name(name)) {
+    refuse_field("name",
+                 fmt::format("must be 1 to {} letters, digits, '-', '_' and '.', the first no '.'",
+                             kLongestName));
+  }
+  return folder / (name + std::string(kEnding));
+}
+
+[[noreturn]] void refuse_missing(Fields& fields) {
+  throw ApiError(404, "session_not_found", "there is no session " + shown(fields.text("name")),
+                 "name");
 }
 
 // What is read of a prompt or of the messages of a chat, up to where an answer would begin.
 ChatPrompt read_session_text(const ServedModel& model, Fields& fields, const Call& call) {
-  if (fields.has("messages")) return chat_prompt(model, read_chat(fields), call.client_is_gone);
+  if (fields.has("messages")) {
+    const Chat chat = read_chat(fields);
+    if (!chat.image.is_null()) {
+      throw ApiError(400, "unsupported_content",
+                     "a session keeps no image: states behind one are not kept", chat.image_path);
+    }
+    return chat_prompt(model, chat, call.client_is_gone);
+  }
   ChatPrompt prompt;
   prompt.text = fields.text("prompt");
   prompt.tokens =
@@ -138,10 +165,7 @@ Reply restore_session(Service& service, Call& call) {
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
   call.record.model = model->name;
   const std::filesystem::path file = session_file(service, call, *model, fields);
-  if (!std::filesystem::exists(file)) {
-    throw ApiError(404, "session_not_found", "there is no session " + shown(fields.text("name")),
-                   "name");
-  }
+  if (!std::filesystem::exists(file)) refuse_missing(fields);
   KeptStateForm form;
   service.stepper.run([&] {
     form = model->engine->kept_state_form();
@@ -174,6 +198,47 @@ Reply restore_session(Service& service, Call& call) {
               {"model", model->name},
               {"tokens", tokens},
               {"bytes", static_cast<int64_t>(std::filesystem::file_size(file))}};
+}
+
+Reply list_sessions(Service& service, Call& call) {
+  Fields fields(call.body);
+  const std::shared_ptr<ServedModel> model = find_model(service, fields);
+  call.record.model = model->name;
+  const std::filesystem::path folder = session_folder(service, call, *model);
+  std::map<std::string, json> sessions;  // by name
+  std::error_code none;                  // without the folder there are none
+  for (std::filesystem::directory_iterator entry(folder, none), end; entry != end && !none;
+       entry.increment(none)) {
+    const std::filesystem::path& file = entry->path();
+    const std::string name = file.stem().string();
+    if (file.extension() != kEnding || !is_session_name(name)) continue;
+    std::error_code gone;  // deleted meanwhile
+    const auto bytes = std::filesystem::file_size(file, gone);
+    const auto written =
+        gone ? std::filesystem::file_time_type() : std::filesystem::last_write_time(file, gone);
+    if (gone) continue;
+    const auto since = std::chrono::file_clock::to_sys(written).time_since_epoch();
+    sessions[name] = {{"object", "session"},
+                      {"name", name},
+                      {"model", model->name},
+                      {"created", std::chrono::duration_cast<std::chrono::seconds>(since).count()},
+                      {"bytes", bytes}};
+  }
+  json list = json::array();
+  for (auto& [name, session] : sessions) list.push_back(std::move(session));
+  return json{{"object", "list"}, {"data", list}};
+}
+
+Reply delete_session(Service& service, Call& call) {
+  Fields fields(call.body);
+  const std::shared_ptr<ServedModel> model = find_model(service, fields);
+  call.record.model = model->name;
+  const std::filesystem::path file = session_file(service, call, *model, fields);
+  if (!std::filesystem::remove(file)) refuse_missing(fields);
+  return json{{"object", "session"},
+              {"name", fields.text("name")},
+              {"model", model->name},
+              {"deleted", true}};
 }
 
 }  // namespace pronghorn::serve
