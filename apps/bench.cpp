@@ -9,6 +9,7 @@
 #include "base/threads.h"
 #include "bench_profile.h"
 #include "command.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "lab/measure.h"
 #include "lab/profile.h"
@@ -65,19 +66,36 @@ void print_machine(const MachineCeilings& machine) {
 }
 
 bool is_checkpoint_path(const std::filesystem::path& path) {
-  return find_gguf(path) || std::filesystem::is_directory(path);
+  return find_gguf(path) || is_torch_model(path) || std::filesystem::is_directory(path);
+}
+
+// Batches are made of tokens here.
+void check_reads_tokens(const ModelConfig& config, const std::filesystem::path& path) {
+  if (!config.of_measurements()) return;
+  throw UsageError(
+      path.string(),
+      config.sound ? "reads sounds, and bench times texts" : "reads images, and bench times texts",
+      config.sound ? "train --task sound shows the speed of its steps"
+                   : "train --task images shows the speed of its steps");
 }
 
 // With random weights.
 std::unique_ptr<Model> new_model(const std::filesystem::path& path) {
   ModelConfig config = load_config(path);
+  check_reads_tokens(config, path);
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
   if (config.vocab_size == 0) set_vocabulary(config, kVocabulary);
   return std::make_unique<Model>(std::move(config), 0);
 }
 
+std::unique_ptr<Model> load_checkpoint(const std::filesystem::path& path, Purpose purpose) {
+  std::unique_ptr<Model> model = Model::load(path, purpose);
+  check_reads_tokens(model->config(), path);
+  return model;
+}
+
 std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
-  if (is_checkpoint_path(path)) return Model::load(path);
+  if (is_checkpoint_path(path)) return load_checkpoint(path, Purpose::inference);
   auto model = new_model(path);
   model->freeze();
   return model;
@@ -86,7 +104,7 @@ std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
 // To be trained, and how.
 std::pair<std::unique_ptr<Model>, TrainConfig> load_to_train(const BenchCommand& options) {
   std::unique_ptr<Model> model = is_checkpoint_path(options.model)
-                                     ? Model::load(options.model, Purpose::training)
+                                     ? load_checkpoint(options.model, Purpose::training)
                                      : new_model(options.model);
   nlohmann::json settings =
       model->config().train.is_null() ? nlohmann::json::object() : model->config().train;

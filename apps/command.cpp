@@ -99,8 +99,10 @@ CLI::Validator positive_integer() { return whole_number(1, "whole number above 0
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
 
 void add_task_options(CLI::App& command, SyntheticTask& task) {
-  command.add_option("--task", task.name,
-                     "a synthetic task (see pronghorn list), or images: what is on them");
+  command.add_option(
+      "--task", task.name,
+      "a synthetic task (see pronghorn list), or images: what is on them, captions of them, or "
+      "sound: what is said");
   command.add_option("--task-length", task.length, "tokens of a task's sequence")
       ->check(positive_integer());
   command.add_option("--task-vocab", task.vocab_size, "vocabulary of the task")
@@ -117,6 +119,16 @@ void add_task_options(CLI::App& command, SyntheticTask& task) {
   command
       .add_option("--task-curriculum", task.curriculum, "tokens over which both come down to one")
       ->check(natural_number());
+}
+
+void add_sequence_parallel_option(CLI::App& command, std::string& kind) {
+  command
+      .add_option(
+          "--sequence-parallel", kind,
+          "under mpirun, all processes share each sequence: heads across them (ulysses), or "
+          "pieces, with keys that go around and states that are handed on (ring)")
+      ->check(CLI::IsMember({"ulysses", "ring"}))
+      ->option_text("ulysses|ring");
 }
 
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
@@ -287,12 +299,34 @@ void add_cache_options(CLI::App& command, CacheOptions& cache) {
       ->check(natural_number())
       ->needs(window)
       ->option_text("N");
-  command
-      .add_option("--quest-pages", cache.quest_pages,
-                  "in decoding, heads look at N pages of 16 tokens, those that may matter most")
-      ->check(positive_integer())
-      ->excludes(window)
-      ->option_text("N");
+  CLI::Option* pages =
+      command
+          .add_option("--quest-pages", cache.quest_pages,
+                      "in decoding, heads look at N pages of 16 tokens, those that may matter most")
+          ->check(positive_integer())
+          ->excludes(window)
+          ->option_text("N");
+  CLI::Option* snapkv =
+      command
+          .add_option("--snapkv", cache.snapkv,
+                      "every 256 tokens attention keeps the N that the last 32 look at most, those "
+                      "of the last 64 besides, and drops the others (SnapKV)")
+          ->check(positive_integer())
+          ->option_text("N");
+  CLI::Option* h2o =
+      command
+          .add_option("--h2o", cache.h2o,
+                      "every 64 tokens attention keeps the N that have been looked at most and "
+                      "the last N, and drops the others (heavy hitters, H2O)")
+          ->check(positive_integer())
+          ->option_text("N");
+  // Guesses are taken back, and rows that were dropped do not come back.
+  CLI::Option* draft = command.get_option_no_throw("--draft");
+  for (CLI::Option* way : {snapkv, h2o}) {
+    way->excludes(window)->excludes(pages);
+    if (draft != nullptr) way->excludes(draft);
+  }
+  snapkv->excludes(h2o);
 }
 
 ContextLimit limit_of(ContextLimit given, const CacheOptions& cache, const Model& model) {
@@ -342,6 +376,38 @@ void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps) {
   if (steps) {
     command.add_option("--steps", options.steps, "train so many steps")->check(positive_integer());
   }
+}
+
+TrainRun LearningOptions::run(const std::string& label) const {
+  TrainRun run;
+  run.budget = budget.budget();
+  run.seed = seed;
+  run.directory = directory;
+  run.label = label;
+  return run;
+}
+
+void add_learning_options(CLI::App& command, LearningOptions& options, const std::string& seeded) {
+  command.add_option("--data", options.data, "text files or folders (.txt, .jsonl, .gz)")
+      ->required();
+  command.add_option("-o,--out", options.directory, "directory for the model and its state")
+      ->required();
+  add_budget_options(command, options.budget, true);
+  command.add_option("--held-out", options.held_out, "share of the text held out")
+      ->check(CLI::Range(0.0, 0.5));
+  command.add_option("--seed", options.seed, "of " + seeded + " and of the order of the data")
+      ->check(natural_number());
+  command
+      .add_option("--set", options.settings,
+                  "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
+      ->allow_extra_args(false);
+  add_common_options(command, options);
+}
+
+void require_finished(const TrainResult& result, const std::filesystem::path& directory) {
+  if (!result.interrupted) return;
+  throw Error(directory.string(), fmt::format("interrupted at step {}", result.steps),
+              "its model is saved; go on with pronghorn train");
 }
 
 double parse_seconds(const std::string& text, std::string_view option) {

@@ -43,6 +43,7 @@ void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_classify(CLI::App& app);
+void add_transcribe(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
@@ -73,6 +74,9 @@ CLI::Validator seed_number();
 // --task-curriculum.
 void add_task_options(CLI::App& command, SyntheticTask& task);
 
+// --sequence-parallel ulysses|ring; `kind` stays empty without it.
+void add_sequence_parallel_option(CLI::App& command, std::string& kind);
+
 // --adapter of commands that use a model.
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
 
@@ -90,7 +94,8 @@ nlohmann::json weights_json(std::span<const WeightBytes> parts);
 // --strict-context: a text beyond the context that the model was trained for is an error.
 void add_context_option(CLI::App& command, ContextLimit& limit);
 
-// --cache-type, --attention-window and --attention-sinks, --quest-pages.
+// --cache-type, --attention-window and --attention-sinks, --quest-pages, --snapkv, --h2o; after
+// --draft, if the command has that.
 void add_cache_options(CLI::App& command, CacheOptions& cache);
 
 // What is done about texts beyond the context that a model was trained for, of a cache in which
@@ -133,6 +138,24 @@ struct BudgetOptions {
   TrainBudget budget() const;
 };
 void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps);
+
+// What commands have in common that let a checkpoint learn on from texts.
+struct LearningOptions : Common {
+  std::filesystem::path model, directory;
+  std::vector<std::filesystem::path> data;
+  double held_out = 0.05;
+  uint64_t seed = 0;
+  BudgetOptions budget;
+  std::vector<std::string> settings;
+
+  // Without data and configuration.
+  TrainRun run(const std::string& label) const;
+};
+// All but the model, and what every command has. seeded: what --seed is of.
+void add_learning_options(CLI::App& command, LearningOptions& options, const std::string& seeded);
+// Throws Error if the run was interrupted.
+void require_finished(const TrainResult& result, const std::filesystem::path& directory);
+
 // Throws UsageError for anything that is not a positive time.
 double parse_seconds(const std::string& text, std::string_view option);
 

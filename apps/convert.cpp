@@ -156,7 +156,8 @@ void add_convert(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "convert", "Write a model in another format: GGUF, or a Hugging Face directory");
   auto options = std::make_shared<ConvertOptions>();
-  command->add_option("in", options->in, "checkpoint directory or GGUF file")->required();
+  command->add_option("in", options->in, "checkpoint directory, GGUF file or .pth file of RWKV-7")
+      ->required();
   command
       ->add_option("out", options->out,
                    "GGUF file if it ends in .gguf, else a directory to be written")

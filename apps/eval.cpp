@@ -9,8 +9,9 @@
 #include "command.h"
 #include "model/model.h"
 #include "model/weight_bytes.h"
+#include "train/captions.h"
 #include "train/evaluate.h"
-#include "train/images.h"
+#include "train/sound.h"
 #include "train/tasks.h"
 #include "train/text_source.h"
 
@@ -25,6 +26,7 @@ struct EvalOptions : Common {
   std::optional<Precision> precision;
   CacheOptions cache;
   ContextLimit context = ContextLimit::warn;
+  std::string sequence_parallel;
 };
 
 nlohmann::json expert_shares_json(const ExpertLoads& loads) {
@@ -47,8 +49,8 @@ void print_expert_shares(const ExpertLoads& loads) {
   print_table(table);
 }
 
-void eval_text(const EvalOptions& options, const Model& model, Precision precision,
-               int64_t window) {
+void eval_text(const EvalOptions& options, const Model& model, Precision precision, int64_t window,
+               const SequenceSharing& sharing) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   TextScore score;
   check_context(model, window, limit_of(options.context, options.cache, model));
@@ -57,11 +59,12 @@ void eval_text(const EvalOptions& options, const Model& model, Precision precisi
     const std::vector<int32_t> tokens = tokenizer->encode(text);
     TextScore part = evaluate_tokens(
         model, precision, tokens, window, [&](double done) { progress.update(done); },
-        options.cache, options.samples);
+        options.cache, options.samples, sharing);
     part.bytes = predicted_bytes(*tokenizer, text, tokens);
     score += part;
   });
   progress.finish();
+  if (!sharing.ranks->is_root()) return;  // the first process prints
   require(score.tokens > 0, "--data", "no text has a second token to predict");
   if (options.json) {
     return print_json({{"tokens", score.tokens},
@@ -152,7 +155,7 @@ void eval_task(const EvalOptions& options, const Model& model, Precision precisi
 }
 
 void eval_images(const EvalOptions& options, const Model& model, Precision precision) {
-  require(model.config().image.has_value(), "--task", "images for a model of texts");
+  require(model.config().image.has_value(), "--task", "images for a model of something else");
   const ImageFolder images = read_image_folder(options.data.front());
   ImageSource source(*model.config().image, images, 0, 0);
   const int64_t count = source.held_out_examples();
@@ -177,17 +180,70 @@ void eval_images(const EvalOptions& options, const Model& model, Precision preci
              format_count(rate), name_of(precision));
 }
 
-void run(const EvalOptions& options) {
-  if (options.data.empty() && options.task.name.empty()) {
-    throw UsageError("eval", "needs --data or --task");
+void eval_captions(const EvalOptions& options, const Model& model, Precision precision) {
+  require(model.config().vision.has_value(), "--task", "captions for a model that sees no images");
+  const CaptionFolder captions = read_caption_folder(options.data.front());
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+  CaptionSource source(*model.config().vision, captions, *tokenizer, 0, 0);
+  const int64_t count = source.held_out_examples();
+  Progress progress("eval", static_cast<double>(count * source.length()), "tokens");
+  const TaskScore score =
+      evaluate_task(model, precision, source, count, [&](double done) { progress.update(done); });
+  progress.finish();
+  const double nll = score.nll / static_cast<double>(score.answers);
+  if (options.json) {
+    return print_json({{"task", "captions"},
+                       {"images", count},
+                       {"tokens", score.answers},
+                       {"accuracy", score.accuracy()},
+                       {"whole", score.solved},
+                       {"nll", nll},
+                       {"precision", name_of(precision)}});
   }
-  const bool images = is_images_task(options.task.name);
-  const bool text = images || options.task.name.empty() || task_type(options.task.name).text;
-  if (text && options.data.empty()) throw UsageError("--data", "missing");
-  if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
+  fmt::print(
+      "{} of {} captions wholly right, {:.2f}% of their tokens; {:.4f} nats a token (precision "
+      "{})\n",
+      score.solved, count, 100 * score.accuracy(), nll, name_of(precision));
+}
+
+void eval_sound(const EvalOptions& options, const Model& model, Precision precision) {
+  require(model.config().sound.has_value(), "--task", "sound for a model of something else");
+  SoundSource source(*model.config().sound, read_sound_folder(options.data.front()), 0);
+  Progress progress("eval", static_cast<double>(source.held_out_examples()), "sounds");
+  const SoundScore score =
+      evaluate_sound(model, precision, source, [&](double done) { progress.update(done); });
+  progress.finish();
+  if (options.json) {
+    return print_json({{"task", "sound"},
+                       {"sounds", score.sounds},
+                       {"solved", score.solved},
+                       {"words", score.words},
+                       {"word_errors", score.word_errors},
+                       {"word_accuracy", score.word_accuracy()},
+                       {"symbol_accuracy", score.symbol_accuracy()},
+                       {"sound_seconds", score.sound_seconds},
+                       {"sound_per_second", score.sound_per_second()},
+                       {"precision", name_of(precision)}});
+  }
+  fmt::print(
+      "{:.2f}% of {} words right, {:.2f}% of the characters; {} of {} sounds without an error; {} "
+      "seconds of sound a second (precision {})\n",
+      100 * score.word_accuracy(), score.words, 100 * score.symbol_accuracy(), score.solved,
+      score.sounds, format_count(score.sound_per_second()), name_of(precision));
+}
+
+void eval_model(const EvalOptions& options, const SequenceSharing& sharing) {
   const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
   const Precision precision = options.precision.value_or(stored_precision(*model));
-  if (images) return eval_images(options, *model, precision);
+  if (is_images_task(options.task.name)) return eval_images(options, *model, precision);
+  if (is_captions_task(options.task.name)) return eval_captions(options, *model, precision);
+  if (is_sound_task(options.task.name)) return eval_sound(options, *model, precision);
+  const ModelConfig& config = model->config();
+  if (config.image || config.sound) {
+    const char* kind = config.image ? "images" : "sound";
+    throw Error(options.model.string(), fmt::format("is a model of {}", kind),
+                fmt::format("evaluate it with --task {} --data FOLDER", kind));
+  }
   if (!options.task.name.empty()) return eval_task(options, *model, precision);
   if (options.stream > 0) return eval_stream(options, *model, precision);
   int64_t window = options.window;
@@ -199,7 +255,32 @@ void run(const EvalOptions& options) {
     window = train.is_object() ? read_train_config(ConfigReader(train, "train")).window
                                : std::min(kDefaultWindow, trained > 0 ? trained : kDefaultWindow);
   }
-  eval_text(options, *model, precision, window);
+  eval_text(options, *model, precision, window, sharing);
+}
+
+void run(const EvalOptions& options) {
+  if (options.data.empty() && options.task.name.empty()) {
+    throw UsageError("eval", "needs --data or --task");
+  }
+  const bool folder = is_folder_task(options.task.name) || is_captions_task(options.task.name);
+  const bool text = folder || options.task.name.empty() || task_type(options.task.name).text;
+  if (text && options.data.empty()) throw UsageError("--data", "missing");
+  if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
+  if (options.sequence_parallel.empty()) return eval_model(options, {});
+  if (!options.task.name.empty() || options.stream > 0) {
+    throw UsageError("--sequence-parallel", "is for texts in windows",
+                     "give --data and --window, without --task and --stream");
+  }
+  const std::unique_ptr<Ranks> ranks = join_ranks();
+  const SequenceSharing sharing{ranks.get(), sequence_parallel_named(options.sequence_parallel)};
+  if (ranks->count() == 1) return eval_model(options, sharing);
+  if (!ranks->is_root()) show_messages(false);
+  // The others wait for this rank: they must end too.
+  try {
+    eval_model(options, sharing);
+  } catch (const std::exception& error) {
+    ranks->abandon(error.what());
+  }
 }
 
 }  // namespace
@@ -211,7 +292,7 @@ void add_eval(CLI::App& app) {
   command->add_option("model", options->model, "checkpoint directory")->required();
   add_adapter_option(*command, options->adapter);
   command->add_option("--data", options->data,
-                      "text files or folders; of --task images as in training");
+                      "text files or folders; of --task images, captions and sound as in training");
   command
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024); see --stream for "
@@ -222,6 +303,7 @@ void add_eval(CLI::App& app) {
                    "read so many tokens as one sequence; shows loss, speed and memory on the way")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_task_options(*command, options->task);
+  add_sequence_parallel_option(*command, options->sequence_parallel);
   command
       ->add_option("--samples", options->samples,
                    "samples of each window for the bound of a diffusion model (default: 4)")

@@ -20,14 +20,8 @@ namespace {
 // Held-out tokens that are read in whole contexts.
 constexpr int64_t kScoredTokens = int64_t{1} << 17;
 
-struct ExtendCommand : Common {
-  std::filesystem::path model, directory;
+struct ExtendCommand : LearningOptions {
   ExtendOptions extend;
-  std::vector<std::filesystem::path> data;
-  double held_out = 0.05;
-  uint64_t seed = 0;
-  BudgetOptions budget;
-  std::vector<std::string> settings;
 };
 
 // Bits per byte of held-out text that is read in contexts of the new length.
@@ -70,11 +64,7 @@ void print(const ExtendCommand& options, int64_t original, const LongScores& sco
 void extend_command(const ExtendCommand& options) {
   require(is_checkpoint(options.model) && std::filesystem::is_directory(options.model),
           options.model.string(), "is no checkpoint directory, whose model could learn more");
-  TrainRun run;
-  run.budget = options.budget.budget();
-  run.seed = options.seed;
-  run.directory = options.directory;
-  run.label = "extend";
+  TrainRun run = options.run("extend");
   const DirectoryLock lock(options.directory);
   check_directory(options.directory, false);
 
@@ -104,10 +94,7 @@ void extend_command(const ExtendCommand& options) {
   const std::unique_ptr<Model> model = load_extended(options, extended);
   scores.scaled = score(*model);
   const TrainResult result = train(*model, source, &held_out, corpus.tokenizer.get(), run);
-  if (result.interrupted) {
-    throw Error(options.directory.string(), fmt::format("interrupted at step {}", result.steps),
-                "its model is saved; go on with pronghorn train");
-  }
+  require_finished(result, options.directory);
   scores.after = score(*model);
   print(options, original, scores, result);
 }
@@ -130,20 +117,7 @@ void add_extend(CLI::App& app) {
       ->add_option("--scaling", options->extend.scaling,
                    "of the rotary positions: yarn (default), linear or ntk")
       ->check(CLI::IsMember({"yarn", "linear", "ntk"}));
-  command->add_option("--data", options->data, "text files or folders (.txt, .jsonl, .gz)")
-      ->required();
-  command->add_option("-o,--out", options->directory, "directory for the model and its state")
-      ->required();
-  add_budget_options(*command, options->budget, true);
-  command->add_option("--held-out", options->held_out, "share of the text held out")
-      ->check(CLI::Range(0.0, 0.5));
-  command->add_option("--seed", options->seed, "of positions and of the order of the data")
-      ->check(natural_number());
-  command
-      ->add_option("--set", options->settings,
-                   "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
-      ->allow_extra_args(false);
-  add_common_options(*command, *options);
+  add_learning_options(*command, *options, "positions");
   command->callback([options] { extend_command(*options); });
 }
 

@@ -24,7 +24,7 @@ namespace pronghorn::app {
 namespace {
 
 struct GenerateCommand : WritingOptions {
-  std::filesystem::path prompt_file, grammar_file, schema_file;
+  std::filesystem::path prompt_file, grammar_file, schema_file, image;
   std::string prompt;
   bool chat = false, echo = true;
 };
@@ -136,6 +136,12 @@ std::string prompt_of(const GenerateCommand& options) {
   if (!options.system.empty() && !options.chat) {
     throw UsageError("--system", "is for chats", "add --chat");
   }
+  if (!options.image.empty() && options.chat) {
+    throw UsageError("--image", "does not go with --chat", "give a plain --prompt");
+  }
+  if (!options.image.empty() && options.prompt.empty() && options.prompt_file.empty()) {
+    throw UsageError("--prompt", "is missing: what a text about an image begins with");
+  }
   if (!options.prompt_file.empty()) return read_input(options.prompt_file);
   return options.prompt == "-" ? read_input("-") : options.prompt;
 }
@@ -211,6 +217,13 @@ class Text {
     }
   }
 
+  // Before the text, of a model that sees images.
+  void see(const Image& image, Precision precision) {
+    Context context;
+    context.precision = precision;
+    session_.see(*loaded_.model, context, image);
+  }
+
   bool resumes() const { return resumes_; }
   const Session& session() const { return options_.chat ? conversation_->session() : session_; }
 
@@ -222,10 +235,7 @@ class Text {
       return conversation_->answer(prompt, generate, emit, interrupted, speculation);
     }
     const Tokenizer& tokenizer = *loaded_.tokenizer;
-    const std::vector<int32_t> tokens =
-        tokenizer.encode(prompt, {.add_special = session_.length() == 0,
-                                  .parse_special = true,
-                                  .after = tokenizer.after(session_.recent())});
+    const std::vector<int32_t> tokens = tokenizer.encode(prompt, session_.next_text(tokenizer));
     const Generation generation{&session_, tokens, generate, emit, interrupted, on_canvas};
     return pronghorn::generate(*loaded_.model, tokenizer, {&generation, 1}, speculation).front();
   }
@@ -263,6 +273,7 @@ void run(const GenerateCommand& options) {
   GrammarStore grammars(loaded.tokenizer, loaded.model->config().vocab_size);
   generate.grammar = written_grammar(grammar, schema, grammars);
   Text text(options, loaded);
+  if (!options.image.empty()) text.see(read_image_file(options.image), generate.precision);
 
   std::unique_ptr<Speculation> speculation;
   if (!options.draft.empty()) {
@@ -319,6 +330,9 @@ void add_generate(CLI::App& app) {
   command->add_option("--prompt", options->prompt, "text to continue (- reads standard input)");
   command->add_option("--prompt-file", options->prompt_file,
                       "file that holds the prompt (- reads standard input)");
+  command->add_option(
+      "--image", options->image,
+      "image (.png, .pgm, .ppm) that the text is about, for a model that sees them");
   command->add_flag(
       "--chat", options->chat,
       "the prompt is a user's message: write the answer, as the model's chat template "

@@ -21,15 +21,10 @@ constexpr const char* kDefaultMixer =
     R"({"type": "linear_attention", "feature_map": "exp", "normalizer": true,
         "output_norm": "identity"})";
 
-struct LineariseCommand : Common {
-  std::filesystem::path model, directory;
+struct LineariseCommand : LearningOptions {
   std::string pattern, mixer = kDefaultMixer;
-  std::vector<std::filesystem::path> data;
   int64_t transfer_steps = 200;
-  double transfer_rate = 1e-3, held_out = 0.05;
-  uint64_t seed = 0;
-  BudgetOptions budget;
-  std::vector<std::string> settings;
+  double transfer_rate = 1e-3;
 };
 
 // "gla", or an object with settings.
@@ -78,11 +73,7 @@ void print(const LineariseCommand& options, const Linearised& linear,
 }
 
 void linearise_command(const LineariseCommand& options) {
-  TrainRun run;
-  run.budget = options.budget.budget();
-  run.seed = options.seed;
-  run.directory = options.directory;
-  run.label = "tune";
+  TrainRun run = options.run("tune");
   run.score_start = true;
   const DirectoryLock lock(options.directory);
   check_directory(options.directory, false);
@@ -105,10 +96,7 @@ void linearise_command(const LineariseCommand& options) {
   const std::vector<double> losses = transfer(options, *teacher, linear, source, run.config);
   teacher.reset();  // tuning needs the memory
   const TrainResult result = train(*linear.model, source, &held_out, corpus.tokenizer.get(), run);
-  if (result.interrupted) {
-    throw Error(options.directory.string(), fmt::format("interrupted at step {}", result.steps),
-                "its model is saved; go on with pronghorn train");
-  }
+  require_finished(result, options.directory);
   print(options, linear, losses, result);
 }
 
@@ -126,26 +114,13 @@ void add_linearise(CLI::App& app) {
   command->add_option("--mixer", options->mixer,
                       "of the linear layers: its type, or an object with settings (default: linear "
                       "attention with exponential features and a normaliser)");
-  command->add_option("--data", options->data, "text files or folders (.txt, .jsonl, .gz)")
-      ->required();
-  command->add_option("-o,--out", options->directory, "directory for the model and its state")
-      ->required();
   command
       ->add_option("--transfer-steps", options->transfer_steps,
                    "steps in which each new layer learns to imitate attention (200)")
       ->check(natural_number());
   command->add_option("--transfer-rate", options->transfer_rate, "learning rate of these (0.001)")
       ->check(number_in_range(0, 10));
-  add_budget_options(*command, options->budget, true);
-  command->add_option("--held-out", options->held_out, "share of the text held out")
-      ->check(CLI::Range(0.0, 0.5));
-  command->add_option("--seed", options->seed, "of new weights and of the order of the data")
-      ->check(natural_number());
-  command
-      ->add_option("--set", options->settings,
-                   "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
-      ->allow_extra_args(false);
-  add_common_options(*command, *options);
+  add_learning_options(*command, *options, "new weights");
   command->callback([options] { linearise_command(*options); });
 }
 

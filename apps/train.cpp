@@ -6,8 +6,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
+#include "train/captions.h"
 #include "train/finetune.h"
-#include "train/images.h"
+#include "train/sound.h"
 #include "train/tasks.h"
 
 namespace pronghorn::app {
@@ -18,6 +19,7 @@ struct TrainCommand : Common {
   BudgetOptions budget;
   std::string checkpoint_every = "30s";
   std::vector<std::string> settings;
+  std::string sequence_parallel;
 };
 
 // trained: it goes on with a model that has its weights and tokenizer.
@@ -41,12 +43,23 @@ void check_usage(const TrainingOptions& options, bool trained) {
   if (options.mask_token >= 0 && !options.masked_diffusion) {
     throw UsageError("--mask-token", "is for --masked-diffusion");
   }
-  if (is_images_task(options.task.name)) {
+  if (const std::string& task = options.task.name; is_folder_task(task)) {
     if (options.data.size() != 1) {
-      throw UsageError("--data", "must be one folder", "with train/CLASS and test/CLASS in it");
+      throw UsageError("--data", "must be one folder",
+                       fmt::format("with {} in it", folder_of_task(task)));
     }
     if (options.vocab_size > 0 || !options.tokenizer.empty()) {
-      throw UsageError("--task", "images have no tokenizer");
+      throw UsageError("--task", "needs no tokenizer");
+    }
+    return;
+  }
+  if (is_captions_task(options.task.name)) {
+    if (options.data.size() != 1) {
+      throw UsageError("--data", "must be one folder",
+                       "with train/captions.tsv and test/captions.tsv in it");
+    }
+    if (options.vocab_size > 0) {
+      throw UsageError("--vocab", "captions are read as bytes", "or give a --tokenizer");
     }
     return;
   }
@@ -80,7 +93,11 @@ void run(TrainCommand& options) {
   train.tokens = budget.tokens.value_or(0);
   train.steps = budget.steps.value_or(0);
   train.checkpoint_seconds = parse_seconds(options.checkpoint_every, "--checkpoint-every");
-  train.settings = parse_settings(options.settings).dump();
+  nlohmann::json settings = parse_settings(options.settings);
+  if (!options.sequence_parallel.empty()) {
+    settings["sequence_parallel"] = options.sequence_parallel;
+  }
+  train.settings = settings.dump();
   check_usage(train, is_checkpoint(train.config));
   if (!train.resume && holds_training_run(train.directory)) {
     throw Error(train.directory.string(), "already holds a training run",
@@ -145,7 +162,9 @@ void add_train(CLI::App& app) {
       ->required();
   command->add_option("--data", train.data,
                       "text files or folders (.txt, .jsonl, .gz); of --task images a folder with "
-                      "train/CLASS/*.png and test/CLASS/*.png");
+                      "train/CLASS/*.png and test/CLASS/*.png; of --task captions one with "
+                      "train/captions.tsv and test/captions.tsv; of --task sound one with "
+                      "train/labels.tsv and test/labels.tsv and the WAV files they list");
   command->add_option("--out", train.directory, "directory for the model and its state")
       ->required();
   add_budget_options(*command, options->budget, true);
@@ -186,6 +205,7 @@ void add_train(CLI::App& app) {
   command->add_option("--checkpoint-every", options->checkpoint_every,
                       "time between saved states (default 30s)");
   add_task_options(*command, train.task);
+  add_sequence_parallel_option(*command, options->sequence_parallel);
   command
       ->add_option("--set", options->settings,
                    "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")

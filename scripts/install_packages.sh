@@ -2,14 +2,14 @@
 # Installs the Debian 12 packages that Pronghorn needs. Does nothing, and needs no rights, when they
 # are all there.
 #
-#   scripts/install_packages.sh [build] [test] [demo] [develop] [fuzz] [fonts] [mpi]     (default: build)
+#   scripts/install_packages.sh [build] [test] [demo] [develop] [fuzz] [fonts] [speech] [mpi]     (default: build)
 set -eu
 
 # A compiler, the build tools and the libraries: see README.md for what each is for.
 build_packages="g++ cmake ninja-build pkg-config
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev zlib1g-dev
-  libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libpng-dev libedit-dev
-  libcpp-httplib-dev libjs-chart.js"
+  libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libpng-dev libsndfile1-dev
+  libedit-dev libcpp-httplib-dev libjs-chart.js"
 test_packages="libgtest-dev libgmock-dev"
 # A text of four megabytes that needs no download of its own.
 demo_packages="bible-kjv bible-kjv-text"
@@ -20,6 +20,8 @@ font_packages="python3-pil fonts-dejavu-extra fonts-liberation fonts-lato fonts-
   fonts-roboto-unhinted fonts-cantarell fonts-crosextra-carlito fonts-crosextra-caladea
   fonts-linuxlibertine fonts-inconsolata fonts-ebgaramond fonts-urw-base35 fonts-quicksand
   fonts-comfortaa fonts-firacode fonts-junction fonts-lmodern"
+# Of scripts/make_spoken_words.py.
+speech_packages="espeak-ng python3-numpy"
 # Training by several processes or machines.
 mpi_packages="libopenmpi-dev openmpi-bin"
 
@@ -33,9 +35,10 @@ for group in "$@"; do
     develop) wanted="$wanted $develop_packages" ;;
     fuzz) wanted="$wanted $fuzz_packages" ;;
     fonts) wanted="$wanted $font_packages" ;;
+    speech) wanted="$wanted $speech_packages" ;;
     mpi) wanted="$wanted $mpi_packages" ;;
     *)
-      echo "install_packages.sh: unknown group '$group' (choose from build, test, demo, develop, fuzz, fonts, mpi)" >&2
+      echo "install_packages.sh: unknown group '$group' (choose from build, test, demo, develop, fuzz, fonts, speech, mpi)" >&2
       exit 2
       ;;
   esac

@@ -239,6 +239,11 @@ class TextSession {
   TextSession& operator=(TextSession&&) noexcept;
   ~TextSession();
 
+  // Lets a model that sees images ("vision" in its configuration) see one, a file of the kinds
+  // .png, .pgm and .ppm, before the text. Its rows count as tokens, which are 0 in ids(). Throws
+  // for other models, images of another size, and after text.
+  void see(const std::filesystem::path& image, Rounding rounding = Rounding::stored);
+
   // Adds to the text; the model reads it when it next generates or scores. The first text of a
   // session gets the model's special tokens.
   void append(std::string_view text);
@@ -250,8 +255,8 @@ class TextSession {
   // The text so far, special tokens omitted.
   std::string text() const;
   // Goes back to the first `length` tokens. Attention forgets the rest; a recurrence goes back a
-  // few tokens, and beyond that reads the text again when it is next used. Throws for lengths
-  // beyond length().
+  // few tokens, and beyond that reads the text again when it is next used; not where it has seen an
+  // image. Throws for lengths beyond length(), and for those that are in an image.
   void truncate(int64_t length);
 
   // Scores of the token that follows the text, before softmax: vocab_size() numbers. Throws if the
@@ -291,9 +296,12 @@ struct TrainingProgress {
 // Called after each step; false ends the run there with its state saved, to be resumed.
 using TrainingCallback = std::function<bool(const TrainingProgress&)>;
 
-// Generated examples that tell architectures apart; `pronghorn list` names the tasks. "images" is
-// none of them: it stands for images of classes, of which `data` names one folder with
-// train/CLASS/*.png and test/CLASS/*.png.
+// Generated examples that tell architectures apart; `pronghorn list` names the tasks. "images" and
+// "sound" are none of them: they stand for images of classes and for sounds in which words are
+// said, of which `data` names one folder, with train/CLASS/*.png and test/CLASS/*.png, or with
+// train/labels.tsv and test/labels.tsv and the WAV files that these list. Nor is "captions", for a
+// configuration with "vision": images with texts, of which train/captions.tsv and test/captions.tsv
+// of the folder have a line FILE<TAB>CAPTION each.
 struct SyntheticTask {
   std::string name = {};                 // empty: none
   int64_t length = 256;                  // tokens of an example

@@ -452,7 +452,8 @@ def train(
     object of a configuration. on_step: called after each step; False ends the run there, with its
     state saved for resume=True. tokenizer: that of this model, in place of one of vocab_size. task: a
     synthetic task to learn in place of texts, or "images" (data: one folder with train/CLASS/*.png
-    and test/CLASS/*.png). evaluate_every: steps between held-out scores (0: about twenty in the run).
+    and test/CLASS/*.png), "captions" (one with train/captions.tsv and test/captions.tsv) or "sound"
+    (one with train/labels.tsv, test/labels.tsv and the WAV files that they list). evaluate_every: steps between held-out scores (0: about twenty in the run).
 
     lora_rank: train changes of this rank to the matrices of a checkpoint (lora_targets, or all) in
     place of its weights; LanguageModel.load(checkpoint, adapter=directory) then loads both.

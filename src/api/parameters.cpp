@@ -26,11 +26,6 @@ std::vector<float> numbers_of(const Parameter& parameter) {
   return numbers;
 }
 
-Stored stored_f32(std::vector<float> numbers) {
-  const auto owner = std::make_shared<const std::vector<float>>(std::move(numbers));
-  return {&encodings::f32, std::as_bytes(std::span(*owner)), owner, nullptr};
-}
-
 }  // namespace
 
 std::vector<ParameterInfo> LanguageModel::parameters() const {

@@ -1,10 +1,10 @@
 // Scores, hidden states and log-probabilities of whole texts.
 #include <algorithm>
-#include <cmath>
 
 #include "api/parts.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "decode/sampling.h"
 
 namespace pronghorn {
 namespace {
@@ -31,14 +31,6 @@ Context context_of(Rounding rounding, const Model& model) {
 void put(const Tensor& rows, int64_t first, TokenMatrix& result) {
   const std::span<const float> values = rows.values();
   std::copy(values.begin(), values.end(), result.values.begin() + first * result.columns);
-}
-
-// ln p of `token` under the softmax of `scores`.
-double log_probability(std::span<const float> scores, int32_t token) {
-  const float most = *std::max_element(scores.begin(), scores.end());
-  double sum = 0;
-  for (const float score : scores) sum += std::exp(static_cast<double>(score) - most);
-  return static_cast<double>(scores[static_cast<size_t>(token)]) - most - std::log(sum);
 }
 
 // Rows of scores that are in memory at once.
@@ -89,8 +81,8 @@ std::vector<double> LanguageModel::log_probabilities(std::span<const int32_t> id
         for (int64_t i = begin; i < end; ++i) {
           const auto place = static_cast<size_t>(first + row + i);
           if (place >= result.size()) continue;
-          result[place] = log_probability({scores.row(i), static_cast<size_t>(scores.columns())},
-                                          ids[place + 1]);
+          const std::span own(scores.row(i), static_cast<size_t>(scores.columns()));
+          result[place] = LogProbabilities(own)(ids[place + 1]);
         }
       });
     }

@@ -24,13 +24,9 @@ Continuation::End end_of(Generated::End end) {
   return Continuation::End::length;
 }
 
-// The first text of a session gets the tokens that the model expects around a text. In each, the
-// text of special tokens is read as those: turns of a chat are made of them.
 std::vector<int32_t> tokens_of(std::string_view text, const Session& session,
                                const Tokenizer& tokenizer) {
-  return tokenizer.encode(text, {.add_special = session.length() == 0,
-                                 .parse_special = true,
-                                 .after = tokenizer.after(session.recent())});
+  return tokenizer.encode(text, session.next_text(tokenizer));
 }
 
 std::string attachment_of(const std::vector<int32_t>& ids) {
@@ -41,8 +37,10 @@ std::string attachment_of(const std::vector<int32_t>& ids) {
 // The text of a session from a file; throws Error where the file does not hold all of it.
 std::vector<int32_t> ids_of(const Session& session, const std::filesystem::path& file) {
   const auto length = static_cast<size_t>(session.length());
-  if (length == session.recent().size()) {
-    return {session.recent().begin(), session.recent().end()};
+  if (length == static_cast<size_t>(session.seen()) + session.recent().size()) {
+    std::vector<int32_t> ids(static_cast<size_t>(session.seen()));
+    ids.insert(ids.end(), session.recent().begin(), session.recent().end());
+    return ids;
   }
   const std::string_view text = session.attachment();
   require(text.starts_with(kTextMark) && text.size() == kTextMark.size() + length * sizeof(int32_t),
@@ -130,20 +128,35 @@ void TextSession::append_ids(std::span<const int32_t> ids) {
   parts_->ids.insert(parts_->ids.end(), ids.begin(), ids.end());
 }
 
+void TextSession::see(const std::filesystem::path& image, Rounding rounding) {
+  const Model& model = *parts_->language_model->model;
+  Context context;
+  context.precision = precision_of(rounding, model);
+  parts_->session.see(model, context, read_image_file(image));
+  parts_->ids.resize(static_cast<size_t>(parts_->session.seen()));
+}
+
 const std::vector<int32_t>& TextSession::ids() const { return parts_->ids; }
 
 std::string TextSession::text() const {
-  return parts_->language_model->tokenizer->decode(parts_->ids);
+  const auto text = std::span(parts_->ids).subspan(static_cast<size_t>(parts_->session.seen()));
+  return parts_->language_model->tokenizer->decode(text);
 }
 
 void TextSession::truncate(int64_t length) {
-  if (length < 0 || length > this->length()) {
+  const int64_t least = parts_->session.seen();
+  if (length < least || length > this->length()) {
     throw UsageError("truncate", fmt::format("{} tokens of {}", length, this->length()),
-                     "a number from 0 to the length of the text");
+                     least == 0 ? "a number from 0 to the length of the text"
+                                : "a number from that of the image's rows to the length");
   }
   const LanguageModel::Parts& model = *parts_->language_model;
   const auto kept = std::span(parts_->ids).first(static_cast<size_t>(length));
   if (!parts_->session.go_back(kept)) {
+    if (least > 0) {
+      throw Error("truncate", "the state of a recurrence cannot go back so far after an image",
+                  "keep a copy of the session, or let a new one see the image");
+    }
     Session again(*model.model, parts_->cache_type);
     again.append_prompt(*model.tokenizer, kept);
     parts_->session = std::move(again);
@@ -152,10 +165,10 @@ void TextSession::truncate(int64_t length) {
 }
 
 void TextSession::Parts::unread_last(const Model& model, const Tokenizer& tokenizer) {
-  if (!session.pending().empty() || ids.empty()) return;
+  if (!session.pending().empty() || std::ssize(ids) == session.seen()) return;
   const auto kept = std::span(ids).first(ids.size() - 1);
   const DecodeState text = session.text();
-  if (!session.go_back(kept)) {
+  if (!session.go_back(kept)) {  // never by one token after an image
     session = Session(model, cache_type);
     session.append_prompt(tokenizer, kept);
   }
@@ -165,7 +178,8 @@ void TextSession::Parts::unread_last(const Model& model, const Tokenizer& tokeni
 
 std::vector<float> TextSession::next_logits(Rounding rounding) {
   const LanguageModel::Parts& parts = *parts_->language_model;
-  if (length() == 0) throw UsageError("next_logits", "the text is empty", "append to it first");
+  if (length() == parts_->session.seen())
+    throw UsageError("next_logits", "the text is empty", "append to it first");
   parts_->unread_last(*parts.model, *parts.tokenizer);
   Context context;
   context.precision = precision_of(rounding, *parts.model);

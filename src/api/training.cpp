@@ -11,9 +11,11 @@
 #include "base/ranks.h"
 #include "formats/json.h"
 #include "lab/compare.h"
+#include "train/captions.h"
 #include "train/corpus.h"
 #include "train/finetune.h"
 #include "train/images.h"
+#include "train/sound.h"
 #include "train/trainer.h"
 
 namespace pronghorn {
@@ -47,10 +49,17 @@ void check_options(const TrainingOptions& options, bool trained) {
   if (!options.tokenizer.empty() && options.vocab_size > 0) {
     throw UsageError("tokenizer", "given together with vocab_size");
   }
-  if (is_images_task(options.task.name)) {
-    if (options.data.size() != 1) throw UsageError("data", "of images must be one folder");
+  if (const std::string& task = options.task.name; is_folder_task(task)) {
+    if (options.data.size() != 1) throw UsageError("data", "of " + task + " must be one folder");
     if (options.vocab_size > 0 || !options.tokenizer.empty()) {
-      throw UsageError("task", "images have no tokenizer");
+      throw UsageError("task", "needs no tokenizer");
+    }
+    return;
+  }
+  if (is_captions_task(options.task.name)) {
+    if (options.data.size() != 1) throw UsageError("data", "of captions must be one folder");
+    if (options.vocab_size > 0) {
+      throw UsageError("vocab_size", "captions are read as bytes", "or give a tokenizer");
     }
     return;
   }
@@ -121,6 +130,7 @@ class Training {
 
   // Each rank has something to do in a step.
   void share_steps() {
+    if (run_.config.sequence_parallel != SequenceParallel::none) return;
     run_.config.gradient_groups = std::max(run_.config.gradient_groups, ranks_.count());
   }
 
@@ -153,7 +163,19 @@ class Training {
     const bool images = is_images_task(options_.task.name);
     require(!config.image || images, options_.config.string(),
             "is of a model of images (train it with the task \"images\")");
-    if (images) {
+    const bool sound = is_sound_task(options_.task.name);
+    require(!config.sound || sound, options_.config.string(),
+            "is of a model of sound (train it with the task \"sound\")");
+    if (sound) {
+      const SoundFolder sounds = read_sound_folder(options_.data.front());
+      set_sound(config, sounds.symbols);
+      auto source = std::make_unique<SoundSource>(*config.sound, sounds, options_.seed);
+      run_.data_identity = sounds.identity();
+      run_.config.window = source->length();
+      spdlog::info("{} sounds to learn from, {} on average, {} held out", sounds.train.size(),
+                   format_duration(source->mean_seconds()), sounds.test.size());
+      source_ = std::move(source);
+    } else if (images) {
       images_ = read_image_folder(options_.data.front());
       const ImageSet& set = images_.train;
       set_images(config, set.width, set.height, set.channels, set.classes);
@@ -163,6 +185,20 @@ class Training {
       run_.config.window = source_->length();
       spdlog::info("{} images of {} classes to learn from, {} held out", set.size(),
                    set.classes.size(), images_.test.size());
+    } else if (is_captions_task(options_.task.name)) {
+      require(config.vision.has_value(), options_.config.string(),
+              "is of a model that sees no images (it has no object \"vision\")");
+      captions_ = read_caption_folder(options_.data.front());
+      corpus_.tokenizer =
+          options_.tokenizer.empty() ? make_byte_tokenizer() : load_tokenizer(options_.tokenizer);
+      source_ = std::make_unique<CaptionSource>(*config.vision, captions_, *corpus_.tokenizer,
+                                                run_.config.image_shift, options_.seed);
+      run_.data_identity =
+          fmt::format("{} {:016x}", captions_.identity(), corpus_.tokenizer->fingerprint());
+      set_vocabulary(config, source_->vocab_size());
+      run_.config.window = source_->length();
+      spdlog::info("{} images with {} captions to learn from, {} held out", captions_.train.size(),
+                   captions_.train.classes.size(), captions_.test.size());
     } else if (!options_.task.name.empty()) {
       TaskOptions task = task_options(options_.task);
       task.seed = options_.seed;
@@ -224,7 +260,8 @@ class Training {
   TrainRun run_;
   std::optional<DirectoryLock> lock_;
   Corpus corpus_;       // what is read: texts, or
-  ImageFolder images_;  // images
+  ImageFolder images_;  // images, or
+  CaptionFolder captions_;
   std::unique_ptr<TokenShard> shard_, held_out_;
   std::unique_ptr<DataSource> source_;
   std::unique_ptr<Model> model_;
@@ -254,6 +291,7 @@ TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_
     return Training(options, on_step, *ranks).run();
   } catch (const std::exception& error) {
     ranks->abandon(error.what());
+    throw;  // never: compilers do not see that a virtual function does not return
   }
 }
 
@@ -275,7 +313,8 @@ std::string compare(const ComparisonOptions& options) {
   internal.seed = options.seed;
   internal.seeds = options.seeds;
   internal.images = is_images_task(options.task.name);
-  if (!internal.images) internal.task = task_options(options.task);
+  internal.sound = is_sound_task(options.task.name);
+  if (!is_folder_task(options.task.name)) internal.task = task_options(options.task);
   internal.task_multiples = options.task_multiples;
   internal.task_examples = options.task_examples;
   if (options.mqar_seconds > 0) internal.mqar_seconds = options.mqar_seconds;

@@ -3,14 +3,18 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "tensor/bytes.h"
+#include "tensor/pool.h"
 
 namespace pronghorn {
 namespace {
 
+constexpr uint64_t kImageMagic = 0x3330534e4f525000;  // "\0PRONS03": with rows of images
 constexpr uint64_t kMagic = 0x3230534e4f525000;       // "\0PRONS02"
 constexpr uint64_t kFirstMagic = 0x3130534e4f525000;  // without decode state and attachment
 constexpr uint64_t kMostPending = 3;                  // bytes of a character that is not complete
@@ -62,8 +66,41 @@ void Session::append_prompt(const Tokenizer& tokenizer, std::span<const int32_t>
   text_ = stream.state();
 }
 
+void check_seen(const Model& model, const Image& image) {
+  constexpr const char* kWhere = "image";
+  const std::optional<ImageConfig>& vision = model.config().vision;
+  if (!vision) {
+    throw Error(kWhere, "the model sees no images", "give one with \"vision\" in its config.json");
+  }
+  require(image.width == vision->width && image.height == vision->height &&
+              image.channels == vision->channels,
+          kWhere, "has {} by {} pixels of {}, the model's {} by {} of {}", image.width,
+          image.height, image.channels, vision->width, vision->height, vision->channels);
+}
+
+void Session::see(const Model& model, const Context& context, const Image& image) {
+  check_seen(model, image);
+  const std::optional<ImageConfig>& vision = model.config().vision;
+  require(length() == seen_, "image", "comes after text (images are seen before it)");
+  PooledVector<float> pixels(static_cast<size_t>(vision->rows() * vision->features()));
+  write_rows(*vision, image.pixels.data(), 0, 0, pixels.data());
+  const std::vector<int32_t> rows(static_cast<size_t>(vision->rows()), kPatch);
+  Batch batch = continue_sequence(state_, rows);
+  batch.patches = Tensor::from(pixels, {vision->rows(), vision->features()});
+  model.forward(context, batch);
+  seen_ += vision->rows();
+}
+
+EncodeOptions Session::next_text(const Tokenizer& tokenizer) const {
+  const bool first = length() == seen_;
+  return {.add_special = first,
+          .parse_special = true,
+          .after = first ? After::nothing : tokenizer.after(recent_)};
+}
+
 bool Session::go_back(std::span<const int32_t> tokens) {
   const auto length_wanted = static_cast<int64_t>(tokens.size());
+  if (length_wanted < seen_) return false;
   if (length_wanted >= length()) return length_wanted == length();
   if (length_wanted >= state_.length()) {
     pending_.resize(static_cast<size_t>(length_wanted - state_.length()));
@@ -77,9 +114,11 @@ bool Session::go_back(std::span<const int32_t> tokens) {
     state_ = std::move(state);
     pending_.clear();
   }
-  const std::span<const int32_t> last = tokens.last(std::min(tokens.size(), kRecent));
+  const auto text = tokens.subspan(static_cast<size_t>(seen_));
+  const std::span<const int32_t> last = text.last(std::min(text.size(), kRecent));
   recent_.assign(last.begin(), last.end());
-  text_ = {{}, tokens.empty(), tokens.empty() ? -1 : tokens.back()};
+  const bool at_start = length_wanted == seen_;
+  text_ = {{}, at_start, at_start ? -1 : tokens.back()};
   return true;
 }
 
@@ -118,7 +157,8 @@ void Session::unread(int64_t count) {
 
 void Session::save(const std::filesystem::path& path) const {
   std::string out;
-  put(out, kMagic);
+  put(out, seen_ > 0 ? kImageMagic : kMagic);
+  if (seen_ > 0) put(out, static_cast<uint64_t>(seen_));
   for (const std::vector<int32_t>* tokens : {&pending_, &recent_}) {
     put(out, static_cast<uint64_t>(tokens->size()));
     for (const int32_t token : *tokens) put(out, token);
@@ -138,8 +178,10 @@ Session Session::load(const std::filesystem::path& path, const Model& model,
   const std::string where = path.string();
   std::span<const std::byte> in = file.bytes();
   const auto magic = take<uint64_t>(in, where);
-  require(magic == kMagic || magic == kFirstMagic, where, "is not a saved session");
+  require(magic == kImageMagic || magic == kMagic || magic == kFirstMagic, where,
+          "is not a saved session");
   Session session(model, cache);
+  const uint64_t seen = magic == kImageMagic ? take<uint64_t>(in, where) : 0;
   for (std::vector<int32_t>* tokens : {&session.pending_, &session.recent_}) {
     const auto count = take<uint64_t>(in, where);
     require(count <= in.size() / sizeof(int32_t), where, "ends inside its tokens");
@@ -149,7 +191,7 @@ Session Session::load(const std::filesystem::path& path, const Model& model,
               "holds token {} of a vocabulary of {}", tokens->back(), model.config().vocab_size);
     }
   }
-  if (magic == kMagic) {
+  if (magic != kFirstMagic) {
     session.text_.pending = take_text(in, where, kMostPending, "unfinished character");
     session.text_.at_start = take<int32_t>(in, where) != 0;
     session.text_.previous = take<int32_t>(in, where);
@@ -164,6 +206,12 @@ Session Session::load(const std::filesystem::path& path, const Model& model,
   require(take<uint64_t>(in, where) == XXH3_64bits(file.bytes().data(), head), where,
           "is damaged: its checksum differs");
   session.state_ = SequenceState::load(in, model.layout(cache), where);
+  require(std::cmp_less_equal(seen, session.state_.length()), where,
+          "has {} rows of images in a text of {}", seen, session.state_.length());
+  session.seen_ = static_cast<int64_t>(seen);
+  require(std::cmp_less_equal(session.recent_.size(), session.length() - session.seen_), where,
+          "holds the last {} tokens of a text of {}", session.recent_.size(),
+          session.length() - session.seen_);
   return session;
 }
 

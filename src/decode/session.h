@@ -9,10 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "formats/image.h"
 #include "formats/tokenizer.h"
 #include "model/model.h"
 
 namespace pronghorn {
+
+// Throws Error for a model that sees no images, and for an image of another size than the model's.
+void check_seen(const Model& model, const Image& image);
 
 // A conversation with a model: its state and the tokens at its end. A value: a copy is a fork.
 class Session {
@@ -31,6 +35,10 @@ class Session {
   void append(std::span<const int32_t> tokens);
   // The same for a prompt: what writes on after it knows what the text ends with.
   void append_prompt(const Tokenizer& tokenizer, std::span<const int32_t> tokens);
+  // How a prompt that comes next is encoded. The first text of a session gets the tokens that the
+  // model expects around a text. In each, the text of special tokens is read as those: turns of a
+  // chat are made of them.
+  EncodeOptions next_text(const Tokenizer& tokenizer) const;
   // What decoding carries from the text so far to what follows: the bytes of a character that is
   // not complete.
   const DecodeState& text() const { return text_; }
@@ -42,8 +50,16 @@ class Session {
   const std::string& attachment() const { return attachment_; }
   void set_attachment(std::string attachment) { attachment_ = std::move(attachment); }
 
+  // Lets the model read an image before the text. Its patches count as tokens of the text, which
+  // are 0 for go_back() and not among recent(). Throws Error for a model that sees no images, an
+  // image of another size, and after text.
+  void see(const Model& model, const Context& context, const Image& image);
+  // Rows of images at the beginning of the text.
+  int64_t seen() const { return seen_; }
+
   // Goes back to the text that consists of `tokens`, with which its own text begins. False, and
-  // nothing done, if its state cannot: a recurrence goes back kExactStep tokens at most.
+  // nothing done, if its state cannot: a recurrence goes back kExactStep tokens at most, and none
+  // goes back into an image.
   bool go_back(std::span<const int32_t> tokens);
 
   // Tokens that the model has not yet seen, at the end of the text.
@@ -79,6 +95,7 @@ class Session {
   std::vector<int32_t> recent_;
   DecodeState text_;
   bool ends_in_prompt_ = false;  // rather than in what a model wrote
+  int64_t seen_ = 0;
   std::string attachment_;
 };
 

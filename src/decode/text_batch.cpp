@@ -53,6 +53,9 @@ size_t TextBatch::join(const Joining& joining) {
   require(!session.pending().empty(), "generate",
           "there is no text to continue: the prompt is empty");
   check_length(text->writer);
+  require(speculation_ == nullptr || !session.state().evicts(), "generate",
+          "guesses are taken back, which rows that a cache drops by weight are not (leave out the "
+          "drafter, or SnapKV and H2O)");
   text->runs = joining.runs;
   for (const ReadingRun& run : text->runs) text->unread += run.tokens.size();
   require(text->unread == std::ssize(session.pending()), "generate",

@@ -97,6 +97,7 @@ class MambaMixer final : public Mixer, public SeesBothWays {
   }
 
   bool sees_both_ways() const override { return !passes_.empty(); }
+  bool keeps_keys() const override { return false; }
 
  private:
   // The sum of the scans. Their outputs are added before the gate, which is the same for all, so

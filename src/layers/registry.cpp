@@ -39,7 +39,8 @@ std::vector<MixerType>& mixers() {
       s4d_mixer_type,           rwkv7_mixer_type,
       hgrn_mixer_type,          rwkv6_mixer_type,
       mamba3_mixer_type,        moba_mixer_type,
-      nsa_mixer_type,
+      nsa_mixer_type,           transformer_xl_mixer_type,
+      mega_mixer_type,          megalodon_mixer_type,
   };
   static std::vector<MixerType> types = [] {
     std::vector<MixerType> all;

@@ -41,16 +41,26 @@ std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config, const ModelConfi
   const std::string name = config.at("type");
   const MixerType& type = find_mixer_type(name, "block");
   std::unique_ptr<Mixer> mixer = type.create(config, context, scope, states);
-  if ((!model.diffusion && !model.image) || sees_both_ways(*mixer)) return mixer;
   const std::string where = fmt::format("layers.{}.mixer", context.layer);
-  require(!model.diffusion || model.diffusion->block == 0, where,
+  const bool both_ways = model.sees_both_ways();
+  const int64_t block = model.diffusion ? model.diffusion->block : 0;
+  if (sees_whole_texts(*mixer)) {
+    require(both_ways && block == 0, where,
+            "{} sees whole texts both ways: it is for models that fill in masked tokens without "
+            "blocks, and for those of images and sound",
+            name);
+    return mixer;
+  }
+  if (!both_ways || sees_both_ways(*mixer)) return mixer;
+  require(block == 0, where,
           "{} sees earlier rows only, or in a window: it cannot see blocks of {} both ways", name,
-          model.diffusion ? model.diffusion->block : 0);
+          block);
   require(config.value("keys_to", 0) == 0 && config.value("keys_from", 0) == 0, where,
           "keys are shared in both directions");
   const Scan scan = model.image ? context.scan : Scan::both;
-  const bool shared =
-      model.image ? model.image->shared_directions : model.diffusion->shared_directions;
+  const bool shared = model.image   ? model.image->shared_directions
+                      : model.sound ? model.sound->shared_directions
+                                    : model.diffusion->shared_directions;
   std::vector<std::unique_ptr<Mixer>> mixers;
   mixers.push_back(std::move(mixer));
   for (const ScanPass& pass : scan_passes(scan)) {
@@ -75,8 +85,10 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
     return Norm(scope.child(name), model.norm_style(), model.hidden_size);
   };
   const bool mixes = !config.mixers.empty();
-  if (mixes && config.norms != Norms::after) mixer_norm_ = norm("mixer_norm");
-  if (mixes && config.norms != Norms::before) mixer_post_norm_ = norm("mixer_post_norm");
+  const bool before = config.norms == Norms::before || config.norms == Norms::both;
+  const bool after = config.norms == Norms::after || config.norms == Norms::both;
+  if (mixes && before) mixer_norm_ = norm("mixer_norm");
+  if (mixes && after) mixer_post_norm_ = norm("mixer_post_norm");
   const double matrices_before = scope.store().matrix_size();
   const StateScope states(state_layer, journals_);
   if (config.side) {
@@ -98,12 +110,12 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
   if (!config.feed_forward.is_null()) {
     const bool own_input = residual_ != BlockConfig::Residual::shared;
     if (config.norms != Norms::after && own_input) ffn_norm_ = norm("ffn_norm");
-    if (config.norms != Norms::before) ffn_post_norm_ = norm("ffn_post_norm");
+    if (after) ffn_post_norm_ = norm("ffn_post_norm");
     const auto& type =
         find_feed_forward_type(config.feed_forward.at("type").get<std::string>(), "block");
     const size_t journals = journals_.size();
     feed_forward_ = type.create(config.feed_forward, context, scope.child("ffn"), states);
-    require((!model.diffusion && !model.image) || journals_.size() == journals,
+    require(!model.sees_both_ways() || journals_.size() == journals,
             fmt::format("layers.{}.ffn", context.layer),
             "{} looks at earlier rows, in a model that sees both ways", type.name);
   }
@@ -121,10 +133,12 @@ Stream Block::forward(const LayerInput& input, const Stream& stream, const Mixer
   if (feed_forward_ == nullptr) return {sum, mixed};
   if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
   const bool shared = residual_ == BlockConfig::Residual::shared;
-  const Tensor inner = shared ? entered : enter(context, ffn_norm_, {sum, {}}).second;
+  const bool two_hop = residual_ == BlockConfig::Residual::two_hop;
+  const Stream seen_by_ffn = two_hop ? Stream{sum, mixed} : Stream{sum, {}};
+  const Tensor inner = shared ? entered : enter(context, ffn_norm_, seen_by_ffn).second;
   const Tensor fed = addend(context, ffn_post_norm_, feed_forward_->forward(input, inner),
                             &NormResidual::ffn_part);
-  return {sum, add(context, mixed, fed)};
+  return {sum, two_hop ? fed : add(context, mixed, fed)};
 }
 
 std::pair<Tensor, Tensor> Block::enter_mixers(const LayerInput& input, const Stream& stream) const {

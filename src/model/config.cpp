@@ -8,9 +8,11 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/quote.h"
+#include "formats/checkpoint_reader.h"
 #include "model/block_place.h"
 #include "model/config_checks.h"
 #include "model/families.h"
+#include "model/families/rwkv7_file.h"
 #include "model/gguf_format.h"
 #include "model/span_config.h"
 
@@ -24,8 +26,9 @@ constexpr double kMaxScale = 1e6;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
 
 // Names of values in configurations, in the order of the values; the first is the default.
-constexpr std::array<std::string_view, 3> kNorms = {"before", "after", "both"};
-constexpr std::array<std::string_view, 3> kResiduals = {"sequential", "parallel", "shared"};
+constexpr std::array<std::string_view, 4> kNorms = {"before", "after", "both", "ffn"};
+constexpr std::array<std::string_view, 4> kResiduals = {"sequential", "parallel", "shared",
+                                                        "two_hop"};
 constexpr std::array<std::string_view, 2> kMerges = {"mean_of_norms", "sum"};
 
 // A value that one of these names says; the caller's enumeration has them in this order.
@@ -38,9 +41,9 @@ struct NamedValue {
 };
 
 NamedValue read_name(ConfigReader& reader, std::string_view key,
-                     const std::array<std::string_view, 3>& names) {
+                     const std::array<std::string_view, 4>& names) {
   const std::string name =
-      reader.one_of(key, {names[0], names[1], names[2]}, std::string(names[0]));
+      reader.one_of(key, {names[0], names[1], names[2], names[3]}, std::string(names[0]));
   return {static_cast<size_t>(std::ranges::find(names, name) - names.begin())};
 }
 
@@ -90,9 +93,9 @@ nlohmann::json write_norm_residual(const BlockConfig::NormResidual& factors) {
           {"ffn_part", factors.ffn_part}};
 }
 
-BlockConfig read_block(ConfigReader reader, LayerContext context, bool of_images) {
+BlockConfig read_block(ConfigReader reader, LayerContext context, ScansOf scans) {
   BlockConfig block;
-  context.scan = block.scan = read_scan(reader, of_images);
+  context.scan = block.scan = read_scan(reader, scans);
   if (reader.has("mixers")) {
     require(!reader.has("mixer"), reader.where(), "has both mixer and mixers (keep one)");
     const nlohmann::json& list = reader.raw("mixers");
@@ -126,6 +129,8 @@ BlockConfig read_block(ConfigReader reader, LayerContext context, bool of_images
   block.residual = read_name(reader, "residual", kResiduals);
   require(!block.mixers.empty() || block.residual == BlockConfig::Residual::sequential,
           reader.path("residual"), "a feed-forward alone has no mixer to be beside");
+  require(!block.feed_forward.is_null() || block.residual != BlockConfig::Residual::two_hop,
+          reader.path("residual"), "two_hop is of a feed-forward, and there is none");
   block.residual_multiplier = reader.number("residual_multiplier", 1.0, -kMaxScale, kMaxScale);
   if (reader.has("norm_residual")) {
     require(block.norms == BlockConfig::Norms::before && !block.side &&
@@ -299,6 +304,22 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   } else {
     reader.ignore("image");
   }
+  if (reader.has("vision")) {
+    config.vision = read_vision(reader.object("vision"));
+  } else {
+    reader.ignore("vision");
+  }
+  if (reader.has("sound")) {
+    config.sound = read_sound(reader.object("sound"));
+    config.tie_embeddings = false;
+    const auto symbols = std::ssize(config.sound->symbols);
+    if (config.vocab_size == 0 && symbols > 0) config.vocab_size = symbols + 1;
+  } else {
+    reader.ignore("sound");
+  }
+  const ScansOf scans = config.image                              ? ScansOf::images
+                        : config.sound && config.sound->both_ways ? ScansOf::sound
+                                                                  : ScansOf::none;
   if (config.span_count() > 0) {
     require(reader.has("subsample"), reader.path("subsample"),
             "is missing: {} has a subsampled span in parentheses (add \"subsample\": "
@@ -314,8 +335,8 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   ConfigReader blocks = reader.object("blocks");
   for (const std::string& name : blocks.keys()) {
     require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
-    config.blocks[name[0]] = read_block(ConfigReader(blocks.raw(name), place(name[0])),
-                                        layer_context(config), config.image.has_value());
+    config.blocks[name[0]] =
+        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config), scans);
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {
@@ -348,9 +369,12 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
     reader.ignore("diffusion");
   }
   check_shared_keys(config, place);
+  check_rates(config, reader);
   check_prefix(config, reader);
   check_diffusion(config, reader);
   check_image(config, reader);
+  check_vision(config, reader);
+  check_sound(config, reader);
   if (reader.has("train")) {
     reader.object("train");  // must be an object; the trainer checks its keys
     config.train = reader.raw("train");
@@ -410,6 +434,8 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   }
   if (config.diffusion) json["diffusion"] = write_diffusion(*config.diffusion);
   if (config.image) json["image"] = write_image(*config.image);
+  if (config.vision) json["vision"] = write_vision(*config.vision);
+  if (config.sound) json["sound"] = write_sound(*config.sound);
   if (config.context.tokens > 0) json["max_position_embeddings"] = config.context.tokens;
   if (config.context.original > 0) {
     json["original_max_position_embeddings"] = config.context.original;
@@ -427,6 +453,7 @@ ModelConfig load_config(const std::filesystem::path& path) {
   if (const auto gguf = find_gguf(path)) {
     return read_gguf_config(GgufFile(*gguf));
   }
+  if (is_torch_model(path)) return read_rwkv7_file(CheckpointReader(path));
   const bool directory = std::filesystem::is_directory(path);
   const std::filesystem::path file = directory ? path / "config.json" : path;
   ConfigReader reader(read_config_json(file), file.string());

@@ -15,6 +15,7 @@
 #include "model/diffusion_config.h"
 #include "model/image_config.h"
 #include "model/pattern.h"
+#include "model/sound_config.h"
 
 namespace pronghorn {
 
@@ -27,11 +28,14 @@ struct SideConfig {
 // One kind of block: one or several mixers side by side, then optionally a feed-forward, each with
 // norms and a residual connection; or a feed-forward alone.
 struct BlockConfig {
-  // Where the norms are: before a part; after it and before the residual addition; at both places.
-  enum class Norms { before, after, both };
+  // Where the norms are: before a part; after it and before the residual addition; at both places;
+  // before the feed-forward alone, where mixers have norms of their own.
+  enum class Norms { before, after, both, ffn };
   // What the feed-forward is given: the stream with the mixers' output; the stream that the mixers
-  // were given, under a norm of its own; the very input of the mixers.
-  enum class Residual { sequential, parallel, shared };
+  // were given, under a norm of its own; the very input of the mixers; the stream with the mixers'
+  // output, which the stream itself then goes on without (Megalodon, arXiv 2404.08801, section
+  // 3.4).
+  enum class Residual { sequential, parallel, shared, two_hop };
   // What several mixers give together: the mean of their outputs, each under a norm of its own, or
   // the sum.
   enum class Merge { mean_of_norms, sum };
@@ -93,6 +97,10 @@ struct ModelConfig {
   std::optional<DiffusionConfig> diffusion;
   // What says what is on an image: its vocabulary are classes. None: a model of texts.
   std::optional<ImageConfig> image;
+  // Images that a model of texts sees before a text. None: it sees none.
+  std::optional<ImageConfig> vision;
+  // What writes down what is said: its vocabulary are a blank and symbols. None: a model of texts.
+  std::optional<SoundConfig> sound;
   TrainedContext context;
   nlohmann::json train;  // recommended training settings; null: none
   // The published family that the file was of; empty: none. It decides nothing but how the model is
@@ -100,6 +108,10 @@ struct ModelConfig {
   std::string family;
 
   Norm::Style norm_style() const { return {norm, norm_epsilon, norm_bias}; }
+  // Whether rows see all of their segment, or of its block and those before it.
+  bool sees_both_ways() const { return diffusion || image || (sound && sound->both_ways); }
+  // Whether rows are numbers that are measured, in place of tokens.
+  bool of_measurements() const { return image || sound; }
   int64_t block_count() const;
   bool has_sides() const;
   // The first layer whose side has the weights of this layer's side.
@@ -109,7 +121,8 @@ struct ModelConfig {
 };
 
 // vocab_size may be missing in a configuration that is to be trained (its tokenizer decides); then
-// it is read as 0 and must be set before the model is built; likewise sizes and classes of images.
+// it is read as 0 and must be set before the model is built; likewise sizes and classes of images,
+// and symbols of sound.
 // Throws Error for unknown keys, missing keys, values out of range, a pattern that does not parse,
 // blocks that the pattern names and nobody defines, sizes that do not divide.
 ModelConfig read_pronghorn_config(ConfigReader reader);
@@ -125,8 +138,8 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config);
 // name, which only the keys that know them accept. Throws Error.
 nlohmann::json read_config_json(const std::filesystem::path& file);
 
-// A configuration file of any family that this engine knows (see families.h), or a checkpoint
-// directory with a config.json.
+// A configuration file of any family that this engine knows (see families.h), a checkpoint
+// directory with a config.json, or a .pth file of RWKV-7, whose tensors say it.
 ModelConfig load_config(const std::filesystem::path& path);
 
 }  // namespace pronghorn

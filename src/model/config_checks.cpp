@@ -74,6 +74,19 @@ void check_shared_keys(const ModelConfig& config, const BlockPlace& place_of) {
   }
 }
 
+void check_rates(const ModelConfig& config, const ConfigReader& reader) {
+  constexpr int64_t kMost = 1 << 12;
+  std::vector<int64_t> groups = {1};  // rows that become one in the open spans, innermost last
+  int64_t span = 0;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind == PatternStep::Kind::close) groups.pop_back();
+    if (step.kind != PatternStep::Kind::open) continue;
+    groups.push_back(groups.back() * config.subsample.rate(span++));
+    require(groups.back() <= kMost, reader.path("subsample"),
+            "rates of {} together in spans within each other, more than {}", groups.back(), kMost);
+  }
+}
+
 void check_prefix(const ModelConfig& config, const ConfigReader& reader) {
   if (config.prefix_tokens == 0) return;
   const std::string where = reader.path("prefix_tokens");

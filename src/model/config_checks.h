@@ -15,6 +15,10 @@ constexpr int64_t kMaxPrefix = 1 << 14;  // learned embeddings before a sequence
 // same type, heads of keys and values, window and positions, and in the same subsampled span.
 void check_shared_keys(const ModelConfig& config, const BlockPlace& place);
 
+// Throws Error for rates of spans in spans that make too long a group of rows together. reader: of
+// the model.
+void check_rates(const ModelConfig& config, const ConfigReader& reader);
+
 // Throws Error for prefix_tokens beside parts that go by rows or positions of their own. reader: of
 // the model.
 void check_prefix(const ModelConfig& config, const ConfigReader& reader);

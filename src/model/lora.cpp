@@ -127,11 +127,6 @@ std::vector<float> numbers_of(const Weight& weight) {
   return numbers;
 }
 
-Stored stored_f32(const std::vector<float>& numbers) {
-  const auto owner = std::make_shared<std::vector<float>>(numbers);
-  return {&encodings::f32, std::as_bytes(std::span(*owner)), owner, nullptr};
-}
-
 // Settings of a module, which patterns give it in place of the common one. The keys of patterns are
 // ends of names.
 double setting_of(const nlohmann::json& patterns, const std::string& module, double common,

@@ -14,6 +14,7 @@
 #include "ops/pointwise.h"
 #include "ops/segment_mean.h"
 #include "ops/subsample.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 namespace {
@@ -54,9 +55,9 @@ void require_memory_for_blocks(const ModelConfig& config, const LayerContext& co
   }
 }
 
-// Of patches: so that numbers up to 1 become embeddings of about 1.
-Initializer patch_initializer(const ImageConfig& image) {
-  return initializers::normal(1 / std::sqrt(static_cast<double>(image.features())));
+// Of patches and frames: so that numbers up to 1 become embeddings of about 1.
+Initializer input_initializer(int64_t features) {
+  return initializers::normal(1 / std::sqrt(static_cast<double>(features)));
 }
 
 // The states of chains include their rows from now on.
@@ -70,8 +71,41 @@ void advance(const CheckedBatch& batch) {
 // Products need not be exact where the batch does not.
 Context context_of(const Context& asked, const CheckedBatch& batch) {
   Context context = asked;
-  context.exact = asked.exact && batch.needs_exact_rows();
+  // Pieces of sequences are computed as the sequences would be.
+  const CheckedBatch& whole = batch.shards() != nullptr ? batch.shards()->whole() : batch;
+  context.exact = asked.exact && whole.needs_exact_rows();
   return context;
+}
+
+// Throws Error unless sequences can lie on several ranks: what is done to whole sequences outside
+// of layers is not done to their pieces.
+void check_pieces(const ModelConfig& config) {
+  const auto has_span = [](const PatternStep& step) {
+    return step.kind == PatternStep::Kind::open;
+  };
+  const std::pair<bool, const char*> needs[] = {
+      {config.image.has_value(), "of images"},
+      {config.vision.has_value(), "that sees images"},
+      {config.sound.has_value(), "of sound"},
+      {config.diffusion.has_value(), "that fills in masked tokens"},
+      {config.prefix_tokens > 0, "with rows before every sequence (prefix_tokens)"},
+      {std::ranges::any_of(config.steps, has_span), "with subsampled spans"}};
+  for (const auto& [is_so, what] : needs) {
+    if (!is_so) continue;
+    throw Error("sequence_parallel", fmt::format("a model {}, which needs whole sequences", what),
+                "leave out --sequence-parallel");
+  }
+}
+
+// Runs a block whose rows may be pieces of sequences: an error then says which block it was.
+template <typename Forward>
+Stream in_layer(int64_t layer, const CheckedBatch& batch, const Forward& forward) {
+  if (batch.shards() == nullptr) return forward();
+  try {
+    return forward();
+  } catch (const Error& error) {
+    throw Error(fmt::format("layers.{}", layer), error.what());
+  }
 }
 
 // outer: rows of the whole batch that are in the span around this one; null: there is none.
@@ -110,14 +144,27 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
     const ImageConfig& image = *config_.image;
     require(image.sized(), "image", "width, height and channels are missing");
     embeddings_ = scope.matrix("patch_embeddings.weight", config_.hidden_size, image.features(),
-                               patch_initializer(image));
-    patch_bias_ =
+                               input_initializer(image.features()));
+    input_bias_ =
         scope.tensor("patch_embeddings.bias", {config_.hidden_size}, initializers::constant(0));
     learned_positions = image.learned_positions ? image.rows() : 0;
     position_limit_ = image.rows();
+  } else if (config_.sound) {
+    const int64_t features = config_.sound->features();
+    embeddings_ = scope.matrix("frame_embeddings.weight", config_.hidden_size, features,
+                               input_initializer(features));
+    input_bias_ =
+        scope.tensor("frame_embeddings.bias", {config_.hidden_size}, initializers::constant(0));
   } else {
     embeddings_ =
         scope.matrix("embeddings.weight", config_.vocab_size, config_.hidden_size, normal);
+  }
+  if (config_.vision) {
+    const ParameterScope projector = scope.child("mm_projector");
+    projector_ = projector.matrix("weight", config_.hidden_size, config_.vision->features(),
+                                  input_initializer(config_.vision->features()));
+    projector_bias_ = projector.tensor("bias", {config_.hidden_size}, initializers::constant(0));
+    projector_norm_ = Norm(projector.child("norm"), config_.norm_style(), config_.hidden_size);
   }
   if (config_.embedding_norm) {
     embedding_norm_ =
@@ -132,7 +179,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   }
   auto layout = std::make_shared<StateLayout>();
   layout->prefix = config_.prefix_tokens;
-  std::vector<int64_t> open = {-1};  // the spans around the current place, innermost last
+  std::vector<int64_t> open = {-1};    // the spans around the current place, innermost last
+  std::vector<int64_t> strides = {1};  // the products of their rates
+  std::vector<std::vector<JournalShape>> span_journals;  // of the ends of spans
   for (const PatternStep& step : config_.steps) {
     const auto layer = static_cast<int64_t>(blocks_.size());
     const auto span = static_cast<int64_t>(spans_.size());
@@ -144,16 +193,30 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
         layout->layers.push_back(blocks_.back()->journals());
         layout->layer_spans.push_back(open.back());
         break;
-      case PatternStep::Kind::open:
-        spans_.emplace_back(config_.subsample, span, config_.hidden_size, config_.initializer_range,
-                            scope.child("spans").child(std::to_string(span)));
+      case PatternStep::Kind::open: {
+        std::vector<JournalShape> journals;
+        spans_.emplace_back(config_.subsample, SpanPlace{span, strides.back()}, config_.hidden_size,
+                            config_.initializer_range,
+                            scope.child("spans").child(std::to_string(span)),
+                            StateScope(context.depth + span, journals));
+        span_journals.push_back(std::move(journals));
         layout->span_parents.push_back(open.back());
         open.push_back(span);
+        strides.push_back(strides.back() * config_.subsample.rate(span));
         break;
+      }
       case PatternStep::Kind::close:
         open.pop_back();
+        strides.pop_back();
         break;
     }
+  }
+  // What their ends keep comes after the blocks, as of layers around the spans. All spans are of
+  // one kind: each has some, or none has.
+  for (size_t span = 0; span < span_journals.size(); ++span) {
+    if (span_journals[span].empty()) continue;
+    layout->layers.push_back(std::move(span_journals[span]));
+    layout->layer_spans.push_back(layout->span_parents[span]);
   }
   require(position_limit_ > config_.prefix_tokens, "prefix_tokens",
           "{} fill all of the {} positions that the model has", config_.prefix_tokens,
@@ -201,6 +264,35 @@ std::unique_ptr<Block> Model::make_block(const BlockConfig& block, const LayerCo
                                  owner == context.layer ? nullptr : &owner_place);
 }
 
+Tensor Model::embedded_tokens(const Context& context, const CheckedBatch& batch) const {
+  const auto words = [&](std::span<const int32_t> tokens) {
+    const Tensor rows = embedding(context, embeddings_, tokens);
+    const auto factor = static_cast<float>(config_.embedding_scale);
+    return factor == 1 ? rows : scale(context, rows, factor);
+  };
+  const Tensor& patches = batch.patches();
+  if (!patches.defined()) return words(batch.tokens());
+  require(config_.vision.has_value(), "batch", "patches in a model that sees no images");
+  require(patches.columns() == config_.vision->features(), "batch",
+          "patches {} for a model of patches of {} numbers", shape_string(patches.shape()),
+          config_.vision->features());
+  const Tensor seen =
+      projector_norm_.forward(context, linear(context, patches, projector_, projector_bias_));
+  std::vector<int32_t> tokens, places;  // of each row: patches before words
+  int32_t patch = 0;
+  for (const int32_t token : batch.tokens()) {
+    if (token == kPatch) {
+      places.push_back(patch++);
+    } else {
+      places.push_back(static_cast<int32_t>(patches.rows() + std::ssize(tokens)));
+      tokens.push_back(token);
+    }
+  }
+  if (tokens.empty()) return seen;
+  const Tensor parts[] = {seen, words(tokens)};
+  return embedding(context, concatenate_rows(context, parts), places);
+}
+
 Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const {
   for (const Segment& segment : batch.segments()) {
     if (segment.state == nullptr || segment.length == 0 || segment.mask == Mask::replace) continue;
@@ -218,17 +310,16 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
             position, position_limit_ - config_.prefix_tokens);
   }
   Tensor rows = batch.embeddings();
-  if (config_.image) {
-    const int64_t features = config_.image->features();
-    require(rows.columns() == features, "batch", "rows {} of patches of {} numbers",
-            shape_string(rows.shape()), features);
-    rows = linear(context, rows, embeddings_, patch_bias_);
+  if (config_.of_measurements()) {
+    const char* const what = config_.image ? "patches" : "frames";
+    require(rows.defined(), "batch", "tokens in place of {}", what);
+    require(rows.columns() == embeddings_.in(), "batch", "rows {} of {} of {} numbers",
+            shape_string(rows.shape()), what, embeddings_.in());
+    rows = linear(context, rows, embeddings_, input_bias_);
   } else if (!rows.defined()) {
     require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
             "neither tokens nor embeddings for {} rows", batch.rows());
-    rows = embedding(context, embeddings_, batch.tokens());
-    const auto factor = static_cast<float>(config_.embedding_scale);
-    if (factor != 1) rows = scale(context, rows, factor);
+    rows = embedded_tokens(context, batch);
   }
   require(rows.columns() == config_.hidden_size, "batch", "embeddings {} for a model of width {}",
           shape_string(rows.shape()), config_.hidden_size);
@@ -249,11 +340,15 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
 
 Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
                       const ForwardObserver& observer) const {
+  if (batch.shards() != nullptr) check_pieces(config_);
   if (config_.image) {
     const CheckedBatch whole = whole_images(batch, *config_.image);
     const Tensor hidden = forward_masked(asked, whole, observer);
     const bool mean = config_.image->pool == ImageConfig::Pool::mean;
     return mean ? segment_mean(asked, hidden, whole) : hidden;
+  }
+  if (config_.sound && config_.sound->both_ways) {
+    return forward_masked(asked, whole_sounds(batch), observer);
   }
   if (!config_.diffusion) return forward_masked(asked, batch, observer);
   return forward_masked(asked, with_masks(batch, *config_.diffusion), observer);
@@ -316,8 +411,10 @@ Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, cons
           observer.on_mixers({layer, given, gave});
         };
       }
-      stream = config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
+      stream = in_layer(static_cast<int64_t>(block) - 1, inner_batch, [&] {
+        return config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
                                                             : current.forward(input, stream, seen);
+      });
       if (!observer.on_block) continue;
       const int64_t span = open.empty() ? -1 : open.back().number;
       const auto layers = static_cast<int64_t>(block);
@@ -344,7 +441,8 @@ Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, cons
       const OpenSpan ended = std::move(open.back());
       open.pop_back();
       (open.empty() ? whole : open.back().carry).take(ended.carry);
-      stream = {ended.layer.leave(context, ended.span, stream.value(context)), {}};
+      const CheckedBatch& around = open.empty() ? batch : open.back().span.batch;
+      stream = {ended.layer.leave(context, around, ended.span, stream.value(context)), {}};
     }
   }
   const Tensor hidden = normalized(norm_, context, stream);
@@ -416,7 +514,7 @@ int64_t Model::active_parameter_count() const {
 }
 
 int64_t Model::non_embedding_parameter_count() const {
-  if (config_.image) return parameter_count() - embeddings_.size();
+  if (config_.of_measurements()) return parameter_count() - embeddings_.size();
   const int64_t table = embeddings_.size();
   return parameter_count() - (config_.tie_embeddings ? table : 2 * table);
 }

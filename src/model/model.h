@@ -38,7 +38,8 @@ class Model {
   // Random initial weights, a function of the seed alone. Throws Error on an impossible config.
   Model(ModelConfig config, uint64_t seed);
 
-  // From a checkpoint directory (config.json and *.safetensors). For inference, matrices stay what
+  // From a checkpoint directory (config.json and *.safetensors), a GGUF file or a .pth file of
+  // RWKV-7. For inference, matrices stay what
   // they are in the file, which is mapped: it must not be changed while the model lives. Throws
   // Error for missing, extra or misshapen tensors.
   static std::unique_ptr<Model> load(const std::filesystem::path& directory,
@@ -64,10 +65,14 @@ class Model {
   // The last hidden states, normalised: [rows, hidden_size]. In a diffusion model causal segments
   // see both ways (with_masks()). In a model of images they do, too, and a batch has rows of
   // patches (add_image(), write_rows()) as embeddings; where its pool is a mean, each row is that
-  // of its image. Segments with a state continue it; for a chain the state then includes the
-  // segment's tokens, for a token tree it waits for SequenceState::commit(). Throws Error for
-  // tokens out of range, embeddings of another width and positions that do not follow the tokens of
-  // a state.
+  // of its image. A model of texts with `vision` takes rows of patches among those of tokens
+  // (Batch::patches). In a model of sound rows of frames are the embeddings (stacked_rows()), which
+  // see both ways if its configuration says so. Segments with a state continue it; for a chain the
+  // state then includes the segment's tokens, for a token tree it waits for
+  // SequenceState::commit(). Throws Error for tokens out of range, embeddings of another width and
+  // positions that do not follow the tokens of a state. Rows that are pieces of sequences on
+  // several ranks (SequenceShards::local()) are given to forward() by all ranks together; then it
+  // throws Error, on all of them, for layers that cannot do with pieces.
   Tensor forward(const Context& context, const CheckedBatch& batch,
                  const ForwardObserver& observer = {}) const;
 
@@ -146,6 +151,8 @@ class Model {
   // The block of layer context.layer. scope: of the model.
   std::unique_ptr<Block> make_block(const BlockConfig& block, const LayerContext& context,
                                     const ParameterScope& scope) const;
+  // The rows of a batch's tokens, and of the patches among them.
+  Tensor embedded_tokens(const Context& context, const CheckedBatch& batch) const;
   // The rows that enter the first block. Throws Error unless the batch fits the model and its
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;
@@ -160,8 +167,12 @@ class Model {
   ModelConfig config_;
   ParameterStore store_;
   std::shared_ptr<const Adapter> adapter_;
-  Weight embeddings_, prefix_, positions_, head_;  // of images, the first are those of patches
-  Tensor patch_bias_;                              // of images
+  Weight embeddings_, prefix_, positions_, head_;  // of images, the first are those of patches,
+                                                   // of sound those of frames
+  Tensor input_bias_;                              // of images and sound
+  Weight projector_;  // of the patches that a model of texts sees, with the next two
+  Tensor projector_bias_;
+  Norm projector_norm_;
   int64_t position_limit_ = std::numeric_limits<int64_t>::max();  // positions are below it
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<Subsample> spans_;

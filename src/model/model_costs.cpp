@@ -73,6 +73,14 @@ std::vector<SpanCost> Model::span_costs(double context, std::span<const double> 
       span.state_bytes += Journal::predicted_bytes(shape, rows);
     }
   }
+  // Those of the ends of spans.
+  for (size_t layer = blocks_.size(); layer < layout->layers.size(); ++layer) {
+    SpanCost& around = costs[static_cast<size_t>(1 + layout->span_of(layer))];
+    const auto rows = static_cast<int64_t>(std::llround(whole * around.share));
+    for (const JournalShape& shape : layout->layers[layer]) {
+      around.state_bytes += Journal::predicted_bytes(shape, rows);
+    }
+  }
   return costs;
 }
 

@@ -96,6 +96,8 @@ void check(const Batch& batch) {
     check_mask(segment, positions);
     if (!segment.parents.empty()) check_tree(segment);
     if (segment.state != nullptr) check_order(segment, positions);
+    require(batch.shards == nullptr || (segment.state == nullptr && segment.mask == Mask::causal),
+            kWhere, "pieces of sequences that have a state or see both ways");
     next += segment.length;
   }
   require(next == rows, kWhere, "segments of {} rows for {} positions", next, rows);
@@ -109,6 +111,11 @@ void check(const Batch& batch) {
     require(batch.tokens.empty(), kWhere, "both tokens and embeddings");
     require(batch.embeddings.shape().size() == 2 && batch.embeddings.rows() == rows, kWhere,
             "embeddings {} for {} rows", shape_string(batch.embeddings.shape()), rows);
+  }
+  if (batch.patches.defined()) {
+    const auto seen = std::ranges::count(batch.tokens, kPatch);
+    require(batch.patches.shape().size() == 2 && batch.patches.rows() == seen, kWhere,
+            "patches {} for {} rows of them", shape_string(batch.patches.shape()), seen);
   }
   require(batch.coordinates.empty() ||
               (rows > 0 && batch.coordinates.size() % static_cast<size_t>(rows) == 0),

@@ -25,6 +25,8 @@ enum class Mask : uint8_t {
   replace
 };
 
+class SequenceShards;
+
 // Rows first_row ... first_row + length - 1 continue one sequence.
 struct Segment {
   SequenceState* state = nullptr;  // null: a fresh sequence whose state is not kept (training)
@@ -37,6 +39,9 @@ struct Segment {
   int64_t block = 0;  // of the masks that have blocks
 };
 
+// In place of a token: the row is a patch of an image.
+constexpr int32_t kPatch = -1;
+
 // One call of Model::forward. Segments cover the rows in order, without gaps. A sequence may have
 // at most one segment.
 struct Batch {
@@ -48,6 +53,12 @@ struct Batch {
   // take them (time, height and width of an image's patches); empty: there are none.
   std::vector<int32_t> coordinates = {};
   std::vector<Segment> segments = {};
+  // Of a model of texts that sees images (ModelConfig::vision): the pixels of the rows whose token
+  // is kPatch, in their order, [such rows, pixels of a patch]; undefined: there are none.
+  Tensor patches = {};
+  // Not null: the segments are pieces of sequences that lie on several ranks
+  // (tensor/sequence_shards.h). It outlives the forward and its backward pass.
+  const SequenceShards* shards = nullptr;
 
   int64_t rows() const { return static_cast<int64_t>(positions.size()); }
 };
@@ -59,7 +70,9 @@ struct Batch {
 // - blocks have a size, two copies no state and the same positions, and rows are replaced at
 //   positions that follow one another in a state that has them;
 // - positions are not negative, and those of a segment with a state grow along each path;
-// - there are tokens for all rows, embeddings for all rows, or neither; coordinates divide evenly.
+// - there are tokens for all rows, embeddings for all rows, or neither; patches for the tokens that
+//   stand for them; coordinates divide evenly;
+// - pieces of sequences have no state and are causal.
 // It refers to the batch, which must outlive it and stay as it is. A copy, as in a closure that
 // runs later, and one made from a temporary own their batch.
 class CheckedBatch {
@@ -77,6 +90,7 @@ class CheckedBatch {
   std::span<const Segment> segments() const { return batch_->segments; }
   std::span<const int32_t> tokens() const { return batch_->tokens; }
   const Tensor& embeddings() const { return batch_->embeddings; }
+  const Tensor& patches() const { return batch_->patches; }
   std::span<const int32_t> positions() const { return batch_->positions; }
   std::span<const int32_t> positions(const Segment& segment) const {
     return positions().subspan(static_cast<size_t>(segment.first_row),
@@ -87,6 +101,7 @@ class CheckedBatch {
   int64_t coordinate_count() const {
     return rows() == 0 ? 0 : static_cast<int64_t>(coordinates().size()) / rows();
   }
+  const SequenceShards* shards() const { return batch_->shards; }
   // Whether rows must be the same bits whatever the other rows are: not if all of them are of
   // chains longer than kExactStep, which keep to the split and batch laws within rounding.
   bool needs_exact_rows() const;

@@ -6,6 +6,11 @@
 
 namespace pronghorn {
 
+Stored stored_f32(std::vector<float> numbers) {
+  const auto owner = std::make_shared<const std::vector<float>>(std::move(numbers));
+  return {&encodings::f32, std::as_bytes(std::span(*owner)), owner, nullptr};
+}
+
 Weight::Weight(Tensor value) : body_(std::make_shared<Body>()) {
   require(value.defined() && value.shape().size() == 2 && value.dtype() == DType::f32 &&
               value.contiguous(),

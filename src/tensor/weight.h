@@ -25,6 +25,9 @@ struct Stored {
   std::shared_ptr<const MappedFile> file;
 };
 
+// Numbers in memory of this process.
+Stored stored_f32(std::vector<float> numbers);
+
 // Bytes that a weight takes.
 struct WeightBytes {
   std::string what;  // "stored bf16", "packed f32"

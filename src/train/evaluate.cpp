@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -57,27 +58,50 @@ TextScore bound_windows(const Model& model, const Context& context, std::span<co
   return score;
 }
 
+// What all ranks' rows gave to the experts.
+ExpertLoads sum_of_loads(Ranks& ranks, const ExpertLoads& own) {
+  ExpertLoads sum;
+  for (const auto& [layer, rows] : own.rows()) {
+    const std::vector<int64_t> all = gather<int64_t>(ranks, rows);
+    for (auto from = all.begin(); from != all.end(); from += std::ssize(rows)) {
+      sum.add({layer, {from, from + std::ssize(rows)}});
+    }
+  }
+  return sum;
+}
+
 // Scores the windows that begin at `begins` of a text of `size` tokens, read through `read`.
 TextScore evaluate_windows(const Model& model, Precision precision, std::span<const int64_t> begins,
                            int64_t window, int64_t size, const ReadTokens& read,
                            const ProgressFunction& progress, const CacheOptions& cache,
-                           int64_t samples) {
+                           int64_t samples, const SequenceSharing& sharing = {}) {
   TextScore score;
   Context context;
   context.precision = precision;
+  const bool shares = sharing.kind != SequenceParallel::none && sharing.ranks->count() > 1;
+  require(!shares || (cache == CacheOptions() && !model.config().diffusion), "sequence_parallel",
+          "with a cache of another kind, or a model that fills in masked tokens");
   if (model.config().diffusion) {
     require(cache == CacheOptions(), "cache",
             "kept in another way by a model that reads texts whole and keeps none");
     return bound_windows(model, context, begins, window, size, read, progress, samples);
   }
   const auto together = static_cast<size_t>(std::max<int64_t>(1, kForwardTokens / window));
-  for (size_t first = 0; first < begins.size(); first += together) {
+  const auto length_of = [&](int64_t begin) { return std::min(window, size - 1 - begin); };
+  const auto is_shared = [&](int64_t begin) {
+    return shares && length_of(begin) >= 2 * sharing.ranks->count();
+  };
+  for (size_t first = 0, end = 0; first < begins.size(); first = end) {
+    end = std::min(begins.size(), first + together);
+    const bool shared = is_shared(begins[first]);
+    // The end of a text may be too short to be shared.
+    while (shared && !is_shared(begins[end - 1])) --end;
     Batch batch;
     std::vector<SequenceState> states;
     states.reserve(together);
     std::vector<int32_t> targets, row;
-    for (const int64_t begin : begins.subspan(first, std::min(together, begins.size() - first))) {
-      const int64_t count = std::min(window, size - 1 - begin);
+    for (const int64_t begin : begins.subspan(first, end - first)) {
+      const int64_t count = length_of(begin);
       row.resize(static_cast<size_t>(count) + 1);
       read(begin, row);
       const auto read_tokens = std::span(row).first(static_cast<size_t>(count));
@@ -96,11 +120,24 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
       score.entered[number] +=
           std::count_if(span.scores.begin(), span.scores.end(), [](float s) { return s > 0; });
     };
-    observer.on_load = [&](const ExpertLoad& load) { score.expert_loads.add(load); };
-    const Tensor hidden = model.forward(context, batch, observer);
-    const CrossEntropy result = model.cross_entropy(context, hidden, targets, 1, 0);
+    ExpertLoads loads;
+    observer.on_load = [&](const ExpertLoad& load) { loads.add(load); };
+    CrossEntropy result;
+    if (shared) {
+      const SequenceShards shards(*sharing.ranks, sharing.kind, batch);
+      const Tensor hidden = model.forward(context, shards.local(), observer);
+      const double own = model.cross_entropy(context, hidden, shards.part_of(targets), 1, 0).nll;
+      const std::vector<double> all = gather<double>(*sharing.ranks, {&own, 1});
+      result.nll = std::accumulate(all.begin(), all.end(), 0.0);
+      result.count = std::ssize(targets);
+      loads = sum_of_loads(*sharing.ranks, loads);
+    } else {
+      const Tensor hidden = model.forward(context, batch, observer);
+      result = model.cross_entropy(context, hidden, targets, 1, 0);
+    }
     score.tokens += result.count;
     score.nll += result.nll;
+    score.expert_loads += loads;
     if (progress) progress(static_cast<double>(score.tokens));
   }
   return score;
@@ -156,7 +193,8 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress,
-                          const CacheOptions& cache, int64_t samples) {
+                          const CacheOptions& cache, int64_t samples,
+                          const SequenceSharing& sharing) {
   const auto size = static_cast<int64_t>(tokens.size());
   const int64_t stride = stride_of(model, window);
   std::vector<int64_t> begins;
@@ -166,7 +204,7 @@ TextScore evaluate_tokens(const Model& model, Precision precision, std::span<con
       [&](int64_t begin, std::span<int32_t> out) {
         std::copy_n(tokens.begin() + begin, out.size(), out.begin());
       },
-      progress, cache, samples);
+      progress, cache, samples, sharing);
 }
 
 double predicted_bytes(const Tokenizer& tokenizer, std::string_view text,

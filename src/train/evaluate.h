@@ -10,6 +10,7 @@
 #include "formats/tokenizer.h"
 #include "model/model.h"
 #include "ops/cross_entropy.h"
+#include "tensor/sequence_shards.h"
 #include "train/data_source.h"
 #include "train/expert_loads.h"
 #include "train/token_shards.h"
@@ -49,11 +50,19 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 // The longest window: its activations are all in memory. Longer texts: evaluate_stream().
 constexpr int64_t kMaxWindow = int64_t{1} << 18;
 
+// Ranks that read each sequence together.
+struct SequenceSharing {
+  Ranks* ranks = &one_rank();
+  SequenceParallel kind = SequenceParallel::none;
+};
+
 // The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache: other
-// than by default, each window is read with a state of its own.
+// than by default, each window is read with a state of its own. sharing: all ranks call it, and are
+// given the same score; windows of fewer than two tokens a rank are read by each alone.
 TextScore evaluate_tokens(const Model& model, Precision precision, std::span<const int32_t> tokens,
                           int64_t window, const ProgressFunction& progress = {},
-                          const CacheOptions& cache = {}, int64_t samples = kBoundSamples);
+                          const CacheOptions& cache = {}, int64_t samples = kBoundSamples,
+                          const SequenceSharing& sharing = {});
 
 // Bytes of `text`, whose tokens these are, that predicted tokens stand for: all but those of the
 // first token, which nothing predicts.

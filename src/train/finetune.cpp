@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/json.h"
 #include "layers/both_ways.h"
 
@@ -24,7 +25,7 @@ bool is_checkpoint(const std::filesystem::path& path) {
     }
     return false;
   }
-  return path.extension() == ".gguf";
+  return path.extension() == ".gguf" || is_torch_model(path);
 }
 
 TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,

@@ -238,9 +238,7 @@ class TrainLoop {
     save_state();
     if (ranks_.is_root()) save_model(run_.directory);
     if (!stopped && held_out_ == nullptr && ranks_.is_root()) {
-      result.accuracy =
-          evaluate_task(model_, run_.config.precision, source_, source_.held_out_examples())
-              .accuracy();
+      result.accuracy = source_.held_out_accuracy(model_, run_.config.precision);
     }
     result.steps = state_.step;
     result.tokens = state_.tokens;

@@ -490,6 +490,16 @@ TEST_F(CliTest, TextsWithoutEndInConstantMemory) {
               HasSubstr("--attention-window"));
   EXPECT_THAT(failure_of(2, {"generate", "run", "--attention-window", "4", "--quest-pages", "3"}),
               HasSubstr("--quest-pages"));
+  // Rows that are looked at most.
+  for (const std::string way : {"--snapkv", "--h2o"}) {
+    const auto kept = generate("620", {way, "30"});
+    EXPECT_LT(kept["state_bytes"], generate("620", {})["state_bytes"]) << way;
+    EXPECT_EQ(generate("60", {way, "500"})["text"], plain["text"]) << way;
+    EXPECT_THAT(failure_of(2, {"generate", "run", way, "4", "--attention-window", "3"}),
+                HasSubstr(way));
+    EXPECT_THAT(failure_of(2, {"generate", "run", "--prompt", "a", way, "4", "--draft", "ngram"}),
+                HasSubstr(way));
+  }
 }
 
 TEST_F(CliTest, CachesOfHalfTheWidth) {

@@ -93,6 +93,9 @@ const std::string kGoldens[] = {"llama",
                                 "mamba2_groups",
                                 "mamba3",
                                 "mamba3_groups",
+                                "mamba3_mimo",
+                                "mega",
+                                "megalodon",
                                 "lfm2",
                                 "lfm2_bias",
                                 "lfm2_moe",
@@ -145,7 +148,11 @@ const std::string kGoldens[] = {"llama",
                                 "zamba2_rope",
                                 "llada",
                                 "llada_tied",
+                                "llada_moe",
+                                "lladamoe",
                                 "dream",
+                                "sdar",
+                                "sdar_tied",
                                 "samba",
                                 "samba_bias",
                                 "recurrent_gemma",
@@ -633,6 +640,24 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("minicpm3", "qk_rope_head_dim", 3), Error);
   EXPECT_THROW(read("qwen3_5", "text_config", 1), Error);
   EXPECT_THROW(read("qwen3_5_text", "attn_output_gate", false), Error);
+}
+
+TEST(Diffusion, RefusesWhatItCannotHonour) {
+  EXPECT_NO_THROW(read_changed("llada_moe", "moe_layer_freq", 1));
+  for (const auto& [name, key, value] :
+       std::vector<std::tuple<const char*, const char*, nlohmann::json>>{
+           {"llada_moe", "moe_layer_freq", {0, 1}},
+           {"llada_moe", "norm_topk_prob", true},
+           {"llada_moe", "shared_expert_intermediate_size", 8},
+           {"llada_moe", "routed_scaling_factor", 2},
+           {"llada_moe", "moe_router_score_function", "sigmoid"},
+           {"llada_moe", "num_experts_per_tok", 7},
+           {"llada_moe", "mask_token_id", 48},
+           {"sdar", "block_size", 0},
+           {"sdar", "mask_token_id", -1},
+           {"sdar", "use_sliding_window", true}}) {
+    EXPECT_THROW(read_changed(name, key, value), Error) << name << " " << key;
+  }
 }
 
 TEST(Hymba, RefusesWhatItCannotHonour) {

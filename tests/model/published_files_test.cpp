@@ -7,7 +7,9 @@
 
 #include "base/files.h"
 #include "base/float16.h"
+#include "formats/pickle.h"
 #include "formats/safetensors.h"
+#include "model/checkpoint.h"
 #include "model/model.h"
 #include "support/errors.h"
 #include "support/folder.h"
@@ -120,6 +122,73 @@ TEST_F(PublishedFiles, TorchFilesOfEveryFamily) {
     write_fast(folder / "pytorch_model.bin", torch_bytes(tensors_of(golden(name))));
     EXPECT_EQ(bit_difference(scores(folder), scores(golden(name))), "") << name;
   }
+}
+
+// RWKV-7 as its authors publish it, made of the golden by scripts/make_rwkv_file.py.
+class RwkvFile : public PublishedFiles {
+ protected:
+  // The tensors of the golden, as one file may hold them.
+  std::string written(const std::function<void(Tensors&)>& change) {
+    const TorchFile file(golden("rwkv7.pth"));
+    Tensors tensors;
+    for (const auto& [name, entry] : file.entries()) {
+      tensors[name] = {
+          entry.dtype, entry.shape,
+          std::string(reinterpret_cast<const char*>(entry.bytes.data()), entry.bytes.size())};
+    }
+    change(tensors);
+    const std::filesystem::path path = folder_ / "model.pth";
+    write_fast(path, torch_bytes(tensors));
+    return error_of([&] { Model::load(path); });
+  }
+};
+
+// Those files have one epsilon of the norm of heads, whatever their width.
+TEST_F(RwkvFile, GivesTheScoresOfTheDirectoryWithTheSameWeights) {
+  ModelConfig config = load_config(golden("rwkv7"));
+  for (auto& [name, block] : config.blocks) block.mixers.front()["norm_epsilon"] = 64e-5;
+  Model same(std::move(config), 0);
+  load_weights(same, golden("rwkv7"), find_family("rwkv7", "test"));
+  same.save(folder_ / "same");
+  const std::vector<float> expected = scores(folder_ / "same");
+  EXPECT_EQ(bit_difference(scores(golden("rwkv7.pth")), expected), "");
+  EXPECT_NE(bit_difference(scores(golden("rwkv7")), expected), "");
+  EXPECT_EQ(load_config(golden("rwkv7.pth")).family, "rwkv7");
+
+  const auto model = Model::load(golden("rwkv7.pth"));
+  model->save(folder_ / "again");
+  EXPECT_EQ(bit_difference(scores(folder_ / "again"), expected), "");
+}
+
+// Heads of 64, as all published ones have: what flash-linear-attention can say.
+TEST_F(RwkvFile, IsSavedInTheFamilyOfTheDirectory) {
+  constexpr int64_t kHeads = 1, kWidth = 64;
+  const std::string error = written([](Tensors& tensors) {
+    for (auto& [name, tensor] : tensors) {
+      // The golden's hidden size is 24, of three heads of 8.
+      for (int64_t& size : tensor.shape) size = size == 24 ? kWidth : size;
+      if (name.ends_with("r_k")) tensor.shape = {kHeads, kWidth};
+      tensor = floats(tensor.shape, 0.1f);
+    }
+  });
+  EXPECT_EQ(error, "no error");
+  const auto model = Model::load(folder_ / "model.pth");
+  model->save(folder_ / "again");
+  EXPECT_EQ(read_config_json(folder_ / "again" / "config.json").at("model_type"), "rwkv7");
+  EXPECT_EQ(bit_difference(scores(folder_ / "again"), scores(folder_ / "model.pth")), "");
+}
+
+TEST_F(RwkvFile, RefusesWhatItCannotRead) {
+  EXPECT_THAT(written([](Tensors& tensors) { tensors.erase("blocks.0.att.r_k"); }),
+              AllOf(HasSubstr("model.pth"), HasSubstr("no model of RWKV-7")));
+  EXPECT_THAT(written([](Tensors& tensors) { tensors.erase("blocks.2.att.w1"); }),
+              HasSubstr("blocks.2.att.w1"));
+  EXPECT_THAT(written([](Tensors& tensors) { tensors["blocks.0.att.g1"].shape = {144}; }),
+              AllOf(HasSubstr("'blocks.0.att.g1'"), HasSubstr("not two axes")));
+  EXPECT_THAT(written([](Tensors& tensors) { tensors["blocks.1.s_emb"] = floats({3}, 1); }),
+              HasSubstr("'blocks.1.s_emb'"));
+  EXPECT_THAT(written([](Tensors& tensors) { tensors["blocks.1.att.x_r"] = floats({24}, 1); }),
+              AllOf(HasSubstr("blocks.1.att.x_r"), HasSubstr("[1, 1, 24]")));
 }
 
 TEST_F(PublishedFiles, DerivedTensorsArePassedOver) {

@@ -148,6 +148,15 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},
+      // Rates: stacks one after another and within each other, around any mixer.
+      {"zipformer_attention", R"("pattern": "a(a)(2a(a))a", "subsample": {"type": "zipformer",
+          "rate": [2, 3, 2]}, "blocks": {"a": {"mixer": )" +
+                                  attention + ", " + ffn + "}}"},
+      {"zipformer_hybrid",
+       R"("pattern": "((m)a)g", "subsample": {"type": "zipformer", "rate": [2, 4]},
+          "blocks": {"g": {"mixer": )" +
+           deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
+           ", " + ffn + "}}"},
       // Mixtures of depths: the router itself or a classifier decides in inference; around any
       // mixer, nested, and with experts inside.
       {"depths_attention",
@@ -181,6 +190,21 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "ffn": {"type": "channel_mix", "size": 40, "receptance": true}},
           "m": {"mixer": {"type": "mamba3", "heads": 4, "head_dim": 7, "state": 10, "groups": 2,
           "bias": true, "output_norm": true, "rope_fraction": 1, "least_rate": 0.5}}})"},
+      // Several inputs and outputs of a head.
+      {"mamba3_mimo",
+       R"("pattern": "mn", "blocks": {"m": {"mixer": {"type": "mamba3", "heads": 4, "head_dim": 7,
+          "state": 10, "groups": 2, "rank": 3}}, "n": {"mixer": {"type": "mamba3", "heads": 2,
+          "state": 6, "rank": 2, "output_norm": true, "bias": true}}})"},
+      // MEGA as its paper has the blocks, and Megalodon.
+      {"mega",
+       R"("pattern": "2g", "blocks": {"g": {"norm_residual": {}, "mixer": {"type": "mega",
+          "z_dim": 6, "value_dim": 29, "ndim": 3, "chunk_size": 16, "rope": {}}, )" +
+           ffn + "}}"},
+      {"megalodon",
+       R"("pattern": "2g", "blocks": {"g": {"norms": "ffn", "residual": "two_hop",
+          "mixer": {"type": "megalodon", "heads": 2, "z_dim": 12, "value_dim": 34, "cema_ndim": 3,
+          "norm_num_groups": 4, "chunk_size": 32, "rope": {}}, )" +
+           ffn + "}}"},
       {"norm_residual",
        R"("pattern": "2l a", "blocks": {"l": {"norm_residual": {"mixer_stream": 1.3,
           "mixer_part": 0.8, "ffn_stream": 0.9, "ffn_part": 1.2}, "mixer": {"type": "lightning",
