@@ -106,8 +106,9 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory
     const GgufFile file(*gguf);
     return make_gguf_tokenizer(read_gguf_vocabulary(file.metadata()), gguf->string());
   }
-  if (is_torch_model(directory))
+  if (is_torch_model(directory)) {
     return load_tokenizer(std::filesystem::absolute(directory).parent_path());
+  }
   require(std::filesystem::is_directory(directory), directory.string(), "not a directory");
   Tokenizer::Files files;
   const auto read = [&](const char* name) {

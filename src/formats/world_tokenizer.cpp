@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/lines.h"
 #include "base/quote.h"
 #include "formats/component.h"
 #include "formats/utf8.h"
@@ -214,10 +215,7 @@ WorldTokens read_world_vocabulary(std::string_view text, const std::string& wher
   std::unordered_set<std::string> known;
   for (int64_t line = 1; !text.empty(); ++line) {
     const std::string place = fmt::format("{}: line {}", where, line);
-    const size_t end = text.find('\n');
-    std::string_view row = text.substr(0, end);
-    text.remove_prefix(end == text.npos ? text.size() : end + 1);
-    if (row.ends_with('\r')) row.remove_suffix(1);
+    const std::string_view row = take_line(text);
     const size_t first = row.find(' '), last = row.rfind(' ');
     require(first != row.npos && first < last, place, "must be an id, a token and its length");
     const int64_t id = number(row.substr(0, first), place);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/lines.h"
 #include "base/quote.h"
 #include "base/threads.h"
 #include "tensor/pool.h"
@@ -27,13 +28,9 @@ ImageSet read_captions(const fs::path& folder) {
   const std::string text = read_file(list, kMostBytes);
   ImageSet set;
   std::map<std::string, int32_t, std::less<>> known;
-  int64_t number = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    std::string_view line = std::string_view(text).substr(at, end - at);
-    at = end + 1;
-    ++number;
-    if (line.ends_with('\r')) line.remove_suffix(1);
+  std::string_view rest = text;
+  for (int64_t number = 1; !rest.empty(); ++number) {
+    const std::string_view line = take_line(rest);
     if (line.empty()) continue;
     const size_t tab = line.find('\t');
     require(tab != line.npos && tab > 0 && tab + 1 < line.size(),

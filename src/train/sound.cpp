@@ -10,6 +10,7 @@
 #include "base/edit_distance.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "base/lines.h"
 #include "base/log.h"
 #include "base/quote.h"
 #include "base/random.h"
@@ -116,13 +117,9 @@ SoundSet read_sounds(const fs::path& folder) {
   const std::string text = read_file(list, kMaxLabels);
   SoundSet set;
   std::set<std::string> names;
-  int64_t number = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    std::string_view line = std::string_view(text).substr(at, end - at);
-    at = end + 1;
-    ++number;
-    if (line.ends_with('\r')) line.remove_suffix(1);
+  std::string_view rest = text;
+  for (int64_t number = 1; !rest.empty(); ++number) {
+    const std::string_view line = take_line(rest);
     if (line.empty()) continue;
     const std::string where = fmt::format("{}, line {}", list.string(), number);
     const size_t tab = line.find('\t');

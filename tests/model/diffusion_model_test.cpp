@@ -3,11 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "support/diffusion_models.h"
 #include "support/errors.h"
 #include "support/model_runs.h"
+#include "support/slopes.h"
 
 namespace pronghorn {
 namespace {
@@ -16,6 +15,7 @@ using testing::HasSubstr;
 using testing_support::bit_difference;
 using testing_support::diffusion_config;
 using testing_support::error_of;
+using testing_support::expect_slope_along_signs;
 using testing_support::kMaskToken;
 using testing_support::model_config;
 using testing_support::random_tokens;
@@ -224,30 +224,7 @@ TEST(DiffusionModel, GradientsEqualDifferences) {
       const Parameter& parameter = model.parameters()[p];
       SCOPED_TRACE(parameter.name);
       ASSERT_TRUE(parameter.value.has_grad());
-      const Tensor gradient = parameter.value.grad();
-      const std::vector<float> start(parameter.value.values().begin(),
-                                     parameter.value.values().end());
-      Random random(p, "signs");
-      double slope = 0, square = 0;
-      std::vector<float> signs(start.size());
-      for (size_t i = 0; i < signs.size(); ++i) {
-        signs[i] = random.below(2) == 0 ? -1.0f : 1.0f;
-        slope += double{signs[i]} * gradient.values()[i];
-        square += double{gradient.values()[i]} * gradient.values()[i];
-      }
-      const auto at = [&](float step) {
-        for (size_t i = 0; i < start.size(); ++i) {
-          parameter.value.values()[i] = start[i] + step * signs[i];
-        }
-        parameter.value.bump_version();
-        Tape unused;  // the same forms as in training
-        return loss(&unused);
-      };
-      constexpr float kStep = 2.5e-4f;
-      const double difference =
-          (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
-      at(0);
-      EXPECT_NEAR(difference, slope, 0.03 * std::sqrt(square) + 1e-3);
+      expect_slope_along_signs(parameter, p, loss);
     }
   }
 }

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -15,6 +14,7 @@
 #include "layers/fields.h"
 #include "layers/layer.h"
 #include "support/errors.h"
+#include "support/slopes.h"
 #include "tensor/tape.h"
 
 namespace pronghorn {
@@ -22,6 +22,7 @@ namespace {
 
 using testing::HasSubstr;
 using testing_support::error_of;
+using testing_support::expect_slopes;
 using Doubles = std::vector<double>;
 using Parameters = std::map<std::string, Doubles>;
 
@@ -171,18 +172,7 @@ TEST(Longformer, BothWaysIsThatOfThePaper) {
       return std::inner_product(values.begin(), values.end(), weights.begin(), 0.0);
     };
     const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      const auto gradient = tensor.grad().read();
-      Doubles& at = p.at(name);
-      constexpr double kStep = 1e-5;  // the error of the difference is about its square
-      for (size_t i = 0; i < at.size(); i += 5) {
-        const double middle = at[i];
-        at[i] = middle + kStep;
-        const double up = scalar();
-        at[i] = middle - kStep;
-        const double slope = (up - scalar()) / (2 * kStep);
-        at[i] = middle;
-        EXPECT_NEAR(gradient[i], slope, 5e-5 * std::max(1.0, std::abs(slope))) << name << i;
-      }
+      expect_slopes(name, tensor, p.at(name), scalar, 5e-5, 5);
     };
     expect_gradient("x", x);
     for (const Parameter& parameter : layer.store.all()) {

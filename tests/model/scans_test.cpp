@@ -11,6 +11,7 @@
 #include "layers/fields.h"
 #include "layers/toolbox.h"
 #include "support/errors.h"
+#include "support/slopes.h"
 
 namespace pronghorn {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing_support::error_of;
+using testing_support::expect_slopes;
 
 using Doubles = std::vector<double>;
 
@@ -312,18 +314,7 @@ TEST(Scans, MambaForImagesIsThatOfThePapers) {
       return sum;
     };
     const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      const auto gradient = tensor.grad().read();
-      Doubles& at = parameters.at(name);
-      constexpr double kStep = 1e-5;  // the error of the difference is about its square
-      for (size_t i = 0; i < at.size(); ++i) {
-        const double middle = at[i];
-        at[i] = middle + kStep;
-        const double up = scalar();
-        at[i] = middle - kStep;
-        const double slope = (up - scalar()) / (2 * kStep);
-        at[i] = middle;
-        EXPECT_NEAR(gradient[i], slope, 1e-5 * std::max(1.0, std::abs(slope))) << name << i;
-      }
+      expect_slopes(name, tensor, parameters.at(name), scalar, 1e-5);
     };
     expect_gradient("u", u);
     for (const Parameter& parameter : store.all()) expect_gradient(parameter.name, parameter.value);

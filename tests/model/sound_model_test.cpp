@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <functional>
 
 #include "base/random.h"
@@ -11,6 +10,7 @@
 #include "support/errors.h"
 #include "support/folder.h"
 #include "support/model_runs.h"
+#include "support/slopes.h"
 #include "support/tiny_models.h"
 
 namespace pronghorn {
@@ -20,6 +20,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing_support::bit_difference;
 using testing_support::error_of;
+using testing_support::expect_slope_along_gradients;
 using testing_support::Folder;
 using testing_support::relative_difference;
 
@@ -198,30 +199,7 @@ TEST(SoundModel, GradientsAreThoseOfTheLoss) {
     Tape tape;
     loss(&tape);
     tape.run_backward();
-    // Along the gradient, so that the difference is far above f32's rounding of the loss.
-    double squares = 0;
-    for (const Parameter& parameter : model.parameters()) {
-      ASSERT_TRUE(parameter.value.has_grad()) << parameter.name;
-      for (const float g : parameter.value.grad().read()) squares += double{g} * double{g};
-    }
-    const double step = 5e-4 / std::sqrt(squares);
-    const auto move = [&](double by) {
-      for (const Parameter& parameter : model.parameters()) {
-        auto numbers = parameter.value.read();
-        const auto gradient = parameter.value.grad().read();
-        for (size_t i = 0; i < numbers.size(); ++i) {
-          numbers[i] += static_cast<float>(by) * gradient[i];
-        }
-        parameter.value.write(numbers);
-        parameter.value.bump_version();
-      }
-    };
-    move(step);
-    const double up = loss(nullptr);
-    move(-2 * step);
-    const double down = loss(nullptr);
-    // The curvature over a step of 5e-4, and f32's rounding of the two losses.
-    EXPECT_NEAR((up - down) / (2 * step), squares, 0.02 * squares);
+    expect_slope_along_gradients(model, loss, 5e-4);
   }
 }
 

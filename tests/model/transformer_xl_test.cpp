@@ -11,10 +11,13 @@
 #include "base/random.h"
 #include "layers/fields.h"
 #include "layers/layers.h"
+#include "support/slopes.h"
 #include "tensor/tape.h"
 
 namespace pronghorn {
 namespace {
+
+using testing_support::expect_slopes;
 
 using Doubles = std::vector<double>;
 
@@ -167,18 +170,7 @@ TEST(TransformerXl, IsThatOfThePaper) {
       return sum;
     };
     const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      const auto gradient = tensor.grad().read();
-      Doubles& at = p.at(name);
-      constexpr double kStep = 1e-5;  // the error of the difference is about its square
-      for (size_t i = 0; i < at.size(); ++i) {
-        const double middle = at[i];
-        at[i] = middle + kStep;
-        const double up = scalar();
-        at[i] = middle - kStep;
-        const double slope = (up - scalar()) / (2 * kStep);
-        at[i] = middle;
-        EXPECT_NEAR(gradient[i], slope, 3e-5 * std::max(1.0, std::abs(slope))) << name << i;
-      }
+      expect_slopes(name, tensor, p.at(name), scalar, 3e-5);
     };
     expect_gradient("x", x);
     for (const Parameter& parameter : store.all()) expect_gradient(parameter.name, parameter.value);

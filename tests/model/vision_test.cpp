@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 
@@ -11,6 +10,7 @@
 #include "support/errors.h"
 #include "support/folder.h"
 #include "support/model_runs.h"
+#include "support/slopes.h"
 
 namespace pronghorn {
 namespace {
@@ -18,6 +18,7 @@ namespace {
 using testing::HasSubstr;
 using testing_support::bit_difference;
 using testing_support::error_of;
+using testing_support::expect_slope_along_signs;
 using testing_support::Folder;
 using testing_support::random_tokens;
 using testing_support::relative_difference;
@@ -208,31 +209,8 @@ TEST(Vision, GradientsAreDifferences) {
     }
     SCOPED_TRACE(parameter.name);
     ASSERT_TRUE(parameter.value.has_grad());
-    const Tensor gradient = parameter.value.grad();
-    const std::vector<float> start(parameter.value.values().begin(),
-                                   parameter.value.values().end());
-    Random random(start.size(), "signs");
-    double slope = 0, square = 0;
-    std::vector<float> signs(start.size());
-    for (size_t i = 0; i < signs.size(); ++i) {
-      signs[i] = random.below(2) == 0 ? -1.0f : 1.0f;
-      slope += double{signs[i]} * gradient.values()[i];
-      square += double{gradient.values()[i]} * gradient.values()[i];
-    }
-    EXPECT_GT(square, 0);
-    const auto at = [&](float step) {
-      for (size_t i = 0; i < start.size(); ++i) {
-        parameter.value.values()[i] = start[i] + step * signs[i];
-      }
-      parameter.value.bump_version();
-      Tape unused;  // the same forms as in training
-      return loss(&unused);
-    };
-    constexpr float kStep = 2.5e-4f;
-    const double difference =
-        (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
-    at(0);
-    EXPECT_NEAR(difference, slope, 0.03 * std::sqrt(square) + 1e-3);
+    const uint64_t seed = static_cast<uint64_t>(parameter.value.size());
+    EXPECT_GT(expect_slope_along_signs(parameter, seed, loss), 0);
   }
 }
 

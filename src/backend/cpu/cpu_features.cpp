@@ -66,8 +66,9 @@ std::vector<Level> find_levels() {
     const bool slow_bf16 = bf16 && !amx && is_intel();
     const Level with_bf16{"avx512-bf16", avx512, {true, false, vnni}};
     if (slow_bf16) levels.push_back(with_bf16);
-    if (vnni && (!bf16 || slow_bf16))
+    if (vnni && (!bf16 || slow_bf16)) {
       levels.push_back({"avx512-vnni", avx512, {false, false, true}});
+    }
     if (bf16 && !slow_bf16) levels.push_back(with_bf16);
     if (amx) levels.push_back({"amx", avx512, {true, true, vnni}});
   }
