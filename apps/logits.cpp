@@ -59,7 +59,7 @@ void run(const LogitsOptions& options) {
                 {"shape", logits.shape().to_vector()},
                 {"dtype", "float32"}});
   } else {
-    fmt::print("wrote {} float32 {}\n", options.out.string(), shape_string(logits.shape()));
+    fmt::print("wrote {} float32 {}\n", options.out.string(), logits.shape());
   }
 }
 

@@ -14,9 +14,7 @@ class Error : public std::runtime_error {
  public:
   // where: file, field, operator or option at fault. problem: what is wrong, with the value.
   // remedy: what the user can do; may be empty.
-  Error(std::string_view where, std::string_view problem, std::string_view remedy = {})
-      : std::runtime_error(remedy.empty() ? fmt::format("{}: {}", where, problem)
-                                          : fmt::format("{}: {} ({})", where, problem, remedy)) {}
+  Error(std::string_view where, std::string_view problem, std::string_view remedy = {});
 };
 
 // Wrong usage of the command line or of an API: exit code 2 of the commands.

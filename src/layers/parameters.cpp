@@ -67,10 +67,10 @@ Parameter& ParameterStore::add(std::string name, Shape shape, bool allocate) {
   int64_t size = 1, bytes = 0;
   for (const int64_t extent : shape) {
     require(extent >= 0 && !__builtin_mul_overflow(size, extent, &size), name,
-            "shape {} is too large", shape_string(shape));
+            "shape {} is too large", shape);
   }
   require(!__builtin_mul_overflow(size, int64_t{sizeof(float)}, &bytes), name,
-          "shape {} is too large", shape_string(shape));
+          "shape {} is too large", shape);
   if (!allocate) bytes = size / 2;
   require_memory(bytes);
   bytes_needed_ += bytes;
@@ -130,8 +130,7 @@ const Parameter& ParameterStore::again(const std::string& name, const Shape& sha
   const auto found = names_.find(name);
   require(found != names_.end(), name, "is to be shared, but nobody has registered it");
   const Parameter& parameter = parameters_[found->second];
-  require(parameter.shape == shape, name, "is {}, and shared as {}", shape_string(parameter.shape),
-          shape_string(shape));
+  require(parameter.shape == shape, name, "is {}, and shared as {}", parameter.shape, shape);
   if (parameter.matrix.defined()) {
     matrix_size_ += parameter.share * static_cast<double>(parameter.size());
   }
@@ -147,8 +146,7 @@ void ParameterStore::assign(size_t index, Stored stored) {
   const Encoding& in = *stored.encoding;
   require(parameter.size() % in.block == 0 &&
               stored.bytes.size() == static_cast<size_t>(in.bytes(parameter.size())),
-          parameter.name, "{} bytes for {} in {}", stored.bytes.size(),
-          shape_string(parameter.shape), in.name);
+          parameter.name, "{} bytes for {} in {}", stored.bytes.size(), parameter.shape, in.name);
   in.decode(stored.bytes.data(), parameter.size(), parameter.value.data());
   parameter.value.bump_version();
   if (purpose_ == Purpose::inference) parameter.encoding = &in;
@@ -195,7 +193,7 @@ Tensor ParameterScope::common(std::string_view name, Shape shape,
       require(other.name != root || other.shape == shape, path(name),
               "is one parameter of the whole model, {} for an earlier layer and {} here: layers of "
               "this kind need equal widths",
-              shape_string(other.shape), shape_string(shape));
+              other.shape, shape);
     }
     return store_->again(root, shape).value;
   }

@@ -274,7 +274,7 @@ Tensor Model::embedded_tokens(const Context& context, const CheckedBatch& batch)
   if (!patches.defined()) return words(batch.tokens());
   require(config_.vision.has_value(), "batch", "patches in a model that sees no images");
   require(patches.columns() == config_.vision->features(), "batch",
-          "patches {} for a model of patches of {} numbers", shape_string(patches.shape()),
+          "patches {} for a model of patches of {} numbers", patches.shape(),
           config_.vision->features());
   const Tensor seen =
       projector_norm_.forward(context, linear(context, patches, projector_, projector_bias_));
@@ -314,7 +314,7 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
     const char* const what = config_.image ? "patches" : "frames";
     require(rows.defined(), "batch", "tokens in place of {}", what);
     require(rows.columns() == embeddings_.in(), "batch", "rows {} of {} of {} numbers",
-            shape_string(rows.shape()), what, embeddings_.in());
+            rows.shape(), what, embeddings_.in());
     rows = linear(context, rows, embeddings_, input_bias_);
   } else if (!rows.defined()) {
     require(static_cast<int64_t>(batch.tokens().size()) == batch.rows(), "batch",
@@ -322,7 +322,7 @@ Tensor Model::embedded(const Context& context, const CheckedBatch& batch) const 
     rows = embedded_tokens(context, batch);
   }
   require(rows.columns() == config_.hidden_size, "batch", "embeddings {} for a model of width {}",
-          shape_string(rows.shape()), config_.hidden_size);
+          rows.shape(), config_.hidden_size);
   if (positions_.defined()) {
     rows = add(context, rows, embedding(context, positions_, batch.positions()));
   }

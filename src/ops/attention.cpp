@@ -73,22 +73,22 @@ void check_shapes(const Inputs& in, const AttentionOptions& options, const Atten
           options.heads, options.head_dim, shape.value_dim, options.kv_heads, options.window,
           options.segment, options.soft_cap, options.top_blocks, options.block);
   require(in.q.rows() == rows && in.q.columns() == options.heads * options.head_dim, kWhere,
-          "q is {} for {} rows of {} heads of {}", shape_string(in.q.shape()), rows, options.heads,
+          "q is {} for {} rows of {} heads of {}", in.q.shape(), rows, options.heads,
           options.head_dim);
   require(in.k.rows() == rows && in.k.columns() == key_width(shape), kWhere,
-          "k is {} for {} rows of {} heads of {}", shape_string(in.k.shape()), rows,
-          options.kv_heads, options.head_dim);
+          "k is {} for {} rows of {} heads of {}", in.k.shape(), rows, options.kv_heads,
+          options.head_dim);
   if (options.value_in_key) {
     require(!in.v.defined() && shape.value_dim <= shape.key_dim, kWhere,
             "values of {} that are in keys of {}, {} v", shape.value_dim, shape.key_dim,
             in.v.defined() ? "with" : "without");
   } else {
     require(in.v.defined() && in.v.rows() == rows && in.v.columns() == value_width(shape), kWhere,
-            "v is {} for {} rows of {} heads of {}", shape_string(in.v.shape()), rows,
-            options.kv_heads, shape.value_dim);
+            "v is {} for {} rows of {} heads of {}", in.v.shape(), rows, options.kv_heads,
+            shape.value_dim);
   }
   require(!in.sinks.defined() || (in.sinks.size() == options.heads && in.sinks.contiguous()),
-          kWhere, "sinks are {} for {} heads", shape_string(in.sinks.shape()), options.heads);
+          kWhere, "sinks are {} for {} heads", in.sinks.shape(), options.heads);
 }
 
 void check_segments(const Context& context, const AttentionOptions& options,

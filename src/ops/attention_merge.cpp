@@ -21,8 +21,8 @@ Tensor merge_attention(const Context& context, const Tensor& q,
   const int64_t width = shape.heads * shape.value_dim;
   require(options.heads > 0 && options.kv_heads == options.heads && !options.value_in_key &&
               q.columns() == key_width,
-          kWhere, "q is {} for {} heads of {} ({} key-value heads)", shape_string(q.shape()),
-          options.heads, options.head_dim, options.kv_heads);
+          kWhere, "q is {} for {} heads of {} ({} key-value heads)", q.shape(), options.heads,
+          options.head_dim, options.kv_heads);
   require(!parts.empty() && keys.defined() == values.defined(), kWhere,
           "{} parts, and keys without values or values without keys", parts.size());
   bool record = false;
@@ -34,8 +34,8 @@ Tensor merge_attention(const Context& context, const Tensor& q,
   if (keys.defined()) {
     require(keys.columns() == key_width && values.columns() == width &&
                 keys.rows() == values.rows() && keys.contiguous() && values.contiguous(),
-            kWhere, "keys {} and values {} for heads of {} and {}", shape_string(keys.shape()),
-            shape_string(values.shape()), shape.key_dim, shape.value_dim);
+            kWhere, "keys {} and values {} for heads of {} and {}", keys.shape(), values.shape(),
+            shape.key_dim, shape.value_dim);
     arguments.k = keys.data();
     arguments.v = values.data();
     arguments.fixed = keys.rows();
@@ -45,8 +45,8 @@ Tensor merge_attention(const Context& context, const Tensor& q,
   for (const AttentionResult& part : parts) {
     require(part.output.rows() == rows && part.output.columns() == width &&
                 part.log_sum_exp.size() == rows * options.heads && part.log_sum_exp.contiguous(),
-            kWhere, "a part of {} and {} for {} rows", shape_string(part.output.shape()),
-            shape_string(part.log_sum_exp.shape()), rows);
+            kWhere, "a part of {} and {} for {} rows", part.output.shape(),
+            part.log_sum_exp.shape(), rows);
     views.push_back({input_matrix(part.output), part.log_sum_exp.data()});
     record |= needs_gradient(context, out, q, part.output, part.log_sum_exp);
   }

@@ -216,7 +216,7 @@ CompressedKeys::CompressedKeys(const Context& context, const Tensor& x,
   check(options);
   require_whole(batch, kWhere);
   require(x.rows() == batch.rows() && x.columns() == options.width(), kWhere,
-          "{} for {} rows of {}", shape_string(x.shape()), batch.rows(), options.width());
+          "{} for {} rows of {}", x.shape(), batch.rows(), options.width());
   for (const Segment& segment : batch.segments()) parts_->add(segment);
   parts_->gather();
 }
@@ -257,7 +257,7 @@ Tensor CompressedKeys::attend(const Context& context, const Tensor& q) const {
   const AttentionOptions& options = parts_->options.attention;
   const AttentionShape shape = attention_shape(options);
   require(q.rows() == parts_->batch.rows() && q.columns() == shape.heads * shape.key_dim, kWhere,
-          "q is {} for {} heads of {}", shape_string(q.shape()), shape.heads, shape.key_dim);
+          "q is {} for {} heads of {}", q.shape(), shape.heads, shape.key_dim);
   AttentionUnits exact(options), tiled(options);
   parts_->fill(exact, tiled);
   const Tensor output = Tensor::empty({q.rows(), shape.heads * shape.value_dim});

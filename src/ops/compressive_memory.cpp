@@ -24,7 +24,7 @@ CompressiveMemoryShape shape_of(const CompressiveMemoryOptions& options) {
 
 void check(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) {
   require(tensor.rows() == rows && tensor.columns() == columns, kWhere, "{} is {}, not [{}, {}]",
-          name, shape_string(tensor.shape()), rows, columns);
+          name, tensor.shape(), rows, columns);
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ CrossEntropy ctc_loss(const Context& context, const Tensor& scores, const Checke
                       std::span<const std::vector<int32_t>> symbols, double gradient_scale) {
   const int64_t vocabulary = scores.columns();
   require(scores.rows() == batch.rows() && vocabulary > 1, kWhere, "scores {} for {} rows",
-          shape_string(scores.shape()), batch.rows());
+          scores.shape(), batch.rows());
   require(symbols.size() == batch.segments().size(), kWhere, "symbols of {} sequences for {}",
           symbols.size(), batch.segments().size());
   for (size_t s = 0; s < symbols.size(); ++s) {

@@ -151,8 +151,8 @@ DiagonalModes s4d_modes(const Context& context, const Tensor& log_dt, const Tens
   require(log_dt.size() == channels, kWhere, "log_dt of {} for {} channels", log_dt.size(),
           channels);
   require(A_imag.shape() == log_A_real.shape() && C.size() == 2 * log_A_real.size(), kWhere,
-          "log_A_real {}, A_imag {} and C {} do not fit", shape_string(log_A_real.shape()),
-          shape_string(A_imag.shape()), shape_string(C.shape()));
+          "log_A_real {}, A_imag {} and C {} do not fit", log_A_real.shape(), A_imag.shape(),
+          C.shape());
   const auto mode_at = [=](const Inputs& in, int64_t channel, int64_t n) {
     const auto c = static_cast<size_t>(channel), i = static_cast<size_t>(channel * modes + n);
     const double dt = std::exp(number(in, 0, c));
@@ -177,8 +177,7 @@ DiagonalModes damped_average_modes(const Context& context, const Tensor& delta, 
   require(alpha.shape() == delta.shape() && beta.shape() == delta.shape() &&
               gamma.shape() == delta.shape(),
           "damped_average_modes", "delta {}, alpha {}, beta {} and gamma {} do not fit",
-          shape_string(delta.shape()), shape_string(alpha.shape()), shape_string(beta.shape()),
-          shape_string(gamma.shape()));
+          delta.shape(), alpha.shape(), beta.shape(), gamma.shape());
   const auto mode_at = [=](const Inputs& in, int64_t channel, int64_t n) {
     const auto i = static_cast<size_t>(channel * modes + n);
     const double p = sigmoid(number(in, 0, i)), damping = sigmoid(number(in, 1, i));
@@ -202,8 +201,7 @@ DiagonalModes complex_average_modes(const Context& context, const Tensor& alpha,
   require(delta.shape() == alpha.shape() && theta.size() == channels &&
               gamma.size() == 2 * alpha.size(),
           "complex_average_modes", "alpha {}, delta {}, theta {} and gamma {} do not fit",
-          shape_string(alpha.shape()), shape_string(delta.shape()), shape_string(theta.shape()),
-          shape_string(gamma.shape()));
+          alpha.shape(), delta.shape(), theta.shape(), gamma.shape());
   const auto mode_at = [=](const Inputs& in, int64_t channel, int64_t n) {
     const auto c = static_cast<size_t>(channel), i = static_cast<size_t>(channel * modes + n);
     const double p = sigmoid(number(in, 0, i)), damping = sigmoid(number(in, 1, i));

@@ -16,8 +16,7 @@ constexpr const char* kWhere = "diagonal_plus_rank_one";
 void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
   require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
               tensor.columns() == columns,
-          kWhere, "{} has shape {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
-          columns);
+          kWhere, "{} has shape {}, not [{}, {}]", name, tensor.shape(), rows, columns);
 }
 
 RankOneProblem make_problem(const DiagonalPlusRankOneInputs& inputs,

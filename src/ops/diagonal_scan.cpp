@@ -19,8 +19,7 @@ constexpr const char* kSsm = "diagonal_ssm";
 void expect(const char* where, const Tensor& tensor, std::string_view name, int64_t rows,
             int64_t columns) {
   if (tensor.rows() == rows && tensor.columns() == columns) return;
-  throw Error(where, fmt::format("{} is {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
-                                 columns));
+  throw Error(where, fmt::format("{} is {}, not [{}, {}]", name, tensor.shape(), rows, columns));
 }
 
 struct ScanOperands {

@@ -50,7 +50,7 @@ void check(const Tensor& x, std::span<const Weight> weights, std::span<const Ten
           biases.size(), weights.size());
   for (const Tensor& bias : biases) {
     require(bias.size() == out && bias.contiguous(), kWhere, "bias of shape {} for {} columns",
-            shape_string(bias.shape()), out);
+            bias.shape(), out);
   }
 }
 
@@ -150,7 +150,7 @@ Tensor grouped_linear(const Context& context, const Tensor& x, std::span<const W
 Tensor combine_rows(const Context& context, const Tensor& x, const Tensor& weights,
                     std::span<const int32_t> places) {
   require(weights.contiguous() && weights.size() == static_cast<int64_t>(places.size()), kWhere,
-          "weights {} for {} places", shape_string(weights.shape()), places.size());
+          "weights {} for {} places", weights.shape(), places.size());
   const Tensor y = Tensor::empty({weights.rows(), x.columns()});
   const auto arguments = [=](const int32_t* from) {
     return Combination{extent_of(y), weights.columns(), from, weights.data(), input_matrix(x)};

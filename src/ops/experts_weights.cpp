@@ -81,7 +81,7 @@ void router_scores(const RouterOptions& options, std::span<const float> z,
 
 void check_logits(const Tensor& logits, const RouterOptions& options) {
   require(logits.columns() == options.experts && logits.contiguous(), kWhere,
-          "logits {} for {} experts", shape_string(logits.shape()), options.experts);
+          "logits {} for {} experts", logits.shape(), options.experts);
 }
 
 Tensor expert_weights(const Context& context, const Tensor& logits,

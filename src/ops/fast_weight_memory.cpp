@@ -65,14 +65,13 @@ MemoryShape memory_shape(const FastWeightMemoryOptions& options) {
 ConstMatrix checked_rows(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
   require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
               tensor.columns() == columns,
-          kWhere, "{} has shape {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
-          columns);
+          kWhere, "{} has shape {}, not [{}, {}]", name, tensor.shape(), rows, columns);
   return {tensor.data(), tensor.row_stride()};
 }
 
 const float* checked_parameter(const Tensor& tensor, const char* name, int64_t size) {
   require(tensor.defined() && tensor.size() == size && tensor.contiguous(), kWhere,
-          "{} has shape {}, not {} numbers", name, shape_string(tensor.shape()), size);
+          "{} has shape {}, not {} numbers", name, tensor.shape(), size);
   return tensor.data();
 }
 

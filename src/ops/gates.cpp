@@ -43,8 +43,7 @@ Tensor divide_by_sums(const Context& context, const Tensor& x, int64_t group, fl
 
 Tensor scale_groups(const Context& context, const Tensor& x, const Tensor& factors, int64_t group) {
   require(group > 0 && x.rows() == factors.rows() && x.columns() == factors.columns() * group,
-          "scale_groups", "{} factors for {} in groups of {}", shape_string(factors.shape()),
-          shape_string(x.shape()), group);
+          "scale_groups", "{} factors for {} in groups of {}", factors.shape(), x.shape(), group);
   const Tensor y = Tensor::empty(x.shape());
   backend().pointwise().scale_groups(extent_of(x), group, input_matrix(x), input_matrix(factors),
                                      output_matrix(y));

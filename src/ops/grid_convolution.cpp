@@ -90,7 +90,7 @@ Tensor grid_convolution(const Context& context, const Tensor& x, const Tensor& w
                         const Tensor& bias, bool silu, const CheckedBatch& batch) {
   const int64_t channels = weight.rows(), taps = weight.columns(), side = side_of(taps);
   require(weight.contiguous() && side > 0 && x.columns() == channels, kWhere,
-          "x {} does not fit weight {}", shape_string(x.shape()), shape_string(weight.shape()));
+          "x {} does not fit weight {}", x.shape(), weight.shape());
   require(!bias.defined() || bias.size() == channels, kWhere, "bias of {} for {} channels",
           bias.size(), channels);
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());

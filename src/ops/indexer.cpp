@@ -34,9 +34,8 @@ void check(const IndexerInputs& in, const IndexerOptions& options, const Checked
               in.q.columns() == options.heads * options.head_dim && in.k.rows() == rows &&
               in.k.columns() == options.head_dim && in.weights.rows() == rows &&
               in.weights.columns() == options.heads,
-          kWhere, "q {}, k {} and weights {} for {} rows and {} heads of {}, {} keys",
-          shape_string(in.q.shape()), shape_string(in.k.shape()), shape_string(in.weights.shape()),
-          rows, options.heads, options.head_dim, options.top);
+          kWhere, "q {}, k {} and weights {} for {} rows and {} heads of {}, {} keys", in.q.shape(),
+          in.k.shape(), in.weights.shape(), rows, options.heads, options.head_dim, options.top);
   for (const Segment& segment : batch.segments()) {
     require(segment.mask == Mask::causal, kWhere,
             "rows that see later ones, where earlier keys are chosen");

@@ -21,8 +21,7 @@ void check(const Tensor& x, const Weight& weight, const Tensor& bias) {
   require(x.columns() == weight.in(), "linear", "input of width {} for a weight [{}, {}]",
           x.columns(), weight.out(), weight.in());
   require(!bias.defined() || (bias.size() == weight.out() && bias.contiguous()), "linear",
-          "bias of shape {} for a weight [{}, {}]", shape_string(bias.shape()), weight.out(),
-          weight.in());
+          "bias of shape {} for a weight [{}, {}]", bias.shape(), weight.out(), weight.in());
 }
 
 const float* numbers_of(const Tensor& bias) { return bias.defined() ? bias.data() : nullptr; }

@@ -69,8 +69,7 @@ Tensor log_linear_state(const Context& context, const OuterProductStateInputs& i
               inputs.log_decay.dim(0) == batch.rows(),
           where, "needs a decay of each head and row");
   require(weights.dim(0) == batch.rows() && weights.dim(1) == options.levels * heads, where,
-          "weights {} for {} levels of {} heads", shape_string(weights.shape()), options.levels,
-          heads);
+          "weights {} for {} levels of {} heads", weights.shape(), options.levels, heads);
   const std::vector<int64_t> places = places_of(batch, slots[0]);
   const auto weights_of = [&](int64_t level) { return weights.column_slice(level * heads, heads); };
 

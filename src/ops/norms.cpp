@@ -18,7 +18,7 @@ std::pair<Tensor, Tensor> residual_norm(const Context& context, const char* wher
   require(!bias.defined() || bias.size() == x.columns(), where, "bias of {} for {} columns",
           bias.size(), x.columns());
   require(!delta.defined() || delta.shape() == x.shape(), where, "shapes {} and {} differ",
-          shape_string(x.shape()), shape_string(delta.shape()));
+          x.shape(), delta.shape());
   Tensor y = Tensor::empty(x.shape());
   const Tensor h = delta.defined() ? Tensor::empty(x.shape()) : x;
   const bool record = needs_gradient(context, y, x, delta, weight, bias);
@@ -104,8 +104,8 @@ std::pair<Tensor, Tensor> add_layer_norm(const Context& context, const Tensor& x
 
 Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,
                       const Tensor& weight, int64_t group, float epsilon, GateOrder order) {
-  require(x.shape() == z.shape(), "gated_rms_norm", "shapes {} and {} differ",
-          shape_string(x.shape()), shape_string(z.shape()));
+  require(x.shape() == z.shape(), "gated_rms_norm", "shapes {} and {} differ", x.shape(),
+          z.shape());
   require(group > 0 && x.columns() % group == 0, "gated_rms_norm", "{} columns in groups of {}",
           x.columns(), group);
   require(weight.size() == x.columns() || weight.size() == group, "gated_rms_norm",

@@ -22,8 +22,7 @@ constexpr const char* kWhere = "outer_product_state";
 void check_width(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
   require(tensor.defined() && tensor.shape().size() == 2 && tensor.rows() == rows &&
               tensor.columns() == columns,
-          kWhere, "{} has shape {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
-          columns);
+          kWhere, "{} has shape {}, not [{}, {}]", name, tensor.shape(), rows, columns);
 }
 
 // Numbers of one row's decays.
@@ -59,7 +58,7 @@ OuterProductProblem make_problem(const OuterProductStateInputs& inputs,
   if (inputs.beta.defined()) check_width(inputs.beta, "beta", rows, options.value_heads);
   if (inputs.skip.defined()) {
     require(inputs.skip.size() == options.value_heads && inputs.skip.contiguous(), kWhere,
-            "skip has shape {}, not [{}]", shape_string(inputs.skip.shape()), options.value_heads);
+            "skip has shape {}, not [{}]", inputs.skip.shape(), options.value_heads);
   }
   OuterProductProblem problem;
   problem.value_heads = options.value_heads;

@@ -12,8 +12,7 @@ namespace pronghorn {
 namespace {
 
 void require_same_shape(const Tensor& a, const Tensor& b, const char* where) {
-  require(a.shape() == b.shape(), where, "shapes {} and {} differ", shape_string(a.shape()),
-          shape_string(b.shape()));
+  require(a.shape() == b.shape(), where, "shapes {} and {} differ", a.shape(), b.shape());
 }
 
 void require_tokens(std::span<const int32_t> tokens, int64_t vocabulary) {

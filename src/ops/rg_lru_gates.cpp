@@ -46,8 +46,8 @@ RgLruDecay rg_lru_gates(const Context& context, const Tensor& u, std::span<const
     const int64_t width = recurrent[i].columns();
     require(recurrent[i].rows() == rows && input[i].rows() == rows && input[i].columns() == width &&
                 first + width <= u.columns(),
-            kWhere, "gates {} and {} do not fit {} rows of {} channels",
-            shape_string(recurrent[i].shape()), shape_string(input[i].shape()), rows, u.columns());
+            kWhere, "gates {} and {} do not fit {} rows of {} channels", recurrent[i].shape(),
+            input[i].shape(), rows, u.columns());
     blocks.push_back({u.column_slice(first, width), recurrent[i], input[i],
                       parameter.reshape({1, parameter.size()}).column_slice(first, width),
                       out.log_a.column_slice(first, width), out.x.column_slice(first, width)});

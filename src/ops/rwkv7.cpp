@@ -8,8 +8,8 @@ namespace pronghorn {
 namespace {
 
 void check_shape(const char* where, const Tensor& tensor, const Tensor& like) {
-  require(tensor.shape() == like.shape(), where, "shapes {} and {} differ",
-          shape_string(tensor.shape()), shape_string(like.shape()));
+  require(tensor.shape() == like.shape(), where, "shapes {} and {} differ", tensor.shape(),
+          like.shape());
 }
 
 void check_vector(const char* where, const Tensor& vector, const Tensor& rows) {

@@ -32,8 +32,7 @@ void check(const Operands& in, const CheckedBatch& batch) {
   const auto expect = [&](const Tensor& tensor, std::string_view name, int64_t height,
                           int64_t width) {
     if (tensor.rows() == height && tensor.columns() == width) return;
-    throw Error(kWhere, fmt::format("{} is {}, not [{}, {}]", name, shape_string(tensor.shape()),
-                                    height, width));
+    throw Error(kWhere, fmt::format("{} is {}, not [{}, {}]", name, tensor.shape(), height, width));
   };
   require(channels > 0 && states > 0, kWhere, "A_log is [{}, {}]", channels, states);
   expect(in.x, "x", rows, channels);

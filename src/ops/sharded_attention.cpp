@@ -230,12 +230,11 @@ AttentionResult around(const Context& context, const AttentionInputs& in,
               in.k.rows() == rows && in.k.columns() == operands.key_width() &&
               in.v.defined() != options.value_in_key,
           kWhere, "q {} and k {} for {} rows of {} heads and {} key-value heads of {}",
-          shape_string(in.q.shape()), shape_string(in.k.shape()), rows, options.heads,
-          options.kv_heads, options.head_dim);
+          in.q.shape(), in.k.shape(), rows, options.heads, options.kv_heads, options.head_dim);
   require(!in.v.defined() ||
               (in.v.rows() == rows && in.v.columns() == shape.kv_heads * shape.value_dim),
-          kWhere, "v is {} for {} rows of {} heads of {}", shape_string(in.v.shape()), rows,
-          options.kv_heads, shape.value_dim);
+          kWhere, "v is {} for {} rows of {} heads of {}", in.v.shape(), rows, options.kv_heads,
+          shape.value_dim);
   const Tensor both[] = {in.k.detach(), in.v.defined() ? in.v.detach() : Tensor()};
   operands.entries = in.v.defined() ? concatenate_columns({}, both) : in.k.clone();
   const int64_t width = operands.entries.columns();

@@ -101,8 +101,7 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
   const Operands in{x, weight, bias, silu};
   // Messages are put together only when they are needed: this runs for every decoded token.
   if (!weight.contiguous() || in.taps() < 1 || x.columns() != in.channels()) {
-    throw Error(kWhere, fmt::format("x {} does not fit weight {}", shape_string(x.shape()),
-                                    shape_string(weight.shape())));
+    throw Error(kWhere, fmt::format("x {} does not fit weight {}", x.shape(), weight.shape()));
   }
   require(!bias.defined() || bias.size() == in.channels(), kWhere, "bias of {} for {} channels",
           bias.size(), in.channels());

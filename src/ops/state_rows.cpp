@@ -10,8 +10,7 @@ namespace {
 void expect(const char* where, const char* name, const Tensor& tensor, int64_t rows,
             int64_t columns) {
   if (tensor.rows() == rows && tensor.columns() == columns) return;
-  throw Error(where, fmt::format("{} is {}, not [{}, {}]", name, shape_string(tensor.shape()), rows,
-                                 columns));
+  throw Error(where, fmt::format("{} is {}, not [{}, {}]", name, tensor.shape(), rows, columns));
 }
 
 const float* numbers(const Tensor& vector) { return vector.defined() ? vector.data() : nullptr; }

@@ -18,7 +18,7 @@ constexpr char kWhere[] = "subsample";
 
 void check_scores(const Tensor& scores, const CheckedBatch& batch) {
   require(scores.columns() == 1 && scores.rows() == batch.rows() && scores.contiguous(), kWhere,
-          "scores {} for {} rows", shape_string(scores.shape()), batch.rows());
+          "scores {} for {} rows", scores.shape(), batch.rows());
 }
 
 void check_rows(std::span<const int32_t> rows, int64_t count) {
@@ -175,7 +175,7 @@ Tensor selected_weights(const Context& context, const Tensor& scores,
 
 Tensor selection_loss(const Context& context, const Tensor& logits, const RowSelection& selection) {
   require(logits.columns() == 1 && logits.rows() > 0, "selection_loss", "logits {}",
-          shape_string(logits.shape()));
+          logits.shape());
   check_rows(selection.rows, logits.rows());
   const PooledVector<float> z = logits.read();
   std::vector<bool> selected(z.size());
@@ -209,10 +209,9 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
   check_rows(rows, x.rows());
   require(y.rows() == count && y.columns() == x.columns() && weights.size() == count &&
               bypass_scale.size() == x.columns(),
-          "upsample", "{} of {} weights for {} rows of {} with a scale of {}",
-          shape_string(y.shape()), weights.size(), count, shape_string(x.shape()),
-          bypass_scale.size());
-  require(weights.contiguous(), "upsample", "weights {} have gaps", shape_string(weights.shape()));
+          "upsample", "{} of {} weights for {} rows of {} with a scale of {}", y.shape(),
+          weights.size(), count, x.shape(), bypass_scale.size());
+  require(weights.contiguous(), "upsample", "weights {} have gaps", weights.shape());
   const Tensor out = Tensor::empty(x.shape());
   const auto arguments = [=](const std::vector<int32_t>& kept) {
     return Upsampling{extent_of(x),       static_cast<int64_t>(kept.size()),
@@ -237,7 +236,7 @@ Tensor upsample(const Context& context, const Tensor& x, const Tensor& y, const 
 
 Tensor pooling_weights(const Context& context, const Tensor& scores, int64_t channels) {
   require(scores.size() > 0 && channels > 0, "pooling_weights", "scores {} for {} channels",
-          shape_string(scores.shape()), channels);
+          scores.shape(), channels);
   const PooledVector<float> values = scores.read();
   const float most = *std::max_element(values.begin(), values.end());
   std::vector<double> shares;
@@ -290,7 +289,7 @@ Tensor limit(const Context& context, const Tensor& x, float low, float high) {
 }
 
 Tensor balance(const Context& context, const Tensor& scores, const BalanceBounds& bounds) {
-  require(scores.contiguous(), "balance", "scores {} have gaps", shape_string(scores.shape()));
+  require(scores.contiguous(), "balance", "scores {} have gaps", scores.shape());
   if (context.tape == nullptr || !scores.requires_grad()) return scores;
   const Tensor balanced = scores.detach();
   balanced.set_requires_grad(true);
@@ -323,7 +322,7 @@ float excess_bias(std::span<const float> scores, double keep) {
 Tensor balance_share(const Context& context, const Tensor& scores, const CheckedBatch& batch,
                      const Tensor& bias, double keep) {
   check_scores(scores, batch);
-  require(bias.size() == 1, "balance", "a bias {} is not one number", shape_string(bias.shape()));
+  require(bias.size() == 1, "balance", "a bias {} is not one number", bias.shape());
   if (context.tape == nullptr || !scores.requires_grad() || !bias.requires_grad()) return scores;
   const Tensor balanced = scores.detach();
   balanced.set_requires_grad(true);

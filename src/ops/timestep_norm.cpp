@@ -69,9 +69,8 @@ Tensor group_norm(const Context& context, const Tensor& x, const Tensor& mean,
   require(groups > 0 && x.columns() % groups == 0 && mean.rows() == x.rows() &&
               variance.rows() == x.rows() && variance.columns() == groups &&
               weight.size() == x.columns() && bias.size() == x.columns(),
-          "group_norm", "mean {}, variance {}, weight {} and bias {} for {}",
-          shape_string(mean.shape()), shape_string(variance.shape()), shape_string(weight.shape()),
-          shape_string(bias.shape()), shape_string(x.shape()));
+          "group_norm", "mean {}, variance {}, weight {} and bias {} for {}", mean.shape(),
+          variance.shape(), weight.shape(), bias.shape(), x.shape());
   const auto arguments = [=] {
     return GroupNorm{extent_of(x),       x.columns() / groups,   epsilon,       input_matrix(x),
                      input_matrix(mean), input_matrix(variance), weight.data(), bias.data()};

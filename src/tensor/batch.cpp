@@ -110,12 +110,12 @@ void check(const Batch& batch) {
   if (batch.embeddings.defined()) {
     require(batch.tokens.empty(), kWhere, "both tokens and embeddings");
     require(batch.embeddings.shape().size() == 2 && batch.embeddings.rows() == rows, kWhere,
-            "embeddings {} for {} rows", shape_string(batch.embeddings.shape()), rows);
+            "embeddings {} for {} rows", batch.embeddings.shape(), rows);
   }
   if (batch.patches.defined()) {
     const auto seen = std::ranges::count(batch.tokens, kPatch);
     require(batch.patches.shape().size() == 2 && batch.patches.rows() == seen, kWhere,
-            "patches {} for {} rows of them", shape_string(batch.patches.shape()), seen);
+            "patches {} for {} rows of them", batch.patches.shape(), seen);
   }
   require(batch.coordinates.empty() ||
               (rows > 0 && batch.coordinates.size() % static_cast<size_t>(rows) == 0),

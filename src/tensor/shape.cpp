@@ -11,3 +11,8 @@ Shape::Shape(std::span<const int64_t> extents) : rank_(extents.size()) {
 }
 
 }  // namespace pronghorn
+
+fmt::format_context::iterator fmt::formatter<pronghorn::Shape>::format(
+    const pronghorn::Shape& shape, fmt::format_context& context) const {
+  return fmt::format_to(context.out(), "[{}]", fmt::join(shape.begin(), shape.end(), ", "));
+}

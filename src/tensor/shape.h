@@ -43,15 +43,11 @@ class Shape {
   size_t rank_ = 0;
 };
 
-// For messages, in which a shape is formatted only when they are made.
-inline const Shape& shape_string(const Shape& shape) { return shape; }
-
 }  // namespace pronghorn
 
 // "[3, 4]"
 template <>
 struct fmt::formatter<pronghorn::Shape> : fmt::formatter<std::string_view> {
-  auto format(const pronghorn::Shape& shape, fmt::format_context& context) const {
-    return fmt::format_to(context.out(), "[{}]", fmt::join(shape.begin(), shape.end(), ", "));
-  }
+  fmt::format_context::iterator format(const pronghorn::Shape& shape,
+                                       fmt::format_context& context) const;
 };

@@ -26,9 +26,9 @@ namespace {
 int64_t element_count(const Shape& shape) {
   int64_t count = 1;
   for (const int64_t extent : shape) {
-    require(extent >= 0, "tensor", "negative extent in shape {}", shape_string(shape));
+    require(extent >= 0, "tensor", "negative extent in shape {}", shape);
     require(extent == 0 || count <= std::numeric_limits<int64_t>::max() / 8 / extent, "tensor",
-            "shape {} is too large", shape_string(shape));
+            "shape {} is too large", shape);
     count *= extent;
   }
   return count;
@@ -75,8 +75,7 @@ DType Tensor::dtype() const {
 int64_t Tensor::dim(int index) const {
   const int rank = static_cast<int>(shape_.size());
   const int wrapped = index < 0 ? index + rank : index;
-  require(wrapped >= 0 && wrapped < rank, "tensor", "no dimension {} in shape {}", index,
-          shape_string(shape_));
+  require(wrapped >= 0 && wrapped < rank, "tensor", "no dimension {} in shape {}", index, shape_);
   return shape_[static_cast<size_t>(wrapped)];
 }
 
@@ -96,13 +95,13 @@ template bf16_t* Tensor::typed<bf16_t>(DType) const;
 template int32_t* Tensor::typed<int32_t>(DType) const;
 
 std::span<float> Tensor::values() const {
-  require(contiguous(), "tensor", "values() of a strided view {}", shape_string(shape_));
+  require(contiguous(), "tensor", "values() of a strided view {}", shape_);
   return {data(), static_cast<size_t>(size())};
 }
 
 Tensor Tensor::column_slice(int64_t begin, int64_t count) const {
   require(begin >= 0 && count >= 0 && begin + count <= columns(), "tensor",
-          "columns {}..{} of shape {}", begin, begin + count, shape_string(shape_));
+          "columns {}..{} of shape {}", begin, begin + count, shape_);
   Tensor view = *this;
   view.shape_ = {rows(), count};
   view.offset_ += begin;
@@ -111,7 +110,7 @@ Tensor Tensor::column_slice(int64_t begin, int64_t count) const {
 
 Tensor Tensor::row_slice(int64_t begin, int64_t count) const {
   require(begin >= 0 && count >= 0 && begin + count <= rows(), "tensor", "rows {}..{} of shape {}",
-          begin, begin + count, shape_string(shape_));
+          begin, begin + count, shape_);
   Tensor view = *this;
   view.shape_ = {count, columns()};
   view.offset_ += begin * row_stride_;
@@ -120,7 +119,7 @@ Tensor Tensor::row_slice(int64_t begin, int64_t count) const {
 
 Tensor Tensor::reshape(Shape shape) const {
   require(contiguous() && element_count(shape) == size(), "tensor", "cannot see shape {} as {}",
-          shape_string(shape_), shape_string(shape));
+          shape_, shape);
   Tensor view = *this;
   view.shape_ = std::move(shape);
   view.row_stride_ = view.columns();
@@ -145,8 +144,7 @@ Tensor Tensor::clone() const {
 
 void Tensor::copy_from(const Tensor& other) const {
   require(shape_ == other.shape_ && dtype() == other.dtype(), "tensor", "copy of {} {} to {} {}",
-          dtype_name(other.dtype()), shape_string(other.shape_), dtype_name(dtype()),
-          shape_string(shape_));
+          dtype_name(other.dtype()), other.shape_, dtype_name(dtype()), shape_);
   const int64_t element = dtype_size(dtype());
   std::byte* to = node_->storage->data() + offset_ * element;
   const std::byte* from = other.node_->storage->data() + other.offset_ * element;
@@ -169,7 +167,7 @@ PooledVector<float> Tensor::read() const {
 
 void Tensor::write(std::span<const float> values) const {
   require(static_cast<int64_t>(values.size()) == size(), "tensor", "{} values for shape {}",
-          values.size(), shape_string(shape_));
+          values.size(), shape_);
   const auto width = static_cast<size_t>(columns());
   if (contiguous()) {
     memory().write(values.data(), data(), values.size_bytes());
@@ -221,8 +219,7 @@ GradTarget Tensor::grad_target() const {
 }
 
 void Tensor::give_grad(const Tensor& g) const {
-  require(g.shape_ == shape_, "tensor", "gradient of shape {} for shape {}", shape_string(g.shape_),
-          shape_string(shape_));
+  require(g.shape_ == shape_, "tensor", "gradient of shape {} for shape {}", g.shape_, shape_);
   if (!node_->grad.defined() && covers_base() && g.covers_base()) {
     Tensor gradient = g.detach();
     gradient.node_->shape = node_->shape;

@@ -14,7 +14,7 @@ Stored stored_f32(std::vector<float> numbers) {
 Weight::Weight(Tensor value) : body_(std::make_shared<Body>()) {
   require(value.defined() && value.shape().size() == 2 && value.dtype() == DType::f32 &&
               value.contiguous(),
-          "weight", "shape {} where a matrix [out, in] was expected", shape_string(value.shape()));
+          "weight", "shape {} where a matrix [out, in] was expected", value.shape());
   body_->out = value.dim(0);
   body_->in = value.dim(1);
   body_->stored.encoding = &encodings::f32;

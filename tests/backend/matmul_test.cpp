@@ -197,8 +197,9 @@ TEST_P(MatmulTest, BackwardWeightEqualsFloat64) {
 
 TEST_P(MatmulTest, ARowIsTheSameBitsWhateverTheOthers) {
   constexpr int64_t kRows = 500, kStride = 2300;
-  for (const auto& [out, in] :
+  for (const auto& sizes :
        {std::pair<int64_t, int64_t>{8, 300}, {200, 299}, {640, 256}, {40, 2300}}) {
+    const int64_t out = sizes.first, in = sizes.second;
     const auto x = random_numbers(kRows * kStride, "x"), bias = random_numbers(out, "bias");
     const Weight weight(Tensor::from(random_numbers(out * in, "weight"), {out, in}));
     std::vector<float> all(static_cast<size_t>(kRows * out)), some(all.size());

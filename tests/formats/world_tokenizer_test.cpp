@@ -188,7 +188,9 @@ TEST(WorldTokenizerTest, Malformed) {
       {"1 b'\\u4e16' 3\n", "no escape"},
       {"1 b'\xE4\xB8\x96' 3\n", "must be escaped"}};
   for (const auto& [text, expected] : cases) {
-    EXPECT_THAT(error_of([&] { read_world_vocabulary(text, "v"); }), HasSubstr(expected)) << text;
+    EXPECT_THAT(error_of([&, text = text] { read_world_vocabulary(text, "v"); }),
+                HasSubstr(expected))
+        << text;
   }
   const auto tokenizer = make_world_tokenizer({"", "a"}, {}, "v", {});
   EXPECT_THAT(error_of([&] { tokenizer->encode("ab"); }), HasSubstr("no token for the byte 0x62"));

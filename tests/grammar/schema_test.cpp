@@ -160,7 +160,8 @@ TEST(Schemas, WhatIsNotUnderstoodIsRefusedWithItsPath) {
       {"3", "must be an object"},
   };
   for (const auto& [schema, message] : cases) {
-    const std::string refusal = error_of([&] { Grammar(schema_rules(document(schema))); });
+    const std::string refusal =
+        error_of([&, schema = schema] { Grammar(schema_rules(document(schema))); });
     EXPECT_THAT(refusal, HasSubstr(message)) << schema;
   }
 }

@@ -71,7 +71,7 @@ TEST(GrammarText, ErrorsNameLineAndColumn) {
       {"root ::= " + std::string(200, '('), "nested deeper"},
   };
   for (const auto& [text, message] : cases) {
-    EXPECT_THAT(error_of([&] { parse_grammar(text); }), HasSubstr(message)) << text;
+    EXPECT_THAT(error_of([&, text = text] { parse_grammar(text); }), HasSubstr(message)) << text;
   }
 }
 
@@ -164,7 +164,8 @@ TEST(Patterns, WhatIsNotRegularIsRefused) {
       {"(a$)b", "anchor inside"},       {"\\", "backslash"},
       {"[b-a]", "backwards"},           {"a{2000000}", "repeats more"}};
   for (const auto& [pattern, message] : cases) {
-    EXPECT_THAT(error_of([&] { pattern_rules(pattern); }), HasSubstr(message)) << pattern;
+    EXPECT_THAT(error_of([&, pattern = pattern] { pattern_rules(pattern); }), HasSubstr(message))
+        << pattern;
   }
   EXPECT_NE(error_of([] { pattern_rules(std::string(100, '(')); }), "");
 }
@@ -196,7 +197,7 @@ TEST(JsonNumbers, BoundsAreKept) {
       bounds.most = most;
       bounds.above_least = (open & 1) != 0;
       bounds.below_most = (open & 2) != 0;
-      const auto inside = [&](double value) {
+      const auto inside = [&, least = least, most = most](double value) {
         return (bounds.above_least ? value > least : value >= least) &&
                (bounds.below_most ? value < most : value <= most);
       };

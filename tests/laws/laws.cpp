@@ -147,8 +147,7 @@ std::vector<std::vector<float>> Subject::run(std::span<const Part> parts) const 
   const Batch rows = batch(parts);
   const Tensor output = spec_.forward(Context{}, inputs(parts), rows);
   require(output.rows() == rows.rows() && output.columns() == width(), spec_.name,
-          "output of shape {} for {} rows of {}", shape_string(output.shape()), rows.rows(),
-          width());
+          "output of shape {} for {} rows of {}", output.shape(), rows.rows(), width());
   std::vector<std::vector<float>> outputs;
   for (size_t s = 0; s < parts.size(); ++s) {
     const Part& part = parts[s];

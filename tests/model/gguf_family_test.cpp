@@ -185,7 +185,9 @@ TEST(GgufFamilies, GemmasOwnRules) {
                            {"intermediate_size", 8},   {"head_dim", 4},
                            {"sliding_window", 16},     {"query_pre_attn_scalar", 12},
                            {"torch_dtype", "bfloat16"}};
-    const auto config = [&] { return find_family(family, "").read(ConfigReader(json, "test")); };
+    const auto config = [&, family = family] {
+      return find_family(family, "").read(ConfigReader(json, "test"));
+    };
     const Folder folder;
     const Model model(config(), 5);
     save_gguf(model, folder / "model.gguf", GgufMetadata("test"));

@@ -181,7 +181,8 @@ TEST(Images, AreLearnt) {
     EXPECT_NEAR(static_cast<double>(right) / static_cast<double>(scores.size()), accuracy, 1e-9);
     test.front().width = 8;
     test.front().height = 32;
-    EXPECT_THAT(error_of([&] { classify(*model, Precision::f32, test); }), HasSubstr("8 by 32"));
+    EXPECT_THAT(error_of([&, &model = model] { classify(*model, Precision::f32, test); }),
+                HasSubstr("8 by 32"));
 
     const auto [one, ignored] = trained(5);
     const auto [other, ignored_too] = trained(5);

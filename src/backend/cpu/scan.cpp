@@ -131,9 +131,10 @@ class CpuScanKernels final : public ScanKernels {
     // Sums over channels and segments in a fixed order, whoever computed the parts.
     for (const auto& [sums, to] :
          {std::pair{&B_sums, &gradients.B}, std::pair{&C_sums, &gradients.C}}) {
-      write_sums(*to, rows, states, groups, [&](int64_t group, int64_t row, int64_t n) {
-        return floats(*sums)[(group * rows + row) * states + n];
-      });
+      write_sums(*to, rows, states, groups,
+                 [&, sums = sums](int64_t group, int64_t row, int64_t n) {
+                   return floats(*sums)[(group * rows + row) * states + n];
+                 });
     }
     const auto parameter = [&](int64_t segment, int64_t channel, int64_t n) {
       return floats(parameter_sums)[(segment * groups + channel / kGroup) * parameter_size +
