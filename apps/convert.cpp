@@ -1,4 +1,6 @@
 // pronghorn convert: a model from one format into another.
+#include <algorithm>
+#include <cctype>
 #include <map>
 #include <memory>
 #include <optional>
@@ -6,8 +8,10 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/quote.h"
 #include "command.h"
 #include "formats/chat_format.h"
+#include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "formats/gguf_vocabulary.h"
 #include "formats/tokenizer.h"
@@ -55,18 +59,47 @@ void add_ends(const std::vector<int32_t>& ends, GgufMetadata& metadata) {
   }
 }
 
+bool ends_in(const std::filesystem::path& path, std::string_view ending) {
+  return std::ranges::equal(path.extension().string(), ending, [](unsigned char a, char b) {
+    return static_cast<char>(std::tolower(a)) == b;
+  });
+}
+
+// OUT is a directory: one that is not there, or that has nothing of a model in it.
+void check_directory_to_write(const std::filesystem::path& out) {
+  for (const char* ending : {".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".json", ".onnx"}) {
+    if (ends_in(out, ending) && !std::filesystem::is_directory(out)) {
+      throw UsageError("convert",
+                       fmt::format("OUT {} is no directory, and {} files are not written alone",
+                                   quote(out.string()), ending),
+                       "name a directory, or a file that ends in .gguf");
+    }
+  }
+  bool taken = std::filesystem::is_directory(out) && find_weights(out);
+  for (const char* file : {"config.json", "tokenizer.json", "tokenizer.model"}) {
+    taken = taken || std::filesystem::exists(out / file);
+  }
+  // Else files of two models would lie in it, and be read as one.
+  if (taken) {
+    throw Error(out.string(), "already holds a model", "remove it, or choose another OUT");
+  }
+}
+
 void run(const ConvertOptions& options) {
-  const bool to_gguf = options.out.extension() == ".gguf";
+  const bool to_gguf = ends_in(options.out, ".gguf");
+  if (options.out.empty())
+    throw UsageError("convert", "OUT is empty", "name a file or a directory");
   if (!options.quantize.empty() && !options.type.empty()) {
     throw UsageError("convert", "--quantize and --type exclude each other");
   }
   if (!options.quantize.empty() && !to_gguf) {
     throw UsageError("convert", "--quantize writes GGUF files: OUT must end in .gguf");
   }
-  if (std::filesystem::exists(options.out) &&
-      std::filesystem::equivalent(options.in, options.out)) {
+  std::error_code none_there;
+  if (std::filesystem::equivalent(options.in, options.out, none_there)) {
     throw UsageError("convert", "IN and OUT are the same");
   }
+  if (!to_gguf) check_directory_to_write(options.out);
   std::unique_ptr<Model> model = load_model(options.in, options.adapter);
   merge_adapter(*model);
   if (options.upcycle.experts > 0) model = upcycle(*model, options.upcycle);

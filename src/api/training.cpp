@@ -92,6 +92,12 @@ class Training {
     ModelConfig config;
     if (!trained_) config = read_config();
     check_options(options, trained_);
+    std::error_code none_there;
+    require(
+        !trained_ || holds_training_run(options.directory) ||
+            !std::filesystem::equivalent(options.config, options.directory, none_there),
+        options.directory.string(),
+        "is the checkpoint to start from, which would be overwritten (choose another directory)");
     if (ranks.is_root()) lock_.emplace(options.directory);
     check_directory(options.directory, options.resume);
     // The first rank prepares the data, and the others find it there.

@@ -601,6 +601,8 @@ std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 const std::vector<GgufTensorToWrite>& tensors) {
   const std::string where = path.string();
+  require(!split_name(path.filename().string()) || metadata.has("split.count"), where,
+          "is a name for a part of a model, and this is a whole one (name it otherwise)");
   const uint64_t alignment = alignment_of(metadata);
   std::string header(kMagic);
   header += bytes_of(kNewestVersion);

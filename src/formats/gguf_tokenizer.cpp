@@ -310,7 +310,7 @@ class Writer {
       }
     }
     require(!list.empty() || in_.merges.empty(), where_, "no merge fits its tokens");
-    require(!in_.merges.empty(), where_, "no tokenizer.ggml.merges");
+    require(!in_.merges.empty() || in_.no_merges, where_, "no tokenizer.ggml.merges");
     return list;
   }
 
@@ -407,6 +407,7 @@ GgufVocabulary read_gguf_vocabulary(const GgufMetadata& metadata) {
   vocabulary.scores = metadata.numbers(key("scores"));
   vocabulary.types = metadata.integers(key("token_type"));
   vocabulary.merges = copy("merges");
+  vocabulary.no_merges = metadata.has(key("merges")) && vocabulary.merges.empty();
   for (const int64_t byte : metadata.integers(key("precompiled_charsmap"))) {
     vocabulary.charsmap += static_cast<char>(byte);
   }

@@ -26,7 +26,8 @@ struct GgufVocabulary {
   std::vector<float> scores;   // by id; may be empty
   std::vector<int64_t> types;  // by id; may be empty: all are normal
   std::vector<std::string> merges;
-  std::string charsmap;  // of t5: compiled normalisation rules
+  bool no_merges = false;  // an empty list is meant: each token is one character
+  std::string charsmap;    // of t5: compiled normalisation rules
   std::optional<int64_t> bos, eos, unknown_id, separator, cls;
   std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_spaces, lower_case;
 };

@@ -28,6 +28,9 @@ namespace {
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
 
+// Several numbers in a byte, by a rule of their family: written as they are, and only named.
+const Encoding kPacked = {.name = "u8", .file_dtype = "U8", .torch_dtype = "uint8"};
+
 const Family& family_of(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / kConfigFile;
   return find_family(ConfigReader(read_config_json(file), file.string()));
@@ -245,9 +248,14 @@ void save_checkpoint(const Model& model, const std::filesystem::path& directory,
   for (const BoundRule& rule : bound(family.tensors(model.config()), model.parameters(), where)) {
     StoredTensors all = published(model, rule, where);
     for (size_t i = 0; i < all.size(); ++i) {
-      const Encoding& in = *find_encoding(all[i].dtype);
+      const Encoding* in = find_encoding(all[i].dtype);
+      if (in == nullptr) {
+        note(options, rule.published[i], kPacked, all[i].shape);
+        tensors.push_back(std::move(all[i]));
+        continue;
+      }
       const Encoding& to = options.encoding != nullptr ? *options.encoding
-                           : layout_of(in) == nullptr  ? in
+                           : layout_of(*in) == nullptr ? *in
                                                        : encodings::f32;
       note(options, rule.published[i], to, all[i].shape);
       tensors.push_back(encoded(std::move(all[i]), to));

@@ -22,7 +22,8 @@ void load_weights(Model& model, const std::filesystem::path& directory, const Fa
 // How a model is written.
 struct SaveOptions {
   // What matrices are written in, and in a directory everything else too; null: what they are in,
-  // but numbers in blocks, which safetensors files do not hold, as f32.
+  // but numbers in blocks, which safetensors files do not hold, as f32. Numbers that a family packs
+  // into bytes (BitNet) stay as they are: "u8" to on_tensor.
   const Encoding* encoding = nullptr;
   // Called for each tensor before it is written: its name, what it will be in, and its size.
   std::function<void(std::string_view name, const Encoding& in, int64_t numbers)> on_tensor;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "formats/checkpoint_reader.h"
+#include "formats/gguf.h"
 #include "formats/json.h"
 #include "layers/both_ways.h"
 
@@ -15,17 +16,21 @@ namespace {
 constexpr double kRate = 5e-5, kAdapterRate = 3e-4;
 constexpr int64_t kBatchTokens = 2048;
 
+// Whether matrices are of three numbers that lie packed in bytes (BitNet, "offline"). Trained, they
+// would be of others, for which the model's files have no place.
+bool is_packed(const ModelConfig& config) {
+  return config.family == "bitnet" && std::ranges::any_of(config.blocks, [](const auto& block) {
+           return std::ranges::any_of(block.second.mixers, [](const nlohmann::json& mixer) {
+             return mixer.value("bits", "") == "inputs";
+           });
+         });
+}
+
 }  // namespace
 
 bool is_checkpoint(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path)) {
-    for (const char* file : {"model.safetensors", "model.safetensors.index.json",
-                             "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
-      if (std::filesystem::exists(path / file)) return true;
-    }
-    return false;
-  }
-  return path.extension() == ".gguf" || is_torch_model(path);
+  if (std::filesystem::is_directory(path) && find_weights(path)) return true;
+  return is_torch_model(path) || find_gguf(path);
 }
 
 TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,
@@ -45,13 +50,17 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
   require(is_checkpoint(path), path.string(),
           "has no weights to start from (to train new ones, give a configuration file)");
   std::unique_ptr<Model> model = Model::load(path, lora ? Purpose::inference : Purpose::training);
+  if (!lora && is_packed(model->config())) {
+    throw Error(path.string(), "its matrices are packed, three numbers each, and cannot be trained",
+                "train an adapter (--lora), or the checkpoint that it was packed from");
+  }
   if (lora) model->set_adapter(Adapter::fresh(*model, *lora, seed));
   return model;
 }
 
 std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t mask_token,
                                      uint64_t seed) {
-  require(is_checkpoint(path) && std::filesystem::is_directory(path), path.string(),
+  require(std::filesystem::is_directory(path) && find_weights(path), path.string(),
           "is no checkpoint directory, whose model could learn to fill in masked tokens");
   ModelConfig config = load_config(path);
   require(!config.diffusion, path.string(), "is a diffusion model already (fine-tune it)");

@@ -13,7 +13,8 @@
 
 namespace pronghorn {
 
-// Whether this is a checkpoint with weights: a directory, or a single file that holds all.
+// Whether this is a checkpoint with weights: a directory, or a single file that holds all, whatever
+// its name is. Throws Error for a directory with several.
 bool is_checkpoint(const std::filesystem::path& path);
 
 // The settings of fine-tuning a model: those that it was trained with, if it says, at a rate that
@@ -23,7 +24,7 @@ TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohma
                             const std::string& where);
 
 // The model to be trained: with all its weights in f32 or, with `lora`, as it is stored and with a
-// fresh adapter.
+// fresh adapter. Throws Error for all weights of a model whose file has them packed (BitNet).
 std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
                                         const std::optional<LoraConfig>& lora, uint64_t seed);
 

@@ -267,7 +267,13 @@ class TrainLoop {
 }  // namespace
 
 bool holds_training_run(const std::filesystem::path& directory) {
-  return std::filesystem::exists(directory / kTrainingStateFile);
+  const std::filesystem::path state = directory / kTrainingStateFile;
+  if (!std::filesystem::exists(state)) return false;
+  try {
+    return saved_step(state) > 0;
+  } catch (const Error&) {
+    return true;  // damaged: whose it was cannot be told
+  }
 }
 
 void check_directory(const std::filesystem::path& directory, bool resume) {

@@ -60,7 +60,8 @@ struct TrainResult {
   bool interrupted = false;
 };
 
-// Whether a directory has the state of a run.
+// Whether a directory has the state of a run that came beyond its first step: where one died
+// before, there is nothing to lose.
 bool holds_training_run(const std::filesystem::path& directory);
 
 // Throws Error if `directory` holds a training run that is not to be resumed. train() does it too;

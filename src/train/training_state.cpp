@@ -155,6 +155,12 @@ void TrainingState::load(const std::filesystem::path& path, const Model& model,
   best_bits_per_byte = counters.number("best_bits_per_byte", {}, 0);
 }
 
+int64_t saved_step(const std::filesystem::path& path) {
+  const nlohmann::json counters =
+      parse_json(metadata_at(SafetensorsFile(path), kState), path.string());
+  return ConfigReader(counters, path.string()).integer("step", {}, 0);
+}
+
 nlohmann::json saved_identity(const std::filesystem::path& path) {
   return parse_json(metadata_at(SafetensorsFile(path), kIdentity), path.string());
 }

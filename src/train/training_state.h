@@ -41,6 +41,9 @@ struct TrainingState {
   void load(const std::filesystem::path& path, const Model& model, const nlohmann::json& identity);
 };
 
+// Optimiser updates of the run that a state was saved by. Throws Error if the file is none.
+int64_t saved_step(const std::filesystem::path& path);
+
 // The identity that a state was saved with. Throws Error if the file is none.
 nlohmann::json saved_identity(const std::filesystem::path& path);
 

@@ -389,6 +389,23 @@ TEST_F(CliTest, ConvertMergesAnAdapter) {
   EXPECT_THAT(failure_of(1, {"convert", "run", "x", "--adapter", "nothing"}), HasSubstr("nothing"));
 }
 
+TEST_F(CliTest, ConvertWritesNoModelOverAnotherAndNoFilesThatItDoesNotKnow) {
+  output_of(train_of("llama.json", "text.txt", "run", "1"));
+  output_of({"convert", "run", "copy"});
+  const std::string before = read_file(folder_ / "copy/model.safetensors");
+  EXPECT_THAT(failure_of(1, {"convert", "run", "copy", "--type", "bf16"}),
+              HasSubstr("copy: already holds a model"));
+  EXPECT_TRUE(read_file(folder_ / "copy/model.safetensors") == before);
+  for (const std::string out : {"model.pth", "model.safetensors", "model.BIN"}) {
+    EXPECT_THAT(failure_of(2, {"convert", "run", out}), HasSubstr("name a directory")) << out;
+    EXPECT_FALSE(std::filesystem::exists(folder_ / out)) << out;
+  }
+  EXPECT_THAT(failure_of(2, {"convert", "run", ""}), HasSubstr("OUT is empty"));
+  EXPECT_THAT(failure_of(2, {"convert", "run", "run"}), HasSubstr("the same"));
+  EXPECT_THAT(failure_of(1, {"convert", "nothing", "other"}), HasSubstr("nothing"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
+}
+
 TEST_F(CliTest, LineariseMakesAnOrdinaryModel) {
   output_of(train_of("llama.json", "text.txt", "run", "20"));
   const nlohmann::json told = nlohmann::json::parse(output_of(

@@ -182,6 +182,10 @@ TEST_F(GgufTest, WritesOnlyWhatCanBeRead) {
   GgufTensorToWrite wrong = tensor("a", "F32", {2});
   wrong.shape = {3};
   EXPECT_THAT(error({wrong}), HasSubstr("8 bytes where its shape says 12"));
+  // It would be read as a part of a model.
+  const GgufMetadata whole("test");
+  EXPECT_THAT(error_of([&] { write_gguf(folder_ / "m-00001-of-00003.gguf", whole, {}); }),
+              HasSubstr("a name for a part"));
 }
 
 TEST_F(GgufTest, SplitFilesAreOneModel) {

@@ -10,6 +10,7 @@
 
 #include "base/files.h"
 #include "formats/gguf_pre.h"
+#include "formats/gguf_vocabulary.h"
 #include "formats/json.h"
 #include "formats/regex.h"
 #include "support/errors.h"
@@ -219,6 +220,25 @@ TEST(GgufTokenizerTest, WordPieces) {
   const auto tokenizer = make_gguf_tokenizer(vocabulary, "test.gguf");
   EXPECT_EQ(tokenizer->encode("The anchor, xyz"), (std::vector<int32_t>{1, 3, 4, 5, 6, 0, 2}));
   expect_complete_file(*tokenizer);
+}
+
+// Byte by byte: a file that says so is read, one that has forgotten its merges is not.
+TEST(GgufTokenizerTest, AListOfNoMerges) {
+  const std::unique_ptr<Tokenizer> whole =
+      make_gguf_tokenizer(vocabulary_of("qwen2", "qwen2"), "test.gguf");
+  Tokenizer::Files files = whole->files();
+  json parsed = json::parse(files.at("tokenizer.json"));
+  parsed["model"]["merges"] = json::array();
+  files["tokenizer.json"] = parsed.dump();
+  GgufMetadata metadata("test.gguf");
+  add_gguf_vocabulary(files, whole->vocab_size(), metadata);
+  const auto again = make_gguf_tokenizer(read_gguf_vocabulary(metadata), "test.gguf");
+  EXPECT_EQ(again->encode("the the").size(), 7u);
+  EXPECT_EQ(again->decode(again->encode("the the")), "the the");
+  GgufVocabulary forgotten = vocabulary_of("qwen2", "qwen2");
+  forgotten.merges.clear();
+  EXPECT_THAT(error_of([&] { make_gguf_tokenizer(forgotten, "test.gguf"); }),
+              HasSubstr("no tokenizer.ggml.merges"));
 }
 
 TEST(GgufTokenizerTest, Malformed) {

@@ -289,6 +289,35 @@ TEST_P(FamilyTest, GivesTheScoresOfTheReferenceHoweverTheTextIsCut) {
       tolerance);
 }
 
+// Bits of three numbers are no numbers that another encoding could hold.
+TEST(Families, PackedNumbersStayAsTheyAreWhateverIsAskedFor) {
+  const auto model = Model::load(golden_path("bitnet_offline"));
+  const SafetensorsFile published(golden_path("bitnet_offline") / "model.safetensors");
+  for (const Encoding* asked : {&encodings::f32, &encodings::bf16}) {
+    const Folder folder;
+    int64_t packed = 0;
+    SaveOptions options{.encoding = asked, .on_tensor = {}};
+    options.on_tensor = [&](std::string_view, const Encoding& in, int64_t) {
+      packed += in.name == "u8" ? 1 : 0;
+    };
+    save_checkpoint(*model, folder.path(), family_for(model->config()), {}, options);
+    const SafetensorsFile saved(folder.path() / "model.safetensors");
+    int64_t same = 0;
+    for (const std::string& name : saved.names()) {
+      const SafetensorsEntry &ours = *saved.find(name), &theirs = *published.find(name);
+      if (theirs.dtype == "U8") {
+        EXPECT_EQ(ours.dtype, "U8") << name;
+        same += std::ranges::equal(ours.bytes, theirs.bytes) ? 1 : 0;
+      } else {
+        EXPECT_EQ(ours.dtype, asked->file_dtype) << name;
+      }
+    }
+    EXPECT_GT(packed, 0);
+    EXPECT_EQ(same, packed);
+    EXPECT_NO_THROW(Model::load(folder.path()));
+  }
+}
+
 TEST_P(FamilyTest, SavesWhatItLoadedInTheSameFamily) {
   const auto model = Model::load(golden_path(name()));
   const Folder folder;

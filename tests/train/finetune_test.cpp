@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "formats/tokenizer.h"
 #include "model/families.h"
@@ -272,6 +273,24 @@ TEST_F(FinetuneTest, NeedsWeights) {
               HasSubstr("no weights"));
   EXPECT_FALSE(is_checkpoint(folder_ / "empty"));
   EXPECT_TRUE(is_checkpoint(folder_ / "base"));
+  // A new model would be trained in silence, were one of these not known for what it is.
+  write_gguf(folder_ / "model", GgufMetadata("model"), {});
+  std::filesystem::create_directories(folder_ / "alone");
+  for (const char* name : {"MODEL.GGUF", "alone/model.gguf"}) {
+    std::filesystem::copy_file(folder_ / "model", folder_ / name);
+  }
+  for (const char* name : {"model", "MODEL.GGUF", "alone/model.gguf", "alone"}) {
+    EXPECT_TRUE(is_checkpoint(folder_ / name)) << name;
+  }
+  EXPECT_FALSE(is_checkpoint(folder_ / "empty" / "config.json"));
+}
+
+// Or it would fail when it is written, after its training.
+TEST(Finetune, PackedMatricesAreNotTrained) {
+  const auto packed = golden("bitnet_offline");
+  EXPECT_THAT(error_of([&] { load_to_finetune(packed, {}, 1); }), HasSubstr("--lora"));
+  EXPECT_NO_THROW(load_to_finetune(packed, lora(2), 1));
+  EXPECT_NO_THROW(load_to_finetune(golden("bitnet_online"), {}, 1));
 }
 
 // A trained model's own settings, but for the rate.

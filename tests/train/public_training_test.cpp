@@ -107,6 +107,16 @@ TEST_F(PublicTraining, WhatDoesNotGoTogetherIsRefused) {
               HasSubstr("changes all weights"));
   EXPECT_THAT(refused([](auto& o) { o.settings = R"({"windw": 3})"; }), HasSubstr("windw"));
   EXPECT_THAT(error_of([&] { train(options("run")); }), HasSubstr("already holds a training run"));
+  // A checkpoint that was published is not what its own tuning overwrites.
+  std::filesystem::remove(folder_ / "run" / "training_state.safetensors");
+  const std::string weights = read_file(folder_ / "run" / "model.safetensors");
+  for (const bool resume : {false, true}) {
+    TrainingOptions onto = options("run");
+    trained(onto);
+    onto.resume = resume;
+    EXPECT_THAT(error_of([&] { train(onto); }), HasSubstr("would be overwritten"));
+  }
+  EXPECT_TRUE(read_file(folder_ / "run" / "model.safetensors") == weights);
 }
 
 }  // namespace

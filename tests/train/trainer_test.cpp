@@ -227,6 +227,27 @@ TEST_F(TrainerTest, ResumesToTheBit) {
   }
 }
 
+TEST_F(TrainerTest, ARunThatDiedInItsFirstStepIsBegunAgain) {
+  Model model(tiny_config(), 1), again(tiny_config(), 1), whole(tiny_config(), 1);
+  TextSource source(*shard_, 32, 3);
+  Failing failing(source, 0);
+  EXPECT_THAT(
+      error_of([&] { train(model, failing, held_out_.get(), tokenizer_.get(), run_of("run", 3)); }),
+      HasSubstr("power cut"));
+  EXPECT_FALSE(holds_training_run(folder_ / "run"));
+  // With other settings, as one would try where memory was short.
+  TrainRun smaller = run_of("run", 3);
+  smaller.config.batch_tokens = 128;
+  train_here(again, smaller);
+  smaller.directory = folder_ / "whole";
+  train_here(whole, smaller);
+  EXPECT_EQ(weights_of(again), weights_of(whole));
+  EXPECT_TRUE(holds_training_run(folder_ / "run"));
+  // What cannot be read is not overwritten either.
+  write_file(folder_ / "run/training_state.safetensors", "damaged");
+  EXPECT_TRUE(holds_training_run(folder_ / "run"));
+}
+
 TEST_F(TrainerTest, RefusesToMixRuns) {
   Model model(tiny_config(), 1);
   train_here(model, run_of("run", 2));
