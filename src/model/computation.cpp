@@ -62,6 +62,10 @@ nlohmann::json computation(const ModelConfig& config) {
                           "max_position_embeddings", "original_max_position_embeddings"}) {
     all.erase(key);
   }
+  // Heads by what their block is, not by its letter.
+  if (all.contains("mtp")) {
+    all["mtp"]["block"] = layer_of(blocks.at(std::string(1, config.mtp_block())));
+  }
   for (const PatternStep& step : config.steps) {
     const bool block = step.kind == PatternStep::Kind::block;
     all["layers"].push_back(block ? layer_of(blocks.at(std::string(1, step.block)))

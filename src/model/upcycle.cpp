@@ -11,9 +11,13 @@ namespace pronghorn {
 namespace {
 
 constexpr const char* kWhere = "upcycling";
+// Switch Transformer's weight (arXiv 2101.03961, section 2.2). A router that has learned nothing
+// gives nearly all tokens to the same few copies, and without it training keeps to them.
+constexpr double kBalanceLoss = 0.01;
 
 nlohmann::json mixture_of(const nlohmann::json& ffn, const UpcycleOptions& options) {
   const std::string type = ffn.at("type");
+  require(type != "moe", kWhere, "the model has experts already (name a dense one)");
   require(type == "swiglu" || type == "glu", kWhere,
           "a feed-forward \"{}\" has no gate, as experts have (\"swiglu\" and \"glu\" do)", type);
   require(!ffn.value("norm", false) && ffn.value("bits", "whole") == "whole", kWhere,
@@ -26,7 +30,8 @@ nlohmann::json mixture_of(const nlohmann::json& ffn, const UpcycleOptions& optio
           {"top_k", options.top_k},
           {"size", ffn.at("size")},
           {"activation", ffn.value("activation", "silu")},
-          {"bias", ffn.value("bias", false)}};
+          {"bias", ffn.value("bias", false)},
+          {"balance_loss", kBalanceLoss}};
 }
 
 ModelConfig upcycled(const ModelConfig& dense, const UpcycleOptions& options) {

@@ -15,9 +15,9 @@ struct UpcycleOptions {
 
 // A model whose feed-forwards are mixtures of `experts` copies of those of `dense`, of which each
 // token is given to top_k. Weights of the chosen add up to 1, so that it computes what `dense` does
-// until training tells the copies apart; routers start as any other projection. It shares the
-// numbers of `dense` in whatever encoding they are. Throws Error if a feed-forward is not gated, or
-// there is none.
+// until training tells the copies apart; routers start as any other projection, and a balance loss
+// is set. It shares the numbers of `dense` in whatever encoding they are. Throws Error if a
+// feed-forward is not gated, or there is none.
 std::unique_ptr<Model> upcycle(const Model& dense, const UpcycleOptions& options);
 
 }  // namespace pronghorn

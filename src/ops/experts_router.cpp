@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "ops/router_scores.h"
@@ -52,10 +54,16 @@ class Chooser {
     const auto groups = static_cast<size_t>(options_.groups), size = choice_.size() / groups;
     std::vector<double> values(groups);
     for (size_t g = 0; g < groups; ++g) {
-      const auto first = choice_.begin() + static_cast<std::ptrdiff_t>(g * size);
-      std::vector<double> own(first, first + static_cast<std::ptrdiff_t>(size));
-      std::ranges::sort(own, std::greater());
-      values[g] = options_.sigmoid && size > 1 ? own[0] + own[1] : own[0];
+      // No sorting: numbers that are none have no order.
+      double best = -std::numeric_limits<double>::infinity(), second = best;
+      for (const double score : std::span(choice_).subspan(g * size, size)) {
+        if (score > best) {
+          second = std::exchange(best, score);
+        } else if (score > second) {
+          second = score;
+        }
+      }
+      values[g] = options_.sigmoid && size > 1 ? best + second : best;
     }
     std::vector<bool> kept(groups);
     for (int64_t i = 0; i < options_.top_groups; ++i) kept[best_of(values, kept)] = true;

@@ -642,6 +642,9 @@ TEST(Hybrids, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("qwen3_5_text", "layer_types", {1, 2, 3, 4}), Error);
   // Factors and sizes that do not fit.
   EXPECT_THROW(read("falcon_h1", "ssm_multipliers", {1, 1, 1, 1}), Error);
+  EXPECT_NO_THROW(read("jamba", "mamba_dt_rank", "auto"));
+  EXPECT_THROW(read("jamba", "mamba_dt_rank", "automatic"), Error);
+  EXPECT_THROW(read("falcon_mamba", "time_step_rank", 2.5), Error);
   EXPECT_THROW(read("samba", "use_conv_bias", false), Error);
   EXPECT_THROW(read("samba", "hidden_act", "gelu"), Error);
   EXPECT_THROW(read("samba", "attn", nullptr), Error);
@@ -763,6 +766,19 @@ TEST(Deepseek, RefuseWhatTheyCannotHonour) {
   EXPECT_THROW(read("deepseek_v2_groups", "n_group", nullptr), Error);
   EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense"}), Error);
   EXPECT_THROW(read("glm4_moe_lite", "mlp_layer_types", {"dense", "thin"}), Error);
+}
+
+TEST(Deepseek, IsWrittenWhateverTheBlockOfItsHeadIsCalled) {
+  nlohmann::json json = write_pronghorn_config(load_config(golden_path("deepseek_v3_mtp")));
+  ASSERT_EQ(json.at("mtp").at("block"), "b");
+  json["pattern"] = "az";
+  json["mtp"]["block"] = "z";
+  json["blocks"]["z"] = nlohmann::json(json.at("blocks").at("b"));
+  json["blocks"].erase("b");
+  EXPECT_EQ(family_for(read_pronghorn_config({json, "test"})).model_type, "deepseek_v3");
+  // A head of the first layer's kind is not what such a file can say.
+  json["mtp"]["block"] = "a";
+  EXPECT_EQ(family_for(read_pronghorn_config({json, "test"})).model_type, "pronghorn");
 }
 
 TEST(KimiK25, ReadsTheTextModel) {

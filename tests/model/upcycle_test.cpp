@@ -46,18 +46,29 @@ TEST(Upcycling, ComputesWhatTheDenseModelDoes) {
   }
 }
 
+const std::string kAttention = R"("pattern": "a", "blocks": {"a": {"mixer": {"type": "attention",
+    "heads": 2})";
+
+// Otherwise the copies that a fresh router happens to choose would be the only ones that train.
+TEST(Upcycling, TrainsTowardsEqualLoads) {
+  const Model dense(model_config(kAttention + R"(, "ffn": {"type": "swiglu", "size": 8}}})"), 5);
+  const auto mixture = upcycle(dense, {});
+  EXPECT_GT(mixture->config().blocks.at('a').feed_forward.at("balance_loss"), 0);
+}
+
 TEST(Upcycling, RefusesWhatIsNotGated) {
   const auto refused = [](const std::string& body) {
     const Model dense(model_config(body), 5);
     return error_of([&] { upcycle(dense, {}); });
   };
-  const std::string attention = R"("pattern": "a", "blocks": {"a": {"mixer": {"type": "attention",
-      "heads": 2})";
-  EXPECT_THAT(refused(attention + "}}"), HasSubstr("no feed-forwards"));
-  EXPECT_THAT(refused(attention + R"(, "ffn": {"type": "gelu", "size": 8}}})"), HasSubstr("gate"));
-  EXPECT_THAT(refused(attention + R"(, "ffn": {"type": "glu", "size": 8, "activation": "relu2",
+  EXPECT_THAT(refused(kAttention + "}}"), HasSubstr("no feed-forwards"));
+  EXPECT_THAT(refused(kAttention + R"(, "ffn": {"type": "gelu", "size": 8}}})"), HasSubstr("gate"));
+  EXPECT_THAT(refused(kAttention + R"(, "ffn": {"type": "glu", "size": 8, "activation": "relu2",
       "norm": true}}})"),
               HasSubstr("norm"));
+  EXPECT_THAT(refused(kAttention + R"(, "ffn": {"type": "moe", "experts": 3, "top_k": 1,
+      "size": 8}}})"),
+              HasSubstr("experts already"));
 }
 
 }  // namespace

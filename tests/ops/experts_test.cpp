@@ -61,6 +61,15 @@ TEST(Router, GivesEachRowDistinctExpertsEvenOfNumbersThatAreNone) {
             (std::vector<int32_t>{0, 1, 0, 1}));
 }
 
+// Sorting would put them anywhere: they have no order.
+TEST(Router, FindsTheBestGroupDespiteNumbersThatAreNone) {
+  const float nan = std::nanf("");
+  const Tensor z = Tensor::from(std::vector<float>{-3, nan, 3, 2, 1, 1, 1, 1}, {1, 8});
+  const RouterOptions options = {
+      .experts = 8, .top_k = 2, .sigmoid = true, .groups = 2, .top_groups = 1};
+  EXPECT_EQ(route({}, z, {}, options).experts, (std::vector<int32_t>{2, 3}));
+}
+
 TEST(Router, CountsTheLoadForItsCorrectionInStepsOfTrainingOnly) {
   const Tensor z = random_tensor({10, 4}, 1);
   const Tensor correction = Tensor::zeros({4});

@@ -54,8 +54,7 @@ ModelConfig read_mamba_backbone(ConfigReader reader, nlohmann::json mixer) {
   mixer["inner_size"] =
       reader.integer("intermediate_size", std::llround(expand * static_cast<double>(hidden)), 1);
   mixer["state"] = reader.integer("state_size", 16, 1);
-  const nlohmann::json& rank = reader.raw("time_step_rank");
-  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  read_time_step_rank(reader, "time_step_rank", mixer);
   return read_backbone(std::move(reader), std::move(mixer), hidden, true);
 }
 

@@ -114,8 +114,7 @@ nlohmann::json read_mixer(ConfigReader& reader, int64_t hidden_size) {
       {"conv_kernel", reader.integer("mamba_d_conv", 4, 1)},
       {"conv_bias", reader.boolean("mamba_conv_bias", true)},
       {"inner_norms", reader.boolean("mamba_inner_layernorms", true) ? "learned" : "none"}};
-  const nlohmann::json& rank = reader.raw("mamba_dt_rank");
-  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  read_time_step_rank(reader, "mamba_dt_rank", mixer);
   if (reader.boolean("rope", false)) {
     mixer["rope"] = {{"theta", read_theta(reader, head_dim)}};
   } else {

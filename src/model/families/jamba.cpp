@@ -23,8 +23,7 @@ nlohmann::json read_mamba(ConfigReader& reader, int64_t hidden_size) {
       {"conv_bias", reader.boolean("mamba_conv_bias", true)},
       {"bias", reader.boolean("mamba_proj_bias", false)},
       {"inner_norms", "learned"}};
-  const nlohmann::json& rank = reader.raw("mamba_dt_rank");
-  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  read_time_step_rank(reader, "mamba_dt_rank", mixer);
   return mixer;
 }
 

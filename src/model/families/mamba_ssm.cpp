@@ -33,7 +33,7 @@ nlohmann::json read_mamba(ConfigReader& ssm, int64_t hidden) {
   mixer["type"] = "mamba";
   mixer["inner_size"] = inner_size(ssm, hidden);
   mixer["state"] = ssm.integer("d_state", 16, 1);
-  if (ssm.raw("dt_rank").is_number_integer()) mixer["time_step_rank"] = ssm.integer("dt_rank");
+  read_time_step_rank(ssm, "dt_rank", mixer);
   return mixer;
 }
 

@@ -138,6 +138,11 @@ double divisor_of(double factor) {
   return near;
 }
 
+void read_time_step_rank(ConfigReader& reader, const std::string& key, nlohmann::json& mixer) {
+  if (reader.raw(key) == "auto") return;
+  if (reader.has(key)) mixer["time_step_rank"] = reader.integer(key, {}, 1);
+}
+
 bool is_null(ConfigReader& reader, const std::string& key) {
   return std::ranges::count(reader.keys(), key) > 0 && !reader.has(key);
 }

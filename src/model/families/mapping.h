@@ -40,6 +40,10 @@ double divisor_of(double factor);
 // Whether the key is there and its value is null, which ConfigReader takes for absent.
 bool is_null(ConfigReader& reader, const std::string& key);
 
+// The rank of Mamba's step sizes under `key`, as "time_step_rank" of `mixer`; absent or "auto": the
+// layer's own default. Throws Error for what is neither.
+void read_time_step_rank(ConfigReader& reader, const std::string& key, nlohmann::json& mixer);
+
 // The published name of the output head as a list, if the model does without: some tools store a
 // tied head all the same.
 std::vector<std::string> tied_head(const ModelConfig& config, std::string name);

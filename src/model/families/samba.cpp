@@ -36,8 +36,7 @@ nlohmann::json read_mamba(ConfigReader& reader, int64_t hidden_size) {
                           {"time_step_min", reader.number("time_step_min", 0.001)},
                           {"time_step_max", reader.number("time_step_max", 0.1)},
                           {"time_step_floor", reader.number("time_step_floor", 1e-4)}};
-  const nlohmann::json& rank = reader.raw("time_step_rank");
-  if (rank.is_number_integer()) mixer["time_step_rank"] = rank;
+  read_time_step_rank(reader, "time_step_rank", mixer);
   return mixer;
 }
 
