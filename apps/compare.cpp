@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/ranks.h"
 #include "command.h"
 #include "lab/results.h"
 #include "lab/table.h"
@@ -44,13 +45,14 @@ void run(CompareCommand& options) {
   }
   if (!task.empty() && !options.mqar.empty()) throw UsageError("--mqar", "given with --task");
   std::optional<RunsServer> watched;
-  if (options.watch) {
+  if (options.watch && launch_of_mpirun().rank == 0) {
     serve::ServerOptions server;
     server.port = options.watch_port;
     server.runs = {options.compare.directory};
     watched.emplace(server);
   }
   const std::string text = pronghorn::compare(options.compare);
+  if (text.empty()) return;  // the first process prints
   const lab::CompareRun result = lab::parse_run(text, "results");
   if (options.json) {
     fmt::print("{}\n", text);

@@ -2,16 +2,19 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 
 #include "arguments.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/quote.h"
+#include "base/ranks.h"
 #include "command.h"
 #include "formats/json.h"
 #include "output.h"
@@ -60,7 +63,12 @@ std::string shown(std::string_view message) {
          pronghorn::printable(message.substr(tail), kLongest);
 }
 
+// What went wrong went wrong in all processes of mpirun, most often. It ends all of them after the
+// first that fails: give that one the time to say why.
 int failed(int status, std::string_view message) {
+  if (pronghorn::launch_of_mpirun().rank > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  }
   fmt::print(stderr, "pronghorn: {}\n", shown(message));
   return status;
 }
@@ -75,6 +83,20 @@ std::string memory_message() {
         pronghorn::format_bytes(static_cast<double>(limit.rlim_cur)));
   }
   return "out of memory (use a smaller batch, context or model)";
+}
+
+// Of a command that knows nothing of other processes, the first that mpirun started does the work;
+// the others leave by CLI::Success.
+void leave_to_first_process(const CLI::App& app) {
+  const pronghorn::Launch launch = pronghorn::launch_of_mpirun();
+  if (launch.count <= 1) return;
+  const CLI::App& command = *app.get_subcommands().front();
+  const std::string& name = command.get_name();
+  const CLI::Option* const shared = command.get_option_no_throw("--sequence-parallel");
+  if (name == "train" || name == "compare" || (shared != nullptr && shared->count() > 0)) return;
+  if (launch.rank > 0) throw CLI::Success();
+  fmt::print(stderr, "{} works in one process; the others of mpirun's {} end{}\n", name,
+             launch.count, shared == nullptr ? "" : " (--sequence-parallel uses all)");
 }
 
 // Throws OutputClosed or Error, too, where a command printed more than a buffer holds and it could
@@ -119,12 +141,15 @@ int main(int argc, char** argv) {
   add_serve(app);
   add_watch(app);
   protect_values(app);
+  app.parse_complete_callback([&app] { leave_to_first_process(app); });
   try {
     std::vector<std::string> arguments = plain_arguments(app, {argv + 1, argv + argc});
     std::ranges::reverse(arguments);  // as CLI11 wants them
     run(app, std::move(arguments));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) {  // --help, --version
+      return launch_of_mpirun().rank > 0 ? 0 : app.exit(error);
+    }
     return failed(kWrongUsage, usage_message(app, error, argc, argv));
   } catch (const OutputClosed&) {
     return 0;

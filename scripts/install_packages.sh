@@ -22,8 +22,8 @@ font_packages="python3-pil fonts-dejavu-extra fonts-liberation fonts-lato fonts-
   fonts-comfortaa fonts-firacode fonts-junction fonts-lmodern"
 # Of scripts/make_spoken_words.py.
 speech_packages="espeak-ng python3-numpy"
-# Training by several processes or machines.
-mpi_packages="libopenmpi-dev openmpi-bin"
+# Several processes or machines; iproute2 for scripts/check_ranks.py.
+mpi_packages="libopenmpi-dev openmpi-bin iproute2"
 
 [ $# -gt 0 ] || set -- build
 wanted=""

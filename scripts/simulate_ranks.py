@@ -8,9 +8,18 @@ between ranks: what a rank sends and receives a second, and the time of an empty
 that of `mpirun -n N pronghorn train`: forward and backward of a rank's sequences, gradients to their
 owners, the owners' update, parameters from their owners (docs/distributed.md). Nothing overlaps.
 
+With --sequence-parallel all ranks share each sequence; what layers send then depends on their shapes:
+
+    scripts/simulate_ranks.py --parameters 1e9 --batch-tokens 262144 --window 262144 \\
+        --tokens-per-second 100 --sequence-parallel ulysses --layers 24 --heads 32 --kv-heads 8 \\
+        --state-layers 0 --ranks 1 8 32
+
+The rate is then that of one rank at this window, and what a way adds in work is not in it (a recurrence's
+pieces by `ring` are about three times its operator).
+
 Prints for each number of ranks the time of a step, how it is spent, tokens a second, and the share
-of N times one rank; and the bytes that a rank holds and sends. A row with more ranks than sequences
-is left out: a rank needs one sequence at least.
+of N times one rank; and the bytes that a rank holds (without activations) and sends. Ranks that cannot
+be used are named with the reason: a rank needs one sequence at least, or two pieces of one.
 """
 
 import argparse
@@ -23,7 +32,8 @@ def arguments():
     parser.add_argument("--window", type=float, default=512, help="tokens of a sequence")
     parser.add_argument("--tokens-per-second", type=float, required=True, help="of one rank")
     parser.add_argument("--groups-per-rank", type=int, default=1,
-                        help="gradient_groups over ranks: how often gradients are sent")
+                        help="how often gradients are sent in a step: gradient_groups over ranks, or "
+                             "gradient_groups with --sequence-parallel")
     parser.add_argument("--gigabytes-per-second", type=float, default=1.25,
                         help="of a rank's link, each way (default: 10 Gbit/s)")
     parser.add_argument("--latency", type=float, default=30e-6, help="seconds of a message")
@@ -31,12 +41,64 @@ def arguments():
                         help="of a rank, for the update")
     parser.add_argument("--weak", action="store_true",
                         help="the batch grows with the ranks: --batch-tokens is that of one rank")
+    parser.add_argument("--sequence-parallel", choices=("ulysses", "ring"),
+                        help="all ranks share each sequence")
+    shapes = parser.add_argument_group("layers, for --sequence-parallel")
+    shapes.add_argument("--layers", type=int, default=0, help="with attention")
+    shapes.add_argument("--heads", type=int, default=16)
+    shapes.add_argument("--kv-heads", type=int, default=None, help="default: --heads")
+    shapes.add_argument("--head-dim", type=int, default=64)
+    shapes.add_argument("--state-layers", type=int, default=0,
+                        help="with outer-product states (Mamba-2, Gated DeltaNet, GLA, ...)")
+    shapes.add_argument("--state-heads", type=int, default=16, help="of keys and of values")
+    shapes.add_argument("--key-dim", type=int, default=64)
+    shapes.add_argument("--value-dim", type=int, default=64)
     parser.add_argument("--ranks", type=int, nargs="*",
                         default=[1, 8, 32, 128, 512, 2048, 8000])
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.kv_heads is None:
+        options.kv_heads = options.heads
+    if options.sequence_parallel and options.layers + options.state_layers == 0:
+        parser.error("--sequence-parallel needs --layers or --state-layers")
+    return options
 
 
 BUCKET = 4 * (1 << 22)  # bytes that are exchanged together
+
+
+def sequence_numbers(options, ranks, tokens):
+    """Numbers that a rank sends in a step for the sequences that all share, and its messages."""
+    if not options.sequence_parallel or ranks == 1:
+        return 0, 0
+    own = tokens / ranks
+    if options.sequence_parallel == "ulysses":
+        # There and back, forward and backward.
+        away = own * (ranks - 1) / ranks
+        keys = max(options.kv_heads, ranks) * options.head_dim  # one at least to each
+        attention = 2 * away * 2 * (options.heads * options.head_dim + keys)
+        state = 2 * away * options.state_heads * 2 * (options.key_dim + options.value_dim + 1)
+        turns = state_turns = 4 * (ranks - 1)
+    else:
+        # Keys and values go around, and in the backward pass with their gradients.
+        turns = (ranks - 1) + (2 * ranks - 1)
+        attention = turns * own * 2 * options.kv_heads * options.head_dim
+        sequences = tokens / options.window
+        state = 2 * 2 * sequences * options.state_heads * options.key_dim * options.value_dim
+        state_turns = 2 * 2 * ranks  # from piece to piece, one after the other
+    return (options.layers * attention + options.state_layers * state,
+            options.layers * turns + options.state_layers * state_turns)
+
+
+def why_not(options, ranks, tokens):
+    """Why so many ranks cannot be used, or nothing."""
+    if not options.sequence_parallel:
+        return "fewer sequences than ranks" if tokens / options.window < ranks else ""
+    if options.window < 2 * ranks:
+        return "a sequence has fewer than two pieces for each"
+    heads = ((options.heads, options.layers), (options.state_heads, options.state_layers))
+    if options.sequence_parallel == "ulysses" and any(h % ranks for h, layers in heads if layers):
+        return "heads are no multiple of the ranks"
+    return ""
 
 
 def step_of(options, ranks):
@@ -44,10 +106,11 @@ def step_of(options, ranks):
     tokens = options.batch_tokens * (ranks if options.weak else 1)
     compute = tokens / ranks / options.tokens_per_second
     sent_once = 4 * options.parameters * (ranks - 1) / ranks
-    sent = sent_once * (options.groups_per_rank + 1)
+    numbers, turns = sequence_numbers(options, ranks, tokens)
+    sent = sent_once * (options.groups_per_rank + 1) + 4 * numbers
     # In each bucket a message to every other rank.
     buckets = max(1, 4 * options.parameters / BUCKET)
-    messages = buckets * (ranks - 1) * (options.groups_per_rank + 1)
+    messages = buckets * (ranks - 1) * (options.groups_per_rank + 1) + turns
     link = sent / (options.gigabytes_per_second * 1e9) + messages * options.latency
     # An update reads and writes parameter, both moments, and reads the gradient.
     update = 28 * options.parameters / ranks / (options.memory_gigabytes_per_second * 1e9)
@@ -67,8 +130,8 @@ def main():
           f"{'share':>6} {'held':>8} {'sent':>8}")
     for ranks in options.ranks:
         tokens, compute, link, update, sent = step_of(options, ranks)
-        if tokens / options.window < ranks:
-            print(f"{ranks:>6} fewer sequences than ranks")
+        if reason := why_not(options, ranks, tokens):
+            print(f"{ranks:>6} {reason}")
             continue
         step = compute + link + update
         rate = tokens / step

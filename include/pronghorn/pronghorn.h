@@ -394,8 +394,9 @@ struct ComparisonOptions {
 
 // Trains the architectures within the same budget on the same text and measures them, as
 // `pronghorn compare` does; returns results.json, which says of each what was measured or why it
-// failed. An interrupted comparison of the same options goes on where it ended. Throws for bad
-// options, data or configurations, before anything is trained.
+// failed. An interrupted comparison of the same options goes on where it ended. Processes that
+// mpirun started share the architectures out; the first returns all results, the others an empty
+// text. Throws for bad options, data or configurations, before anything is trained.
 std::string compare(const ComparisonOptions& options);
 
 // Whether messages and progress bars appear on stderr (they start hidden, warnings excepted). Sets

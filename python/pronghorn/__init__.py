@@ -497,21 +497,21 @@ def compare(
 ) -> dict[str, Any]:
     """Trains architectures within the same budget on the same text and measures them.
 
-    Returns what results.json in `directory` holds; report.html beside it shows it.
+    Returns what results.json in `directory` holds; report.html beside it shows it. Processes that
+    mpirun started share the architectures out; all but the first return an empty dict.
     """
-    results: dict[str, Any] = json.loads(
-        _engine._compare(
-            configs=_paths(configs),
-            data=_paths(data),
-            directory=directory,
-            seconds=seconds,
-            tokens=tokens,
-            vocab_size=vocab_size,
-            contexts=list(contexts),
-            context_seconds=context_seconds,
-            settings=json.dumps(dict(settings)) if settings else "",
-            seed=seed,
-            seeds=seeds,
-        )
+    text = _engine._compare(
+        configs=_paths(configs),
+        data=_paths(data),
+        directory=directory,
+        seconds=seconds,
+        tokens=tokens,
+        vocab_size=vocab_size,
+        contexts=list(contexts),
+        context_seconds=context_seconds,
+        settings=json.dumps(dict(settings)) if settings else "",
+        seed=seed,
+        seeds=seeds,
     )
+    results: dict[str, Any] = json.loads(text) if text else {}
     return results

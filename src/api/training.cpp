@@ -273,6 +273,20 @@ class Training {
   std::unique_ptr<Model> model_;
 };
 
+// body(ranks) of the processes that mpirun started. The others wait for this one: if it fails, all
+// end.
+template <typename Body>
+auto on_ranks(const Body& body) {
+  const std::unique_ptr<Ranks> ranks = join_ranks();
+  if (ranks->count() == 1) return body(*ranks);
+  try {
+    return body(*ranks);
+  } catch (const std::exception& error) {
+    ranks->abandon(error.what());
+    throw;  // never: compilers do not see that a virtual function does not return
+  }
+}
+
 }  // namespace
 
 TaskOptions task_options(const SyntheticTask& task) {
@@ -289,16 +303,10 @@ TaskOptions task_options(const SyntheticTask& task) {
 
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step) {
   set_up_messages();
-  const std::unique_ptr<Ranks> ranks = join_ranks();
-  if (ranks->count() == 1) return Training(options, on_step, *ranks).run();
-  if (!ranks->is_root()) show_messages(false);
-  // The others wait for this rank: they must end too.
-  try {
-    return Training(options, on_step, *ranks).run();
-  } catch (const std::exception& error) {
-    ranks->abandon(error.what());
-    throw;  // never: compilers do not see that a virtual function does not return
-  }
+  return on_ranks([&](Ranks& ranks) {
+    if (!ranks.is_root()) show_messages(false);
+    return Training(options, on_step, ranks).run();
+  });
 }
 
 std::string compare(const ComparisonOptions& options) {
@@ -324,7 +332,11 @@ std::string compare(const ComparisonOptions& options) {
   internal.task_multiples = options.task_multiples;
   internal.task_examples = options.task_examples;
   if (options.mqar_seconds > 0) internal.mqar_seconds = options.mqar_seconds;
-  return lab::run_text(lab::compare(internal));
+  return on_ranks([&](Ranks& ranks) {
+    internal.ranks = &ranks;
+    const lab::CompareRun run = lab::compare(internal);
+    return ranks.is_root() ? lab::run_text(run) : std::string();
+  });
 }
 
 }  // namespace pronghorn

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -22,6 +23,16 @@ class OneRank final : public Ranks {
 
   void abandon(std::string_view why) override { throw Error("rank 0", std::string(why)); }
 };
+
+// A whole number of the environment, or `absent`.
+int64_t number_in_environment(const char* name, int64_t absent) {
+  const char* const text = std::getenv(name);
+  if (text == nullptr) return absent;
+  int64_t value = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [read, code] = std::from_chars(text, end, value);
+  return code == std::errc() && read == end ? value : absent;
+}
 
 // MPI is a plugin: programs that work alone do not load its thirty libraries.
 constexpr const char* kPlugin = "libpronghorn_mpi.so";
@@ -44,6 +55,11 @@ int64_t Ranks::bytes_sent_as(std::string_view collective) const {
 Ranks& one_rank() {
   static OneRank rank;
   return rank;
+}
+
+Launch launch_of_mpirun() {
+  return {number_in_environment("OMPI_COMM_WORLD_RANK", 0),
+          number_in_environment("OMPI_COMM_WORLD_SIZE", 1)};
 }
 
 std::unique_ptr<Ranks> join_ranks() {

@@ -52,6 +52,13 @@ class Ranks {
 // A process that works alone.
 Ranks& one_rank();
 
+// What mpirun says of this process, which need not join the others to know it; without mpirun it is
+// one alone.
+struct Launch {
+  int64_t rank = 0, count = 1;
+};
+Launch launch_of_mpirun();
+
 // The ranks that `mpirun` started together, or one alone if it did not. Joins them at its first
 // call in the process. Throws Error if this build has no MPI.
 std::unique_ptr<Ranks> join_ranks();

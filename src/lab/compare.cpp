@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <set>
+#include <thread>
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_features.h"
@@ -14,6 +16,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/quote.h"
+#include "base/stop_signals.h"
 #include "base/threads.h"
 #include "decode/generator.h"
 #include "lab/measure.h"
@@ -30,6 +33,7 @@ namespace {
 
 constexpr const char* kResultsFile = "results.json";
 constexpr const char* kReportFile = "report.html";
+constexpr const char* kPartFile = "result.json";  // of one architecture, as kResultsFile
 constexpr double kSampleTemperature = 0.8;
 constexpr int64_t kSampleTokens = 120;
 
@@ -55,34 +59,35 @@ struct Entrant {
 
 class Comparison {
  public:
-  explicit Comparison(const CompareOptions& options) : options_(options) {}
+  explicit Comparison(const CompareOptions& options) : options_(options), ranks_(*options.ranks) {}
 
   CompareRun run() {
     read_entrants();
-    const DirectoryLock lock(options_.directory);
+    std::optional<DirectoryLock> lock;
+    if (ranks_.is_root()) lock.emplace(options_.directory);
+    // The first rank prepares the data, and the others find it there.
+    if (!ranks_.is_root()) wait_for_all(ranks_);
     prepare_data();
+    if (ranks_.is_root()) wait_for_all(ranks_);
     if (!options_.images && !options_.sound) {
       for (Entrant& entrant : entrants_) set_vocabulary(entrant.config, run_.data.vocab_size);
     }
     describe_run();
-    const std::filesystem::path results = options_.directory / kResultsFile;
-    std::vector<ArchitectureResult> earlier;
-    if (std::filesystem::exists(results)) earlier = earlier_results(results);
-
-    for (const Entrant& entrant : entrants_) {
-      const auto found =
-          std::find_if(earlier.begin(), earlier.end(), [&](const ArchitectureResult& result) {
-            return result.name == entrant.name && result.identity == identity_of(entrant);
-          });
-      if (found != earlier.end() && !found->failure) {
-        spdlog::info("{}: done before", entrant.name);
-        run_.architectures.push_back(*found);
-        continue;
-      }
-      run_.architectures.push_back(run_entrant(entrant));
-      save();
+    take_earlier();
+    // From here on results.json changes, and a part that is there is one of this run.
+    wait_for_all(ranks_);
+    describe_machine();
+    if (ranks_.is_root() && ranks_.count() > 1) tell_shares();
+    for (size_t i = 0; i < entrants_.size(); ++i) {
+      if (results_[i] || !is_mine(i)) continue;
+      results_[i] = run_entrant(entrants_[i]);
+      if (ranks_.count() > 1) save_part(i);
+      if (ranks_.is_root()) save();
     }
+    if (!ranks_.is_root()) return {};
+    collect();
     save();
+    for (const Entrant& entrant : entrants_) remove_part(entrant);
     return run_;
   }
 
@@ -164,7 +169,13 @@ class Comparison {
     run_.date = today();
     run_.seed = options_.seed;
     run_.seeds = options_.seeds;
-    spdlog::info("measuring the machine");
+    run_.budget.seconds = options_.budget.seconds;
+    run_.budget.tokens = options_.budget.tokens;
+  }
+
+  // All ranks measure at once: what each has of a machine that they share.
+  void describe_machine() {
+    if (ranks_.is_root()) spdlog::info("measuring the machine");
     const MachineCeilings ceilings = measure_machine(1.0);
     run_.machine.cpu = ceilings.cpu;
     run_.machine.cores = ceilings.cores;
@@ -173,8 +184,6 @@ class Comparison {
     run_.machine.peak_f32_gflops = ceilings.f32_gflops;
     run_.machine.peak_bf16_gflops = ceilings.bf16_gflops;
     run_.machine.read_gigabytes_per_second = ceilings.read_gigabytes_per_second;
-    run_.budget.seconds = options_.budget.seconds;
-    run_.budget.tokens = options_.budget.tokens;
   }
 
   // "mamba2-1m and transformer-1m on book.txt"
@@ -196,14 +205,98 @@ class Comparison {
     return fmt::format("{} on {}", who, on);
   }
 
-  // The results of an interrupted run with the same data, budget and seed.
-  std::vector<ArchitectureResult> earlier_results(const std::filesystem::path& path) const {
+  bool is_mine(size_t entrant) const {
+    return static_cast<int64_t>(entrant) % ranks_.count() == ranks_.rank();
+  }
+
+  std::filesystem::path part_file(const Entrant& entrant) const {
+    return options_.directory / entrant.name / kPartFile;
+  }
+
+  void remove_part(const Entrant& entrant) const {
+    std::error_code none;
+    std::filesystem::remove(part_file(entrant), none);
+  }
+
+  // What a run with the same data, budget and seed found; nothing if there is no such file.
+  std::vector<ArchitectureResult> results_in(const std::filesystem::path& path) const {
+    if (!std::filesystem::exists(path)) return {};
     const CompareRun earlier = load_run(path);
     require(earlier.data == run_.data && earlier.budget == run_.budget && earlier.seed == run_.seed,
             path.string(),
             "belongs to a comparison with other data, budget or seed (choose another directory)");
-    spdlog::info("continuing the comparison in {}", options_.directory.string());
     return earlier.architectures;
+  }
+
+  // The result of this model trained as it is to be now, or null.
+  const ArchitectureResult* result_of(const Entrant& entrant,
+                                      const std::vector<ArchitectureResult>& results) const {
+    const std::string identity = identity_of(entrant);
+    const auto found = std::ranges::find_if(results, [&](const ArchitectureResult& result) {
+      return result.name == entrant.name && result.identity == identity;
+    });
+    return found == results.end() ? nullptr : &*found;
+  }
+
+  // Takes over what an interrupted run has finished.
+  void take_earlier() {
+    results_.resize(entrants_.size());
+    const std::vector<ArchitectureResult> earlier = results_in(options_.directory / kResultsFile);
+    if (!earlier.empty() && ranks_.is_root()) {
+      spdlog::info("continuing the comparison in {}", options_.directory.string());
+    }
+    for (size_t i = 0; i < entrants_.size(); ++i) {
+      const Entrant& entrant = entrants_[i];
+      const ArchitectureResult* found = result_of(entrant, earlier);
+      std::vector<ArchitectureResult> part;
+      if ((found == nullptr || found->failure) && is_mine(i)) {
+        // A rank had finished it when the run ended.
+        part = results_in(part_file(entrant));
+        found = result_of(entrant, part);
+      }
+      if (found != nullptr && !found->failure) {
+        results_[i] = *found;
+        if (is_mine(i)) spdlog::info("{}: done before", entrant.name);
+      } else if (is_mine(i)) {
+        remove_part(entrant);
+      }
+    }
+  }
+
+  // "mamba, gla": those that are not done and that `belongs` is true for, by their numbers.
+  template <typename Belongs>
+  std::string names_of_missing(const Belongs& belongs) const {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < entrants_.size(); ++i) {
+      if (!results_[i] && belongs(i)) names.push_back(printable(entrants_[i].name, kQuoteLength));
+    }
+    return fmt::format("{}", fmt::join(names, ", "));
+  }
+
+  void tell_shares() const {
+    for (int64_t r = 0; r < ranks_.count(); ++r) {
+      const std::string names =
+          names_of_missing([&](size_t i) { return static_cast<int64_t>(i) % ranks_.count() == r; });
+      spdlog::info("rank {}: {}", r, names.empty() ? "nothing to do" : names);
+    }
+    spdlog::info("if one of them ends, all do: the same command again keeps what is finished");
+  }
+
+  // Waits for the results of the other ranks. They come as files: waiting for messages would take a
+  // processor from those that still train.
+  void collect() {
+    const StopSignals signals;
+    for (size_t i = 0; i < entrants_.size(); ++i) {
+      while (!results_[i]) {
+        const std::vector<ArchitectureResult> part = results_in(part_file(entrants_[i]));
+        if (const ArchitectureResult* found = result_of(entrants_[i], part)) {
+          results_[i] = *found;
+        } else {
+          if (StopSignals::requested()) interrupt();
+          std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        }
+      }
+    }
   }
 
   // Whatever changes a result: model, training, contexts, tasks.
@@ -450,7 +543,10 @@ class Comparison {
 
   [[noreturn]] void interrupt() {
     interrupted_ = true;
-    throw Error(options_.directory.string(), "interrupted; everything so far is kept",
+    const std::string missing = names_of_missing(
+        [&](size_t i) { return !std::filesystem::exists(part_file(entrants_[i])); });
+    throw Error(options_.directory.string(),
+                fmt::format("interrupted before the end of {}; everything so far is kept", missing),
                 "run the same command again to continue");
   }
 
@@ -479,13 +575,29 @@ class Comparison {
     return trained.accuracy.value_or(0);
   }
 
-  void save() const {
+  void save_part(size_t entrant) const {
+    make_directories(part_file(entrants_[entrant]).parent_path());  // not there after a failure
+    CompareRun part = run_;
+    part.architectures = {*results_[entrant]};
+    save_run(part, part_file(entrants_[entrant]));
+  }
+
+  // Writes what is there, in the order of the configurations.
+  void save() {
+    run_.architectures.clear();
+    for (const std::optional<ArchitectureResult>& result : results_) {
+      if (result) run_.architectures.push_back(*result);
+    }
     save_run(run_, options_.directory / kResultsFile);
     save_report(run_, options_.directory / kReportFile);
   }
 
   const CompareOptions& options_;
+  Ranks& ranks_;
   std::vector<Entrant> entrants_;
+  // Of each entrant; empty: not finished.
+  std::vector<std::optional<ArchitectureResult>> results_;
+
   Corpus corpus_;       // of a comparison on text
   TaskOptions task_;    // of one on a task
   ImageFolder images_;  // of one on images

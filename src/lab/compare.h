@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/ranks.h"
 #include "lab/results.h"
 #include "train/tasks.h"
 #include "train/train_config.h"
@@ -37,6 +38,8 @@ struct CompareOptions {
   bool sound = false;
   int64_t task_examples = 50;      // of each part at each length
   nlohmann::json train_overrides;  // keys of a "train" object that win over the configurations'
+  // That share the architectures out: number i goes to rank i mod N. Each calls compare().
+  Ranks* ranks = &one_rank();
 };
 
 // Trains and judges architectures on text, on a synthetic task, on images, or on sounds. Runs in
@@ -46,6 +49,8 @@ struct CompareOptions {
 //   NAME.seed1/     the same with seed 1, if that is not the first
 //   results.json    after each architecture; an interrupted comparison continues from it
 //   report.html
+//   NAME/result.json  of several ranks, what each found, until the first has it in results.json
+// The first rank prepares the data, and returns and writes the whole; what others return is empty.
 // An architecture that fails is reported with its message and does not stop the others. Throws
 // Error for bad options, data or configurations, before anything is trained.
 CompareRun compare(const CompareOptions& options);

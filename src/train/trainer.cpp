@@ -1,13 +1,12 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <csignal>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/stop_signals.h"
 #include "formats/json.h"
 #include "model/lora.h"
 #include "train/evaluate.h"
@@ -16,29 +15,6 @@ namespace pronghorn {
 namespace {
 
 constexpr int64_t kScoresOnTheWay = 20;
-
-std::atomic<bool> stop_requested{false};
-
-// While it lives, the first SIGINT or SIGTERM asks the loop to stop; a second one kills as usual.
-class StopSignals {
- public:
-  StopSignals() {
-    stop_requested = false;
-    struct sigaction action {};
-    action.sa_handler = [](int) { stop_requested = true; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    sigaction(SIGINT, &action, &old_interrupt_);
-    sigaction(SIGTERM, &action, &old_terminate_);
-  }
-  ~StopSignals() {
-    sigaction(SIGINT, &old_interrupt_, nullptr);
-    sigaction(SIGTERM, &old_terminate_, nullptr);
-  }
-
- private:
-  struct sigaction old_interrupt_ {
-  }, old_terminate_{};
-};
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -119,7 +95,7 @@ class TrainLoop {
 
     double last_save = now_seconds();
     double next_score = next_score_after(progress_of(run_.budget, state_, step_tokens_));
-    while (!on_any(ranks_, stop_requested)) {
+    while (!on_any(ranks_, StopSignals::requested())) {
       const double done = progress_of(run_.budget, state_, step_tokens_);
       if (done >= 1) break;
       TrainLogLine line = step(done);
@@ -131,7 +107,7 @@ class TrainLoop {
       if (log) log->add(line);
       progress.update(run_.budget.seconds ? state_.seconds : static_cast<double>(state_.tokens),
                       note(line));
-      if (run_.on_step && !run_.on_step(line)) stop_requested = true;
+      if (run_.on_step && !run_.on_step(line)) StopSignals::request();
       if (value_of_root(ranks_, now_seconds() - last_save) > run_.checkpoint_seconds) {
         save_state();
         last_save = now_seconds();
@@ -229,7 +205,7 @@ class TrainLoop {
 
   TrainResult finish() {
     TrainResult result;
-    const bool stopped = on_any(ranks_, stop_requested);
+    const bool stopped = on_any(ranks_, StopSignals::requested());
     result.peak_bytes = memory_use().peak;
     result.interrupted = stopped;
     result.is_bound = model_.config().diffusion.has_value();

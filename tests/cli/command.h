@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/files.h"
@@ -38,6 +39,7 @@ struct Conditions {
   // Where standard output goes: a file, "closed", or "unread" (a pipe that nobody reads); empty:
   // kept for `out`.
   std::string output;
+  int processes = 0;  // above 0: mpirun starts so many
 };
 
 // Each test has its own folder, which is the working directory of its commands.
@@ -90,11 +92,24 @@ class CliTest : public testing::Test {
         ::setrlimit(RLIMIT_FSIZE, &limit);
       }
       std::vector<char*> argv = {const_cast<char*>(PRONGHORN_CLI)};
+      const std::string processes = std::to_string(conditions.processes);
+      if (conditions.processes > 0) {
+        // Containers forbid processes to read one another's memory, which ranks try first.
+        for (const auto& [name, value] : {std::pair("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+                                          {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+                                          {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},
+                                          {"PRONGHORN_THREADS", "1"}}) {
+          ::setenv(name, value, 1);
+        }
+        for (const char* word : {"--oversubscribe", processes.c_str(), "-n", mpirun()}) {
+          argv.insert(argv.begin(), const_cast<char*>(word));
+        }
+      }
       for (const std::string& argument : arguments) {
         argv.push_back(const_cast<char*>(argument.c_str()));
       }
       argv.push_back(nullptr);
-      ::execv(PRONGHORN_CLI, argv.data());
+      ::execv(argv.front(), argv.data());
       ::_exit(127);
     }
     if (conditions.signal_after) {
@@ -114,6 +129,16 @@ class CliTest : public testing::Test {
     finished.out = read_file(folder_ / "stdout");
     finished.err = read_file(folder_ / "stderr");
     return finished;
+  }
+
+  // Where mpirun is; empty in a build without MPI, or with sanitizers, which report what MPI itself
+  // leaves behind.
+  static const char* mpirun() {
+#ifdef PRONGHORN_MPIRUN
+    return PRONGHORN_MPIRUN;
+#else
+    return "";
+#endif
   }
 
   static int output_descriptor(const std::string& output, int kept) {

@@ -140,5 +140,91 @@ TEST_F(CliTest, AnInterruptedComparisonContinues) {
   }
 }
 
+// What does not depend on the clock: the results of several processes are those of one.
+TEST_F(CliTest, ProcessesShareAComparison) {
+  if (*mpirun() == '\0') GTEST_SKIP() << "NOT TESTED: no mpirun in this build";
+  put("third.json", config("m").dump());
+  const std::vector<std::string> configs = {"tiny.json", "llama.json", "third.json"};
+  output_of(compare_of(configs, "one", "2560"));
+  Conditions two;
+  two.processes = 2;
+
+  // The model of the second process ends in a failure, which the first reports.
+  auto hopeless = config("2a");
+  hopeless["train"]["window"] = 1 << 20;
+  put("llama.json", hopeless.dump());
+  const Finished failed = run(compare_of(configs, "two", "2560"), two);
+  EXPECT_NE(failed.code, 0);
+  EXPECT_THAT(failed.err, AllOf(HasSubstr("rank 0: tiny, third"), HasSubstr("rank 1: llama"),
+                                HasSubstr("pronghorn: llama: ")));
+
+  // Then a run that ended before its first process had all results: what the others had finished is
+  // taken from their files, by any number of processes.
+  put("llama.json", config("2a").dump());
+  auto results = nlohmann::json::parse(read_file(folder_ / "two/results.json"));
+  ASSERT_EQ(results["architectures"].size(), 3u);
+  auto part = results;
+  part["architectures"] = {results["architectures"][2]};
+  put("two/third/result.json", part.dump());
+  results["architectures"] = {results["architectures"][0], results["architectures"][1]};
+  put("two/results.json", results.dump());
+  const Finished finished = run(compare_of(configs, "two", "2560"), two);
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.err, AllOf(HasSubstr("tiny: done before"), HasSubstr("third: done before")));
+  EXPECT_EQ(finished.err.find("llama: done before"), std::string::npos);
+
+  const auto one = nlohmann::json::parse(read_file(folder_ / "one/results.json"));
+  const auto both = nlohmann::json::parse(read_file(folder_ / "two/results.json"));
+  ASSERT_EQ(both["architectures"].size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(both["architectures"][i]["failure"].is_null());
+    for (const char* key : {"name", "train_tokens", "held_out_bits_per_byte", "sample"}) {
+      EXPECT_EQ(both["architectures"][i][key], one["architectures"][i][key]) << key;
+    }
+    const std::string name = one["architectures"][i]["name"];
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "two" / name / "result.json")) << name;
+  }
+  // One table, by the first process.
+  EXPECT_EQ(finished.out.find("Report: "), finished.out.rfind("Report: "));
+  EXPECT_THAT(finished.out, HasSubstr("Report: "));
+}
+
+// What is left when mpirun ends all processes, as it does when one of them is killed.
+TEST_F(CliTest, ASharedComparisonContinues) {
+  if (*mpirun() == '\0') GTEST_SKIP() << "NOT TESTED: no mpirun in this build";
+  const std::vector<std::string> configs = {"tiny.json", "llama.json"};
+  output_of(compare_of(configs, "whole", "20480"));
+  Conditions killed;
+  killed.processes = 2;
+  killed.after_file = "out/llama/log.jsonl";
+  killed.signal_after = 0.1;
+  killed.signal = SIGTERM;  // mpirun hands it to the processes, and then kills them
+  const Finished stopped = run(compare_of(configs, "out", "20480"), killed);
+  EXPECT_THAT(stopped.err, HasSubstr("if one of them ends, all do"));
+  const Finished finished = run(compare_of(configs, "out", "20480"));  // in one process
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  for (const char* name : {"tiny", "llama"}) {
+    EXPECT_TRUE(read_file(folder_ / "out" / name / "model.safetensors") ==
+                read_file(folder_ / "whole" / name / "model.safetensors"))
+        << name;
+  }
+}
+
+// A command that works in one process does its work once.
+TEST_F(CliTest, OtherCommandsRunOnceUnderMpirun) {
+  if (*mpirun() == '\0') GTEST_SKIP() << "NOT TESTED: no mpirun in this build";
+  Conditions three;
+  three.processes = 3;
+  const Finished finished = run({"inspect", "tiny.json", "--json"}, three);
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_TRUE(nlohmann::json::accept(finished.out)) << finished.out;  // one document
+  const std::string said = "inspect works in one process; the others of mpirun's 3 end";
+  EXPECT_THAT(finished.err, HasSubstr(said));
+  EXPECT_EQ(finished.err.find(said), finished.err.rfind(said));
+  const Finished wrong = run({"eval", "--no-such-option"}, three);
+  EXPECT_NE(wrong.code, 0);
+  EXPECT_THAT(wrong.err, HasSubstr("pronghorn: eval: "));
+}
+
 }  // namespace
 }  // namespace pronghorn
