@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,14 @@
 
 namespace pronghorn {
 
+// A part of a text between two tokens that is cut when it gets long: the reasoning before an
+// answer.
+struct BoundedPart {
+  int32_t begin = -1, end = -1;  // the tokens; the part begins with the first one that is written,
+  bool begun = false;            // unless the prompt has begun it
+  int64_t tokens = 0;  // after so many of it, `end` is written, where the grammar allows it
+};
+
 struct GenerateOptions {
   int64_t max_tokens = 128;
   SamplingOptions sampling;
@@ -31,6 +40,9 @@ struct GenerateOptions {
   // What the text must follow, over the tokens of the model's vocabulary; null: anything. Where it
   // is complete the text may end, and where nothing can follow it ends, without an end token.
   std::shared_ptr<TokenGrammar> grammar;
+  // Special tokens that are written as the text that they have, which otherwise stand for none.
+  std::vector<int32_t> shown_tokens;
+  std::optional<BoundedPart> reasoning;
   // Generated::written is filled in, with so many tokens beside the one written; -1: it is not.
   int likeliest = -1;
   Precision precision = Precision::f32;

@@ -153,7 +153,7 @@ std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
 
 bool TextBatch::judges_blocks(const Writer& writer) const {
   return speculation_ != nullptr && speculation_->options().block &&
-         writer.options().sampling.temperature != 0;
+         writer.options().sampling.temperature != 0 && !writer.options().reasoning;
 }
 
 // Where texts come and go, a drafter that fails is not asked again, and harms no text.

@@ -6,6 +6,13 @@
 #include "base/error.h"
 
 namespace pronghorn {
+namespace {
+
+bool holds(const std::vector<int32_t>& tokens, int32_t token) {
+  return std::ranges::find(tokens, token) != tokens.end();
+}
+
+}  // namespace
 
 Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
     : tokenizer_(tokenizer),
@@ -29,6 +36,9 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
     if (tokenizer.eos()) rule_out(*tokenizer.eos());
     std::ranges::for_each(options_.end_tokens, rule_out);
   }
+  if (options_.reasoning && options_.reasoning->begun) {
+    reasoning_left_ = options_.reasoning->tokens;
+  }
   if (options_.grammar == nullptr) return;
   std::vector<int32_t> ends;
   if (options_.stop_at_eos) {
@@ -40,8 +50,12 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
 }
 
 int32_t Writer::choose(std::span<const float> scores) {
-  if (!grammar_) return sample(scores, sampling(), session_.recent(), position_);
+  const bool cut = reasoning_left_ && *reasoning_left_ <= 0;
+  if (!grammar_) {
+    return cut ? options_.reasoning->end : sample(scores, sampling(), session_.recent(), position_);
+  }
   const TokenMask allowed = grammar_->allowed();
+  if (cut && allowed.allows(options_.reasoning->end)) return options_.reasoning->end;
   return sample(scores, sampling(), session_.recent(), position_, &allowed);
 }
 
@@ -50,8 +64,20 @@ void Writer::follow_grammar(int32_t token) {
   require(grammar_->take(token), "generate", "token {} breaks the grammar", token);
 }
 
+void Writer::follow_reasoning(int32_t token) {
+  if (!options_.reasoning) return;
+  const BoundedPart& part = *options_.reasoning;
+  if (reasoning_left_) {
+    --*reasoning_left_;
+    if (token == part.end) reasoning_left_.reset();
+  } else if (!part.begun && token == part.begin && result_.tokens == 0) {
+    reasoning_left_ = part.tokens;
+  }
+}
+
 bool Writer::take(int32_t token, std::span<const float> scores) {
   follow_grammar(token);
+  follow_reasoning(token);
   if (options_.likeliest >= 0) {
     result_.written.push_back(written_token(scores, token, options_.likeliest));
   }
@@ -64,7 +90,8 @@ bool Writer::take(int32_t token, std::span<const float> scores) {
     if (!ends) give(filter_.push(stream_->push(token)));
     if (ends || tokenizer_.is_special(token)) {
       // A special token that a grammar asked for is text of that grammar.
-      const bool shown = grammar_.has_value() && !ends;
+      const bool wanted = grammar_.has_value() || holds(options_.shown_tokens, token);
+      const bool shown = wanted && !ends;
       give(filter_.push(tokenizer_.token_bytes(token, true), shown));
     }
   }
@@ -99,9 +126,7 @@ void Writer::finish() {
 }
 
 bool Writer::ends_text(int32_t token) const {
-  return tokenizer_.eos() == token ||
-         std::find(options_.end_tokens.begin(), options_.end_tokens.end(), token) !=
-             options_.end_tokens.end();
+  return tokenizer_.eos() == token || holds(options_.end_tokens, token);
 }
 
 void Writer::give(const std::string& ready) {

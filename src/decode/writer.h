@@ -47,6 +47,7 @@ class Writer {
  private:
   bool ends_text(int32_t token) const;
   void follow_grammar(int32_t token);
+  void follow_reasoning(int32_t token);
   void give(const std::string& ready);
 
   const Tokenizer& tokenizer_;
@@ -54,6 +55,7 @@ class Writer {
   GenerateOptions options_;
   SamplingOptions sampling_, unending_;  // the second: without the tokens that end the text
   std::optional<GrammarState> grammar_;
+  std::optional<int64_t> reasoning_left_;  // tokens that the part may still have, while it is open
   std::function<void(std::string_view)> emit_;
   std::function<bool()> interrupted_;
   int64_t position_ = 0;

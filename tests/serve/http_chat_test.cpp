@@ -230,6 +230,33 @@ TEST_F(HttpTest, AModelThatSeesIsShownAnImage) {
   const json text = server().post(kPath, blind).document();
   EXPECT_EQ(dark["usage"]["prompt_tokens"], text["usage"]["prompt_tokens"].get<int>() + 4);
 
+  // The same image as the other APIs have it.
+  const std::string url = grey_image('\x01');
+  const json wanted = dark["choices"][0]["message"]["content"];
+  const json source = {{"type", "base64"},
+                       {"media_type", "image/x-portable-graymap"},
+                       {"data", url.substr(url.find(',') + 1)}};
+  json message = shown(url);
+  message["messages"][0]["content"][0] = {{"type", "image"}, {"source", source}};
+  const json counted = server().post("/v1/messages/count_tokens", message).document();
+  EXPECT_EQ(counted["input_tokens"], dark["usage"]["prompt_tokens"]);
+  message.erase("logprobs");
+  const json said = server().post("/v1/messages", message).document();
+  EXPECT_EQ(said["usage"]["input_tokens"], dark["usage"]["prompt_tokens"]) << said;
+  std::string answer;
+  for (const json& block : said["content"]) answer += block.value("text", "");
+  EXPECT_EQ(wanted, answer);
+  json response = {{"model", "tiny"}, {"max_output_tokens", 4}, {"temperature", 0}};
+  response["input"] = {{{"role", "user"},
+                        {"content",
+                         {{{"type", "input_image"}, {"image_url", url}},
+                          {{"type", "input_text"}, {"text", "What is it?"}}}}}};
+  const json responded = server().post("/v1/responses", response).document();
+  EXPECT_EQ(responded["usage"]["input_tokens"], dark["usage"]["prompt_tokens"]) << responded;
+  answer.clear();
+  for (const json& item : responded["output"]) answer += item["content"][0].value("text", "");
+  EXPECT_EQ(wanted, answer);
+
   EXPECT_THAT(refusal(shown("http://127.0.0.1/a.png"))["message"].get<std::string>(),
               HasSubstr("not fetched"));
   refusal(shown("data:image/gif;base64,AAAA"));

@@ -52,6 +52,14 @@ class HttpFormatTest : public HttpTest {
     config["chat_template"] = config["chat_template"].get<std::string>() + "{# <tool_call> #}";
     write_file(file, config.dump());
   }
+  // Gives the two special tokens of chats other texts.
+  void name_tokens(const std::string& first, const std::string& second) const {
+    const auto file = folder_.path() / "tokenizer.json";
+    json tokenizer = json::parse(read_file(file));
+    tokenizer["added_tokens"][0]["content"] = first;
+    tokenizer["added_tokens"][1]["content"] = second;
+    write_file(file, tokenizer.dump());
+  }
   static json tools() {
     return json::array(
         {{{"type", "function"}, {"function", {{"name", "paint"}, {"parameters", kSchema}}}},
@@ -258,6 +266,69 @@ TEST_F(HttpFormatTest, ReasoningStaysBeforeTheAnswer) {
   } else {
     EXPECT_EQ(content, "") << one;
     EXPECT_FALSE(one["message"]["reasoning_content"].get<std::string>().empty());
+  }
+}
+
+// A special token stands for no text, unless parts of an answer are told apart by it.
+TEST_F(HttpFormatTest, MarksMayBeSpecialTokens) {
+  name_tokens("<tool_call>", "<think>");
+  json body = chat("Call.");
+  body["max_tokens"] = 3;
+  body["logit_bias"] = {{std::to_string(testing_support::kChatStart), 100}};
+  const json plain = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(plain["choices"][0]["message"]["content"], "") << plain;
+  EXPECT_FALSE(plain.contains("malformed_tool_calls")) << plain;
+  body["tools"] = tools();
+  const json called = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(called["malformed_tool_calls"], 1) << called;
+  body["logit_bias"] = {{std::to_string(testing_support::kChatEnd), 100}};
+  const json thought = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(thought["choices"][0]["message"]["reasoning_content"], "<think><think>") << thought;
+}
+
+TEST_F(HttpFormatTest, ReasoningIsBounded) {
+  const auto message = [&](const json& fields, const std::string& path = "/v1/chat/completions") {
+    json body = chat("Why?");
+    body["logit_bias"] = only('a');
+    body.update(fields);
+    return server().post(path, body).document();
+  };
+  const auto first = [](const json& document) { return document["choices"][0]["message"]; };
+  const json three = {{"type", "enabled"}, {"budget_tokens", 3}};
+  // Marks that are no tokens.
+  EXPECT_EQ(message({{"reasoning_effort", "low"}})["ignored_fields"],
+            json::array({"reasoning_effort"}));
+  EXPECT_EQ(message({{"thinking", three}}, "/v1/messages")["ignored_fields"],
+            json::array({"thinking"}));
+
+  name_tokens("<think>", "</think>");
+  const auto file = folder_.path() / "tokenizer_config.json";
+  json config = json::parse(read_file(file));
+  const auto plain = config["chat_template"].get<std::string>();
+  config["chat_template"] = plain + "{% if add_generation_prompt %}<think>\n{% endif %}";
+  write_file(file, config.dump());
+  for (const char* draft : {"", "ngram"}) {
+    server_.reset();
+    engine_.draft = draft;
+    const json cut = message({{"thinking", three}});
+    EXPECT_FALSE(cut.contains("ignored_fields")) << cut;
+    EXPECT_EQ(first(cut)["reasoning_content"], "aaa");
+    EXPECT_EQ(first(cut)["content"], std::string(8, 'a'));
+    EXPECT_EQ(first(message(json::object()))["reasoning_content"], std::string(12, 'a'));
+    const json none = first(message({{"reasoning_effort", "none"}}));
+    EXPECT_EQ(none["content"], std::string(11, 'a'));
+    EXPECT_FALSE(none.contains("reasoning_content"));
+    const json strict = first(message({{"thinking", three}, {"grammar", "root ::= \"bb\""}}));
+    EXPECT_EQ(strict["reasoning_content"], "aaa");
+    EXPECT_EQ(strict["content"], "bb");
+    const json blocks = message({{"thinking", three}}, "/v1/messages")["content"];
+    EXPECT_EQ(blocks[0]["thinking"], "aaa") << blocks;
+    EXPECT_EQ(blocks[1]["text"], std::string(8, 'a')) << blocks;
+    json response = {{"input", "Why?"}, {"reasoning", {{"effort", "none"}}}};
+    response["max_output_tokens"] = 12;
+    const json output = message(response, "/v1/responses")["output"];
+    ASSERT_EQ(output.size(), 1u) << output;
+    EXPECT_EQ(output[0]["content"][0]["text"], std::string(11, 'a'));
   }
 }
 

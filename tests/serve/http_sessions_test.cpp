@@ -92,6 +92,9 @@ TEST_F(HttpSessionTest, WhatIsWrongIsSaid) {
   }
   code("/v1/sessions/save", session("x"), 400);
   code("/v1/sessions/save", session("x", {{"prompt", ""}}), 400);
+  json both = session("x", chat("Which of the two?"));
+  both["prompt"] = "abc";
+  EXPECT_EQ(server().post("/v1/sessions/save", both).document()["error"]["param"], "prompt");
   EXPECT_TRUE(files().empty());
   // Damaged, cut short, and of another model.
   EXPECT_EQ(server().post("/v1/sessions/save", session("x", {{"prompt", "abcdef"}})).status, 200);

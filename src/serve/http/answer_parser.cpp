@@ -58,6 +58,11 @@ std::optional<std::pair<std::string, size_t>> read_head(std::string_view call) {
 
 }  // namespace
 
+std::vector<std::string_view> AnswerParser::all_marks(bool tools) {
+  if (!tools) return {kThink, kThinkEnd};
+  return {kThink, kThinkEnd, kCall, kCallEnd};
+}
+
 std::vector<std::string_view> AnswerParser::marks() const {
   if (in_call_) return {kCallEnd};
   if (reasoning_) return {kThinkEnd};

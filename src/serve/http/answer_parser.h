@@ -28,6 +28,9 @@ class AnswerParser {
   AnswerParser(bool tools, bool in_reasoning, bool in_parts = false)
       : tools_(tools), in_parts_(in_parts), reasoning_(in_reasoning), trims_(in_reasoning) {}
 
+  // What answers are searched for, with or without tools.
+  static std::vector<std::string_view> all_marks(bool tools);
+
   // Takes text and returns what is certain of it; what may be the beginning of a mark waits.
   // Reasoning is marked at the beginning of an answer only. Space around marks is left out.
   std::vector<AnswerPiece> push(std::string_view text);

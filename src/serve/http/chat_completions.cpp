@@ -177,7 +177,8 @@ json whole(const ChatReply& reply) {
 Reply chat_completions(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
-  const Chat chat = read_chat(fields);
+  Chat chat = read_chat(fields);
+  read_reasoning(fields, *model, chat);
   TextFields text = read_text_fields(fields, *model, service.options);
   text.options.stop = read_stops(fields, "stop", service.options);
   const int64_t most = read_most_tokens(fields, -1);

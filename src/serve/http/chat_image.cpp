@@ -10,10 +10,17 @@
 namespace pronghorn::serve {
 namespace {
 
-bool is_image_part(const Json& part) {
-  if (!part.is_object()) return false;
-  const auto type = part.find("type");
-  return type != part.end() && *type == "image_url";
+// The URL of an image: the image itself, as responses have it, {"url"}, as chat completions do, or
+// what Anthropic's API calls a source, bytes or a URL.
+std::string url_of(const Json& image, const std::string& path) {
+  if (image.is_string()) return image.get<std::string>();
+  Fields fields(image, path);
+  const std::string type = fields.text("type", "url");
+  if (type == "url") return fields.text("url");
+  if (type != "base64") {
+    refuse_field(path + ".type", "must be \"base64\" or \"url\", is " + shown(Json(type)));
+  }
+  return fmt::format("data:{};base64,{}", fields.text("media_type"), fields.text("data"));
 }
 
 // The bytes behind a data: URL.
@@ -42,30 +49,19 @@ std::string bytes_of(const std::string& url, const std::string& path) {
 
 }  // namespace
 
-Json without_image(const Json& message, const std::string& path, Chat& chat) {
-  if (!message.is_object()) return message;
-  const auto content = message.find("content");
-  if (content == message.end() || !content->is_array() ||
-      std::ranges::none_of(*content, is_image_part)) {
-    return message;
+bool take_image(const Json& part, const std::string& path, Chat& chat) {
+  if (!part.is_object() || !part.contains("type")) return false;
+  const Json& type = part["type"];
+  const bool anthropic = type == "image";
+  if (!anthropic && type != "image_url" && type != "input_image") return false;
+  if (!chat.image.is_null()) {
+    throw ApiError(400, "unsupported_content",
+                   path + " is a second image; a model sees one, before the text", path);
   }
-  Json rest = message;
-  rest["content"] = Json::array();
-  for (size_t i = 0; i < content->size(); ++i) {
-    const Json& part = (*content)[i];
-    if (!is_image_part(part)) {
-      rest["content"].push_back(part);
-      continue;
-    }
-    const std::string at = fmt::format("{}.content[{}]", path, i);
-    if (!chat.image.is_null()) {
-      throw ApiError(400, "unsupported_content",
-                     at + " is a second image; a model sees one, before the text", at);
-    }
-    chat.image = Fields(part, at).required("image_url");
-    chat.image_path = at + ".image_url";
-  }
-  return rest;
+  const std::string key = anthropic ? "source" : "image_url";
+  chat.image = Fields(part, path).required(key);
+  chat.image_path = path + "." + key;
+  return true;
 }
 
 std::shared_ptr<const Image> seen_image(const ServedModel& model, const Chat& chat) {
@@ -78,9 +74,7 @@ std::shared_ptr<const Image> seen_image(const ServedModel& model, const Chat& ch
                        "configuration",
                    chat.image_path);
   }
-  const std::string url = chat.image.is_string() ? chat.image.get<std::string>()
-                                                 : Fields(chat.image, chat.image_path).text("url");
-  const std::string bytes = bytes_of(url, chat.image_path);
+  const std::string bytes = bytes_of(url_of(chat.image, chat.image_path), chat.image_path);
   try {
     auto image = std::make_shared<Image>(
         decode_image(bytes, chat.image_path, std::max<int64_t>(1, vision->width * vision->height)));

@@ -9,10 +9,11 @@
 
 namespace pronghorn::serve {
 
-// The message without its parts of the type image_url ({"type": "image_url", "image_url":
-// {"url"}}), the one of which becomes the chat's image. Throws ApiError for a part without it, and
-// for a second image.
-Json without_image(const Json& message, const std::string& path, Chat& chat);
+// Whether a part of a message is an image, in the form of chat completions ({"type": "image_url",
+// "image_url": {"url"}}), of responses ({"type": "input_image", "image_url"}) or of messages
+// ({"type": "image", "source": {"type": "base64", "media_type", "data"}}); it becomes the chat's.
+// path: "messages[2].content[0]". Throws ApiError for one without it, and for a second image.
+bool take_image(const Json& part, const std::string& path, Chat& chat);
 
 // The chat's image, which the model can see; null if there is none. Throws ApiError for a model
 // that sees none, for other URLs than data: with base64 of a PNG, PGM or PPM (nothing is fetched),

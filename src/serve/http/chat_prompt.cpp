@@ -132,52 +132,70 @@ bool opens_reasoning(std::string_view text) {
 
 }  // namespace
 
-std::string content_text(const Json& content, const std::string& path) {
+std::string content_text(const Json& content, const std::string& path, Chat& chat) {
   if (content.is_null()) return {};
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) refuse_field(path, "must be a string or a list of parts");
   std::string text;
-  for (const Json& part : content) {
+  for (size_t i = 0; i < content.size(); ++i) {
+    const Json& part = content[i];
     if (part.is_string()) {
       text += part.get_ref<const std::string&>();
       continue;
     }
+    if (take_image(part, fmt::format("{}[{}]", path, i), chat)) continue;
     const bool has_text = part.is_object() && part.contains("text") && part["text"].is_string();
     if (!has_text) {
-      throw ApiError(400, "unsupported_content",
-                     path + " holds " + shown(part) +
-                         "; only parts of text are understood (and image_url in chat completions)",
-                     path);
+      throw ApiError(
+          400, "unsupported_content",
+          path + " holds " + shown(part) + "; only parts of text and images are understood", path);
     }
     text += part["text"].get_ref<const std::string&>();
   }
   return text;
 }
 
-void check_message_count(const Json& messages, const std::string& path) {
-  if (messages.size() <= kMostMessages) return;
-  ApiError error(413, "too_many_items",
-                 fmt::format("{} has {} items, more than {}", path, messages.size(), kMostMessages),
-                 path);
-  error.details["limit"] = kMostMessages;
-  throw error;
+void for_each_message(const Json& list, const std::string& path,
+                      const std::function<void(const Json&, const std::string&)>& add) {
+  if (!list.is_array() || list.empty()) {
+    refuse_field(path, "must be a list with at least one message");
+  }
+  if (list.size() > kMostMessages) {
+    ApiError error(413, "too_many_items",
+                   fmt::format("{} has {} items, more than {}", path, list.size(), kMostMessages),
+                   path);
+    error.details["limit"] = kMostMessages;
+    throw error;
+  }
+  for (size_t i = 0; i < list.size(); ++i) add(list[i], fmt::format("{}[{}]", path, i));
 }
 
-Json plain_message(const Json& message, const std::string& path) {
+void add_system(const std::string& text, Chat& chat) {
+  if (!text.empty()) chat.messages.push_back({{"role", "system"}, {"content", text}});
+}
+
+Json tool_call(const std::string& id, const std::string& name, const Json& arguments) {
+  return {
+      {"id", id}, {"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}};
+}
+
+Json tool_result(const std::string& id, const std::string& content) {
+  return {{"role", "tool"}, {"tool_call_id", id}, {"content", content}};
+}
+
+Json plain_message(const Json& message, const std::string& path, Chat& chat) {
   Fields fields(message, path);
   Json plain = message;
   const std::string role = fields.text("role");
   plain["role"] = role == "developer" ? "system" : role;
-  plain["content"] = content_text(fields.raw("content"), path + ".content");
+  plain["content"] = content_text(fields.raw("content"), path + ".content", chat);
   parse_arguments(plain, path);
   return plain;
 }
 
 void refuse_part(const std::string& type, const std::string& path) {
   throw ApiError(400, "unsupported_content",
-                 path + " is of the type " + shown(Json(type)) + ", which is not understood" +
-                     (type == "image" ? " (images go to /v1/chat/completions)" : ""),
-                 path);
+                 path + " is of the type " + shown(Json(type)) + ", which is not understood", path);
 }
 
 void read_flat_tools(Fields& fields, const std::string& schema, Chat& chat) {
@@ -217,15 +235,10 @@ void read_tool_choice(Fields& fields, Chat& chat) {
 
 Chat read_chat(Fields& fields) {
   Chat chat;
-  const Json& messages = fields.required("messages");
-  if (!messages.is_array() || messages.empty()) {
-    refuse_field("messages", "must be a list with at least one message");
-  }
-  check_message_count(messages, "messages");
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const std::string path = fmt::format("messages[{}]", i);
-    chat.messages.push_back(plain_message(without_image(messages[i], path, chat), path));
-  }
+  for_each_message(fields.required("messages"), "messages",
+                   [&](const Json& message, const std::string& path) {
+                     chat.messages.push_back(plain_message(message, path, chat));
+                   });
   const Json& variables = fields.raw("chat_template_kwargs");
   if (!variables.is_null()) {
     if (!variables.is_object()) refuse_field("chat_template_kwargs", "must be an object");

@@ -22,10 +22,11 @@ struct Chat {
   std::optional<std::string> must_call;
   // Whether the last message, the assistant's, is to be continued, not answered.
   bool continues = false;
-  // An image that is seen before the text: the image_url of a part, and where that stands. null:
-  // there is none.
+  // An image that is seen before the text, as a part of a message has it (take_image()), and where
+  // that stands. null: there is none.
   Json image;
   std::string image_path;
+  int64_t reasoning_tokens = -1;  // that an answer's reasoning may have; -1: any number
 };
 
 // Reads the fields messages, tools, tool_choice and chat_template_kwargs of a chat request. Content
@@ -49,8 +50,17 @@ std::string chat_text(const ServedModel& model, const Chat& chat);
 ChatPrompt chat_prompt(const ServedModel& model, const Chat& chat,
                        const std::function<bool()>& client_is_gone);
 
-// Throws ApiError for more messages than one request may have.
-void check_message_count(const Json& messages, const std::string& path);
+// Calls `add` with each of the messages or items of a request, and with where it stands
+// ("messages[2]"). Throws ApiError for what is no list, an empty list, and more than a request may
+// have.
+void for_each_message(const Json& list, const std::string& path,
+                      const std::function<void(const Json&, const std::string&)>& add);
+
+// What chats of other APIs become here: a system message (none of an empty text), a call that the
+// model made in an earlier turn, and the message with what it gave.
+void add_system(const std::string& text, Chat& chat);
+Json tool_call(const std::string& id, const std::string& name, const Json& arguments);
+Json tool_result(const std::string& id, const std::string& content);
 
 // Reads the field tools in the form of Anthropic's API and of responses, a name, a description and
 // a schema (under the key `schema`) side by side. Throws ApiError.
@@ -62,10 +72,10 @@ void read_flat_tools(Fields& fields, const std::string& schema, Chat& chat);
 // must_call. Throws ApiError for anything else.
 void read_tool_choice(Fields& fields, Chat& chat);
 
-// One message with its content as one text. path: "messages[2]". Throws ApiError for content of
-// another kind than text.
-Json plain_message(const Json& message, const std::string& path);
-// The text of a content that is a string or a list of parts; null: empty.
-std::string content_text(const Json& content, const std::string& path);
+// One message with its content as one text. path: "messages[2]". An image in it becomes the chat's.
+// Throws ApiError for content of another kind.
+Json plain_message(const Json& message, const std::string& path, Chat& chat);
+// The text of a content that is a string or a list of parts; null: empty. The same for images.
+std::string content_text(const Json& content, const std::string& path, Chat& chat);
 
 }  // namespace pronghorn::serve

@@ -5,6 +5,65 @@
 #include "serve/http/chat_image.h"
 
 namespace pronghorn::serve {
+namespace {
+
+constexpr int64_t kLowEffort = 1024, kMediumEffort = 4096;  // tokens
+
+// The part of an answer that is reasoning; nothing where its marks are no tokens of the model.
+std::optional<BoundedPart> reasoning_part(const ServedModel& model) {
+  const std::optional<int32_t> begin = model.tokenizer->find_token("<think>");
+  const std::optional<int32_t> end = model.tokenizer->find_token("</think>");
+  if (!begin || !end) return {};
+  return BoundedPart{*begin, *end, false, 0};
+}
+
+// What "low" and its like stand for; nothing for other words.
+std::optional<int64_t> tokens_of_effort(const Json& effort) {
+  if (effort == "none") return 0;
+  if (effort == "minimal" || effort == "low") return kLowEffort;
+  if (effort == "medium") return kMediumEffort;
+  if (effort == "high" || effort == "xhigh") return -1;
+  return {};
+}
+
+// What chat_template_kwargs say goes before.
+void tell_template(Chat& chat, const char* name, const Json& value) {
+  if (!chat.variables.contains(name)) chat.variables[name] = value;
+}
+
+// Special tokens that the parts of an answer are told apart by: their text must come.
+std::vector<int32_t> mark_tokens(const Tokenizer& tokenizer, bool tools) {
+  std::vector<int32_t> tokens;
+  for (const std::string_view mark : AnswerParser::all_marks(tools)) {
+    const std::optional<int32_t> token = tokenizer.find_token(mark);
+    if (token && tokenizer.is_special(*token)) tokens.push_back(*token);
+  }
+  return tokens;
+}
+
+}  // namespace
+
+void read_reasoning(Fields& fields, const ServedModel& model, Chat& chat) {
+  const bool bounded = reasoning_part(model).has_value();
+  if (const Json& thinking = fields.peek("thinking"); thinking.is_object()) {
+    Fields of(thinking, "thinking");
+    const std::string type = of.text("type", "enabled");
+    tell_template(chat, "enable_thinking", type != "disabled");
+    chat.reasoning_tokens = of.integer("budget_tokens", -1, 0, int64_t{1} << 31);
+    if (bounded || chat.reasoning_tokens < 0) fields.raw("thinking");
+  }
+  const bool nested = fields.peek("reasoning").is_object();
+  const Json effort =
+      nested ? fields.peek("reasoning").value("effort", Json()) : fields.peek("reasoning_effort");
+  const std::optional<int64_t> most = tokens_of_effort(effort);
+  if (!most) return;
+  if (*most >= 0) chat.reasoning_tokens = *most;
+  tell_template(chat, "reasoning_effort", effort);
+  if (*most == 0) tell_template(chat, "enable_thinking", false);
+  if (bounded || model.format.mentions("reasoning_effort")) {
+    fields.raw(nested ? "reasoning" : "reasoning_effort");
+  }
+}
 
 ChatRun::ChatRun(Service& service, std::shared_ptr<ServedModel> model, Call& call, const Chat& chat,
                  const TextFields& text, int64_t most, int likeliest)
@@ -16,16 +75,26 @@ ChatRun::ChatRun(Service& service, std::shared_ptr<ServedModel> model, Call& cal
   check_fits(run_.model(), prompt_tokens_, 1);
   const std::shared_ptr<TokenGrammar> grammar =
       answer_grammar(run_.model(), text.format, chat, prompt.begins_in_reasoning);
+  std::optional<BoundedPart> reasoning;
+  if (chat.reasoning_tokens >= 0) reasoning = reasoning_part(run_.model());
+  if (reasoning) {
+    reasoning->begun = prompt.begins_in_reasoning;
+    reasoning->tokens = chat.reasoning_tokens;
+  }
+  const bool tools = !chat.tools.is_null();
+  const std::vector<int32_t> marks = mark_tokens(*run_.model().tokenizer, tools);
   std::vector<bool> counted;
   for (int64_t i = 0; i < text.choices; ++i) {
     TextRequest request = text.request(run_.model(), prompt.tokens, i, most);
     request.image = image;
     request.options.grammar = grammar;
+    request.options.reasoning = reasoning;
+    request.options.shown_tokens = marks;
     request.message_ends = prompt.message_ends;
     request.answers = prompt.answers;
     request.likeliest = likeliest;
     run_.submit(std::move(request));
-    parsers_.emplace_back(!chat.tools.is_null(), prompt.begins_in_reasoning, text.stream);
+    parsers_.emplace_back(tools, prompt.begins_in_reasoning, text.stream);
     counted.push_back(i == 0);
   }
   called_.resize(parsers_.size());

@@ -18,6 +18,11 @@ inline bool says_something(const AnswerPiece& piece) {
   return piece.kind != AnswerPiece::Kind::tool_call || piece.begins || !piece.arguments.empty();
 }
 
+// Reads how much an answer is to reason: thinking ({"type", "budget_tokens"}), and reasoning_effort
+// or reasoning ({"effort"}). The template is told, and the reasoning is bounded where the model has
+// tokens for its marks; fields that change nothing stay unread. Throws ApiError.
+void read_reasoning(Fields& fields, const ServedModel& model, Chat& chat);
+
 class ChatRun {
  public:
   // Renders the chat and queues text.choices answers of at most `most` tokens (-1: as many as there

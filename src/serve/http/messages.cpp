@@ -1,5 +1,6 @@
 // POST /v1/messages and /v1/messages/count_tokens, of Anthropic's API.
 #include "serve/http/api_error.h"
+#include "serve/http/chat_image.h"
 #include "serve/http/chat_run.h"
 #include "serve/http/endpoints.h"
 #include "serve/http/reply_parts.h"
@@ -9,23 +10,24 @@ namespace {
 
 using nlohmann::json;
 
-// A call that the model made in an earlier turn, as OpenAI's API writes it.
 Json tool_use(const Json& block, const std::string& path) {
   Fields fields(block, path);
   const Json& input = fields.raw("input");
-  return {
-      {"id", fields.text("id")},
-      {"type", "function"},
-      {"function",
-       {{"name", fields.text("name")}, {"arguments", input.is_null() ? Json::object() : input}}}};
+  return tool_call(fields.text("id"), fields.text("name"),
+                   input.is_null() ? Json::object() : input);
 }
 
 // Adds a message of content blocks: results of tools become messages of their own.
 void add_blocks(const std::string& role, const Json& blocks, const std::string& path, Chat& chat) {
   std::string text;
   Json calls = Json::array();
+  bool shows = false;  // an image
   for (size_t i = 0; i < blocks.size(); ++i) {
     const std::string at = fmt::format("{}[{}]", path, i);
+    if (take_image(blocks[i], at, chat)) {
+      shows = true;
+      continue;
+    }
     Fields fields(blocks[i], at);
     const std::string type = fields.text("type");
     if (type == "text") {
@@ -33,17 +35,33 @@ void add_blocks(const std::string& role, const Json& blocks, const std::string& 
     } else if (type == "tool_use") {
       calls.push_back(tool_use(blocks[i], at));
     } else if (type == "tool_result") {
-      chat.messages.push_back({{"role", "tool"},
-                               {"tool_call_id", fields.text("tool_use_id", "")},
-                               {"content", content_text(fields.raw("content"), at + ".content")}});
+      chat.messages.push_back(
+          tool_result(fields.text("tool_use_id", ""),
+                      content_text(fields.raw("content"), at + ".content", chat)));
     } else if (type != "thinking" && type != "redacted_thinking") {
       refuse_part(type, at);
     }
   }
-  if (text.empty() && calls.empty()) return;
+  if (text.empty() && calls.empty() && !shows) return;
   Json message = {{"role", role}, {"content", text}};
   if (!calls.empty()) message["tool_calls"] = calls;
   chat.messages.push_back(message);
+}
+
+void add_message(const Json& message, const std::string& path, Chat& chat) {
+  Fields fields(message, path);
+  const std::string role = fields.text("role");
+  if (role != "user" && role != "assistant" && role != "system") {
+    refuse_field(path + ".role", "must be \"user\" or \"assistant\", is " + shown(Json(role)));
+  }
+  const Json& content = fields.required("content");
+  if (content.is_string()) {
+    chat.messages.push_back({{"role", role}, {"content", content}});
+  } else if (content.is_array()) {
+    add_blocks(role, content, path + ".content", chat);
+  } else {
+    refuse_field(path + ".content", "must be a string or a list of blocks");
+  }
 }
 
 void read_tools(Fields& fields, Chat& chat) {
@@ -63,36 +81,13 @@ void read_tools(Fields& fields, Chat& chat) {
 
 Chat read_messages(Fields& fields) {
   Chat chat;
-  const std::string system = content_text(fields.raw("system"), "system");
-  if (!system.empty()) chat.messages.push_back({{"role", "system"}, {"content", system}});
-  const Json& messages = fields.required("messages");
-  if (!messages.is_array() || messages.empty()) {
-    refuse_field("messages", "must be a list with at least one message");
-  }
-  check_message_count(messages, "messages");
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const std::string path = fmt::format("messages[{}]", i);
-    Fields message(messages[i], path);
-    const std::string role = message.text("role");
-    if (role != "user" && role != "assistant" && role != "system") {
-      refuse_field(path + ".role", "must be \"user\" or \"assistant\", is " + shown(Json(role)));
-    }
-    const Json& content = message.required("content");
-    if (content.is_string()) {
-      chat.messages.push_back({{"role", role}, {"content", content}});
-    } else if (content.is_array()) {
-      add_blocks(role, content, path + ".content", chat);
-    } else {
-      refuse_field(path + ".content", "must be a string or a list of blocks");
-    }
-  }
+  add_system(content_text(fields.raw("system"), "system", chat), chat);
+  for_each_message(
+      fields.required("messages"), "messages",
+      [&](const Json& message, const std::string& path) { add_message(message, path, chat); });
   if (chat.messages.empty()) refuse_field("messages", "hold no text");
   chat.continues = chat.messages.back()["role"] == "assistant";
   read_tools(fields, chat);
-  const Json& thinking = fields.raw("thinking");
-  if (thinking.is_object() && thinking.contains("type")) {
-    chat.variables["enable_thinking"] = thinking["type"] != "disabled";
-  }
   return chat;
 }
 
@@ -248,7 +243,8 @@ json whole(const MessageReply& reply) {
 Reply messages(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
-  const Chat chat = read_messages(fields);
+  Chat chat = read_messages(fields);
+  read_reasoning(fields, *model, chat);
   TextFields text = read_text_fields(fields, *model, service.options);
   text.choices = 1;
   text.options.stop = read_stops(fields, "stop_sequences", service.options);
@@ -265,10 +261,13 @@ Reply count_message_tokens(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
   call.record.model = model->name;
-  const Chat chat = read_messages(fields);
+  Chat chat = read_messages(fields);
+  read_reasoning(fields, *model, chat);
   const std::vector<int32_t> tokens = model->tokenizer->encode(
       chat_text(*model, chat), {.add_special = false, .parse_special = true});
-  return json{{"input_tokens", tokens.size()}};
+  int64_t count = std::ssize(tokens);
+  if (seen_image(*model, chat) != nullptr) count += model->model->config().vision->rows();
+  return json{{"input_tokens", count}};
 }
 
 }  // namespace pronghorn::serve

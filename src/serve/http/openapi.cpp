@@ -83,17 +83,22 @@ json chat_fields() {
           {"continue_final_message", flag()}};
 }
 
+json thinking() { return object({{"type", text()}, {"budget_tokens", integer(0, kMost)}}); }
+
 json most_tokens() {
   return {{"max_tokens", integer(-1, kMost)}, {"max_completion_tokens", integer(-1, kMost)}};
 }
 
 json chat_completions() {
-  return object(
-      joined({writing(),
-              chat_fields(),
-              most_tokens(),
-              {{"stop", stops()}, {"logprobs", flag()}, {"top_logprobs", integer(0, 20)}}}),
-      {"messages"});
+  return object(joined({writing(),
+                        chat_fields(),
+                        most_tokens(),
+                        {{"stop", stops()},
+                         {"logprobs", flag()},
+                         {"top_logprobs", integer(0, 20)},
+                         {"reasoning_effort", text()},
+                         {"thinking", thinking()}}}),
+                {"messages"});
 }
 
 json completions() {
@@ -114,6 +119,7 @@ json responses() {
                          {"tools", list(type("object"))},
                          {"tool_choice", either({text(), type("object")})},
                          {"text", object({{"format", type("object")}})},
+                         {"reasoning", object({{"effort", text()}})},
                          {"metadata", type("object")},
                          {"store", flag()}}}),
                 {"input"});
@@ -129,7 +135,7 @@ json message_fields() {
           {"system", content},
           {"tools", list(type("object"))},
           {"tool_choice", type("object")},
-          {"thinking", type("object")}};
+          {"thinking", thinking()}};
 }
 
 json messages() {

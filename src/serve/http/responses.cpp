@@ -17,19 +17,16 @@ void add_item(const Json& item, const std::string& path, Chat& chat) {
   const std::string type = fields.text("type", "message");
   if (type == "message") {
     chat.messages.push_back(plain_message(
-        {{"role", fields.text("role")}, {"content", fields.required("content")}}, path));
+        {{"role", fields.text("role")}, {"content", fields.required("content")}}, path, chat));
   } else if (type == "function_call") {
-    const Json call = {
-        {"id", fields.text("call_id")},
-        {"type", "function"},
-        {"function", {{"name", fields.text("name")}, {"arguments", fields.text("arguments")}}}};
+    const Json call =
+        tool_call(fields.text("call_id"), fields.text("name"), fields.text("arguments"));
     const Json message = {
         {"role", "assistant"}, {"content", ""}, {"tool_calls", Json::array({call})}};
-    chat.messages.push_back(plain_message(message, path));
+    chat.messages.push_back(plain_message(message, path, chat));
   } else if (type == "function_call_output") {
-    chat.messages.push_back({{"role", "tool"},
-                             {"tool_call_id", fields.text("call_id")},
-                             {"content", content_text(fields.raw("output"), path + ".output")}});
+    chat.messages.push_back(tool_result(
+        fields.text("call_id"), content_text(fields.raw("output"), path + ".output", chat)));
   } else if (type != "reasoning") {
     refuse_part(type, path);
   }
@@ -48,20 +45,16 @@ void read_tools(Fields& fields, Chat& chat) {
 
 Chat read_input(Fields& fields) {
   Chat chat;
-  const std::string instructions = fields.text("instructions", "");
-  if (!instructions.empty()) {
-    chat.messages.push_back({{"role", "system"}, {"content", instructions}});
-  }
+  add_system(fields.text("instructions", ""), chat);
   const Json& input = fields.required("input");
   if (input.is_string()) {
     chat.messages.push_back({{"role", "user"}, {"content", input}});
-  } else if (input.is_array() && !input.empty()) {
-    check_message_count(input, "input");
-    for (size_t i = 0; i < input.size(); ++i) {
-      add_item(input[i], fmt::format("input[{}]", i), chat);
-    }
-  } else {
+  } else if (!input.is_array()) {
     refuse_field("input", "must be a string or a list of items");
+  } else {
+    for_each_message(input, "input", [&](const Json& item, const std::string& path) {
+      add_item(item, path, chat);
+    });
   }
   if (fields.has("previous_response_id")) {
     throw ApiError(400, "unsupported_parameter",
@@ -285,7 +278,8 @@ json run_to_end(const ResponseReply& reply, Call& call, EventStream* out) {
 Reply responses(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
-  const Chat chat = read_input(fields);
+  Chat chat = read_input(fields);
+  read_reasoning(fields, *model, chat);
   TextFields text = read_text_fields(fields, *model, service.options);
   text.choices = 1;
   read_text_format(fields, text.format);

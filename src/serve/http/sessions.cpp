@@ -66,6 +66,9 @@ std::filesystem::path session_file(const Service& service, const Call& call,
 // What is read of a prompt or of the messages of a chat, up to where an answer would begin.
 ChatPrompt read_session_text(const ServedModel& model, Fields& fields, const Call& call) {
   if (fields.has("messages")) {
+    if (fields.has("prompt")) {
+      refuse_field("prompt", "cannot be given together with messages: a session keeps one text");
+    }
     const Chat chat = read_chat(fields);
     if (!chat.image.is_null()) {
       throw ApiError(400, "unsupported_content",
