@@ -243,7 +243,7 @@ class Chat {
 };
 
 void run(const WritingOptions& options) {
-  check(options.generate.sampling);
+  check_sampling(options.generate.sampling);
   check_drafters(options.draft);
   Chat(options).run();
 }

@@ -62,11 +62,11 @@ std::string kept_text(std::span<const double> shares) {
 void add_speculation_options(CLI::App& command, SpeculationOptions& options) {
   command
       .add_option("--draft-tokens", options.control.draft_tokens,
-                  "guess so many tokens a step (default: as many as pay)")
+                  "guess that many tokens a step (default: as many as pay)")
       ->check(CLI::Range(int64_t{0}, kMaxDraft));
   command
       .add_option("--draft-tree", options.control.branches,
-                  "guess up to so many tokens for one place (default 1: a chain)")
+                  "guess up to that many tokens for one place (default 1: a chain)")
       ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Acceptance::kRanks)));
   command.add_flag("--draft-block", options.block,
                    "judge sampled guesses by block verification: accepts more, but the text for a "
@@ -137,14 +137,17 @@ void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
 
 namespace {
 
-// defaults: what is said of the default; empty: nothing.
-template <typename Target>
+constexpr const char* kStoredDefault =
+    "; default: bf16 for a model stored in bf16 or less, else f32";
+
+// Names: the type that f32 and bf16 are of. defaults: what is said of the default; empty: nothing.
+template <typename Names, typename Target>
 void add_precision(CLI::App& command, Target& precision, const std::string& defaults) {
   command
       .add_option_function<std::string>(
           "--precision",
           [&precision](const std::string& name) {
-            precision = name == "bf16" ? Precision::bf16 : Precision::f32;
+            precision = name == "bf16" ? Names::bf16 : Names::f32;
           },
           "operands of matrix products: bf16 (faster; with quantised weights 8-bit integers, or "
           "bf16 for prompts where AMX is) or f32 (exact)" +
@@ -156,11 +159,15 @@ void add_precision(CLI::App& command, Target& precision, const std::string& defa
 }  // namespace
 
 void add_precision_option(CLI::App& command, Precision& precision) {
-  add_precision(command, precision, "");
+  add_precision<Precision>(command, precision, "");
 }
 
 void add_precision_option(CLI::App& command, std::optional<Precision>& precision) {
-  add_precision(command, precision, "; default: bf16 for a model stored in bf16 or less, else f32");
+  add_precision<Precision>(command, precision, kStoredDefault);
+}
+
+void add_precision_option(CLI::App& command, Rounding& rounding) {
+  add_precision<Rounding>(command, rounding, kStoredDefault);
 }
 
 void add_context_option(CLI::App& command, ContextLimit& limit) {
@@ -232,7 +239,7 @@ void add_named_option(CLI::App& command, const std::string& option, Value& value
 void add_diffusion_options(CLI::App& command, DiffusionOptions& options) {
   command
       .add_option("--steps", options.steps,
-                  "diffusion models: steps for each part of the text (default: one a token)")
+                  "diffusion models: steps for each part of the text (default: one per token)")
       ->check(natural_number());
   command
       .add_option("--block", options.part,
@@ -371,10 +378,11 @@ TrainBudget BudgetOptions::budget() const {
 
 void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps) {
   command.add_option("--time", options.time, "train for so long: 60s, 5m, 1.5h");
-  command.add_option("--tokens", options.tokens, "train on so many tokens")
+  command.add_option("--tokens", options.tokens, "train on that many tokens")
       ->check(positive_integer());
   if (steps) {
-    command.add_option("--steps", options.steps, "train so many steps")->check(positive_integer());
+    command.add_option("--steps", options.steps, "train that many steps")
+        ->check(positive_integer());
   }
 }
 

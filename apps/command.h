@@ -82,8 +82,9 @@ void add_adapter_option(CLI::App& command, std::filesystem::path& adapter);
 
 // --precision f32|bf16, with its default.
 void add_precision_option(CLI::App& command, Precision& precision);
-// The same where the default is that of stored_precision().
+// The same where the default is that of stored_precision(), or of Rounding::stored.
 void add_precision_option(CLI::App& command, std::optional<Precision>& precision);
+void add_precision_option(CLI::App& command, Rounding& rounding);
 // "f32" or "bf16".
 std::string_view name_of(Precision precision);
 

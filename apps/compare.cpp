@@ -89,7 +89,7 @@ void add_compare(CLI::App& app) {
       ->check(natural_number());
   command
       ->add_option("--seeds", compare.seeds,
-                   "train each with so many seeds, to tell differences from chance (default 1)")
+                   "train each with that many seeds, to tell differences from chance (default 1)")
       ->check(CLI::Range(int64_t{1}, int64_t{1000}));
   command
       ->add_option("--vocab", compare.vocab_size,

@@ -204,7 +204,7 @@ void add_convert(CLI::App& app) {
   add_adapter_option(*command, options->adapter);
   CLI::Option* upcycle = command->add_option(
       "--upcycle", options->upcycle.experts,
-      "make a mixture of so many experts of a dense model, each a copy of its feed-forward");
+      "make a mixture of that many experts of a dense model, each a copy of its feed-forward");
   upcycle->check(CLI::Range(int64_t{2}, int64_t{1024}))->option_text("N");
   command
       ->add_option("--top-k", options->upcycle.top_k,

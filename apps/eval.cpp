@@ -246,15 +246,7 @@ void eval_model(const EvalOptions& options, const SequenceSharing& sharing) {
   }
   if (!options.task.name.empty()) return eval_task(options, *model, precision);
   if (options.stream > 0) return eval_stream(options, *model, precision);
-  int64_t window = options.window;
-  if (window == 0) {
-    // A checkpoint of a published family says no more about its training than its context.
-    constexpr int64_t kDefaultWindow = 1024;
-    const nlohmann::json& train = model->config().train;
-    const int64_t trained = trained_context(model->config()).tokens;
-    window = train.is_object() ? read_train_config(ConfigReader(train, "train")).window
-                               : std::min(kDefaultWindow, trained > 0 ? trained : kDefaultWindow);
-  }
+  const int64_t window = options.window > 0 ? options.window : default_window(config);
   eval_text(options, *model, precision, window, sharing);
 }
 
@@ -300,7 +292,7 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, kMaxWindow));
   command
       ->add_option("--stream", options->stream,
-                   "read so many tokens as one sequence; shows loss, speed and memory on the way")
+                   "read that many tokens as one sequence; shows loss, speed and memory on the way")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_task_options(*command, options->task);
   add_sequence_parallel_option(*command, options->sequence_parallel);

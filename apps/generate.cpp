@@ -256,7 +256,7 @@ class Text {
 };
 
 void run(const GenerateCommand& options) {
-  check(options.generate.sampling);
+  check_sampling(options.generate.sampling);
   StopFilter(options.generate.stop);  // refuses what cannot be found before anything is shown
   const std::string prompt = prompt_of(options);
   const auto text_of = [](const std::filesystem::path& file) {

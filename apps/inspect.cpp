@@ -183,6 +183,36 @@ std::unique_ptr<Model> load_or_outline(const std::filesystem::path& path) {
   return Model::outline(std::move(config));
 }
 
+// What the model is made of, line by line.
+void print_parts(const ModelConfig& config) {
+  fmt::print("pattern     {}   ({} blocks)\n", config.pattern, config.block_count());
+  for (const auto& [name, block] : config.blocks) {
+    for (const nlohmann::json& mixer : block.mixers)
+      fmt::print("block {}     {}\n", name, layer_text(mixer));
+    if (!block.feed_forward.is_null())
+      fmt::print("            {}\n", layer_text(block.feed_forward));
+  }
+  fmt::print("width       {}   {} {}{}\n", config.hidden_size,
+             config.image   ? "classes"
+             : config.sound ? "symbols"
+                            : "vocabulary",
+             config.vocab_size, config.tie_embeddings ? ", tied head" : "");
+  if (config.image) {
+    fmt::print("images      {} x {} x {}, patches of {}: {} rows\n", config.image->width,
+               config.image->height, config.image->channels, config.image->patch,
+               config.image->rows());
+  }
+  if (config.sound) {
+    fmt::print("sound       {} Hz, {} bands, {} frames a row: {:.1f} rows a second, {}\n",
+               config.sound->mel.sample_rate, config.sound->mel.mels, config.sound->stack,
+               config.sound->rows_per_second(),
+               config.sound->both_ways ? "seen both ways" : "seen from the beginning on");
+  }
+  if (config.prefix_tokens > 0) {
+    fmt::print("prefix      {} learned rows before every sequence\n", config.prefix_tokens);
+  }
+}
+
 void inspect(const InspectOptions& options) {
   if (!options.text.empty()) return inspect_text(options);
   if (!options.html.empty()) throw UsageError("inspect --html", "needs --text");
@@ -235,32 +265,7 @@ void inspect(const InspectOptions& options) {
   }
   if (options.json) return print_json(json);
 
-  fmt::print("pattern     {}   ({} blocks)\n", config.pattern, config.block_count());
-  for (const auto& [name, block] : config.blocks) {
-    for (const nlohmann::json& mixer : block.mixers)
-      fmt::print("block {}     {}\n", name, layer_text(mixer));
-    if (!block.feed_forward.is_null())
-      fmt::print("            {}\n", layer_text(block.feed_forward));
-  }
-  fmt::print("width       {}   {} {}{}\n", config.hidden_size,
-             config.image   ? "classes"
-             : config.sound ? "symbols"
-                            : "vocabulary",
-             config.vocab_size, config.tie_embeddings ? ", tied head" : "");
-  if (config.image) {
-    fmt::print("images      {} x {} x {}, patches of {}: {} rows\n", config.image->width,
-               config.image->height, config.image->channels, config.image->patch,
-               config.image->rows());
-  }
-  if (config.sound) {
-    fmt::print("sound       {} Hz, {} bands, {} frames a row: {:.1f} rows a second, {}\n",
-               config.sound->mel.sample_rate, config.sound->mel.mels, config.sound->stack,
-               config.sound->rows_per_second(),
-               config.sound->both_ways ? "seen both ways" : "seen from the beginning on");
-  }
-  if (config.prefix_tokens > 0) {
-    fmt::print("prefix      {} learned rows before every sequence\n", config.prefix_tokens);
-  }
+  print_parts(config);
   fmt::print("parameters  {}   ({} without embeddings)\n",
              format_count(static_cast<double>(parameters)),
              format_count(static_cast<double>(model.non_embedding_parameter_count())));

@@ -196,7 +196,7 @@ void add_train(CLI::App& app) {
                       "use the tokenizer of this model instead (drafts need the same one)");
   command
       ->add_option("--mtp", train.mtp_heads,
-                   "train so many heads for multi-token prediction along with the model")
+                   "train that many heads for multi-token prediction along with the model")
       ->check(CLI::Range(0, 15));
   command->add_option("--held-out", train.held_out, "share of the text held out")
       ->check(CLI::Range(0.0, 0.5));

@@ -17,6 +17,8 @@
 
 namespace pronghorn {
 
+class Model;  // of the implementation
+
 // How the matrix products of a call round their operands; they always add up in f32. stored: bf16
 // for a model whose numbers are stored in bf16 or in fewer bits, which is fastest and rounds
 // nothing of it, and f32 for others.
@@ -51,7 +53,7 @@ struct ContinueOptions {
   // empty: nobody. It decides how fast a text is written and never what it says.
   std::string draft = {};
   // Of a model that fills in masked tokens (diffusion): steps of the model for each part of the
-  // text, 0: one a token; tokens of a part, 0: the model's own, or 32; above 0: a step takes all
+  // text, 0: one per token; tokens of a part, 0: the model's own, or 32; above 0: a step takes all
   // tokens that are at least so probable.
   int64_t steps = 0, part = 0;
   double threshold = 0;
@@ -187,14 +189,15 @@ class LanguageModel {
                              bool answer_follows = true) const;
 
   // Scores of the next token after each of `ids`, which are read as one fresh text: rows
-  // ids.size(), columns vocab_size(), before softmax. Throws for ids outside the vocabulary, and
-  // for none.
+  // ids.size(), columns vocab_size(), before softmax. A diffusion model sees the text whole, and
+  // scores what stands at each place, or after it. Throws for ids outside the vocabulary, and for
+  // none.
   TokenMatrix logits(std::span<const int32_t> ids, Rounding rounding = Rounding::stored) const;
   // The last hidden states, normalised: rows ids.size(), columns hidden_size().
   TokenMatrix hidden_states(std::span<const int32_t> ids,
                             Rounding rounding = Rounding::stored) const;
   // ln p of each token given those before it, from the second on: ids.size() - 1 numbers. Scores
-  // of a long text never exist at once.
+  // of a long text never exist at once. Throws for a diffusion model.
   std::vector<double> log_probabilities(std::span<const int32_t> ids,
                                         Rounding rounding = Rounding::stored) const;
 
@@ -214,8 +217,8 @@ class LanguageModel {
 
   // Reads text files or folders (.txt, .jsonl, either in .gz) in windows of `window` tokens, each a
   // fresh sequence, and scores every token but the first of a window. window 0: as in training,
-  // else 1024. Throws for files that are missing or not text, and where nothing is to be
-  // predicted.
+  // else 1024, or the context of the model if that is shorter. Throws for files that are missing
+  // or not text, and where nothing is to be predicted.
   Evaluation evaluate(const std::vector<std::filesystem::path>& data, int64_t window = 0,
                       Rounding rounding = Rounding::stored) const;
 
@@ -282,6 +285,54 @@ class TextSession {
   struct Parts;
   explicit TextSession(std::unique_ptr<Parts> parts);
   std::unique_ptr<Parts> parts_;
+};
+
+// A class of images, and how probable it is.
+struct ImageClass {
+  std::string name;
+  double probability = 0;  // of all classes together 1
+};
+
+// A model that says what is on images ("image" in its configuration), as train() makes it on the
+// task "images". A copy is cheap and shares the weights; const members may be called from several
+// threads.
+class ImageModel {
+ public:
+  // From a checkpoint directory. Throws for missing or damaged files and for other models.
+  static ImageModel load(const std::filesystem::path& checkpoint);
+
+  // All classes of each image, the most probable first. The files are of the kinds .png, .pgm and
+  // .ppm. Throws for those that are none, and for images of another size than those it learnt from.
+  std::vector<std::vector<ImageClass>> classify(const std::vector<std::filesystem::path>& images,
+                                                Rounding rounding = Rounding::stored) const;
+
+ private:
+  explicit ImageModel(std::shared_ptr<const Model> model);
+  std::shared_ptr<const Model> model_;
+};
+
+// What is said in a sound.
+struct Transcript {
+  std::string text;
+  double sound_seconds = 0;  // that the sound lasts
+  double seconds = 0;        // that the model took
+};
+
+// A model that writes down what is said ("sound" in its configuration), as train() makes it on the
+// task "sound". Copies and threads: as of an ImageModel.
+class SoundModel {
+ public:
+  // From a checkpoint directory. Throws for missing or damaged files and for other models.
+  static SoundModel load(const std::filesystem::path& checkpoint);
+
+  // What is said in a WAV file. Throws for files that are none, sounds of another rate than those
+  // it learnt from, and sounds that are too short for a row.
+  Transcript transcribe(const std::filesystem::path& sound,
+                        Rounding rounding = Rounding::stored) const;
+
+ private:
+  explicit SoundModel(std::shared_ptr<const Model> model);
+  std::shared_ptr<const Model> model_;
 };
 
 // What a training step reports.

@@ -14,7 +14,6 @@ namespace pronghorn {
 namespace {
 
 constexpr int64_t kBytes = 256;
-constexpr int64_t kDefaultWindow = 1024;  // for models that do not say how they were trained
 
 std::atomic<bool> messages_set_up{false};
 
@@ -162,9 +161,7 @@ std::vector<Continuation> LanguageModel::generate(const std::vector<std::string>
 
 Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& data, int64_t window,
                                    Rounding rounding) const {
-  const nlohmann::json& train = parts_->model->config().train;
-  if (window == 0)
-    window = train.is_null() ? kDefaultWindow : train.value("window", kDefaultWindow);
+  if (window == 0) window = default_window(parts_->model->config());
   if (window < 1 || window > kMaxWindow) {
     throw UsageError("window", fmt::format("{} tokens", window),
                      fmt::format("from 1 to {}", kMaxWindow));
@@ -172,11 +169,10 @@ Evaluation LanguageModel::evaluate(const std::vector<std::filesystem::path>& dat
   TextScore score;
   for_each_document(data, [&](std::string_view text, const std::string&) {
     const std::vector<int32_t> tokens = parts_->tokenizer->encode(text);
-    const TextScore part =
+    TextScore part =
         evaluate_tokens(*parts_->model, precision_of(rounding, *parts_->model), tokens, window);
-    score.tokens += part.tokens;
-    score.nll += part.nll;
-    score.bytes += predicted_bytes(*parts_->tokenizer, text, tokens);
+    part.bytes = predicted_bytes(*parts_->tokenizer, text, tokens);
+    score += part;
   });
   require(score.tokens > 0, "evaluate", "no text has a second token to predict");
   return {score.tokens,       score.bytes,           score.nll,

@@ -15,6 +15,9 @@ void read(const LanguageModel::Parts& parts, std::span<const int32_t> ids, const
           Use&& use) {
   if (ids.empty()) throw UsageError("ids", "there are none", "at least one token");
   parts.check_ids(ids);
+  if (parts.model->config().diffusion) {  // a row sees those after it
+    return use(0, parts.model->forward(context, fresh_segments(ids, std::ssize(ids))));
+  }
   SequenceState state = parts.model->new_state();
   read_in_pieces(std::ssize(ids), [&](int64_t done, int64_t count) {
     const auto piece = ids.subspan(static_cast<size_t>(done), static_cast<size_t>(count));
@@ -71,6 +74,10 @@ TokenMatrix LanguageModel::hidden_states(std::span<const int32_t> ids, Rounding 
 
 std::vector<double> LanguageModel::log_probabilities(std::span<const int32_t> ids,
                                                      Rounding rounding) const {
+  if (parts_->model->config().diffusion) {
+    throw UsageError("log_probabilities", "the model fills in masked tokens and predicts none",
+                     "evaluate() bounds the probability of a text");
+  }
   const Context context = context_of(rounding, *parts_->model);
   std::vector<double> result(ids.empty() ? 0 : ids.size() - 1);
   read(*parts_, ids, context, [&](int64_t first, const Tensor& hidden) {

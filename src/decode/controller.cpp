@@ -18,7 +18,7 @@ constexpr double kProbeShare = 0.01;
 constexpr int64_t kProbeGuesses = 2;
 // Weight of the newest step in what is known of the cost of its width, and of all widths.
 constexpr double kCostWeight = 0.15, kScaleWeight = 0.02;
-// After so many rounds with guesses comes one without: what is gained is only known from both.
+// After that many rounds with guesses comes one without: what is gained is only known from both.
 constexpr int kPlainEvery = 48;
 // A step that took longer than this share of what was expected was interrupted by something else.
 constexpr double kOutlier = 2;

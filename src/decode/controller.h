@@ -35,7 +35,7 @@ class StepCost {
   struct Point {
     double measured, correction;
   };
-  std::map<int64_t, Point> points_;  // rows -> a step of so many
+  std::map<int64_t, Point> points_;  // rows -> a step of that many
   double scale_ = 1;                 // of all: contexts grow, machines are busy
 };
 
@@ -58,7 +58,7 @@ class Acceptance {
 };
 
 struct ControllerOptions {
-  int64_t draft_tokens = 0;  // always guess so many; 0: as many as pay
+  int64_t draft_tokens = 0;  // always guess that many; 0: as many as pay
   int64_t branches = 1;      // guesses for one place at most; 1: chains
 };
 
@@ -73,8 +73,8 @@ class Controller {
   // So many take part in the rounds to come.
   void set_sequences(int64_t sequences) { sequences_ = sequences; }
 
-  // What the drafter is to be asked for each sequence: so many costly guesses, at most `limit` (the
-  // same for all), beside any free ones. None: it is not to be asked, the round is plain.
+  // What the drafter is to be asked for each sequence: that many costly guesses, at most `limit`
+  // (the same for all), beside any free ones. None: it is not to be asked, the round is plain.
   std::optional<DraftShape> plan(int64_t limit);
 
   // Takes back the guesses that are not worth checking. Those drawn from distributions stay: which

@@ -59,7 +59,7 @@ std::vector<Unmasking> draw(const Filling& filling, const Tensor& scores,
 
 }  // namespace
 
-void check(const DiffusionOptions& options, const DiffusionConfig& model) {
+void check_diffusion_options(const DiffusionOptions& options, const DiffusionConfig& model) {
   if (options.steps < 0) {
     throw UsageError("steps", fmt::format("{} is out of range", options.steps), "0 or more");
   }
@@ -257,7 +257,7 @@ std::vector<Generated> generate_by_diffusion(const Model& model, const Tokenizer
                                              std::span<const Generation> generations) {
   const DiffusionConfig& diffusion = *model.config().diffusion;
   for (const Generation& generation : generations) {
-    check(generation.options.diffusion, diffusion);
+    check_diffusion_options(generation.options.diffusion, diffusion);
     if (generation.options.grammar != nullptr) {
       throw UsageError("generate",
                        "a diffusion model writes tokens in any order, and no grammar "

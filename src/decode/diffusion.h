@@ -33,7 +33,7 @@ struct DiffusionOptions {
 };
 
 // Throws UsageError for values out of range.
-void check(const DiffusionOptions& options, const DiffusionConfig& model);
+void check_diffusion_options(const DiffusionOptions& options, const DiffusionConfig& model);
 
 // How a part of a canvas is filled in.
 struct Filling {

@@ -53,7 +53,7 @@ int32_t Draft::add(int32_t token, int32_t parent, int32_t rank) {
   return static_cast<int32_t>(tokens.size()) - 1;
 }
 
-void check(const Draft& draft, int64_t vocab_size) {
+void check_draft(const Draft& draft, int64_t vocab_size) {
   const size_t nodes = draft.tokens.size();
   require(nodes <= static_cast<size_t>(kMaxDraft) && draft.shape.parents.size() == nodes &&
               draft.shape.ranks.size() == nodes,

@@ -58,7 +58,7 @@ struct Draft {
 
 // Throws Error unless `draft` is a well-formed tree of at most kMaxDraft nodes in a vocabulary of
 // `vocab_size`, siblings being different tokens.
-void check(const Draft& draft, int64_t vocab_size);
+void check_draft(const Draft& draft, int64_t vocab_size);
 
 // Takes out the nodes that a text at `grammar` cannot go on with, and what follows them; all of
 // them if that takes unreasonable effort.
@@ -122,7 +122,7 @@ class Drafter {
   virtual bool wants_hidden() const { return false; }
   virtual void observe(size_t sequence, const Tensor& hidden);
 
-  // Answers all requests, at most one a sequence.
+  // Answers all requests, at most one per sequence.
   virtual void draft(const Context& context, std::span<DraftRequest> requests) = 0;
 };
 

@@ -36,14 +36,14 @@ struct GenerateOptions {
   // false.
   std::vector<int32_t> end_tokens;
   bool stop_at_eos = true;
-  int64_t min_tokens = 0;  // so many are written before one that ends the text can be
+  int64_t min_tokens = 0;  // that many are written before one that ends the text can be
   // What the text must follow, over the tokens of the model's vocabulary; null: anything. Where it
   // is complete the text may end, and where nothing can follow it ends, without an end token.
   std::shared_ptr<TokenGrammar> grammar;
   // Special tokens that are written as the text that they have, which otherwise stand for none.
   std::vector<int32_t> shown_tokens;
   std::optional<BoundedPart> reasoning;
-  // Generated::written is filled in, with so many tokens beside the one written; -1: it is not.
+  // Generated::written is filled in, with that many tokens beside the one written; -1: it is not.
   int likeliest = -1;
   Precision precision = Precision::f32;
   ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for

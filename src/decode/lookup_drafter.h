@@ -17,7 +17,7 @@ int match_kind(int64_t length);
 // unread(request): tokens that the sequence's text has grown by since it was last asked.
 template <typename Unread, typename Answer>
 void answer_each(std::span<DraftRequest> requests, const Unread& unread, const Answer& answer) {
-  constexpr int64_t kForkTokens = 64;  // reading so many outweighs a fork and join
+  constexpr int64_t kForkTokens = 64;  // reading that many outweighs a fork and join
   const auto count = static_cast<int64_t>(requests.size());
   int64_t tokens = count;
   for (const DraftRequest& request : requests) tokens += unread(request);

@@ -67,7 +67,7 @@ void restrict_to_top_p(std::vector<Candidate>& candidates, double top_p) {
 
 }  // namespace
 
-void check(const SamplingOptions& options) {
+void check_sampling(const SamplingOptions& options) {
   const auto refuse = [](const char* name, double value, const char* allowed) {
     throw UsageError(name, fmt::format("{} is out of range", value), allowed);
   };

@@ -63,7 +63,7 @@ class LogProbabilities {
 WrittenToken written_token(std::span<const float> scores, int32_t token, int64_t likeliest);
 
 // Throws UsageError for values out of range.
-void check(const SamplingOptions& options);
+void check_sampling(const SamplingOptions& options);
 
 // A distribution of the next token: what sample() draws from. Tokens that it cannot draw are left
 // out.

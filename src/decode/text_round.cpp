@@ -138,7 +138,7 @@ std::vector<Draft> TextBatch::make_drafts(std::span<const size_t> writing,
   speculation_->drafter().draft(context_, requests);
   std::vector<Draft> drafts(writing.size());
   for (size_t r = 0; r < requests.size(); ++r) {
-    check(requests[r].draft, model_.config().vocab_size);
+    check_draft(requests[r].draft, model_.config().vocab_size);
     if (requests[r].grammar != nullptr) keep_to(*requests[r].grammar, requests[r].draft);
     drafts[asked[r]] = std::move(requests[r].draft);
   }

@@ -22,7 +22,7 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
       emit_(generation.emit),
       interrupted_(generation.interrupted),
       filter_(options_.stop) {
-  check(options_.sampling);
+  check_sampling(options_.sampling);
   session_.append_prompt(tokenizer, generation.prompt);
   result_.prompt_tokens = std::ssize(generation.prompt);
   position_ = session_.length();

@@ -85,7 +85,7 @@ std::string replace_invalid_utf8(std::string_view text) {
   return out;
 }
 
-Decoder::Decoder(const json& description, const std::string& where)
+TokenDecoder::TokenDecoder(const json& description, const std::string& where)
     : absent_(description.is_null()) {
   for (const Component& part : steps_of(description, "decoders", where + ": decoder")) {
     const std::string& type = part.type();
@@ -129,7 +129,7 @@ Decoder::Decoder(const json& description, const std::string& where)
   }
 }
 
-void Decoder::apply(const Step& step, std::vector<std::string>& tokens) {
+void TokenDecoder::apply(const Step& step, std::vector<std::string>& tokens) {
   switch (step.kind) {
     case Kind::byte_level: {
       std::string bytes;
@@ -206,13 +206,13 @@ void Decoder::apply(const Step& step, std::vector<std::string>& tokens) {
   }
 }
 
-std::string Decoder::decode(std::vector<std::string> tokens) const {
+std::string TokenDecoder::decode(std::vector<std::string> tokens) const {
   if (absent_) return join(tokens, " ");
   for (const Step& step : steps_) apply(step, tokens);
   return join(tokens, "");
 }
 
-std::string Decoder::piece(std::string token, bool first, const std::string* previous) const {
+std::string TokenDecoder::piece(std::string token, bool first, const std::string* previous) const {
   if (absent_) return first ? token : " " + token;
   bool whole = false;  // what follows a step that joins all tokens sees the whole text
   for (const Step& step : steps_) {

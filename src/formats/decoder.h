@@ -14,11 +14,11 @@ namespace pronghorn {
 
 // BPEDecoder, ByteFallback, ByteLevel, CTC, Fuse, Metaspace, Replace, Strip, WordPiece, and
 // sequences of them.
-class Decoder {
+class TokenDecoder {
  public:
   // description: "decoder" of tokenizer.json; null for none: then tokens stand with spaces between.
   // Throws Error.
-  Decoder(const nlohmann::json& description, const std::string& where);
+  TokenDecoder(const nlohmann::json& description, const std::string& where);
 
   // The text of all tokens of a sequence. Bytes that are not UTF-8 become U+FFFD.
   std::string decode(std::vector<std::string> tokens) const;

@@ -200,7 +200,7 @@ class Assembly {
                .pre_tokenizer = PreTokenizer(member_or_null(parsed, "pre_tokenizer"), where,
                                              prefix_space(side.config)),
                .model = make_subword_model(member_or_null(parsed, "model"), where),
-               .decoder = Decoder(member_or_null(parsed, "decoder"), where),
+               .decoder = TokenDecoder(member_or_null(parsed, "decoder"), where),
                .added = {},
                .prefix = {},
                .suffix = {},

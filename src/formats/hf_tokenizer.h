@@ -24,7 +24,7 @@ struct TokenizerParts {
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   std::unique_ptr<SubwordModel> model;
-  Decoder decoder;
+  TokenDecoder decoder;
   std::vector<AddedToken> added;
   std::vector<int32_t> prefix, suffix;  // around a text
   std::optional<int32_t> bos, eos;

@@ -13,8 +13,8 @@ struct LogMelOptions {
   int64_t window = 400;         // samples of a frame; also the size of its Fourier transform
   int64_t hop = 160;            // samples from one frame to the next
   int64_t mels = 80;            // bands
-  // Numbers further below the loudest of the sound than so many powers of ten are raised to there;
-  // 0: they stay, and a frame does not depend on those after it.
+  // Numbers further below the loudest of the sound than that many powers of ten are raised to
+  // there; 0: they stay, and a frame does not depend on those after it.
   double range = 8;
 };
 

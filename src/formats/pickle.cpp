@@ -514,9 +514,13 @@ void copy_strided(const TensorValue& tensor, const std::byte* from, size_t width
     size_t axis = index.size();
     while (axis > 0) {
       --axis;
-      place += tensor.strides[axis];
-      if (++index[axis] < tensor.shape[axis]) break;
-      place -= tensor.strides[axis] * tensor.shape[axis];
+      // Nothing is stepped over that is not there: an axis of one may have any stride.
+      if (index[axis] + 1 < tensor.shape[axis]) {
+        place += tensor.strides[axis];
+        ++index[axis];
+        break;
+      }
+      place -= tensor.strides[axis] * index[axis];
       index[axis] = 0;
       if (axis == 0) return;
     }

@@ -23,8 +23,8 @@ struct SchemaAt {
 struct SchemaDocument {
   const nlohmann::ordered_json& root;
   int64_t work_left = int64_t{1} << 20;
-  std::set<const nlohmann::ordered_json*> exclusive =
-      {};  // lists of oneOf that were found to be so
+  // Lists of oneOf of which no text can follow two.
+  std::set<const nlohmann::ordered_json*> exclusive = {};
 
   // Throws UsageError when no more may be done.
   void spend(int64_t work);

@@ -25,7 +25,7 @@ struct BenchOptions {
   int repeat = 3;
   Precision precision = Precision::bf16;
   CacheOptions cache;  // of the states
-  // One a sequence, of prompt + generate tokens, which are fed one by one behind the prompt. Empty:
+  // One per sequence, of prompt + generate tokens, fed one by one after the prompt. Empty:
   // prompts are random, and decoding goes on with the likeliest token.
   std::vector<std::vector<int32_t>> texts;
 };

@@ -113,8 +113,8 @@ struct LayerContext {
   // residual additions), so that the stream's variance does not grow with depth (GPT-2).
   double residual_scale = 1;
   float norm_epsilon = 1e-5f;
-  int64_t layer =
-      0;  // index of its block in the model; in a head for multi-token prediction: depth
+  // Index of its block in the model; in a head for multi-token prediction: depth.
+  int64_t layer = 0;
   int64_t depth = 1;  // blocks of the model
   // Rows before the first token of every sequence, which windows keep in sight.
   int64_t prefix = 0;

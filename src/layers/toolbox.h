@@ -40,7 +40,7 @@ struct HeadsConfig {
               std::string_view head_dim_meaning);
 };
 
-// kv_heads of attention with so many query heads, which it divides.
+// kv_heads of attention with that many query heads, which it divides.
 void read_kv_heads(ConfigFields& f, int64_t heads, int64_t& kv_heads);
 
 // mini_batch of a memory that learns: its gradients are taken at the same weights for that many

@@ -270,6 +270,74 @@ ModelConfig read_pronghorn_config(ConfigReader reader) {
   });
 }
 
+namespace {
+
+// What the rows of the model stand for, if not for tokens alone.
+void read_inputs(ModelConfig& config, ConfigReader& reader) {
+  if (reader.has("image")) {
+    config.image = read_image(reader.object("image"));
+    config.tie_embeddings = false;
+    if (config.vocab_size == 0) config.vocab_size = std::ssize(config.image->classes);
+  } else {
+    reader.ignore("image");
+  }
+  if (reader.has("vision")) {
+    config.vision = read_vision(reader.object("vision"));
+  } else {
+    reader.ignore("vision");
+  }
+  if (reader.has("sound")) {
+    config.sound = read_sound(reader.object("sound"));
+    config.tie_embeddings = false;
+    const auto symbols = std::ssize(config.sound->symbols);
+    if (config.vocab_size == 0 && symbols > 0) config.vocab_size = symbols + 1;
+  } else {
+    reader.ignore("sound");
+  }
+}
+
+void read_blocks(ModelConfig& config, ConfigReader& reader, const BlockPlace& place) {
+  const ScansOf scans = config.image                              ? ScansOf::images
+                        : config.sound && config.sound->both_ways ? ScansOf::sound
+                                                                  : ScansOf::none;
+  ConfigReader blocks = reader.object("blocks");
+  for (const std::string& name : blocks.keys()) {
+    require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
+    config.blocks[name[0]] =
+        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config), scans);
+  }
+  std::set<char> used;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    require(config.blocks.contains(step.block), reader.path("pattern"),
+            "{} uses block '{}', which blocks does not define", quote(config.pattern), step.block);
+    used.insert(step.block);
+  }
+  for (const auto& [name, block] : config.blocks) {
+    require(used.contains(name), blocks.path(std::string(1, name)),
+            "is defined but not used in pattern {}", quote(config.pattern));
+  }
+}
+
+// When the blocks are known.
+void read_mtp(ModelConfig& config, ConfigReader& reader) {
+  if (reader.has("mtp")) {
+    ConfigReader mtp = reader.object("mtp");
+    config.mtp.heads = mtp.integer("heads", {}, 0, 15);
+    const std::string block = mtp.string("block", std::string(1, config.mtp_block()));
+    require(block.size() == 1 && config.blocks.contains(block[0]), mtp.path("block"),
+            "{} is not a block of this model", quote(block));
+    config.mtp.block = block[0];
+    require(config.mtp.heads == 0 || !config.blocks.at(block[0]).side, mtp.path("block"),
+            "{} has a side, which nothing is carried to in a head", quote(block));
+    mtp.finish();
+  } else {
+    reader.ignore("mtp");
+  }
+}
+
+}  // namespace
+
 ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) {
   ModelConfig config;
   reader.one_of("model_type", {"pronghorn"}, "pronghorn");
@@ -297,29 +365,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   } else {
     reader.ignore("norm");
   }
-  if (reader.has("image")) {
-    config.image = read_image(reader.object("image"));
-    config.tie_embeddings = false;
-    if (config.vocab_size == 0) config.vocab_size = std::ssize(config.image->classes);
-  } else {
-    reader.ignore("image");
-  }
-  if (reader.has("vision")) {
-    config.vision = read_vision(reader.object("vision"));
-  } else {
-    reader.ignore("vision");
-  }
-  if (reader.has("sound")) {
-    config.sound = read_sound(reader.object("sound"));
-    config.tie_embeddings = false;
-    const auto symbols = std::ssize(config.sound->symbols);
-    if (config.vocab_size == 0 && symbols > 0) config.vocab_size = symbols + 1;
-  } else {
-    reader.ignore("sound");
-  }
-  const ScansOf scans = config.image                              ? ScansOf::images
-                        : config.sound && config.sound->both_ways ? ScansOf::sound
-                                                                  : ScansOf::none;
+  read_inputs(config, reader);
   if (config.span_count() > 0) {
     require(reader.has("subsample"), reader.path("subsample"),
             "is missing: {} has a subsampled span in parentheses (add \"subsample\": "
@@ -331,38 +377,9 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
             "is given, but {} has no span in parentheses", quote(config.pattern));
     reader.ignore("subsample");
   }
-
-  ConfigReader blocks = reader.object("blocks");
-  for (const std::string& name : blocks.keys()) {
-    require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
-    config.blocks[name[0]] =
-        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config), scans);
-  }
-  std::set<char> used;
-  for (const PatternStep& step : config.steps) {
-    if (step.kind != PatternStep::Kind::block) continue;
-    require(config.blocks.contains(step.block), reader.path("pattern"),
-            "{} uses block '{}', which blocks does not define", quote(config.pattern), step.block);
-    used.insert(step.block);
-  }
-  for (const auto& [name, block] : config.blocks) {
-    require(used.contains(name), blocks.path(std::string(1, name)),
-            "is defined but not used in pattern {}", quote(config.pattern));
-  }
+  read_blocks(config, reader, place);
   check_sides(config, place);
-  if (reader.has("mtp")) {
-    ConfigReader mtp = reader.object("mtp");
-    config.mtp.heads = mtp.integer("heads", {}, 0, 15);
-    const std::string block = mtp.string("block", std::string(1, config.mtp_block()));
-    require(block.size() == 1 && config.blocks.contains(block[0]), mtp.path("block"),
-            "{} is not a block of this model", quote(block));
-    config.mtp.block = block[0];
-    require(config.mtp.heads == 0 || !config.blocks.at(block[0]).side, mtp.path("block"),
-            "{} has a side, which nothing is carried to in a head", quote(block));
-    mtp.finish();
-  } else {
-    reader.ignore("mtp");
-  }
+  read_mtp(config, reader);
   if (reader.has("diffusion")) {
     config.diffusion = read_diffusion(reader.object("diffusion"), config.vocab_size);
   } else {

@@ -89,8 +89,8 @@ CheckedBatch whole_images(const CheckedBatch& batch, const ImageConfig& config);
 void add_image(Batch& batch, const ImageConfig& config);
 
 // The numbers of an image's rows, [rows(), features()]: pixels from [0, 255] to [-1, 1]. pixels:
-// height x width x channels bytes. The image is moved right and down by so many pixels, with those
-// of its edge in the place of what is missing.
+// height x width x channels bytes. The image is moved right and down by that many pixels, with
+// those of its edge in the place of what is missing.
 void write_rows(const ImageConfig& config, const uint8_t* pixels, int64_t right, int64_t down,
                 float* rows);
 

@@ -120,6 +120,23 @@ SpanTrace traced(int64_t number, const Subsample::Span& span, const std::vector<
   return trace;
 }
 
+// Of what decides the state, without names of blocks, which a published family does not keep.
+uint64_t fingerprint_of(const ModelConfig& config, const StateLayout& layout) {
+  nlohmann::json identity = write_pronghorn_config(config);
+  const nlohmann::json blocks = identity.at("blocks");
+  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp",
+                          "max_position_embeddings", "original_max_position_embeddings"}) {
+    identity.erase(key);
+  }
+  for (const PatternStep& step : config.steps) {
+    if (step.kind != PatternStep::Kind::block) continue;
+    identity["layers"].push_back(blocks.at(std::string(1, step.block)));
+  }
+  if (config.span_count() > 0) identity["layer_spans"] = layout.layer_spans;
+  const std::string text = identity.dump();
+  return XXH3_64bits(text.data(), text.size());
+}
+
 }  // namespace
 
 Model::Model(ModelConfig config, uint64_t seed)
@@ -138,6 +155,31 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
   require_memory_for_blocks(config_, context, purpose);
 
   const ParameterScope scope(store_, "");
+  make_inputs(scope);
+  std::shared_ptr<StateLayout> layout = make_blocks(context, scope);
+  layout->fingerprint = fingerprint_of(config_, *layout);
+  layout_ = std::move(layout);
+  require(position_limit_ > config_.prefix_tokens, "prefix_tokens",
+          "{} fill all of the {} positions that the model has", config_.prefix_tokens,
+          position_limit_);
+  // The scores are linear in what it gives, so their factor can be its own.
+  norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.hidden_size,
+               static_cast<float>(config_.logit_scale));
+  head_ = config_.tie_embeddings
+              ? embeddings_
+              : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size,
+                             initializers::normal(config_.initializer_range));
+
+  context.layer = context.depth;
+  auto mtp_layout = std::make_shared<StateLayout>();
+  for (int64_t k = 0; k < config_.mtp.heads; ++k) {
+    mtp_.emplace_back(config_, context, scope.child("mtp").child(std::to_string(k)));
+    mtp_layout->layers = {mtp_.back().journals()};  // the same for all
+  }
+  mtp_layout_ = std::move(mtp_layout);
+}
+
+void Model::make_inputs(const ParameterScope& scope) {
   const Initializer normal = initializers::normal(config_.initializer_range);
   int64_t learned_positions = config_.learned_positions;
   if (config_.image) {
@@ -177,6 +219,9 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
     positions_ = scope.matrix("positions.weight", learned_positions, config_.hidden_size, normal);
     position_limit_ = learned_positions;
   }
+}
+
+std::shared_ptr<StateLayout> Model::make_blocks(LayerContext context, const ParameterScope& scope) {
   auto layout = std::make_shared<StateLayout>();
   layout->prefix = config_.prefix_tokens;
   std::vector<int64_t> open = {-1};    // the spans around the current place, innermost last
@@ -218,39 +263,7 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
     layout->layers.push_back(std::move(span_journals[span]));
     layout->layer_spans.push_back(layout->span_parents[span]);
   }
-  require(position_limit_ > config_.prefix_tokens, "prefix_tokens",
-          "{} fill all of the {} positions that the model has", config_.prefix_tokens,
-          position_limit_);
-  // The scores are linear in what it gives, so their factor can be its own.
-  norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.hidden_size,
-               static_cast<float>(config_.logit_scale));
-  head_ = config_.tie_embeddings
-              ? embeddings_
-              : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size, normal);
-
-  context.layer = context.depth;
-  auto mtp_layout = std::make_shared<StateLayout>();
-  for (int64_t k = 0; k < config_.mtp.heads; ++k) {
-    mtp_.emplace_back(config_, context, scope.child("mtp").child(std::to_string(k)));
-    mtp_layout->layers = {mtp_.back().journals()};  // the same for all
-  }
-  mtp_layout_ = std::move(mtp_layout);
-
-  // What decides the state, without names of blocks, which a published family does not keep.
-  nlohmann::json identity = write_pronghorn_config(config_);
-  const nlohmann::json blocks = identity.at("blocks");
-  for (const char* key : {"train", "recompute", "initializer_range", "pattern", "blocks", "mtp",
-                          "max_position_embeddings", "original_max_position_embeddings"}) {
-    identity.erase(key);
-  }
-  for (const PatternStep& step : config_.steps) {
-    if (step.kind != PatternStep::Kind::block) continue;
-    identity["layers"].push_back(blocks.at(std::string(1, step.block)));
-  }
-  if (!spans_.empty()) identity["layer_spans"] = layout->layer_spans;
-  const std::string text = identity.dump();
-  layout->fingerprint = XXH3_64bits(text.data(), text.size());
-  layout_ = std::move(layout);
+  return layout;
 }
 
 std::unique_ptr<Block> Model::make_block(const BlockConfig& block, const LayerContext& context,

@@ -148,6 +148,10 @@ class Model {
   // forward() with the masks that the batch says.
   Tensor forward_masked(const Context& asked, const CheckedBatch& batch,
                         const ForwardObserver& observer) const;
+  // For the constructor, in this order: what makes rows of tokens, patches or frames, and the
+  // blocks and spans, whose journals are returned. scope: of the model.
+  void make_inputs(const ParameterScope& scope);
+  std::shared_ptr<StateLayout> make_blocks(LayerContext context, const ParameterScope& scope);
   // The block of layer context.layer. scope: of the model.
   std::unique_ptr<Block> make_block(const BlockConfig& block, const LayerContext& context,
                                     const ParameterScope& scope) const;

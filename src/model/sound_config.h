@@ -29,7 +29,7 @@ struct SoundConfig {
 
   // Numbers of a row.
   int64_t features() const { return mel.mels * stack; }
-  // Rows of a sound of so many samples.
+  // Rows of a sound of that many samples.
   int64_t rows(int64_t samples) const { return (samples / mel.hop + stack - 1) / stack; }
   double rows_per_second() const {
     return static_cast<double>(mel.sample_rate) / static_cast<double>(mel.hop * stack);

@@ -29,9 +29,9 @@ struct RouterOptions {
   float scale = 1;  // of the weights
   // Added to a sum of sigmoids that is divided by; that of the reference of arXiv 2412.19437.
   double least_sum = 1e-20;
-  // The experts are so many equal groups, and only those of the top_groups best are chosen from. A
-  // group is as good as its best expert (arXiv 2405.04434), with sigmoid as the sum of its two best
-  // (arXiv 2412.19437).
+  // The experts are that many equal groups, and only those of the top_groups best are chosen from.
+  // A group is as good as its best expert (arXiv 2405.04434), with sigmoid as the sum of its two
+  // best (arXiv 2412.19437).
   int64_t groups = 1, top_groups = 1;
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* kWhere = "grid_convolution";
 
-// The side of a square of so many taps; 0: it is none with a middle.
+// The side of a square of that many taps; 0: it is none with a middle.
 int64_t side_of(int64_t taps) {
   int64_t side = 1;
   while (side * side < taps) side += 2;

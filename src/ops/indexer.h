@@ -29,8 +29,8 @@ JournalShape indexer_journal(const IndexerOptions& options);
 // The `top` keys with the largest scores among a row and those before it, the earlier first among
 // equal ones; all if they are not more. In a tree the rows before a node are its ancestors and the
 // sequence. Appends k to the journals at `slot`. What a row chooses depends on its inputs and on
-// the keys alone, to the bit, however a sequence was cut. No gradient. Throws Error on widths that
-// do not fit the options and on segments that are not causal.
+// the keys alone, bit-identical however a sequence was cut. No gradient. Throws Error on widths
+// that do not fit the options and on segments that are not causal.
 BlockLists choose_keys(const IndexerInputs& inputs, const IndexerOptions& options,
                        const CheckedBatch& batch, JournalSlot slot);
 

@@ -26,7 +26,7 @@ struct OuterProductStateOptions {
   bool delta_rule = false;     // erases what the state holds for a key before it writes
   bool channel_decay = false;  // each key channel decays by itself
   // Writes of a token (Mamba-3 with several inputs, arXiv 2603.15569): every input and the result
-  // have so many rows for each row of the batch, one after another. At most kMostUpdates, and 1
+  // have that many rows for each row of the batch, one after another. At most kMostUpdates, and 1
   // with `channel_decay`.
   int64_t updates = 1;
 };

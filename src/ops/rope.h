@@ -37,11 +37,11 @@ struct RopeScaling {
   double low_frequency_factor = 1, high_frequency_factor = 4;  // llama3: turns in L, likewise
   // yarn, longrope: factor on what is turned; 0: 0.1 ln s + 1 and sqrt(1 + ln s / ln L).
   double attention_factor = 0;
-  std::vector<double> short_factors, long_factors;  // longrope: divisors, one a pair
+  std::vector<double> short_factors, long_factors;  // longrope: divisors, one per pair
 };
 
 struct RotaryAngles {
-  std::vector<double> frequencies;  // radians per position, one a pair of channels
+  std::vector<double> frequencies;  // radians per position, one per pair of channels
   float magnitude = 1;              // factor on what is turned
   // Pairs are neighbouring channels; otherwise they lie half the rotary channels apart.
   bool interleaved = false;

@@ -29,7 +29,7 @@ void for_rows(int64_t rows, int64_t width, Body&& body) {
   parallel_for(rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)), body);
 }
 
-// Throws Error if the logits are not those of so many experts.
+// Throws Error if the logits are not those of that many experts.
 void check_logits(const Tensor& logits, const RouterOptions& options);
 
 }  // namespace pronghorn

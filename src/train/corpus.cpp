@@ -29,7 +29,7 @@ int64_t share_to_drop(int64_t bytes) {
   return static_cast<int64_t>(static_cast<double>(bytes) * (1 - kTokenizerShare));
 }
 
-// Shortens a text by so many bytes, or fewer, to whole characters.
+// Shortens a text by that many bytes, or fewer, to whole characters.
 void drop_end(std::string& text, int64_t bytes) {
   size_t end = text.size() - static_cast<size_t>(bytes);
   while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "tensor/storage.h"
 #include "train/masked_text.h"
+#include "train/train_config.h"
 
 namespace pronghorn {
 namespace {
@@ -144,6 +145,16 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
 }
 
 }  // namespace
+
+int64_t default_window(const ModelConfig& config) {
+  if (config.train.is_object()) {
+    return read_train_config(ConfigReader(config.train, "train")).window;
+  }
+  // A checkpoint of a published family says no more about its training than its context.
+  constexpr int64_t kWindow = 1024;
+  const int64_t trained = trained_context(config).tokens;
+  return trained > 0 ? std::min(kWindow, trained) : kWindow;
+}
 
 double TextScore::perplexity() const {
   return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));

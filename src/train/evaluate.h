@@ -50,6 +50,11 @@ TextScore evaluate_text(const Model& model, Precision precision, const TokenShar
 // The longest window: its activations are all in memory. Longer texts: evaluate_stream().
 constexpr int64_t kMaxWindow = int64_t{1} << 18;
 
+// The window by which a model is judged where none is asked for: that of its training, else 1024
+// tokens, or its context if that is shorter. Throws Error for settings of training that are
+// damaged.
+int64_t default_window(const ModelConfig& config);
+
 // Ranks that read each sequence together.
 struct SequenceSharing {
   Ranks* ranks = &one_rank();

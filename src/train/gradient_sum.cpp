@@ -5,7 +5,7 @@
 namespace pronghorn {
 namespace {
 
-// Parameters are exchanged together until they have so many numbers.
+// Parameters are exchanged together until they have that many numbers.
 constexpr int64_t kBucket = 1 << 22;
 
 // Calls body(first, last) on consecutive parameters of about a bucket each.

@@ -24,7 +24,7 @@ std::string first_bad_gradient(const Model& model, const GradientSum& gradients,
 }
 
 // A step of an averaged parameter: an exponential mean over about the last twentieth of the run.
-// Single sequences differ far more from each other than what they have in common moves in so many
+// Single sequences differ far more from each other than what they have in common moves in that many
 // steps.
 void follow(std::span<float> values, std::span<const float> gradient, int64_t step,
             int64_t sequences) {

@@ -171,8 +171,8 @@ struct Haystack {
 
 // A needle in filler (after RULER, arXiv 2404.06654): somewhere a mark and `items` characters; at
 // the end the mark again, and the characters are due one after another. With more than one question
-// up to so many others stand at random places between, each answered too: more to learn from in a
-// sequence, at all distances. With more than one haystack, up to so many lie one after the other,
+// up to that many others stand at random places between, each answered too: more to learn from in a
+// sequence, at all distances. With more than one haystack, up to that many lie one after the other,
 // each of its own filler and with a needle of its own, of which the last one counts: more needles,
 // and shorter distances. A curriculum begins with those and ends with one haystack and one
 // question, as examples are judged. Token 0 is the mark, then come the characters, then the filler.

@@ -17,8 +17,8 @@ enum class Schedule { cosine, wsd };
 struct TrainConfig {
   int64_t window = 512;         // tokens of a sequence
   int64_t batch_tokens = 8192;  // of a step (an optimiser update)
-  int64_t micro_batch_tokens =
-      2048;  // of a forward; 0: batch_tokens. The step accumulates the rest
+  // Of a forward; 0: batch_tokens. The step accumulates the rest.
+  int64_t micro_batch_tokens = 2048;
   // Parts of a step whose gradients are made apart and then added in order. Any number of ranks
   // that divides it trains to the same bits (train/gradient_sum.h).
   int64_t gradient_groups = 1;
@@ -35,7 +35,7 @@ struct TrainConfig {
   double z_loss = 0;       // weight of (ln Z)^2
   double mtp_loss = 0.3;   // weight of the mean loss of a model's multi-token prediction heads
                            // (DeepSeek-V3, arXiv 2412.19437, section 4.2)
-  int64_t early_exit = 0;  // also score the stream after so many blocks; 0: not
+  int64_t early_exit = 0;  // also score the stream after that many blocks; 0: not
   double early_exit_loss = 0.3;  // weight of that loss
   SkippedPositions positions;
   int64_t image_shift = 0;  // pixels that images are moved by at most, at random

@@ -411,7 +411,7 @@ TEST_F(CliTest, LineariseMakesAnOrdinaryModel) {
   const nlohmann::json told = nlohmann::json::parse(output_of(
       {"linearise", "run", "--pattern", "l a", "--data", "text.txt", "-o", "linear", "--steps", "4",
        "--transfer-steps", "6", "--set", "batch_tokens=256", "--set", "window=32", "--json"}));
-  EXPECT_EQ(told.at("layers"), nlohmann::json({0}));
+  EXPECT_EQ(told.at("layers"), nlohmann::json::array({0}));
   EXPECT_EQ(told.at("transfer_losses").size(), 1u);
   EXPECT_EQ(told.at("steps"), 4);
   EXPECT_THAT(output_of({"inspect", "linear"}), HasSubstr("linear_attention"));

@@ -98,7 +98,7 @@ TEST_F(BlockDrafterTest, ATreeHasTheSameScoresOnEachLevel) {
   std::vector<DraftRequest> requests = {request(0, shape)};
   drafter->draft({}, requests);
   const Draft& draft = requests[0].draft;
-  check(draft, 61);
+  check_draft(draft, 61);
   const Tokens best = expected(text, 2);
   ASSERT_EQ(draft.tokens.size(), 4u);
   EXPECT_EQ(draft.tokens[0], best[0]);

@@ -60,7 +60,7 @@ Draft ask(Drafter& drafter, int64_t limit = kMaxDraft, size_t sequence = 0) {
   request.shape = DraftShape::chain(limit);
   request.sampling = &sampling;
   drafter.draft({}, {&request, 1});
-  check(request.draft, 1 << 20);
+  check_draft(request.draft, 1 << 20);
   return request.draft;
 }
 
@@ -262,7 +262,7 @@ TEST(StackedDrafterTest, AsksTheNextWhereOneHasNothingToSay) {
 
 TEST(Drafts, MalformedOnesAreRefused) {
   const auto refused = [](DraftShape shape, Tokens tokens) {
-    EXPECT_THROW(check({std::move(shape), std::move(tokens), {}, 0}, 10), Error);
+    EXPECT_THROW(check_draft({std::move(shape), std::move(tokens), {}, 0}, 10), Error);
   };
   refused(DraftShape::chain(1), {10});
   refused(DraftShape::chain(1), {-1});
@@ -270,7 +270,7 @@ TEST(Drafts, MalformedOnesAreRefused) {
   refused(DraftShape::chain(16), Tokens(16, 1));
   refused({{1, -1}, {0, 0}}, {1, 2});
   refused({{-1, -1}, {0, 1}}, {3, 3});
-  EXPECT_NO_THROW(check({{{-1, -1, 0}, {0, 1, 0}}, {3, 4, 3}, {}, 0}, 10));
+  EXPECT_NO_THROW(check_draft({{{-1, -1, 0}, {0, 1, 0}}, {3, 4, 3}, {}, 0}, 10));
 }
 
 // ---- the controller ----

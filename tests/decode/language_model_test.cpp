@@ -239,5 +239,28 @@ TEST(LanguageModel, ACheckpointSaysWhatItTakes) {
   EXPECT_EQ(model.layers(), 1);
 }
 
+TEST(LanguageModel, ADiffusionModelScoresATextThatItSeesWhole) {
+  Folder folder;
+  write_file(
+      folder / "config.json",
+      nlohmann::json{
+          {"model_type", "pronghorn"},
+          {"hidden_size", 16},
+          {"pattern", "b"},
+          {"diffusion", nlohmann::json::object()},
+          {"blocks",
+           {{"b", {{"mixer", {{"type", "attention"}, {"heads", 2}, {"rope", {{"theta", 1e4}}}}}}}}}}
+          .dump());
+  const LanguageModel model = LanguageModel::build(folder / "config.json", 7);
+  std::vector<int32_t> ids = ids_of(model, 20);
+  const TokenMatrix logits = model.logits(ids);
+  EXPECT_EQ(logits.rows, 20);
+  ids.back() ^= 1;
+  const TokenMatrix others = model.logits(ids);
+  EXPECT_NE(std::vector(logits.values.begin(), logits.values.begin() + logits.columns),
+            std::vector(others.values.begin(), others.values.begin() + logits.columns));
+  EXPECT_THROW(model.log_probabilities(ids), std::runtime_error);
+}
+
 }  // namespace
 }  // namespace pronghorn

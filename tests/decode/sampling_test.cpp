@@ -228,10 +228,10 @@ TEST(Sampling, LogitBias) {
               testing::UnorderedElementsAre(0, 1));
   for (const float bad : {kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
     options.logit_bias = {{0, bad}};
-    EXPECT_THROW(check(options), UsageError);
+    EXPECT_THROW(check_sampling(options), UsageError);
   }
   options.logit_bias = {{-1, 0.0f}};
-  EXPECT_THROW(check(options), UsageError);
+  EXPECT_THROW(check_sampling(options), UsageError);
 }
 
 // mu_j - c_j frequency - (c_j > 0) presence, over what was written: from penalty_start on.
@@ -260,7 +260,7 @@ TEST(Sampling, FrequencyAndPresencePenalties) {
   EXPECT_EQ(sample(scores, options, recent, 10), 1);
   EXPECT_EQ(sample(scores, options, recent, 11), 2);
   options.presence_penalty = kInfinity;
-  EXPECT_THROW(check(options), UsageError);
+  EXPECT_THROW(check_sampling(options), UsageError);
 }
 
 TEST(Sampling, LogProbabilitiesAreThoseOfTheRawScores) {
@@ -302,9 +302,9 @@ TEST(Sampling, RefusesOptionsOutOfRange) {
   const auto refused = [](auto change) {
     SamplingOptions options;
     change(options);
-    EXPECT_THROW(check(options), UsageError);
+    EXPECT_THROW(check_sampling(options), UsageError);
   };
-  EXPECT_NO_THROW(check(SamplingOptions{}));
+  EXPECT_NO_THROW(check_sampling(SamplingOptions{}));
   for (const double bad : {-0.1, nan}) {
     refused([&](SamplingOptions& options) { options.temperature = bad; });
     refused([&](SamplingOptions& options) { options.top_p = bad; });

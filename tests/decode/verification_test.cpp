@@ -148,7 +148,7 @@ TEST(Matching, IsExactForAnyChainAndTree) {
     const Tables p(kVocabulary, seed);
     Random random(seed, "trees");
     const Draft draft = random_tree(random, random.below(7));
-    check(draft, kVocabulary);
+    check_draft(draft, kVocabulary);
     EXPECT_LT(distance(law_of_matching(p, draft, 4), target_law(p, 4)), kRounding) << seed;
   }
 }

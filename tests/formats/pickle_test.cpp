@@ -63,8 +63,8 @@ class PickleTest : public testing::Test {
 TEST_F(PickleTest, ReadsTensorsOfAnArchive) {
   TorchTensor transposed = good_, part = good_, scalar = good_, empty = good_, half = good_;
   transposed.name = "t";
-  transposed.shape = {3, 2};
-  transposed.strides = {1, 3};
+  transposed.shape = {3, 1, 2};
+  transposed.strides = {1, INT64_MAX, 3};
   part.name = "part";
   part.offset = 3;
   part.shape = {1, 3};

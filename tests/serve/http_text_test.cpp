@@ -34,8 +34,9 @@ TEST_F(HttpTest, PromptsComeInFourForms) {
   EXPECT_EQ(texts["usage"]["prompt_tokens"], 5);
   const json lists = server().post(kPath, completion({{97, 98, 99}, {100, 101}})).document();
   EXPECT_EQ(lists["choices"], texts["choices"]);
-  for (const json& wrong : {json(), json(3), json::array(), json(""), json({1, 999999}),
-                            json({{1}, {-1}}), json({json::array()}), json({{1.5}})}) {
+  for (const json& wrong :
+       {json(), json(3), json::array(), json(""), json({1, 999999}), json::parse("[[1], [-1]]"),
+        json::parse("[[]]"), json::parse("[[1.5]]")}) {
     EXPECT_EQ(server().post(kPath, completion(wrong)).status, 400) << wrong;
   }
 }

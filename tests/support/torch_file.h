@@ -23,7 +23,10 @@ std::string raw(T value) {
 inline std::string pickled(std::string_view text) {
   return "X" + raw(static_cast<uint32_t>(text.size())) + std::string(text);
 }
-inline std::string pickled(int64_t number) { return "J" + raw(static_cast<int32_t>(number)); }
+inline std::string pickled(int64_t number) {
+  const auto narrow = static_cast<int32_t>(number);
+  return narrow == number ? "J" + raw(narrow) : "\x8a\x08" + raw(number);
+}
 inline std::string pickled(const std::vector<int64_t>& numbers) {
   std::string text = "(";
   for (const int64_t number : numbers) text += pickled(number);

@@ -86,6 +86,34 @@ TEST_F(PublicTraining, ATokenizerIsTakenFromAnotherModel) {
             LanguageModel::load(folder_ / "draft").tokenize(text));
 }
 
+TEST_F(PublicTraining, AModelOfImagesSaysWhatIsOnThem) {
+  nlohmann::json config = testing_support::tiny_json("a");
+  config.erase("vocab_size");
+  config["image"] = {{"patch", 4}, {"pool", "first"}};
+  write_file(folder_ / "config.json", config.dump());
+  const auto fonts = std::filesystem::path(PRONGHORN_SOURCE_DIR) / "tests/train/golden/fonts";
+  TrainingOptions images = options("vit");
+  images.data = {fonts};
+  images.task.name = "images";
+  images.settings = R"({"batch_tokens": 256, "learning_rate": 0.01})";
+  train(images);
+  const ImageModel model = ImageModel::load(folder_ / "vit");
+  const std::filesystem::path image = fonts / "test/4/LiberationSerif-Regular-0.png";
+  const auto found = model.classify({image, image});
+  ASSERT_EQ(found.size(), 2u);
+  ASSERT_EQ(found[0].size(), 4u);
+  double sum = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    sum += found[0][i].probability;
+    EXPECT_EQ(found[0][i].name, found[1][i].name);
+    if (i > 0) {
+      EXPECT_LE(found[0][i].probability, found[0][i - 1].probability);
+    }
+  }
+  EXPECT_NEAR(sum, 1, 1e-6);
+  EXPECT_THAT(error_of([&] { SoundModel::load(folder_ / "vit"); }), HasSubstr("model of sound"));
+}
+
 TEST_F(PublicTraining, WhatDoesNotGoTogetherIsRefused) {
   train(options("run"));
   const auto refused = [&](const auto& change) {

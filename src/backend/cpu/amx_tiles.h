@@ -16,7 +16,7 @@ constexpr int64_t kTileRows = 16, kTileBytes = 64;  // at most; bytes of a row
 // The extents of the eight registers, as palette 1 has them (Intel SDM, LDTILECFG).
 class Configuration {
  public:
-  // Register `tile` is so many rows of so many bytes.
+  // Register `tile` is that many rows of that many bytes.
   void set(int tile, int64_t rows, int64_t bytes) {
     rows_[static_cast<size_t>(tile)] = static_cast<uint8_t>(rows);
     bytes_[static_cast<size_t>(tile)] = static_cast<uint16_t>(bytes);

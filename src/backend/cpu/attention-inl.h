@@ -20,6 +20,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -242,6 +243,7 @@ HWY_INLINE float OnlineSoftmaxRow(float* HWY_RESTRICT scores, float& maximum, fl
   return factor;
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -11,6 +11,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Scores of one row -> probabilities; those of keys it does not see become 0.
 HWY_INLINE void Probabilities(float log_sum_exp, float* HWY_RESTRICT scores) {
@@ -234,6 +235,7 @@ float SinkGradient(const AttentionShape& shape, int64_t head, int64_t rows, floa
   return static_cast<float>(sum);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // to[i] = op(to[i], from[i])
 template <class Op>
@@ -188,6 +189,7 @@ void ChooseRow(const AttentionShape& shape, const BlockChoice& choice, const Att
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

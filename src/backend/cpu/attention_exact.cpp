@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Rows up to which AddValues() has tiles of its own; more fill those of SmallMatmul().
 constexpr int64_t kFewRows = 5;
@@ -301,6 +302,7 @@ void ExactMerge(const AttentionShape& shape, const AttentionUnit& unit, int64_t 
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

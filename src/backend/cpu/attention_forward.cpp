@@ -11,6 +11,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 void PackTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t kv_head, int64_t tile,
               const cpu_attention::PackedKeys& packed) {
@@ -169,6 +170,7 @@ void ForwardTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

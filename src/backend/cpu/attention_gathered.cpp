@@ -15,6 +15,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Copies the columns of one head of up to a tile of keys, in f32. Blocks stay turned.
 struct GatheredRows {
@@ -95,6 +96,7 @@ void GatheredSplit(const AttentionShape& shape, const AttentionUnit& unit, int64
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

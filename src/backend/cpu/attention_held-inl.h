@@ -12,6 +12,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // One head's part of the rows of a tile.
 struct HeldRows {
@@ -174,6 +175,7 @@ HWY_INLINE void AddHeld(int64_t rows, int64_t dim, int64_t keys, const float* we
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

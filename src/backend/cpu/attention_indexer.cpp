@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // to[j] = sum_h weights[h] max(0, products[h][j]) of a tile.
 HWY_INLINE void WeighProducts(int64_t heads, const float* weights, const float* products,
@@ -59,6 +60,7 @@ void IndexerScores(const IndexerOperands& indexer, const AttentionUnit& unit, in
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -14,6 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 constexpr int64_t kLossRows = 16;                          // rows that are worked on together
 constexpr int64_t kLossTile = kLossRows * kAttentionTile;  // their numbers for a tile of keys
@@ -249,6 +250,7 @@ void IndexerLossUnit(const IndexerLoss& arguments, const AttentionUnit& unit) {
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -12,6 +12,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // The score of a query and a fixed key; slope: becomes the derivative of the cap.
 HWY_INLINE float FixedScore(const AttentionShape& shape, const float* q, const float* k,
@@ -124,6 +125,7 @@ void MergeRowsBackward(const AttentionMerge& arguments, int64_t begin, int64_t e
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -12,6 +12,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 HWY_INLINE void StoreBf16(int64_t n, const float* HWY_RESTRICT from, bf16_t* HWY_RESTRICT to) {
   for (int64_t i = 0; i < n; ++i) to[i] = to_bf16(from[i]);
@@ -51,6 +52,7 @@ void StoreRows(const ConstMatrix& from, int64_t rows, int64_t columns, DType typ
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Rows of a tile that are asked for while another is computed with, one at a time: all at once they
 // would fill the buffers of what is on its way, and nothing would be computed until they are there.
@@ -124,6 +125,7 @@ HWY_INLINE void ScoreTile(int64_t dim, int64_t queries, const float* q, const Co
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

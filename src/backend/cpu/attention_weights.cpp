@@ -13,6 +13,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // total += exp(scores - log_sum_exp), a tile.
 HWY_INLINE void AddShares(float log_sum_exp, const float* HWY_RESTRICT scores,
@@ -62,6 +63,7 @@ void WeighTile(const AttentionShape& shape, const AttentionUnit& unit, int64_t i
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

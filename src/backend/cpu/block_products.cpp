@@ -11,7 +11,7 @@ namespace pronghorn {
 namespace {
 
 // Rows whose activations stay in the second cache while the weight passes: with 2048 numbers, 256
-// KB. What a panel's codes cost to unpack is shared by so many rows.
+// KB. What a panel's codes cost to unpack is shared by that many rows.
 constexpr int64_t kRowBlockTiles = 8;
 
 // Rows as kernels take them.

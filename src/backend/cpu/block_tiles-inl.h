@@ -105,7 +105,7 @@ HWY_INLINE IntVector AddPairs(IntVector a, IntVector b) {
   return hn::BitCast(IntTag(), hn::Add(hn::BitCast(d, a), hn::BitCast(d, b)));
 }
 
-// Products of bytes whose sum surely fits into 16 bits, as so many quads of a part.
+// Products of bytes whose sum surely fits into 16 bits, as that many quads of a part.
 template <class K>
 constexpr int RunOfQuads() {
   constexpr int kLargest = K::kWide ? 128 : (1 << K::kValueBits) - 1;

@@ -15,6 +15,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // to = ELU(from) + 1
 HWY_INLINE void Positive(int64_t n, const float* HWY_RESTRICT from, float* HWY_RESTRICT to) {
@@ -79,6 +80,7 @@ HWY_INLINE void Grow(const CompressiveMemoryShape& shape, int64_t n, const float
   for (int64_t i = 0; i < n; ++i) AddScaled(key_dim, 1, keys + i * key_dim, z);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

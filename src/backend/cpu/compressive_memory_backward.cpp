@@ -12,6 +12,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // One sequence and memory.
 struct BackwardRun {
@@ -203,6 +204,7 @@ void Backward(const CompressiveMemoryShape& shape, const CompressiveMemoryRun& r
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -14,6 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Scratch memory for some tokens of one memory.
 struct Tokens {
@@ -153,6 +154,7 @@ void Steps(const CompressiveMemoryShape& shape, std::span<const ReplayStep> sequ
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -27,6 +27,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Rows of keys are padded with zeros to whole vectors.
 inline int64_t PaddedKeys(int64_t key_dim) {
@@ -163,6 +164,7 @@ inline void AdvanceState(const RankOneRows& rows, int64_t key_dim, int64_t colum
               columns, !blank);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -18,6 +18,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // One head of a problem.
 struct MemoryHead {
@@ -234,6 +235,7 @@ inline void ReadLayer(const MemoryHead& head, const float* state, const MiniBatc
               out, true);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // ---- what lives how long ----
 
@@ -324,6 +325,7 @@ inline void LaggedReadGradient(const MemoryShape& shape, const float* anchor, in
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

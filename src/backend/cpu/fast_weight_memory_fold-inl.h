@@ -13,6 +13,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Rows of a tile of W and S; a token's factor is shared by both.
 constexpr int kFoldRows = kTileRows / 2;
@@ -165,6 +166,7 @@ inline void Fold(const MemoryHead& head, const float* from, const MiniBatch& tok
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

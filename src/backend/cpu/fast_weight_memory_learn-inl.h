@@ -15,6 +15,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // ---- the loss of one token ----
 
@@ -200,6 +201,7 @@ inline void LearnTokens(const MemoryHead& head, const float* state, const TokenR
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

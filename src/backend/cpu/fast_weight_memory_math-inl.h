@@ -17,6 +17,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Matrices of pairs of tokens of a mini-batch are [kTokens, kTokens], row t the later one.
 constexpr int64_t kTokens = kMemoryMiniBatch;
@@ -164,6 +165,7 @@ inline void ToColumns(int64_t n, int64_t columns, const float* x, float* x_t) {
   Transpose(n, columns, x, columns, x_t, kTokens);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

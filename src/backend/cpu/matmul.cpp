@@ -42,8 +42,6 @@ constexpr int64_t kFewStepBlock = 32, kFewColumnBlock = 8 * kPanel;
 // Rows that weights in blocks are unpacked for, where AMX can have them.
 constexpr int64_t kUnpackRows = 64;
 
-float rounded(float value) { return from_bf16(to_bf16(value)); }
-
 // Rows as kernels take them: `stride` steps apart.
 struct LeftOperand {
   const uint32_t* data = nullptr;
@@ -64,7 +62,7 @@ void round_rows(Format format, ConstMatrix x, int64_t terms, int64_t first, int6
   }
   for (int64_t i = 0; i < count; ++i) {
     const float* from = x.row(first + i);
-    std::transform(from, from + terms, reinterpret_cast<float*>(to + i * stride), rounded);
+    std::transform(from, from + terms, reinterpret_cast<float*>(to + i * stride), rounded_to_bf16);
   }
 }
 
@@ -111,7 +109,7 @@ struct Cut {
   int64_t chunk = 0, chunks = 0;  // columns
   int64_t tasks = 0, first_task = 0;
 
-  // Row blocks of about the same height, and columns cut so that there are about so many pieces.
+  // Row blocks of about the same height, and columns cut so that there are about that many pieces.
   Cut(const DenseProduct& product, const Blocking& blocking, int64_t pieces)
       : left(product.right.kernel, product.x, product.right.terms) {
     const int64_t rows = product.rows, row_blocks = divide_up(rows, blocking.rows);
@@ -155,7 +153,7 @@ void round_all(std::span<const DenseProduct> products, PooledVector<Cut>& cuts) 
     steps += products[i].rows * cuts[i].left.stride;
     widest = std::max(widest, products[i].right.terms);
   }
-  uint32_t* next = matmul_scratch(Scratch::rows, steps);
+  uint32_t* next = matmul_scratch(MatmulBuffer::rows, steps);
   for (Rows& each : distinct) {
     each.to = next;
     next += products[each.product].rows * cuts[each.product].left.stride;
@@ -206,7 +204,7 @@ void run_task(const DenseProduct& product, const Cut& cut, const Blocking& block
         block.b = right.data() + first / kPanel * block.b_panel;
       } else {
         uint32_t* b =
-            matmul_scratch(Scratch::right, panels_of(block.columns) * block.steps * kPanel);
+            matmul_scratch(MatmulBuffer::right, panels_of(block.columns) * block.steps * kPanel);
         right.unpack(first / kPanel, panels_of(block.columns), step, block.steps, b);
         block.b = b;
         block.b_panel = block.steps * kPanel;
@@ -297,7 +295,7 @@ class CpuMatmulKernels final : public MatmulKernels {
   void linear_backward_input(const Weight& weight, ConstMatrix dy, int64_t rows, Matrix dx,
                              Precision precision) override {
     if (rows == 0 || weight.in() == 0) return;
-    const DenseProduct product{packer_.operand(weight, Side::backward, precision), dy, rows,
+    const DenseProduct product{packer_.operand(weight, PanelSide::backward, precision), dy, rows,
                                nullptr, dx};
     multiply({&product, 1});
   }
@@ -339,7 +337,8 @@ class CpuMatmulKernels final : public MatmulKernels {
   DenseProduct dense_product(const GroupedProduct& product, Precision precision) {
     const Weight& weight = *product.weight;
     const bool pairs = precision == Precision::bf16 && WeightPacker::takes_blocks(weight);
-    return {pairs ? packer_.block_pairs(weight) : packer_.operand(weight, Side::forward, precision),
+    return {pairs ? packer_.block_pairs(weight)
+                  : packer_.operand(weight, PanelSide::forward, precision),
             product.x, product.rows, product.bias, product.y};
   }
 

@@ -219,7 +219,7 @@ void matmul_block_amx(const MatmulBlock& block) {
     // A group more than needed: rows a power of two apart would share few sets of the cache.
     all.a_row = (block.steps + kStepGroup - 1) / kStepGroup * kStepGroup + kStepGroup;
     const int64_t height = (block.rows + kPanel - 1) / kPanel * kPanel;
-    uint32_t* const rows = matmul_scratch(Scratch::result, height * all.a_row);
+    uint32_t* const rows = matmul_scratch(MatmulBuffer::result, height * all.a_row);
     turn_panels(block, rows, all.a_row);
     all.a = rows;
   }

@@ -93,8 +93,8 @@ void multiply_tile(Format format, ConstMatrix dy, ConstMatrix x, int64_t sum_row
       block.a = packed[0].place(first, tile.row);
       block.b = packed[1].place(first, tile.column);
     } else {
-      uint32_t* a = matmul_scratch(Scratch::left, panels_of(block.rows) * block.a_panel);
-      uint32_t* b = matmul_scratch(Scratch::right, panels_of(block.columns) * block.b_panel);
+      uint32_t* a = matmul_scratch(MatmulBuffer::left, panels_of(block.rows) * block.a_panel);
+      uint32_t* b = matmul_scratch(MatmulBuffer::right, panels_of(block.columns) * block.b_panel);
       pack_rows(format, {dy.row(first) + tile.row, dy.stride}, count, block.rows, a, block.a_panel);
       pack_rows(format, {x.row(first) + tile.column, x.stride}, count, block.columns, b,
                 block.b_panel);
@@ -123,8 +123,8 @@ void matmul_weight_gradient(Format format, ConstMatrix dy, ConstMatrix x, int64_
   constexpr int64_t kMostShared = 1 << 21;
   const bool shared = count > 1 && packed[0].size() + packed[1].size() <= kMostShared;
   if (shared) {
-    packed[0].to = matmul_scratch(Scratch::left, packed[0].size());
-    packed[1].to = matmul_scratch(Scratch::right, packed[1].size());
+    packed[0].to = matmul_scratch(MatmulBuffer::left, packed[0].size());
+    packed[1].to = matmul_scratch(MatmulBuffer::right, packed[1].size());
     const int64_t first = packed[0].pieces();
     parallel_for(first + packed[1].pieces(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t piece = begin; piece < end; ++piece) {

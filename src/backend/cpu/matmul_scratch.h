@@ -10,11 +10,11 @@
 
 namespace pronghorn {
 
-enum class Scratch { rows, left, right, result };
+enum class MatmulBuffer { rows, left, right, result };
 
 // A buffer of `count` 4-byte steps, aligned to a cache line, that grows to what it is asked for and
 // stays until the thread asks for the same one again.
-inline uint32_t* matmul_scratch(Scratch which, int64_t count) {
+inline uint32_t* matmul_scratch(MatmulBuffer which, int64_t count) {
   struct Free {
     void operator()(uint32_t* data) const { std::free(data); }
   };

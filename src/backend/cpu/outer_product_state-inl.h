@@ -20,6 +20,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 constexpr int64_t kChunk = kOuterProductChunk;
 constexpr int64_t kBlock = 16;
@@ -202,6 +203,11 @@ inline void StoreResiduals(const OuterProductProblem& problem, const HeadPlace& 
   }
 }
 
+// x (+)= y, element by element.
+inline void AddTo(int64_t count, const float* HWY_RESTRICT y, float* HWY_RESTRICT x) {
+  for (int64_t e = 0; e < count; ++e) x[e] += y[e];
+}
+
 // beta of one head in n rows.
 inline void TakeStrengths(const OuterProductProblem& problem, int64_t row, int64_t n, int64_t head,
                           float* beta) {
@@ -293,6 +299,7 @@ inline void WeightedRows(std::span<const float* const> rows, int64_t place, int6
   StorePartial(d, rest, sum, to + c);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

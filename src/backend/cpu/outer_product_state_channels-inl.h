@@ -19,6 +19,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Products of two factors are at most e^60 where j > i, which are computed and thrown away.
 constexpr float kNear = 60.0f;
@@ -41,7 +42,7 @@ struct BlockDecay {
   float* sums;        // L_i
   float* from_start;  // exp(L_i)
   float* to_end;      // exp(L_n - L_i)
-  int64_t near = 0;   // so many rows are within kNear of the first
+  int64_t near = 0;   // that many rows are within kNear of the first
   float *up, *down;   // exp(L_i - L_0) and exp(L_0 - L_i) of these
 
   // exp(L_n)
@@ -156,6 +157,7 @@ inline void AdvanceState(int64_t n, const BlockDecay& decay, const float* k, con
   SmallMatmul(key_dim, columns, n, work, 1, key_dim, u, columns, state, columns, !blank);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -24,8 +24,6 @@ constexpr int64_t kDecodeRows = 32;
 constexpr int64_t kMaxBlock = 512;
 constexpr size_t kMostBlockBytes = 256;  // of encodings of blocks with a layout
 
-float rounded(float value) { return from_bf16(to_bf16(value)); }
-
 constexpr std::string_view format_name(Format format) {
   constexpr std::string_view kNames[] = {"f32", "f32 rounded", "bf16", "blocks", "none"};
   return kNames[static_cast<size_t>(format)];
@@ -39,7 +37,7 @@ struct CpuPackedWeight final : PackedWeight {
   };
   std::array<std::array<Panels, kPackedFormats>, 2> panels;
 
-  Panels& at(Side side, Format format) {
+  Panels& at(PanelSide side, Format format) {
     return panels[static_cast<size_t>(side)][static_cast<size_t>(format)];
   }
 
@@ -102,7 +100,7 @@ WeightNumbers numbers_of(const Weight& weight) {
   if (!source.stored.bytes.empty() && !mapped) return source;
   for (const Format format : {Format::blocks, Format::pairs, Format::f32}) {
     if (!keeps_all(weight.encoding(), format)) continue;
-    const CpuPackedWeight::Panels& panels = packed_of(weight).at(Side::forward, format);
+    const CpuPackedWeight::Panels& panels = packed_of(weight).at(PanelSide::forward, format);
     if (panels.storage == nullptr || panels.version != weight.version()) continue;
     source.stored = {};
     source.panels = panels.storage;
@@ -273,7 +271,7 @@ void pack_rows(Format format, ConstMatrix x, int64_t rows, int64_t columns, uint
         std::copy_n(from + column, width, to);
         std::fill(to + width, to + kPanel, 0.0f);
       }
-      if (format == Format::rounded) std::transform(to, to + width, to, rounded);
+      if (format == Format::rounded) std::transform(to, to + width, to, rounded_to_bf16);
     }
   }
 }
@@ -291,7 +289,7 @@ void pack_transposed(Format format, ConstMatrix x, int64_t rows, int64_t columns
       for (int64_t i = 0; i < rows; ++i) {
         auto* to = reinterpret_cast<float*>(chunk.data() + i * kChunk);
         std::copy_n(from + i * x.stride, width, to);
-        if (format == Format::rounded) std::transform(to, to + width, to, rounded);
+        if (format == Format::rounded) std::transform(to, to + width, to, rounded_to_bf16);
       }
     }
     transpose(chunk, count, panel + first * kPanel);
@@ -300,7 +298,8 @@ void pack_transposed(Format format, ConstMatrix x, int64_t rows, int64_t columns
 
 int64_t RightOperand::granule() const {
   // In numbers: a block, and a pair of them for the formats that hold pairs on either side.
-  const bool blocks = held == Format::blocks || (held == Format::stored && side == Side::forward);
+  const bool blocks =
+      held == Format::blocks || (held == Format::stored && side == PanelSide::forward);
   const int64_t block = blocks ? std::max<int64_t>(2, numbers.encoding->block) : 2;
   return block / terms_of(kernel);
 }
@@ -326,7 +325,7 @@ void RightOperand::unpack(int64_t first, int64_t count_panels, int64_t step, int
     }
     return;
   }
-  if (side == Side::backward) return unpack_backward(first, count_panels, step, count, to);
+  if (side == PanelSide::backward) return unpack_backward(first, count_panels, step, count, to);
   const int64_t begin = step * terms_of(kernel);
   const int64_t width = std::min(count * terms_of(kernel), terms - begin);
   std::array<float, kPanel * kMaxBlock> rows;
@@ -352,15 +351,16 @@ void RightOperand::unpack_backward(int64_t first, int64_t count_panels, int64_t 
   const int64_t row = step * terms_of(kernel);
   const int64_t rows = std::min(count * terms_of(kernel), terms - row);
   const int64_t width = end_block - begin_block;
-  auto* const decoded = reinterpret_cast<float*>(matmul_scratch(Scratch::result, rows * width));
+  auto* const decoded =
+      reinterpret_cast<float*>(matmul_scratch(MatmulBuffer::result, rows * width));
   for (int64_t i = 0; i < rows; ++i) {
     numbers.read(row + i, begin_block, width, decoded + i * width);
   }
   pack_rows(kernel, {decoded + begin - begin_block, width}, rows, end - begin, to, count * kPanel);
 }
 
-RightOperand WeightPacker::operand(const Weight& weight, Side side, Precision precision) {
-  const bool forward = side == Side::forward;
+RightOperand WeightPacker::operand(const Weight& weight, PanelSide side, Precision precision) {
+  const bool forward = side == PanelSide::forward;
   RightOperand result;
   result.kernel = kernel_format(precision);
   result.columns = forward ? weight.out() : weight.in();
@@ -414,7 +414,7 @@ RightOperand WeightPacker::block_pairs(const Weight& weight) {
 
 std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
   std::lock_guard<std::mutex> lock(mutex_);
-  CpuPackedWeight::Panels& panels = packed_of(weight).at(Side::forward, Format::blocks);
+  CpuPackedWeight::Panels& panels = packed_of(weight).at(PanelSide::forward, Format::blocks);
   if (panels.storage == nullptr || panels.version != weight.version()) {
     const WeightNumbers source = numbers_of(weight);
     const BlockPanels shape = block_panels(weight.encoding(), weight.out(), weight.in());

@@ -17,6 +17,7 @@
 
 #include "backend/cpu/matmul_block.h"
 #include "backend/operands.h"
+#include "base/float16.h"
 #include "tensor/dtype.h"
 #include "tensor/storage.h"
 #include "tensor/weight.h"
@@ -33,7 +34,9 @@ enum class Format {
 };
 constexpr size_t kPackedFormats = 4;
 
-enum class Side { forward, backward };  // sums over `in` or over `out`
+inline float rounded_to_bf16(float value) { return from_bf16(to_bf16(value)); }
+
+enum class PanelSide { forward, backward };  // sums over `in` or over `out`
 
 constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 constexpr int64_t panels_of(int64_t columns) { return divide_up(columns, kPanel); }
@@ -77,7 +80,7 @@ struct RightOperand {
   int64_t columns = 0, terms = 0;
   std::shared_ptr<const Storage> panels;  // in the format `held`, unless that is `stored`
   WeightNumbers numbers;                  // where it is
-  Side side = Side::forward;
+  PanelSide side = PanelSide::forward;
 
   const uint32_t* data() const { return reinterpret_cast<const uint32_t*>(panels->data()); }
   // Whether kernels take what is held; if not, they take what unpack() makes of it.
@@ -102,7 +105,7 @@ struct RightOperand {
 class WeightPacker {
  public:
   // For our own kernels.
-  RightOperand operand(const Weight& weight, Side side, Precision precision);
+  RightOperand operand(const Weight& weight, PanelSide side, Precision precision);
 
   // Panels of blocks, for the kernels of whole numbers; of weights that takes_blocks() only.
   std::shared_ptr<const Storage> blocks(const Weight& weight);

@@ -25,6 +25,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Elements of a task: enough work to outweigh a fork and join.
 constexpr int64_t kPointwiseGrain = 1 << 14;
@@ -139,6 +140,7 @@ HWY_INLINE void SumOverRows(Extent extent, int64_t sums, GradVector first, GradV
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -169,7 +169,8 @@ void CpuPointwiseKernels::rotate(const Rotation& rotation, ConstMatrix x, Matrix
 
 void CpuPointwiseKernels::gather_rows(Extent extent, ConstMatrix table, const int32_t* tokens,
                                       Matrix y) {
-  const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, extent.columns));
+  const int64_t grain =
+      std::max<int64_t>(1, HWY_NAMESPACE::kPointwiseGrain / std::max<int64_t>(1, extent.columns));
   parallel_for(extent.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       std::memcpy(y.row(row), table.row(tokens[row]),

@@ -22,6 +22,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Whole blocks of x, each times H, which is its own inverse. The order of the sums is the same for
 // every instruction set: rows have the same bits.
@@ -142,6 +143,7 @@ HWY_INLINE void LoadQ4Blocks(int64_t n, const std::byte* HWY_RESTRICT from,
   }
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

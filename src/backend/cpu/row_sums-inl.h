@@ -15,6 +15,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // Calls body(row, sums) for all rows, and gives the sums over rows, a vector of `columns` for each
 // target, to these. sums is null if no target wants any.
@@ -48,6 +49,7 @@ HWY_INLINE void StoreIfWanted(Vector v, FloatVector value, const Matrix& to, int
   if (to.data != nullptr) v.store(value, to.row(row) + column, to.accumulate);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

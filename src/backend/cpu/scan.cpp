@@ -28,7 +28,8 @@ int64_t grain_of(int64_t work) {
   return std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, work));
 }
 
-// Decay rates of every group, one after another: group_count() * state_size * kGroup floats.
+// Decay rates of every group, one after another: group_count() * state_size * kGroup floats. Made
+// anew by each call: nothing here knows when training changes A_log.
 void decay_rates(const SelectiveScan& scan, float* rates) {
   const int64_t size = scan.state_size * kGroup;
   parallel_for(group_count(scan), grain_of(size), [&](int64_t begin, int64_t end) {

@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
@@ -72,7 +73,8 @@ HWY_INLINE V Exp(D d, V x) {
   // ln 2 in two parts (Cody and Waite), so that the reduced argument is exact.
   V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-  // Minimax coefficients of e^r on the reduced interval (relative error below 3e-8).
+  // Coefficients of expf in Cephes (S. L. Moshier): minimax on the reduced interval, relative error
+  // below 3e-8.
   V p = hn::Set(d, 1.9875691500e-4f);
   p = hn::MulAdd(p, r, hn::Set(d, 1.3981999507e-3f));
   p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
@@ -103,7 +105,7 @@ HWY_INLINE V Log(D d, V x) {
   const auto e = hn::ShiftRight<23>(shifted);
   const V m = hn::BitCast(d, hn::Sub(bits, hn::ShiftLeft<23>(e)));
   const V f = hn::Sub(m, hn::Set(d, 1.0f));
-  // Minimax polynomial for (ln(1+f) - f + f^2/2) / f^3.
+  // Coefficients of logf in Cephes: minimax for (ln(1+f) - f + f^2/2) / f^3.
   V p = hn::Set(d, 7.0376836292e-2f);
   p = hn::MulAdd(p, f, hn::Set(d, -1.1514610310e-1f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.1676998740e-1f));
@@ -331,6 +333,7 @@ HWY_INLINE float DotProduct(const float* HWY_RESTRICT x, const float* HWY_RESTRI
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

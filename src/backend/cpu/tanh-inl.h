@@ -13,6 +13,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace pronghorn {
 namespace HWY_NAMESPACE {
+namespace {
 
 // tanh x to about 2 units in the last place also near 0, where Tanh() of simd-inl.h cancels.
 // Polynomial: (tanh x - x) / x^3 in x^2, interpolated at Chebyshev nodes (relative error 6e-10).
@@ -29,6 +30,7 @@ HWY_INLINE V ExactTanh(D d, V x) {
   return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0.625f)), small, Tanh(d, x));
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
 HWY_AFTER_NAMESPACE();

@@ -24,7 +24,7 @@ std::string read_bits(ConfigReader& reader) {
   require(!quantization.boolean("use_rms_norm", false), quantization.path("use_rms_norm"),
           "true is not supported");
   const nlohmann::json& whole = quantization.raw("modules_to_not_convert");
-  require(whole.is_null() || whole == nlohmann::json{"lm_head"},
+  require(whole.is_null() || whole == nlohmann::json::array({"lm_head"}),
           quantization.path("modules_to_not_convert"), "{} is not supported", whole.dump());
   quantization.ignore("rms_norm_eps");
   quantization.finish();

@@ -22,7 +22,7 @@ constexpr double kRatio = 4;  // of the channel mix
 // Values as wide as keys: absent, a number, or one for each layer.
 void check_value_dim(ConfigReader& reader, int64_t hidden_size) {
   const nlohmann::json value_dim = reader.raw("value_dim");
-  const nlohmann::json list = value_dim.is_array() ? value_dim : nlohmann::json{value_dim};
+  const nlohmann::json list = value_dim.is_array() ? value_dim : nlohmann::json::array({value_dim});
   for (const nlohmann::json& width : list) {
     require(width.is_null() || width == hidden_size, reader.path("value_dim"),
             "{}: values of another width than hidden_size {} are not supported", value_dim.dump(),
