@@ -20,7 +20,7 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // Where the numbers of one head lie in a row [k | b | w | v | z].
-struct RowPlace {
+struct StepPlace {
   int64_t k, b, w, v, z;
 };
 
@@ -35,7 +35,7 @@ constexpr int64_t kStepTokens = 16;
 // state[c, :] = F_n anchor[c, :] + sum_j D(n, j) (k_jc v_j + b_jc z_j). keys [2 kExactStep,
 // key_dim], values [2 kExactStep, value_dim] are written on the way, and so is decay [key_dim].
 inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
-                 std::span<const float* const> rows, const RowPlace& place,
+                 std::span<const float* const> rows, const StepPlace& place,
                  float* HWY_RESTRICT state, float* HWY_RESTRICT keys, float* HWY_RESTRICT values,
                  float* HWY_RESTRICT decay) {
   const auto count = static_cast<int64_t>(rows.size());
@@ -57,7 +57,7 @@ inline void Fold(int64_t key_dim, int64_t value_dim, const float* anchor,
 }
 
 // The products of q with a row, and of a unless it is null; then they decay by the row.
-inline PairFactors WalkBack(int64_t key_dim, const float* row, const RowPlace& place, float* q,
+inline PairFactors WalkBack(int64_t key_dim, const float* row, const StepPlace& place, float* q,
                             float* a) {
   const FloatTag d;
   auto ak = hn::Zero(d), ab = hn::Zero(d), qk = hn::Zero(d), qb = hn::Zero(d);
@@ -80,7 +80,7 @@ inline PairFactors WalkBack(int64_t key_dim, const float* row, const RowPlace& p
 
 // of_a[c] += sum_j ak_j v_j + ab_j z_j over the rows, and of_q with qk and qb. The path's z must
 // have been written.
-inline void AddPath(std::span<const float* const> path, const RowPlace& place,
+inline void AddPath(std::span<const float* const> path, const StepPlace& place,
                     const PairFactors* factors, int64_t count, float* of_a, float* of_q) {
   const FloatTag d;
   ForEachVector(count, [&](auto vector, int64_t c) PRONGHORN_VECTOR_LAMBDA {
@@ -100,7 +100,7 @@ inline void AddPath(std::span<const float* const> path, const RowPlace& place,
 // Writes a token's row, but for z, and leaves its q and a in keys [2, key_dim] as the anchor sees
 // them. factors: of its path, and then of its own row.
 inline void Enter(const RankOneProblem& problem, const ReplayToken& token, int64_t head,
-                  const RowPlace& place, float* keys, PairFactors* factors) {
+                  const StepPlace& place, float* keys, PairFactors* factors) {
   const int64_t key_dim = problem.key_dim, column = head * key_dim, row = token.input_row;
   const auto bytes = static_cast<size_t>(key_dim) * sizeof(float);
   std::memcpy(token.row + place.k, problem.k.row(row) + column, bytes);
@@ -127,7 +127,7 @@ void StepTask(const RankOneProblem& problem, std::span<const ReplayStep> steps, 
   const int64_t key_dim = problem.key_dim, value_dim = problem.value_dim;
   const int64_t keys_of_all = problem.heads * key_dim, values_of_all = problem.heads * value_dim;
   const int64_t key_column = head * key_dim, column = head * value_dim;
-  const RowPlace place = {key_column, keys_of_all + key_column, 2 * keys_of_all + key_column,
+  const StepPlace place = {key_column, keys_of_all + key_column, 2 * keys_of_all + key_column,
                           3 * keys_of_all + column, 3 * keys_of_all + values_of_all + column};
   Scratch scratch;
   float* keys = scratch.take(2 * kStepTokens * key_dim);
