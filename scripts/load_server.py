@@ -93,7 +93,7 @@ class Server:
                 status, _ = await ask(self, "GET", self.ready_path, timeout=5)
                 if status == 200:
                     return self
-            except (OSError, Lost, asyncio.TimeoutError):
+            except (OSError, Lost):
                 pass
             await asyncio.sleep(0.2)
         self.fail("was not ready after ten minutes")
@@ -242,7 +242,15 @@ async def ask(server, method, path, body=None, timeout=600):
             raise Lost(f"{path}: the answer broke off") from error
         finally:
             writer.transport.abort()
-    return await asyncio.wait_for(whole(), timeout)
+
+    task = asyncio.ensure_future(whole())
+    try:
+        await asyncio.wait([task], timeout=timeout)
+        if not task.done():
+            raise Lost(f"{path}: no answer in {timeout} s")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def ask_json(server, path, body):
@@ -515,7 +523,7 @@ class Soak:
                    self.rng.random() < 0.6 else self.rng.uniform(0, 1.0))
         try:
             answer = await self.patiently(path, body, cut)
-        except (Lost, OSError, asyncio.TimeoutError) as error:
+        except (Lost, OSError) as error:
             self.problems.append(f"request {number} ({at}): {error!r}")
             return
         finally:
@@ -595,13 +603,13 @@ async def check_places(server, options, results):
         if kind == "writing":
             for reader, _ in sockets:
                 await reader.readuntil(b"data: ")
-        before = await until(server, lambda now: now["requests_running"] == count + 1)
-        if before is None:
+        if await until(server, lambda now: now["requests_running"] == count + 1) is None:
             stays.cancel()
             raise Lost("the clients of the test of closed sockets never ran together")
         begin = time.monotonic()
         for _, writer in sockets:
             writer.transport.abort()
+        before = await metrics(server)
         after = await until(server, lambda now: now["requests_running"] <= 1)
         if after is None:
             steps.append(float("inf"))

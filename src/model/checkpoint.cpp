@@ -50,7 +50,7 @@ Stored numbers_of(const StoredTensor& tensor,
   }
   const SafetensorsEntry entry{tensor.dtype, tensor.shape, tensor.bytes, nullptr, nullptr};
   const size_t bytes = static_cast<size_t>(entry.elements()) * sizeof(float);
-  const auto numbers = std::make_shared<Storage>(std::max<size_t>(1, bytes));
+  const auto numbers = std::make_shared<Storage>(std::max<size_t>(1, bytes), Lifetime::model);
   to_f32(entry, reinterpret_cast<float*>(numbers->data()), where);
   return {&encodings::f32, {numbers->data(), bytes}, numbers, nullptr};
 }
@@ -119,6 +119,7 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
   const Shapes shapes = naming(where, [&] { return rule.transform.published_shapes(ours, count); });
   StoredTensors tensors;
   std::vector<std::shared_ptr<const MappedFile>> files;
+  std::vector<std::pair<std::shared_ptr<const MappedFile>, std::span<const std::byte>>> read;
   for (size_t i = 0; i < count; ++i) {
     const SafetensorsEntry entry = checkpoint.at(rule.published[i]);
     require(fits(checkpoint, entry.shape, shapes[i]),
@@ -126,7 +127,10 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
             "has shape [{}] where the configuration says [{}]", fmt::join(entry.shape, ", "),
             fmt::join(shapes[i], ", "));
     std::shared_ptr<const void> owner = entry.owner;
-    if (entry.file != nullptr) owner = entry.file;
+    if (entry.file != nullptr) {
+      owner = entry.file;
+      read.emplace_back(entry.file, entry.bytes);
+    }
     tensors.push_back({entry.dtype, shapes[i], entry.bytes, std::move(owner)});
     files.push_back(entry.file);
   }
@@ -134,6 +138,9 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
   for (size_t i = 0; i < rule.ours.size(); ++i) {
     model.assign(rule.ours[i], numbers_of(tensors[i], files, where));
   }
+  // What a transform has read of a file it has copied, and what is used as it is stored is read
+  // again when it is packed.
+  for (const auto& [file, bytes] : read) file->release(bytes);
 }
 
 std::vector<float> numbers_of(const SafetensorsEntry& entry, const std::string& where) {

@@ -41,7 +41,7 @@ StoredTensor encoded(StoredTensor tensor, const Encoding& to) {
   const int64_t elements =
       std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
   const auto bytes = static_cast<size_t>(to.bytes(elements));
-  auto memory = std::make_shared<Storage>(std::max<size_t>(1, bytes));
+  auto memory = std::make_shared<Storage>(std::max<size_t>(1, bytes), Lifetime::model);
   parallel_for(row == 0 ? 0 : elements / row, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> numbers(static_cast<size_t>(row));
     for (int64_t i = begin; i < end; ++i) {

@@ -1,6 +1,7 @@
 // What transforms are written with.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -14,6 +15,7 @@
 #include "formats/safetensors.h"
 #include "model/transform.h"
 #include "tensor/encoding.h"
+#include "tensor/storage.h"
 
 namespace pronghorn {
 
@@ -34,9 +36,10 @@ inline int64_t bytes_of(const StoredTensor& tensor) {
 // A tensor whose bytes are yet to be written, at .first.
 inline std::pair<std::byte*, StoredTensor> new_tensor(std::string dtype, StoredShape shape,
                                                       int64_t bytes) {
-  auto memory = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(bytes));
+  const auto size = static_cast<size_t>(bytes);
+  auto memory = std::make_shared<Storage>(std::max<size_t>(1, size), Lifetime::model);
   std::byte* data = memory->data();
-  const std::span<const std::byte> all(data, memory->size());
+  const std::span<const std::byte> all(data, size);
   return {data, {std::move(dtype), std::move(shape), all, std::move(memory)}};
 }
 

@@ -197,8 +197,9 @@ class KeyBlockChoice {
     const std::vector<KeyRange> visible = see(segment.first_row + node, 1, index);
     const int64_t held = journal.blocks().length(), count = index / rule_.block - held;
     std::vector<const float*> more;
+    Tensor entries;  // outlives the copies that are made of it
     if (count > 0) {
-      const Tensor entries = Tensor::empty({count, summaries_.width()});
+      entries = Tensor::empty({count, summaries_.width()});
       for (int64_t i = 0; i < count; ++i) {
         const auto row = [&](int64_t key) {
           const bool is_node = key >= committed;

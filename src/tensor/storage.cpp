@@ -42,14 +42,15 @@ class Allocator {
  public:
   explicit Allocator(Source source) : source_(source) {}
 
-  std::byte* allocate(size_t bytes) {
+  std::byte* allocate(size_t bytes, Lifetime lifetime = Lifetime::step) {
     const SizeClass wanted(bytes);
-    const size_t size = wanted.bytes;
+    const bool reused = lifetime == Lifetime::step;
+    const size_t size = reused ? wanted.bytes : bytes;
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ += static_cast<int64_t>(bytes);
     peak_ = std::max(peak_, in_use_);
     std::vector<void*>& blocks = free_[wanted.index];
-    if (!blocks.empty()) {
+    if (reused && !blocks.empty()) {
       void* block = blocks.back();
       blocks.pop_back();
       return static_cast<std::byte*>(block);
@@ -66,10 +67,10 @@ class Allocator {
     return static_cast<std::byte*>(block);
   }
 
-  void release(std::byte* data, size_t bytes) {
+  void release(std::byte* data, size_t bytes, Lifetime lifetime = Lifetime::step) {
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= static_cast<int64_t>(bytes);
-    if (kReuseBlocks) {
+    if (kReuseBlocks && lifetime == Lifetime::step) {
       free_[SizeClass(bytes).index].push_back(data);
     } else {
       give_back(data);
@@ -129,8 +130,9 @@ Allocator& list_allocator() {
 std::byte* detail::allocate_block(size_t bytes) { return list_allocator().allocate(bytes); }
 void detail::release_block(std::byte* data, size_t bytes) { list_allocator().release(data, bytes); }
 
-Storage::Storage(size_t bytes) : data_(allocator().allocate(bytes)), bytes_(bytes) {}
-Storage::~Storage() { allocator().release(data_, bytes_); }
+Storage::Storage(size_t bytes, Lifetime lifetime)
+    : data_(allocator().allocate(bytes, lifetime)), bytes_(bytes), lifetime_(lifetime) {}
+Storage::~Storage() { allocator().release(data_, bytes_, lifetime_); }
 
 std::shared_ptr<Storage> make_storage(size_t bytes) { return make_pooled<Storage>(bytes); }
 

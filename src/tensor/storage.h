@@ -8,12 +8,18 @@
 
 namespace pronghorn {
 
-// One block of memory, aligned to a cache line (to 2 MB, on huge pages, from 2 MB up). Freed blocks
-// are kept and handed out again, so that a training step allocates nothing after the first.
+// How long a block is wanted.
+enum class Lifetime : uint8_t {
+  step,  // it is rounded up, kept when freed and handed out again: a training step allocates
+         // nothing after the first
+  model  // weights: it has its bytes alone, and goes back to the system
+};
+
+// One block of memory, aligned to a cache line (to 2 MB, on huge pages, from 2 MB up).
 class Storage {
  public:
   // Contents are undefined. Throws Error when the memory cannot be had.
-  explicit Storage(size_t bytes);
+  explicit Storage(size_t bytes, Lifetime lifetime = Lifetime::step);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -24,6 +30,7 @@ class Storage {
  private:
   std::byte* data_;
   size_t bytes_;
+  Lifetime lifetime_;
 };
 
 // An allocator of such blocks, in memory of the host, for lists that come and go with every

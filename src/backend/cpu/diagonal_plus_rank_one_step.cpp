@@ -128,7 +128,7 @@ void StepTask(const RankOneProblem& problem, std::span<const ReplayStep> steps, 
   const int64_t keys_of_all = problem.heads * key_dim, values_of_all = problem.heads * value_dim;
   const int64_t key_column = head * key_dim, column = head * value_dim;
   const StepPlace place = {key_column, keys_of_all + key_column, 2 * keys_of_all + key_column,
-                          3 * keys_of_all + column, 3 * keys_of_all + values_of_all + column};
+                           3 * keys_of_all + column, 3 * keys_of_all + values_of_all + column};
   Scratch scratch;
   float* keys = scratch.take(2 * kStepTokens * key_dim);
   float* reads = scratch.take(2 * kStepTokens * value_dim);

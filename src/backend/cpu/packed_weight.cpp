@@ -381,8 +381,8 @@ RightOperand WeightPacker::operand(const Weight& weight, PanelSide side, Precisi
   if (panels.storage == nullptr || panels.version != weight.version()) {
     const WeightNumbers source = numbers_of(weight);
     if (panels.storage == nullptr) {
-      panels.storage =
-          std::make_shared<Storage>(panel_bytes(result.held, result.columns, result.terms));
+      panels.storage = std::make_shared<Storage>(
+          panel_bytes(result.held, result.columns, result.terms), Lifetime::model);
     }
     auto* to = reinterpret_cast<uint32_t*>(panels.storage->data());
     if (forward) {
@@ -418,7 +418,7 @@ std::shared_ptr<const Storage> WeightPacker::blocks(const Weight& weight) {
   if (panels.storage == nullptr || panels.version != weight.version()) {
     const WeightNumbers source = numbers_of(weight);
     const BlockPanels shape = block_panels(weight.encoding(), weight.out(), weight.in());
-    panels.storage = std::make_shared<Storage>(static_cast<size_t>(shape.bytes()));
+    panels.storage = std::make_shared<Storage>(static_cast<size_t>(shape.bytes()), Lifetime::model);
     // In parts, each of which gives back its pages of a file: large matrices are not held twice.
     constexpr int64_t kPartBytes = int64_t{1} << 22;
     const int64_t panels_in_part =
