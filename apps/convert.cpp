@@ -75,13 +75,14 @@ void check_directory_to_write(const std::filesystem::path& out) {
                        "name a directory, or a file that ends in .gguf");
     }
   }
-  bool taken = std::filesystem::is_directory(out) && find_weights(out);
+  // Files of two models would lie in it, and be read as one.
+  const auto refuse = [&](std::string_view what) {
+    throw Error(out.string(), fmt::format("already holds {} of a model", what),
+                "choose another OUT");
+  };
+  if (std::filesystem::is_directory(out) && find_weights(out)) refuse("weights");
   for (const char* file : {"config.json", "tokenizer.json", "tokenizer.model"}) {
-    taken = taken || std::filesystem::exists(out / file);
-  }
-  // Else files of two models would lie in it, and be read as one.
-  if (taken) {
-    throw Error(out.string(), "already holds a model", "remove it, or choose another OUT");
+    if (std::filesystem::exists(out / file)) refuse(file);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
+#include "formats/checkpoint_reader.h"
 #include "train/corpus.h"
 #include "train/evaluate.h"
 #include "train/finetune.h"
@@ -62,7 +63,7 @@ void print(const ExtendCommand& options, int64_t original, const LongScores& sco
 }
 
 void extend_command(const ExtendCommand& options) {
-  require(is_checkpoint(options.model) && std::filesystem::is_directory(options.model),
+  require(std::filesystem::is_directory(options.model) && find_weights(options.model),
           options.model.string(), "is no checkpoint directory, whose model could learn more");
   TrainRun run = options.run("extend");
   const DirectoryLock lock(options.directory);

@@ -63,11 +63,11 @@ Launch launch_of_mpirun() {
 }
 
 std::unique_ptr<Ranks> join_ranks() {
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return std::make_unique<OneRank>();
+  if (launch_of_mpirun().count <= 1) return std::make_unique<OneRank>();
   void* const plugin = ::dlopen(kPlugin, RTLD_NOW | RTLD_GLOBAL);
   if (plugin == nullptr) {
-    throw Error("mpirun", fmt::format("started a build without MPI ({})", ::dlerror()),
-                "install libopenmpi-dev and build again");
+    throw Error("mpirun", fmt::format("cannot load the plugin of MPI ({})", ::dlerror()),
+                "build where libopenmpi-dev is installed, and keep the plugin beside the program");
   }
   const auto join = reinterpret_cast<Ranks* (*)()>(::dlsym(plugin, kJoin));
   require(join != nullptr, kPlugin, "has no {} (is it of another version?)", kJoin);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <cstring>
 #include <numeric>
 #include <set>
@@ -569,9 +570,18 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
   return found == tensors_.end() || found->name != name ? nullptr : &*found;
 }
 
+namespace {
+
+bool named_gguf(const std::filesystem::path& path) {
+  return std::ranges::equal(path.extension().string(), std::string_view(".gguf"),
+                            [](unsigned char a, char b) { return std::tolower(a) == b; });
+}
+
+}  // namespace
+
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path)) {
-    if (path.extension() == ".gguf") return path;
+    if (named_gguf(path)) return path;
     std::error_code code;
     if (!std::filesystem::is_regular_file(path, code)) return {};
     const MappedFile file(path);
@@ -584,7 +594,7 @@ std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path
   std::set<std::filesystem::path> found;  // whole files, and the first parts of split ones
   std::error_code code;
   for (const auto& entry : std::filesystem::directory_iterator(path, code)) {
-    if (entry.path().extension() != ".gguf") continue;
+    if (!named_gguf(entry.path())) continue;
     const auto split = split_name(entry.path().filename().string());
     found.insert(split ? path / part_name(*split, 1) : entry.path());
   }

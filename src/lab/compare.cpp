@@ -291,7 +291,10 @@ class Comparison {
         const std::vector<ArchitectureResult> part = results_in(part_file(entrants_[i]));
         if (const ArchitectureResult* found = result_of(entrants_[i], part)) {
           results_[i] = *found;
+          save();
         } else {
+          require(part.empty(), part_file(entrants_[i]).string(),
+                  "is of another model or training (is the program the same on all ranks?)");
           if (StopSignals::requested()) interrupt();
           std::this_thread::sleep_for(std::chrono::milliseconds(100));
         }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -21,19 +22,21 @@ class MpiRanks final : public Ranks {
     MPI_Initialized(&already);
     // Exchanges are made by the thread that trains; the pool's threads never call MPI.
     int provided = 0;
-    if (already == 0) check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+    if (already == 0) {
+      check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+      // Not when a run ends: a process may train and compare again, and MPI begins only once.
+      std::atexit([] {
+        int ended = 0;
+        MPI_Finalized(&ended);
+        if (ended == 0) MPI_Finalize();
+      });
+    }
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     int rank = 0, count = 0;
     check(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     check(MPI_Comm_size(MPI_COMM_WORLD, &count));
     rank_ = rank;
     count_ = count;
-  }
-
-  ~MpiRanks() override {
-    int ended = 0;
-    MPI_Finalized(&ended);
-    if (ended == 0) MPI_Finalize();
   }
 
   int64_t rank() const override { return rank_; }

@@ -180,7 +180,7 @@ void Engine::Parts::check(const TextRequest& request) const {
                      fmt::format("its {} tokens leave no room in a context of {}", tokens, context),
                      "shorten it");
   }
-  pronghorn::check(asked.sampling);
+  check_sampling(asked.sampling);
   check_option("max_tokens", asked.max_tokens, 0);
   check_option("min_tokens", asked.min_tokens, 0);
   if (request.likeliest < -1 || request.likeliest > kMostLikeliest) {

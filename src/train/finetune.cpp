@@ -16,7 +16,7 @@ namespace {
 constexpr double kRate = 5e-5, kAdapterRate = 3e-4;
 constexpr int64_t kBatchTokens = 2048;
 
-// Whether matrices are of three numbers that lie packed in bytes (BitNet, "offline"). Trained, they
+// Whether matrices hold -1, 0 and 1 alone, packed into bytes (BitNet, "offline"). Trained, they
 // would be of others, for which the model's files have no place.
 bool is_packed(const ModelConfig& config) {
   return config.family == "bitnet" && std::ranges::any_of(config.blocks, [](const auto& block) {
@@ -51,7 +51,8 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
           "has no weights to start from (to train new ones, give a configuration file)");
   std::unique_ptr<Model> model = Model::load(path, lora ? Purpose::inference : Purpose::training);
   if (!lora && is_packed(model->config())) {
-    throw Error(path.string(), "its matrices are packed, three numbers each, and cannot be trained",
+    throw Error(path.string(),
+                "its matrices hold -1, 0 and 1 alone, packed into bytes, and cannot be trained",
                 "train an adapter (--lora), or the checkpoint that it was packed from");
   }
   if (lora) model->set_adapter(Adapter::fresh(*model, *lora, seed));

@@ -164,7 +164,7 @@ TEST_F(CliTest, ProcessesShareAComparison) {
   auto results = nlohmann::json::parse(read_file(folder_ / "two/results.json"));
   ASSERT_EQ(results["architectures"].size(), 3u);
   auto part = results;
-  part["architectures"] = {results["architectures"][2]};
+  part["architectures"] = nlohmann::json::array({results["architectures"][2]});
   put("two/third/result.json", part.dump());
   results["architectures"] = {results["architectures"][0], results["architectures"][1]};
   put("two/results.json", results.dump());

@@ -289,7 +289,7 @@ TEST_P(FamilyTest, GivesTheScoresOfTheReferenceHoweverTheTextIsCut) {
       tolerance);
 }
 
-// Bits of three numbers are no numbers that another encoding could hold.
+// Bits of -1, 0 and 1 are no numbers that another encoding could hold.
 TEST(Families, PackedNumbersStayAsTheyAreWhateverIsAskedFor) {
   const auto model = Model::load(golden_path("bitnet_offline"));
   const SafetensorsFile published(golden_path("bitnet_offline") / "model.safetensors");
