@@ -20,12 +20,14 @@
 
 namespace pronghorn {
 
-// A part of a text between two tokens that is cut when it gets long: the reasoning before an
-// answer.
+// A part of a text between two marks that is cut when it gets long: the reasoning before an answer.
+// The marks are the texts of two tokens, however they are written; space may stand before the
+// first. Until other text has come the part may open again, within the same bound.
 struct BoundedPart {
-  int32_t begin = -1, end = -1;  // the tokens; the part begins with the first one that is written,
-  bool begun = false;            // unless the prompt has begun it
-  int64_t tokens = 0;  // after so many of it, `end` is written, where the grammar allows it
+  int32_t begin = -1, end = -1;  // the tokens
+  bool begun = false;            // the prompt has begun it
+  // After so many of it, `end` is written, where the grammar allows it and no character is cut.
+  int64_t tokens = 0;
 };
 
 struct GenerateOptions {

@@ -8,6 +8,8 @@
 namespace pronghorn {
 namespace {
 
+constexpr std::string_view kSpace = " \n\r\t";
+
 bool holds(const std::vector<int32_t>& tokens, int32_t token) {
   return std::ranges::find(tokens, token) != tokens.end();
 }
@@ -36,8 +38,15 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
     if (tokenizer.eos()) rule_out(*tokenizer.eos());
     std::ranges::for_each(options_.end_tokens, rule_out);
   }
-  if (options_.reasoning && options_.reasoning->begun) {
-    reasoning_left_ = options_.reasoning->tokens;
+  if (options_.reasoning) {
+    const BoundedPart& part = *options_.reasoning;
+    begin_mark_ = tokenizer.token_bytes(part.begin, true);
+    end_mark_ = tokenizer.token_bytes(part.end, true);
+    if (begin_mark_.empty() || end_mark_.empty()) {
+      throw UsageError("reasoning", "is marked by tokens without text", "tokens that have one");
+    }
+    in_part_ = part.begun;
+    part_left_ = part.tokens;
   }
   if (options_.grammar == nullptr) return;
   std::vector<int32_t> ends;
@@ -50,7 +59,7 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
 }
 
 int32_t Writer::choose(std::span<const float> scores) {
-  const bool cut = reasoning_left_ && *reasoning_left_ <= 0;
+  const bool cut = cuts_part();
   if (!grammar_) {
     return cut ? options_.reasoning->end : sample(scores, sampling(), session_.recent(), position_);
   }
@@ -65,14 +74,42 @@ void Writer::follow_grammar(int32_t token) {
 }
 
 void Writer::follow_reasoning(int32_t token) {
-  if (!options_.reasoning) return;
-  const BoundedPart& part = *options_.reasoning;
-  if (reasoning_left_) {
-    --*reasoning_left_;
-    if (token == part.end) reasoning_left_.reset();
-  } else if (!part.begun && token == part.begin && result_.tokens == 0) {
-    reasoning_left_ = part.tokens;
+  if (!options_.reasoning || answered_) return;
+  if (in_part_) --part_left_;
+  const bool mark = token == options_.reasoning->begin || token == options_.reasoning->end;
+  if (token < tokenizer_.vocab_size()) {
+    part_text_ += tokenizer_.token_bytes(token, mark || shows(token));
   }
+  while (true) {
+    if (in_part_) {
+      const size_t at = part_text_.find(end_mark_);
+      if (at == part_text_.npos) {
+        const size_t kept = std::min(part_text_.size(), end_mark_.size() - 1);
+        part_text_.erase(0, part_text_.size() - kept);
+        return;
+      }
+      part_text_.erase(0, at + end_mark_.size());
+    } else {
+      part_text_.erase(0, std::min(part_text_.find_first_not_of(kSpace), part_text_.size()));
+      if (!part_text_.starts_with(begin_mark_)) {
+        answered_ = !begin_mark_.starts_with(part_text_);
+        return;
+      }
+      part_text_.erase(0, begin_mark_.size());
+    }
+    in_part_ = !in_part_;
+  }
+}
+
+// Not inside a character, for which three tokens more are enough.
+bool Writer::cuts_part() const {
+  constexpr int64_t kMore = 3;
+  return in_part_ && part_left_ <= 0 && (stream_->state().pending.empty() || part_left_ <= -kMore);
+}
+
+// A special token that a grammar asked for is text of that grammar.
+bool Writer::shows(int32_t token) const {
+  return grammar_.has_value() || holds(options_.shown_tokens, token);
 }
 
 bool Writer::take(int32_t token, std::span<const float> scores) {
@@ -89,10 +126,7 @@ bool Writer::take(int32_t token, std::span<const float> scores) {
   if (token < tokenizer_.vocab_size()) {
     if (!ends) give(filter_.push(stream_->push(token)));
     if (ends || tokenizer_.is_special(token)) {
-      // A special token that a grammar asked for is text of that grammar.
-      const bool wanted = grammar_.has_value() || holds(options_.shown_tokens, token);
-      const bool shown = wanted && !ends;
-      give(filter_.push(tokenizer_.token_bytes(token, true), shown));
+      give(filter_.push(tokenizer_.token_bytes(token, true), shows(token) && !ends));
     }
   }
   if (filter_.stopped()) {

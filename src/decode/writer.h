@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "decode/generator.h"
@@ -48,6 +49,9 @@ class Writer {
   bool ends_text(int32_t token) const;
   void follow_grammar(int32_t token);
   void follow_reasoning(int32_t token);
+  bool cuts_part() const;
+  // Whether a token that is special is written as its text.
+  bool shows(int32_t token) const;
   void give(const std::string& ready);
 
   const Tokenizer& tokenizer_;
@@ -55,7 +59,12 @@ class Writer {
   GenerateOptions options_;
   SamplingOptions sampling_, unending_;  // the second: without the tokens that end the text
   std::optional<GrammarState> grammar_;
-  std::optional<int64_t> reasoning_left_;  // tokens that the part may still have, while it is open
+  // Of the bounded part, which is found in the text as who reads that finds it.
+  std::string begin_mark_, end_mark_;
+  std::string part_text_;  // what may be the beginning of the next mark
+  bool in_part_ = false;   // the part is open
+  bool answered_ = false;  // other text has begun: no part opens any more
+  int64_t part_left_ = 0;  // tokens that the part may still have
   std::function<void(std::string_view)> emit_;
   std::function<bool()> interrupted_;
   int64_t position_ = 0;

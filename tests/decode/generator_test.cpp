@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "decode/syllable_tokenizer.h"
+#include "decode/writer.h"
 #include "support/folder.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
@@ -269,6 +270,71 @@ TEST_F(TextEnds, AfterNoTokenIfNoneIsWanted) {
   const Generated result = run(sampled(0), tokenizer_);
   EXPECT_EQ(result.tokens, 0);
   EXPECT_EQ(result.text, "");
+}
+
+// Bytes, and two special tokens.
+class MarkTokenizer final : public Tokenizer {
+ public:
+  static constexpr int32_t kBegin = 256, kEnd = 257;
+
+  MarkTokenizer() : Tokenizer({}) {}
+
+  std::vector<int32_t> encode(std::string_view, const EncodeOptions&) const override { return {}; }
+  std::string token_bytes(int32_t id, bool special) const override {
+    if (id < 256) return {static_cast<char>(id)};
+    if (!special) return {};
+    return id == kBegin ? "<think>" : "</think>";
+  }
+  bool is_special(int32_t id) const override { return id >= 256; }
+  int64_t vocab_size() const override { return 258; }
+};
+
+// What is written where the model would write `script` if nothing were cut; '[' in it is the token
+// that begins a part, ']' the one that ends it.
+std::string bounded(const std::string& script, int64_t tokens) {
+  ModelConfig config = model_config(model_configs()[3].second);
+  config.vocab_size = 258;
+  const Model model(config, 22);
+  const MarkTokenizer tokenizer;
+  Session session(model);
+  Generation generation;
+  generation.session = &session;
+  generation.prompt = kPrompt;
+  generation.options.sampling.temperature = 0;
+  generation.options.shown_tokens = {MarkTokenizer::kBegin, MarkTokenizer::kEnd};
+  generation.options.reasoning =
+      BoundedPart{MarkTokenizer::kBegin, MarkTokenizer::kEnd, false, tokens};
+  Writer writer(tokenizer, generation);
+  for (const char c : script) {
+    const int32_t token = c == '[' ? MarkTokenizer::kBegin
+                                   : (c == ']' ? MarkTokenizer::kEnd : static_cast<uint8_t>(c));
+    std::vector<float> scores(258);
+    scores[static_cast<size_t>(token)] = 1;
+    writer.take(writer.choose(scores), scores);
+  }
+  return writer.result().text;
+}
+
+TEST(BoundedPartTest, FollowsTheText) {
+  // Behind space, and opened again: there is one bound for all.
+  EXPECT_EQ(bounded("[abcdef", 3), "<think>abc</think>ef");
+  EXPECT_EQ(bounded(" \n[abcdef", 3), " \n<think>abc</think>ef");
+  EXPECT_EQ(bounded("[abcd\n[ef", 3), "<think>abc</think>\n<think></think>f");
+  EXPECT_EQ(bounded("[a] [bcdefg", 4), "<think>a</think> <think>bc</think>efg");
+  // Not behind other text.
+  EXPECT_EQ(bounded("x[abcdef", 3), "x<think>abcdef");
+  EXPECT_EQ(bounded("[]x[abcdef", 3), "<think></think>x<think>abcdef");
+  // Marks in letters.
+  EXPECT_EQ(bounded("[a</think>bcdefgh", 10), "<think>a</think>bcdefgh");
+  EXPECT_EQ(bounded("<think>abcdef", 3), "<think>abc</think>ef");
+  EXPECT_EQ(bounded("<thin>abcdef", 3), "<thin>abcdef");
+}
+
+TEST(BoundedPartTest, IsNotCutInACharacter) {
+  EXPECT_EQ(bounded("[\xC3\xA9xy", 1), "<think>\xC3\xA9</think>y");
+  EXPECT_EQ(bounded("[a\xF0\x9F\x98\x80xy", 2), "<think>a\xF0\x9F\x98\x80</think>y");
+  // One that never ends is.
+  EXPECT_THAT(bounded("[" + std::string(12, '\xF0'), 1), HasSubstr("</think>"));
 }
 
 TEST(Sessions, OfARecurrentModelDoNotGrow) {

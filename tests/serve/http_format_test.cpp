@@ -18,6 +18,8 @@ const json kSchema = {{"type", "object"},
                       {"required", json::array({"count", "colour"})},
                       {"additionalProperties", false}};
 
+constexpr const char* kOpensReasoning = "{% if add_generation_prompt %}<think>\n{% endif %}";
+
 void expect_fits(const std::string& text) {
   const json value = json::parse(text, nullptr, false);
   ASSERT_TRUE(value.is_object()) << text;
@@ -30,6 +32,8 @@ void expect_fits(const std::string& text) {
 
 class HttpFormatTest : public HttpTest {
  protected:
+  HttpFormatTest() { options_.session_directory = folder_.path() / "sessions"; }
+
   static json format(const json& schema = kSchema) {
     return {{"type", "json_schema"},
             {"json_schema", {{"name", "n"}, {"strict", true}, {"schema", schema}}}};
@@ -46,10 +50,12 @@ class HttpFormatTest : public HttpTest {
     return answer.document()["error"];
   }
   // A template that shows how tools are called.
-  void show_calls() const {
+  void show_calls() const { extend_template("", "{# <tool_call> #}"); }
+  // Puts more before and behind what the template writes.
+  void extend_template(const std::string& before, const std::string& behind) const {
     const auto file = folder_.path() / "tokenizer_config.json";
     json config = json::parse(read_file(file));
-    config["chat_template"] = config["chat_template"].get<std::string>() + "{# <tool_call> #}";
+    config["chat_template"] = before + config["chat_template"].get<std::string>() + behind;
     write_file(file, config.dump());
   }
   // Gives the two special tokens of chats other texts.
@@ -249,11 +255,7 @@ TEST_F(HttpFormatTest, CallsAreStreamedInParts) {
 
 // Reasoning that the template has opened comes before what the grammar is about.
 TEST_F(HttpFormatTest, ReasoningStaysBeforeTheAnswer) {
-  const auto file = folder_.path() / "tokenizer_config.json";
-  json config = json::parse(read_file(file));
-  const auto plain = config["chat_template"].get<std::string>();
-  config["chat_template"] = plain + "{% if add_generation_prompt %}<think>\n{% endif %}";
-  write_file(file, config.dump());
+  extend_template("", kOpensReasoning);
   json body = asked({{"grammar", "root ::= \"yes\" | \"no\""}, {"max_tokens", 400}});
   // A model without training thinks for long; this one is led to the end of it, letter by letter.
   for (const char c : std::string("</think>yesno")) body["logit_bias"][std::to_string(c)] = 100;
@@ -301,12 +303,11 @@ TEST_F(HttpFormatTest, ReasoningIsBounded) {
   EXPECT_EQ(message({{"thinking", three}}, "/v1/messages")["ignored_fields"],
             json::array({"thinking"}));
 
+  EXPECT_EQ(message({{"thinking", {{"type", "disabled"}}}})["ignored_fields"],
+            json::array({"thinking"}));
+
   name_tokens("<think>", "</think>");
-  const auto file = folder_.path() / "tokenizer_config.json";
-  json config = json::parse(read_file(file));
-  const auto plain = config["chat_template"].get<std::string>();
-  config["chat_template"] = plain + "{% if add_generation_prompt %}<think>\n{% endif %}";
-  write_file(file, config.dump());
+  extend_template("", kOpensReasoning);
   for (const char* draft : {"", "ngram"}) {
     server_.reset();
     engine_.draft = draft;
@@ -318,6 +319,12 @@ TEST_F(HttpFormatTest, ReasoningIsBounded) {
     const json none = first(message({{"reasoning_effort", "none"}}));
     EXPECT_EQ(none["content"], std::string(11, 'a'));
     EXPECT_FALSE(none.contains("reasoning_content"));
+    const json disabled = message({{"thinking", {{"type", "disabled"}}}});
+    EXPECT_EQ(first(disabled), none) << disabled;
+    EXPECT_FALSE(disabled.contains("ignored_fields")) << disabled;
+    // No bound, and nobody is told.
+    EXPECT_EQ(message({{"thinking", {{"type", "enabled"}}}})["ignored_fields"],
+              json::array({"thinking"}));
     const json strict = first(message({{"thinking", three}, {"grammar", "root ::= \"bb\""}}));
     EXPECT_EQ(strict["reasoning_content"], "aaa");
     EXPECT_EQ(strict["content"], "bb");
@@ -330,6 +337,60 @@ TEST_F(HttpFormatTest, ReasoningIsBounded) {
     ASSERT_EQ(output.size(), 1u) << output;
     EXPECT_EQ(output[0]["content"][0]["text"], std::string(11, 'a'));
   }
+}
+
+// Reasoning that the model opens behind space, and opens again, has one bound, streamed or not, and
+// whether the prompt is read or kept.
+TEST_F(HttpFormatTest, ReasoningIsBoundedWhereverItOpens) {
+  name_tokens("<think>", "</think>");
+  json body = asked({{"thinking", {{"type", "enabled"}, {"budget_tokens", 3}}}});
+  body["grammar"] =
+      "root ::= \" <think>\" \"a\"* \"</think>\" \"\\n<think>\" \"a\"* \"</think>\" \"bbbb\"";
+  body["messages"][0]["content"] = "How many letters are there in the name of the longest river?";
+  body["max_tokens"] = 60;
+  body["logit_bias"] = {{std::to_string(static_cast<int>(' ')), 100},
+                        {std::to_string(static_cast<int>('a')), 80},
+                        {std::to_string(testing_support::kChatStart), 50}};
+  const auto check = [](const std::string& reasoning, const std::string& content) {
+    EXPECT_EQ(reasoning, "aaa");
+    EXPECT_EQ(content, "bbbb");
+  };
+  for (const bool kept : {false, true}) {
+    const json whole = server().post("/v1/chat/completions", body).document();
+    EXPECT_EQ(whole["cache"]["tokens"] > 0, kept) << whole;
+    const json& message = whole["choices"][0]["message"];
+    check(message.value("reasoning_content", ""), message["content"]);
+  }
+  std::string reasoning, content;
+  for (const Event& event : server().stream("/v1/chat/completions", body)) {
+    if (event.data == "[DONE]") continue;
+    const json chunk = event.document();
+    for (const json& choice : chunk["choices"]) {
+      reasoning += choice["delta"].value("reasoning_content", "");
+      content += choice["delta"].value("content", "");
+    }
+  }
+  check(reasoning, content);
+}
+
+// What only shows or keeps the prompt of a chat has the same one.
+TEST_F(HttpFormatTest, TheTemplateIsToldOfReasoningEverywhere) {
+  extend_template("{{ reasoning_effort }}{% if not enable_thinking %}off{% endif %}", "");
+  json body = chat("Why is it that the river runs, and does not get anywhere?");
+  body["max_tokens"] = 1;
+  body["reasoning_effort"] = "low";
+  body["thinking"] = {{"type", "disabled"}};
+  const json shown = server().post("/apply-template", body).document();
+  EXPECT_THAT(shown["prompt"].get<std::string>(), testing::StartsWith("lowoff<|start|>user"));
+  EXPECT_EQ(server().post("/tokenize", body).document()["tokens"], shown["tokens"]);
+  body["name"] = "one";
+  const json saved = server().post("/v1/sessions/save", body).document();
+  ASSERT_TRUE(saved.contains("tokens")) << saved;
+  body.erase("name");
+  const json answer = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], shown["tokens"].size());
+  EXPECT_EQ(answer["cache"]["tokens"], saved["tokens"]) << answer;
+  EXPECT_FALSE(answer.contains("ignored_fields")) << answer;
 }
 
 }  // namespace

@@ -54,18 +54,18 @@ bool take_image(const Json& part, const std::string& path, Chat& chat) {
   const Json& type = part["type"];
   const bool anthropic = type == "image";
   if (!anthropic && type != "image_url" && type != "input_image") return false;
-  if (!chat.image.is_null()) {
+  if (chat.image != nullptr) {
     throw ApiError(400, "unsupported_content",
                    path + " is a second image; a model sees one, before the text", path);
   }
   const std::string key = anthropic ? "source" : "image_url";
-  chat.image = Fields(part, path).required(key);
+  chat.image = &Fields(part, path).required(key);
   chat.image_path = path + "." + key;
   return true;
 }
 
 std::shared_ptr<const Image> seen_image(const ServedModel& model, const Chat& chat) {
-  if (chat.image.is_null()) return nullptr;
+  if (chat.image == nullptr) return nullptr;
   const std::optional<ImageConfig>& vision = model.model->config().vision;
   if (!vision) {
     throw ApiError(400, "unsupported_content",
@@ -74,7 +74,7 @@ std::shared_ptr<const Image> seen_image(const ServedModel& model, const Chat& ch
                        "configuration",
                    chat.image_path);
   }
-  const std::string bytes = bytes_of(url_of(chat.image, chat.image_path), chat.image_path);
+  const std::string bytes = bytes_of(url_of(*chat.image, chat.image_path), chat.image_path);
   try {
     auto image = std::make_shared<Image>(
         decode_image(bytes, chat.image_path, std::max<int64_t>(1, vision->width * vision->height)));

@@ -12,7 +12,8 @@ namespace pronghorn::serve {
 // Whether a part of a message is an image, in the form of chat completions ({"type": "image_url",
 // "image_url": {"url"}}), of responses ({"type": "input_image", "image_url"}) or of messages
 // ({"type": "image", "source": {"type": "base64", "media_type", "data"}}); it becomes the chat's.
-// path: "messages[2].content[0]". Throws ApiError for one without it, and for a second image.
+// path: "messages[2].content[0]". The part must outlive the chat. Throws ApiError for one without
+// it, and for a second image.
 bool take_image(const Json& part, const std::string& path, Chat& chat);
 
 // The chat's image, which the model can see; null if there is none. Throws ApiError for a model

@@ -185,7 +185,11 @@ Json tool_result(const std::string& id, const std::string& content) {
 
 Json plain_message(const Json& message, const std::string& path, Chat& chat) {
   Fields fields(message, path);
-  Json plain = message;
+  Json plain = Json::object();
+  // Content may be large, and is not kept as it is.
+  for (const auto& [key, value] : message.items()) {
+    plain[key] = key == "content" ? Json() : value;
+  }
   const std::string role = fields.text("role");
   plain["role"] = role == "developer" ? "system" : role;
   plain["content"] = content_text(fields.raw("content"), path + ".content", chat);

@@ -22,9 +22,9 @@ struct Chat {
   std::optional<std::string> must_call;
   // Whether the last message, the assistant's, is to be continued, not answered.
   bool continues = false;
-  // An image that is seen before the text, as a part of a message has it (take_image()), and where
-  // that stands. null: there is none.
-  Json image;
+  // An image that is seen before the text, as a part of a message in the body of the request has it
+  // (take_image()), and where that stands. The body must outlive it. null: there is none.
+  const Json* image = nullptr;
   std::string image_path;
   int64_t reasoning_tokens = -1;  // that an answer's reasoning may have; -1: any number
 };

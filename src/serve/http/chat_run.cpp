@@ -48,19 +48,26 @@ void read_reasoning(Fields& fields, const ServedModel& model, Chat& chat) {
   if (const Json& thinking = fields.peek("thinking"); thinking.is_object()) {
     Fields of(thinking, "thinking");
     const std::string type = of.text("type", "enabled");
-    tell_template(chat, "enable_thinking", type != "disabled");
-    chat.reasoning_tokens = of.integer("budget_tokens", -1, 0, int64_t{1} << 31);
-    if (bounded || chat.reasoning_tokens < 0) fields.raw("thinking");
+    const bool disabled = type == "disabled";
+    tell_template(chat, "enable_thinking", !disabled);
+    const int64_t budget = of.integer("budget_tokens", -1, 0, int64_t{1} << 31);
+    chat.reasoning_tokens = disabled ? 0 : budget;
+    const bool told = model.format.mentions("enable_thinking") && (disabled || budget < 0);
+    if (told || (bounded && chat.reasoning_tokens >= 0)) fields.raw("thinking");
   }
   const bool nested = fields.peek("reasoning").is_object();
   const Json effort =
       nested ? fields.peek("reasoning").value("effort", Json()) : fields.peek("reasoning_effort");
   const std::optional<int64_t> most = tokens_of_effort(effort);
   if (!most) return;
-  if (*most >= 0) chat.reasoning_tokens = *most;
+  if (*most >= 0 && (chat.reasoning_tokens < 0 || *most < chat.reasoning_tokens)) {
+    chat.reasoning_tokens = *most;
+  }
   tell_template(chat, "reasoning_effort", effort);
   if (*most == 0) tell_template(chat, "enable_thinking", false);
-  if (bounded || model.format.mentions("reasoning_effort")) {
+  const bool told = model.format.mentions("reasoning_effort") ||
+                    (*most == 0 && model.format.mentions("enable_thinking"));
+  if (bounded || told) {
     fields.raw(nested ? "reasoning" : "reasoning_effort");
   }
 }

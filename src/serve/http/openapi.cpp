@@ -75,30 +75,32 @@ json writing() {
 json stops() { return either({text(), {{"type", "array"}, {"items", text()}, {"maxItems", 16}}}); }
 json tokens() { return list(integer(0, kMost - 1)); }
 
-json chat_fields() {
-  return {{"messages", {{"type", "array"}, {"items", part("Message")}, {"minItems", 1}}},
-          {"tools", list(part("Tool"))},
-          {"tool_choice", either({text(), type("object")})},
-          {"chat_template_kwargs", type("object")},
-          {"continue_final_message", flag()}};
+json reasoning_fields() {
+  return {{"thinking", object({{"type", text()}, {"budget_tokens", integer(0, kMost)}})},
+          {"reasoning_effort", text()},
+          {"reasoning", object({{"effort", text()}})}};
 }
 
-json thinking() { return object({{"type", text()}, {"budget_tokens", integer(0, kMost)}}); }
+json chat_fields() {
+  return joined({reasoning_fields(),
+                 {{"messages", {{"type", "array"}, {"items", part("Message")}, {"minItems", 1}}},
+                  {"tools", list(part("Tool"))},
+                  {"tool_choice", either({text(), type("object")})},
+                  {"chat_template_kwargs", type("object")},
+                  {"continue_final_message", flag()}}});
+}
 
 json most_tokens() {
   return {{"max_tokens", integer(-1, kMost)}, {"max_completion_tokens", integer(-1, kMost)}};
 }
 
 json chat_completions() {
-  return object(joined({writing(),
-                        chat_fields(),
-                        most_tokens(),
-                        {{"stop", stops()},
-                         {"logprobs", flag()},
-                         {"top_logprobs", integer(0, 20)},
-                         {"reasoning_effort", text()},
-                         {"thinking", thinking()}}}),
-                {"messages"});
+  return object(
+      joined({writing(),
+              chat_fields(),
+              most_tokens(),
+              {{"stop", stops()}, {"logprobs", flag()}, {"top_logprobs", integer(0, 20)}}}),
+      {"messages"});
 }
 
 json completions() {
@@ -113,13 +115,13 @@ json completions() {
 
 json responses() {
   return object(joined({writing(),
+                        reasoning_fields(),
                         {{"input", either({text(), list(type("object"))})},
                          {"instructions", text()},
                          {"max_output_tokens", integer(-1, kMost)},
                          {"tools", list(type("object"))},
                          {"tool_choice", either({text(), type("object")})},
                          {"text", object({{"format", type("object")}})},
-                         {"reasoning", object({{"effort", text()}})},
                          {"metadata", type("object")},
                          {"store", flag()}}}),
                 {"input"});
@@ -130,12 +132,12 @@ json message_fields() {
   const json message =
       object({{"role", {{"enum", {"user", "assistant", "system"}}}}, {"content", content}},
              {"role", "content"});
-  return {{"model", text()},
-          {"messages", {{"type", "array"}, {"items", message}, {"minItems", 1}}},
-          {"system", content},
-          {"tools", list(type("object"))},
-          {"tool_choice", type("object")},
-          {"thinking", thinking()}};
+  return joined({reasoning_fields(),
+                 {{"model", text()},
+                  {"messages", {{"type", "array"}, {"items", message}, {"minItems", 1}}},
+                  {"system", content},
+                  {"tools", list(type("object"))},
+                  {"tool_choice", type("object")}}});
 }
 
 json messages() {

@@ -16,8 +16,9 @@ void add_item(const Json& item, const std::string& path, Chat& chat) {
   Fields fields(item, path);
   const std::string type = fields.text("type", "message");
   if (type == "message") {
-    chat.messages.push_back(plain_message(
-        {{"role", fields.text("role")}, {"content", fields.required("content")}}, path, chat));
+    Json message = plain_message({{"role", fields.text("role")}}, path, chat);
+    message["content"] = content_text(fields.required("content"), path + ".content", chat);
+    chat.messages.push_back(message);
   } else if (type == "function_call") {
     const Json call =
         tool_call(fields.text("call_id"), fields.text("name"), fields.text("arguments"));

@@ -7,7 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "serve/http/api_error.h"
-#include "serve/http/chat_prompt.h"
+#include "serve/http/chat_run.h"
 #include "serve/http/endpoints.h"
 #include "serve/http/text_fields.h"
 #include "serve/http/text_run.h"
@@ -69,8 +69,9 @@ ChatPrompt read_session_text(const ServedModel& model, Fields& fields, const Cal
     if (fields.has("prompt")) {
       refuse_field("prompt", "cannot be given together with messages: a session keeps one text");
     }
-    const Chat chat = read_chat(fields);
-    if (!chat.image.is_null()) {
+    Chat chat = read_chat(fields);
+    read_reasoning(fields, model, chat);
+    if (chat.image != nullptr) {
       throw ApiError(400, "unsupported_content",
                      "a session keeps no image: states behind one are not kept", chat.image_path);
     }

@@ -1,7 +1,7 @@
 // POST /tokenize, /detokenize and /apply-template, and GET /v1/models.
 #include "model/weight_bytes.h"
 #include "serve/http/api_error.h"
-#include "serve/http/chat_prompt.h"
+#include "serve/http/chat_run.h"
 #include "serve/http/endpoints.h"
 #include "serve/http/reply_parts.h"
 #include "serve/http/text_fields.h"
@@ -60,7 +60,9 @@ Reply tokenize(Service& service, Call& call) {
   call.record.model = model->name;
   std::vector<int32_t> tokens;
   if (fields.has("messages")) {
-    tokens = model->tokenizer->encode(chat_text(*model, read_chat(fields)),
+    Chat chat = read_chat(fields);
+    read_reasoning(fields, *model, chat);
+    tokens = model->tokenizer->encode(chat_text(*model, chat),
                                       {.add_special = false, .parse_special = true});
   } else {
     const std::string text = text_field(fields, {"content", "prompt"});
@@ -92,7 +94,9 @@ Reply apply_template(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
   call.record.model = model->name;
-  const ChatPrompt prompt = chat_prompt(*model, read_chat(fields), call.client_is_gone);
+  Chat chat = read_chat(fields);
+  read_reasoning(fields, *model, chat);
+  const ChatPrompt prompt = chat_prompt(*model, chat, call.client_is_gone);
   return json{
       {"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}};
 }
