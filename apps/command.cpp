@@ -94,6 +94,10 @@ CLI::Validator seed_number() {
           ""};
 }
 
+CLI::Validator not_empty() {
+  return {[](std::string& text) { return std::string(text.empty() ? "is empty" : ""); }, ""};
+}
+
 CLI::Validator positive_integer() { return whole_number(1, "whole number above 0"); }
 
 CLI::Validator natural_number() { return whole_number(0, "whole number of 0 or more"); }
@@ -132,7 +136,8 @@ void add_sequence_parallel_option(CLI::App& command, std::string& kind) {
 }
 
 void add_adapter_option(CLI::App& command, std::filesystem::path& adapter) {
-  command.add_option("--adapter", adapter, "directory of a LoRA adapter for the model");
+  command.add_option("--adapter", adapter, "directory of a LoRA adapter for the model")
+      ->check(not_empty());
 }
 
 namespace {

@@ -69,6 +69,8 @@ CLI::Validator natural_number();
 // For numbers of any kind, and for seeds: whole numbers of 64 bits.
 CLI::Validator number_in_range(double least, double most);
 CLI::Validator seed_number();
+// For names and sizes, of which an empty one would mean that none was given.
+CLI::Validator not_empty();
 
 // --task and its --task-length, --task-vocab, --task-items, --task-questions, --task-haystacks,
 // --task-curriculum.

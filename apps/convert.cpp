@@ -1,6 +1,7 @@
 // pronghorn convert: a model from one format into another.
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,7 +26,7 @@ namespace {
 
 struct ConvertOptions : Common {
   std::filesystem::path in, out, adapter;
-  std::string quantize, type;
+  std::string quantize, type, split;
   UpcycleOptions upcycle{.experts = 0};
 };
 
@@ -65,6 +66,23 @@ bool ends_in(const std::filesystem::path& path, std::string_view ending) {
   });
 }
 
+// "2G", "500M", "64K", "1000": in steps of 1000, as llama.cpp counts.
+uint64_t parse_bytes(const std::string& text) {
+  uint64_t bytes = 0, unit = 1;
+  const char* const last = text.data() + text.size();
+  const auto [end, code] = std::from_chars(text.data(), last, bytes);
+  const std::string_view units = "KMGT";
+  size_t place = units.npos;
+  if (end + 1 == last) place = units.find(static_cast<char>(std::toupper(*end)));
+  for (size_t i = 0; place != units.npos && i <= place; ++i) unit *= 1000;
+  const bool whole = code == std::errc() && (end == last || place != units.npos);
+  if (!whole || bytes == 0 || __builtin_mul_overflow(bytes, unit, &bytes)) {
+    throw UsageError("--split", fmt::format("{} is no size of files", quote(text)),
+                     "give one such as 2G or 500M");
+  }
+  return bytes;
+}
+
 // OUT is a directory: one that is not there, or that has nothing of a model in it.
 void check_directory_to_write(const std::filesystem::path& out) {
   for (const char* ending : {".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".json", ".onnx"}) {
@@ -96,6 +114,11 @@ void run(const ConvertOptions& options) {
   if (!options.quantize.empty() && !to_gguf) {
     throw UsageError("convert", "--quantize writes GGUF files: OUT must end in .gguf");
   }
+  if (!options.split.empty() && !to_gguf) {
+    throw UsageError("convert", "--split is of GGUF files: OUT must end in .gguf");
+  }
+  SaveOptions save;
+  if (!options.split.empty()) save.part_bytes = parse_bytes(options.split);
   std::error_code none_there;
   if (std::filesystem::equivalent(options.in, options.out, none_there)) {
     throw UsageError("convert", "IN and OUT are the same");
@@ -107,7 +130,6 @@ void run(const ConvertOptions& options) {
   const auto source = find_gguf(options.in);
   const ChatFormat chat = ChatFormat::load(options.in);
 
-  SaveOptions save;
   const std::string& asked = options.quantize.empty() ? options.type : options.quantize;
   if (!asked.empty()) save.encoding = &encoding_named(asked);
   Progress progress("convert", static_cast<double>(model->parameter_count()), "numbers");
@@ -123,6 +145,7 @@ void run(const ConvertOptions& options) {
     }
   };
   std::string family;
+  std::vector<std::filesystem::path> files;  // of GGUF
   if (to_gguf) {
     GgufMetadata extra(options.out.string());
     std::optional<GgufFile> from;  // whose values are views of it
@@ -138,7 +161,7 @@ void run(const ConvertOptions& options) {
       chat.write(extra);
     }
     if (options.out.has_parent_path()) make_directories(options.out.parent_path());
-    save_gguf(*model, options.out, extra, save);
+    files = save_gguf(*model, options.out, extra, save);
   } else {
     // First, so that nothing is written where there is none.
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
@@ -156,9 +179,8 @@ void run(const ConvertOptions& options) {
   progress.finish();
 
   int64_t bytes = 0;
-  if (to_gguf) {
-    bytes = static_cast<int64_t>(std::filesystem::file_size(options.out));
-  } else {
+  for (const auto& file : files) bytes += static_cast<int64_t>(std::filesystem::file_size(file));
+  if (!to_gguf) {
     for (const auto& entry : std::filesystem::directory_iterator(options.out)) {
       if (entry.is_regular_file()) bytes += static_cast<int64_t>(entry.file_size());
     }
@@ -170,12 +192,16 @@ void run(const ConvertOptions& options) {
                            {"tensors", tensors},
                            {"other_encodings", others}};
     if (!family.empty()) json["family"] = family;
+    for (const auto& file : files) json["files"].push_back(file.string());
     return print_json(json);
   }
   std::vector<std::string> parts;
   for (const auto& [name, count] : tensors) parts.push_back(fmt::format("{} in {}", count, name));
-  fmt::print("{}: {}, tensors: {}\n", options.out.string(),
-             format_bytes(static_cast<double>(bytes)), fmt::join(parts, ", "));
+  const std::string name =
+      files.size() > 1 ? fmt::format("{} and {} more", files.front().string(), files.size() - 1)
+                       : options.out.string();
+  fmt::print("{}: {}, tensors: {}\n", name, format_bytes(static_cast<double>(bytes)),
+             fmt::join(parts, ", "));
   constexpr size_t kShown = 4;
   if (others.empty()) return;
   const size_t shown = std::min(kShown, others.size());
@@ -202,6 +228,12 @@ void add_convert(CLI::App& app) {
   command->add_option("--type", options->type, "the same, without blocks")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))
       ->option_text("bf16|f16|f32");
+  command
+      ->add_option("--split", options->split,
+                   "write a GGUF file that would be larger in parts of at most that many bytes "
+                   "(2G, 500M)")
+      ->check(not_empty())
+      ->option_text("SIZE");
   add_adapter_option(*command, options->adapter);
   CLI::Option* upcycle = command->add_option(
       "--upcycle", options->upcycle.experts,

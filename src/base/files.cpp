@@ -125,10 +125,8 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) {
-    ::close(descriptor_);
-    ::unlink(temporary_.c_str());
-  }
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* bytes, size_t count) {
@@ -147,17 +145,17 @@ void AtomicFile::flush() {
   buffer_.clear();
 }
 
-void AtomicFile::commit() {
+void AtomicFile::finish() {
   flush();
+  std::string().swap(buffer_);
   if (::fsync(descriptor_) != 0) fail(path_, "write");
-  if (::close(std::exchange(descriptor_, -1)) != 0) {
-    ::unlink(temporary_.c_str());
-    fail(path_, "write");
-  }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    ::unlink(temporary_.c_str());
-    fail(path_, "replace");
-  }
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail(path_, "write");
+}
+
+void AtomicFile::commit() {
+  if (descriptor_ >= 0) finish();
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "replace");
+  temporary_.clear();
   // The rename itself must survive a crash too: sync the directory that holds it.
   const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
   const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -19,7 +19,9 @@ std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 // A file being written beside its final place; commit() syncs and renames it there. Destroyed
-// without commit, it is removed. Every member throws Error when the disk refuses.
+// without commit, it is removed. finish() is commit's first half, for several files that are to
+// appear together: all is on disk, and the file is closed. Every member throws Error when the disk
+// refuses.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -29,12 +31,13 @@ class AtomicFile {
 
   void write(const void* bytes, size_t count);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
+  void finish();
   void commit();
 
  private:
   void flush();
 
-  std::filesystem::path path_, temporary_;
+  std::filesystem::path path_, temporary_;  // the latter empty when it is renamed
   std::string buffer_;
   int descriptor_ = -1;
 };

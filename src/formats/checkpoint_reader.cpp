@@ -63,7 +63,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : dir
   } else {
     entries_ = read(*file);
   }
-  unite_scaled_tensors(entries_, directory.string());
+  unite_scaled_tensors(entries_, directory);
 }
 
 CheckpointReader::Entries CheckpointReader::read(const std::filesystem::path& file) {

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cctype>
 #include <cstring>
+#include <deque>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -270,6 +271,97 @@ std::optional<SplitName> split_name(const std::string& file) {
 
 std::string part_name(const SplitName& name, uint64_t number) {
   return fmt::format("{}-{:05}-of-{:05}.gguf", name.prefix, number, name.count);
+}
+
+// What comes before a file's keys: magic word, version, number of tensors and of keys.
+constexpr uint64_t kFixedBytes = 24;
+
+std::string keys_of(const GgufMetadata& metadata) {
+  std::string bytes;
+  for (const auto& [key, value] : metadata.all()) {
+    bytes += text_bytes(key) + bytes_of(value.kind());
+    if (value.kind() == GgufKind::array) {
+      bytes += bytes_of(value.element()) + bytes_of(value.count());
+    } else if (value.kind() == GgufKind::string) {
+      bytes += bytes_of(static_cast<uint64_t>(value.bytes().size()));
+    }
+    bytes += bytes_of(value.bytes());
+  }
+  return bytes;
+}
+
+// What a file says of a tensor before the tensors' bytes.
+std::string entry_of(const GgufTensorToWrite& tensor, uint64_t offset) {
+  std::string bytes =
+      text_bytes(tensor.name) + bytes_of(static_cast<uint32_t>(tensor.shape.size()));
+  for (size_t d = tensor.shape.size(); d-- > 0;) bytes += bytes_of(tensor.shape[d]);
+  return bytes + bytes_of(tensor.type->id) + bytes_of(offset);
+}
+
+// The bytes of each tensor. Throws Error for tensors that no model can have.
+std::vector<uint64_t> checked_sizes(std::span<const GgufTensorToWrite> tensors,
+                                    const std::string& where) {
+  std::set<std::string_view> seen;
+  std::vector<uint64_t> sizes;
+  for (const GgufTensorToWrite& tensor : tensors) {
+    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
+    require(seen.insert(tensor.name).second, what, "occurs twice");
+    require(tensor.shape.size() <= kMostSizes, what, "{} dimensions, more than {}",
+            tensor.shape.size(), kMostSizes);
+    sizes.push_back(tensor_bytes(tensor.shape, *tensor.type, what));
+  }
+  return sizes;
+}
+
+void write_to(AtomicFile& file, const GgufMetadata& metadata,
+              std::span<const GgufTensorToWrite> tensors, std::span<const uint64_t> sizes,
+              const std::string& where) {
+  const uint64_t alignment = alignment_of(metadata);
+  std::string header(kMagic);
+  header += bytes_of(kNewestVersion);
+  header += bytes_of(static_cast<uint64_t>(tensors.size()));
+  header += bytes_of(static_cast<uint64_t>(metadata.all().size()));
+  header += keys_of(metadata);
+  uint64_t offset = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    header += entry_of(tensors[i], offset);
+    offset = aligned(offset + sizes[i], alignment);
+  }
+  header.append(aligned(header.size(), alignment) - header.size(), '\0');
+  file.write(header);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensorToWrite::Bytes bytes = tensors[i].bytes();
+    require(bytes.bytes.size() == sizes[i], fmt::format("{}: tensor '{}'", where, tensors[i].name),
+            "{} bytes where its shape says {}", bytes.bytes.size(), sizes[i]);
+    constexpr uint64_t kPiece = uint64_t{1} << 22;  // so that the file's buffer stays small
+    for (uint64_t done = 0; done < sizes[i]; done += kPiece) {
+      file.write(bytes.bytes.data() + done, std::min(kPiece, sizes[i] - done));
+    }
+    file.write(std::string(aligned(sizes[i], alignment) - sizes[i], '\0'));
+  }
+}
+
+// Where parts of at most `most` bytes end, in the order of the tensors: each has one at least.
+std::vector<size_t> ends_of_parts(const GgufMetadata& first, const GgufMetadata& others,
+                                  std::span<const GgufTensorToWrite> tensors,
+                                  std::span<const uint64_t> sizes, uint64_t most) {
+  const uint64_t alignment = alignment_of(first), other_keys = keys_of(others).size();
+  std::vector<size_t> ends;
+  size_t begin = 0;
+  uint64_t header = kFixedBytes + keys_of(first).size(), data = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const uint64_t entry = entry_of(tensors[i], 0).size(), bytes = aligned(sizes[i], alignment);
+    if (i > begin && aligned(header + entry, alignment) + data + bytes > most) {
+      ends.push_back(i);
+      begin = i;
+      header = kFixedBytes + other_keys;
+      data = 0;
+    }
+    header += entry;
+    data += bytes;
+  }
+  ends.push_back(tensors.size());
+  return ends;
 }
 
 }  // namespace
@@ -613,49 +705,58 @@ void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
   const std::string where = path.string();
   require(!split_name(path.filename().string()) || metadata.has("split.count"), where,
           "is a name for a part of a model, and this is a whole one (name it otherwise)");
-  const uint64_t alignment = alignment_of(metadata);
-  std::string header(kMagic);
-  header += bytes_of(kNewestVersion);
-  header += bytes_of(static_cast<uint64_t>(tensors.size()));
-  header += bytes_of(static_cast<uint64_t>(metadata.all().size()));
-  for (const auto& [key, value] : metadata.all()) {
-    header += text_bytes(key) + bytes_of(value.kind());
-    if (value.kind() == GgufKind::array) {
-      header += bytes_of(value.element()) + bytes_of(value.count());
-    } else if (value.kind() == GgufKind::string) {
-      header += bytes_of(static_cast<uint64_t>(value.bytes().size()));
-    }
-    header += bytes_of(value.bytes());
-  }
-  std::set<std::string_view> seen;
-  std::vector<uint64_t> sizes;
-  uint64_t offset = 0;
-  for (const GgufTensorToWrite& tensor : tensors) {
-    const std::string what = fmt::format("{}: tensor {}", where, quote(tensor.name));
-    require(seen.insert(tensor.name).second, what, "occurs twice");
-    require(tensor.shape.size() <= kMostSizes, what, "{} dimensions, more than {}",
-            tensor.shape.size(), kMostSizes);
-    sizes.push_back(tensor_bytes(tensor.shape, *tensor.type, what));
-    header += text_bytes(tensor.name) + bytes_of(static_cast<uint32_t>(tensor.shape.size()));
-    for (size_t d = tensor.shape.size(); d-- > 0;) header += bytes_of(tensor.shape[d]);
-    header += bytes_of(tensor.type->id) + bytes_of(offset);
-    offset = aligned(offset + sizes.back(), alignment);
-  }
-  header.append(aligned(header.size(), alignment) - header.size(), '\0');
-
+  const std::vector<uint64_t> sizes = checked_sizes(tensors, where);
   AtomicFile file(path);
-  file.write(header);
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const GgufTensorToWrite::Bytes bytes = tensors[i].bytes();
-    require(bytes.bytes.size() == sizes[i], fmt::format("{}: tensor '{}'", where, tensors[i].name),
-            "{} bytes where its shape says {}", bytes.bytes.size(), sizes[i]);
-    constexpr uint64_t kPiece = uint64_t{1} << 22;  // so that the file's buffer stays small
-    for (uint64_t done = 0; done < sizes[i]; done += kPiece) {
-      file.write(bytes.bytes.data() + done, std::min(kPiece, sizes[i] - done));
-    }
-    file.write(std::string(aligned(sizes[i], alignment) - sizes[i], '\0'));
-  }
+  write_to(file, metadata, tensors, sizes, where);
   file.commit();
+}
+
+std::vector<std::filesystem::path> write_split_gguf(const std::filesystem::path& path,
+                                                    const GgufMetadata& metadata,
+                                                    const std::vector<GgufTensorToWrite>& tensors,
+                                                    uint64_t part_bytes) {
+  const std::string where = path.string();
+  const std::vector<uint64_t> sizes = checked_sizes(tensors, where);
+  GgufMetadata first = metadata, others(where);
+  if (const GgufValue* alignment = metadata.find(kAlignmentKey)) {
+    others.set(kAlignmentKey, *alignment);
+  }
+  const auto set_place = [&](GgufMetadata& part, size_t number, size_t count) {
+    part.set("split.no", GgufValue::u16(static_cast<uint16_t>(number)));
+    part.set("split.count", GgufValue::u16(static_cast<uint16_t>(count)));
+    part.set("split.tensors.count", GgufValue::i32(static_cast<int32_t>(tensors.size())));
+  };
+  for (GgufMetadata* part : {&first, &others}) set_place(*part, 0, 0);
+  const std::vector<size_t> ends = ends_of_parts(first, others, tensors, sizes, part_bytes);
+  const size_t count = ends.size();
+  if (count == 1) {
+    write_gguf(path, metadata, tensors);
+    return {path};
+  }
+  require(count <= kMostParts, where, "would be {} parts, more than {} (let them be larger)", count,
+          kMostParts);
+  require(!split_name(path.filename().string()), where,
+          "is a name for one part, and there are {} (give the name that comes before)", count);
+  std::vector<std::filesystem::path> paths;
+  for (size_t i = 0; i < count; ++i) {
+    paths.push_back(path.parent_path() / part_name({path.stem().string(), 0, count}, i + 1));
+    require(!std::filesystem::exists(paths.back()), paths.back().string(),
+            "is there already, perhaps of another model (remove it, or choose another name)");
+  }
+  std::deque<AtomicFile> files;
+  size_t begin = 0;
+  for (size_t i = 0; i < count; ++i) {
+    GgufMetadata& part = i == 0 ? first : others;
+    set_place(part, i, count);
+    const size_t length = ends[i] - begin;
+    files.emplace_back(paths[i]);
+    write_to(files.back(), part, std::span(tensors).subspan(begin, length),
+             std::span(sizes).subspan(begin, length), where);
+    files.back().finish();
+    begin = ends[i];
+  }
+  for (AtomicFile& file : files) file.commit();
+  return paths;
 }
 
 }  // namespace pronghorn

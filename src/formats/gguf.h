@@ -200,4 +200,13 @@ struct GgufTensorToWrite {
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 const std::vector<GgufTensorToWrite>& tensors);
 
+// The same in parts of at most `part_bytes` bytes, NAME-00001-of-0000N.gguf for a path NAME.gguf,
+// if one file would be larger. The first has the metadata; a tensor that is larger by itself has a
+// part of its own. Parts get their names when all are written. Returns the files. Throws Error,
+// too, if one of them is there already, or there would be more than 4096.
+std::vector<std::filesystem::path> write_split_gguf(const std::filesystem::path& path,
+                                                    const GgufMetadata& metadata,
+                                                    const std::vector<GgufTensorToWrite>& tensors,
+                                                    uint64_t part_bytes);
+
 }  // namespace pronghorn

@@ -6,6 +6,7 @@
 
 #include "base/edit_distance.h"
 #include "base/error.h"
+#include "base/files.h"
 #include "base/quote.h"
 
 namespace pronghorn {
@@ -13,6 +14,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr uint64_t kMaxConfigBytes = 16 << 20;
 constexpr size_t kShownValue = 60;  // characters of a value in a message
 
 std::string line_and_column(std::string_view bytes, size_t offset) {
@@ -44,6 +46,46 @@ size_t find_too_deep(std::string_view bytes) {
     }
   }
   return bytes.npos;
+}
+
+// Puts quotes around the bare words that Python writes for numbers that JSON cannot spell.
+std::string quote_bare_numbers(std::string_view text) {
+  constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
+  std::string quoted;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (!in_string) {
+      const auto* word = std::find_if(std::begin(kWords), std::end(kWords), [&](auto candidate) {
+        return text.substr(i).starts_with(candidate);
+      });
+      if (word != std::end(kWords)) {
+        quoted.append(1, '"').append(*word).append(1, '"');
+        i += word->size() - 1;
+        continue;
+      }
+    }
+    quoted += text[i];
+    if (text[i] == '"') in_string = !in_string;
+    if (in_string && text[i] == '\\' && i + 1 < text.size()) quoted += text[++i];
+  }
+  return quoted;
+}
+
+// Models are large files, of which a configuration's limit would say nothing useful.
+void refuse_models(const std::filesystem::path& file) {
+  const MappedFile mapped(file);
+  const auto bytes = mapped.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  constexpr size_t kLength = 8;  // of the header of a safetensors file
+  std::string_view what;
+  if (text.starts_with("GGUF")) what = "a model in GGUF";
+  if (text.starts_with("PK\x03\x04")) what = "an archive, perhaps of PyTorch";
+  if (text.size() > kLength && text[kLength] == '{' && !text.starts_with('{')) {
+    what = "weights in safetensors";
+  }
+  if (what.empty()) return;
+  throw Error(file.string(), fmt::format("is {}, where a configuration is wanted", what),
+              "name a config.json, or the directory of a checkpoint");
 }
 
 }  // namespace
@@ -82,6 +124,11 @@ json parse_json(std::string_view bytes, std::string_view where, size_t limit) {
   } catch (const json::exception& error) {
     throw Error(where, fmt::format("not usable JSON: {}", error.what()));
   }
+}
+
+json read_config_json(const std::filesystem::path& file) {
+  refuse_models(file);
+  return parse_json(quote_bare_numbers(read_file(file, kMaxConfigBytes)), file.string());
 }
 
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -22,6 +23,11 @@ constexpr int kMaxJsonDepth = 64;
 // kMaxJsonDepth, or more than `limit` bytes.
 nlohmann::json parse_json(std::string_view bytes, std::string_view where,
                           size_t limit = size_t{1} << 28);
+
+// Parses a config.json. Strict JSON but for one thing: the bare words Infinity, -Infinity and NaN,
+// which Python writes (published Mamba-2 configurations have them), are read as strings of that
+// name, which only the keys that know them accept. Throws Error.
+nlohmann::json read_config_json(const std::filesystem::path& file);
 
 // The name among `known` that is closest to `name` (edit distance, at most a third of its length
 // or two), or an empty string.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/float16.h"
 #include "base/quote.h"
 #include "base/threads.h"
+#include "formats/json.h"
 
 namespace pronghorn {
 namespace {
@@ -48,29 +50,88 @@ std::pair<std::byte*, SafetensorsEntry> new_entry(std::string dtype, std::vector
   return {data, {std::move(dtype), std::move(shape), all, nullptr, std::move(memory)}};
 }
 
-// Numbers that share a scale along an axis of `size` with `scales` of them; 0: they do not fit.
-int64_t block_size(int64_t size, int64_t scales) {
+// What a configuration says of the matrices in F8_E4M3: rows and columns of a block that has a
+// scale.
+struct DeclaredBlocks {
+  std::array<int64_t, 2> size{};
+  std::string key;  // that says it
+};
+
+// Null where there is no such key.
+const nlohmann::json& member(const nlohmann::json& value, const char* key) {
+  static const nlohmann::json none;
+  const auto found = value.find(key);
+  return found == value.end() ? none : *found;
+}
+
+// Nothing if no configuration says it.
+std::optional<DeclaredBlocks> declared_blocks(const std::filesystem::path& directory) {
+  const std::filesystem::path file = directory / "config.json";
+  if (!std::filesystem::exists(file)) return {};
+  const nlohmann::json config = read_config_json(file);
+  const nlohmann::json& quantization = member(config, "quantization_config");
+  std::string key = "quantization_config.weight_block_size";
+  const nlohmann::json* size = &member(quantization, "weight_block_size");
+  // The other way of saying it is that of compressed-tensors.
+  for (const auto& group : member(quantization, "config_groups").items()) {
+    const nlohmann::json& other = member(member(group.value(), "weights"), "block_structure");
+    if (other.is_null()) continue;
+    constexpr size_t kShown = 40;  // characters of a group's name
+    const std::string other_key =
+        fmt::format("quantization_config.config_groups.{}.weights.block_structure",
+                    printable(group.key(), kShown));
+    require(size->is_null() || *size == other, file.string(), "{} is {}, and {} is {}", key,
+            shown_json(*size), other_key, shown_json(other));
+    size = &other;
+    key = other_key;
+  }
+  if (size->is_null()) return {};
+  DeclaredBlocks blocks{{}, key};
+  bool possible = size->is_array() && size->size() == blocks.size.size();
+  for (size_t i = 0; possible && i < blocks.size.size(); ++i) {
+    const nlohmann::json& number = (*size)[i];
+    possible = number.is_number_unsigned() && number.get<uint64_t>() > 0 &&
+               number.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()};
+    if (possible) blocks.size[i] = number.get<int64_t>();
+  }
+  require(possible, fmt::format("{}: {}", file.string(), key),
+          "{} where two whole numbers above 0 are wanted", shown_json(*size));
+  return blocks;
+}
+
+int64_t divided_up(int64_t size, int64_t by) { return size / by + (size % by != 0 ? 1 : 0); }
+
+// Numbers that share a scale along an axis of `size` with `scales` of them, where no configuration
+// says it: if only one size is possible that, else 128 where equal shares of another size are not
+// possible, too. 0: they do not fit; nothing: it is not certain.
+std::optional<int64_t> certain_block(int64_t size, int64_t scales) {
   constexpr int64_t kUsual = 128;
   if (scales == 1) return std::max<int64_t>(1, size);
-  if (scales == (size + kUsual - 1) / kUsual) return kUsual;
-  return scales > 0 && size % scales == 0 ? size / scales : 0;
+  if (scales < 1 || scales > size) return 0;
+  const int64_t least = divided_up(size, scales), most = (size - 1) / (scales - 1);
+  if (least > most) return 0;
+  if (least == most) return least;
+  const bool other_shares = size % scales == 0 && least != kUsual;
+  if (least > kUsual || most < kUsual || other_shares) return {};
+  return kUsual;
 }
 
 // The scale of each number of a tensor.
 class Scales {
  public:
-  Scales(const SafetensorsEntry& tensor, const SafetensorsEntry* scale, const std::string& where) {
+  // declared: null if no configuration says it.
+  Scales(const SafetensorsEntry& tensor, const SafetensorsEntry* scale,
+         const DeclaredBlocks* declared, const std::string& where) {
     if (scale == nullptr) return;
     numbers_.resize(static_cast<size_t>(scale->elements()));
     to_f32(*scale, numbers_.data(), where);
-    if (numbers_.size() == 1) return;
-    bool fits = scale->shape.size() == tensor.shape.size() && tensor.shape.size() >= 2;
-    for (size_t axis = 0; fits && axis < tensor.shape.size(); ++axis) {
-      blocks_.push_back(block_size(tensor.shape[axis], scale->shape[axis]));
-      fits = blocks_.back() > 0;
+    // One number for the whole tensor is no block's.
+    if (numbers_.size() == 1 && (declared == nullptr || scale->shape.size() < 2)) return;
+    if (declared != nullptr) {
+      set_declared(tensor.shape, scale->shape, *declared, where);
+    } else {
+      set_certain(tensor.shape, scale->shape, where);
     }
-    require(fits, where, "scales [{}] do not fit a tensor [{}]", fmt::join(scale->shape, ", "),
-            fmt::join(tensor.shape, ", "));
     shape_ = tensor.shape;
     scales_ = scale->shape;
   }
@@ -91,14 +152,51 @@ class Scales {
   }
 
  private:
+  void set_declared(const std::vector<int64_t>& shape, const std::vector<int64_t>& scales,
+                    const DeclaredBlocks& declared, const std::string& where) {
+    const auto& [rows, columns] = declared.size;
+    std::vector<int64_t> wanted = shape;
+    if (shape.size() >= 2) {
+      blocks_.assign(shape.size(), 1);
+      blocks_[shape.size() - 2] = rows;
+      blocks_.back() = columns;
+      for (size_t axis = 0; axis < shape.size(); ++axis) {
+        wanted[axis] = divided_up(shape[axis], blocks_[axis]);
+      }
+    }
+    require(!blocks_.empty() && scales == wanted, where,
+            "scales [{}] do not fit a tensor [{}] in blocks of {} x {}, which config.json says in "
+            "{}: [{}] would",
+            fmt::join(scales, ", "), fmt::join(shape, ", "), rows, columns, declared.key,
+            fmt::join(wanted, ", "));
+  }
+
+  void set_certain(const std::vector<int64_t>& shape, const std::vector<int64_t>& scales,
+                   const std::string& where) {
+    bool fits = scales.size() == shape.size() && shape.size() >= 2, certain = true;
+    for (size_t axis = 0; fits && axis < shape.size(); ++axis) {
+      const std::optional<int64_t> block = certain_block(shape[axis], scales[axis]);
+      certain = certain && block;
+      blocks_.push_back(block.value_or(1));
+      fits = blocks_.back() > 0;
+    }
+    require(fits, where, "scales [{}] do not fit a tensor [{}]", fmt::join(scales, ", "),
+            fmt::join(shape, ", "));
+    if (certain) return;
+    throw Error(where,
+                fmt::format("blocks of several sizes would have scales [{}] in a tensor [{}]",
+                            fmt::join(scales, ", "), fmt::join(shape, ", ")),
+                "say which, in quantization_config.weight_block_size of config.json");
+  }
+
   static constexpr float kOne = 1;
   std::vector<float> numbers_;
   std::vector<int64_t> blocks_, shape_, scales_;
 };
 
 SafetensorsEntry decoded(const SafetensorsEntry& tensor, const SafetensorsEntry* scale,
-                         const std::string& where) {
-  const Scales scales(tensor, scale, where);
+                         const DeclaredBlocks* declared, const std::string& where) {
+  const Scales scales(tensor, scale, declared, where);
   const int64_t count = tensor.elements();
   const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
   auto [data, result] =
@@ -119,11 +217,13 @@ SafetensorsEntry decoded(const SafetensorsEntry& tensor, const SafetensorsEntry*
   return result;
 }
 
-void unite_f8(Entries& entries, const std::string& where) {
+void unite_f8(Entries& entries, const std::filesystem::path& directory) {
   std::vector<std::string> names;
   for (const auto& [name, entry] : entries) {
     if (entry.dtype == "F8_E4M3") names.push_back(name);
   }
+  if (names.empty()) return;
+  const std::optional<DeclaredBlocks> declared = declared_blocks(directory);
   for (const std::string& name : names) {
     const SafetensorsEntry* scale = nullptr;
     for (const char* end : {"_scale_inv", "_scale"}) {
@@ -132,12 +232,13 @@ void unite_f8(Entries& entries, const std::string& where) {
         break;
       }
     }
-    SafetensorsEntry whole =
-        decoded(entries.at(name), scale, fmt::format("{}: {}", where, quote(name)));
+    SafetensorsEntry whole = decoded(entries.at(name), scale, declared ? &*declared : nullptr,
+                                     fmt::format("{}: {}", directory.string(), quote(name)));
     entries[name] = std::move(whole);
     for (const char* end : {"_scale_inv", "_scale"}) entries.erase(name + end);
     if (!name.ends_with(kWeight)) continue;
-    entries.erase(name.substr(0, name.size() - kWeight.size()) + ".input_scale");
+    const std::string layer = name.substr(0, name.size() - kWeight.size());
+    for (const char* end : {".input_scale", ".activation_scale"}) entries.erase(layer + end);
   }
 }
 
@@ -187,9 +288,9 @@ void unite_mxfp4(Entries& entries, const std::string& where) {
 
 }  // namespace
 
-void unite_scaled_tensors(Entries& entries, const std::string& where) {
-  unite_f8(entries, where);
-  unite_mxfp4(entries, where);
+void unite_scaled_tensors(Entries& entries, const std::filesystem::path& directory) {
+  unite_f8(entries, directory);
+  unite_mxfp4(entries, directory.string());
 }
 
 }  // namespace pronghorn

@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/quote.h"
 #include "formats/checkpoint_reader.h"
 #include "model/block_place.h"
@@ -23,7 +22,6 @@ constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr int64_t kMaxHidden = 1 << 17;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;  // of a learned table
 constexpr double kMaxScale = 1e6;
-constexpr uint64_t kMaxConfigBytes = 16 << 20;
 
 // Names of values in configurations, in the order of the values; the first is the default.
 constexpr std::array<std::string_view, 4> kNorms = {"before", "after", "both", "ffn"};
@@ -159,46 +157,6 @@ void check_sides(const ModelConfig& config, const BlockPlace& place_of) {
     require(added || place->second == side, place_of(name) + ".side",
             "shares the weights of side {}, but is another", block.side->shared);
   }
-}
-
-// Puts quotes around the bare words that Python writes for numbers that JSON cannot spell.
-std::string quote_bare_numbers(std::string_view text) {
-  constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
-  std::string quoted;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (!in_string) {
-      const auto* word = std::find_if(std::begin(kWords), std::end(kWords), [&](auto candidate) {
-        return text.substr(i).starts_with(candidate);
-      });
-      if (word != std::end(kWords)) {
-        quoted.append(1, '"').append(*word).append(1, '"');
-        i += word->size() - 1;
-        continue;
-      }
-    }
-    quoted += text[i];
-    if (text[i] == '"') in_string = !in_string;
-    if (in_string && text[i] == '\\' && i + 1 < text.size()) quoted += text[++i];
-  }
-  return quoted;
-}
-
-// Models are large files, of which a configuration's limit would say nothing useful.
-void refuse_models(const std::filesystem::path& file) {
-  const MappedFile mapped(file);
-  const auto bytes = mapped.bytes();
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  constexpr size_t kLength = 8;  // of the header of a safetensors file
-  std::string_view what;
-  if (text.starts_with("GGUF")) what = "a model in GGUF";
-  if (text.starts_with("PK\x03\x04")) what = "an archive, perhaps of PyTorch";
-  if (text.size() > kLength && text[kLength] == '{' && !text.starts_with('{')) {
-    what = "weights in safetensors";
-  }
-  if (what.empty()) return;
-  throw Error(file.string(), fmt::format("is {}, where a configuration is wanted", what),
-              "name a config.json, or the directory of a checkpoint");
 }
 
 // model_max_length of tokenizer_config.json; 0 if it says nothing, or 10^30, which means nothing.
@@ -459,11 +417,6 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
   }
   if (!config.train.is_null()) json["train"] = config.train;
   return json;
-}
-
-nlohmann::json read_config_json(const std::filesystem::path& file) {
-  refuse_models(file);
-  return parse_json(quote_bare_numbers(read_file(file, kMaxConfigBytes)), file.string());
 }
 
 ModelConfig load_config(const std::filesystem::path& path) {

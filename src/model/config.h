@@ -133,11 +133,6 @@ TrainedContext trained_context(const ModelConfig& config);
 // The inverse, with all defaults spelled out.
 nlohmann::json write_pronghorn_config(const ModelConfig& config);
 
-// Parses a config.json. Strict JSON but for one thing: the bare words Infinity, -Infinity and NaN,
-// which Python writes (published Mamba-2 configurations have them), are read as strings of that
-// name, which only the keys that know them accept. Throws Error.
-nlohmann::json read_config_json(const std::filesystem::path& file);
-
 // A configuration file of any family that this engine knows (see families.h), a checkpoint
 // directory with a config.json, or a .pth file of RWKV-7, whose tensors say it.
 ModelConfig load_config(const std::filesystem::path& path);

@@ -103,8 +103,9 @@ void set_file_type(GgufMetadata& metadata, const Encoding& encoding) {
 
 }  // namespace
 
-void save_gguf(const Model& model, const std::filesystem::path& path, const GgufMetadata& extra,
-               const SaveOptions& options) {
+std::vector<std::filesystem::path> save_gguf(const Model& model, const std::filesystem::path& path,
+                                             const GgufMetadata& extra,
+                                             const SaveOptions& options) {
   Plan plan = plan_for(model, path.string());
   GgufMetadata& metadata = plan.file.metadata;
   const Weight* most = nullptr;  // the largest matrix besides the embedding
@@ -143,7 +144,7 @@ void save_gguf(const Model& model, const std::filesystem::path& path, const Gguf
           {each.rule.published[i], find_gguf_type(to->file_dtype), each.shapes[i], bytes});
     }
   }
-  write_gguf(path, metadata, tensors);
+  return write_split_gguf(path, metadata, tensors, options.part_bytes);
 }
 
 }  // namespace pronghorn

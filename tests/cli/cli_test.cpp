@@ -40,6 +40,10 @@ TEST_F(CliTest, WrongUsageIsTwo) {
       {{"generate", "x", "--prompt", "a", "--precision", "f16"}, "--precision"},
       {{"logits", "x", "--tokens", "1 b", "--out", "y"}, "'b' is not a token id"},
       {{"bench"}, "needs a model"},
+      {{"generate", "x", "--prompt", "a", "--adapter", ""}, "--adapter: is empty"},
+      {{"chat", "x", "--adapter", ""}, "--adapter: is empty"},
+      {{"eval", "x", "--data", "text.txt", "--adapter", ""}, "--adapter: is empty"},
+      {{"serve", "x", "--adapter", ""}, "--adapter: is empty"},
       {{"list", "--threads", "0"}, "--threads"}};
   for (const auto& [arguments, expected] : cases) {
     EXPECT_THAT(failure_of(2, arguments), HasSubstr(expected));
@@ -403,6 +407,12 @@ TEST_F(CliTest, ConvertWritesNoModelOverAnotherAndNoFilesThatItDoesNotKnow) {
   EXPECT_THAT(failure_of(2, {"convert", "run", ""}), HasSubstr("OUT is empty"));
   EXPECT_THAT(failure_of(2, {"convert", "run", "run"}), HasSubstr("the same"));
   EXPECT_THAT(failure_of(1, {"convert", "nothing", "other"}), HasSubstr("nothing"));
+  EXPECT_THAT(failure_of(2, {"convert", "run", "other", "--split", "2G"}), HasSubstr(".gguf"));
+  EXPECT_THAT(failure_of(2, {"convert", "run", "m.gguf", "--split", ""}), HasSubstr("is empty"));
+  for (const std::string size : {"0", "2X", "G", "-1M", "1.5G", "99999999999T"}) {
+    EXPECT_THAT(failure_of(2, {"convert", "run", "m.gguf", "--split=" + size}),
+                HasSubstr("--split"));
+  }
   EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
 }
 

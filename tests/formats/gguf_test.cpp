@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -217,6 +218,63 @@ TEST_F(GgufTest, SplitFilesAreOneModel) {
   write_part(0, 2, "b", "alone.gguf");
   EXPECT_THAT(error_of([&] { GgufFile file(folder_ / "alone.gguf"); }), HasSubstr("part 1 of 2"));
   EXPECT_THAT(error_of([&] { find_gguf(folder_.path()); }), HasSubstr("alone.gguf"));
+}
+
+TEST_F(GgufTest, WritesWhatWouldBeLargerInParts) {
+  const std::vector<GgufTensorToWrite> tensors = {
+      tensor("a", "F32", {100}), tensor("b", "Q8_0", {64, 32}), tensor("c", "F32", {3}),
+      tensor("d", "F16", {50}), tensor("e", "F32", {250})};
+  EXPECT_THAT(write_split_gguf(path_, example_metadata(), tensors, 1 << 20), ElementsAre(path_));
+  const GgufFile whole(path_);
+  constexpr uint64_t kPart = 1200;
+  const std::vector<fs::path> parts =
+      write_split_gguf(folder_ / "split.gguf", example_metadata(), tensors, kPart);
+  ASSERT_EQ(parts.size(), 4u);
+  EXPECT_EQ(parts.front(), folder_ / "split-00001-of-00004.gguf");
+  EXPECT_FALSE(fs::exists(folder_ / "split.gguf"));
+  for (size_t i = 0; i < parts.size(); ++i) {
+    // The second holds a tensor that is larger by itself.
+    EXPECT_EQ(fs::file_size(parts[i]) > kPart, i == 1) << i;
+  }
+  {
+    const GgufFile split(parts[2]);
+    for (const auto& [key, value] : whole.metadata().all()) {
+      ASSERT_NE(split.metadata().find(key), nullptr) << key;
+      EXPECT_EQ(split.metadata().find(key)->description(), value.description());
+    }
+    EXPECT_EQ(split.metadata().find("split.no")->description(), "u16 0");
+    EXPECT_EQ(split.metadata().find("split.count")->description(), "u16 4");
+    EXPECT_EQ(split.metadata().find("split.tensors.count")->description(), "i32 5");
+    ASSERT_EQ(split.tensors().size(), whole.tensors().size());
+    for (size_t i = 0; i < whole.tensors().size(); ++i) {
+      const GgufTensor &one = whole.tensors()[i], &other = split.tensors()[i];
+      EXPECT_EQ(one.name, other.name);
+      EXPECT_EQ(one.shape(), other.shape());
+      EXPECT_TRUE(std::ranges::equal(one.bytes, other.bytes)) << one.name;
+    }
+  }
+  // Nothing is written over what is there, and what fails leaves nothing.
+  const auto files = [&] {
+    return std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator());
+  };
+  const auto before = files();
+  EXPECT_THAT(error_of([&] {
+                write_split_gguf(folder_ / "split.gguf", example_metadata(), tensors, kPart);
+              }),
+              HasSubstr("split-00001-of-00004.gguf: is there already"));
+  std::vector<GgufTensorToWrite> failing = tensors;
+  failing.back().bytes = []() -> GgufTensorToWrite::Bytes { throw Error("e", "no bytes"); };
+  EXPECT_THAT(error_of([&] {
+                write_split_gguf(folder_ / "other.gguf", example_metadata(), failing, kPart);
+              }),
+              HasSubstr("no bytes"));
+  EXPECT_EQ(files(), before);
+  for (size_t missing = 0; missing < parts.size(); ++missing) {
+    fs::rename(parts[missing], folder_ / "away");
+    EXPECT_THAT(error_of([&] { GgufFile file(parts[missing == 0 ? 1 : 0]); }),
+                HasSubstr(parts[missing].filename().string()));
+    fs::rename(folder_ / "away", parts[missing]);
+  }
 }
 
 TEST_F(GgufTest, FindsTheFileThatAPathMeans) {

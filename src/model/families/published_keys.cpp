@@ -206,15 +206,22 @@ bool is_plain(std::string_view key, const nlohmann::json& value) {
 // Ways of storing weights that readers of checkpoints undo, so that no forward sees them.
 bool is_undone(std::string_view key, const nlohmann::json& value) {
   if (key != "quantization_config" || !value.is_object()) return false;
-  const auto method = value.find("quant_method");
-  return method != value.end() && (*method == "fp8" || *method == "mxfp4");
+  const nlohmann::json method = value.value("quant_method", nlohmann::json());
+  if (method != "compressed-tensors") return method == "fp8" || method == "mxfp4";
+  // Its 8-bit floats; not rotated weights, nor what has zeros left out.
+  return value.value("format", nlohmann::json()) == "float-quantized" &&
+         is_empty(value.value("transform_config", nlohmann::json())) &&
+         is_empty(value.value("sparsity_config", nlohmann::json()));
 }
 
 // Whether the key is known to change the computation, and has a value that does not. Throws Error
 // if it has one that does.
 bool is_off(const ConfigReader& reader, std::string_view key, const nlohmann::json& value) {
   std::vector<std::string> supported;
-  if (key == "quantization_config") supported = {R"(the quant_method "fp8" or "mxfp4")"};
+  if (key == "quantization_config") {
+    supported = {
+        R"(the quant_method "fp8", "mxfp4", or "compressed-tensors" of the format "float-quantized")"};
+  }
   if (key == "layer_types") {
     supported = {R"(only "full_attention")"};
   } else {
