@@ -263,6 +263,10 @@ class AttentionKernels {
   // numbers apart.
   virtual void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type,
                           std::byte* to, int64_t stride) = 0;
+
+  // The opposite: writes the numbers that such rows stand for, exactly; `stride` is of `from`.
+  virtual void load_rows(const std::byte* from, int64_t rows, int64_t columns, DType type,
+                         int64_t stride, const Matrix& to) = 0;
 };
 
 std::unique_ptr<AttentionKernels> make_cpu_attention_kernels();

@@ -99,6 +99,12 @@ class WatchedAttention final : public AttentionKernels {
     const Watched watched(watcher_, {.kernel = "store_rows", .kind = kAttention, .bytes = bytes});
     kernels_.store_rows(from, rows, columns, type, to, stride);
   }
+  void load_rows(const std::byte* from, int64_t rows, int64_t columns, DType type, int64_t stride,
+                 const Matrix& to) override {
+    const double bytes = as_double(rows * columns) * (kNumber + number_bytes(type));
+    const Watched watched(watcher_, {.kernel = "load_rows", .kind = kAttention, .bytes = bytes});
+    kernels_.load_rows(from, rows, columns, type, stride, to);
+  }
 
  private:
   // passes: forward 1, backward 2.

@@ -5,6 +5,7 @@
 // the published checkpoints.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,8 +64,8 @@ struct MlaConfig {
 
 // Two forms of the same numbers, which differ by rounding. Absorbed: the matrices that would widen
 // a latent vector are applied to queries and outputs instead, so that attention reads latent
-// vectors as they are kept. Expanded: keys and values are made, which takes fewer operations for
-// long texts that nothing is kept of.
+// vectors as they are kept. Expanded: keys and values are made, which takes fewer operations where
+// many rows look at them. Both keep the same journal.
 class MlaMixer final : public Mixer, public SeesBothWays {
  public:
   using Config = MlaConfig;
@@ -119,11 +120,10 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     }
     in.latent = rms_norm(context, kv.column_slice(0, config_.latent), kv_norm_, norm_epsilon_);
     in.k_rope = turned(input, kv.column_slice(config_.latent, config_.rope_dim));
-    const Tensor seen = expands(input) ? expanded(input, in) : absorbed(input, in);
-    return linear(context, seen, o_proj_, o_bias_);
+    return linear(context, attended(input, in), o_proj_, o_bias_);
   }
 
-  // In the absorbed form.
+  // In the absorbed form, as tokens are decoded.
   double sequence_cost(double context) const override {
     double seen = context, choice = 0;
     if (config_.sparse) {
@@ -172,18 +172,43 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     if (config_.bias) o_bias_ = scope.tensor("o_proj.bias", {d}, zero);
   }
 
-  // Where rows must be exact, and where latent vectors are kept, there is one form; and single
-  // keys are gathered as latent vectors.
-  bool expands(const LayerInput& input) const {
-    if (config_.sparse && input.context.tape == nullptr) return false;
-    return !input.context.exact &&
-           std::ranges::all_of(input.batch.segments(),
-                               [](const Segment& segment) { return segment.state == nullptr; });
+  // Where rows must be exact there is one form; and single keys are gathered as latent vectors.
+  Tensor attended(const LayerInput& input, const Projected& in) const {
+    if (input.context.exact || (config_.sparse && input.context.tape == nullptr)) {
+      return absorbed(input, in);
+    }
+    const auto all = [&](const auto& is_so) {
+      return std::ranges::all_of(input.batch.segments(), is_so);
+    };
+    if (all([](const Segment& segment) { return segment.state == nullptr; })) {
+      return expanded(input, in);
+    }
+    const bool is_cheaper = input.context.tape == nullptr && all([&](const Segment& segment) {
+                              return is_cheaper_expanded(segment);
+                            });
+    return is_cheaper ? expanded_with_earlier(input, in) : absorbed(input, in);
+  }
+
+  // Whether a long segment of a sequence that is kept takes fewer operations if keys and values are
+  // made of all that its rows see, the rows of earlier segments included.
+  bool is_cheaper_expanded(const Segment& segment) const {
+    const std::optional<int64_t> before = rows_before(segment, latents_);
+    if (!before) return false;
+    const auto rows = static_cast<double>(segment.length), held = static_cast<double>(*before);
+    const double pairs = rows * (held + (rows + 1) / 2);
+    const auto latent = static_cast<double>(config_.latent);
+    const auto widths = static_cast<double>(config_.head_dim + config_.value_dim);
+    return pairs * (2 * latent - widths) > held * latent * widths;
   }
 
   Tensor turned(const LayerInput& input, const Tensor& x) const {
     return pronghorn::turned(input, x, config_.rope_dim, angles_);
   }
+
+  struct Heads {
+    int64_t begin = 0, end = 0;
+  };
+  Heads all_heads() const { return {0, config_.heads}; }
 
   // Columns of head `head` among heads of equal width.
   Tensor head_of(const Tensor& x, int64_t head) const {
@@ -191,11 +216,12 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     return x.column_slice(head * width, width);
   }
 
-  // part(h) for each head side by side, `between` after each of them.
+  // part(h) for each of the heads side by side, `between` after each of them.
   template <typename Part, typename Between>
-  Tensor by_head(const Context& context, const Part& part, const Between& between) const {
+  Tensor by_head(const Context& context, const Heads& heads, const Part& part,
+                 const Between& between) const {
     std::vector<Tensor> parts;
-    for (int64_t head = 0; head < config_.heads; ++head) {
+    for (int64_t head = heads.begin; head < heads.end; ++head) {
       parts.push_back(part(head));
       if (const Tensor after = between(head); after.defined()) parts.push_back(after);
     }
@@ -208,31 +234,77 @@ class MlaMixer final : public Mixer, public SeesBothWays {
       return weights[static_cast<size_t>(head)];
     };
     const Tensor q = by_head(
-        context, [&](int64_t h) { return linear(context, head_of(in.q, h), weight(k_b_proj_, h)); },
+        context, all_heads(),
+        [&](int64_t h) { return linear(context, head_of(in.q, h), weight(k_b_proj_, h)); },
         [&](int64_t h) { return head_of(in.q_rope, h); });
     const Tensor key[] = {in.latent, in.k_rope};
     const Tensor seen = attend(input, in, q, concatenate_columns(context, key), {}, absorbed_);
     return by_head(
-        context, [&](int64_t h) { return linear(context, head_of(seen, h), weight(v_b_proj_, h)); },
+        context, all_heads(),
+        [&](int64_t h) { return linear(context, head_of(seen, h), weight(v_b_proj_, h)); },
+        [](int64_t) { return Tensor(); });
+  }
+
+  Tensor expanded_queries(const Context& context, const Projected& in) const {
+    return by_head(
+        context, all_heads(), [&](int64_t h) { return head_of(in.q, h); },
+        [&](int64_t h) { return head_of(in.q_rope, h); });
+  }
+
+  Tensor expanded_keys(const Context& context, const Heads& heads, const Tensor& latent,
+                       const Tensor& k_rope) const {
+    return by_head(
+        context, heads,
+        [&](int64_t h) {
+          return linear_transposed(context, latent, k_b_proj_[static_cast<size_t>(h)]);
+        },
+        [&](int64_t) { return k_rope; });
+  }
+
+  Tensor expanded_values(const Context& context, const Heads& heads, const Tensor& latent) const {
+    return by_head(
+        context, heads,
+        [&](int64_t h) { return linear(context, latent, v_b_proj_[static_cast<size_t>(h)]); },
         [](int64_t) { return Tensor(); });
   }
 
   Tensor expanded(const LayerInput& input, const Projected& in) const {
     const Context& context = input.context;
-    const Tensor q = by_head(
-        context, [&](int64_t h) { return head_of(in.q, h); },
-        [&](int64_t h) { return head_of(in.q_rope, h); });
-    const Tensor k = by_head(
-        context,
-        [&](int64_t h) {
-          return linear_transposed(context, in.latent, k_b_proj_[static_cast<size_t>(h)]);
-        },
-        [&](int64_t) { return in.k_rope; });
-    const Tensor v = by_head(
-        context,
-        [&](int64_t h) { return linear(context, in.latent, v_b_proj_[static_cast<size_t>(h)]); },
-        [](int64_t) { return Tensor(); });
+    const Tensor q = expanded_queries(context, in);
+    const Tensor k = expanded_keys(context, all_heads(), in.latent, in.k_rope);
+    const Tensor v = expanded_values(context, all_heads(), in.latent);
     return attend(input, in, q, k, v, expanded_);
+  }
+
+  // The same where latent vectors are kept: keys and values are made of all that the journal then
+  // holds, as it holds it, of some heads at a time, so that they take no more memory than those of
+  // a piece of a prompt.
+  Tensor expanded_with_earlier(const LayerInput& input, const Projected& in) const {
+    const Context& context = input.context;
+    const Tensor q = expanded_queries(context, in);
+    const Tensor parts[] = {in.latent, in.k_rope};
+    const Tensor appended = concatenate_columns(context, parts);
+    const int64_t key_dim = expanded_.head_dim, value_dim = expanded_.value_dim;
+    const Tensor seen = Tensor::empty({q.rows(), config_.heads * value_dim});
+    for (const Segment& segment : input.batch.segments()) {
+      const Tensor held = append_and_read(input.batch, segment, appended, latents_);
+      const Tensor latent = held.column_slice(0, config_.latent);
+      const Tensor k_rope = held.column_slice(config_.latent, config_.rope_dim);
+      const Tensor own_q = q.row_slice(segment.first_row, segment.length);
+      const Tensor own_seen = seen.row_slice(segment.first_row, segment.length);
+      const int64_t most = std::max<int64_t>(1, config_.heads * kPromptPiece / held.rows());
+      for (int64_t begin = 0; begin < config_.heads; begin += most) {
+        const Heads heads{begin, std::min(config_.heads, begin + most)};
+        AttentionOptions options = expanded_;
+        options.heads = options.kv_heads = heads.end - begin;
+        const Tensor part =
+            attention_to_rows(own_q.column_slice(begin * key_dim, options.heads * key_dim),
+                              expanded_keys(context, heads, latent, k_rope),
+                              expanded_values(context, heads, latent), options);
+        own_seen.column_slice(begin * value_dim, options.heads * value_dim).copy_from(part);
+      }
+    }
+    return seen;
   }
 
   // To all keys, or to those that the indexer chooses; it learns from what is looked at.

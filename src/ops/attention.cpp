@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 
 #include "backend/backend.h"
@@ -61,7 +62,7 @@ struct Works {
 };
 
 void check_shapes(const Inputs& in, const AttentionOptions& options, const AttentionShape& shape,
-                  int64_t rows) {
+                  int64_t rows, int64_t keys) {
   require(options.heads > 0 && options.kv_heads > 0 && options.heads % options.kv_heads == 0 &&
               options.head_dim > 0 && options.value_dim >= 0 && options.window >= 0 &&
               options.segment >= 0 && options.prefix >= 0 && options.soft_cap >= 0 &&
@@ -75,16 +76,16 @@ void check_shapes(const Inputs& in, const AttentionOptions& options, const Atten
   require(in.q.rows() == rows && in.q.columns() == options.heads * options.head_dim, kWhere,
           "q is {} for {} rows of {} heads of {}", in.q.shape(), rows, options.heads,
           options.head_dim);
-  require(in.k.rows() == rows && in.k.columns() == key_width(shape), kWhere,
-          "k is {} for {} rows of {} heads of {}", in.k.shape(), rows, options.kv_heads,
+  require(in.k.rows() == keys && in.k.columns() == key_width(shape), kWhere,
+          "k is {} for {} rows of {} heads of {}", in.k.shape(), keys, options.kv_heads,
           options.head_dim);
   if (options.value_in_key) {
     require(!in.v.defined() && shape.value_dim <= shape.key_dim, kWhere,
             "values of {} that are in keys of {}, {} v", shape.value_dim, shape.key_dim,
             in.v.defined() ? "with" : "without");
   } else {
-    require(in.v.defined() && in.v.rows() == rows && in.v.columns() == value_width(shape), kWhere,
-            "v is {} for {} rows of {} heads of {}", in.v.shape(), rows, options.kv_heads,
+    require(in.v.defined() && in.v.rows() == keys && in.v.columns() == value_width(shape), kWhere,
+            "v is {} for {} rows of {} heads of {}", in.v.shape(), keys, options.kv_heads,
             shape.value_dim);
   }
   require(!in.sinks.defined() || (in.sinks.size() == options.heads && in.sinks.contiguous()),
@@ -254,7 +255,7 @@ AttentionResult run(const Context& context, const Inputs& in, const AttentionOpt
                     const CheckedBatch& batch, JournalSlot slot, bool sums,
                     const BlockLists& given = {}) {
   const AttentionShape shape = attention_shape(options);
-  check_shapes(in, options, shape, batch.rows());
+  check_shapes(in, options, shape, batch.rows(), batch.rows());
   check_segments(context, options, batch);
   const Tensor output = Tensor::empty({in.q.rows(), shape.heads * shape.value_dim});
   const bool record = needs_gradient(context, output, in.q, in.k, in.v, in.sinks);
@@ -383,6 +384,48 @@ AttentionResult partial_attention(const Context& context, const Tensor& q, const
                              true);
   }
   return run(context, {q, k, v, sinks}, options, batch, slot, true, lists);
+}
+
+std::optional<int64_t> rows_before(const Segment& segment, JournalSlot slot) {
+  const bool is_long = segment.parents.empty() && segment.length > kExactStep;
+  if (segment.state == nullptr || !is_long || segment.mask != Mask::causal) return {};
+  const Journal& journal = segment.state->journal(slot.layer, slot.index);
+  const JournalShape& shape = journal.shape();
+  if (shape.rolls || shape.eviction.is_on() || shape.top_blocks > 0 || journal.first_row() > 0) {
+    return {};
+  }
+  return journal.length();
+}
+
+Tensor append_and_read(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
+                       JournalSlot slot) {
+  Journal& journal = segment.state->journal(slot.layer, slot.index);
+  require(k.rows() == batch.rows() && k.columns() == journal.shape().row_width, kWhere,
+          "{} for {} rows of a journal whose rows are {} wide", k.shape(), batch.rows(),
+          journal.shape().row_width);
+  append_rows(batch, segment, {&k, 1}, journal);
+  return read_rows(journal);
+}
+
+Tensor attention_to_rows(const Tensor& q, const Tensor& k, const Tensor& v,
+                         const AttentionOptions& options) {
+  const AttentionShape shape = attention_shape(options);
+  const int64_t length = q.rows(), before = k.rows() - length;
+  require(before >= 0 && !is_limited(options) && options.block == 0 && !options.value_in_key,
+          kWhere, "{} rows over {} keys of their own, window {}, segment {}, blocks of {}", length,
+          k.rows(), options.window, options.segment, options.block);
+  const Tensor no_sinks;
+  check_shapes({q, k, v, no_sinks}, options, shape, length, k.rows());
+  PooledVector<KeyRange> visible;
+  for (int64_t i = 0; i < length; ++i) visible.push_back({0, before + i + 1});
+  AttentionUnits units(options);
+  units.add_given(visible, k, v);
+  const Tensor output = Tensor::empty({length, shape.heads * shape.value_dim});
+  AttentionOperands operands;
+  operands.q = input_matrix(q);
+  operands.o = output_matrix(output);
+  backend().attention().forward(shape, units.units(), operands);
+  return output;
 }
 
 }  // namespace pronghorn

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "ops/rope.h"
@@ -106,6 +107,26 @@ AttentionResult partial_attention(const Context& context, const Tensor& q, const
                                   const Tensor& v, const AttentionOptions& options,
                                   const CheckedBatch& batch, JournalSlot slot,
                                   const Tensor& sinks = {}, const BlockLists& lists = {});
+
+// Keys and values that are made of what a journal holds (the expanded form of latent attention).
+//
+// The rows that the journal at `slot` holds before a segment, where all rows of the segment see all
+// of them, and may depend on the cut: nothing unless it is a causal chain of more than kExactStep
+// tokens with a state, and its cache neither drops rows nor chooses among them.
+std::optional<int64_t> rows_before(const Segment& segment, JournalSlot slot);
+
+// Appends the rows of such a segment to the journal, rounded, as attention() does; k is [rows of
+// the batch, row width]. Returns what all rows that the journal then holds stand for, [count, row
+// width].
+Tensor append_and_read(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
+                       JournalSlot slot);
+
+// attention() of such a segment to keys and values in the place of those rows: q [length, heads
+// head_dim], k [count, kv_heads head_dim], v [count, kv_heads value_dim]; row i sees the first
+// count - length + i + 1. Returns [length, heads value_dim]. Has no gradient. Throws Error on a
+// window, segments, chosen blocks, values in keys, and widths that do not fit the options.
+Tensor attention_to_rows(const Tensor& q, const Tensor& k, const Tensor& v,
+                         const AttentionOptions& options);
 
 // Attention of q to everything that `parts` attended to and to `count` fixed keys that every row
 // sees (persistent memory, arXiv 2501.00663 section 3.3): keys [count, heads head_dim] and values

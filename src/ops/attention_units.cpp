@@ -182,19 +182,29 @@ void AttentionUnits::add_entries(int64_t first_row, std::span<const KeyRange> vi
   add_tiles(journal_row({}, rows), count, row_bytes, row_bytes, first);
 }
 
+void AttentionUnits::add_tensors(const Tensor& k, const Tensor& v, int64_t first, int64_t count) {
+  Rows rows{reinterpret_cast<const std::byte*>(k.row(first)), nullptr};
+  const auto row_bytes = [](int64_t stride) { return stride * int64_t{sizeof(float)}; };
+  units_.back().key_stride = k.row_stride();
+  if (v.defined()) {
+    rows.values = reinterpret_cast<const std::byte*>(v.row(first));
+    units_.back().value_stride = v.row_stride();
+  }
+  add_tiles(rows, count, row_bytes(k.row_stride()), row_bytes(units_.back().value_stride), first);
+}
+
+void AttentionUnits::add_given(std::span<const KeyRange> visible, const Tensor& k,
+                               const Tensor& v) {
+  begin_unit(0, std::ssize(visible));
+  visible_.insert(visible_.end(), visible.begin(), visible.end());
+  add_tensors(k, v, 0, k.rows());
+}
+
 void AttentionUnits::add_fresh(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
                                const Tensor& v) {
   limits_ = limits_of(options_, {});
   begin_unit(segment.first_row, segment.length);
-  Rows rows{reinterpret_cast<const std::byte*>(k.row(segment.first_row)), nullptr};
-  const auto row_bytes = [](int64_t stride) { return stride * int64_t{sizeof(float)}; };
-  units_.back().key_stride = k.row_stride();
-  if (v.defined()) {
-    rows.values = reinterpret_cast<const std::byte*>(v.row(segment.first_row));
-    units_.back().value_stride = v.row_stride();
-  }
-  add_tiles(rows, segment.length, row_bytes(k.row_stride()), row_bytes(units_.back().value_stride),
-            segment.first_row);
+  add_tensors(k, v, segment.first_row, segment.length);
   if (segment.mask == Mask::two_copies) {
     return add_copies_ranges(
         batch.positions(segment).first(static_cast<size_t>(segment.length / 2)), segment.block);

@@ -34,6 +34,8 @@ class AttentionUnits {
   // A segment without a state, which attends to its own rows of k and v (none with value_in_key).
   void add_fresh(const CheckedBatch& batch, const Segment& segment, const Tensor& k,
                  const Tensor& v);
+  // Rows 0 ... over rows of k and v. visible: which of them each row sees.
+  void add_given(std::span<const KeyRange> visible, const Tensor& k, const Tensor& v);
   // A chain whose keys are already appended to `journal`.
   void add_chain(const CheckedBatch& batch, const Segment& segment, const Journal& journal);
   // The last `count` rows of a journal whose rows are dropped by weight, as rows 0 ... of operands
@@ -62,6 +64,8 @@ class AttentionUnits {
     const std::byte *keys = nullptr, *values = nullptr;
   };
   void begin_unit(int64_t first_row, int64_t rows);
+  // Rows first ... first + count - 1 of tensors, which get their gradients.
+  void add_tensors(const Tensor& k, const Tensor& v, int64_t first, int64_t count);
   // A copy of rows of the same size that lives as long as the units do.
   std::byte* kept_copy(std::span<const std::byte* const> rows, int64_t row_bytes);
   void add_tiles(const Rows& rows, int64_t count, int64_t key_stride_bytes,

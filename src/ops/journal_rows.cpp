@@ -49,4 +49,22 @@ void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<co
   if (!segment.parents.empty()) journal.set_tree(segment.parents);
 }
 
+Tensor read_rows(const Journal& journal) {
+  require(journal.first_row() == 0, "attention", "the first {} rows are no longer held",
+          journal.first_row());
+  const JournalShape& shape = journal.shape();
+  const Tensor rows = Tensor::empty({journal.length(), shape.row_width});
+  // A page at a time: its rows lie one after another.
+  const int64_t pages = (journal.length() + Journal::kPageRows - 1) / Journal::kPageRows;
+  parallel_for(pages, 1, [&](int64_t page_begin, int64_t page_end) {
+    for (int64_t page = page_begin; page < page_end; ++page) {
+      const int64_t row = page * Journal::kPageRows;
+      backend().attention().load_rows(
+          journal.row_data(row), std::min(Journal::kPageRows, journal.length() - row),
+          shape.row_width, shape.row_type, shape.row_width, {rows.row(row), rows.row_stride()});
+    }
+  });
+  return rows;
+}
+
 }  // namespace pronghorn

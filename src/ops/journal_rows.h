@@ -21,4 +21,8 @@ int64_t find_rows(const Journal& journal, std::span<const int32_t> positions);
 void append_rows(const CheckedBatch& batch, const Segment& segment, std::span<const Tensor> parts,
                  Journal& journal);
 
+// What all rows of a journal stand for, as it holds them: [length, row_width] of f32. Throws Error
+// if it has dropped some.
+Tensor read_rows(const Journal& journal);
+
 }  // namespace pronghorn

@@ -15,6 +15,8 @@
 #include "base/float16.h"
 #include "base/random.h"
 #include "ops/attention.h"
+#include "ops/journal_rows.h"
+#include "ops/pointwise.h"
 #include "support/errors.h"
 #include "support/machine.h"
 #include "support/steps.h"
@@ -72,6 +74,25 @@ Block block_at(const std::byte* from, DType type) {
 Doubles held_row(const Journal& journal, int64_t row) {
   const JournalShape& shape = journal.shape();
   Doubles y;
+  if (!is_block_type(shape.row_type)) {
+    for (int64_t i = 0; i < shape.row_width; ++i) {
+      const std::byte* at = journal.row_data(row) + dtype_bytes(shape.row_type, i);
+      float number = 0;
+      bf16_t bf16_bits;
+      f16_t f16_bits;
+      if (shape.row_type == DType::bf16) {
+        std::memcpy(&bf16_bits, at, sizeof(bf16_bits));
+        number = from_bf16(bf16_bits);
+      } else if (shape.row_type == DType::f16) {
+        std::memcpy(&f16_bits, at, sizeof(f16_bits));
+        number = from_f16(f16_bits);
+      } else {
+        std::memcpy(&number, at, sizeof(number));
+      }
+      y.push_back(number);
+    }
+    return y;
+  }
   for (int64_t at = 0; at < shape.row_width; at += kRowBlock) {
     const Block block =
         block_at(journal.row_data(row) + dtype_bytes(shape.row_type, at), shape.row_type);
@@ -192,6 +213,44 @@ class CacheBlocksTest : public testing::TestWithParam<std::string> {
   void SetUp() override { set_cpu_instruction_set(GetParam()); }
   void TearDown() override { set_cpu_instruction_set(cpu_instruction_sets().back()); }
 };
+
+// What rows stand for, and attention to keys and values in their place.
+TEST_P(CacheBlocksTest, RowsAreReadAsTheyAreHeld) {
+  const AttentionOptions odd = {.heads = 2, .head_dim = 5, .value_dim = 7};
+  for (const DType type : {DType::f32, DType::bf16, DType::f16, DType::q8_0, DType::q4_0}) {
+    constexpr int64_t kRows = 90, kBefore = 40;
+    Sequence sequence(is_block_type(type) ? shapes().front() : odd, kRows, type);
+    const AttentionOptions& options = sequence.options;
+    sequence.step(kBefore);
+    const Tensor parts[] = {sequence.k.row_slice(kBefore, kRows - kBefore),
+                            sequence.v.row_slice(kBefore, kRows - kBefore)};
+    Batch batch;
+    for (int32_t i = kBefore; i < kRows; ++i) batch.positions.push_back(i);
+    batch.segments = {{&sequence.state, 0, kRows - kBefore, Mask::causal, {}}};
+    EXPECT_EQ(rows_before(batch.segments.front(), {}), kBefore);
+    const Tensor read =
+        append_and_read(batch, batch.segments.front(), concatenate_columns({}, parts), {});
+    std::vector<Doubles> held;
+    for (int64_t row = 0; row < kRows; ++row) {
+      held.push_back(held_row(sequence.journal(), row));
+      ASSERT_EQ(std::ssize(held.back()), read.columns());
+      for (int64_t i = 0; i < read.columns(); ++i) {
+        // Sums of a block's 32 numbers of up to 1.
+        const double most = is_block_type(type) ? 4e-6 : 0;
+        EXPECT_NEAR(read.row(row)[i], held.back()[static_cast<size_t>(i)], most)
+            << dtype_name(type) << " row " << row;
+      }
+    }
+    const int64_t keys = sequence.k.columns(), values = sequence.v.columns();
+    const Tensor o =
+        attention_to_rows(sequence.q.row_slice(kBefore, kRows - kBefore),
+                          read.column_slice(0, keys), read.column_slice(keys, values), options);
+    const Doubles all = sequence.naive(held);
+    const Doubles last(all.end() - o.size(), all.end());
+    EXPECT_LT(difference({o.values().begin(), o.values().end()}, last), kTolerance)
+        << dtype_name(type);
+  }
+}
 
 TEST_P(CacheBlocksTest, RowsAreHeldAsDefined) {
   for (const DType type : {DType::q8_0, DType::q4_0}) {

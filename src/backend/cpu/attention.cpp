@@ -56,6 +56,10 @@ class CpuAttentionKernels final : public AttentionKernels {
                   int64_t stride) override {
     cpu_attention::store_rows(from, rows, columns, type, to, stride);
   }
+  void load_rows(const std::byte* from, int64_t rows, int64_t columns, DType type, int64_t stride,
+                 const Matrix& to) override {
+    cpu_attention::load_rows(from, rows, columns, type, stride, to);
+  }
 };
 
 // What forward() does, in two rounds: first the tiles of keys and values are packed, then tiles of

@@ -1,4 +1,5 @@
-// Rows of keys and values, rounded as a journal holds them.
+// Rows of keys and values, rounded as a journal holds them, and what they then stand for.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -52,6 +53,16 @@ void StoreRows(const ConstMatrix& from, int64_t rows, int64_t columns, DType typ
   }
 }
 
+void LoadRows(const std::byte* from, int64_t rows, int64_t columns, DType type, int64_t stride,
+              const Matrix& to) {
+  for (int64_t i = 0; i < rows; ++i, from += dtype_bytes(type, stride)) {
+    float* row = to.row(i);
+    const ConstMatrix held = FloatRows(type, from, 0, stride, 1, columns, row);
+    if (held.data != row) std::copy_n(held.data, columns, row);
+    if (is_block_type(type)) TurnBlocks(columns, row);
+  }
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace pronghorn
@@ -61,10 +72,16 @@ HWY_AFTER_NAMESPACE();
 namespace pronghorn {
 
 HWY_EXPORT(StoreRows);
+HWY_EXPORT(LoadRows);
 
 void cpu_attention::store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type,
                                std::byte* to, int64_t stride) {
   HWY_DYNAMIC_DISPATCH(StoreRows)(from, rows, columns, type, to, stride);
+}
+
+void cpu_attention::load_rows(const std::byte* from, int64_t rows, int64_t columns, DType type,
+                              int64_t stride, const Matrix& to) {
+  HWY_DYNAMIC_DISPATCH(LoadRows)(from, rows, columns, type, stride, to);
 }
 
 }  // namespace pronghorn

@@ -232,4 +232,8 @@ void indexer_loss_unit(const IndexerLoss& arguments, const AttentionUnit& unit);
 void store_rows(const ConstMatrix& from, int64_t rows, int64_t columns, DType type, std::byte* to,
                 int64_t stride);
 
+// AttentionKernels::load_rows().
+void load_rows(const std::byte* from, int64_t rows, int64_t columns, DType type, int64_t stride,
+               const Matrix& to);
+
 }  // namespace pronghorn::cpu_attention
