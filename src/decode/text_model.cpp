@@ -4,6 +4,7 @@
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
 #include "model/lora.h"
+#include "tensor/storage.h"
 
 namespace pronghorn {
 
@@ -38,6 +39,8 @@ TextModel load_text_model(const std::filesystem::path& checkpoint,
   require(loaded.tokenizer->vocab_size() <= loaded.model->config().vocab_size, checkpoint.string(),
           "its tokenizer has {} tokens and its model {}", loaded.tokenizer->vocab_size(),
           loaded.model->config().vocab_size);
+  // Reading a tokenizer takes twice the memory that it needs.
+  release_cached_memory();
   return loaded;
 }
 

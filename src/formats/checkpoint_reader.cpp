@@ -54,6 +54,10 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : dir
   }
   const std::optional<std::filesystem::path> file = find_weights(directory);
   if (!file) {
+    if (std::filesystem::exists(directory / "adapter_config.json")) {
+      throw Error(directory.string(), "holds an adapter, not a whole model",
+                  "name its model, and this with --adapter");
+    }
     throw Error(directory.string(),
                 "no model.safetensors, no pytorch_model.bin and no index of either",
                 "name the directory of a checkpoint");

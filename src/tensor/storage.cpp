@@ -1,5 +1,6 @@
 #include "tensor/storage.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
@@ -141,6 +142,9 @@ void reset_memory_peak() { allocator().reset_peak(); }
 void release_cached_memory() {
   allocator().release_cached();
   list_allocator().release_cached();
+#ifdef __GLIBC__
+  malloc_trim(0);  // the heap keeps what was freed below its last block
+#endif
 }
 
 int64_t peak_resident_bytes() {

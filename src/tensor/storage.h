@@ -82,7 +82,7 @@ struct MemoryUse {
 MemoryUse memory_use();
 void reset_memory_peak();
 
-// Gives cached free blocks back to the system.
+// Gives cached free blocks, and what the heap keeps of freed memory, back to the system.
 void release_cached_memory();
 
 // Largest resident set of the process so far, in bytes.

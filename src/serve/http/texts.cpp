@@ -1,6 +1,7 @@
 // POST /tokenize, /detokenize and /apply-template, and GET /v1/models.
 #include "model/weight_bytes.h"
 #include "serve/http/api_error.h"
+#include "serve/http/chat_image.h"
 #include "serve/http/chat_run.h"
 #include "serve/http/endpoints.h"
 #include "serve/http/reply_parts.h"
@@ -62,6 +63,7 @@ Reply tokenize(Service& service, Call& call) {
   if (fields.has("messages")) {
     Chat chat = read_chat(fields);
     read_reasoning(fields, *model, chat);
+    seen_image(*model, chat);
     tokens = model->tokenizer->encode(chat_text(*model, chat),
                                       {.add_special = false, .parse_special = true});
   } else {
@@ -96,6 +98,7 @@ Reply apply_template(Service& service, Call& call) {
   call.record.model = model->name;
   Chat chat = read_chat(fields);
   read_reasoning(fields, *model, chat);
+  seen_image(*model, chat);
   const ChatPrompt prompt = chat_prompt(*model, chat, call.client_is_gone);
   return json{
       {"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}};
