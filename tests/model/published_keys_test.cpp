@@ -144,6 +144,8 @@ TEST(PublishedKeys, ThatRepeatASizeMustAgree) {
   EXPECT_EQ(read("mamba", {{"d_model", golden("mamba").at("hidden_size")}}).warning, "");
   EXPECT_THAT(read("mamba", {{"d_model", 12345}}).warning, HasSubstr("'d_model'"));
   EXPECT_EQ(read("llama", {{"n_layers", golden("llama").at("num_hidden_layers")}}).warning, "");
+  EXPECT_THAT(error("rwkv7", {{"head_dim", 0}, {"num_heads", 4096}}),
+              HasSubstr("head_dim: 0 does not divide"));
 }
 
 TEST(PublishedKeys, OurOwnFormatStaysStrict) {

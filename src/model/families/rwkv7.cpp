@@ -37,8 +37,8 @@ ModelConfig read(ConfigReader reader) {
   const int64_t heads =
       reader.integer("num_heads", head_dim > 0 ? hidden_size / head_dim : 0, 1, limits::kHeads);
   if (head_dim == 0) head_dim = hidden_size / heads;
-  require(hidden_size % head_dim == 0, reader.path("head_dim"), "{} does not divide hidden_size {}",
-          head_dim, hidden_size);
+  require(head_dim > 0 && hidden_size % head_dim == 0, reader.path("head_dim"),
+          "{} does not divide hidden_size {}", head_dim, hidden_size);
   nlohmann::json settings = read_rwkv_settings(reader, hidden_size);
   check_value_dim(reader, hidden_size);
   nlohmann::json mixer = {
