@@ -146,6 +146,8 @@ TEST(PublishedKeys, ThatRepeatASizeMustAgree) {
   EXPECT_EQ(read("llama", {{"n_layers", golden("llama").at("num_hidden_layers")}}).warning, "");
   EXPECT_THAT(error("rwkv7", {{"head_dim", 0}, {"num_heads", 4096}}),
               HasSubstr("head_dim: 0 does not divide"));
+  EXPECT_THAT(error("rwkv7", {{"head_dim", nullptr}, {"num_heads", nullptr}}),
+              HasSubstr("num_heads: is missing"));
 }
 
 TEST(PublishedKeys, OurOwnFormatStaysStrict) {

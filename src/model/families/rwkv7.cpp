@@ -36,7 +36,10 @@ ModelConfig read(ConfigReader reader) {
   int64_t head_dim = reader.integer("head_dim", is_null(reader, "head_dim") ? 0 : 64, 0);
   const int64_t heads =
       reader.integer("num_heads", head_dim > 0 ? hidden_size / head_dim : 0, 1, limits::kHeads);
-  if (head_dim == 0) head_dim = hidden_size / heads;
+  if (head_dim == 0) {
+    require(heads > 0, reader.path("num_heads"), "is missing, and head_dim is, too");
+    head_dim = hidden_size / heads;
+  }
   require(head_dim > 0 && hidden_size % head_dim == 0, reader.path("head_dim"),
           "{} does not divide hidden_size {}", head_dim, hidden_size);
   nlohmann::json settings = read_rwkv_settings(reader, hidden_size);
