@@ -20,9 +20,10 @@ namespace pronghorn::testing_support {
 // the same size: closing a range takes as long as there are addresses that were ever used.
 class GuardedArena {
  public:
+  // Never destroyed: what pools keep comes back when the program ends.
   static GuardedArena& instance() {
-    static GuardedArena arena;
-    return arena;
+    static auto* arena = new GuardedArena;
+    return *arena;
   }
 
   std::byte* allocate(size_t bytes, size_t alignment) {
