@@ -60,12 +60,6 @@ void add_ends(const std::vector<int32_t>& ends, GgufMetadata& metadata) {
   }
 }
 
-bool ends_in(const std::filesystem::path& path, std::string_view ending) {
-  return std::ranges::equal(path.extension().string(), ending, [](unsigned char a, char b) {
-    return static_cast<char>(std::tolower(a)) == b;
-  });
-}
-
 // "2G", "500M", "64K", "1000": in steps of 1000, as llama.cpp counts.
 uint64_t parse_bytes(const std::string& text) {
   uint64_t bytes = 0, unit = 1;
@@ -98,7 +92,7 @@ void check_directory_to_write(const std::filesystem::path& out) {
     throw Error(out.string(), fmt::format("already holds {} of a model", what),
                 "choose another OUT");
   };
-  if (std::filesystem::is_directory(out) && find_weights(out)) refuse("weights");
+  if (find_weights(out)) refuse("weights");
   for (const char* file : {"config.json", "tokenizer.json", "tokenizer.model"}) {
     if (std::filesystem::exists(out / file)) refuse(file);
   }
@@ -106,8 +100,9 @@ void check_directory_to_write(const std::filesystem::path& out) {
 
 void run(const ConvertOptions& options) {
   const bool to_gguf = ends_in(options.out, ".gguf");
-  if (options.out.empty())
+  if (options.out.empty()) {
     throw UsageError("convert", "OUT is empty", "name a file or a directory");
+  }
   if (!options.quantize.empty() && !options.type.empty()) {
     throw UsageError("convert", "--quantize and --type exclude each other");
   }

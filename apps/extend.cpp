@@ -63,8 +63,8 @@ void print(const ExtendCommand& options, int64_t original, const LongScores& sco
 }
 
 void extend_command(const ExtendCommand& options) {
-  require(std::filesystem::is_directory(options.model) && find_weights(options.model),
-          options.model.string(), "is no checkpoint directory, whose model could learn more");
+  require(find_weights(options.model).has_value(), options.model.string(),
+          "is no checkpoint directory, whose model could learn more");
   TrainRun run = options.run("extend");
   const DirectoryLock lock(options.directory);
   check_directory(options.directory, false);

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -210,6 +212,11 @@ void MappedFile::release(std::span<const std::byte> part) const {
   const auto offset = static_cast<size_t>(part.data() - data_);
   const size_t first = offset / page * page;  // a mapping starts at a page
   ::madvise(const_cast<std::byte*>(data_) + first, offset - first + part.size(), MADV_DONTNEED);
+}
+
+bool ends_in(const std::filesystem::path& path, std::string_view ending) {
+  return std::ranges::equal(path.extension().string(), ending,
+                            [](unsigned char a, unsigned char b) { return std::tolower(a) == b; });
 }
 
 void make_directories(const std::filesystem::path& path) {

@@ -68,6 +68,9 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Whether the name ends in `ending`, a dot and small letters; letters of the name may be large.
+bool ends_in(const std::filesystem::path& path, std::string_view ending);
+
 // Creates a directory and its parents. Throws Error.
 void make_directories(const std::filesystem::path& path);
 

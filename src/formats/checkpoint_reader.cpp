@@ -43,8 +43,7 @@ std::optional<std::filesystem::path> find_weights(const std::filesystem::path& d
 
 bool is_torch_model(const std::filesystem::path& path) {
   std::error_code code;
-  return in_small_letters(path.extension().string()) == ".pth" &&
-         std::filesystem::is_regular_file(path, code);
+  return ends_in(path, ".pth") && std::filesystem::is_regular_file(path, code);
 }
 
 CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : directory_(directory) {
@@ -62,7 +61,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : dir
                 "no model.safetensors, no pytorch_model.bin and no index of either",
                 "name the directory of a checkpoint");
   }
-  if (in_small_letters(file->extension().string()) == ".json") {
+  if (ends_in(*file, ".json")) {
     read_shards(*file);
   } else {
     entries_ = read(*file);
@@ -71,7 +70,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& directory) : dir
 }
 
 CheckpointReader::Entries CheckpointReader::read(const std::filesystem::path& file) {
-  if (in_small_letters(file.extension().string()) != ".safetensors") {
+  if (!ends_in(file, ".safetensors")) {
     return TorchFile(file).entries();
   }
   Entries entries;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cctype>
 #include <cstring>
 #include <deque>
 #include <numeric>
@@ -662,18 +661,9 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
   return found == tensors_.end() || found->name != name ? nullptr : &*found;
 }
 
-namespace {
-
-bool named_gguf(const std::filesystem::path& path) {
-  return std::ranges::equal(path.extension().string(), std::string_view(".gguf"),
-                            [](unsigned char a, char b) { return std::tolower(a) == b; });
-}
-
-}  // namespace
-
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path)) {
-    if (named_gguf(path)) return path;
+    if (ends_in(path, ".gguf")) return path;
     std::error_code code;
     if (!std::filesystem::is_regular_file(path, code)) return {};
     const MappedFile file(path);
@@ -686,7 +676,7 @@ std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path
   std::set<std::filesystem::path> found;  // whole files, and the first parts of split ones
   std::error_code code;
   for (const auto& entry : std::filesystem::directory_iterator(path, code)) {
-    if (!named_gguf(entry.path())) continue;
+    if (!ends_in(entry.path(), ".gguf")) continue;
     const auto split = split_name(entry.path().filename().string());
     found.insert(split ? path / part_name(*split, 1) : entry.path());
   }

@@ -36,15 +36,19 @@ const Family& family_of(const std::filesystem::path& directory) {
   return find_family(ConfigReader(read_config_json(file), file.string()));
 }
 
-// What a parameter is given: the bytes as they are, in one of the `files` or owned, if their dtype
-// is one of our encodings.
-Stored numbers_of(const StoredTensor& tensor,
-                  const std::vector<std::shared_ptr<const MappedFile>>& files,
+// Bytes of a file that is mapped.
+struct MappedPart {
+  std::shared_ptr<const MappedFile> file;
+  std::span<const std::byte> bytes;
+};
+
+// What a parameter is given: the bytes as they are, in a file of one of the `parts` or owned, if
+// their dtype is one of our encodings.
+Stored numbers_of(const StoredTensor& tensor, const std::vector<MappedPart>& parts,
                   const std::string& where) {
   if (const Encoding* encoding = find_encoding(tensor.dtype)) {
-    for (const auto& file : files) {
-      if (file != nullptr && file->holds(tensor.bytes))
-        return {encoding, tensor.bytes, nullptr, file};
+    for (const MappedPart& part : parts) {
+      if (part.file->holds(tensor.bytes)) return {encoding, tensor.bytes, nullptr, part.file};
     }
     return {encoding, tensor.bytes, tensor.owner, nullptr};
   }
@@ -118,8 +122,7 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
   const size_t count = rule.published.size();
   const Shapes shapes = naming(where, [&] { return rule.transform.published_shapes(ours, count); });
   StoredTensors tensors;
-  std::vector<std::shared_ptr<const MappedFile>> files;
-  std::vector<std::pair<std::shared_ptr<const MappedFile>, std::span<const std::byte>>> read;
+  std::vector<MappedPart> parts;
   for (size_t i = 0; i < count; ++i) {
     const SafetensorsEntry entry = checkpoint.at(rule.published[i]);
     require(fits(checkpoint, entry.shape, shapes[i]),
@@ -129,18 +132,17 @@ void load_rule(const BoundRule& rule, const Checkpoint& checkpoint, Model& model
     std::shared_ptr<const void> owner = entry.owner;
     if (entry.file != nullptr) {
       owner = entry.file;
-      read.emplace_back(entry.file, entry.bytes);
+      parts.push_back({entry.file, entry.bytes});
     }
     tensors.push_back({entry.dtype, shapes[i], entry.bytes, std::move(owner)});
-    files.push_back(entry.file);
   }
   tensors = naming(where, [&] { return rule.transform.forward(std::move(tensors), ours); });
   for (size_t i = 0; i < rule.ours.size(); ++i) {
-    model.assign(rule.ours[i], numbers_of(tensors[i], files, where));
+    model.assign(rule.ours[i], numbers_of(tensors[i], parts, where));
   }
   // What a transform has read of a file it has copied, and what is used as it is stored is read
   // again when it is packed.
-  for (const auto& [file, bytes] : read) file->release(bytes);
+  for (const MappedPart& part : parts) part.file->release(part.bytes);
 }
 
 std::vector<float> numbers_of(const SafetensorsEntry& entry, const std::string& where) {

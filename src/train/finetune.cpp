@@ -29,8 +29,7 @@ bool is_packed(const ModelConfig& config) {
 }  // namespace
 
 bool is_checkpoint(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path) && find_weights(path)) return true;
-  return is_torch_model(path) || find_gguf(path);
+  return find_weights(path) || is_torch_model(path) || find_gguf(path);
 }
 
 TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,
@@ -61,7 +60,7 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
 
 std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t mask_token,
                                      uint64_t seed) {
-  require(std::filesystem::is_directory(path) && find_weights(path), path.string(),
+  require(find_weights(path).has_value(), path.string(),
           "is no checkpoint directory, whose model could learn to fill in masked tokens");
   ModelConfig config = load_config(path);
   require(!config.diffusion, path.string(), "is a diffusion model already (fine-tune it)");

@@ -4,7 +4,6 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -195,12 +194,6 @@ void read_json_lines(const TextFile& file, const Callback& document) {
     lines.line(rest.substr(0, end));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
-}
-
-bool ends_in(const std::filesystem::path& path, std::string_view ending) {
-  const std::string own = path.extension().string();
-  return std::ranges::equal(own, ending,
-                            [](unsigned char a, unsigned char b) { return std::tolower(a) == b; });
 }
 
 TextFile classify(const std::filesystem::path& path) {

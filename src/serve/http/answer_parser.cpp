@@ -11,7 +11,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kSpace = " \n\r\t";
-constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
 constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
 
 // {"name": ..., "arguments": {...}}, the arguments also as the JSON text of it.

@@ -28,6 +28,9 @@ class AnswerParser {
   AnswerParser(bool tools, bool in_reasoning, bool in_parts = false)
       : tools_(tools), in_parts_(in_parts), reasoning_(in_reasoning), trims_(in_reasoning) {}
 
+  // Around reasoning.
+  static constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
+
   // What answers are searched for, with or without tools.
   static std::vector<std::string_view> all_marks(bool tools);
 

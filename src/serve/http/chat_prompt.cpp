@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "formats/jinja.h"
+#include "serve/http/answer_parser.h"
 #include "serve/http/api_error.h"
 #include "serve/http/chat_image.h"
 #include "serve/http/text_run.h"
@@ -127,7 +128,7 @@ void find_messages(const ServedModel& model, const Chat& chat,
 
 bool opens_reasoning(std::string_view text) {
   const size_t end = text.find_last_not_of(" \n\r\t");
-  return end != text.npos && text.substr(0, end + 1).ends_with("<think>");
+  return end != text.npos && text.substr(0, end + 1).ends_with(AnswerParser::kThink);
 }
 
 }  // namespace

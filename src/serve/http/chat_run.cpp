@@ -11,8 +11,8 @@ constexpr int64_t kLowEffort = 1024, kMediumEffort = 4096;  // tokens
 
 // The part of an answer that is reasoning; nothing where its marks are no tokens of the model.
 std::optional<BoundedPart> reasoning_part(const ServedModel& model) {
-  const std::optional<int32_t> begin = model.tokenizer->find_token("<think>");
-  const std::optional<int32_t> end = model.tokenizer->find_token("</think>");
+  const std::optional<int32_t> begin = model.tokenizer->find_token(AnswerParser::kThink);
+  const std::optional<int32_t> end = model.tokenizer->find_token(AnswerParser::kThinkEnd);
   if (!begin || !end) return {};
   return BoundedPart{*begin, *end, false, 0};
 }

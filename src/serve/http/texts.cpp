@@ -20,6 +20,14 @@ std::string text_field(Fields& fields, std::initializer_list<const char*> names)
   return fields.text(*names.begin());  // says that it is missing
 }
 
+// A chat as its completion would read it. Throws ApiError for one that would be refused there.
+Chat read_answerable_chat(Fields& fields, const ServedModel& model) {
+  Chat chat = read_chat(fields);
+  read_reasoning(fields, model, chat);
+  seen_image(model, chat);
+  return chat;
+}
+
 json model_json(const ServedModel& model) {
   const int64_t context = model.engine->context();
   return {{"id", model.name},
@@ -61,10 +69,7 @@ Reply tokenize(Service& service, Call& call) {
   call.record.model = model->name;
   std::vector<int32_t> tokens;
   if (fields.has("messages")) {
-    Chat chat = read_chat(fields);
-    read_reasoning(fields, *model, chat);
-    seen_image(*model, chat);
-    tokens = model->tokenizer->encode(chat_text(*model, chat),
+    tokens = model->tokenizer->encode(chat_text(*model, read_answerable_chat(fields, *model)),
                                       {.add_special = false, .parse_special = true});
   } else {
     const std::string text = text_field(fields, {"content", "prompt"});
@@ -96,10 +101,8 @@ Reply apply_template(Service& service, Call& call) {
   Fields fields(call.body);
   const std::shared_ptr<ServedModel> model = find_model(service, fields);
   call.record.model = model->name;
-  Chat chat = read_chat(fields);
-  read_reasoning(fields, *model, chat);
-  seen_image(*model, chat);
-  const ChatPrompt prompt = chat_prompt(*model, chat, call.client_is_gone);
+  const ChatPrompt prompt =
+      chat_prompt(*model, read_answerable_chat(fields, *model), call.client_is_gone);
   return json{
       {"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}};
 }
