@@ -37,14 +37,22 @@ constexpr int64_t kRankOneChunk = 16;
 // again. A multiple of kRankOneChunk.
 constexpr int64_t kRankOneSpan = 64;
 
-// Rows first_row ... first_row + length - 1, from state `initial` (null: zeros) to state `final`
-// (null: not wanted), both [heads, key_dim, value_dim].
+// Rows first_row ... first_row + length - 1, from `state_in` (null: zeros) to `state_out` (null:
+// not wanted), both [heads, key_dim, value_dim].
 struct RankOneSegment {
   int64_t first_row = 0;
   int64_t length = 0;
-  const float* initial = nullptr;
-  float* final = nullptr;
+  const float* state_in = nullptr;
+  float* state_out = nullptr;
   int64_t first_span = 0;  // spans of the segments before this one
+  // It comes after the segments before it in the list, from which its state may come
+  // (backend/segment_runs.h).
+  bool follows = false;
+  // In backward() alone: the gradient of the state after the segment (null: zeros), and where that
+  // of the state before it is added (null: not wanted). Of a segment with `follows`, a place may be
+  // the gradient of a state that an earlier one leaves.
+  const float* state_out_gradient = nullptr;
+  float* state_in_gradient = nullptr;
 };
 
 // What the backward pass needs of the forward; null: not kept.
@@ -66,7 +74,7 @@ class DiagonalPlusRankOneKernels {
   virtual void forward(const RankOneProblem& problem, std::span<const RankOneSegment> segments,
                        const Matrix& out, const RankOneSaved& saved) = 0;
 
-  // The gradients of everything, from out's. Segments must have no initial state; `saved` is what
+  // The gradients of everything, from out's and those of the segments' last states; `saved` is what
   // forward() left for the same segments.
   virtual void backward(const RankOneProblem& problem, std::span<const RankOneSegment> segments,
                         const ConstMatrix& out_grad, const RankOneSaved& saved,

@@ -69,7 +69,7 @@ class DiagonalScanKernels {
   // zeros before.
   virtual void replay(const DiagonalScan& scan, std::span<const float* const> rows, bool fresh,
                       float* state) = 0;
-  // Gradients from dh, given h, for segments that started from zeros.
+  // Gradients from dh and those of the segments' last states, given h.
   virtual void backward(const DiagonalScan& scan, std::span<const ScanSegment> segments,
                         const ConstMatrix& h, const ConstMatrix& dh,
                         const DiagonalScanGradients& gradients) = 0;
@@ -83,7 +83,7 @@ class DiagonalScanKernels {
   // Tokens between the states that the backward pass wants: snapshots after kChunk, 2 kChunk, ...
   // tokens of every segment, for all multiples below its length.
   static constexpr int64_t kChunk = 64;
-  // Gradients from dy for segments that started from zeros.
+  // Gradients from dy and those of the segments' last states.
   virtual void ssm_backward(const DiagonalSsm& scan, std::span<const ScanSegment> segments,
                             const ConstMatrix& dy, const DiagonalSsmGradients& gradients) = 0;
 

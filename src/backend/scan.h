@@ -30,8 +30,12 @@ struct ScanSegment {
   // Rows [dt | x | ...] to write for the tokens from journal_from on; may be null.
   float* const* journal_rows = nullptr;
   int64_t journal_from = 0;
-  // In selective_backward() alone: the gradient of the state after the segment (null: zeros), and
-  // where that of the state before it goes (null: not wanted).
+  // It comes after the segments before it in the list, from which its state may come
+  // (backend/segment_runs.h).
+  bool follows = false;
+  // In backward passes alone: the gradient of the state after the segment (null: zeros), and where
+  // that of the state before it is added (null: not wanted). Of a segment with `follows`, a place
+  // may be the gradient of a state that an earlier one leaves.
   const float* state_out_gradient = nullptr;
   float* state_in_gradient = nullptr;
   // A token tree: the parent of each row within the segment, or -1 for state_in. Null: a chain.

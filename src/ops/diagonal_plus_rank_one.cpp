@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/forks.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 
@@ -55,13 +56,24 @@ int64_t number_spans(std::vector<RankOneSegment>& segments) {
   return spans;
 }
 
+// What the backward pass needs besides the inputs.
+struct Saved {
+  std::vector<RankOneSegment> segments;
+  Tensor states, z;  // as RankOneSaved
+  StateForks forks;
+  Tensor left;  // states that segments go on from
+};
+
 void record_backward(Tape& tape, const DiagonalPlusRankOneInputs& inputs,
-                     const RankOneProblem& problem, std::vector<RankOneSegment> segments,
-                     const Tensor& out, Tensor states, Tensor z) {
-  tape.record([inputs, problem, segments = std::move(segments), out, states = std::move(states),
-               z = std::move(z)] {
+                     const RankOneProblem& problem, const Tensor& out, Saved kept) {
+  tape.record([inputs, problem, out, kept = std::move(kept)]() mutable {
     if (!out.has_grad()) return;
     const Tensor out_grad = out.grad();
+    Tensor left_grad;
+    if (kept.left.defined()) {
+      left_grad = Tensor::zeros(kept.left.shape());
+      kept.forks.link_gradients(left_grad, std::span(kept.segments));
+    }
     RankOneGradients gradients;
     gradients.v = input_gradient(inputs.v);
     gradients.q = input_gradient(inputs.q);
@@ -69,8 +81,8 @@ void record_backward(Tape& tape, const DiagonalPlusRankOneInputs& inputs,
     gradients.k = input_gradient(inputs.k);
     gradients.a = input_gradient(inputs.a);
     gradients.b = input_gradient(inputs.b);
-    backend().diagonal_plus_rank_one().backward(problem, segments, input_matrix(out_grad),
-                                                {states.data(), z.data()}, gradients);
+    backend().diagonal_plus_rank_one().backward(problem, kept.segments, input_matrix(out_grad),
+                                                {kept.states.data(), kept.z.data()}, gradients);
   });
 }
 
@@ -95,6 +107,7 @@ JournalShape diagonal_plus_rank_one_journal(const DiagonalPlusRankOneOptions& op
   shape.row_width = options.heads * (3 * options.key_dim + 2 * options.value_dim);
   shape.anchor_size = options.heads * options.key_dim * options.value_dim;
   shape.fold_interval = kExactStep;
+  shape.forks = true;
   return shape;
 }
 
@@ -106,7 +119,7 @@ Tensor diagonal_plus_rank_one(const Context& context, const DiagonalPlusRankOneI
   const Matrix out_rows = output_matrix(out);
   const bool record = needs_gradient(context, out, inputs.q, inputs.log_decay, inputs.k, inputs.v,
                                      inputs.a, inputs.b);
-  check_recurrence(kWhere, batch, record);
+  check_recurrence(kWhere, batch, record, true);
 
   ReplayCut cut(batch, slot);
   run_steps(problem, cut.first, out_rows);
@@ -114,17 +127,22 @@ Tensor diagonal_plus_rank_one(const Context& context, const DiagonalPlusRankOneI
   std::vector<RankOneSegment> chunked = chunked_segments<RankOneSegment>(batch, cut.bulk);
   if (!chunked.empty()) {
     const int64_t spans = number_spans(chunked);
-    Tensor states, z;
+    const int64_t state_size = options.heads * options.key_dim * options.value_dim;
+    Saved kept{{}, {}, {}, StateForks(batch), {}};
+    if (kept.forks.any()) {
+      kept.left = kept.forks.room(state_size);
+      kept.forks.link(kept.left, std::span(chunked));
+    }
     if (record) {
-      states = Tensor::empty({spans, diagonal_plus_rank_one_journal(options).anchor_size});
-      z = Tensor::empty(out.shape());
+      kept.states = Tensor::empty({spans, state_size});
+      kept.z = Tensor::empty(out.shape());
     }
     backend().diagonal_plus_rank_one().forward(
         problem, chunked, out_rows,
-        record ? RankOneSaved{states.data(), z.data()} : RankOneSaved{});
+        record ? RankOneSaved{kept.states.data(), kept.z.data()} : RankOneSaved{});
     if (record) {
-      record_backward(*context.tape, inputs, problem, std::move(chunked), out, std::move(states),
-                      std::move(z));
+      kept.segments = std::move(chunked);
+      record_backward(*context.tape, inputs, problem, out, std::move(kept));
     }
   }
   run_steps(problem, cut.rest, out_rows);

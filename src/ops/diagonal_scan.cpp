@@ -60,10 +60,11 @@ Tensor scanned(const Context& context, const ScanOperands& in, const CheckedBatc
   expect(kScan, in.x, "x", batch.rows(), in.x.columns());
   const Tensor h = Tensor::empty({batch.rows(), in.x.columns()});
   const bool record = needs_gradient(context, h, in.log_a, in.x);
-  check_recurrence(kScan, batch, record);
+  check_recurrence(kScan, batch, record, true);
   const DiagonalScan scan = in.scan();
   DiagonalScanKernels& kernels = backend().diagonal_scan();
   PooledVector<ScanSegment> segments = fresh_scan_segments(batch);
+  const ForkedScan forked(batch, scan.channels, segments);
   run_scan(
       batch, slot, segments,
       [&](std::span<const float* const> rows, bool fresh, float* state) {
@@ -71,10 +72,10 @@ Tensor scanned(const Context& context, const ScanOperands& in, const CheckedBatc
       },
       [&](std::span<const ScanSegment> all) { kernels.forward(scan, all, output_matrix(h)); });
   if (record) {
-    context.tape->record([in, h, segments = std::move(segments)] {
+    context.tape->record([in, h, segments = std::move(segments), forked]() mutable {
       if (!h.has_grad()) return;
       const DiagonalScanGradients gradients = {input_gradient(in.log_a), input_gradient(in.x)};
-      const Tensor dh = h.grad();
+      const Tensor dh = h.grad(), left_grad = forked.take_gradients(segments);
       backend().diagonal_scan().backward(in.scan(), segments, input_matrix(h), input_matrix(dh),
                                          gradients);
     });
@@ -85,7 +86,10 @@ Tensor scanned(const Context& context, const ScanOperands& in, const CheckedBatc
 }  // namespace
 
 JournalShape diagonal_scan_journal(int64_t channels, bool constant_decay) {
-  return {kScan, constant_decay ? channels : 2 * channels, channels, 0, kExactStep, true};
+  JournalShape shape{kScan, constant_decay ? channels : 2 * channels, channels, 0, kExactStep,
+                     true};
+  shape.forks = true;
+  return shape;
 }
 
 Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& x,
@@ -108,7 +112,9 @@ Tensor running_sum(const Context& context, const Tensor& x, float period, const 
 }
 
 JournalShape diagonal_ssm_journal(int64_t channels, int64_t modes) {
-  return {kSsm, channels, 2 * modes * channels, 0, kExactStep, true};
+  JournalShape shape{kSsm, channels, 2 * modes * channels, 0, kExactStep, true};
+  shape.forks = true;
+  return shape;
 }
 
 Tensor diagonal_ssm(const Context& context, const Tensor& u, const Tensor& poles,
@@ -123,7 +129,7 @@ Tensor diagonal_ssm(const Context& context, const Tensor& u, const Tensor& poles
   expect(kSsm, D, "D", 1, in.channels());
   const Tensor y = Tensor::empty({batch.rows(), in.channels()});
   const bool record = needs_gradient(context, y, u, poles, reads, D);
-  check_recurrence(kSsm, batch, record);
+  check_recurrence(kSsm, batch, record, true);
   std::shared_ptr<ScanCheckpoints> checkpoints;
   if (record) {
     checkpoints = std::make_shared<ScanCheckpoints>(batch, DiagonalScanKernels::kChunk,
@@ -132,6 +138,7 @@ Tensor diagonal_ssm(const Context& context, const Tensor& u, const Tensor& poles
   const DiagonalSsm scan = in.scan();
   DiagonalScanKernels& kernels = backend().diagonal_scan();
   PooledVector<ScanSegment> segments = fresh_scan_segments(batch, checkpoints.get());
+  const ForkedScan forked(batch, 2 * in.modes() * in.channels(), segments);
   run_scan(
       batch, slot, segments,
       [&](std::span<const float* const> rows, bool fresh, float* state) {
@@ -139,11 +146,11 @@ Tensor diagonal_ssm(const Context& context, const Tensor& u, const Tensor& poles
       },
       [&](std::span<const ScanSegment> all) { kernels.ssm_forward(scan, all, output_matrix(y)); });
   if (record) {
-    context.tape->record([in, y, checkpoints, segments = std::move(segments)] {
+    context.tape->record([in, y, checkpoints, segments = std::move(segments), forked]() mutable {
       if (!y.has_grad()) return;
       const DiagonalSsmGradients gradients = {input_gradient(in.u), input_gradient(in.poles),
                                               input_gradient(in.reads), input_gradient(in.D)};
-      const Tensor dy = y.grad();
+      const Tensor dy = y.grad(), left_grad = forked.take_gradients(segments);
       backend().diagonal_scan().ssm_backward(in.scan(), segments, input_matrix(dy), gradients);
     });
   }

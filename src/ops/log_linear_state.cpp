@@ -22,9 +22,14 @@ std::vector<int64_t> places_of(const CheckedBatch& batch, JournalSlot slot) {
     }
     return places;
   }
+  const auto rows_before = [&](const Segment& segment) -> int64_t {
+    if (segment.state != nullptr) return segment.state->journal(slot.layer, slot.index).length();
+    if (segment.after < 0) return 0;
+    const Segment& earlier = batch.segments()[static_cast<size_t>(segment.after)];
+    return places[static_cast<size_t>(earlier.first_row + earlier.length - 1)] + 1;
+  };
   for (const Segment& segment : batch.segments()) {
-    const int64_t before =
-        segment.state == nullptr ? 0 : segment.state->journal(slot.layer, slot.index).length();
+    const int64_t before = rows_before(segment);
     int64_t* place = places.data() + segment.first_row;
     for (int64_t i = 0; i < segment.length; ++i) {
       if (segment.parents.empty()) {

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/forks.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 #include "ops/sharded_state.h"
@@ -100,15 +101,27 @@ int64_t number_chunks(std::vector<OuterProductSegment>& segments, int64_t update
   return chunks;
 }
 
+// What the backward pass needs besides the inputs.
+struct Saved {
+  std::vector<OuterProductSegment> segments;
+  Tensor states, residuals;  // as OuterProductSaved
+  StateForks forks;
+  Tensor left;  // states that segments go on from
+};
+
 void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
-                     const OuterProductProblem& problem, std::vector<OuterProductSegment> segments,
-                     const Tensor& out, Tensor states, Tensor residuals) {
-  tape.record([inputs, problem, segments = std::move(segments), out, states = std::move(states),
-               residuals = std::move(residuals)] {
+                     const OuterProductProblem& problem, const Tensor& out, Saved kept) {
+  tape.record([inputs, problem, out, kept = std::move(kept)]() mutable {
     if (!out.has_grad()) return;
     const Tensor out_grad = out.grad();
+    const Tensor& residuals = kept.residuals;
+    Tensor left_grad;
+    if (kept.left.defined()) {
+      left_grad = Tensor::zeros(kept.left.shape());
+      kept.forks.link_gradients(left_grad, std::span(kept.segments));
+    }
     OuterProductSaved saved;
-    saved.states = states.data();
+    saved.states = kept.states.data();
     if (residuals.defined()) saved.residuals = residuals.data();
     OuterProductGradients gradients;
     gradients.q = input_gradient(inputs.q);
@@ -117,7 +130,7 @@ void record_backward(Tape& tape, const OuterProductStateInputs& inputs,
     gradients.log_decay = input_gradient(inputs.log_decay);
     gradients.beta = input_gradient(inputs.beta);
     gradients.skip = input_gradient(inputs.skip);
-    backend().outer_product_state().backward(problem, segments, input_matrix(out_grad), saved,
+    backend().outer_product_state().backward(problem, kept.segments, input_matrix(out_grad), saved,
                                              gradients);
   });
 }
@@ -236,6 +249,7 @@ JournalShape outer_product_state_journal(const OuterProductStateOptions& options
   shape.row_width = options.updates * update_width(options);
   shape.anchor_size = options.value_heads * options.key_dim * options.value_dim;
   shape.fold_interval = kExactStep;
+  shape.forks = true;
   return shape;
 }
 
@@ -251,7 +265,7 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
   const bool record = needs_gradient(context, out, inputs.q, inputs.k, inputs.v, inputs.log_decay,
                                      inputs.beta, inputs.skip);
 
-  check_recurrence(kWhere, batch, record);
+  check_recurrence(kWhere, batch, record, true);
 
   ReplayCut cut(batch, slot);
   run_steps(problem, options, cut.first, out_rows);
@@ -259,21 +273,25 @@ Tensor outer_product_state(const Context& context, const OuterProductStateInputs
   std::vector<OuterProductSegment> chunked = chunked_segments<OuterProductSegment>(batch, cut.bulk);
   if (!chunked.empty()) {
     const int64_t chunks = number_chunks(chunked, options.updates);
-    Tensor states, residuals;
+    const int64_t state_size = options.value_heads * options.key_dim * options.value_dim;
+    Saved kept{{}, {}, {}, StateForks(batch), {}};
+    if (kept.forks.any()) {
+      kept.left = kept.forks.room(state_size);
+      kept.forks.link(kept.left, std::span(chunked));
+    }
     OuterProductSaved saved;
     if (record) {
-      const JournalShape shape = outer_product_state_journal(options);
-      states = Tensor::empty({chunks, shape.anchor_size});
-      saved.states = states.data();
+      kept.states = Tensor::empty({chunks, state_size});
+      saved.states = kept.states.data();
       if (options.delta_rule) {
-        residuals = Tensor::empty(out.shape());
-        saved.residuals = residuals.data();
+        kept.residuals = Tensor::empty(out.shape());
+        saved.residuals = kept.residuals.data();
       }
     }
     backend().outer_product_state().forward(problem, chunked, out_rows, saved);
     if (record) {
-      record_backward(*context.tape, inputs, problem, std::move(chunked), out, std::move(states),
-                      std::move(residuals));
+      kept.segments = std::move(chunked);
+      record_backward(*context.tape, inputs, problem, out, std::move(kept));
     }
   }
   run_steps(problem, options, cut.rest, out_rows);

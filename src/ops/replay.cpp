@@ -16,12 +16,13 @@ bool due(const Journal& journal) {
 
 }  // namespace
 
-void check_recurrence(const char* where, const CheckedBatch& batch, bool record) {
+void check_recurrence(const char* where, const CheckedBatch& batch, bool record, bool forks) {
   require_whole(batch, where);
   for (const Segment& segment : batch.segments()) {
     require(segment.mask == Mask::causal, where, "a recurrence cannot see rows after its own");
     require(segment.state == nullptr || !record, where,
             "segments with a state cannot be differentiated");
+    require(forks || segment.after < 0, where, "segments cannot go on from others of a batch");
   }
 }
 

@@ -30,7 +30,9 @@ namespace pronghorn {
 
 // Throws Error unless the segments suit a recurrence: causal, of whole sequences, and fresh while
 // gradients are recorded (`record`). An operator that runs over ranks does so before it asks.
-void check_recurrence(const char* where, const CheckedBatch& batch, bool record);
+// forks: whether segments may go on from others.
+void check_recurrence(const char* where, const CheckedBatch& batch, bool record,
+                      bool forks = false);
 
 // Rows first_row ... first_row + length - 1 of a batch, which continue the sequence of a journal.
 struct ReplayPiece {

@@ -30,6 +30,20 @@ PooledVector<ScanSegment> fresh_scan_segments(const CheckedBatch& batch,
   return segments;
 }
 
+ForkedScan::ForkedScan(const CheckedBatch& batch, int64_t size, std::span<ScanSegment> segments)
+    : forks_(batch) {
+  if (!forks_.any()) return;
+  states_ = forks_.room(size);
+  forks_.link(states_, segments);
+}
+
+Tensor ForkedScan::take_gradients(std::span<ScanSegment> segments) const {
+  if (!forks_.any()) return {};
+  const Tensor gradients = Tensor::zeros(states_.shape());
+  forks_.link_gradients(gradients, segments);
+  return gradients;
+}
+
 void add_scan_segments(std::span<const ReplayRun> runs, PooledVector<ScanSegment>& segments) {
   for (const ReplayRun& run : runs) {
     ScanSegment& to = segments.emplace_back();

@@ -47,11 +47,12 @@ void check(const Operands& in, const CheckedBatch& batch) {
 struct Saved {
   ScanCheckpoints checkpoints;
   PooledVector<ScanSegment> segments;
+  ForkedScan forked;
 };
 
 std::shared_ptr<Saved> make_saved(const Operands& in, const CheckedBatch& batch) {
   return std::make_shared<Saved>(
-      Saved{{batch, ScanKernels::kChunk, in.state_size() * in.channels()}, {}});
+      Saved{{batch, ScanKernels::kChunk, in.state_size() * in.channels()}, {}, {}});
 }
 
 SelectiveScanGradients gradients_of(const Operands& in) {
@@ -61,11 +62,11 @@ SelectiveScanGradients gradients_of(const Operands& in) {
 }
 
 void record_backward(const Context& context, const Operands& in, const Tensor& y,
-                     std::shared_ptr<const Saved> saved) {
+                     std::shared_ptr<Saved> saved) {
   context.tape->record([in, y, saved = std::move(saved)] {
     if (!y.has_grad()) return;
     const SelectiveScanGradients gradients = gradients_of(in);
-    const Tensor dy = y.grad();
+    const Tensor dy = y.grad(), left_grad = saved->forked.take_gradients(saved->segments);
     backend().scan().selective_backward(scan_of(in), saved->segments, input_matrix(dy), gradients);
   });
 }
@@ -73,7 +74,10 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
 }  // namespace
 
 JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
-  return {"selective_scan", 2 * channels + state_size, channels * state_size, 0, kExactStep, true};
+  JournalShape shape{
+      "selective_scan", 2 * channels + state_size, channels * state_size, 0, kExactStep, true};
+  shape.forks = true;
+  return shape;
 }
 
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
@@ -86,7 +90,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   const Tensor y = Tensor::empty({batch.rows(), in.channels()});
   const bool record = needs_gradient(context, y, x, dt_raw, dt_bias, A_log, B, C, D);
 
-  check_recurrence(kWhere, batch, record);
+  check_recurrence(kWhere, batch, record, true);
 
   std::shared_ptr<Saved> saved;
   if (record) {
@@ -94,6 +98,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   }
   PooledVector<ScanSegment> segments =
       fresh_scan_segments(batch, record ? &saved->checkpoints : nullptr);
+  ForkedScan forked(batch, in.state_size() * in.channels(), segments);
   Replay replay(batch, slot);
   ScanKernels& kernels = backend().scan();
   replay.catch_up_live([&](std::span<const float* const> rows, bool fresh, float* state) {
@@ -106,6 +111,7 @@ Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_
   copy_rows(runs, B, 2 * in.channels());
   if (record) {
     saved->segments = std::move(segments);
+    saved->forked = std::move(forked);
     record_backward(context, in, y, saved);
   }
   return y;
@@ -143,7 +149,7 @@ SelectiveScanResult selective_scan_from(const Context& context, const SelectiveS
     if (!y.has_grad() && !state.has_grad()) return;
     const Tensor dy = y.has_grad() ? y.grad() : Tensor::zeros(y.shape());
     const Tensor d_state = state.has_grad() ? state.grad() : Tensor();
-    const Tensor d_before = before.requires_grad() ? Tensor::empty(before.shape()) : Tensor();
+    const Tensor d_before = before.requires_grad() ? Tensor::zeros(before.shape()) : Tensor();
     for (size_t i = 0; i < saved->segments.size(); ++i) {
       ScanSegment& segment = saved->segments[i];
       if (d_state.defined()) segment.state_out_gradient = d_state.row(static_cast<int64_t>(i));

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/exchange.h"
+#include "ops/forks.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 #include "tensor/pool.h"
@@ -92,7 +93,9 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
 }  // namespace
 
 JournalShape short_convolution_journal(int64_t channels, int64_t conv_kernel) {
-  return {"convolution", channels, 0, conv_kernel - 1, kExactStep};
+  JournalShape shape{"convolution", channels, 0, conv_kernel - 1, kExactStep};
+  shape.forks = true;
+  return shape;
 }
 
 Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& weight,
@@ -110,6 +113,11 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
     const PrecededRows preceded(context, *batch.shards(), x, in.taps() - 1);
     return preceded.own(context, short_convolution(context, preceded.rows(), weight, bias, silu,
                                                    preceded.batch(), slot));
+  }
+  if (has_forks(batch)) {
+    const PrecededSegments preceded(batch, in.taps() - 1);
+    return preceded.own(context, short_convolution(context, preceded.rows(context, x), weight, bias,
+                                                   silu, preceded.batch(), slot));
   }
 
   const Tensor y = Tensor::empty({x.rows(), in.channels()});

@@ -5,6 +5,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/exchange.h"
+#include "ops/forks.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 
@@ -42,7 +43,9 @@ TokenShift arguments(const Tensor& x, const PooledVector<const float*>& before,
 }  // namespace
 
 JournalShape token_shift_journal(int64_t channels) {
-  return {"token_shift", channels, 0, 1, kExactStep};
+  JournalShape shape{"token_shift", channels, 0, 1, kExactStep};
+  shape.forks = true;
+  return shape;
 }
 
 PooledVector<Tensor> token_shift(const Context& context, const Tensor& x,
@@ -54,6 +57,15 @@ PooledVector<Tensor> token_shift(const Context& context, const Tensor& x,
     PooledVector<Tensor> own;
     for (const Tensor& each :
          token_shift(context, preceded.rows(), mixes, preceded.batch(), slot)) {
+      own.push_back(preceded.own(context, each));
+    }
+    return own;
+  }
+  if (has_forks(batch)) {
+    const PrecededSegments preceded(batch, 1);
+    PooledVector<Tensor> own;
+    for (const Tensor& each :
+         token_shift(context, preceded.rows(context, x), mixes, preceded.batch(), slot)) {
       own.push_back(preceded.own(context, each));
     }
     return own;

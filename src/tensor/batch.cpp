@@ -53,6 +53,20 @@ void check_mask(const Segment& segment, std::span<const int32_t> positions) {
   require(false, kWhere, "a mask that does not exist");
 }
 
+void check_after(const Batch& batch, size_t number) {
+  const int64_t after = batch.segments[number].after;
+  if (after == -1) return;
+  require(after >= 0 && after < static_cast<int64_t>(number), kWhere,
+          "segment {} goes on from segment {}", number, after);
+  require(batch.segments[static_cast<size_t>(after)].length > 0, kWhere,
+          "segment {} goes on from one without rows", number);
+  for (const size_t each : {number, static_cast<size_t>(after)}) {
+    const Segment& segment = batch.segments[each];
+    require(segment.state == nullptr && segment.mask == Mask::causal && batch.shards == nullptr,
+            kWhere, "segments that go on from each other have a state or see both ways");
+  }
+}
+
 // Journals are searched by position.
 void check_order(const Segment& segment, std::span<const int32_t> positions) {
   const bool tree = !segment.parents.empty();
@@ -85,7 +99,9 @@ void check_states(std::span<const Segment> segments) {
 void check(const Batch& batch) {
   const int64_t rows = batch.rows();
   int64_t next = 0;
-  for (const Segment& segment : batch.segments) {
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    const Segment& segment = batch.segments[i];
+    check_after(batch, i);
     require(segment.first_row == next && segment.length >= 0, kWhere,
             "segments must follow one another: {} rows from row {} where {} was expected",
             segment.length, segment.first_row, next);

@@ -37,6 +37,10 @@ struct Segment {
   // -1 if its parent is the last token of `state`. Empty: a chain.
   std::vector<int32_t> parents = {};
   int64_t block = 0;  // of the masks that have blocks
+  // Of fresh segments: the one of the batch, before this one, whose rows come before this one's, as
+  // if it went on from there; -1: none does. Several may go on from one, each in its own way, so
+  // that together they are a tree (ops/forks.h).
+  int64_t after = -1;
 };
 
 // In place of a token: the row is a patch of an image.
@@ -69,6 +73,7 @@ struct Batch {
 // - a tree is causal, continues a state and has one parent per row, which comes before the row;
 // - blocks have a size, two copies no state and the same positions, and rows are replaced at
 //   positions that follow one another in a state that has them;
+// - what goes on from a segment, and that segment, which has rows, are fresh chains and causal;
 // - positions are not negative, and those of a segment with a state grow along each path;
 // - there are tokens for all rows, embeddings for all rows, or neither; patches for the tokens that
 //   stand for them; coordinates divide evenly;

@@ -89,6 +89,8 @@ struct JournalShape {
   // Of a cache: numbers of what a row looks with, its query and one log-sum-exp for each head.
   int64_t query_width = 0;
   Eviction eviction = {};  // of a cache (CacheOptions::snapkv, ::h2o)
+  // In training, the operator lets several segments go on from one (Segment::after).
+  bool forks = false;
 
   int64_t row_bytes() const { return dtype_bytes(row_type, row_width); }
 };

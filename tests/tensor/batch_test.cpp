@@ -78,6 +78,24 @@ TEST(Batch, BrokenPromisesAreRefused) {
     b.embeddings = Tensor::zeros({8, 2});
   });
   expect_refused("10 coordinates", [](Batch& b) { b.coordinates.resize(10); });
+  expect_refused("segment 2 goes on from segment 2", [](Batch& b) { b.segments[2].after = 2; });
+  expect_refused("segment 2 goes on from segment -2", [](Batch& b) { b.segments[2].after = -2; });
+  expect_refused("have a state", [](Batch& b) { b.segments[2].after = 0; });
+}
+
+// Segments that go on from others are fresh chains, and what they go on from has rows.
+TEST(Batch, SegmentsGoOnFromOthers) {
+  Batch batch = fresh_segments(std::vector<int32_t>(8, 1), 2);
+  batch.segments[1].after = batch.segments[2].after = 0;
+  batch.segments[3].after = 2;
+  EXPECT_NO_THROW(CheckedBatch{batch});
+  Batch full = batch;
+  full.segments[0].mask = Mask::full;
+  EXPECT_THROW(CheckedBatch{full}, Error);
+  batch.segments[2].length = 0;
+  batch.segments[3].first_row = 4;
+  batch.segments[3].length = 4;
+  EXPECT_THROW(CheckedBatch{batch}, Error);
 }
 
 TEST(Batch, ASequenceIsFoundTwiceAmongMany) {

@@ -1,9 +1,9 @@
 #include "backend/diagonal_plus_rank_one.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "backend/cpu/diagonal_plus_rank_one_tasks.h"
+#include "backend/segment_runs.h"
 #include "base/threads.h"
 
 namespace pronghorn {
@@ -17,29 +17,28 @@ constexpr int64_t kNarrowestSlice = 32;  // columns: two of the widest vectors
 // Multiply-adds below which a step is not worth a thread of its own.
 constexpr int64_t kStepGrain = 1 << 16;
 
-std::vector<RankOneTask> make_tasks(const RankOneProblem& problem,
-                                    std::span<const RankOneSegment> segments, bool sliced) {
-  const auto count = static_cast<int64_t>(segments.size());
+// Calls body(task) for all tasks; those of one run of segments and of the same columns one after
+// the other, if `backward` from the last to the first. sliced: whether columns may be cut.
+template <typename Body>
+void run_tasks(const RankOneProblem& problem, std::span<const RankOneSegment> segments, bool sliced,
+               bool backward, const Body& body) {
+  const SegmentRuns<RankOneSegment> runs(segments);
+  const int64_t count = runs.count();
   int64_t slices = 1;
   while (sliced && count * problem.heads * slices < kWantedTasks &&
          problem.value_dim % (2 * slices) == 0 &&
          problem.value_dim / (2 * slices) >= kNarrowestSlice) {
     slices *= 2;
   }
-  const int64_t columns = problem.value_dim / slices;
-  std::vector<RankOneTask> tasks;
-  for (const RankOneSegment& segment : segments) {
-    for (int64_t part = 0; part < problem.heads * slices; ++part) {
-      tasks.push_back({&segment, part / slices, part % slices * columns, columns});
+  const int64_t columns = problem.value_dim / slices, parts = problem.heads * slices;
+  parallel_for(count * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t part = i % parts;
+      runs.for_each(i / parts, backward, [&](int64_t segment) {
+        body(RankOneTask{&segments[static_cast<size_t>(segment)], part / slices,
+                         part % slices * columns, columns});
+      });
     }
-  }
-  return tasks;
-}
-
-template <typename Body>
-void run(const std::vector<RankOneTask>& tasks, const Body& body) {
-  parallel_for(static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(tasks[static_cast<size_t>(i)]);
   });
 }
 
@@ -47,14 +46,14 @@ class CpuDiagonalPlusRankOneKernels final : public DiagonalPlusRankOneKernels {
  public:
   void forward(const RankOneProblem& problem, std::span<const RankOneSegment> segments,
                const Matrix& out, const RankOneSaved& saved) override {
-    run(make_tasks(problem, segments, true),
-        [&](const RankOneTask& task) { rank_one_forward_task(problem, task, out, saved); });
+    run_tasks(problem, segments, true, false,
+              [&](const RankOneTask& task) { rank_one_forward_task(problem, task, out, saved); });
   }
 
   void backward(const RankOneProblem& problem, std::span<const RankOneSegment> segments,
                 const ConstMatrix& out_grad, const RankOneSaved& saved,
                 const RankOneGradients& gradients) override {
-    run(make_tasks(problem, segments, false), [&](const RankOneTask& task) {
+    run_tasks(problem, segments, false, true, [&](const RankOneTask& task) {
       rank_one_backward_task(problem, task, out_grad, saved, gradients);
     });
   }

@@ -206,6 +206,13 @@ void BackwardTask(const RankOneProblem& problem, const RankOneTask& task,
   std::fill_n(start_grads, 2 * kRankOneChunk * width, 0.0f);
   std::fill_n(end_grads, 2 * kRankOneChunk * width, 0.0f);
   std::fill_n(total, width, 0.0f);
+  const int64_t state_place = task.head * size;  // in the states of all heads
+  if (segment.state_out_gradient != nullptr) {
+    PackRows(1, size, segment.state_out_gradient + state_place, size, 1, ds);
+  } else {
+    std::fill_n(ds, size, 0.0f);
+  }
+  const bool from_zeros = segment.state_in == nullptr;
 
   const auto load_values = [&](int64_t row, int64_t n) {
     PackRows(n, value_dim, problem.v.row(row) + column, problem.v.stride, 1, values);
@@ -223,14 +230,16 @@ void BackwardTask(const RankOneProblem& problem, const RankOneTask& task,
       const int64_t row = first_row + chunk * kRankOneChunk;
       LoadWrites(problem, task.head, row, kRankOneChunk, rows);
       load_values(row, kRankOneChunk);
-      AdvanceState(rows, key_dim, value_dim, values, span == 0 && chunk == 0, states + chunk * size,
-                   states + (chunk + 1) * size);
+      AdvanceState(rows, key_dim, value_dim, values, span == 0 && chunk == 0 && from_zeros,
+                   states + chunk * size, states + (chunk + 1) * size);
     }
 
     for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
       const int64_t n = std::min(kRankOneChunk, end - chunk * kRankOneChunk);
       const int64_t row = first_row + chunk * kRankOneChunk;
-      const bool first = span == 0 && chunk == 0, last = span == spans - 1 && chunk == chunks - 1;
+      const bool first = span == 0 && chunk == 0 && from_zeros;
+      const bool last =
+          span == spans - 1 && chunk == chunks - 1 && segment.state_out_gradient == nullptr;
       const float* state = states + chunk * size;
       LoadWrites(problem, task.head, row, n, rows);
       LoadReads(problem, task.head, row, rows);
@@ -284,6 +293,9 @@ void BackwardTask(const RankOneProblem& problem, const RankOneTask& task,
                   value_dim, !last);
     }
   }
+  if (segment.state_in_gradient == nullptr) return;
+  float* HWY_RESTRICT to = segment.state_in_gradient + state_place;
+  for (int64_t e = 0; e < size; ++e) to[e] += ds[e];
 }
 
 }  // namespace

@@ -41,8 +41,8 @@ void ForwardTask(const RankOneProblem& problem, const RankOneTask& task, const M
   float* state = scratch.take(key_dim * columns);
   float* values = scratch.take(2 * kRankOneChunk * columns);  // V, then Z
   float* reads = scratch.take(2 * kRankOneChunk * columns);
-  if (segment.initial != nullptr) {
-    CopyColumns(key_dim, columns, segment.initial + place, value_dim, state, columns);
+  if (segment.state_in != nullptr) {
+    CopyColumns(key_dim, columns, segment.state_in + place, value_dim, state, columns);
   } else {
     std::fill_n(state, key_dim * columns, 0.0f);
   }
@@ -50,7 +50,7 @@ void ForwardTask(const RankOneProblem& problem, const RankOneTask& task, const M
   for (int64_t start = 0; start < segment.length; start += kRankOneChunk) {
     const int64_t n = std::min(kRankOneChunk, segment.length - start);
     const int64_t row = segment.first_row + start;
-    const bool blank = start == 0 && segment.initial == nullptr;
+    const bool blank = start == 0 && segment.state_in == nullptr;
     if (saved.states != nullptr && start % kRankOneSpan == 0) {
       const int64_t span = segment.first_span + start / kRankOneSpan;
       CopyColumns(key_dim, columns, state, columns, saved.states + span * state_size + place,
@@ -81,8 +81,8 @@ void ForwardTask(const RankOneProblem& problem, const RankOneTask& task, const M
     AdvanceState(rows, key_dim, columns, values, blank, state, state);
   }
 
-  if (segment.final == nullptr) return;
-  CopyColumns(key_dim, columns, state, columns, segment.final + place, value_dim);
+  if (segment.state_out == nullptr) return;
+  CopyColumns(key_dim, columns, state, columns, segment.state_out + place, value_dim);
 }
 
 }  // namespace

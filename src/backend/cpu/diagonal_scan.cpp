@@ -51,6 +51,12 @@ HWY_INLINE void StoreSome(FloatVector value, float* to, size_t rest) {
   }
 }
 
+// Of a state, or of its gradient, at some channels; null: zeros.
+template <bool kPartial>
+HWY_INLINE FloatVector StateOf(const float* state, int64_t channel, size_t rest) {
+  return state != nullptr ? LoadSome<kPartial>(state + channel, rest) : hn::Zero(FloatTag());
+}
+
 // A constant decay of some channels; 1 with a period.
 template <bool kPartial>
 HWY_INLINE FloatVector ConstantOf(const DiagonalScan& scan, int64_t channel, size_t rest) {
@@ -193,7 +199,8 @@ HWY_NOINLINE void ReverseRows(const DiagonalScan& scan, const ScanSegment& segme
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   FloatVector carry[V], a[V], sum[V];
   for (int v = 0; v < V; ++v) {
-    carry[v] = sum[v] = hn::Zero(d);
+    carry[v] = StateOf<kPartial>(segment.state_out_gradient, channel + v * lanes, rest);
+    sum[v] = hn::Zero(d);
     a[v] = kConstant ? ConstantOf<kPartial>(scan, channel + v * lanes, rest) : hn::Zero(d);
   }
   for (int64_t t = segment.length - 1; t >= 0; --t) {
@@ -204,7 +211,8 @@ HWY_NOINLINE void ReverseRows(const DiagonalScan& scan, const ScanSegment& segme
       const FloatVector lambda = hn::Add(LoadSome<kPartial>(dh.row(row) + c, rest), carry[v]);
       carry[v] = hn::Mul(lambda, a[v]);
       WriteGradient<kPartial>(gradients.x, row, c, lambda, rest);
-      const FloatVector before = t > 0 ? LoadSome<kPartial>(h.row(row - 1) + c, rest) : hn::Zero(d);
+      const FloatVector before =
+          StateOf<kPartial>(t > 0 ? h.row(row - 1) : segment.state_in, c, rest);
       if constexpr (kConstant) {
         sum[v] = hn::MulAdd(carry[v], before, sum[v]);
       } else {
@@ -214,6 +222,11 @@ HWY_NOINLINE void ReverseRows(const DiagonalScan& scan, const ScanSegment& segme
   }
   if constexpr (kConstant) {
     for (int v = 0; v < V; ++v) StoreSome<kPartial>(sum[v], log_a_sums + v * lanes, rest);
+  }
+  if (segment.state_in_gradient == nullptr) return;
+  for (int v = 0; v < V; ++v) {
+    float* to = segment.state_in_gradient + channel + v * lanes;
+    StoreSome<kPartial>(hn::Add(carry[v], LoadSome<kPartial>(to, rest)), to, rest);
   }
 }
 

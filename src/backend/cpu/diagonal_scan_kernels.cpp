@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cpu/diagonal_scan_tasks.h"
+#include "backend/segment_runs.h"
 #include "base/threads.h"
 #include "tensor/storage.h"
 
@@ -32,28 +33,33 @@ int64_t grain_of(int64_t work) {
   return std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, work));
 }
 
-// Tokens of a segment, on average.
-int64_t mean_length(std::span<const ScanSegment> segments) {
+// Tokens of all segments.
+int64_t row_count(std::span<const ScanSegment> segments) {
   int64_t rows = 0;
   for (const ScanSegment& segment : segments) rows += segment.length;
-  return rows / std::max<int64_t>(1, static_cast<int64_t>(segments.size()));
+  return rows;
 }
 
-// Calls body(segment, group) for all pairs. work: of a token of a group. scratch_size: floats for
-// a task, given as body's third argument; fourth: the index of the pair, segment after segment.
+// Calls body(segment, group) for all pairs, those of one run of segments and of the same group one
+// after the other, if `backward` from the last to the first. work: of a token of a group.
+// scratch_size: floats for a task, given as body's third argument; fourth: the index of the pair,
+// segment after segment.
 template <typename Body>
-void for_tasks(int64_t channels, std::span<const ScanSegment> segments, int64_t work,
+void for_tasks(int64_t channels, std::span<const ScanSegment> segments, bool backward, int64_t work,
                int64_t scratch_size, const Body& body) {
   const int64_t groups = group_count(channels);
-  const auto count = static_cast<int64_t>(segments.size());
-  parallel_for(groups * count, grain_of(work * mean_length(segments)),
-               [&](int64_t begin, int64_t end) {
-                 const Storage scratch = scratch_of(scratch_size);
-                 for (int64_t task = begin; task < end; ++task) {
-                   body(segments[static_cast<size_t>(task / groups)],
-                        group_of(channels, task % groups), floats(scratch), task);
-                 }
-               });
+  const SegmentRuns<ScanSegment> runs(segments);
+  const int64_t rows = row_count(segments) / std::max<int64_t>(1, runs.count());  // of a run
+  parallel_for(groups * runs.count(), grain_of(work * rows), [&](int64_t begin, int64_t end) {
+    const Storage scratch = scratch_of(scratch_size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task % groups;
+      runs.for_each(task / groups, backward, [&](int64_t segment) {
+        body(segments[static_cast<size_t>(segment)], group_of(channels, group), floats(scratch),
+             segment * groups + group);
+      });
+    }
+  });
 }
 
 // Writes or adds the sums of `parts` matrices [rows, columns], element by element in their order.
@@ -74,7 +80,7 @@ class CpuDiagonalScanKernels final : public DiagonalScanKernels {
  public:
   void forward(const DiagonalScan& scan, std::span<const ScanSegment> segments,
                const Matrix& h) override {
-    for_tasks(scan.channels, segments, kGroup, 0,
+    for_tasks(scan.channels, segments, false, kGroup, 0,
               [&](const ScanSegment& segment, Group group, float*, int64_t) {
                 cpu_diagonal_scan::forward(scan, segment, group, h);
               });
@@ -96,7 +102,7 @@ class CpuDiagonalScanKernels final : public DiagonalScanKernels {
     const int64_t groups = group_count(scan.channels);
     const auto count = static_cast<int64_t>(segments.size());
     const Storage sums = scratch_of(scan.constant ? count * groups * kGroup : kGroup);
-    for_tasks(scan.channels, segments, 2 * kGroup, 0,
+    for_tasks(scan.channels, segments, true, 2 * kGroup, 0,
               [&](const ScanSegment& segment, Group group, float*, int64_t task) {
                 float* own = floats(sums) + (scan.constant ? task * kGroup : 0);
                 cpu_diagonal_scan::backward(scan, segment, group, h, dh, gradients, own);
@@ -110,7 +116,8 @@ class CpuDiagonalScanKernels final : public DiagonalScanKernels {
 
   void ssm_forward(const DiagonalSsm& scan, std::span<const ScanSegment> segments,
                    const Matrix& y) override {
-    for_tasks(scan.channels, segments, kModeWork * scan.modes * kGroup, scan.state_rows() * kGroup,
+    for_tasks(scan.channels, segments, false, kModeWork * scan.modes * kGroup,
+              scan.state_rows() * kGroup,
               [&](const ScanSegment& segment, Group group, float* scratch, int64_t) {
                 cpu_diagonal_scan::ssm_forward(scan, segment, group, scratch, y);
               });
@@ -134,7 +141,7 @@ class CpuDiagonalScanKernels final : public DiagonalScanKernels {
     const int64_t size = (2 * rows + 1) * kGroup;
     const auto count = static_cast<int64_t>(segments.size());
     const Storage sums = scratch_of(count * groups * size);
-    for_tasks(scan.channels, segments, 4 * kModeWork * scan.modes * kGroup, 2 * rows * kGroup,
+    for_tasks(scan.channels, segments, true, 4 * kModeWork * scan.modes * kGroup, 2 * rows * kGroup,
               [&](const ScanSegment& segment, Group group, float* scratch, int64_t task) {
                 cpu_diagonal_scan::ssm_backward(scan, segment, group, dy, gradients.u, scratch,
                                                 floats(sums) + task * size);

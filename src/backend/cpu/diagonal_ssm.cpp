@@ -303,14 +303,16 @@ void SsmBackward(const DiagonalSsm& scan, const ScanSegment& segment, Group grou
   HWY_ALIGN float u_tile[kChunk * kGroup], dy_tile[kChunk * kGroup], du_tile[kChunk * kGroup];
   const ChunkOperands chunk = {u_tile, dy_tile, du_tile};
   float *state = scratch, *carry = scratch + size;
-  std::fill_n(carry, size, 0.0f);
+  LoadGroup(segment.state_out_gradient, scan, group, carry);
+  for (int64_t i = 0; i < size; ++i) carry[i] *= 0.5f;
   std::fill_n(sums, 2 * size + kGroup, 0.0f);
   const int64_t chunks = (segment.length + kChunk - 1) / kChunk;
   for (int64_t index = chunks - 1; index >= 0; --index) {
     const int64_t start = index * kChunk, tokens = std::min(kChunk, segment.length - start);
     const int64_t first = segment.first_row + start;
-    LoadGroup(index > 0 ? segment.snapshots[static_cast<size_t>(index - 1)].state : nullptr, scan,
-              group, state);
+    LoadGroup(
+        index > 0 ? segment.snapshots[static_cast<size_t>(index - 1)].state : segment.state_in,
+        scan, group, state);
     for (int64_t t = 0; t < tokens; ++t) {
       CopyRow(scan.u.row(first + t), group, u_tile + t * kGroup);
       CopyRow(dy.row(first + t), group, dy_tile + t * kGroup);
@@ -331,6 +333,11 @@ void SsmBackward(const DiagonalSsm& scan, const ScanSegment& segment, Group grou
   }
   // Twice, as y is.
   for (int64_t i = 0; i < 2 * size; ++i) sums[i] *= 2;
+  for (int64_t n = 0; segment.state_in_gradient != nullptr && n < scan.state_rows(); ++n) {
+    const float* HWY_RESTRICT from = carry + n * kGroup;
+    float* HWY_RESTRICT to = segment.state_in_gradient + n * scan.channels + group.channel;
+    for (int64_t c = 0; c < group.count; ++c) to[c] += 2 * from[c];
+  }
 }
 
 }  // namespace

@@ -160,15 +160,14 @@ struct HeadPlace {
   int64_t state;    // the first number in states of all value heads
 };
 
-// The states of a task, [heads, key_dim, columns], at the start of its segment.
-inline void TakeInitialStates(const OuterProductProblem& problem, const ChunkTask& task,
-                              float* states) {
+// The states of a task, [heads, key_dim, columns], out of those of all value heads (null: zeros).
+inline void TakeStates(const OuterProductProblem& problem, const ChunkTask& task, const float* from,
+                       float* states) {
   for (int64_t index = 0; index < task.heads; ++index) {
     const HeadPlace place(problem, task, index);
     float* state = states + index * problem.key_dim * place.columns;
-    if (task.segment->initial != nullptr) {
-      PackRows(problem.key_dim, place.columns, task.segment->initial + place.state,
-               problem.value_dim, 1, state);
+    if (from != nullptr) {
+      PackRows(problem.key_dim, place.columns, from + place.state, problem.value_dim, 1, state);
     } else {
       std::fill_n(state, problem.key_dim * place.columns, 0.0f);
     }
@@ -186,11 +185,11 @@ inline void StoreState(const OuterProductProblem& problem, const HeadPlace& plac
 
 inline void StoreFinalStates(const OuterProductProblem& problem, const ChunkTask& task,
                              const float* states) {
-  if (task.segment->final == nullptr) return;
+  if (task.segment->state_out == nullptr) return;
   for (int64_t index = 0; index < task.heads; ++index) {
     const HeadPlace place(problem, task, index);
     StoreState(problem, place, states + index * problem.key_dim * place.columns,
-               task.segment->final);
+               task.segment->state_out);
   }
 }
 
@@ -206,6 +205,18 @@ inline void StoreResiduals(const OuterProductProblem& problem, const HeadPlace& 
 // x (+)= y, element by element.
 inline void AddTo(int64_t count, const float* HWY_RESTRICT y, float* HWY_RESTRICT x) {
   for (int64_t e = 0; e < count; ++e) x[e] += y[e];
+}
+
+// Adds the states of a task to those of all value heads (null: they are not wanted).
+inline void AddStates(const OuterProductProblem& problem, const ChunkTask& task,
+                      const float* states, float* to) {
+  for (int64_t index = 0; to != nullptr && index < task.heads; ++index) {
+    const HeadPlace place(problem, task, index);
+    const float* state = states + index * problem.key_dim * place.columns;
+    for (int64_t c = 0; c < problem.key_dim; ++c) {
+      AddTo(place.columns, state + c * place.columns, to + place.state + c * problem.value_dim);
+    }
+  }
 }
 
 // beta of one head in n rows.

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backend/cpu/outer_product_state_tasks.h"
+#include "backend/segment_runs.h"
 #include "base/threads.h"
 #include "tensor/storage.h"
 
@@ -28,14 +29,27 @@ class Floats {
 };
 
 struct Plan {
+  SegmentRuns<OuterProductSegment> runs;
   int64_t slices = 1;
-  int64_t parts = 1;  // tasks that one segment and key head are cut into
-  std::vector<ChunkTask> tasks;
+  int64_t parts = 1;          // tasks that one segment and key head are cut into
+  int64_t segment_tasks = 0;  // of one segment, those of the first one first
+  std::vector<ChunkTask> tasks = {};
+
+  // Calls body(i) for all tasks, those of one run of segments and of the same heads in order.
+  template <typename Body>
+  void run(bool backward, const Body& body) const {
+    parallel_for(runs.count() * segment_tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        runs.for_each(i / segment_tasks, backward,
+                      [&](int64_t segment) { body(segment * segment_tasks + i % segment_tasks); });
+      }
+    });
+  }
 };
 
 Plan make_plan(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments) {
-  Plan plan;
-  const auto count = static_cast<int64_t>(segments.size());
+  Plan plan{SegmentRuns<OuterProductSegment>(segments)};
+  const int64_t count = plan.runs.count();
   while (count * problem.value_heads * plan.slices < kWantedTasks &&
          problem.value_dim % (2 * plan.slices) == 0 &&
          problem.value_dim / (2 * plan.slices) >= kNarrowestSlice) {
@@ -47,8 +61,9 @@ Plan make_plan(const OuterProductProblem& problem, std::span<const OuterProductS
     ++plan.parts;
   }
   const int64_t heads = group / plan.parts;
+  plan.segment_tasks = problem.key_heads * plan.parts;
   for (const OuterProductSegment& segment : segments) {
-    for (int64_t part = 0; part < problem.key_heads * plan.parts; ++part) {
+    for (int64_t part = 0; part < plan.segment_tasks; ++part) {
       plan.tasks.push_back({&segment, part / plan.parts, part * heads, heads, plan.slices});
     }
   }
@@ -77,12 +92,10 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
   void forward(const OuterProductProblem& problem, std::span<const OuterProductSegment> segments,
                const Matrix& out, const OuterProductSaved& saved) override {
     const Plan plan = make_plan(problem, segments);
-    parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
-        (problem.channel_decay ? channel_forward_task : chunk_forward_task)(problem, task, out,
-                                                                            saved);
-      }
+    plan.run(false, [&](int64_t i) {
+      const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
+      (problem.channel_decay ? channel_forward_task : chunk_forward_task)(problem, task, out,
+                                                                          saved);
     });
   }
 
@@ -104,23 +117,21 @@ class CpuOuterProductStateKernels final : public OuterProductStateKernels {
       if (whole.data == nullptr || !split) return whole;
       return Matrix{parts.data() + part * rows * key_columns, key_columns, false};
     };
-    parallel_for(static_cast<int64_t>(plan.tasks.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
-        const int64_t part = i % plan.parts;
-        ChunkTaskGradients own;
-        own.q = place(gradients.q, q_parts, part);
-        own.k = place(gradients.k, k_parts, part);
-        own.v = gradients.v;
-        if (gradients.log_decay.data != nullptr) own.log_decay = log_decay.data();
-        if (gradients.beta.data != nullptr) own.beta = beta.data();
-        if (gradients.skip.data != nullptr) {
-          own.skip = skip.data() + (task.segment - segments.data()) * heads;
-        }
-        own.virtual_heads = heads;
-        (problem.channel_decay ? channel_backward_task : chunk_backward_task)(problem, task,
-                                                                              out_grad, saved, own);
+    plan.run(true, [&](int64_t i) {
+      const ChunkTask& task = plan.tasks[static_cast<size_t>(i)];
+      const int64_t part = i % plan.parts;
+      ChunkTaskGradients own;
+      own.q = place(gradients.q, q_parts, part);
+      own.k = place(gradients.k, k_parts, part);
+      own.v = gradients.v;
+      if (gradients.log_decay.data != nullptr) own.log_decay = log_decay.data();
+      if (gradients.beta.data != nullptr) own.beta = beta.data();
+      if (gradients.skip.data != nullptr) {
+        own.skip = skip.data() + (task.segment - segments.data()) * heads;
       }
+      own.virtual_heads = heads;
+      (problem.channel_decay ? channel_backward_task : chunk_backward_task)(problem, task, out_grad,
+                                                                            saved, own);
     });
 
     if (split && gradients.q.data != nullptr) {

@@ -90,17 +90,18 @@ struct TaskBackward {
         state_size(key_dim * columns) {}
 
   void run() {
-    std::fill_n(state_grads, task.heads * state_size, 0.0f);
+    TakeStates(problem, task, segment.state_out_gradient, state_grads);
     const int64_t chunks = (segment.length + kChunk - 1) / kChunk;
     for (chunk = chunks - 1; chunk >= 0; --chunk) {
       n = std::min(kChunk, segment.length - chunk * kChunk);
       row = segment.first_row + chunk * kChunk;
-      first = chunk == 0;
-      last = chunk == chunks - 1;
+      first = chunk == 0 && segment.state_in == nullptr;
+      last = chunk == chunks - 1 && segment.state_out_gradient == nullptr;
       take_keys();
       for (int64_t index = 0; index < task.heads; ++index) head_backward(index);
       give_keys();
     }
+    AddStates(problem, task, state_grads, segment.state_in_gradient);
   }
 
   // Keys and queries of the chunk, which its heads share, and their scores.
@@ -207,8 +208,8 @@ struct TaskBackward {
     }
   }
 
-  // ds becomes the gradient of the state that entered the chunk; that of the first chunk is zero
-  // and needs none.
+  // ds becomes the gradient of the state that entered the chunk; zeros that enter the first chunk
+  // need none.
   void through_entering_state(const HeadPlace& place, float* ds) {
     const float* from =
         saved.states +
@@ -273,7 +274,7 @@ struct TaskBackward {
 
   // The chunk, of n rows from `row` on.
   int64_t chunk = 0, n = 0, row = 0;
-  bool first = false, last = false;
+  bool first = false, last = false;  // zeros enter it; nothing is asked of what leaves it
 
   Scratch scratch;
   float* state_grads = scratch.take(task.heads * state_size);

@@ -83,12 +83,12 @@ struct TaskBackward {
         state_size(key_dim * columns) {}
 
   void run() {
-    std::fill_n(state_grads, task.heads * state_size, 0.0f);
+    TakeStates(problem, task, segment.state_out_gradient, state_grads);
     const int64_t chunks = (segment.length + kChunk - 1) / kChunk;
     for (chunk = chunks - 1; chunk >= 0; --chunk) {
       rows = std::min(kChunk, segment.length - chunk * kChunk);
       first_row = segment.first_row + chunk * kChunk;
-      nothing_after = chunk == chunks - 1;
+      nothing_after = chunk == chunks - 1 && segment.state_out_gradient == nullptr;
       const int64_t key_column = task.key_head * key_dim;
       PackRows(rows, key_dim, problem.k.row(first_row) + key_column, problem.k.stride, 1, k);
       PackRows(rows, key_dim, problem.q.row(first_row) + key_column, problem.q.stride,
@@ -98,6 +98,7 @@ struct TaskBackward {
       for (int64_t index = 0; index < task.heads; ++index) head_backward(index);
       StoreKeyGradients(problem, task, first_row, rows, dq, dk, gradients);
     }
+    AddStates(problem, task, state_grads, segment.state_in_gradient);
   }
 
   void head_backward(int64_t index) {
@@ -107,7 +108,7 @@ struct TaskBackward {
     const int64_t blocks = (rows + kBlock - 1) / kBlock;
     take_head(place, blocks);
     for (int64_t block = blocks - 1; block >= 0; --block) {
-      const bool first = chunk == 0 && block == 0;
+      const bool first = chunk == 0 && block == 0 && segment.state_in == nullptr;
       const bool last = nothing_after && block == blocks - 1;
       take_block(place, block);
       through_pairs();
@@ -138,7 +139,7 @@ struct TaskBackward {
                  (segment.first_chunk + chunk) * problem.value_heads * key_dim * value_dim +
                  place.state,
              value_dim, 1, states);
-    // The state after the last block of all is not needed: its gradient is zero.
+    // The state after the last block of all is not needed where its gradient is zero.
     for (int64_t block = 0; block < blocks - (nothing_after ? 1 : 0); ++block) {
       choose_rows(place, block);
       float* next = states + (block + 1) * state_size;
@@ -226,8 +227,8 @@ struct TaskBackward {
     }
   }
 
-  // ds becomes the gradient of the state that entered the block; that of the first block of all is
-  // zero and needs none.
+  // ds becomes the gradient of the state that entered the block; zeros that enter the first block
+  // of all need none.
   void through_entering_state(const float* state, bool last) {
     Transpose(key_dim, columns, state, columns, state_t, key_dim);
     SmallMatmul(n, key_dim, columns, d_out, columns, 1, state_t, key_dim, key_work, key_dim, false);
@@ -272,7 +273,7 @@ struct TaskBackward {
 
   // The chunk: its rows.
   int64_t chunk = 0, rows = 0, first_row = 0;
-  bool nothing_after = false;  // it is the last
+  bool nothing_after = false;  // it is the last, and nothing is asked of the state after it
   // The head, and the gradient of its state.
   int64_t virtual_head = 0;
   float* ds = nullptr;

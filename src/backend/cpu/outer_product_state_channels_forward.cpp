@@ -30,11 +30,11 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
   BlockDecay decay(scratch, key_dim);
   BlockKeys keys(scratch, key_dim);
 
-  TakeInitialStates(problem, task, states);
+  TakeStates(problem, task, segment.state_in, states);
   for (int64_t start = 0; start < segment.length; start += kBlock) {
     const int64_t n = std::min(kBlock, segment.length - start);
     const int64_t row = segment.first_row + start, key_column = task.key_head * key_dim;
-    const bool blank = start == 0 && segment.initial == nullptr;  // the states are zero
+    const bool blank = start == 0 && segment.state_in == nullptr;  // the states are zero
     PackRows(n, key_dim, problem.k.row(row) + key_column, problem.k.stride, 1, k);
     PackRows(n, key_dim, problem.q.row(row) + key_column, problem.q.stride, problem.query_scale, q);
 

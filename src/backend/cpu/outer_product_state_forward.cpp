@@ -57,12 +57,12 @@ void ForwardTask(const OuterProductProblem& problem, const ChunkTask& task, cons
   float* beta = scratch.take(kChunk);
   ChunkDecay decay(scratch);
 
-  TakeInitialStates(problem, task, states);
+  TakeStates(problem, task, segment.state_in, states);
   for (int64_t start = 0; start < segment.length; start += kChunk) {
     const int64_t n = std::min(kChunk, segment.length - start);
     const int64_t row = segment.first_row + start;
     const int64_t chunk = segment.first_chunk + start / kChunk;
-    const bool blank = start == 0 && segment.initial == nullptr;  // the states are zero
+    const bool blank = start == 0 && segment.state_in == nullptr;  // the states are zero
     const int64_t key_column = task.key_head * key_dim;
     PackRows(n, key_dim, problem.k.row(row) + key_column, problem.k.stride, 1, k);
     PackRows(n, key_dim, problem.q.row(row) + key_column, problem.q.stride, problem.query_scale, q);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backend/cpu/scan_tasks.h"
+#include "backend/segment_runs.h"
 #include "base/threads.h"
 #include "tensor/storage.h"
 
@@ -66,16 +67,18 @@ class CpuScanKernels final : public ScanKernels {
     const int64_t groups = group_count(scan), size = scan.state_size * kGroup;
     const Storage rates = scratch_of(groups * size);
     decay_rates(scan, floats(rates));
-    const auto count = static_cast<int64_t>(segments.size());
+    const SegmentRuns<ScanSegment> runs(segments);
     int64_t rows = 0;
     for (const ScanSegment& segment : segments) rows += segment.length;
-    const int64_t grain = grain_of(size * rows / std::max<int64_t>(1, count));
-    parallel_for(groups * count, grain, [&](int64_t begin, int64_t end) {
+    const int64_t grain = grain_of(size * rows / std::max<int64_t>(1, runs.count()));
+    parallel_for(groups * runs.count(), grain, [&](int64_t begin, int64_t end) {
       const Storage state = scratch_of(size);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t group = task % groups;
-        cpu_scan::forward(scan, segments[static_cast<size_t>(task / groups)], group * kGroup,
-                          floats(rates) + group * size, floats(state), y, y_stride);
+        runs.for_each(task / groups, false, [&](int64_t segment) {
+          cpu_scan::forward(scan, segments[static_cast<size_t>(segment)], group * kGroup,
+                            floats(rates) + group * size, floats(state), y, y_stride);
+        });
       }
     });
   }
@@ -109,14 +112,14 @@ class CpuScanKernels final : public ScanKernels {
     const Storage C_sums = scratch_of(groups * rows * states);
     const int64_t parameter_size = (states + 2) * kGroup;
     const Storage parameter_sums = scratch_of(count * groups * parameter_size);
-    const int64_t grain = grain_of(4 * size * rows / std::max<int64_t>(1, count));
-    parallel_for(groups * count, grain, [&](int64_t begin, int64_t end) {
+    const SegmentRuns<ScanSegment> runs(segments);
+    const int64_t grain = grain_of(4 * size * rows / std::max<int64_t>(1, runs.count()));
+    parallel_for(groups * runs.count(), grain, [&](int64_t begin, int64_t end) {
       const Storage scratch = scratch_of(cpu_scan::backward_scratch(states));
-      for (int64_t index = begin; index < end; ++index) {
-        const int64_t group = index % groups;
+      const auto run_segment = [&](int64_t segment, int64_t group) {
         cpu_scan::BackwardTask task{};
         task.scan = &scan;
-        task.segment = &segments[static_cast<size_t>(index / groups)];
+        task.segment = &segments[static_cast<size_t>(segment)];
         task.dy = dy;
         task.gradients = &gradients;
         task.channel = group * kGroup;
@@ -125,8 +128,12 @@ class CpuScanKernels final : public ScanKernels {
         task.scratch = floats(scratch);
         task.B_sums = floats(B_sums) + group * rows * states;
         task.C_sums = floats(C_sums) + group * rows * states;
-        task.parameter_sums = floats(parameter_sums) + index * parameter_size;
+        task.parameter_sums = floats(parameter_sums) + (segment * groups + group) * parameter_size;
         cpu_scan::backward(task);
+      };
+      for (int64_t index = begin; index < end; ++index) {
+        runs.for_each(index / groups, true,
+                      [&](int64_t segment) { run_segment(segment, index % groups); });
       }
     });
     // Sums over channels and segments in a fixed order, whoever computed the parts.

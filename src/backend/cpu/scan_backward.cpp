@@ -214,8 +214,9 @@ void ScanBackward(const BackwardTask& task) {
     }
   }
   for (int64_t n = 0; segment.state_in_gradient != nullptr && n < states; ++n) {
-    std::copy_n(buffers.carry + n * kGroup, task.count,
-                segment.state_in_gradient + n * scan.channels + task.channel);
+    const float* HWY_RESTRICT from = buffers.carry + n * kGroup;
+    float* HWY_RESTRICT to = segment.state_in_gradient + n * scan.channels + task.channel;
+    for (int64_t c = 0; c < task.count; ++c) to[c] += from[c];
   }
 }
 
