@@ -25,6 +25,14 @@ class BlockDrafter final : public ScoringDrafter {
             "fills in texts that it sees whole: guesses come from a model with blocks");
     require(!diffusion_.shift, name_,
             "scores a token in the row before it, which another block has");
+    const SequenceState state = model_->new_state();
+    for (const std::vector<Journal>& layer : state.layers()) {
+      for (const Journal& journal : layer) {
+        require(journal.shape().fold_interval == 0, name_,
+                "has mixers with a state, which cannot take back what was masked: guesses come "
+                "from a model that keeps keys and values");
+      }
+    }
   }
 
   std::string name() const override { return name_; }

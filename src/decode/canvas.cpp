@@ -56,11 +56,10 @@ Tensor CanvasReader::forward(std::span<const int32_t> tokens, int64_t first, Seq
 CanvasReader::Read CanvasReader::read(std::span<const int32_t> canvas) {
   const auto from = static_cast<size_t>(begin_), size = static_cast<size_t>(end_ - begin_);
   if (state_ != nullptr) {
-    const int64_t length = state_->length();
-    const Tensor hidden =
-        forward(canvas.subspan(from, size), length + begin_, state_, Mask::causal);
-    state_->truncate(length);
-    return {hidden, begin_};
+    // A fork that is thrown away: a recurrence cannot take back more than kExactStep tokens.
+    SequenceState fork = *state_;
+    return {forward(canvas.subspan(from, size), fork.length() + begin_, &fork, Mask::causal),
+            begin_};
   }
   if (cache_ == CanvasCache::none) return {forward(canvas, 0, nullptr, Mask::full), 0};
   if (!kept_) {

@@ -19,7 +19,7 @@ class SeesBothWays {
 bool sees_both_ways(const Mixer& mixer);
 // Whether it does, and keeps nothing of what it has read.
 bool sees_whole_texts(const Mixer& mixer);
-// Whether it is one that scanned() has made (layers/scans.h).
+// Whether it is one that scanned() has made (layers/scans.h), with a state or without.
 bool runs_both_ways(const Mixer& mixer);
 
 }  // namespace pronghorn

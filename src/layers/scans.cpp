@@ -19,6 +19,38 @@ constexpr ScanPass kPasses[] = {{"", false, false},
                                 {"columns", true, false},
                                 {"columns_backward", true, true}};
 
+bool has_blocks(const Segment& segment) {
+  return segment.mask == Mask::blocks || segment.mask == Mask::two_copies;
+}
+
+// Rows of a segment that a pass goes over as a sequence, or as one that goes on from another.
+struct Stretch {
+  int64_t first_row = 0, length = 0;
+  int64_t after = -1;  // which stretch of the segment; -1: it is a sequence
+};
+
+std::vector<Stretch> stretches_of(const CheckedBatch& batch, const Segment& segment,
+                                  const ScanPass& pass) {
+  const bool copies = segment.mask == Mask::two_copies;
+  if (pass.backward ? !has_blocks(segment) : !copies) {
+    return {Stretch{segment.first_row, segment.length}};
+  }
+  const std::span<const int32_t> positions = batch.positions(segment);
+  const int64_t half = copies ? segment.length / 2 : segment.length;
+  std::vector<Stretch> stretches;
+  for (int64_t i = 0; i < segment.length; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const bool begins =
+        i == 0 || i == half || positions[at] / segment.block != positions[at - 1] / segment.block;
+    if (begins) stretches.push_back({segment.first_row + i, 0});
+    ++stretches.back().length;
+  }
+  if (pass.backward) return stretches;
+  const int64_t blocks = std::ssize(stretches) / 2;
+  for (int64_t i = 0; i < 2 * blocks; ++i) stretches[static_cast<size_t>(i)].after = i % blocks - 1;
+  return stretches;
+}
+
 // The rows of each segment in the order of a pass; empty if that is their own.
 std::vector<int32_t> rows_of(const CheckedBatch& batch, const ScanPass& pass) {
   if (!pass.columns && !pass.backward) return {};
@@ -32,17 +64,19 @@ std::vector<int32_t> rows_of(const CheckedBatch& batch, const ScanPass& pass) {
     return std::pair(at[1], at[0]);
   };
   for (const Segment& segment : batch.segments()) {
-    const auto begin = rows.begin() + segment.first_row, end = begin + segment.length;
-    if (pass.columns) {
-      std::stable_sort(begin, end, [&](int32_t a, int32_t b) { return place(a) < place(b); });
+    for (const Stretch& stretch : stretches_of(batch, segment, pass)) {
+      const auto begin = rows.begin() + stretch.first_row, end = begin + stretch.length;
+      if (pass.columns) {
+        std::stable_sort(begin, end, [&](int32_t a, int32_t b) { return place(a) < place(b); });
+      }
+      if (pass.backward) std::reverse(begin, end);
     }
-    if (pass.backward) std::reverse(begin, end);
   }
   return rows;
 }
 
 // The batch that a mixer is given that sees earlier rows only.
-Batch one_way(const CheckedBatch& batch, std::span<const int32_t> rows) {
+Batch one_way(const CheckedBatch& batch, const ScanPass& pass, std::span<const int32_t> rows) {
   Batch result;
   result.positions.assign(batch.positions().begin(), batch.positions().end());
   const std::span<const int32_t> coordinates = batch.coordinates();
@@ -52,10 +86,20 @@ Batch one_way(const CheckedBatch& batch, std::span<const int32_t> rows) {
     std::copy_n(coordinates.begin() + rows[i] * count, count,
                 result.coordinates.begin() + static_cast<int64_t>(i) * count);
   }
-  for (Segment segment : batch.segments()) {
-    require(segment.state == nullptr, kWhere, "keeps no state of a sequence");
-    segment.mask = Mask::causal;
-    result.segments.push_back(std::move(segment));
+  for (const Segment& segment : batch.segments()) {
+    require(segment.state == nullptr || segment.mask == Mask::blocks, kWhere,
+            "keeps no state of a sequence");
+    const int64_t first = std::ssize(result.segments);
+    for (const Stretch& stretch : stretches_of(batch, segment, pass)) {
+      Segment& to = result.segments.emplace_back();
+      to.first_row = stretch.first_row;
+      to.length = stretch.length;
+      if (!pass.backward) to.state = segment.state;
+      if (stretch.after >= 0) to.after = first + stretch.after;
+      if (!pass.backward || !has_blocks(segment)) continue;
+      const auto positions = result.positions.begin() + to.first_row;
+      std::iota(positions, positions + to.length, 0);
+    }
   }
   return result;
 }
@@ -136,7 +180,9 @@ std::span<const ScanPass> scan_passes(Scan scan) {
 }
 
 ScannedRows::ScannedRows(const CheckedBatch& batch, const ScanPass& pass)
-    : rows_(rows_of(batch, pass)), places_(inverse_of(rows_)), batch_(one_way(batch, rows_)) {}
+    : rows_(rows_of(batch, pass)),
+      places_(inverse_of(rows_)),
+      batch_(one_way(batch, pass, rows_)) {}
 
 Tensor ScannedRows::enter(const Context& context, const Tensor& x) const {
   return rows_.empty() ? x : embedding(context, x, rows_);

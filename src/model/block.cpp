@@ -37,10 +37,12 @@ std::pair<Tensor, Tensor> enter(const Context& context, const Norm& norm, const 
 // A mixer of a block: one that sees both ways, if the model asks for that.
 std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config, const ModelConfig& model,
                                   const LayerContext& context, const ParameterScope& scope,
-                                  const StateScope& states) {
+                                  int64_t state_layer, std::vector<JournalShape>& journals) {
   const std::string name = config.at("type");
   const MixerType& type = find_mixer_type(name, "block");
-  std::unique_ptr<Mixer> mixer = type.create(config, context, scope, states);
+  const auto own = static_cast<int64_t>(journals.size());
+  std::unique_ptr<Mixer> mixer =
+      type.create(config, context, scope, StateScope(state_layer, journals));
   const std::string where = fmt::format("layers.{}.mixer", context.layer);
   const bool both_ways = model.sees_both_ways();
   const int64_t block = model.diffusion ? model.diffusion->block : 0;
@@ -52,9 +54,12 @@ std::unique_ptr<Mixer> make_mixer(const nlohmann::json& config, const ModelConfi
     return mixer;
   }
   if (!both_ways || sees_both_ways(*mixer)) return mixer;
-  require(block == 0, where,
-          "{} sees earlier rows only, or in a window: it cannot see blocks of {} both ways", name,
-          block);
+  require(block == 0 || std::all_of(journals.begin() + own, journals.end(),
+                                    [](const JournalShape& shape) { return shape.forks; }),
+          where,
+          "{} sees earlier rows only, or in a window, and cannot go on from them in several ways: "
+          "it cannot see blocks of {} both ways",
+          name, block);
   require(config.value("keys_to", 0) == 0 && config.value("keys_from", 0) == 0, where,
           "keys are shared in both directions");
   const Scan scan = model.image ? context.scan : Scan::both;
@@ -101,7 +106,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
     const nlohmann::json& mixer = config.mixers[i];
     const ParameterScope inner =
         several ? scope.child("mixers").child(std::to_string(i)) : scope.child("mixer");
-    mixers_.push_back(make_mixer(mixer, model, context, inner, states));
+    mixers_.push_back(make_mixer(mixer, model, context, inner, state_layer, journals_));
     if (several && config.merge == BlockConfig::Merge::mean_of_norms) {
       branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
                                  model.norm_style(), model.hidden_size);

@@ -115,6 +115,12 @@ TEST_F(BlockDrafterTest, RefusesModelsThatSeeTextsWhole) {
   };
   EXPECT_THAT(made(""), HasSubstr("draft: fills in texts that it sees whole"));
   EXPECT_THAT(made(R"("block": 4, "shift": true)"), HasSubstr("row before it"));
+  EXPECT_THAT(error_of([] {
+                make_block_drafter(
+                    std::make_shared<Model>(diffusion_config("am", R"("block": 4)"), 1), 61,
+                    "draft");
+              }),
+              HasSubstr("draft: has mixers with a state"));
 }
 
 }  // namespace

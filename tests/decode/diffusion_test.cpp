@@ -140,12 +140,25 @@ TEST(Diffusion, WritesWhatANaiveDecoderWrites) {
 
 // The prompt ends inside a block, the rest of which is written first.
 TEST(Diffusion, WritesBlocksWhatANaiveDecoderWrites) {
-  const Model model(diffusion_config("al", R"("block": 4)"), 3);
-  for (const DiffusionOptions& options :
-       {DiffusionOptions{.part = 4}, {.steps = 2, .part = 4}, {.part = 4, .threshold = 0.2}}) {
-    const Generated result = written(model, {options}, 17);
-    EXPECT_EQ(result.ids, naive_text(model, options, 17, 1));
-    EXPECT_EQ(result.end, Generated::End::length);
+  for (const char* pattern : {"al", "mr", "as"}) {
+    SCOPED_TRACE(pattern);
+    const Model model(diffusion_config(pattern, R"("block": 4)"), 3);
+    for (const DiffusionOptions& options :
+         {DiffusionOptions{.part = 4}, {.steps = 2, .part = 4}, {.part = 4, .threshold = 0.2}}) {
+      const Generated result = written(model, {options}, 17);
+      EXPECT_EQ(result.ids, naive_text(model, options, 17, 1));
+      EXPECT_EQ(result.end, Generated::End::length);
+    }
+  }
+}
+
+// Blocks of more tokens than a recurrence can take back.
+TEST(Diffusion, WritesLongBlocksWithRecurrences) {
+  for (const char* pattern : {"m", "ks"}) {
+    SCOPED_TRACE(pattern);
+    const Model model(diffusion_config(pattern, R"("block": 24)"), 3);
+    const DiffusionOptions options{.steps = 3, .part = 24};
+    EXPECT_EQ(written(model, {options}, 41).ids, naive_text(model, options, 41, 17));
   }
 }
 

@@ -49,6 +49,31 @@ std::vector<int> order_of(const Batch& batch, const ScanPass& pass) {
   return order;
 }
 
+// A text and its copy with noise, of two tokens and one, in blocks of two.
+TEST(Scans, BlocksAreReadOneByOneFromTheirEnds) {
+  Batch batch;
+  batch.segments.push_back({nullptr, 0, 6, Mask::two_copies, {}, 2});
+  batch.positions = {4, 5, 6, 4, 5, 6};
+  const auto passes = scan_passes(Scan::both);
+  EXPECT_THAT(order_of(batch, passes[0]), ElementsAre(0, 1, 2, 3, 4, 5));
+  EXPECT_THAT(order_of(batch, passes[1]), ElementsAre(1, 0, 2, 4, 3, 5));
+  const ScannedRows there(batch, passes[0]), back(batch, passes[1]);
+  std::vector<int64_t> lengths, after;
+  for (const Segment& segment : there.batch().segments()) {
+    lengths.push_back(segment.length);
+    after.push_back(segment.after);
+  }
+  EXPECT_THAT(lengths, ElementsAre(2, 1, 2, 1));
+  EXPECT_THAT(after, ElementsAre(-1, 0, -1, 0));
+  EXPECT_THAT(back.batch().positions(), ElementsAre(0, 1, 0, 0, 1, 0));
+  for (const Segment& segment : back.batch().segments()) EXPECT_EQ(segment.after, -1);
+  // Without noise the blocks are one sequence from its beginning.
+  batch.segments[0] = {nullptr, 0, 3, Mask::blocks, {}, 2};
+  batch.positions = {4, 5, 6};
+  EXPECT_EQ(ScannedRows(batch, passes[0]).batch().segments().size(), 1u);
+  EXPECT_THAT(order_of(batch, passes[1]), ElementsAre(1, 0, 2));
+}
+
 TEST(Scans, PassesGoAlongRowsAndColumns) {
   const Batch batch = grids({{2, 3}, {2, 2}});
   const auto passes = scan_passes(Scan::cross);

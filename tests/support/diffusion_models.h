@@ -10,8 +10,8 @@ namespace pronghorn::testing_support {
 constexpr int32_t kMaskToken = 60;
 
 // pattern: of attention (a) with rotary positions, latent attention (l), Mamba-2 (m), RWKV-7 (r),
-// attention in a window (w) and to chosen blocks (b), Longformer both ways (g). diffusion: what the
-// object says besides, `"block": 4`.
+// KDA (k), Mamba (s), RG-LRU (h), S4D (d), attention in a window (w) and to chosen blocks (b),
+// Longformer both ways (g). diffusion: what the object says besides, `"block": 4`.
 inline ModelConfig diffusion_config(const std::string& pattern, const std::string& diffusion = "",
                                     double initializer_range = 0.3) {
   const nlohmann::json blocks = parse_json(
@@ -22,6 +22,10 @@ inline ModelConfig diffusion_config(const std::string& pattern, const std::strin
           "m": {"mixer": {"type": "mamba2", "heads": 3, "state": 5}},
           "r": {"mixer": {"type": "rwkv7", "heads": 2, "head_dim": 8, "decay_low_rank_dim": 4,
                           "a_low_rank_dim": 4, "v_low_rank_dim": 3, "gate_low_rank_dim": 4}},
+          "k": {"mixer": {"type": "kda", "heads": 2, "head_dim": 8}},
+          "s": {"mixer": {"type": "mamba", "state": 5}},
+          "h": {"mixer": {"type": "rg_lru", "gate_blocks": 2}},
+          "d": {"mixer": {"type": "s4d", "state": 8}},
           "w": {"mixer": {"type": "attention", "heads": 2, "window": 5, "rope": {}}},
           "b": {"mixer": {"type": "moba", "heads": 2, "block": 64, "top": 2, "rope": {}}},
           "g": {"mixer": {"type": "longformer", "heads": 2, "window": 3, "global": 2,
