@@ -20,6 +20,7 @@ struct TrainCommand : Common {
   std::string checkpoint_every = "30s";
   std::vector<std::string> settings;
   std::string sequence_parallel;
+  int64_t sequence_parallel_ranks = 0;
 };
 
 // trained: it goes on with a model that has its weights and tokenizer.
@@ -96,6 +97,9 @@ void run(TrainCommand& options) {
   nlohmann::json settings = parse_settings(options.settings);
   if (!options.sequence_parallel.empty()) {
     settings["sequence_parallel"] = options.sequence_parallel;
+  }
+  if (options.sequence_parallel_ranks > 0) {
+    settings["sequence_parallel_ranks"] = options.sequence_parallel_ranks;
   }
   train.settings = settings.dump();
   check_usage(train, is_checkpoint(train.config));
@@ -206,6 +210,12 @@ void add_train(CLI::App& app) {
                       "time between saved states (default 30s)");
   add_task_options(*command, train.task);
   add_sequence_parallel_option(*command, options->sequence_parallel);
+  command
+      ->add_option("--sequence-parallel-ranks", options->sequence_parallel_ranks,
+                   "so many processes share a sequence, and groups of as many make different ones "
+                   "(default: all share each)")
+      ->needs("--sequence-parallel")
+      ->check(positive_integer());
   command
       ->add_option("--set", options->settings,
                    "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")

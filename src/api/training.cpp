@@ -136,8 +136,8 @@ class Training {
 
   // Each rank has something to do in a step.
   void share_steps() {
-    if (run_.config.sequence_parallel != SequenceParallel::none) return;
-    run_.config.gradient_groups = std::max(run_.config.gradient_groups, ranks_.count());
+    const int64_t teams = ranks_.count() / ranks_together(run_.config, ranks_.count());
+    run_.config.gradient_groups = std::max(run_.config.gradient_groups, teams);
   }
 
   // The configuration of a new model, and how it is to be trained.

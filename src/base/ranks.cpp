@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -50,6 +51,25 @@ void Ranks::exchange_as(std::string_view collective, std::span<const std::span<c
 int64_t Ranks::bytes_sent_as(std::string_view collective) const {
   const auto found = sent_as_.find(collective);
   return found == sent_as_.end() ? 0 : found->second;
+}
+
+RankGroup::RankGroup(Ranks& all, int64_t first, int64_t count)
+    : all_(all), first_(first), count_(count) {
+  require(first >= 0 && count > 0 && first + count <= all.count() && all.rank() >= first &&
+              all.rank() < first + count,
+          "ranks", "rank {} of {} is none of those from {} to {}", all.rank(), all.count(), first,
+          first + count - 1);
+}
+
+void RankGroup::exchange(std::span<const std::span<const std::byte>> to,
+                         std::span<const std::span<std::byte>> from) {
+  std::vector<std::span<const std::byte>> to_all(static_cast<size_t>(all_.count()));
+  std::vector<std::span<std::byte>> from_all(to_all.size());
+  std::ranges::copy(to, to_all.begin() + first_);
+  std::ranges::copy(from, from_all.begin() + first_);
+  const int64_t before = all_.bytes_sent();
+  all_.exchange(to_all, from_all);
+  bytes_sent_ += all_.bytes_sent() - before;
 }
 
 Ranks& one_rank() {

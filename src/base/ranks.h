@@ -26,7 +26,8 @@ class Ranks {
 
   // Sends to[r] to rank r and receives from[r] from it; both have count() spans, and their sizes
   // are the same on both sides. Waits until all of it is done. What a rank sends to itself is
-  // copied. Throws Error if a rank cannot be reached.
+  // copied. Ranks to and from which nothing goes need not take part. Throws Error if a rank cannot
+  // be reached.
   virtual void exchange(std::span<const std::span<const std::byte>> to,
                         std::span<const std::span<std::byte>> from) = 0;
 
@@ -51,6 +52,24 @@ class Ranks {
 
 // A process that works alone.
 Ranks& one_rank();
+
+// Consecutive ranks of all, as ranks of their own: they call the same functions, and others may do
+// something else meanwhile.
+class RankGroup final : public Ranks {
+ public:
+  // Ranks first ... first + count - 1 of `all`, which must outlive it; this process is one of them.
+  RankGroup(Ranks& all, int64_t first, int64_t count);
+
+  int64_t rank() const override { return all_.rank() - first_; }
+  int64_t count() const override { return count_; }
+  void exchange(std::span<const std::span<const std::byte>> to,
+                std::span<const std::span<std::byte>> from) override;
+  void abandon(std::string_view why) override { all_.abandon(why); }  // all, not these alone
+
+ private:
+  Ranks& all_;
+  int64_t first_, count_;
+};
 
 // What mpirun says of this process, which need not join the others to know it; without mpirun it is
 // one alone.

@@ -37,15 +37,17 @@ class Ownership {
 
 // The gradients of a step. The sequences of a step make `gradient_groups` groups, whose gradients
 // are made one by one, group g by rank g mod count. They are added in the order of their numbers,
-// whoever made them, so that the sum has the same bits on one rank or on several. Ranks that share
-// sequences make every group together, each the part of its rows; these are added in the order of
-// the ranks.
+// whoever made them, so that the sum has the same bits on one rank or on several. Where ranks share
+// sequences, some that follow one another make a group together, each the part of its rows; these
+// are added in the order of the ranks, so that the sum has the same bits however many such teams
+// there are.
 class GradientSum {
  public:
   GradientSum(const Model& model, const Ownership& ownership, Ranks& ranks);
 
-  // Takes the gradients of the group that this rank has just made, of the next `count` groups in
-  // order (or of its part of one group), and clears them. Every rank calls it as often.
+  // Takes the gradients of the group that this rank has just made, or its part of one, and clears
+  // them: ranks have made groups in their order, next to those of the call before. Every rank calls
+  // it as often.
   void add_round();
 
   // The gradient that this rank owns of a parameter: of the sum, or after no round of what the

@@ -18,6 +18,13 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
   config.sequence_parallel =
       sequence_parallel_named(reader.one_of("sequence_parallel", {"none", "ulysses", "ring"},
                                             std::string(name_of(config.sequence_parallel))));
+  config.sequence_parallel_ranks =
+      reader.integer("sequence_parallel_ranks", config.sequence_parallel_ranks, 0, 1 << 16);
+  require(config.sequence_parallel_ranks == 0 ||
+              config.sequence_parallel != SequenceParallel::none,
+          reader.path("sequence_parallel_ranks"),
+          "{} ranks share a sequence, and sequence_parallel is none",
+          config.sequence_parallel_ranks);
   config.learning_rate = reader.number("learning_rate", config.learning_rate, 0, 10);
   config.final_learning_rate =
       reader.number("final_learning_rate", config.final_learning_rate, 0, 1);

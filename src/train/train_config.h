@@ -24,6 +24,9 @@ struct TrainConfig {
   int64_t gradient_groups = 1;
   // Whether the ranks share each sequence, in place of the sequences of a step, and how.
   SequenceParallel sequence_parallel = SequenceParallel::none;
+  // How many ranks share a sequence; the ranks are then groups of so many, which make gradient
+  // groups of their own. 0: all. Not written: a run can go on with another number.
+  int64_t sequence_parallel_ranks = 0;
   double learning_rate = 2e-3;
   double final_learning_rate = 0.1;  // as a share of learning_rate
   Schedule schedule = Schedule::cosine;

@@ -17,6 +17,17 @@ int64_t sequences_per_step(const TrainConfig& config, const DataSource& source) 
   return std::max<int64_t>(1, config.batch_tokens / source.length());
 }
 
+int64_t ranks_together(const TrainConfig& config, int64_t ranks) {
+  if (config.sequence_parallel == SequenceParallel::none) return 1;
+  const int64_t together =
+      config.sequence_parallel_ranks > 0 ? config.sequence_parallel_ranks : ranks;
+  if (ranks % together != 0) {
+    throw Error("sequence_parallel_ranks", fmt::format("{} on {} ranks", together, ranks),
+                "choose a number that divides that of the processes");
+  }
+  return together;
+}
+
 namespace {
 
 // What this rank has of values of all rows.
@@ -184,8 +195,8 @@ Report report_from(std::span<const double> numbers, const Report& like) {
   return report;
 }
 
-// The sum of all groups' reports in the order of the groups. mine: of every `count`-th group, or
-// of this rank's part of every group.
+// The sum of all groups' reports in the order of the groups, and of ranks within a group that
+// several make. mine: of the groups that this rank has made, or of its part of them.
 Report sum_of_reports(Ranks& ranks, const std::vector<Report>& mine) {
   Report total;
   for (const Report& report : mine) {
@@ -201,6 +212,7 @@ Report sum_of_reports(Ranks& ranks, const std::vector<Report>& mine) {
 // The forwards and backwards of a step.
 class StepPasses {
  public:
+  // ranks: that make groups together with this one.
   StepPasses(const Model& model, const TrainConfig& config, const DataSource& source,
              const Examples& examples, Ranks& ranks, int64_t step, uint64_t seed)
       : model_(model),
@@ -218,7 +230,7 @@ class StepPasses {
 
   double gradient_scale() const { return gradient_scale_; }
 
-  // Whether all ranks work on the same examples, each on its rows.
+  // Whether the ranks work on the same examples, each on its rows.
   bool shares_sequences() const {
     return config_.sequence_parallel != SequenceParallel::none && ranks_.count() > 1;
   }
@@ -314,13 +326,16 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
           "skips within {} tokens in examples of {}", config.positions.skip, source.length());
   const int64_t sequences = sequences_per_step(config, source), groups = config.gradient_groups;
   const bool shared = config.sequence_parallel != SequenceParallel::none;
-  // Ranks that make groups of their own, one after the other.
-  const int64_t ranks = shared ? 1 : state.ranks.count();
+  // Ranks that make a group together, and how many such teams make groups of their own.
+  const int64_t together = ranks_together(config, state.ranks.count());
+  const int64_t teams = state.ranks.count() / together, team = state.ranks.rank() / together;
   require(!shared || !model.config().diffusion, "sequence_parallel",
           "{} in a model that fills in masked tokens", name_of(config.sequence_parallel));
-  if (groups % ranks != 0) {
-    throw Error("gradient_groups", fmt::format("{} on {} ranks", groups, ranks),
-                "choose a multiple of the number of ranks: --set gradient_groups=N");
+  if (groups % teams != 0) {
+    throw Error("gradient_groups",
+                together == 1 ? fmt::format("{} on {} ranks", groups, teams)
+                              : fmt::format("{} on {} groups of {} ranks", groups, teams, together),
+                fmt::format("choose a multiple of {}: --set gradient_groups=N", teams));
   }
   if (sequences < groups) {
     throw Error("gradient_groups",
@@ -332,10 +347,11 @@ StepResult train_step(const Model& model, const TrainConfig& config, DataSource&
   // All examples first: the loss is a mean over the targets of the whole step.
   const Examples examples =
       read_examples(source, static_cast<uint64_t>(state.step * sequences), sequences);
-  StepPasses passes(model, config, source, examples, state.ranks, state.step, seed);
+  RankGroup sharing(state.ranks, team * together, together);
+  StepPasses passes(model, config, source, examples, sharing, state.step, seed);
   GradientSum gradients(model, state.ownership, state.ranks);
   std::vector<Report> reports;
-  for (int64_t group = shared ? 0 : state.ranks.rank(); group < groups; group += ranks) {
+  for (int64_t group = team; group < groups; group += teams) {
     reports.push_back(passes.run(group * sequences / groups, (group + 1) * sequences / groups));
     if (groups > 1 || passes.shares_sequences()) gradients.add_round();
   }

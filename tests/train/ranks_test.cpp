@@ -95,6 +95,25 @@ TEST(Ranks, OneAloneHasItsOwnValues) {
   EXPECT_EQ(one.bytes_sent(), 0);
 }
 
+TEST(Ranks, SomeOfThemAreRanksOfTheirOwn) {
+  const std::vector<int64_t> sent = ThreadRanks::run(5, [](Ranks& all) {
+    if (all.is_root()) return;  // in no group
+    // 1 and 2, 3 and 4: groups that exchange differently often.
+    const bool first = all.rank() < 3;
+    RankGroup group(all, first ? 1 : 3, 2);
+    EXPECT_EQ(group.count(), 2);
+    EXPECT_EQ(group.rank(), (all.rank() - 1) % 2);
+    const auto number = static_cast<int32_t>(10 * all.rank());
+    for (int i = 0; i < (first ? 1 : 3); ++i) {
+      EXPECT_THAT(gather<int32_t>(group, {&number, 1}),
+                  first ? testing::ElementsAre(10, 20) : testing::ElementsAre(30, 40));
+    }
+    EXPECT_EQ(group.bytes_sent(), all.bytes_sent());
+  });
+  EXPECT_THAT(sent, testing::ElementsAre(0, 4, 4, 12, 12));
+  EXPECT_THAT(error_of([] { RankGroup(one_rank(), 0, 2); }), HasSubstr("from 0 to 1"));
+}
+
 TEST(Ranks, OwnershipCoversEachParameterOnceAndEvenly) {
   const Model model(config_with_experts(), 1);
   for (const int64_t ranks : {1, 2, 3, 5, 8}) {

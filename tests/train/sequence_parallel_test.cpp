@@ -8,11 +8,12 @@
 #include <limits>
 #include <numeric>
 
-#include "formats/json.h"
-#include "model/config.h"
+#include "base/files.h"
 #include "ops/exchange.h"
 #include "support/errors.h"
+#include "support/folder.h"
 #include "support/model_runs.h"
+#include "support/sharded_models.h"
 #include "support/thread_ranks.h"
 #include "tensor/sequence_shards.h"
 #include "train/evaluate.h"
@@ -25,27 +26,20 @@ namespace {
 
 using testing::HasSubstr;
 using testing_support::bit_difference;
+using testing_support::config_with;
 using testing_support::error_of;
 using testing_support::random_tokens;
 using testing_support::relative_difference;
+using testing_support::sharded_cases;
+using testing_support::ShardedCase;
 using testing_support::ThreadRanks;
 using testing_train::tiny_task;
 
-constexpr int64_t kVocabulary = 61;
+constexpr int64_t kVocabulary = testing_support::kShardedVocabulary;
 // Multiples of no number of pieces, past tiles of 64 keys and chunks of 64 tokens.
 constexpr int64_t kLength = 141, kSegments = 2;
 
 using Lengths = std::vector<int64_t>;  // of the sequences of a batch
-
-// A model of two blocks with this mixer.
-ModelConfig config_with(const std::string& mixer, const std::string& more = "") {
-  const nlohmann::json config = parse_json(
-      R"({"model_type": "pronghorn", "hidden_size": 24, "vocab_size": 61, "pattern": "2b",
-          "initializer_range": 0.2, "blocks": {"b": {"mixer": )" +
-          mixer + R"(, "ffn": {"type": "swiglu", "size": 40}}})" + more + "}",
-      "test");
-  return read_pronghorn_config(ConfigReader(config, "test"));
-}
 
 struct Pass {
   double loss = 0;
@@ -157,39 +151,7 @@ void expect_same(const Pass& several, const Pass& one, const Model& model,
   }
 }
 
-struct Case {
-  std::string name, mixer;
-  bool ring = true;
-  std::string more = {};
-};
-
-const std::vector<Case>& cases() {
-  static const std::vector<Case> all = {
-      {"full", R"({"type": "attention", "heads": 4, "head_dim": 6, "rope": {}, "sinks": true})"},
-      {"window", R"({"type": "attention", "heads": 4, "head_dim": 6, "window": 20, "rope": {}})"},
-      {"grouped", R"({"type": "attention", "heads": 8, "kv_heads": 2, "head_dim": 6})"},
-      {"one_key", R"({"type": "attention", "heads": 4, "kv_heads": 1, "head_dim": 6,
-                      "soft_cap": 5})",
-       true, R"(, "recompute": true)"},
-      {"latent", R"({"type": "mla", "heads": 4, "latent": 16, "head_dim": 6, "rope_dim": 4,
-                     "value_dim": 6, "rope": {}})"},
-      {"transformer_xl", R"({"type": "transformer_xl", "heads": 4, "memory": 50, "segment": 32,
-                             "position_width": 10})"},
-      {"mamba", R"({"type": "mamba", "state": 5})"},
-      {"mamba2", R"({"type": "mamba2", "heads": 4, "state": 10, "groups": 2})"},
-      {"levels", R"({"type": "mamba2", "heads": 4, "state": 10, "levels": 4, "bucket": 2})"},
-      {"gated_deltanet", R"({"type": "gated_deltanet", "heads": 4, "value_heads": 8, "head_dim": 8,
-                             "value_head_dim": 6})"},
-      {"channel_decay", R"({"type": "gla", "heads": 4})"},
-      {"constant_decay", R"({"type": "retnet", "heads": 4})"},
-      {"rwkv6", R"({"type": "rwkv6", "heads": 4, "mix_low_rank_dim": 5,
-                    "decay_low_rank_dim": 6})"},
-      {"rg_lru", R"({"type": "rg_lru", "gate_blocks": 2})", false},
-      {"mamba3", R"({"type": "mamba3", "heads": 4, "state": 8})", false}};
-  return all;
-}
-
-class SequenceParallelTest : public testing::TestWithParam<Case> {};
+class SequenceParallelTest : public testing::TestWithParam<ShardedCase> {};
 
 TEST_P(SequenceParallelTest, UlyssesHasTheBitsOfOneRankWithoutATape) {
   const ModelConfig config = config_with(GetParam().mixer, GetParam().more);
@@ -214,7 +176,7 @@ TEST_P(SequenceParallelTest, SeveralRanksHaveTheGradientsOfOne) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Mixers, SequenceParallelTest, testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(Mixers, SequenceParallelTest, testing::ValuesIn(sharded_cases()),
                          [](const auto& test) { return test.param.name; });
 
 TEST(SequenceParallel, PiecesCanBeShorterThanAConvolution) {
@@ -319,6 +281,86 @@ TEST(SequenceParallel, TrainsAsOneRankDoes) {
     EXPECT_THAT(losses_on(2, kind), testing::Pointwise(testing::DoubleNear(1e-3), one))
         << name_of(kind);
   }
+}
+
+// Five sequences a step, in groups of two and of three.
+TrainConfig settings_of_teams(SequenceParallel kind, int64_t together) {
+  TrainConfig settings;
+  settings.batch_tokens = 160;
+  settings.micro_batch_tokens = 32;
+  settings.gradient_groups = 2;
+  settings.sequence_parallel = kind;
+  settings.sequence_parallel_ranks = together;
+  settings.precision = Precision::f32;
+  return settings;
+}
+
+// The bytes of the state after steps on so many ranks, of which `together` share a sequence, that
+// go on from `before` if there is one; and the losses.
+struct TeamRun {
+  std::string state;
+  std::vector<double> losses;
+};
+
+TeamRun train_teams(int64_t count, SequenceParallel kind, int64_t together, int64_t steps,
+                    const std::string& before = {}) {
+  const testing_support::Folder folder;
+  const ModelConfig config = config_with(R"({"type": "mamba2", "heads": 4, "state": 10})");
+  if (!before.empty()) write_file(folder / "state", before);
+  TeamRun run;
+  ThreadRanks::run(count, [&](Ranks& ranks) {
+    const Model model(config, 1);
+    const auto source = make_task(tiny_task("mqar", 32, kVocabulary, 4));
+    TrainingState state(model, ranks);
+    if (!before.empty()) state.load(folder / "state", model, {{"test", 1}});
+    wait_for_all(ranks);
+    for (int64_t step = 0; step < steps; ++step) {
+      const double loss =
+          train_step(model, settings_of_teams(kind, together), *source, state, 0.01).loss;
+      if (ranks.is_root()) run.losses.push_back(loss);
+    }
+    state.save(folder / "state", model, {{"test", 1}});
+  });
+  run.state = read_file(folder / "state");
+  return run;
+}
+
+TEST(SequenceParallel, TeamsOfRanksTrainToTheBitsOfOneTeam) {
+  for (const auto kind : {SequenceParallel::ulysses, SequenceParallel::ring}) {
+    const TeamRun one = train_teams(2, kind, 2, 3);
+    const TeamRun all = train_teams(2, kind, 0, 3);  // all ranks are a team
+    const TeamRun two = train_teams(4, kind, 2, 3);
+    EXPECT_TRUE(all.state == one.state) << name_of(kind);
+    EXPECT_TRUE(two.state == one.state) << name_of(kind);
+    EXPECT_EQ(two.losses, one.losses) << name_of(kind);
+    // A run goes on with another number of teams, to the same bits.
+    const TeamRun begun = train_teams(4, kind, 2, 1);
+    const TeamRun ended = train_teams(2, kind, 2, 2, begun.state);
+    EXPECT_TRUE(ended.state == one.state) << name_of(kind);
+    // And with teams of another size, within rounding of the gradients.
+    const TeamRun wider = train_teams(4, kind, 4, 2, begun.state);
+    EXPECT_THAT(wider.losses, testing::Pointwise(testing::DoubleNear(1e-3), ended.losses))
+        << name_of(kind);
+  }
+  // Teams of one rank share nothing: the bits of plain groups of sequences.
+  EXPECT_TRUE(train_teams(2, SequenceParallel::ring, 1, 2).state ==
+              train_teams(1, SequenceParallel::none, 0, 2).state);
+}
+
+TEST(SequenceParallel, TeamsMustFitTheRanksAndTheGroups) {
+  ThreadRanks::run(4, [&](Ranks& ranks) {
+    const Model model(config_with(R"({"type": "mamba2", "heads": 4, "state": 10})"), 1);
+    const auto source = make_task(tiny_task("mqar", 32, kVocabulary, 4));
+    TrainingState state(model, ranks);
+    const auto said = [&](int64_t together, int64_t groups) {
+      TrainConfig settings = settings_of_teams(SequenceParallel::ring, together);
+      settings.gradient_groups = groups;
+      return error_of([&] { train_step(model, settings, *source, state, 0.01); });
+    };
+    EXPECT_THAT(said(3, 2), HasSubstr("sequence_parallel_ranks: 3 on 4 ranks"));
+    EXPECT_THAT(said(2, 3), HasSubstr("gradient_groups: 3 on 2 groups of 2 ranks"));
+    EXPECT_THAT(said(1, 2), HasSubstr("gradient_groups: 2 on 4 ranks"));
+  });
 }
 
 TEST(SequenceParallel, ScoresATextAsOneRankDoes) {

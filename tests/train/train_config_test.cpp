@@ -46,6 +46,19 @@ TEST(TrainConfig, ReadsBackWhatItWrites) {
       all);
 }
 
+// How many machines work on a run is not part of it.
+TEST(TrainConfig, TeamsOfRanksAreNotWritten) {
+  const TrainConfig config = read({{"sequence_parallel", "ring"}, {"sequence_parallel_ranks", 4}});
+  EXPECT_EQ(config.sequence_parallel_ranks, 4);
+  const nlohmann::json written = write_train_config(config);
+  EXPECT_EQ(written["sequence_parallel"], "ring");
+  EXPECT_FALSE(written.contains("sequence_parallel_ranks"));
+  EXPECT_THAT(error_of([] {
+                read({{"sequence_parallel_ranks", 4}});
+              }),
+              AllOf(HasSubstr("sequence_parallel_ranks"), HasSubstr("4 ranks")));
+}
+
 TEST(TrainConfig, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(
       error_of([] {
