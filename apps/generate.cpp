@@ -12,9 +12,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/quote.h"
+#include "base/ranks.h"
 #include "command.h"
 #include "decode/conversation.h"
 #include "decode/generator.h"
+#include "decode/shared_reading.h"
 #include "decode/stop_filter.h"
 #include "grammar/grammar_store.h"
 #include "model/weight_bytes.h"
@@ -27,6 +29,7 @@ struct GenerateCommand : WritingOptions {
   std::filesystem::path prompt_file, grammar_file, schema_file, image;
   std::string prompt;
   bool chat = false, echo = true;
+  std::string sequence_parallel;
 };
 
 // What speculation did, and how fast plain decoding of the same session is.
@@ -255,7 +258,9 @@ class Text {
   bool resumes_ = false;
 };
 
-void run(const GenerateCommand& options) {
+// release: called when no prompt is to be read any more.
+void write(const GenerateCommand& options, const SequenceSharing& sharing,
+           const std::function<void()>& release) {
   check_sampling(options.generate.sampling);
   StopFilter(options.generate.stop);  // refuses what cannot be found before anything is shown
   const std::string prompt = prompt_of(options);
@@ -268,6 +273,7 @@ void run(const GenerateCommand& options) {
   GenerateOptions generate = options.generate;
   generate.precision = options.precision.value_or(stored_precision(*loaded.model));
   generate.context = limit_of(options.generate.context, options.cache, *loaded.model);
+  generate.sharing = sharing;
   generate.end_tokens =
       loaded.format.end_tokens(*loaded.tokenizer, loaded.model->config().vocab_size);
   GrammarStore grammars(loaded.tokenizer, loaded.model->config().vocab_size);
@@ -306,6 +312,7 @@ void run(const GenerateCommand& options) {
       report->same_text = plain.text == result.text;
     }
   }
+  release();
   text.save();
   shown.rethrow();
 
@@ -319,6 +326,41 @@ void run(const GenerateCommand& options) {
   explain_empty(result, loaded.format, options.chat);
   if (options.stats) print_stats(result, text.session(), generate.precision, kept);
   if (report) print(*report);
+}
+
+// Reads prompts along with the first process, which has them.
+void help(const GenerateCommand& options, const SequenceSharing& sharing) {
+  const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
+  Context context;
+  context.precision = options.precision.value_or(stored_precision(*model));
+  help_reading(*model, context, sharing);
+}
+
+void run(const GenerateCommand& options) {
+  if (options.sequence_parallel.empty()) return write(options, {}, [] {});
+  if (!(options.cache == CacheOptions())) {
+    throw UsageError("--sequence-parallel", "with a cache of another kind than the default",
+                     "leave out what says how keys and values are kept");
+  }
+  if (!options.image.empty()) {
+    throw UsageError("--sequence-parallel", "with an --image", "it is for models of texts");
+  }
+  const std::unique_ptr<Ranks> ranks = join_ranks();
+  const SequenceSharing sharing{ranks.get(), sequence_parallel_named(options.sequence_parallel)};
+  if (!sharing.is_on()) return write(options, sharing, [] {});
+  if (!ranks->is_root()) show_messages(false);
+  bool waiting = true;
+  try {
+    if (!ranks->is_root()) return help(options, sharing);
+    write(options, sharing, [&] {
+      waiting = false;
+      end_reading(*ranks);
+    });
+  } catch (const std::exception& error) {
+    // The others wait for this rank: they must end too.
+    if (waiting) ranks->abandon(error.what());
+    throw;
+  }
 }
 
 }  // namespace
@@ -342,6 +384,12 @@ void add_generate(CLI::App& app) {
                       "file with a grammar (GBNF) that the text must follow");
   command->add_option("--json-schema", options->schema_file,
                       "file with a JSON schema that the text must follow");
+  add_sequence_parallel_option(*command, options->sequence_parallel);
+  command->get_option("--sequence-parallel")
+      ->description(
+          "under mpirun, all processes read a long prompt together, by heads (ulysses) or by "
+          "pieces "
+          "(ring); the first one then has its state and writes");
   command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
       ->check(natural_number());

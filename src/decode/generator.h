@@ -17,6 +17,7 @@
 #include "grammar/token_grammar.h"
 #include "model/model.h"
 #include "model/trained_context.h"
+#include "tensor/sequence_shards.h"
 
 namespace pronghorn {
 
@@ -50,6 +51,8 @@ struct GenerateOptions {
   Precision precision = Precision::f32;
   ContextLimit context = ContextLimit::warn;  // texts longer than what the model was trained for
   DiffusionOptions diffusion;                 // of a model that fills in masked tokens
+  // Ranks that read the beginning of a text together (decode/shared_reading.h); this is the first.
+  SequenceSharing sharing;
 };
 
 struct Generated {

@@ -15,6 +15,7 @@
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
 #include "ops/attention.h"
+#include "ops/kept_states.h"
 #include "ops/linear.h"
 #include "ops/linear_maps.h"
 #include "ops/pointwise.h"
@@ -273,7 +274,14 @@ class MlaMixer final : public Mixer, public SeesBothWays {
     const Tensor q = expanded_queries(context, in);
     const Tensor k = expanded_keys(context, all_heads(), in.latent, in.k_rope);
     const Tensor v = expanded_values(context, all_heads(), in.latent);
-    return attend(input, in, q, k, v, expanded_);
+    const SequenceShards* const shards = input.batch.shards();
+    if (shards == nullptr) return attend(input, in, q, k, v, expanded_);
+    // What is kept are latent vectors.
+    const Tensor latents[] = {in.latent, in.k_rope};
+    keep_rows(*shards, latents_, latents);
+    AttentionOptions options = expanded_;
+    options.keys = KeyOwner::borrowed;
+    return attend(input, in, q, k, v, options);
   }
 
   // The same where latent vectors are kept: keys and values are made of all that the journal then

@@ -462,6 +462,7 @@ Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, cons
   for (const LayerLoss& loss : whole.losses()) observer.on_loss(loss);
   for (const ExpertLoad& load : whole.loads()) observer.on_load(load);
   advance(batch);
+  if (batch.shards() != nullptr) batch.shards()->advance_states();
   return hidden;
 }
 

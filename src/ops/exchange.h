@@ -18,6 +18,7 @@ constexpr const char* kSentHeads = "heads";    // to_heads() and to_rows()
 constexpr const char* kSentKeys = "keys";      // of ring attention
 constexpr const char* kSentStates = "states";  // states_before()
 constexpr const char* kSentRows = "rows";      // PrecededRows
+constexpr const char* kSentKept = "kept";      // keep_rows() and keep_states()
 
 // Rows and columns of an input of one rank that are added to an output of another, or of the same.
 struct Transfer {

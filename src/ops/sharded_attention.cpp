@@ -11,6 +11,7 @@
 #include "ops/attention_operands.h"
 #include "ops/attention_units.h"
 #include "ops/exchange.h"
+#include "ops/kept_states.h"
 #include "ops/operands.h"
 #include "ops/pointwise.h"
 
@@ -275,6 +276,10 @@ AttentionResult sharded_attention(const Context& context, const AttentionInputs&
                                   const AttentionOptions& options, const SequenceShards& shards,
                                   JournalSlot slot, const BlockLists& lists, bool sums) {
   if (lists.lists > 0) require_whole(shards.local(), "attention to listed keys");
+  if (options.keys != KeyOwner::borrowed && !options.earlier) {
+    const Tensor rows[] = {in.k, in.v};
+    keep_rows(shards, slot, rows);
+  }
   if (shards.kind() == SequenceParallel::ulysses) {
     return by_heads(context, in, options, shards, slot, sums);
   }

@@ -7,11 +7,30 @@
 #include "base/error.h"
 #include "ops/diagonal_scan.h"
 #include "ops/exchange.h"
+#include "ops/kept_states.h"
 #include "ops/pointwise.h"
 #include "tensor/batch.h"
 
 namespace pronghorn {
 namespace {
+
+// Runs run(batch, slot) on whole sequences with some heads or channels of each rank. Where states
+// are kept it has them in states of its own, each [height, columns of this rank], of which the
+// first rank gets those of all ranks.
+template <typename Run>
+Tensor run_whole(const SequenceShards& shards, JournalSlot slot, const JournalShape& shape,
+                 int64_t height, std::span<const Columns> of_rank, const Run& run) {
+  if (!shards.keeps()) return run(shards.whole(), slot);
+  OwnStates states(shards.whole(), shape);
+  const Tensor out = run(states.batch(), OwnStates::kSlot);
+  const Tensor mine = states.after();
+  const int64_t sequences = mine.rows();
+  Tensor all =
+      columns_at_root(shards, mine.reshape({sequences * height, mine.columns() / height}), of_rank);
+  if (all.defined()) all = all.reshape({sequences, all.size() / sequences});
+  keep_states(shards, slot, all);
+  return out;
+}
 
 // ---- outer-product states, heads across ranks ----
 
@@ -35,7 +54,11 @@ Tensor outer_product_by_heads(const Context& context, const OuterProductStateInp
   OuterProductStateOptions few = options;
   few.value_heads = shares.heads();
   few.key_heads = shares.shared_heads();
-  const Tensor out = outer_product_state(context, own, few, shards.whole(), slot);
+  const Tensor out = run_whole(shards, slot, outer_product_state_journal(few), 1,
+                               shares.of_heads(options.key_dim * options.value_dim),
+                               [&](const CheckedBatch& batch, JournalSlot at) {
+                                 return outer_product_state(context, own, few, batch, at);
+                               });
   return to_rows(context, shards, out, shares.of_heads(options.value_dim));
 }
 
@@ -158,9 +181,38 @@ Tensor times_states(const Context& context, const Tensor& transition, const Tens
   return rows.own(rows.run(inputs, states));
 }
 
+// States [sequences key_dim, value_heads value_dim] as journals have them: [sequences, value_heads
+// key_dim value_dim].
+Tensor anchors_of(const Tensor& states, const OuterProductStateOptions& options) {
+  const int64_t heads = options.value_heads, keys = options.key_dim, values = options.value_dim;
+  const int64_t size = heads * keys * values, sequences = states.size() / size;
+  const PooledVector<float> from = states.read();
+  PooledVector<float> to(from.size());
+  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+    for (int64_t key = 0; key < keys; ++key) {
+      for (int64_t head = 0; head < heads; ++head) {
+        std::copy_n(from.begin() + ((sequence * keys + key) * heads + head) * values, values,
+                    to.begin() + ((sequence * heads + head) * keys + key) * values);
+      }
+    }
+  }
+  return Tensor::from(to, {sequences, size});
+}
+
+// Of what there is of each piece of the first rank, `height` rows: that of the last pieces of the
+// sequences.
+Tensor of_last_pieces(const Context& context, const SequenceShards& shards, const Tensor& x,
+                      int64_t height) {
+  std::vector<Tensor> parts;
+  for (int64_t sequence = 0; sequence < shards.sequences(); ++sequence) {
+    parts.push_back(x.row_slice((2 * sequence + 1) * height, height));
+  }
+  return stacked(context, parts);
+}
+
 Tensor outer_product_by_pieces(const Context& context, const OuterProductStateInputs& given,
                                const OuterProductStateOptions& options,
-                               const SequenceShards& shards) {
+                               const SequenceShards& shards, JournalSlot slot) {
   const int64_t rows = shards.local().rows(), dim = options.key_dim, heads = options.value_heads;
   std::vector<int64_t> lengths;
   for (const Segment& segment : shards.local().segments()) lengths.push_back(segment.length);
@@ -186,6 +238,15 @@ Tensor outer_product_by_pieces(const Context& context, const OuterProductStateIn
                                       [&](const Tensor& transition, const Tensor& state) {
                                         return times_states(context, transition, state, options);
                                       });
+  if (shards.keeps()) {
+    Tensor after;
+    if (shards.ranks().is_root()) {
+      const auto last = [&](const Tensor& x) { return of_last_pieces(context, shards, x, dim); };
+      const Tensor moved_on = times_states(context, last(transitions), last(before), options);
+      after = anchors_of(add(context, moved_on, last(states)), options);
+    }
+    keep_states(shards, slot, after);
+  }
   const FramedRows whole(context, options, lengths, true, false);
   return whole.own(whole.run(inputs, before));
 }
@@ -201,16 +262,20 @@ Tensor selective_by_channels(const Context& context, const SelectiveScanInputs& 
                                  {in.B, all_columns(shards, states)},
                                  {in.C, all_columns(shards, states)}};
   const std::vector<Tensor> whole = to_heads(context, shards, parts);
-  const auto [begin, count] = own[static_cast<size_t>(shards.ranks().rank())];
+  const Columns part = own[static_cast<size_t>(shards.ranks().rank())];
   const Tensor y =
-      selective_scan(context, whole[0], whole[1], in.dt_bias.column_slice(begin, count),
-                     in.A_log.row_slice(begin, count), whole[2], whole[3],
-                     in.D.column_slice(begin, count), shards.whole(), slot);
+      run_whole(shards, slot, selective_scan_journal(part.count, states), states, own,
+                [&](const CheckedBatch& batch, JournalSlot at) {
+                  return selective_scan(
+                      context, whole[0], whole[1], in.dt_bias.column_slice(part.begin, part.count),
+                      in.A_log.row_slice(part.begin, part.count), whole[2], whole[3],
+                      in.D.column_slice(part.begin, part.count), batch, at);
+                });
   return to_rows(context, shards, y, own);
 }
 
 Tensor selective_by_pieces(const Context& context, const SelectiveScanInputs& in,
-                           const SequenceShards& shards) {
+                           const SequenceShards& shards, JournalSlot slot) {
   Batch pieces_alone = shards.local_batch({});
   pieces_alone.shards = nullptr;
   const CheckedBatch batch(std::move(pieces_alone));
@@ -225,7 +290,12 @@ Tensor selective_by_pieces(const Context& context, const SelectiveScanInputs& in
                                       [&](const Tensor& transition, const Tensor& state) {
                                         return multiply(context, transition, state);
                                       });
-  return selective_scan_from(context, in, before, batch).y;
+  const SelectiveScanResult result = selective_scan_from(context, in, before, batch);
+  if (shards.keeps()) {
+    const bool root = shards.ranks().is_root();
+    keep_states(shards, slot, root ? of_last_pieces(context, shards, result.state, 1) : Tensor());
+  }
+  return result.y;
 }
 
 // The channels of rank r of a scan that only ulysses runs over ranks.
@@ -247,14 +317,14 @@ Tensor sharded_outer_product_state(const Context& context, const OuterProductSta
   }
   return shards.kind() == SequenceParallel::ulysses
              ? outer_product_by_heads(context, inputs, options, shards, slot)
-             : outer_product_by_pieces(context, inputs, options, shards);
+             : outer_product_by_pieces(context, inputs, options, shards, slot);
 }
 
 Tensor sharded_selective_scan(const Context& context, const SelectiveScanInputs& inputs,
                               const SequenceShards& shards, JournalSlot slot) {
   return shards.kind() == SequenceParallel::ulysses
              ? selective_by_channels(context, inputs, shards, slot)
-             : selective_by_pieces(context, inputs, shards);
+             : selective_by_pieces(context, inputs, shards, slot);
 }
 
 Tensor sharded_diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& x,
@@ -265,7 +335,10 @@ Tensor sharded_diagonal_scan(const Context& context, const Tensor& log_a, const 
   const SharedColumns parts[] = {{x, own}, {constant ? Tensor() : log_a, own}};
   const std::vector<Tensor> whole = to_heads(context, shards, parts);
   const Tensor decays = constant ? log_a.column_slice(begin, count).reshape({count}) : whole[1];
-  const Tensor h = diagonal_scan(context, decays, whole[0], shards.whole(), slot);
+  const Tensor h = run_whole(shards, slot, diagonal_scan_journal(count, constant), 1, own,
+                             [&](const CheckedBatch& batch, JournalSlot at) {
+                               return diagonal_scan(context, decays, whole[0], batch, at);
+                             });
   return to_rows(context, shards, h, own);
 }
 
@@ -274,7 +347,12 @@ Tensor sharded_running_sum(const Context& context, const Tensor& x, float period
   const std::vector<Columns> own = channels_of(shards, x.columns(), "running_sum");
   const SharedColumns part{x, own};
   const Tensor whole = to_heads(context, shards, {&part, 1}).front();
-  return to_rows(context, shards, running_sum(context, whole, period, shards.whole(), slot), own);
+  const int64_t count = own[static_cast<size_t>(shards.ranks().rank())].count;
+  const Tensor sums = run_whole(shards, slot, diagonal_scan_journal(count, true), 1, own,
+                                [&](const CheckedBatch& batch, JournalSlot at) {
+                                  return running_sum(context, whole, period, batch, at);
+                                });
+  return to_rows(context, shards, sums, own);
 }
 
 }  // namespace pronghorn

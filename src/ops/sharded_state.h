@@ -7,6 +7,9 @@
 // ring: a rank runs its pieces by itself. What a piece leaves is linear in the state S that it
 // begins with, S' = P S + L: L and P are found for all pieces at once, the states then go from
 // piece to piece, and the pieces are run with theirs.
+//
+// Where states are kept (SequenceShards::keeps) the first rank's journals at `slot` get the states
+// after the last rows.
 #pragma once
 
 #include "ops/outer_product_state.h"

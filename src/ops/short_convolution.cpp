@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "ops/exchange.h"
 #include "ops/forks.h"
+#include "ops/kept_states.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 #include "tensor/pool.h"
@@ -110,6 +111,7 @@ Tensor short_convolution(const Context& context, const Tensor& x, const Tensor& 
           bias.size(), in.channels());
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
   if (batch.shards() != nullptr) {
+    keep_rows(*batch.shards(), slot, {&x, 1});
     const PrecededRows preceded(context, *batch.shards(), x, in.taps() - 1);
     return preceded.own(context, short_convolution(context, preceded.rows(), weight, bias, silu,
                                                    preceded.batch(), slot));

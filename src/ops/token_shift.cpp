@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "ops/exchange.h"
 #include "ops/forks.h"
+#include "ops/kept_states.h"
 #include "ops/operands.h"
 #include "ops/replay.h"
 
@@ -53,6 +54,7 @@ PooledVector<Tensor> token_shift(const Context& context, const Tensor& x,
                                  JournalSlot slot) {
   require(x.rows() == batch.rows(), kWhere, "x has {} rows, the batch {}", x.rows(), batch.rows());
   if (batch.shards() != nullptr) {
+    keep_rows(*batch.shards(), slot, {&x, 1});
     const PrecededRows preceded(context, *batch.shards(), x, 1);
     PooledVector<Tensor> own;
     for (const Tensor& each :

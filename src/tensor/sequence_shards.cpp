@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 
@@ -65,8 +66,23 @@ std::vector<SequenceShards::Piece> SequenceShards::cut() const {
   return pieces;
 }
 
-SequenceShards::SequenceShards(Ranks& ranks, SequenceParallel kind, const CheckedBatch& whole)
-    : ranks_(ranks), kind_(kind), whole_(whole), pieces_(cut()), local_(Batch()) {
+SequenceShards::SequenceShards(Ranks& ranks, SequenceParallel kind, const CheckedBatch& whole,
+                               std::vector<SequenceState*> states)
+    : ranks_(ranks),
+      kind_(kind),
+      whole_(whole),
+      pieces_(cut()),
+      states_(std::move(states)),
+      local_(Batch()) {
+  require(states_.empty() || std::ssize(states_) == sequences(), kWhere,
+          "{} states for {} sequences", states_.size(), sequences());
+  for (int64_t sequence = 0; keeps() && sequence < sequences(); ++sequence) {
+    const int64_t length = whole_.segments()[static_cast<size_t>(sequence)].length;
+    require(length > kExactStep && length % kExactStep == 0 && state(sequence).length() == 0 &&
+                !state(sequence).evicts(),
+            kWhere, "the state of {} tokens is to be kept, after {}", length,
+            state(sequence).length());
+  }
   for (int64_t rank = 0; rank < ranks_.count(); ++rank) {
     auto rows = std::make_shared<std::vector<int32_t>>();
     for (int64_t sequence = 0; sequence < sequences(); ++sequence) {
@@ -83,6 +99,22 @@ SequenceShards::SequenceShards(Ranks& ranks, SequenceParallel kind, const Checke
     own_rows_.push_back(std::move(numbers));
   }
   local_ = CheckedBatch(local_batch(whole_.tokens()));
+}
+
+void SequenceShards::advance_states() const {
+  if (!keeps() || !ranks_.is_root()) return;
+  for (int64_t sequence = 0; sequence < sequences(); ++sequence) {
+    const int64_t length = whole_.segments()[static_cast<size_t>(sequence)].length;
+    const auto& layers = state(sequence).layers();
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      for (const Journal& journal : layers[layer]) {
+        require(journal.length() == length, fmt::format("layers.{}", layer),
+                "'{}' was left {} rows of a sequence of {} that several ranks have read",
+                journal.shape().name, journal.length(), length);
+      }
+    }
+    state(sequence).advance(length);
+  }
 }
 
 int64_t SequenceShards::place(int64_t local_row) const {

@@ -24,6 +24,15 @@ enum class SequenceParallel : uint8_t {
 std::string_view name_of(SequenceParallel kind);
 SequenceParallel sequence_parallel_named(std::string_view name);
 
+// Ranks that read each sequence together.
+struct SequenceSharing {
+  Ranks* ranks = &one_rank();
+  SequenceParallel kind = SequenceParallel::none;
+
+  // Whether there are several.
+  bool is_on() const { return kind != SequenceParallel::none && ranks->count() > 1; }
+};
+
 // Rows of a tensor, by their numbers.
 using SharedRows = std::shared_ptr<const std::vector<int32_t>>;
 
@@ -35,7 +44,13 @@ class SequenceShards {
  public:
   // whole: of tokens or of positions alone, fresh causal segments of at least 2 N rows. ranks must
   // outlive this. Throws Error if a sequence is too short, or of another kind.
-  SequenceShards(Ranks& ranks, SequenceParallel kind, const CheckedBatch& whole);
+  //
+  // states: on all ranks or on none, a fresh one of the model for each sequence. Those of the first
+  // rank then become what a forward of the whole sequences would leave of them; the others' only
+  // say what there is to keep. Of sequences whose length is a multiple of kExactStep and more than
+  // that.
+  SequenceShards(Ranks& ranks, SequenceParallel kind, const CheckedBatch& whole,
+                 std::vector<SequenceState*> states = {});
   SequenceShards(const SequenceShards&) = delete;
   SequenceShards& operator=(const SequenceShards&) = delete;
 
@@ -75,6 +90,13 @@ class SequenceShards {
   // How many rows of its sequence come before a row of this rank.
   int64_t place(int64_t local_row) const;
 
+  // Whether states are kept, and this rank's of a sequence (ops/kept_states.h).
+  bool keeps() const { return !states_.empty(); }
+  SequenceState& state(int64_t sequence) const { return *states_[static_cast<size_t>(sequence)]; }
+  // At the end of a forward: the first rank's states include their sequences from now on. Throws
+  // Error if a layer has left no rows.
+  void advance_states() const;
+
   // What this rank has of values of the rows of the whole batch.
   std::vector<int32_t> part_of(std::span<const int32_t> values) const;
   // The batch of this rank with other tokens in place of those of the whole batch.
@@ -88,6 +110,7 @@ class SequenceShards {
   CheckedBatch whole_;
   std::vector<Piece> pieces_;
   std::vector<SharedRows> rows_, own_rows_;
+  std::vector<SequenceState*> states_;
   CheckedBatch local_;
 };
 

@@ -79,7 +79,7 @@ TextScore evaluate_windows(const Model& model, Precision precision, std::span<co
   TextScore score;
   Context context;
   context.precision = precision;
-  const bool shares = sharing.kind != SequenceParallel::none && sharing.ranks->count() > 1;
+  const bool shares = sharing.is_on();
   require(!shares || (cache == CacheOptions() && !model.config().diffusion), "sequence_parallel",
           "with a cache of another kind, or a model that fills in masked tokens");
   if (model.config().diffusion) {

@@ -55,12 +55,6 @@ constexpr int64_t kMaxWindow = int64_t{1} << 18;
 // damaged.
 int64_t default_window(const ModelConfig& config);
 
-// Ranks that read each sequence together.
-struct SequenceSharing {
-  Ranks* ranks = &one_rank();
-  SequenceParallel kind = SequenceParallel::none;
-};
-
 // The same for tokens at hand, all of them; `bytes` of the result is left at 0. cache: other
 // than by default, each window is read with a state of its own. sharing: all ranks call it, and are
 // given the same score; windows of fewer than two tokens a rank are read by each alone.
