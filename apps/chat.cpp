@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/terminal.h"
 #include "command.h"
 #include "decode/conversation.h"
 #include "line_input.h"
@@ -60,7 +61,7 @@ class Chat {
         loaded_(load_text_model(options.model, options.adapter)),
         conversation_(*loaded_.model, *loaded_.tokenizer, loaded_.format, options.cache),
         generate_(options.generate),
-        interactive_(!options.json && ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0),
+        interactive_(!options.json && is_terminal(STDIN_FILENO) && is_terminal(STDOUT_FILENO)),
         lines_(interactive_) {
     generate_.precision = options.precision.value_or(stored_precision(*loaded_.model));
     generate_.context = limit_of(options.generate.context, options.cache, *loaded_.model);

@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/terminal.h"
 #include "base/threads.h"
-#include "lab/text.h"
 
 namespace pronghorn::app {
 
@@ -30,7 +30,7 @@ void print_json(const nlohmann::json& json) {
 }
 
 void print_table(const lab::Table& table) {
-  fmt::print("{}", table.text(lab::terminal_shows_bold(STDOUT_FILENO), 120));
+  fmt::print("{}", table.text(terminal_shows_styles(STDOUT_FILENO), 120));
   if (table.has_best()) fmt::print("* best of its column\n");
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/ranks.h"
+#include "base/terminal.h"
 #include "command.h"
 #include "lab/results.h"
 #include "lab/table.h"
@@ -57,7 +58,7 @@ void run(CompareCommand& options) {
   if (options.json) {
     fmt::print("{}\n", text);
   } else {
-    fmt::print("{}", lab::compare_table(result, lab::terminal_shows_bold(STDOUT_FILENO)));
+    fmt::print("{}", lab::compare_table(result, terminal_shows_styles(STDOUT_FILENO)));
     for (const lab::ArchitectureResult& architecture : result.architectures) {
       if (architecture.sample.empty()) continue;
       std::string sample = architecture.sample;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/quote.h"
 #include "base/ranks.h"
+#include "base/terminal.h"
 #include "command.h"
 #include "decode/conversation.h"
 #include "decode/generator.h"
@@ -292,8 +293,7 @@ void write(const GenerateCommand& options, const SequenceSharing& sharing,
 
   // A canvas that fills on a terminal and a text that grows there would be in each other's way.
   const bool diffusion = loaded.model->config().diffusion.has_value();
-  Shown shown(!options.json,
-              diffusion && ::isatty(STDOUT_FILENO) != 0 && ::isatty(STDERR_FILENO) != 0);
+  Shown shown(!options.json, diffusion && is_terminal(STDOUT_FILENO) && is_terminal(STDERR_FILENO));
   if (options.echo && !options.chat && !text.resumes()) shown.write(prompt);
   std::optional<CanvasProgress> canvas;
   if (diffusion) canvas.emplace(*loaded.tokenizer, generate.max_tokens);

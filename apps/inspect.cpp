@@ -1,9 +1,12 @@
 // pronghorn inspect: what a model or configuration is made of and what it will cost.
+#include <unistd.h>
+
 #include <memory>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/terminal.h"
 #include "command.h"
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
@@ -110,7 +113,7 @@ void inspect_surprise(const InspectOptions& options, const Model& model) {
     }
     return print_json({{"tokens", tokens.size()}, {"surprise", list}});
   }
-  fmt::print("{}\n", lab::terminal_text(view, lab::terminal_shows_bold(1)));
+  fmt::print("{}\n", lab::terminal_text(view, terminal_shows_styles(STDOUT_FILENO)));
   fmt::print("memories  {}\n", memories_text(lab::learning_memories(model)));
   if (!options.html.empty()) fmt::print("page      {}\n", options.html.string());
 }
@@ -147,7 +150,7 @@ void inspect_text(const InspectOptions& options) {
                        {"spans", to_json(spans, &read.state)},
                        {"importance", tokens}});
   }
-  fmt::print("{}\n", lab::terminal_text(view, lab::terminal_shows_bold(1)));
+  fmt::print("{}\n", lab::terminal_text(view, terminal_shows_styles(STDOUT_FILENO)));
   print_table(span_table(spans, &read.state));
   if (!options.html.empty()) fmt::print("\npage  {}\n", options.html.string());
 }

@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/terminal.h"
+
 namespace pronghorn {
 namespace {
 
@@ -28,7 +30,11 @@ size_t terminal_width() {
 
 void set_up_log(bool quiet) {
   auto logger = spdlog::get("pronghorn");
-  if (!logger) logger = spdlog::stderr_color_mt("pronghorn");
+  if (!logger) {
+    const bool styles = terminal_shows_styles(STDERR_FILENO);
+    logger = spdlog::stderr_color_mt(
+        "pronghorn", styles ? spdlog::color_mode::automatic : spdlog::color_mode::never);
+  }
   logger->set_pattern("%^%v%$");
   logger->set_level(quiet ? spdlog::level::warn : spdlog::level::info);
   spdlog::set_default_logger(logger);
@@ -73,7 +79,7 @@ Progress::Progress(std::string label, double total, std::string unit)
       unit_(std::move(unit)),
       total_(total),
       start_(now_seconds()),
-      terminal_(isatty(STDERR_FILENO) != 0) {}
+      terminal_(terminal_obeys(STDERR_FILENO)) {}
 
 Progress::~Progress() { finish(); }
 

@@ -78,8 +78,9 @@ Ranks& one_rank() {
 }
 
 Launch launch_of_mpirun() {
-  return {number_in_environment("OMPI_COMM_WORLD_RANK", 0),
-          number_in_environment("OMPI_COMM_WORLD_SIZE", 1)};
+  constexpr const char* kCount = "OMPI_COMM_WORLD_SIZE";
+  return {number_in_environment("OMPI_COMM_WORLD_RANK", 0), number_in_environment(kCount, 1),
+          std::getenv(kCount) != nullptr};
 }
 
 std::unique_ptr<Ranks> join_ranks() {

@@ -75,6 +75,7 @@ class RankGroup final : public Ranks {
 // one alone.
 struct Launch {
   int64_t rank = 0, count = 1;
+  bool by_mpirun = false;
 };
 Launch launch_of_mpirun();
 

@@ -1,11 +1,9 @@
 #include "lab/text.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <iterator>
 
 namespace pronghorn::lab {
@@ -144,13 +142,6 @@ std::string script_escape(std::string_view json) {
     }
   }
   return result;
-}
-
-bool terminal_shows_bold(int descriptor) {
-  const char* no_color = std::getenv("NO_COLOR");
-  if (no_color != nullptr && *no_color != '\0') return false;
-  const char* terminal = std::getenv("TERM");
-  return ::isatty(descriptor) != 0 && terminal != nullptr && std::string_view(terminal) != "dumb";
 }
 
 std::string format_context(int64_t context) {

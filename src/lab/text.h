@@ -28,9 +28,6 @@ std::string html_escape(std::string_view text);
 // string in it can end the element or open a comment.
 std::string script_escape(std::string_view json);
 
-// Whether a file descriptor (1: stdout) is a terminal that shows bold type. NO_COLOR turns it off.
-bool terminal_shows_bold(int descriptor);
-
 // "512", "4k", "256k", "1M": powers of 1024, as contexts are named.
 std::string format_context(int64_t context);
 // "3.1%", "42%" of a fraction.
