@@ -12,11 +12,16 @@ Checks, in this order:
                Mamba-2 and Gated DeltaNet; and attention's bytes
   ring         the same by pieces, up to rounding
   long         training with each sequence over all ranks, both ways, up to rounding
+  teams        two teams of half the ranks, each with sequences of its own, train to the bytes of one team
+  generate     a prompt read over the ranks, both ways: the tokens that one process writes; and attention's
+               bytes, those of the state that the first rank is left with included
   kill         a rank is killed: all end, and half as many ranks go on to the same bytes
   cut          a link is cut: all end in bounded time, and half as many ranks go on to the same bytes
+  ring_cut     the same where the ranks share each sequence: as many go on to the bytes of a run that
+               nobody disturbed
 
-Bytes are those of the links without the headers of Ethernet, IP and TCP (66 a packet), and must be
-within 5 % of the formula. Exit 0: all is so; 1: something is not; 77: this machine cannot do it
+All of it ends within --time-limit. Bytes are those of the links without the headers of Ethernet, IP and
+TCP (66 a packet), and must be within 5 % of the formula. Exit 0: all is so; 1: something is not; 77: this machine cannot do it
 (needs root, iproute2, util-linux and Open MPI), which is said. Python's own library is enough.
 """
 
@@ -36,7 +41,7 @@ SKIPPED = 77
 HEADERS = 66  # of a packet: Ethernet 14, IPv4 20, TCP with timestamps 32
 TOLERANCE = 0.05
 DETECTION = 90  # seconds in which a cut link must have ended the run
-CHECKS = ("train", "bytes", "ulysses", "ring", "long", "kill", "cut")
+CHECKS = ("train", "bytes", "ulysses", "ring", "long", "teams", "generate", "kill", "cut", "ring_cut")
 
 # Lost links are noticed by keepalive; the defaults of Open MPI take eight minutes.
 MPI_OPTIONS = {
@@ -55,6 +60,8 @@ def arguments():
     parser.add_argument("--ranks", type=int, default=4, help="an even number (default 4)")
     parser.add_argument("--steps", type=int, default=24, help="of training (default 24)")
     parser.add_argument("--only", nargs="*", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--time-limit", type=float, default=1800, metavar="SECONDS",
+                        help="for all checks together; those that are left then fail (default 1800)")
     parser.add_argument("--json", type=pathlib.Path, help="write the results to this file, too")
     options = parser.parse_args()
     if options.ranks < 2 or options.ranks % 2 or options.ranks > 64:
@@ -112,15 +119,20 @@ class Machines:
             "sh -c 'hostname \"$name\" && exec sh -c \"$command\"'\n")
         self.agent.chmod(self.agent.stat().st_mode | stat.S_IXUSR)
 
-    def __exit__(self, *unused):
-        for name in [*self.ranks, self.hub]:  # their links go with them
+    def end_processes(self):
+        """Kills what has not ended on the machines."""
+        for name in [*self.ranks, self.hub]:
             pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True,
                                   check=False).stdout
-            for pid in map(int, pids.split()):  # what has not ended
+            for pid in map(int, pids.split()):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
+
+    def __exit__(self, *unused):
+        self.end_processes()
+        for name in [*self.ranks, self.hub]:  # their links go with them
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
     def mpirun(self, ranks):
@@ -172,6 +184,7 @@ class Checks:
         self.options, self.machines, self.folder = options, machines, folder
         self.program = options.pronghorn.resolve()
         self.count = options.ranks
+        self.end = time.monotonic() + options.time_limit
         self.environment = dict(os.environ) | {
             "PRONGHORN_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -215,13 +228,28 @@ class Checks:
         return subprocess.Popen(line, cwd=self.folder, env=self.environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
+    def seconds(self, most):
+        """So many, or what is left of the time limit."""
+        left = min(most, self.end - time.monotonic())
+        if left <= 0:
+            raise Failure(f"the time limit of {self.options.time_limit:.0f} s has passed")
+        return left
+
+    def stop(self, process):
+        """Ends mpirun and all ranks, so that the next check finds the machines empty."""
+        process.kill()
+        self.machines.end_processes()
+        process.communicate()
+
     def result(self, ranks, *command):
+        limit = self.seconds(600)
         process = self.start(ranks, *command)
         try:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            process.kill()
-            raise Failure(f"{ranks} ranks did not end in 600 s: {' '.join(map(str, command))}")
+            self.stop(process)
+            raise Failure(f"{ranks} ranks did not end in {limit:.0f} s: "
+                          f"{' '.join(map(str, command))}")
         if process.returncode != 0:
             raise Failure(f"{' '.join(map(str, command))} on {ranks} ranks: {err.strip()[-600:]}")
         return json.loads(out)
@@ -241,15 +269,15 @@ class Checks:
             self.parameters = self.result(1, *self.grouped("whole", self.options.steps))["parameters"]
         return self.folder / "whole"
 
-    def must_equal_whole(self, out):
+    def must_equal(self, whole, out, whose="one process"):
         for file in ("model.safetensors", "config.json"):
-            if (self.whole() / file).read_bytes() != (self.folder / out / file).read_bytes():
-                raise Failure(f"{file} differs from that of one process")
+            if (whole / file).read_bytes() != (self.folder / out / file).read_bytes():
+                raise Failure(f"{file} differs from that of {whose}")
 
     def check_train(self):
         self.whole()
         self.result(self.count, *self.grouped("train", self.options.steps))
-        self.must_equal_whole("train")
+        self.must_equal(self.whole(), "train")
         return f"model and configuration of {self.count} ranks are those of one, byte for byte"
 
     @staticmethod
@@ -280,16 +308,20 @@ class Checks:
         formula = n * (2 * 4 * p * (n - 1) / n + 8 * p / 16384 * (n - 1))
         return self.compare_bytes("all ranks, a step", measured / steps, formula)
 
+    def model_of(self, layer):
+        """A model of one such layer, hardly trained; its name."""
+        model = f"model_{layer}"
+        if not (self.folder / model).exists():
+            self.result(1, *self.training(self.config([layer]), model, 2))
+        return model
+
     def scored(self, kind, tolerance):
         """Texts scored over the ranks, with relative differences, and bytes of attention."""
         n, window = self.count, 64 * self.count
         said = []
+        self.text(self.folder / "score.txt", 8 * window + 1)
         for layer in self.layers:
-            config = self.config([layer])
-            model = f"model_{layer}"
-            if not (self.folder / model).exists():
-                self.result(1, *self.training(config, model, 2))
-                self.text(self.folder / "score.txt", 8 * window + 1)
+            model = self.model_of(layer)
             score = ("eval", model, "--data", "score.txt", "--window", window, "--precision", "f32")
             one = self.result(1, *score)["nll"]
             all_ranks = self.result(n, *score, "--sequence-parallel", kind)["nll"]
@@ -327,14 +359,56 @@ class Checks:
             said.append(f"{kind} {bits:.6f}")
         return f"bits/byte held out: one process {one:.6f}, " + ", ".join(said)
 
-    def disturbed(self, out, disturb, repair):
-        """Disturbs a run in its middle; what was said and how long it took to end."""
+    def check_teams(self):
+        # Of one rank each where there are two: then ranks share no sequence.
+        half, config = self.count // 2, self.config(["attention", "mamba2"])
+
+        def command(out):
+            return self.training(config, out, 6, "--set", "gradient_groups=2", "--sequence-parallel",
+                                 "ring", "--sequence-parallel-ranks", half)
+        self.result(half, *command("one_team"))
+        self.result(self.count, *command("two_teams"))
+        self.must_equal(self.folder / "one_team", "two_teams", "one team")
+        return f"two teams of {half} ranks train to the bytes of one"
+
+    def check_generate(self):
+        n, window = self.count, 64 * self.count
+        config = self.config(["attention", "mamba2", "gated_deltanet"])
+        self.result(1, *self.training(config, "writer", 12))
+        self.text(self.folder / "prompt.txt", 8 * window + 1)
+        self.text(self.folder / "long_prompt.txt", 40 * window + 1)
+        write = ("generate", "writer", "--prompt-file", "prompt.txt", "--tokens", 32, "--precision",
+                 "f32")
+        one = self.result(1, *write)["ids"]
+        said = []
+        for kind in ("ulysses", "ring"):
+            if self.result(n, *write, "--sequence-parallel", kind)["ids"] != one:
+                raise Failure(f"{kind}: another text than that of one process")
+            read = ("generate", self.model_of("attention"), "--tokens", 1, "--precision", "f32",
+                    "--sequence-parallel", kind, "--prompt-file")
+            measured = self.extra_bytes((*read, "prompt.txt"), (*read, "long_prompt.txt"))
+            tokens, width = 32 * window, 2 * n * self.WIDTH  # as many heads of keys
+            if kind == "ulysses":
+                numbers = (n - 1) / n * tokens * 4 * width
+            else:
+                numbers = (n - 1) * tokens * 2 * width
+            # Keys and values for the first rank's state, and the tokens from it.
+            numbers += (n - 1) / n * tokens * 2 * width + (n - 1) * tokens
+            said.append(self.compare_bytes(kind, measured, 4 * numbers))
+        return "the text of one process, both ways; " + ", ".join(said)
+
+    def disturbed(self, out, command, disturb, repair, ranks, whole, whose):
+        """Disturbs a run in its middle and goes on with so many ranks; what was said, and how long it
+        took to end. command(out, steps, ...): of training."""
         steps = self.options.steps
-        self.whole()
-        process = self.start(self.count, *self.grouped(out, steps, "--checkpoint-every", "0.1s"))
+        process = self.start(self.count, *command(out, steps, "--checkpoint-every", "0.1s"))
         log = self.folder / out / "log.jsonl"
+        end = time.monotonic() + self.seconds(600)
         while process.poll() is None and (not log.exists() or
                                           log.read_text().count("\n") < steps // 3):
+            if time.monotonic() > end:
+                self.stop(process)
+                raise Failure("it made too few steps in time")
             time.sleep(0.02)
         if process.poll() is not None:
             raise Failure(f"it ended by itself: {process.communicate()[1].strip()[-600:]}")
@@ -343,7 +417,7 @@ class Checks:
         try:
             _, err = process.communicate(timeout=DETECTION)
         except subprocess.TimeoutExpired:
-            process.kill()
+            self.stop(process)
             repair()
             raise Failure(f"it has not ended {DETECTION} s later")
         took = time.monotonic() - begin
@@ -355,19 +429,32 @@ class Checks:
                      or "pronghorn:" in line or "unable to reach" in line.lower()), "")
         if not said:
             raise Failure(f"it ended without saying why: {err.strip()[-400:]}")
-        fewer = self.count // 2
-        self.result(fewer, *self.grouped(out, steps, "--resume"))
-        self.must_equal_whole(out)
-        return (f"ended {took:.1f} s later (\"{said[:90]}\"); went on with {fewer} of {self.count} ranks "
-                "to the bytes of one process")
+        self.machines.end_processes()  # those behind a cut link may not have heard of it
+        self.result(ranks, *command(out, steps, "--resume"))
+        self.must_equal(whole, out, whose)
+        return (f"ended {took:.1f} s later (\"{said[:90]}\"); went on with {ranks} of {self.count} ranks "
+                f"to the bytes of {whose}")
 
     def check_kill(self):
-        return self.disturbed("kill", lambda: self.machines.kill(1, self.program), lambda: None)
+        return self.disturbed("kill", self.grouped, lambda: self.machines.kill(1, self.program),
+                              lambda: None, self.count // 2, self.whole(), "one process")
+
+    def cut(self, out, command, ranks, whole, whose):
+        last = self.count - 1
+        return self.disturbed(out, command, lambda: self.machines.set_link(last, "down"),
+                              lambda: self.machines.set_link(last, "up"), ranks, whole, whose)
 
     def check_cut(self):
-        last = self.count - 1
-        return self.disturbed("cut", lambda: self.machines.set_link(last, "down"),
-                              lambda: self.machines.set_link(last, "up"))
+        return self.cut("cut", self.grouped, self.count // 2, self.whole(), "one process")
+
+    def check_ring_cut(self):
+        config = self.config(["attention", "mamba2"])
+
+        def command(out, steps, *more):
+            return self.training(config, out, steps, "--sequence-parallel", "ring", *more)
+        self.result(self.count, *command("ring_whole", self.options.steps))
+        return self.cut("ring_cut", command, self.count, self.folder / "ring_whole",
+                        "a run that nobody disturbed")
 
 
 def why_not():
@@ -403,7 +490,8 @@ def main():
                 begin = time.monotonic()
                 try:
                     passed, said = True, getattr(checks, f"check_{check}")()
-                except (Failure, subprocess.CalledProcessError, OSError, ValueError) as error:
+                except (Failure, subprocess.CalledProcessError, OSError, ValueError,
+                        KeyError) as error:
                     passed, said = False, str(error)
                 seconds = time.monotonic() - begin
                 rows.append({"check": check, "passed": passed, "seconds": round(seconds, 1),

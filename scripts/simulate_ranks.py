@@ -14,6 +14,9 @@ With --sequence-parallel all ranks share each sequence; what layers send then de
         --tokens-per-second 100 --sequence-parallel ulysses --layers 24 --heads 32 --kv-heads 8 \\
         --state-layers 0 --ranks 1 8 32
 
+With --sequence-parallel-ranks N, so many ranks share a sequence, and teams of as many have others: N may
+stay within what heads and links allow while the batch feeds more ranks.
+
 The rate is then that of one rank at this window, and what a way adds in work is not in it (a recurrence's
 pieces by `ring` are about three times its operator).
 
@@ -32,8 +35,8 @@ def arguments():
     parser.add_argument("--window", type=float, default=512, help="tokens of a sequence")
     parser.add_argument("--tokens-per-second", type=float, required=True, help="of one rank")
     parser.add_argument("--groups-per-rank", type=int, default=1,
-                        help="how often gradients are sent in a step: gradient_groups over ranks, or "
-                             "gradient_groups with --sequence-parallel")
+                        help="how often gradients are sent in a step: gradient_groups over ranks, or over "
+                             "teams with --sequence-parallel")
     parser.add_argument("--gigabytes-per-second", type=float, default=1.25,
                         help="of a rank's link, each way (default: 10 Gbit/s)")
     parser.add_argument("--latency", type=float, default=30e-6, help="seconds of a message")
@@ -42,7 +45,9 @@ def arguments():
     parser.add_argument("--weak", action="store_true",
                         help="the batch grows with the ranks: --batch-tokens is that of one rank")
     parser.add_argument("--sequence-parallel", choices=("ulysses", "ring"),
-                        help="all ranks share each sequence")
+                        help="ranks share each sequence")
+    parser.add_argument("--sequence-parallel-ranks", type=int, default=0, metavar="N",
+                        help="so many of them; the others have sequences of their own (default: all)")
     shapes = parser.add_argument_group("layers, for --sequence-parallel")
     shapes.add_argument("--layers", type=int, default=0, help="with attention")
     shapes.add_argument("--heads", type=int, default=16)
@@ -60,14 +65,25 @@ def arguments():
         options.kv_heads = options.heads
     if options.sequence_parallel and options.layers + options.state_layers == 0:
         parser.error("--sequence-parallel needs --layers or --state-layers")
+    if options.sequence_parallel_ranks < 0 or (options.sequence_parallel_ranks and
+                                               not options.sequence_parallel):
+        parser.error("--sequence-parallel-ranks is a number of ranks, for --sequence-parallel")
     return options
 
 
 BUCKET = 4 * (1 << 22)  # bytes that are exchanged together
 
 
+def together(options, ranks):
+    """How many of the ranks share a sequence."""
+    if not options.sequence_parallel:
+        return 1
+    return options.sequence_parallel_ranks or ranks
+
+
 def sequence_numbers(options, ranks, tokens):
-    """Numbers that a rank sends in a step for the sequences that all share, and its messages."""
+    """Numbers that a rank sends in a step for the sequences that so many ranks share, and its
+    messages. tokens: of these sequences."""
     if not options.sequence_parallel or ranks == 1:
         return 0, 0
     own = tokens / ranks
@@ -91,12 +107,15 @@ def sequence_numbers(options, ranks, tokens):
 
 def why_not(options, ranks, tokens):
     """Why so many ranks cannot be used, or nothing."""
-    if not options.sequence_parallel:
-        return "fewer sequences than ranks" if tokens / options.window < ranks else ""
-    if options.window < 2 * ranks:
+    sharing = together(options, ranks)
+    if ranks % sharing:
+        return f"no multiple of the {sharing} that share a sequence"
+    if tokens / options.window < ranks // sharing:
+        return "fewer sequences than " + ("ranks" if sharing == 1 else "teams of ranks")
+    if options.sequence_parallel and options.window < 2 * sharing:
         return "a sequence has fewer than two pieces for each"
     heads = ((options.heads, options.layers), (options.state_heads, options.state_layers))
-    if options.sequence_parallel == "ulysses" and any(h % ranks for h, layers in heads if layers):
+    if options.sequence_parallel == "ulysses" and any(h % sharing for h, layers in heads if layers):
         return "heads are no multiple of the ranks"
     return ""
 
@@ -106,7 +125,8 @@ def step_of(options, ranks):
     tokens = options.batch_tokens * (ranks if options.weak else 1)
     compute = tokens / ranks / options.tokens_per_second
     sent_once = 4 * options.parameters * (ranks - 1) / ranks
-    numbers, turns = sequence_numbers(options, ranks, tokens)
+    sharing = together(options, ranks)
+    numbers, turns = sequence_numbers(options, sharing, tokens * sharing / ranks)
     sent = sent_once * (options.groups_per_rank + 1) + 4 * numbers
     # In each bucket a message to every other rank.
     buckets = max(1, 4 * options.parameters / BUCKET)
@@ -129,10 +149,11 @@ def main():
     print(f"{'ranks':>6} {'step':>9} {'compute':>9} {'link':>9} {'update':>9} {'tokens/s':>9} "
           f"{'share':>6} {'held':>8} {'sent':>8}")
     for ranks in options.ranks:
-        tokens, compute, link, update, sent = step_of(options, ranks)
+        tokens = options.batch_tokens * (ranks if options.weak else 1)
         if reason := why_not(options, ranks, tokens):
             print(f"{ranks:>6} {reason}")
             continue
+        tokens, compute, link, update, sent = step_of(options, ranks)
         step = compute + link + update
         rate = tokens / step
         held = options.parameters * (8 + 8 / ranks + (4 / ranks if ranks > 1 else 0))
