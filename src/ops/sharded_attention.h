@@ -21,8 +21,8 @@ struct AttentionInputs {
 // the log-sum-exp (arXiv 2310.01889). In the backward pass they go around again, with their
 // gradients. Throws Error for blocks of keys that rows choose, and for lists.
 //
-// Where states are kept (SequenceShards::keeps) the first rank's journals at `slot` get the keys and
-// values, but for borrowed ones and those of options.earlier.
+// Where states are kept (SequenceShards::keeps) the first rank's journals at `slot` get the keys
+// and values, but for borrowed ones and those of options.earlier.
 AttentionResult sharded_attention(const Context& context, const AttentionInputs& in,
                                   const AttentionOptions& options, const SequenceShards& shards,
                                   JournalSlot slot, const BlockLists& lists, bool sums);
