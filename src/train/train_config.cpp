@@ -20,8 +20,7 @@ TrainConfig read_train_config(ConfigReader reader, TrainConfig defaults) {
                                             std::string(name_of(config.sequence_parallel))));
   config.sequence_parallel_ranks =
       reader.integer("sequence_parallel_ranks", config.sequence_parallel_ranks, 0, 1 << 16);
-  require(config.sequence_parallel_ranks == 0 ||
-              config.sequence_parallel != SequenceParallel::none,
+  require(config.sequence_parallel_ranks == 0 || config.sequence_parallel != SequenceParallel::none,
           reader.path("sequence_parallel_ranks"),
           "{} ranks share a sequence, and sequence_parallel is none",
           config.sequence_parallel_ranks);
