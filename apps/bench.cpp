@@ -373,9 +373,9 @@ void add_bench(CLI::App& app) {
                    "a training setting, KEY=VALUE (batch_tokens, window, precision, ...)")
       ->allow_extra_args(false);
   command->add_option("--prompt", options->bench.prompt, "tokens of the prompt")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option("--generate", options->bench.generate, "tokens to generate")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option("--batch", options->bench.batch, "sequences together")
       ->check(CLI::Range(1, 4096));
   command->add_option("--repeat", options->bench.repeat, "measured runs")

@@ -258,7 +258,7 @@ void add_chat(CLI::App& app) {
   add_writing_options(*command, *options);
   command->add_option("--system", options->system, "system message");
   command->add_option("-n,--tokens", options->generate.max_tokens, "most tokens of one answer")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to at the end");
   command->add_flag("--stats", options->stats,

@@ -45,7 +45,7 @@ void add_classify(CLI::App& app) {
   command->add_option("images", options->images, "images of the size of those it learnt from")
       ->required();
   command->add_option("--top", options->top, "classes to name of each (default 3)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   add_precision_option(*command, options->rounding);
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });

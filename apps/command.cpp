@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -36,19 +38,48 @@ void print_table(const lab::Table& table) {
 
 namespace {
 
+// Writes the digits of the count in place of what was given.
 CLI::Validator whole_number(int64_t minimum, std::string name) {
   return {[minimum, name](std::string& text) -> std::string {
-            int64_t value = 0;
-            const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-            if (code == std::errc() && end == text.data() + text.size() && value >= minimum) {
-              return {};
+            const std::optional<int64_t> value = parse_count(text);
+            if (!value || *value < minimum) {
+              return fmt::format("'{}' is not a {} (such as 500, 2k, 20M, 1.5G)", text, name);
             }
-            return fmt::format("'{}' is not a {}", text, name);
+            text = std::to_string(*value);
+            return {};
           },
           ""};
 }
 
 }  // namespace
+
+std::optional<int64_t> parse_count(std::string_view text) {
+  constexpr std::string_view kUnits = "kMGT";
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (text.empty() || !is_digit(text.front())) return {};
+  size_t places = 0;  // by which the unit moves the point
+  for (size_t i = 0; i < kUnits.size(); ++i) {
+    // An unit of small letters, too: nobody counts thousandths of a token.
+    if (std::tolower(static_cast<unsigned char>(text.back())) != std::tolower(kUnits[i])) continue;
+    places = 3 * (i + 1);
+    text.remove_suffix(1);
+    break;
+  }
+  const size_t point = text.find('.');
+  std::string digits(text.substr(0, point));
+  if (point != text.npos) {
+    const std::string_view decimals = text.substr(point + 1);
+    if (decimals.empty() || decimals.size() > places) return {};
+    digits += decimals;
+    places -= decimals.size();
+  }
+  digits.append(places, '0');
+  int64_t value = 0;
+  const char* const last = digits.data() + digits.size();
+  const auto [end, code] = std::from_chars(digits.data(), last, value);
+  if (code != std::errc() || end != last) return {};
+  return value;
+}
 
 std::string kept_text(std::span<const double> shares) {
   if (shares.empty()) return {};
@@ -108,21 +139,21 @@ void add_task_options(CLI::App& command, SyntheticTask& task) {
       "a synthetic task (see pronghorn list), or images: what is on them, captions of them, or "
       "sound: what is said");
   command.add_option("--task-length", task.length, "tokens of a task's sequence")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command.add_option("--task-vocab", task.vocab_size, "vocabulary of the task")
-      ->check(natural_number());
+      ->transform(natural_number());
   command.add_option("--task-items", task.items, "things to remember in the task")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       .add_option("--task-questions", task.questions, "times at most that a needle is asked for")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       .add_option("--task-haystacks", task.haystacks,
                   "haystacks at most in a sequence, each with a needle")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       .add_option("--task-curriculum", task.curriculum, "tokens over which both come down to one")
-      ->check(natural_number());
+      ->transform(natural_number());
 }
 
 void add_sequence_parallel_option(CLI::App& command, std::string& kind) {
@@ -204,7 +235,7 @@ void add_sampling_options(CLI::App& command, SamplingOptions& sampling) {
   command.add_option("--temperature", sampling.temperature, "0 (default): the likeliest token")
       ->check(number_in_range(0, 1e6));
   command.add_option("--top-k", sampling.top_k, "only the K likeliest tokens (0: all)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command.add_option("--top-p", sampling.top_p, "only the likeliest that together reach P")
       ->check(number_in_range(1e-9, 1));
   command.add_option("--min-p", sampling.min_p, "only those at least P as likely as the likeliest")
@@ -245,12 +276,12 @@ void add_diffusion_options(CLI::App& command, DiffusionOptions& options) {
   command
       .add_option("--steps", options.steps,
                   "diffusion models: steps for each part of the text (default: one per token)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       .add_option("--block", options.part,
                   "diffusion models: tokens of a part, which is filled in before what follows it "
                   "(default: the model's blocks, or 32)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       .add_option("--threshold", options.threshold,
                   "diffusion models: a step takes all tokens that are at least so probable")
@@ -303,19 +334,19 @@ void add_cache_options(CLI::App& command, CacheOptions& cache) {
           .add_option("--attention-window", cache.window,
                       "attention keeps the last N tokens and those of --attention-sinks alone: "
                       "texts without end in constant memory (StreamingLLM)")
-          ->check(positive_integer())
+          ->transform(positive_integer())
           ->option_text("N");
   command
       .add_option("--attention-sinks", cache.sinks,
                   "first tokens of a text that --attention-window keeps in sight (default 4)")
-      ->check(natural_number())
+      ->transform(natural_number())
       ->needs(window)
       ->option_text("N");
   CLI::Option* pages =
       command
           .add_option("--quest-pages", cache.quest_pages,
                       "in decoding, heads look at N pages of 16 tokens, those that may matter most")
-          ->check(positive_integer())
+          ->transform(positive_integer())
           ->excludes(window)
           ->option_text("N");
   CLI::Option* snapkv =
@@ -323,14 +354,14 @@ void add_cache_options(CLI::App& command, CacheOptions& cache) {
           .add_option("--snapkv", cache.snapkv,
                       "every 256 tokens attention keeps the N that the last 32 look at most, those "
                       "of the last 64 besides, and drops the others (SnapKV)")
-          ->check(positive_integer())
+          ->transform(positive_integer())
           ->option_text("N");
   CLI::Option* h2o =
       command
           .add_option("--h2o", cache.h2o,
                       "every 64 tokens attention keeps the N that have been looked at most and "
                       "the last N, and drops the others (heavy hitters, H2O)")
-          ->check(positive_integer())
+          ->transform(positive_integer())
           ->option_text("N");
   // Guesses are taken back, and rows that were dropped do not come back.
   CLI::Option* draft = command.get_option_no_throw("--draft");
@@ -383,11 +414,11 @@ TrainBudget BudgetOptions::budget() const {
 
 void add_budget_options(CLI::App& command, BudgetOptions& options, bool steps) {
   command.add_option("--time", options.time, "train for so long: 60s, 5m, 1.5h");
-  command.add_option("--tokens", options.tokens, "train on that many tokens")
-      ->check(positive_integer());
+  command.add_option("--tokens", options.tokens, "train on that many tokens: 500000, 20M")
+      ->transform(positive_integer());
   if (steps) {
     command.add_option("--steps", options.steps, "train that many steps")
-        ->check(positive_integer());
+        ->transform(positive_integer());
   }
 }
 
@@ -409,7 +440,7 @@ void add_learning_options(CLI::App& command, LearningOptions& options, const std
   command.add_option("--held-out", options.held_out, "share of the text held out")
       ->check(CLI::Range(0.0, 0.5));
   command.add_option("--seed", options.seed, "of " + seeded + " and of the order of the data")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       .add_option("--set", options.settings,
                   "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")
@@ -451,7 +482,11 @@ nlohmann::json parse_settings(const std::vector<std::string>& settings) {
     }
     const std::string value = setting.substr(equals + 1);
     nlohmann::json parsed = nlohmann::json::parse(value, nullptr, false);
-    json[setting.substr(0, equals)] = parsed.is_discarded() ? nlohmann::json(value) : parsed;
+    if (parsed.is_discarded()) {
+      const std::optional<int64_t> count = parse_count(value);
+      parsed = count ? nlohmann::json(*count) : nlohmann::json(value);
+    }
+    json[setting.substr(0, equals)] = std::move(parsed);
   }
   return json;
 }

@@ -87,7 +87,7 @@ void add_compare(CLI::App& app) {
       ->required();
   add_budget_options(*command, options->budget, false);
   command->add_option("--seed", compare.seed, "of weights and of the order of the data")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       ->add_option("--seeds", compare.seeds,
                    "train each with that many seeds, to tell differences from chance (default 1)")
@@ -95,10 +95,11 @@ void add_compare(CLI::App& app) {
   command
       ->add_option("--vocab", compare.vocab_size,
                    "vocabulary to train on the data (default 4096; 0: bytes)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--contexts", compare.contexts, "contexts to measure inference at")
       ->delimiter(',')
       ->allow_extra_args(false)
+      ->transform(positive_integer())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   command->add_option("--context-time", options->context_time,
                       "leave out contexts that would take longer to read (default 60s)");
@@ -114,7 +115,7 @@ void add_compare(CLI::App& app) {
   command
       ->add_option("--task-examples", compare.task_examples,
                    "examples to judge at each length (default 50)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--set", options->settings,
                    "a training setting for all, KEY=VALUE (window, learning_rate, ...)")

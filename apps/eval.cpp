@@ -289,10 +289,12 @@ void add_eval(CLI::App& app) {
       ->add_option("--window", options->window,
                    "tokens of a sequence (default: as in training, else 1024); see --stream for "
                    "long ones")
+      ->transform(positive_integer())
       ->check(CLI::Range(int64_t{1}, kMaxWindow));
   command
       ->add_option("--stream", options->stream,
                    "read that many tokens as one sequence; shows loss, speed and memory on the way")
+      ->transform(positive_integer())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_task_options(*command, options->task);
   add_sequence_parallel_option(*command, options->sequence_parallel);
@@ -301,7 +303,7 @@ void add_eval(CLI::App& app) {
                    "samples of each window for the bound of a diffusion model (default: 4)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   command->add_option("--examples", options->examples, "examples of the task")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   add_precision_option(*command, options->precision);
   add_cache_options(*command, options->cache);
   add_context_option(*command, options->context);

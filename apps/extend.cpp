@@ -109,11 +109,11 @@ void add_extend(CLI::App& app) {
   command->add_option("model", options->model, "a checkpoint with rotary positions")->required();
   command->add_option("--context", options->extend.context, "tokens that it is to read")
       ->required()
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--original", options->extend.original,
                    "tokens that it was trained for (default: what its files say)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--scaling", options->extend.scaling,
                    "of the rotary positions: yarn (default), linear or ntk")

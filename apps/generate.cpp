@@ -392,7 +392,7 @@ void add_generate(CLI::App& app) {
           "(ring); the first one then has its state and writes");
   command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--session", options->session,
                       "file to continue from, if it exists, and to save to");
   command->add_flag(

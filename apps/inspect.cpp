@@ -304,6 +304,7 @@ void add_inspect(CLI::App& app) {
   command->add_option("--contexts", options->contexts, "contexts to look at")
       ->delimiter(',')
       ->allow_extra_args(false)
+      ->transform(positive_integer())
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command->add_option(
       "--text", options->text,

@@ -117,7 +117,7 @@ void add_linearise(CLI::App& app) {
   command
       ->add_option("--transfer-steps", options->transfer_steps,
                    "steps in which each new layer learns to imitate attention (200)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--transfer-rate", options->transfer_rate, "learning rate of these (0.001)")
       ->check(number_in_range(0, 10));
   add_learning_options(*command, *options, "new weights");

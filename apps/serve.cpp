@@ -84,19 +84,19 @@ void add_serve(CLI::App& app) {
   command->add_option("--cors", server.cors,
                       "origin whose pages may ask this server, or * (default: none)");
   command->add_option("--parallel", engine.sequences, "texts at most in one step (default 32)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--queue", engine.queue_requests,
                    "requests at most that wait (default 256); the next are answered with 429")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--context", engine.context,
                    "longest text in tokens (default: what the model was trained for)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       ->add_option("--cache-bytes", engine.cache_bytes,
                    "memory for states of earlier texts (default 1073741824; 0: none)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--cache-dir", engine.cache_directory,
                       "directory where kept states survive the process");
   command->add_option("--draft", engine.draft,
@@ -108,7 +108,7 @@ void add_serve(CLI::App& app) {
   command
       ->add_option("--body-bytes", server.body_bytes,
                    "largest body of a request (default 33554432)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_flag("--load-on-demand", options->on_demand,
                     "load a model when it is first asked for");
   command
@@ -116,7 +116,7 @@ void add_serve(CLI::App& app) {
           "--memory", server.memory_bytes,
           "bytes that all models may take; with --load-on-demand, those that were asked for "
           "longest ago go when it would be more (default: what the machine has)")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option("--session-dir", server.session_directory,
                       "directory where clients may save sessions and restore them from");
   command

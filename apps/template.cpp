@@ -60,7 +60,7 @@ void add_template(CLI::App& app) {
   command
       ->add_option("--now", options->now,
                    "the time that the template is told, in seconds since 1970 (default: now)")
-      ->check(natural_number());
+      ->transform(natural_number());
   add_common_options(*command, *options);
   command->callback([options] { run(*options); });
 }

@@ -176,7 +176,7 @@ void add_train(CLI::App& app) {
   command
       ->add_option("--lora", train.adapter.rank,
                    "train an adapter of this rank in place of the checkpoint's weights")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option(
       "--lora-alpha", train.adapter.alpha,
       "its products are multiplied by this over the rank (default: twice the rank)");
@@ -189,13 +189,13 @@ void add_train(CLI::App& app) {
   command
       ->add_option("--mask-token", train.mask_token,
                    "token that masks then (default: the first beyond the tokenizer's)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--seed", train.seed, "of weights and of the order of the data")
-      ->check(natural_number());
+      ->transform(natural_number());
   command
       ->add_option("--vocab", train.vocab_size,
                    "train a SentencePiece BPE of this size on the data (default: bytes)")
-      ->check(natural_number());
+      ->transform(natural_number());
   command->add_option("--tokenizer", train.tokenizer,
                       "use the tokenizer of this model instead (drafts need the same one)");
   command
@@ -205,7 +205,7 @@ void add_train(CLI::App& app) {
   command->add_option("--held-out", train.held_out, "share of the text held out")
       ->check(CLI::Range(0.0, 0.5));
   command->add_option("--eval-every", train.evaluate_every, "steps between held-out scores")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command->add_option("--checkpoint-every", options->checkpoint_every,
                       "time between saved states (default 30s)");
   add_task_options(*command, train.task);

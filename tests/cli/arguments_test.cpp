@@ -109,5 +109,32 @@ TEST_F(ArgumentsTest, NumbersAreNumbers) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "x"));
 }
 
+TEST_F(ArgumentsTest, CountsMayBeInThousands) {
+  // 256 tokens a step.
+  const auto steps_of = [&](const std::string& option, const std::string& value) {
+    const auto result = json_of({"train", "tiny.json", "--data", "text.txt", "--out",
+                                 "run" + option + value, option, value});
+    return result["steps"].get<int64_t>();
+  };
+  EXPECT_EQ(steps_of("--tokens", "1k"), 4);
+  EXPECT_EQ(steps_of("--tokens", "1.5K"), 6);
+  EXPECT_EQ(steps_of("--tokens", "0.001M"), 4);
+  EXPECT_EQ(steps_of("--steps", "0.003k"), 3);
+  for (const char* count : {"k", "1.k", ".5k", "1.0005k", "1kk", "1 k", "1e3", "2Q", "-1k", "0k",
+                            "0x1k", "10000000T", "k1", "1.-5k", "1..5k"}) {
+    EXPECT_THAT(failure_of(2, {"train", "tiny.json", "--data", "text.txt", "--out", "x",
+                               std::string("--tokens=") + count}),
+                AllOf(HasSubstr("--tokens"), HasSubstr("such as")))
+        << count;
+  }
+  const auto contexts = json_of({"inspect", "tiny.json", "--contexts", "1k,2k"})["contexts"];
+  EXPECT_EQ(contexts, json_of({"inspect", "tiny.json", "--contexts", "1000,2000"})["contexts"]);
+  EXPECT_THAT(failure_of(2, {"inspect", "tiny.json", "--contexts", "2G"}), HasSubstr("--contexts"));
+  const auto shorter = json_of({"train", "tiny.json", "--data", "text.txt", "--out", "set",
+                                "--steps", "1", "--set", "batch_tokens=0.512k"});
+  EXPECT_EQ(shorter["tokens"], 512);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "x"));
+}
+
 }  // namespace
 }  // namespace pronghorn
