@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string_view>
@@ -38,10 +39,17 @@ std::string swatch(size_t architecture) {
 
 std::string count_of(int64_t count) { return format_count(static_cast<double>(count)); }
 
-std::string budget_words(const Budget& budget) {
-  if (budget.seconds) return format_duration(*budget.seconds) + " of training";
-  if (budget.tokens) return count_of(*budget.tokens) + " training tokens";
-  return "training";
+// Of tokens those that were trained: whole steps, which an architecture may have larger ones of.
+std::string budget_words(const CompareRun& run) {
+  if (run.budget.seconds) return format_duration(*run.budget.seconds) + " of training";
+  if (!run.budget.tokens) return "training";
+  std::vector<int64_t> trained;
+  for (const ArchitectureResult& a : run.architectures) {
+    if (a.train_tokens > 0) trained.push_back(a.train_tokens);
+  }
+  if (trained.empty()) trained = {*run.budget.tokens};
+  const auto [least, most] = std::ranges::minmax(trained);
+  return (least == most ? "" : count_of(least) + " to ") + count_of(most) + " training tokens";
 }
 
 std::string finding_cards(const CompareRun& run) {
@@ -129,7 +137,7 @@ std::string data_facts(const CompareRun& run) {
        {"gzip -9 on it", data.gzip_bits_per_byte
                              ? format_bits(*data.gzip_bits_per_byte) + " bits/byte"
                              : std::string()},
-       {"Budget", budget_words(run.budget) + " for each architecture"},
+       {"Budget", budget_words(run) + " for each architecture"},
        {"Seed", run.seeds > 1 ? fmt::format("{} to {}", run.seed,
                                             run.seed + static_cast<uint64_t>(run.seeds) - 1)
                               : fmt::format("{}", run.seed)}});
@@ -269,7 +277,7 @@ std::string render_report(const CompareRun& run) {
        {"byline",
         html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
                                 run.date.empty() ? "" : run.date + " · ", count,
-                                count == 1 ? "" : "s", budget_words(run.budget), run.machine.cpu))},
+                                count == 1 ? "" : "s", budget_words(run), run.machine.cpu))},
        {"headline", html_escape(headline(run))},
        {"findings", finding_cards(run)},
        {"failures", failure_notes(run)},
@@ -277,7 +285,7 @@ std::string render_report(const CompareRun& run) {
        {"data", data_facts(run)},
        {"tables", tables_html(run)},
        {"models", model_cards(run)},
-       {"budget", html_escape(budget_words(run.budget))},
+       {"budget", html_escape(budget_words(run))},
        {"seed", fmt::format("{}", run.seed)}});
 }
 

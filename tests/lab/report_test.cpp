@@ -134,6 +134,20 @@ TEST(Report, FailedArchitectureIsShown) {
   EXPECT_THAT(page, HasSubstr("1 of 6 architectures failed."));
 }
 
+TEST(Report, StatesTheTokensThatWereTrained) {
+  CompareRun run = fake_run();
+  run.budget = {{}, 2000};
+  EXPECT_THAT(render_report(run), Not(HasSubstr("2.00k training tokens")));
+  for (ArchitectureResult& a : run.architectures) a.train_tokens = 4096;  // one step
+  std::string page = render_report(run);
+  EXPECT_THAT(page, AllOf(HasSubstr("5 architectures, 4.10k training tokens each"),
+                          HasSubstr("4.10k training tokens for each architecture")));
+  EXPECT_THAT(page, Not(HasSubstr("2.00k training tokens")));
+  run.architectures[1].train_tokens = 2048;
+  run.architectures[2].train_tokens = 0;  // failed
+  EXPECT_THAT(render_report(run), HasSubstr("2.05k to 4.10k training tokens each"));
+}
+
 TEST(Report, RunsWithNothingInThem) {
   EXPECT_THAT(render_report(CompareRun{}), HasSubstr("</html>"));
   CompareRun run;
