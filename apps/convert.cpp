@@ -1,7 +1,5 @@
 // pronghorn convert: a model from one format into another.
 #include <algorithm>
-#include <cctype>
-#include <charconv>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,7 +24,8 @@ namespace {
 
 struct ConvertOptions : Common {
   std::filesystem::path in, out, adapter;
-  std::string quantize, type, split;
+  std::string quantize, type;
+  int64_t split = 0;  // bytes of a part; 0: one file
   UpcycleOptions upcycle{.experts = 0};
 };
 
@@ -58,23 +57,6 @@ void add_ends(const std::vector<int32_t>& ends, GgufMetadata& metadata) {
     metadata.set(keys.back(), GgufValue::u32(static_cast<uint32_t>(end)));
     keys.pop_back();
   }
-}
-
-// "2G", "500M", "64K", "1000": in steps of 1000, as llama.cpp counts.
-uint64_t parse_bytes(const std::string& text) {
-  uint64_t bytes = 0, unit = 1;
-  const char* const last = text.data() + text.size();
-  const auto [end, code] = std::from_chars(text.data(), last, bytes);
-  const std::string_view units = "KMGT";
-  size_t place = units.npos;
-  if (end + 1 == last) place = units.find(static_cast<char>(std::toupper(*end)));
-  for (size_t i = 0; place != units.npos && i <= place; ++i) unit *= 1000;
-  const bool whole = code == std::errc() && (end == last || place != units.npos);
-  if (!whole || bytes == 0 || __builtin_mul_overflow(bytes, unit, &bytes)) {
-    throw UsageError("--split", fmt::format("{} is no size of files", quote(text)),
-                     "give one such as 2G or 500M");
-  }
-  return bytes;
 }
 
 // OUT is a directory: one that is not there, or that has nothing of a model in it.
@@ -109,11 +91,11 @@ void run(const ConvertOptions& options) {
   if (!options.quantize.empty() && !to_gguf) {
     throw UsageError("convert", "--quantize writes GGUF files: OUT must end in .gguf");
   }
-  if (!options.split.empty() && !to_gguf) {
+  if (options.split > 0 && !to_gguf) {
     throw UsageError("convert", "--split is of GGUF files: OUT must end in .gguf");
   }
   SaveOptions save;
-  if (!options.split.empty()) save.part_bytes = parse_bytes(options.split);
+  if (options.split > 0) save.part_bytes = static_cast<uint64_t>(options.split);
   std::error_code none_there;
   if (std::filesystem::equivalent(options.in, options.out, none_there)) {
     throw UsageError("convert", "IN and OUT are the same");
@@ -156,11 +138,13 @@ void run(const ConvertOptions& options) {
       chat.write(extra);
     }
     if (options.out.has_parent_path()) make_directories(options.out.parent_path());
+    remove_abandoned_versions(options.out);
     files = save_gguf(*model, options.out, extra, save);
   } else {
     // First, so that nothing is written where there is none.
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
     const Family& chosen = family_for(model->config());
+    remove_abandoned_files(options.out);
     family = chosen.model_type;
     save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
     tokenizer->save(options.out);
@@ -227,7 +211,7 @@ void add_convert(CLI::App& app) {
       ->add_option("--split", options->split,
                    "write a GGUF file that would be larger in parts of at most that many bytes "
                    "(2G, 500M)")
-      ->check(not_empty())
+      ->transform(positive_integer())
       ->option_text("SIZE");
   add_adapter_option(*command, options->adapter);
   CLI::Option* upcycle = command->add_option(

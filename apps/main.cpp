@@ -12,6 +12,7 @@
 
 #include "arguments.h"
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/quote.h"
 #include "base/ranks.h"
@@ -118,6 +119,7 @@ int main(int argc, char** argv) {
   using namespace pronghorn::app;
   keep_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);
+  remove_partial_files_at_signals();
   show_messages(true);
   CLI::App app("Train, run and compare efficient language-model architectures.", "pronghorn");
   app.require_subcommand(1);

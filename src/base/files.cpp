@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cerrno>
 #include <charconv>
@@ -77,6 +78,56 @@ struct stat status_of(int descriptor, const std::filesystem::path& path) {
   return status;
 }
 
+// The names of files that are being written, for a handler of signals: it may run at any point of
+// any thread, so that entries are only ever added, and used again.
+struct WrittenFile {
+  std::atomic<const char*> name{nullptr};
+  WrittenFile* next = nullptr;
+};
+std::atomic<WrittenFile*> written_files{nullptr};
+std::atomic<bool> ended_by_signal{false};
+
+void add_written(const char* name) {
+  for (WrittenFile* file = written_files; file != nullptr; file = file->next) {
+    const char* none = nullptr;
+    if (file->name.compare_exchange_strong(none, name)) return;
+  }
+  auto* file = new WrittenFile;  // for ever
+  file->name = name;
+  file->next = written_files;
+  while (!written_files.compare_exchange_weak(file->next, file)) {
+  }
+}
+
+void drop_written(const char* name) {
+  for (WrittenFile* file = written_files; file != nullptr; file = file->next) {
+    const char* expected = name;
+    if (file->name.compare_exchange_strong(expected, nullptr)) break;
+  }
+  // A handler that did not see this reads the name still: it must not go away under its eyes.
+  while (ended_by_signal) ::pause();
+}
+
+void end_by_signal(int signal) {
+  ended_by_signal = true;
+  for (const WrittenFile* file = written_files; file != nullptr; file = file->next) {
+    if (const char* name = file->name) ::unlink(name);
+  }
+  ::raise(signal);  // to which the system answers again
+}
+
+// NAME.PID.partial of a process that is gone.
+bool is_abandoned(const std::filesystem::path& path) {
+  if (path.extension() != kPartial) return false;
+  const std::string process = path.stem().extension().string();
+  if (process.size() < 2) return false;
+  int pid = 0;
+  const char* const last = process.data() + process.size();
+  const auto [end, error] = std::from_chars(process.data() + 1, last, pid);
+  if (error != std::errc() || end != last) return false;
+  return pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH;
+}
+
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, uint64_t limit) {
@@ -122,13 +173,20 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   if (::stat(path_.c_str(), &status) == 0) refuse_unless_regular(status.st_mode, path_);
   temporary_ = path_;
   temporary_ += fmt::format(".{}{}", ::getpid(), kPartial);
+  add_written(temporary_.c_str());  // first: a signal may come between
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail(path_, "write");
+  if (descriptor_ >= 0) return;
+  const int code = errno;
+  drop_written(temporary_.c_str());
+  errno = code;
+  fail(path_, "write");
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_.empty()) return;
+  ::unlink(temporary_.c_str());
+  drop_written(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* bytes, size_t count) {
@@ -157,6 +215,7 @@ void AtomicFile::finish() {
 void AtomicFile::commit() {
   if (descriptor_ >= 0) finish();
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "replace");
+  drop_written(temporary_.c_str());
   temporary_.clear();
   // The rename itself must survive a crash too: sync the directory that holds it.
   const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
@@ -172,17 +231,33 @@ void remove_abandoned_files(const std::filesystem::path& directory) {
   std::vector<std::filesystem::path> abandoned;
   for (auto it = std::filesystem::recursive_directory_iterator(directory, code);
        !code && it != std::filesystem::end(it); it.increment(code)) {
-    if (it->path().extension() != kPartial) continue;
-    // NAME.PID.partial
-    const std::string process = it->path().stem().extension().string();
-    if (process.size() < 2) continue;
-    int pid = 0;
-    const char* const last = process.data() + process.size();
-    const auto [end, error] = std::from_chars(process.data() + 1, last, pid);
-    if (error != std::errc() || end != last) continue;
-    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) abandoned.push_back(it->path());
+    if (is_abandoned(it->path())) abandoned.push_back(it->path());
   }
   for (const auto& path : abandoned) std::filesystem::remove(path, code);
+}
+
+void remove_abandoned_versions(const std::filesystem::path& path) {
+  std::error_code code;
+  std::vector<std::filesystem::path> abandoned;
+  const std::string stem = path.stem().string();
+  const auto directory = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  for (auto it = std::filesystem::directory_iterator(directory, code);
+       !code && it != std::filesystem::end(it); it.increment(code)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with(stem) && is_abandoned(it->path())) abandoned.push_back(it->path());
+  }
+  for (const auto& left : abandoned) std::filesystem::remove(left, code);
+}
+
+void remove_partial_files_at_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    if (::sigaction(signal, nullptr, &before) != 0 || before.sa_handler != SIG_DFL) continue;
+    struct sigaction action {};
+    action.sa_handler = end_by_signal;
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER);
+    ::sigaction(signal, &action, nullptr);
+  }
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

@@ -45,6 +45,13 @@ class AtomicFile {
 // Removes the half-written files that killed processes left in `directory` and below: those of
 // AtomicFile whose process is gone. Does nothing if there is no such directory.
 void remove_abandoned_files(const std::filesystem::path& directory);
+// The same of one file: those beside it that would have become `path`, or parts of it
+// (write_split_gguf).
+void remove_abandoned_versions(const std::filesystem::path& path);
+
+// From here on SIGINT, SIGTERM and SIGHUP remove the files that are being written before they end
+// the process; those that are ignored, or handled by somebody, stay so. Once in a process.
+void remove_partial_files_at_signals();
 
 // A file mapped for reading. Throws Error if it cannot be opened; an empty file maps to no bytes.
 class MappedFile {

@@ -102,6 +102,29 @@ TEST_F(FilesTest, TwoRunsInOneDirectoryAreToldApart) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "run/.lock"));
 }
 
+TEST_F(FilesTest, AConversionThatIsStoppedLeavesNothingHalfWritten) {
+  output_of({"train", "llama.json", "--data", "text.txt", "--out", "run", "--steps", "1"});
+  // Forty megabytes of experts: some of the signals come while they are written.
+  for (const double after : {0.05, 0.1, 0.2, 0.3, 0.5}) {
+    const Finished stopped =
+        run({"convert", "run", fmt::format("mixture{}", after), "--upcycle", "1024"},
+            {.signal_after = after, .signal = SIGTERM});
+    EXPECT_TRUE(stopped.code == 0 || stopped.signal == SIGTERM) << stopped.err;
+    for (const auto& item : std::filesystem::recursive_directory_iterator(folder_.path())) {
+      EXPECT_NE(item.path().extension(), ".partial") << item.path();
+    }
+  }
+  // What a process left that was killed outright goes with the next conversion.
+  const std::string dead = ".2147483647.partial";
+  std::filesystem::create_directory(folder_ / "next");
+  put("next/model.safetensors" + dead, "half");
+  put("m.gguf" + dead, "half");
+  output_of({"convert", "run", "next"});
+  output_of({"convert", "run", "m.gguf"});
+  EXPECT_FALSE(std::filesystem::exists(folder_ / ("next/model.safetensors" + dead)));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / ("m.gguf" + dead)));
+}
+
 // A model of ours was trained for its window.
 TEST_F(FilesTest, TextsBeyondTheTrainedContextAreSaidOrRefused) {
   output_of(train_on("text.txt", "run"));  // window 32
