@@ -132,14 +132,12 @@ void run(TrainCommand& options) {
     if (result.accuracy) json["accuracy"] = *result.accuracy;
     return print_json(json);
   }
-  fmt::print("trained     {} steps, {} tokens in {}", result.steps,
-             format_count(static_cast<double>(result.tokens)), format_duration(result.seconds));
-  if (result.tokens_per_second > 0) {
-    fmt::print(" ({} tokens/s, {} of memory)\n", format_count(result.tokens_per_second),
-               format_bytes(static_cast<double>(result.peak_bytes)));
-  } else {
-    fmt::print(", all of them before\n");
-  }
+  fmt::print("trained     {} steps, {} tokens in {} of steps, {} tokens/s on average; {}\n",
+             result.steps, format_count(static_cast<double>(result.tokens)),
+             format_duration(result.seconds), format_count(result.tokens_per_second),
+             result.peak_bytes > 0
+                 ? format_bytes(static_cast<double>(result.peak_bytes)) + " of memory"
+                 : "all of them before");
   const char* const most = result.is_bound ? "at most " : "";
   if (result.start_bits_per_byte > 0) {
     fmt::print("before      {}{:.4f} bits/byte\n", most, result.start_bits_per_byte);

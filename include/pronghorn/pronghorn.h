@@ -399,7 +399,8 @@ struct TrainingOptions {
 
 struct TrainingResult {
   int64_t steps = 0, tokens = 0;
-  double seconds = 0, tokens_per_second = 0;
+  double seconds = 0;            // of training steps: scores and saved states do not count
+  double tokens_per_second = 0;  // tokens / seconds: of the whole run, resumed or not
   double held_out_bits_per_byte = 0;    // at the end; 0 if the run was stopped, or on a task
   bool stopped = false;                 // by the callback, SIGINT or SIGTERM
   double start_bits_per_byte = 0;       // of a checkpoint that goes on, before its first step
@@ -407,7 +408,7 @@ struct TrainingResult {
   bool is_bound = false;                // of a diffusion model: these are upper bounds, estimated
   std::optional<double> accuracy = {};  // of a task: the share of answers that are right
   int64_t parameters = 0;
-  int64_t peak_bytes = 0;  // memory that training held at most
+  int64_t peak_bytes = 0;  // memory that training held at most; 0 if all steps were done before
   int64_t rank = 0;        // of this process among those of the run; the first writes the files
 };
 

@@ -432,7 +432,7 @@ class Comparison {
     if (trained.interrupted) interrupt();
     result.train_tokens = trained.tokens;
     result.train_seconds = trained.seconds;
-    result.train_tokens_per_second = static_cast<double>(trained.tokens) / trained.seconds;
+    result.train_tokens_per_second = trained.tokens_per_second;
     const TokenCost cost = text_cost(model, static_cast<double>(entrant.train.window));
     const double flops = 3 * (cost.matmul + cost.sequence) * *result.train_tokens_per_second;
     const double peak = entrant.train.precision == Precision::bf16 ? *run_.machine.peak_bf16_gflops
@@ -445,7 +445,7 @@ class Comparison {
       result.least_expert_share = trained.expert_loads.least();
       result.most_expert_share = trained.expert_loads.most();
     }
-    result.peak_training_bytes = trained.peak_bytes;
+    if (trained.peak_bytes > 0) result.peak_training_bytes = trained.peak_bytes;
     for (const TrainLogLine& line : read_train_log(run.directory / "log.jsonl")) {
       result.curve.push_back(
           {line.step, line.tokens, line.seconds, line.loss, line.held_out_bits_per_byte});

@@ -16,13 +16,6 @@ namespace {
 
 constexpr int64_t kScoresOnTheWay = 20;
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<int64_t>(values.size()) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 // How far the run has come, in [0, 1]; `ahead` counts the step about to be made.
 double progress_of(const TrainBudget& budget, const TrainingState& state, int64_t step_tokens) {
   if (budget.seconds) return state.seconds / std::max(1e-9, *budget.seconds);
@@ -74,7 +67,7 @@ class TrainLoop {
       remove_abandoned_files(run_.directory);
     }
     wait_for_all(ranks_);
-    if (run_.resume && std::filesystem::exists(state_file)) {
+    if (run_.resume && std::filesystem::exists(state_file) && may_go_on(state_file)) {
       state_.load(state_file, model_, identity_);
       if (ranks_.is_root()) {
         spdlog::info("{}: resuming at step {}", run_.directory.string(), state_.step);
@@ -83,6 +76,7 @@ class TrainLoop {
     // A rank that looks into a folder of its own would go on from somewhere else.
     require(!on_any(ranks_, value_of_root(ranks_, state_.step) != state_.step),
             run_.directory.string(), "is not the same folder on all machines");
+    first_step_ = state_.step;
     std::optional<TrainLog> log;
     if (ranks_.is_root()) log.emplace(run_.directory / kTrainLogFile, state_.step);
     const StopSignals signals;
@@ -124,6 +118,12 @@ class TrainLoop {
     return static_cast<double>(*run_.budget.steps * step_tokens_);
   }
 
+  // A run that died in its first step left nothing to lose: with other settings, as one tries where
+  // memory was short, it begins anew. Whatever else there is goes on or is refused.
+  bool may_go_on(const std::filesystem::path& state_file) const {
+    return holds_training_run(run_.directory) || saved_identity(state_file) == identity_;
+  }
+
   static double next_score_after(double done) {
     return (std::floor(done * kScoresOnTheWay) + 1) / kScoresOnTheWay;
   }
@@ -155,7 +155,6 @@ class TrainLoop {
     }
     line.gradient_norm = result.gradient_norm;
     line.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
-    rates_.push_back(line.tokens_per_second);
     last_accuracy_ = result.accuracy;
     return line;
   }
@@ -206,7 +205,7 @@ class TrainLoop {
   TrainResult finish() {
     TrainResult result;
     const bool stopped = on_any(ranks_, StopSignals::requested());
-    result.peak_bytes = memory_use().peak;
+    if (state_.step > first_step_) result.peak_bytes = memory_use().peak;
     result.interrupted = stopped;
     result.is_bound = model_.config().diffusion.has_value();
     if (!stopped && held_out_ != nullptr) result.held_out_bits_per_byte = score(0);
@@ -219,7 +218,9 @@ class TrainLoop {
     result.steps = state_.step;
     result.tokens = state_.tokens;
     result.seconds = state_.seconds;
-    result.tokens_per_second = median(rates_);
+    if (state_.seconds > 0) {
+      result.tokens_per_second = static_cast<double>(state_.tokens) / state_.seconds;
+    }
     result.start_bits_per_byte = start_score_;
     if (state_.best_bits_per_byte > 0) result.best_bits_per_byte = state_.best_bits_per_byte;
     return result;
@@ -234,7 +235,7 @@ class TrainLoop {
   TrainingState state_;
   nlohmann::json identity_;
   int64_t step_tokens_;
-  std::vector<double> rates_;
+  int64_t first_step_ = 0;  // done before this process
   double last_score_ = 0, last_accuracy_ = 0;
   ExpertLoads last_loads_;
   std::optional<double> start_score_;

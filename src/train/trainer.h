@@ -49,8 +49,8 @@ struct TrainRun {
 struct TrainResult {
   int64_t steps = 0, tokens = 0;
   double seconds = 0;                            // of training steps
-  double tokens_per_second = 0;                  // median of the steps of this process
-  int64_t peak_bytes = 0;                        // memory held by tensors at most
+  double tokens_per_second = 0;                  // tokens / seconds: of the whole run
+  int64_t peak_bytes = 0;                        // memory held by tensors at most; 0: no step here
   std::optional<double> start_bits_per_byte;     // before the first step, if it was asked for
   std::optional<double> held_out_bits_per_byte;  // at the end, on all held-out text
   bool is_bound = false;                         // bits per byte are upper bounds (TextScore)

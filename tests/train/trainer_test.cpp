@@ -235,6 +235,7 @@ TEST_F(TrainerTest, ARunThatDiedInItsFirstStepIsBegunAgain) {
       error_of([&] { train(model, failing, held_out_.get(), tokenizer_.get(), run_of("run", 3)); }),
       HasSubstr("power cut"));
   EXPECT_FALSE(holds_training_run(folder_ / "run"));
+  std::filesystem::copy(folder_ / "run", folder_ / "resumed");
   // With other settings, as one would try where memory was short.
   TrainRun smaller = run_of("run", 3);
   smaller.config.batch_tokens = 128;
@@ -243,9 +244,32 @@ TEST_F(TrainerTest, ARunThatDiedInItsFirstStepIsBegunAgain) {
   train_here(whole, smaller);
   EXPECT_EQ(weights_of(again), weights_of(whole));
   EXPECT_TRUE(holds_training_run(folder_ / "run"));
+  // As comparisons do, which resume whatever there is.
+  Model resumed(tiny_config(), 1);
+  smaller.directory = folder_ / "resumed";
+  smaller.resume = true;
+  train_here(resumed, smaller);
+  EXPECT_EQ(weights_of(resumed), weights_of(whole));
   // What cannot be read is not overwritten either.
   write_file(folder_ / "run/training_state.safetensors", "damaged");
   EXPECT_TRUE(holds_training_run(folder_ / "run"));
+}
+
+TEST_F(TrainerTest, SpeedIsThatOfTheWholeRun) {
+  TrainRun run = run_of("run", 3);
+  Model model(tiny_config(), 1);
+  const TrainResult first = train_here(model, run);
+  EXPECT_DOUBLE_EQ(first.tokens_per_second, 3 * 256 / first.seconds);
+  run.resume = true;
+  run.budget.steps = 5;
+  const TrainResult resumed = train_here(model, run);
+  EXPECT_GT(resumed.seconds, first.seconds);
+  EXPECT_DOUBLE_EQ(resumed.tokens_per_second, 5 * 256 / resumed.seconds);
+  EXPECT_GT(resumed.peak_bytes, 0);
+  // Nothing is left to do: the same speed, and no memory.
+  const TrainResult done = train_here(model, run);
+  EXPECT_DOUBLE_EQ(done.tokens_per_second, resumed.tokens_per_second);
+  EXPECT_EQ(done.peak_bytes, 0);
 }
 
 TEST_F(TrainerTest, RefusesToMixRuns) {
