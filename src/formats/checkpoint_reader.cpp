@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -10,6 +11,7 @@
 #include "formats/json.h"
 #include "formats/pickle.h"
 #include "formats/scaled_tensors.h"
+#include "formats/split_files.h"
 
 namespace pronghorn {
 namespace {
@@ -83,7 +85,7 @@ void CheckpointReader::read_shards(const std::filesystem::path& index) {
   const nlohmann::json parsed = parse_json(read_file(index, kMaxIndex), index.string());
   require(parsed.is_object() && parsed.contains("weight_map") && parsed["weight_map"].is_object(),
           index.string(), "no weight_map");
-  std::map<std::string, Entries> shards;
+  std::set<std::filesystem::path> files;
   for (const auto& item : parsed["weight_map"].items()) {
     const std::string where = fmt::format("{}: tensor {}", index.string(), quote(item.key()));
     require(item.value().is_string(), where, "its file must be a string");
@@ -91,7 +93,14 @@ void CheckpointReader::read_shards(const std::filesystem::path& index) {
     require(!name.empty() && name != "." && name != ".." &&
                 name.find_first_of(std::string_view("/\\\0", 3)) == name.npos,
             where, "file {} must be a plain name inside the directory", quote(name));
-    if (!shards.contains(name)) shards[name] = read(directory_ / name);
+    files.insert(directory_ / name);
+  }
+  require(!files.empty(), index.string(), "an empty weight_map");
+  require_parts(std::vector<std::filesystem::path>(files.begin(), files.end()));
+  std::map<std::string, Entries> shards;
+  for (const auto& file : files) shards[file.filename().string()] = read(file);
+  for (const auto& item : parsed["weight_map"].items()) {
+    const auto& name = item.value().get_ref<const std::string&>();
     const auto entry = shards[name].find(item.key());
     if (entry == shards[name].end()) {
       absent_[item.key()] = name;
@@ -99,7 +108,6 @@ void CheckpointReader::read_shards(const std::filesystem::path& index) {
       entries_[item.key()] = entry->second;
     }
   }
-  require(!shards.empty(), index.string(), "an empty weight_map");
   for (auto& shard : shards) entries_.merge(shard.second);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/quote.h"
+#include "formats/split_files.h"
 
 namespace pronghorn {
 namespace {
@@ -551,9 +552,14 @@ GgufFile::GgufFile(const std::filesystem::path& path) : path_(path), metadata_(p
             path.string(), "part {} of {} cannot be", split->number, split->count);
     path_ = path.parent_path() / part_name(*split, 1);
     metadata_ = GgufMetadata(path_.string());
+    std::vector<std::filesystem::path> parts;
     for (uint64_t i = 1; i <= split->count; ++i) {
-      read_part(path.parent_path() / part_name(*split, i), i - 1, split->count);
+      parts.push_back(path.parent_path() / part_name(*split, i));
     }
+    std::error_code none;
+    const auto there = [&](const auto& part) { return std::filesystem::exists(part, none); };
+    if (std::ranges::any_of(parts, there)) require_parts(parts);  // else the path is wrong
+    for (size_t i = 0; i < parts.size(); ++i) read_part(parts[i], i, parts.size());
   }
   std::ranges::sort(tensors_, {}, &GgufTensor::name);
   const auto twice = std::ranges::adjacent_find(tensors_, {}, &GgufTensor::name);

@@ -214,7 +214,11 @@ TEST_F(SafetensorsTest, ShardedCheckpoint) {
                       "inv_freq": "b.safetensors"}})"),
             "no error");
   EXPECT_THAT(CheckpointReader(folder_).names(), ElementsAre("x", "y"));
-  EXPECT_THAT(error(R"({"weight_map": {"x": "c.safetensors"}})"), HasSubstr("c.safetensors"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": "c.safetensors"}})"),
+              HasSubstr("c.safetensors: is missing: the model has 1 part"));
+  EXPECT_THAT(error(R"({"weight_map": {"x": "a.safetensors", "y": "d.safetensors",
+                                       "z": "c.safetensors"}})"),
+              HasSubstr("c.safetensors: is missing and 1 more: the model has 3 parts"));
   EXPECT_THAT(error(R"({"weight_map": {}})"), HasSubstr("empty"));
   EXPECT_THAT(error(R"([])"), HasSubstr("weight_map"));
   fs::remove(index);
