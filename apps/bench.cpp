@@ -69,20 +69,10 @@ bool is_checkpoint_path(const std::filesystem::path& path) {
   return find_gguf(path) || is_torch_model(path) || std::filesystem::is_directory(path);
 }
 
-// Batches are made of tokens here.
-void check_reads_tokens(const ModelConfig& config, const std::filesystem::path& path) {
-  if (!config.of_measurements()) return;
-  throw UsageError(
-      path.string(),
-      config.sound ? "reads sounds, and bench times texts" : "reads images, and bench times texts",
-      config.sound ? "train --task sound shows the speed of its steps"
-                   : "train --task images shows the speed of its steps");
-}
-
 // With random weights.
 std::unique_ptr<Model> new_model(const std::filesystem::path& path) {
   ModelConfig config = load_config(path);
-  check_reads_tokens(config, path);
+  require_reads_texts(config, path.string());
   constexpr int64_t kVocabulary = 4096;  // what training would have chosen
   if (config.vocab_size == 0) set_vocabulary(config, kVocabulary);
   return std::make_unique<Model>(std::move(config), 0);
@@ -90,7 +80,7 @@ std::unique_ptr<Model> new_model(const std::filesystem::path& path) {
 
 std::unique_ptr<Model> load_checkpoint(const std::filesystem::path& path, Purpose purpose) {
   std::unique_ptr<Model> model = Model::load(path, purpose);
-  check_reads_tokens(model->config(), path);
+  require_reads_texts(model->config(), path.string());
   return model;
 }
 
@@ -156,7 +146,7 @@ void bench_drafts(const BenchCommand& options) {
     throw UsageError("--draft", "needs either --text or --prompt-file",
                      "drafters are compared on a text of the model's kind");
   }
-  const std::unique_ptr<Model> model = Model::load(options.model);
+  const std::unique_ptr<Model> model = load_checkpoint(options.model, Purpose::inference);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   lab::DraftBenchOptions bench = options.draft;
   bench.generate = options.bench.generate;

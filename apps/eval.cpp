@@ -238,15 +238,10 @@ void eval_model(const EvalOptions& options, const SequenceSharing& sharing) {
   if (is_images_task(options.task.name)) return eval_images(options, *model, precision);
   if (is_captions_task(options.task.name)) return eval_captions(options, *model, precision);
   if (is_sound_task(options.task.name)) return eval_sound(options, *model, precision);
-  const ModelConfig& config = model->config();
-  if (config.image || config.sound) {
-    const char* kind = config.image ? "images" : "sound";
-    throw Error(options.model.string(), fmt::format("is a model of {}", kind),
-                fmt::format("evaluate it with --task {} --data FOLDER", kind));
-  }
+  require_reads_texts(model->config(), options.model.string());
   if (!options.task.name.empty()) return eval_task(options, *model, precision);
   if (options.stream > 0) return eval_stream(options, *model, precision);
-  const int64_t window = options.window > 0 ? options.window : default_window(config);
+  const int64_t window = options.window > 0 ? options.window : default_window(model->config());
   eval_text(options, *model, precision, window, sharing);
 }
 

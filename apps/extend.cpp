@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
-#include "formats/checkpoint_reader.h"
 #include "train/corpus.h"
 #include "train/evaluate.h"
 #include "train/finetune.h"
@@ -63,13 +62,11 @@ void print(const ExtendCommand& options, int64_t original, const LongScores& sco
 }
 
 void extend_command(const ExtendCommand& options) {
-  require(find_weights(options.model).has_value(), options.model.string(),
-          "is no checkpoint directory, whose model could learn more");
+  const ModelConfig config = config_to_remake(options.model, "learn to read longer texts");
   TrainRun run = options.run("extend");
   const DirectoryLock lock(options.directory);
   check_directory(options.directory, false);
 
-  const ModelConfig config = load_config(options.model);
   ModelConfig extended = extended_config(config, options.extend);
   const int64_t original = extended.context.original;
   nlohmann::json changes = parse_settings(options.settings);

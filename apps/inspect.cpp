@@ -121,6 +121,7 @@ void inspect_surprise(const InspectOptions& options, const Model& model) {
 // Reads a text and shows how deep each of its tokens went, or how surprising it was.
 void inspect_text(const InspectOptions& options) {
   const std::unique_ptr<Model> model = Model::load(options.model);
+  require_reads_texts(model->config(), options.model.string());
   if (model->config().span_count() == 0) {
     require(!lab::learning_memories(*model).empty(), options.model.string(),
             "has no subsampled span and no memory that learns while it reads (--text shows what "

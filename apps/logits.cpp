@@ -44,6 +44,7 @@ std::vector<int32_t> parse_tokens(const std::string& text) {
 void run(const LogitsOptions& options) {
   const std::vector<int32_t> tokens = parse_tokens(options.tokens);
   const std::unique_ptr<Model> model = load_model(options.model, options.adapter);
+  require_reads_texts(model->config(), options.model.string());
   check_context(*model, std::ssize(tokens), limit_of(options.context, options.cache, *model));
   Context context;
   context.precision = options.precision;

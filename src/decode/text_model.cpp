@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "formats/checkpoint_reader.h"
 #include "formats/gguf.h"
+#include "model/config.h"
 #include "model/lora.h"
 #include "tensor/storage.h"
 
@@ -32,6 +33,10 @@ std::unique_ptr<Model> load_model(const std::filesystem::path& checkpoint,
 
 TextModel load_text_model(const std::filesystem::path& checkpoint,
                           const std::filesystem::path& adapter) {
+  // First: such a model has no tokenizer either.
+  if (std::filesystem::exists(checkpoint / "config.json")) {
+    require_reads_texts(load_config(checkpoint), checkpoint.string());
+  }
   TextModel loaded;
   loaded.tokenizer = load_tokenizer(checkpoint);
   loaded.format = ChatFormat::load(checkpoint);

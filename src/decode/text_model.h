@@ -19,7 +19,7 @@ struct TextModel {
 
 // A checkpoint for inference, with the LoRA adapter in a directory; empty: none. The small files
 // first, so that what is wrong with them is said at once. Throws Error for files that are missing,
-// damaged or unsupported, and for more tokens than the model has.
+// damaged or unsupported, for more tokens than the model has, and for a model of images or sound.
 TextModel load_text_model(const std::filesystem::path& checkpoint,
                           const std::filesystem::path& adapter);
 

@@ -443,4 +443,15 @@ ModelConfig load_config(const std::filesystem::path& path) {
   return config;
 }
 
+void require_reads_texts(const ModelConfig& config, const std::string& where) {
+  if (config.image) {
+    throw Error(where, "is a model of images, which reads no texts",
+                "classify says what is on images; train, eval and compare take --task images");
+  }
+  if (config.sound) {
+    throw Error(where, "is a model of sound, which reads no texts",
+                "transcribe writes down what is said; train, eval and compare take --task sound");
+  }
+}
+
 }  // namespace pronghorn

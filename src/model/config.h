@@ -137,4 +137,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config);
 // directory with a config.json, or a .pth file of RWKV-7, whose tensors say it.
 ModelConfig load_config(const std::filesystem::path& path);
 
+// Throws Error for a model of images or sound, with what to use it for. where: its checkpoint.
+void require_reads_texts(const ModelConfig& config, const std::string& where);
+
 }  // namespace pronghorn

@@ -32,6 +32,18 @@ bool is_checkpoint(const std::filesystem::path& path) {
   return find_weights(path) || is_torch_model(path) || find_gguf(path);
 }
 
+ModelConfig config_to_remake(const std::filesystem::path& path, std::string_view purpose) {
+  if (is_torch_model(path) || find_gguf(path)) {
+    throw Error(path.string(), fmt::format("is a model in one file, which cannot {}", purpose),
+                "make a directory of it first: pronghorn convert FILE DIRECTORY");
+  }
+  require(find_weights(path).has_value(), path.string(),
+          "is no checkpoint directory, whose model could {}", purpose);
+  ModelConfig config = load_config(path);
+  require_reads_texts(config, path.string());
+  return config;
+}
+
 TrainConfig finetune_config(const ModelConfig& model, bool adapter, const nlohmann::json& changes,
                             const std::string& where) {
   TrainConfig config;
@@ -49,6 +61,7 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
   require(is_checkpoint(path), path.string(),
           "has no weights to start from (to train new ones, give a configuration file)");
   std::unique_ptr<Model> model = Model::load(path, lora ? Purpose::inference : Purpose::training);
+  require_reads_texts(model->config(), path.string());
   if (!lora && is_packed(model->config())) {
     throw Error(path.string(),
                 "its matrices hold -1, 0 and 1 alone, packed into bytes, and cannot be trained",
@@ -60,9 +73,7 @@ std::unique_ptr<Model> load_to_finetune(const std::filesystem::path& path,
 
 std::unique_ptr<Model> load_to_adapt(const std::filesystem::path& path, int64_t mask_token,
                                      uint64_t seed) {
-  require(find_weights(path).has_value(), path.string(),
-          "is no checkpoint directory, whose model could learn to fill in masked tokens");
-  ModelConfig config = load_config(path);
+  ModelConfig config = config_to_remake(path, "learn to fill in masked tokens");
   require(!config.diffusion, path.string(), "is a diffusion model already (fine-tune it)");
   require(mask_token >= 0 && mask_token < config.vocab_size, "mask token",
           "{} is none of a vocabulary of {}", mask_token, config.vocab_size);

@@ -453,6 +453,16 @@ TEST_F(CliTest, ExtendMakesAModelOfLongerTexts) {
   EXPECT_THAT(output_of({"inspect", "long"}), HasSubstr("8192 tokens, by rotary positions"));
   EXPECT_FALSE(output_of({"generate", "long", "--prompt", "line", "-n", "5"}).empty());
   EXPECT_THAT(failure_of(1, extend("x", {"--context", "2"})), HasSubstr("no more"));
+  output_of({"convert", "run", "run.gguf"});
+  auto of_file = extend("x", {"--context", "8192"});
+  of_file[1] = "run.gguf";
+  EXPECT_THAT(failure_of(1, of_file),
+              AllOf(HasSubstr("run.gguf: is a model in one file"), HasSubstr("pronghorn convert")));
+  of_file[1] = "llama.json";
+  EXPECT_THAT(failure_of(1, of_file), HasSubstr("is no checkpoint directory"));
+  EXPECT_THAT(failure_of(1, {"train", "run.gguf", "--masked-diffusion", "--mask-token", "0",
+                             "--data", "text.txt", "--out", "x", "--steps", "1"}),
+              HasSubstr("pronghorn convert"));
   EXPECT_THAT(failure_of(2, extend("x", {"--context", "8192", "--scaling", "none"})),
               HasSubstr("--scaling"));
 }

@@ -50,7 +50,23 @@ TEST_F(ImagesCliTest, TrainsJudgesAndClassifies) {
   }
   put("x.png", "no image");
   EXPECT_THAT(failure_of(1, {"classify", "vit", "x.png"}), HasSubstr("x.png: is no image"));
-  EXPECT_THAT(failure_of(1, {"generate", "vit", "--prompt", "a"}), HasSubstr("vit"));
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"generate", "vit", "--prompt", "a"},
+           {"chat", "vit"},
+           {"eval", "vit", "--data", "text.txt"},
+           {"logits", "vit", "--tokens", "1 2", "--out", "l.npy"},
+           {"bench", "vit"},
+           {"bench", "vit.json"},
+           {"bench", "vit", "--draft", "ngram", "--text", "text.txt"},
+           {"inspect", "vit", "--text", "text.txt"},
+           {"train", "vit", "--data", "text.txt", "--out", "x", "--steps", "1"},
+           {"linearise", "vit", "--pattern", "2l", "--data", "text.txt", "-o", "x", "--steps", "1"},
+           {"extend", "vit", "--context", "99", "--data", "text.txt", "-o", "x", "--steps", "1"}}) {
+    EXPECT_THAT(failure_of(1, command),
+                AllOf(HasSubstr("is a model of images, which reads no texts"),
+                      HasSubstr("classify")))
+        << command[0];
+  }
 }
 
 TEST_F(ImagesCliTest, WritesCaptions) {
