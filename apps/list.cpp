@@ -17,13 +17,29 @@ struct StateSize {
   double per_token = 0, per_sequence = 0;
 };
 
+// Sizes that all can be compared at: 8 heads, and what follows from the width. Those of the examples
+// are for tests.
+nlohmann::json comparable_config(const MixerType& type) {
+  constexpr int64_t kHeads = 8;
+  const nlohmann::json example = parse_json(type.example, type.name);
+  nlohmann::json config = nlohmann::json::object();
+  for (const auto& [key, value] : example.items()) {
+    if (!value.is_number() && !value.is_array()) config[key] = value;
+  }
+  for (const FieldDescription& field : describe(type)) {
+    const auto given = example.find(field.name);
+    if (field.fallback != "required" || given == example.end()) continue;
+    config[field.name] = given->is_number() ? nlohmann::json(kHeads) : *given;
+  }
+  return config;
+}
+
 StateSize state_size(const MixerType& type) {
   LayerContext context;
   context.hidden_size = 512;
   ParameterStore store(0, false);
-  nlohmann::json config = parse_json(type.example, type.name);
-  if (config.contains("heads")) config["heads"] = 8;
-  const nlohmann::json complete = type.complete(ConfigReader(config, "list"), context);
+  const nlohmann::json complete =
+      type.complete(ConfigReader(comparable_config(type), "list"), context);
   std::vector<JournalShape> journals;
   type.create(complete, context, ParameterScope(store, "list"), StateScope(0, journals));
   StateSize size;
@@ -31,6 +47,10 @@ StateSize state_size(const MixerType& type) {
     const auto row = static_cast<double>(shape.row_bytes());
     if (shape.fold_interval == 0) {
       size.per_token += row;
+      if (shape.blocks.length > 0) {
+        size.per_token += static_cast<double>(shape.blocks.width) * sizeof(float) /
+                          static_cast<double>(shape.blocks.stride);
+      }
     } else {
       size.per_sequence += static_cast<double>(shape.anchor_size) * sizeof(float) +
                            row * static_cast<double>(shape.history + shape.fold_interval);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <cstring>
+#include <map>
 #include <numbers>
 
 #include "cli/command.h"
@@ -311,6 +312,18 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
 
   const auto list = json_of({"list"});
   EXPECT_GE(list["mixers"].size(), 4u);
+  // All at 8 heads and what follows from the width, not at the sizes of tests.
+  std::map<std::string, double> per_token, per_sequence;
+  for (const auto& mixer : list["mixers"]) {
+    per_token[mixer["name"]] = mixer["state_bytes_per_token"];
+    per_sequence[mixer["name"]] = mixer["state_bytes_per_sequence"];
+  }
+  EXPECT_EQ(per_token["attention"], 4 * 2 * 512);     // keys and values
+  EXPECT_EQ(per_token["mla"], 4 * (4 * 64 + 64 / 2));  // a latent vector, and the key's turned part
+  EXPECT_GT(per_token["dsa"], per_token["mla"]);
+  EXPECT_GT(per_token["nsa"], per_token["attention"]);
+  EXPECT_GT(per_sequence["s4d"], 4 * 512 * 64);
+  EXPECT_EQ(per_token["longformer"], per_token["attention"]);
   const auto inspect = json_of({"inspect", "run", "--contexts", "10,100"});
   EXPECT_EQ(inspect["contexts"].size(), 2u);
   EXPECT_EQ(inspect["pattern"], "am");
