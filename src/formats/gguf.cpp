@@ -341,6 +341,16 @@ void write_to(AtomicFile& file, const GgufMetadata& metadata,
   }
 }
 
+void write_whole(const std::filesystem::path& path, const GgufMetadata& metadata,
+                 std::span<const GgufTensorToWrite> tensors, std::span<const uint64_t> sizes) {
+  const std::string where = path.string();
+  require(!split_name(path.filename().string()) || metadata.has("split.count"), where,
+          "is a name for a part of a model, and this is a whole one (name it otherwise)");
+  AtomicFile file(path);
+  write_to(file, metadata, tensors, sizes, where);
+  file.commit();
+}
+
 // Where parts of at most `most` bytes end, in the order of the tensors: each has one at least.
 std::vector<size_t> ends_of_parts(const GgufMetadata& first, const GgufMetadata& others,
                                   std::span<const GgufTensorToWrite> tensors,
@@ -698,13 +708,7 @@ std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path
 
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 const std::vector<GgufTensorToWrite>& tensors) {
-  const std::string where = path.string();
-  require(!split_name(path.filename().string()) || metadata.has("split.count"), where,
-          "is a name for a part of a model, and this is a whole one (name it otherwise)");
-  const std::vector<uint64_t> sizes = checked_sizes(tensors, where);
-  AtomicFile file(path);
-  write_to(file, metadata, tensors, sizes, where);
-  file.commit();
+  write_whole(path, metadata, tensors, checked_sizes(tensors, path.string()));
 }
 
 std::vector<std::filesystem::path> write_split_gguf(const std::filesystem::path& path,
@@ -726,7 +730,7 @@ std::vector<std::filesystem::path> write_split_gguf(const std::filesystem::path&
   const std::vector<size_t> ends = ends_of_parts(first, others, tensors, sizes, part_bytes);
   const size_t count = ends.size();
   if (count == 1) {
-    write_gguf(path, metadata, tensors);
+    write_whole(path, metadata, tensors, sizes);
     return {path};
   }
   require(count <= kMostParts, where, "would be {} parts, more than {} (let them be larger)", count,

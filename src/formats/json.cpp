@@ -236,8 +236,7 @@ std::string ConfigReader::string(std::string_view key, std::optional<std::string
   return found->get<std::string>();
 }
 
-std::string ConfigReader::one_of(std::string_view key,
-                                 std::initializer_list<std::string_view> choices,
+std::string ConfigReader::one_of(std::string_view key, std::span<const std::string_view> choices,
                                  std::optional<std::string> fallback) {
   const json* found = value(key, !fallback.has_value());
   if (found == nullptr) return *fallback;

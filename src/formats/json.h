@@ -8,8 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace pronghorn {
@@ -55,8 +57,12 @@ class ConfigReader {
                 double maximum = std::numeric_limits<double>::max());
   bool boolean(std::string_view key, std::optional<bool> fallback = {});
   std::string string(std::string_view key, std::optional<std::string> fallback = {});
-  std::string one_of(std::string_view key, std::initializer_list<std::string_view> choices,
+  std::string one_of(std::string_view key, std::span<const std::string_view> choices,
                      std::optional<std::string> fallback = {});
+  std::string one_of(std::string_view key, std::initializer_list<std::string_view> choices,
+                     std::optional<std::string> fallback = {}) {
+    return one_of(key, std::span(choices.begin(), choices.size()), std::move(fallback));
+  }
   // The object under `key`; required.
   ConfigReader object(std::string_view key);
   // The value as it stands (null if absent), for what the typed getters do not cover.

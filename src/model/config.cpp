@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <span>
 #include <string_view>
 
 #include "base/error.h"
@@ -39,9 +40,8 @@ struct NamedValue {
 };
 
 NamedValue read_name(ConfigReader& reader, std::string_view key,
-                     const std::array<std::string_view, 4>& names) {
-  const std::string name =
-      reader.one_of(key, {names[0], names[1], names[2], names[3]}, std::string(names[0]));
+                     std::span<const std::string_view> names) {
+  const std::string name = reader.one_of(key, names, std::string(names.front()));
   return {static_cast<size_t>(std::ranges::find(names, name) - names.begin())};
 }
 
@@ -103,9 +103,7 @@ BlockConfig read_block(ConfigReader reader, LayerContext context, ScansOf scans)
       block.mixers.push_back(
           complete_mixer(list[i], fmt::format("{}[{}]", reader.path("mixers"), i), context));
     }
-    const bool sum =
-        reader.one_of("merge", {kMerges[0], kMerges[1]}, std::string(kMerges[0])) == kMerges[1];
-    if (sum) block.merge = BlockConfig::Merge::sum;
+    block.merge = read_name(reader, "merge", kMerges);
   } else if (reader.has("mixer") || !reader.has("ffn")) {
     reader.object("mixer");
     block.mixers.push_back(complete_mixer(reader.raw("mixer"), reader.path("mixer"), context));

@@ -77,8 +77,7 @@ void check_mixer(const nlohmann::json& mixer, const ImageConfig& image, const st
 ImageConfig read_image(ConfigReader reader) {
   ImageConfig config;
   config.patch = reader.integer("patch", {}, 1, kMaxPatch);
-  const std::string pool =
-      reader.one_of("pool", {kPools[0], kPools[1], kPools[2]}, std::string(kPools[0]));
+  const std::string pool = reader.one_of("pool", kPools, std::string(kPools[0]));
   config.pool = static_cast<ImageConfig::Pool>(std::ranges::find(kPools, pool) - kPools.begin());
   config.learned_positions = reader.boolean("learned_positions", true);
   config.shared_directions = reader.boolean("shared_directions", false);
@@ -178,7 +177,7 @@ Scan read_scan(ConfigReader& reader, ScansOf scans) {
     return Scan::both;
   }
   const std::string scan =
-      reader.one_of("scan", {kScans[1], kScans[2], kScans[3]}, std::string(kScans[2]));
+      reader.one_of("scan", std::span(kScans).subspan(1), std::string(kScans[2]));
   return static_cast<Scan>(std::ranges::find(kScans, scan) - kScans.begin());
 }
 

@@ -17,7 +17,7 @@ void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
   constexpr int64_t kPredictorSize = 64, kMaxPredictorSize = 1 << 20;
   constexpr double kPredictorLoss = 0.01, kMaxPredictorLoss = 1e3;
   const std::string predictor =
-      reader.one_of("predictor", {kPredictors[0], kPredictors[1]}, std::string(kPredictors[0]));
+      reader.one_of("predictor", kPredictors, std::string(kPredictors[0]));
   if (predictor == kPredictors[1]) {
     config.predictor = SubsampleConfig::Predictor::router;
   } else {
@@ -53,8 +53,7 @@ void read_zipformer(ConfigReader& reader, int64_t spans, SubsampleConfig& config
 
 SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
   SubsampleConfig config;
-  const std::string kind = reader.one_of("type", {kSpanKinds[0], kSpanKinds[1], kSpanKinds[2]},
-                                         std::string(kSpanKinds[0]));
+  const std::string kind = reader.one_of("type", kSpanKinds, std::string(kSpanKinds[0]));
   if (kind == kSpanKinds[1]) config.kind = SubsampleConfig::Kind::mixture_of_depths;
   if (kind == kSpanKinds[2]) {
     config.kind = SubsampleConfig::Kind::zipformer;

@@ -28,18 +28,6 @@ HWY_INLINE void Positive(int64_t n, const float* HWY_RESTRICT from, float* HWY_R
   }
 }
 
-// to += factor from
-HWY_INLINE void AddScaled(int64_t n, float factor, const float* HWY_RESTRICT from,
-                          float* HWY_RESTRICT to) {
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto scale = hn::Set(d, factor);
-  for (int64_t i = 0; i < n; i += lanes) {
-    StorePart(d, hn::MulAdd(scale, LoadPart(d, from + i, n - i), LoadPart(d, to + i, n - i)),
-              to + i, n - i);
-  }
-}
-
 // A memory that is read; null: there is nothing in it.
 struct HeldMemory {
   const float *m = nullptr, *z = nullptr;

@@ -32,11 +32,6 @@ inline void Scale(int64_t count, float factor, const float* HWY_RESTRICT from,
   for (int64_t c = 0; c < count; ++c) to[c] = factor * from[c];
 }
 
-inline void AddScaled(int64_t count, float factor, const float* HWY_RESTRICT from,
-                      float* HWY_RESTRICT to) {
-  for (int64_t c = 0; c < count; ++c) to[c] += factor * from[c];
-}
-
 inline void AddToRows(int64_t n, int64_t width, const float* addend, float* to) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t c = 0; c < width; ++c) to[i * width + c] += addend[c];

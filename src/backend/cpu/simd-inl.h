@@ -317,6 +317,18 @@ HWY_INLINE void SumFour(D d, V v0, V v1, V v2, V v3, float* HWY_RESTRICT to) {
 #endif
 }
 
+// to += factor from
+HWY_INLINE void AddScaled(int64_t n, float factor, const float* HWY_RESTRICT from,
+                          float* HWY_RESTRICT to) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto scale = hn::Set(d, factor);
+  for (int64_t i = 0; i < n; i += lanes) {
+    StorePart(d, hn::MulAdd(scale, LoadPart(d, from + i, n - i), LoadPart(d, to + i, n - i)),
+              to + i, n - i);
+  }
+}
+
 // The sum of x[i] y[i].
 HWY_INLINE float DotProduct(const float* HWY_RESTRICT x, const float* HWY_RESTRICT y, int64_t n) {
   const FloatTag d;
