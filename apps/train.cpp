@@ -6,10 +6,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "command.h"
-#include "train/captions.h"
-#include "train/finetune.h"
-#include "train/sound.h"
-#include "train/tasks.h"
 
 namespace pronghorn::app {
 namespace {
@@ -23,67 +19,22 @@ struct TrainCommand : Common {
   int64_t sequence_parallel_ranks = 0;
 };
 
-// trained: it goes on with a model that has its weights and tokenizer.
-void check_usage(const TrainingOptions& options, bool trained) {
-  if (trained) {
-    for (const auto& [given, option] : {std::pair(!options.task.name.empty(), "--task"),
-                                        {options.vocab_size > 0, "--vocab"},
-                                        {!options.tokenizer.empty(), "--tokenizer"},
-                                        {options.mtp_heads >= 0, "--mtp"}}) {
-      if (given) throw UsageError(option, "does not go with a trained model", "omit it");
-    }
-    if (options.masked_diffusion && options.adapter.rank > 0) {
-      throw UsageError("--masked-diffusion", "changes all weights", "omit --lora");
-    }
-  } else if (options.adapter.rank > 0) {
-    throw UsageError("--lora", "changes a trained model", "give one, not a configuration");
-  } else if (options.masked_diffusion) {
-    throw UsageError("--masked-diffusion", "changes a trained model",
-                     "a configuration has the key \"diffusion\"");
-  }
-  if (options.mask_token >= 0 && !options.masked_diffusion) {
-    throw UsageError("--mask-token", "is for --masked-diffusion");
-  }
-  if (const std::string& task = options.task.name; is_folder_task(task)) {
-    if (options.data.size() != 1) {
-      throw UsageError("--data", "must be one folder",
-                       fmt::format("with {} in it", folder_of_task(task)));
-    }
-    if (options.vocab_size > 0 || !options.tokenizer.empty()) {
-      throw UsageError("--task", "needs no tokenizer");
-    }
-    return;
-  }
-  if (is_captions_task(options.task.name)) {
-    if (options.data.size() != 1) {
-      throw UsageError("--data", "must be one folder",
-                       "with train/captions.tsv and test/captions.tsv in it");
-    }
-    if (options.vocab_size > 0) {
-      throw UsageError("--vocab", "captions are read as bytes", "or give a --tokenizer");
-    }
-    return;
-  }
-  const bool text = options.task.name.empty() || task_type(options.task.name).text;
-  if (text && options.data.empty()) {
-    throw UsageError("--data", "missing",
-                     options.task.name.empty() ? "or --task for a synthetic one" : "");
-  }
-  if (!text && !options.data.empty()) throw UsageError("--task", "needs no --data");
-  if (!options.tokenizer.empty() && options.vocab_size > 0) {
-    throw UsageError("--tokenizer", "given together with --vocab");
-  }
-}
-
 // Trains; what the header calls a field is an option here.
 TrainingResult train_by_options(const TrainingOptions& options) {
-  constexpr std::string_view kField = "mask_token: ";
+  constexpr std::pair<std::string_view, std::string_view> kOptions[] = {
+      {"adapter", "--lora"},          {"data", "--data"},
+      {"mask_token", "--mask-token"}, {"masked_diffusion", "--masked-diffusion"},
+      {"mtp_heads", "--mtp"},         {"task", "--task"},
+      {"tokenizer", "--tokenizer"},   {"vocab_size", "--vocab"}};
   try {
     return pronghorn::train(options);
   } catch (const UsageError& error) {
     const std::string_view text = error.what();
-    if (!text.starts_with(kField)) throw;
-    throw UsageError("--mask-token", text.substr(kField.size()));
+    const size_t end = text.find(": ");
+    for (const auto& [field, option] : kOptions) {
+      if (text.substr(0, end) == field) throw UsageError(option, text.substr(end + 2));
+    }
+    throw;
   }
 }
 
@@ -102,7 +53,6 @@ void run(TrainCommand& options) {
     settings["sequence_parallel_ranks"] = options.sequence_parallel_ranks;
   }
   train.settings = settings.dump();
-  check_usage(train, is_checkpoint(train.config));
   if (!train.resume && holds_training_run(train.directory)) {
     throw Error(train.directory.string(), "already holds a training run",
                 "continue it with --resume, or choose another --out");

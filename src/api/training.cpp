@@ -39,33 +39,45 @@ void check_options(const TrainingOptions& options, bool trained) {
   for (const auto& [given, field] : of_new_models) {
     if (trained && given) throw UsageError(field, "does not go with a trained model", "omit it");
   }
-  if (!trained && (lora || options.masked_diffusion)) {
-    throw UsageError(lora ? "adapter" : "masked_diffusion", "changes a trained model",
-                     "give one, not a configuration");
+  if (!trained && lora) {
+    throw UsageError("adapter", "changes a trained model", "give one, not a configuration");
+  }
+  if (!trained && options.masked_diffusion) {
+    throw UsageError("masked_diffusion", "changes a trained model",
+                     "a configuration has the key \"diffusion\"");
   }
   if (lora && options.masked_diffusion) {
     throw UsageError("masked_diffusion", "changes all weights", "give no adapter");
   }
+  if (options.mask_token >= 0 && !options.masked_diffusion) {
+    throw UsageError("mask_token", "is for masked diffusion of a trained model");
+  }
   if (!options.tokenizer.empty() && options.vocab_size > 0) {
     throw UsageError("tokenizer", "given together with vocab_size");
   }
-  if (const std::string& task = options.task.name; is_folder_task(task)) {
-    if (options.data.size() != 1) throw UsageError("data", "of " + task + " must be one folder");
-    if (options.vocab_size > 0 || !options.tokenizer.empty()) {
+  const std::string& task = options.task.name;
+  const bool captions = is_captions_task(task);
+  if (captions || is_folder_task(task)) {
+    if (options.data.size() != 1) {
+      throw UsageError("data", "must be one folder",
+                       fmt::format("with {} in it",
+                                   captions ? "train/captions.tsv and test/captions.tsv"
+                                            : folder_of_task(task)));
+    }
+    if (captions && options.vocab_size > 0) {
+      throw UsageError("vocab_size", "captions are read as bytes", "or give a tokenizer");
+    }
+    if (!captions && (options.vocab_size > 0 || !options.tokenizer.empty())) {
       throw UsageError("task", "needs no tokenizer");
     }
     return;
   }
-  if (is_captions_task(options.task.name)) {
-    if (options.data.size() != 1) throw UsageError("data", "of captions must be one folder");
-    if (options.vocab_size > 0) {
-      throw UsageError("vocab_size", "captions are read as bytes", "or give a tokenizer");
-    }
-    return;
+  const bool text = task.empty() || task_type(task).text;
+  if (text && options.data.empty()) {
+    throw UsageError("data", "missing", task.empty() ? "or a task, for a synthetic one" : "");
   }
-  const bool text = options.task.name.empty() || task_type(options.task.name).text;
-  if (text == options.data.empty()) {
-    throw UsageError("data", text ? "missing" : "given to a task that needs none");
+  if (!text && !options.data.empty()) {
+    throw UsageError("data", "given to a task that needs none");
   }
 }
 
@@ -91,7 +103,6 @@ class Training {
     }
     ModelConfig config;
     if (!trained_) config = read_config();
-    check_options(options, trained_);
     std::error_code none_there;
     require(
         !trained_ || holds_training_run(options.directory) ||
@@ -303,6 +314,7 @@ TaskOptions task_options(const SyntheticTask& task) {
 
 TrainingResult train(const TrainingOptions& options, const TrainingCallback& on_step) {
   set_up_messages();
+  check_options(options, is_checkpoint(options.config));
   return on_ranks([&](Ranks& ranks) {
     if (!ranks.is_root()) show_messages(false);
     return Training(options, on_step, ranks).run();

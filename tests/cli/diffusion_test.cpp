@@ -82,7 +82,8 @@ TEST_F(DiffusionCliTest, AdaptsAModelThatPredictsTheNextToken) {
   EXPECT_EQ(json_of({"generate", "adapted", "--prompt", "line", "-n", "9"})["tokens"], 9);
   EXPECT_THAT(failure_of(2, {"train", "tiny.json", "--masked-diffusion", "--data", "text.txt",
                              "--out", "no", "--steps", "2"}),
-              HasSubstr("changes a trained model"));
+              AllOf(HasSubstr("--masked-diffusion: changes a trained model"),
+                    HasSubstr("the key \"diffusion\"")));
 }
 
 }  // namespace
