@@ -4,17 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
 #include "layers/both_ways.h"
-#include "layers/fields.h"
-#include "layers/layer.h"
 #include "support/errors.h"
-#include "support/slopes.h"
+#include "support/one_mixer.h"
 #include "tensor/tape.h"
 
 namespace pronghorn {
@@ -22,9 +19,11 @@ namespace {
 
 using testing::HasSubstr;
 using testing_support::error_of;
-using testing_support::expect_slopes;
+using testing_support::expect_reference;
+using testing_support::kLayerTolerance;
+using testing_support::NumbersByName;
+using testing_support::OneMixer;
 using Doubles = std::vector<double>;
-using Parameters = std::map<std::string, Doubles>;
 
 constexpr int64_t kHidden = 6, kHeads = 4, kKvHeads = 2, kDim = 3;
 
@@ -49,7 +48,7 @@ struct Reference {
   }
 
   // x: rows of texts of these lengths, one after another.
-  Doubles run(const Parameters& p, const Doubles& x, const std::vector<int64_t>& lengths) const {
+  Doubles run(const NumbersByName& p, const Doubles& x, const std::vector<int64_t>& lengths) const {
     const auto rows = std::ssize(x) / kHidden;
     Doubles seen(static_cast<size_t>(rows * kHeads * kDim));
     for (const bool global : {false, true}) {
@@ -91,26 +90,18 @@ struct Reference {
   }
 };
 
-struct Layer {
-  explicit Layer(const nlohmann::json& json) : store(5, true) {
-    LayerContext layer;
-    layer.hidden_size = kHidden;
-    layer.initializer_range = 0.5;
-    const MixerType& type = find_mixer_type("longformer", "test");
-    mixer = type.create(type.complete(ConfigReader(json, "test"), layer), layer,
-                        ParameterScope(store, ""), StateScope(0, journals));
-  }
-
-  ParameterStore store;
-  std::vector<JournalShape> journals;
-  std::unique_ptr<Mixer> mixer;
-};
-
 nlohmann::json config_of(const Reference& reference) {
   return {{"type", "longformer"},       {"heads", kHeads},
           {"kv_heads", kKvHeads},       {"head_dim", kDim},
           {"window", reference.window}, {"global", reference.first},
           {"both_ways", true},          {"dilations", reference.dilations}};
+}
+
+OneMixer layer_of(const Reference& reference) {
+  LayerContext context;
+  context.hidden_size = kHidden;
+  context.initializer_range = 0.5;
+  return {config_of(reference), context};
 }
 
 Batch texts(const std::vector<int64_t>& lengths, Mask mask) {
@@ -129,60 +120,34 @@ TEST(Longformer, BothWaysIsThatOfThePaper) {
   for (const Reference& reference :
        {Reference{3, 2, {1, 2}}, Reference{2, 0, {3, 1}}, Reference{100, 3, {1, 1}}}) {
     SCOPED_TRACE(fmt::format("window {}, first {}", reference.window, reference.first));
-    const Layer layer(config_of(reference));
+    const OneMixer layer = layer_of(reference);
     EXPECT_TRUE(sees_both_ways(*layer.mixer));
     EXPECT_TRUE(layer.journals.empty());
-    Parameters p;
-    for (const Parameter& parameter : layer.store.all()) {
-      const auto numbers = parameter.value.read();
-      p[parameter.name] = Doubles(numbers.begin(), numbers.end());
-    }
     Random random(3, "numbers");
     std::vector<float> numbers, weights;
     for (int64_t i = 0; i < rows * kHidden; ++i) {
       numbers.push_back(static_cast<float>(random.uniform(-1, 1)));
       weights.push_back(static_cast<float>(random.uniform(-1, 1)));
     }
-    p["x"] = Doubles(numbers.begin(), numbers.end());
-    const Doubles expected = reference.run(p, p["x"], lengths);
-
     const Batch batch = texts(lengths, Mask::full);
+    const Doubles expected = expect_reference(
+        layer, batch, numbers, weights, layer.numbers(),
+        [&](const NumbersByName& p) { return reference.run(p, p.at("x"), lengths); }, 5e-5, 5);
+    // Without a tape, too.
     const CheckedBatch checked(batch);
-    const Tensor x = Tensor::from(numbers, {rows, kHidden});
     const Context plain;
     Carry carry(rows, {});
-    // f32 sums of some dozen terms of size one.
-    constexpr double kTolerance = 5e-6;
-    const Tensor read = layer.mixer->forward({plain, checked, carry}, x);
+    const auto read =
+        layer.mixer->forward({plain, checked, carry}, Tensor::from(numbers, {rows, kHidden}))
+            .read();
     for (size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_NEAR(read.read()[i], expected[i], kTolerance) << i;
-    }
-    x.set_requires_grad(true);
-    Tape tape;
-    Context context;
-    context.tape = &tape;
-    const Tensor y = layer.mixer->forward({context, checked, carry}, x);
-    for (size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_NEAR(y.read()[i], expected[i], kTolerance) << i;
-    }
-    y.give_grad(Tensor::from(weights, y.shape()));
-    tape.run_backward();
-    const auto scalar = [&] {
-      const Doubles values = reference.run(p, p["x"], lengths);
-      return std::inner_product(values.begin(), values.end(), weights.begin(), 0.0);
-    };
-    const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      expect_slopes(name, tensor, p.at(name), scalar, 5e-5, 5);
-    };
-    expect_gradient("x", x);
-    for (const Parameter& parameter : layer.store.all()) {
-      expect_gradient(parameter.name, parameter.value);
+      EXPECT_NEAR(read[i], expected[i], kLayerTolerance) << i;
     }
   }
 }
 
 TEST(Longformer, BothWaysIsForWholeTexts) {
-  const Layer layer(config_of({3, 1, {1, 1}}));
+  const OneMixer layer = layer_of({3, 1, {1, 1}});
   const Tensor x = Tensor::from(std::vector<float>(30, 1.0f), {5, kHidden});
   const Context plain;
   Carry carry(5, {});

@@ -11,7 +11,7 @@
 #include "layers/fields.h"
 #include "layers/toolbox.h"
 #include "support/errors.h"
-#include "support/slopes.h"
+#include "support/one_mixer.h"
 
 namespace pronghorn {
 namespace {
@@ -19,7 +19,9 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing_support::error_of;
-using testing_support::expect_slopes;
+using testing_support::expect_reference;
+using testing_support::NumbersByName;
+using testing_support::OneMixer;
 
 using Doubles = std::vector<double>;
 
@@ -295,54 +297,17 @@ TEST(Scans, MambaForImagesIsThatOfThePapers) {
     layer.hidden_size = kHidden;
     layer.initializer_range = 0.4;
     layer.scan = vmamba ? Scan::cross : Scan::both;
-    ParameterStore store(5, true);
-    std::vector<JournalShape> journals;
-    const MixerType& type = find_mixer_type("mamba", "test");
-    const auto mixer = type.create(type.complete(ConfigReader(json, "test"), layer), layer,
-                                   ParameterScope(store, ""), StateScope(0, journals));
-    EXPECT_TRUE(sees_both_ways(*mixer));
-
-    std::map<std::string, Doubles> parameters;
-    for (const Parameter& parameter : store.all()) {
-      const auto numbers = parameter.value.read();
-      parameters[parameter.name] = Doubles(numbers.begin(), numbers.end());
-    }
+    const OneMixer mamba(json, layer);
+    EXPECT_TRUE(sees_both_ways(*mamba.mixer));
     Random random(3);
     std::vector<float> numbers, weights;
     for (int64_t i = 0; i < kRows * kHidden; ++i) {
       numbers.push_back(static_cast<float>(random.uniform(-1, 1)));
       weights.push_back(static_cast<float>(random.uniform(-1, 1)));
     }
-    parameters["u"] = Doubles(numbers.begin(), numbers.end());
-    const Doubles expected = reference.run(parameters, parameters["u"]);
-
-    const Tensor u = Tensor::from(numbers, {kRows, kHidden});
-    u.set_requires_grad(true);
-    Tape tape;
-    Context context;
-    context.tape = &tape;
-    Carry carry(kRows, {});
-    const CheckedBatch batch(grids({{3, 4}}));
-    const Tensor y = mixer->forward({context, batch, carry}, u);
-    // f32 sums of some dozen terms of size one.
-    constexpr double kTolerance = 5e-6;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_NEAR(y.read()[i], expected[i], kTolerance) << i;
-    }
-    y.give_grad(Tensor::from(weights, y.shape()));
-    tape.run_backward();
-
-    const auto scalar = [&] {
-      const Doubles values = reference.run(parameters, parameters["u"]);
-      double sum = 0;
-      for (size_t i = 0; i < values.size(); ++i) sum += values[i] * double{weights[i]};
-      return sum;
-    };
-    const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      expect_slopes(name, tensor, parameters.at(name), scalar, 1e-5);
-    };
-    expect_gradient("u", u);
-    for (const Parameter& parameter : store.all()) expect_gradient(parameter.name, parameter.value);
+    expect_reference(
+        mamba, grids({{3, 4}}), numbers, weights, mamba.numbers(),
+        [&](const NumbersByName& p) { return reference.run(p, p.at("x")); }, 1e-5);
   }
 }
 

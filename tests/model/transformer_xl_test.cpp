@@ -9,15 +9,16 @@
 #include <vector>
 
 #include "base/random.h"
-#include "layers/fields.h"
-#include "layers/layers.h"
-#include "support/slopes.h"
+#include "support/one_mixer.h"
 #include "tensor/tape.h"
 
 namespace pronghorn {
 namespace {
 
-using testing_support::expect_slopes;
+using testing_support::expect_reference;
+using testing_support::kLayerTolerance;
+using testing_support::NumbersByName;
+using testing_support::OneMixer;
 
 using Doubles = std::vector<double>;
 
@@ -27,7 +28,7 @@ struct Reference {
   int64_t memory, segment;
 
   // x: the hidden states; old: the same where another segment sees them.
-  Doubles run(const std::map<std::string, Doubles>& p, const Doubles& x, const Doubles& old) const {
+  Doubles run(const NumbersByName& p, const Doubles& x, const Doubles& old) const {
     const auto project = [&](const char* name, const Doubles& from, int64_t row, int64_t column) {
       double sum = 0;
       for (int64_t c = 0; c < kHidden; ++c) {
@@ -99,14 +100,10 @@ TEST(TransformerXl, IsThatOfThePaper) {
                                  {"memory", reference.memory},
                                  {"segment", reference.segment},
                                  {"position_width", kWidth}};
-    LayerContext layer;
-    layer.hidden_size = kHidden;
-    layer.initializer_range = 0.5;
-    ParameterStore store(5, true);
-    std::vector<JournalShape> journals;
-    const MixerType& type = find_mixer_type("transformer_xl", "test");
-    const auto mixer = type.create(type.complete(ConfigReader(json, "test"), layer), layer,
-                                   ParameterScope(store, ""), StateScope(0, journals));
+    LayerContext context;
+    context.hidden_size = kHidden;
+    context.initializer_range = 0.5;
+    const OneMixer layer(json, context);
     Random random(3, "numbers");
     const auto draw = [&](int64_t count) {
       std::vector<float> numbers;
@@ -115,37 +112,26 @@ TEST(TransformerXl, IsThatOfThePaper) {
       }
       return numbers;
     };
-    std::map<std::string, Doubles> p;
-    for (const Parameter& parameter : store.all()) {
+    for (const Parameter& parameter : layer.store.all()) {
       if (parameter.name == "u" || parameter.name == "v") {
         parameter.value.copy_from(Tensor::from(draw(kHeads * kDim), {kHeads * kDim}));
       }
-      const auto numbers = parameter.value.read();
-      p[parameter.name] = Doubles(numbers.begin(), numbers.end());
     }
     const std::vector<float> numbers = draw(kRows * kHidden), weights = draw(kRows * kHidden);
-    p["x"] = p["old"] = Doubles(numbers.begin(), numbers.end());
-
+    NumbersByName p = layer.numbers();
+    p["old"] = Doubles(numbers.begin(), numbers.end());
     Batch whole;
     whole.segments = {{nullptr, 0, kRows}};
     for (int32_t i = 0; i < kRows; ++i) whole.positions.push_back(i);
-    const CheckedBatch batch(whole);
-    const Tensor x = Tensor::from(numbers, {kRows, kHidden});
-    x.set_requires_grad(true);
-    Tape tape;
-    Context context;
-    context.tape = &tape;
-    Carry carry(kRows, {});
-    const Tensor y = mixer->forward({context, batch, carry}, x);
-    const Doubles expected = reference.run(p, p["x"], p["old"]);
-    // f32 sums of some dozen terms of size one.
-    constexpr double kTolerance = 5e-6;
-    for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(y.read()[i], expected[i], kTolerance);
+    const Doubles expected = expect_reference(
+        layer, whole, numbers, weights, p,
+        [&](const NumbersByName& at) { return reference.run(at, at.at("x"), at.at("old")); }, 3e-5);
 
     // With a state, a token at a time: a window.
     auto layout = std::make_shared<StateLayout>();
-    layout->layers = {journals};
+    layout->layers = {layer.journals};
     SequenceState state(layout);
+    const Tensor x = Tensor::from(numbers, {kRows, kHidden});
     const Context plain;
     for (int64_t i = 0; i < kRows; ++i) {
       Batch one;
@@ -153,27 +139,13 @@ TEST(TransformerXl, IsThatOfThePaper) {
       one.positions = {static_cast<int32_t>(i)};
       Carry none(1, {});
       const CheckedBatch step(one);
-      const Tensor row = mixer->forward({plain, step, none}, x.detach().row_slice(i, 1));
+      const Tensor row = layer.mixer->forward({plain, step, none}, x.row_slice(i, 1));
       state.advance(1);
       for (int64_t c = 0; c < kHidden; ++c) {
         EXPECT_NEAR(row.read()[static_cast<size_t>(c)],
-                    expected[static_cast<size_t>(i * kHidden + c)], kTolerance);
+                    expected[static_cast<size_t>(i * kHidden + c)], kLayerTolerance);
       }
     }
-
-    y.give_grad(Tensor::from(weights, y.shape()));
-    tape.run_backward();
-    const auto scalar = [&] {
-      const Doubles values = reference.run(p, p["x"], p["old"]);
-      double sum = 0;
-      for (size_t i = 0; i < values.size(); ++i) sum += values[i] * double{weights[i]};
-      return sum;
-    };
-    const auto expect_gradient = [&](const std::string& name, const Tensor& tensor) {
-      expect_slopes(name, tensor, p.at(name), scalar, 3e-5);
-    };
-    expect_gradient("x", x);
-    for (const Parameter& parameter : store.all()) expect_gradient(parameter.name, parameter.value);
   }
 }
 
