@@ -154,6 +154,23 @@ ConfigReader::ConfigReader(json object, std::string where)
 }
 
 std::string ConfigReader::path(std::string_view key) const {
+  const std::string name = name_in_file(key);
+  return name == key ? place(key)
+                     : fmt::format("{} ({})", place(key), printable(name, kQuoteLength));
+}
+
+std::string ConfigReader::name_in_file(std::string_view key) const {
+  std::string name = file_names_ ? file_names_(key, peek(key)) : std::string();
+  return name.empty() ? std::string(key) : name;
+}
+
+ConfigReader ConfigReader::part(json object, std::string where) const {
+  ConfigReader reader(std::move(object), std::move(where));
+  reader.file_names_ = file_names_;
+  return reader;
+}
+
+std::string ConfigReader::place(std::string_view key) const {
   return fmt::format("{}{}{}", where_, where_.find(": ") == where_.npos ? ": " : ".",
                      printable(key, kQuoteLength));
 }
@@ -249,7 +266,7 @@ std::string ConfigReader::one_of(std::string_view key, std::span<const std::stri
 }
 
 ConfigReader ConfigReader::object(std::string_view key) {
-  return ConfigReader(*value(key, true), path(key));
+  return part(*value(key, true), place(key));
 }
 
 const json& ConfigReader::raw(std::string_view key) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -82,17 +83,31 @@ class ConfigReader {
 
   // Names of the keys present, in the order of the alphabet.
   std::vector<std::string> keys() const;
-  // "config.json: blocks.a.mixer.heads", for messages about the value of a key.
+  // "config.json: blocks.a.mixer.heads", for messages about the value of a key. Where a file calls
+  // it otherwise, with that name: "config.json: layers[0-3].mixer.heads (num_attention_heads)".
   std::string path(std::string_view key) const;
   const std::string& where() const { return where_; }
+
+  // What a file calls a key with this value, for a configuration that was made from another one;
+  // empty: nothing else is known.
+  using FileNames = std::function<std::string(std::string_view key, const nlohmann::json& value)>;
+  // Of this object and those in it.
+  void set_file_names(FileNames names) { file_names_ = std::move(names); }
+  // What the file calls a key of this object.
+  std::string name_in_file(std::string_view key) const;
+  // Another object of the same file, at a place of its own.
+  ConfigReader part(nlohmann::json object, std::string where) const;
 
  private:
   // The value, or null if it is absent and a fallback exists; throws if it is required.
   const nlohmann::json* value(std::string_view key, bool required);
+  // path() without the name that the file has.
+  std::string place(std::string_view key) const;
 
   nlohmann::json object_;
   std::string where_;
   std::set<std::string, std::less<>> known_;
+  FileNames file_names_;
 };
 
 }  // namespace pronghorn

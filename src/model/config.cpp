@@ -51,9 +51,7 @@ LayerContext layer_context(const ModelConfig& config) {
   return context;
 }
 
-nlohmann::json complete_mixer(const nlohmann::json& mixer, const std::string& where,
-                              const LayerContext& context) {
-  ConfigReader reader(mixer, where);
+nlohmann::json complete_mixer(ConfigReader reader, const LayerContext& context) {
   const MixerType& type = find_mixer_type(reader.string("type"), reader.path("type"));
   return type.complete(std::move(reader), context);
 }
@@ -66,8 +64,7 @@ SideConfig read_side(ConfigReader reader, LayerContext context) {
   const FeedForwardType& type = find_feed_forward_type(ffn.string("type"), ffn.path("type"));
   side.feed_forward = type.complete(std::move(ffn), context);
   context.input_size = 2 * context.hidden_size;
-  reader.object("mixer");
-  side.mixer = complete_mixer(reader.raw("mixer"), reader.path("mixer"), context);
+  side.mixer = complete_mixer(reader.object("mixer"), context);
   require(side.mixer.at("type") == "attention", reader.path("mixer"),
           "{} cannot see the stream and the embeddings (only \"attention\" can)",
           side.mixer.at("type").dump());
@@ -100,13 +97,12 @@ BlockConfig read_block(ConfigReader reader, LayerContext context, ScansOf scans)
     require(list.is_array() && !list.empty() && list.size() <= 16, reader.path("mixers"),
             "must be a list of 1 to 16 mixers");
     for (size_t i = 0; i < list.size(); ++i) {
-      block.mixers.push_back(
-          complete_mixer(list[i], fmt::format("{}[{}]", reader.path("mixers"), i), context));
+      block.mixers.push_back(complete_mixer(
+          reader.part(list[i], fmt::format("{}[{}]", reader.path("mixers"), i)), context));
     }
     block.merge = read_name(reader, "merge", kMerges);
   } else if (reader.has("mixer") || !reader.has("ffn")) {
-    reader.object("mixer");
-    block.mixers.push_back(complete_mixer(reader.raw("mixer"), reader.path("mixer"), context));
+    block.mixers.push_back(complete_mixer(reader.object("mixer"), context));
   }
   if (reader.has("ffn")) {
     ConfigReader ffn = reader.object("ffn");
@@ -260,7 +256,7 @@ void read_blocks(ModelConfig& config, ConfigReader& reader, const BlockPlace& pl
   for (const std::string& name : blocks.keys()) {
     require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
     config.blocks[name[0]] =
-        read_block(ConfigReader(blocks.raw(name), place(name[0])), layer_context(config), scans);
+        read_block(blocks.part(blocks.raw(name), place(name[0])), layer_context(config), scans);
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {

@@ -181,7 +181,15 @@ nlohmann::json gguf_config(const GgufModel& file) {
 ModelConfig read_gguf_config(const GgufFile& file) {
   const GgufModel model = gguf_model(file);
   const Family& family = gguf_family(model);
-  ModelConfig config = family.read(ConfigReader(gguf_config(model), file.path().string()));
+  ConfigReader reader(gguf_config(model), file.path().string());
+  reader.set_file_names([&](std::string_view name, const nlohmann::json&) {
+    for (const GgufKey& key : family.gguf->keys) {
+      const std::string whole = model.key(key.key);
+      if (key.config_key == name && model.metadata.has(whole)) return whole;
+    }
+    return std::string();
+  });
+  ModelConfig config = family.read(std::move(reader));
   config.family = family.model_type;
   return config;
 }

@@ -743,7 +743,15 @@ TEST(Families, ErrorsNameTheFirstFewOfManyLayers) {
   const Folder folder;
   write_file(folder.path() / "config.json", json.dump());
   EXPECT_THAT(error_of([&] { load_config(folder.path()); }),
-              HasSubstr("config.json: layers[0-2,4,6,8,...].mixer.kv_heads"));
+              HasSubstr("config.json: layers[0-2,4,6,8,...].mixer.kv_heads (num_key_value_heads): 3"));
+}
+
+TEST(Families, ErrorsNameTheKeysOfTheFile) {
+  const auto error = [](const char* name, const char* key, const nlohmann::json& value) {
+    return error_of([&] { read_changed(name, key, value); });
+  };
+  EXPECT_THAT(error("deepseek_v3", "n_group", 3), HasSubstr(".ffn.groups (n_group): 3"));
+  EXPECT_THAT(error("qwen2", "hidden_size", 1 << 18), HasSubstr("config.json: hidden_size: must"));
 }
 
 TEST(Deepseek, RefuseWhatTheyCannotHonour) {

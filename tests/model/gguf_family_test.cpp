@@ -255,6 +255,8 @@ TEST(GgufFamilies, ScalingsAreReadAsOthersWriteThem) {
   EXPECT_THAT(llama.error("llama.rope.scaling.attn_factor", four), HasSubstr("attn_factor"));
   EXPECT_THAT(llama.error("llama.attention.causal", GgufValue::boolean(false)),
               HasSubstr("causal"));
+  EXPECT_THAT(llama.error("llama.attention.head_count_kv", GgufValue::u32(3)),
+              HasSubstr(".mixer.kv_heads (llama.attention.head_count_kv): 3"));
   Changed granite("granite");
   EXPECT_THAT(granite.error("granite.rope.scaling.finetuned", GgufValue::boolean(false)),
               HasSubstr("finetuned"));

@@ -58,6 +58,64 @@ std::string layers_with_letter(std::string_view letters, char letter) {
   return fmt::format("layers[{}]", text);
 }
 
+// What published files call sizes of ours.
+struct PublishedNames {
+  std::string_view ours;
+  std::vector<std::string_view> names;
+};
+
+const std::vector<PublishedNames>& published_names() {
+  static const std::vector<PublishedNames> all = {
+      {"adapter_rank", {"adapter_rank"}},
+      {"conv_kernel",
+       {"conv_kernel", "mamba_d_conv", "linear_conv_kernel_dim", "conv_size", "conv_L_cache"}},
+      {"experts", {"num_experts", "num_local_experts", "n_routed_experts"}},
+      {"groups", {"n_group", "n_groups", "mamba_n_groups", "mamba_ngroups"}},
+      {"head_dim",
+       {"head_dim", "qk_nope_head_dim", "linear_key_head_dim", "mamba_head_dim", "mamba_d_head",
+        "attention_head_dim"}},
+      {"heads",
+       {"num_attention_heads", "n_head", "n_heads", "num_heads", "mamba_n_heads", "n_mamba_heads",
+        "mamba_num_heads", "linear_num_key_heads"}},
+      {"hidden_size", {"hidden_size", "n_embd", "d_model"}},
+      {"index_dim", {"index_head_dim"}},
+      {"index_heads", {"index_n_heads"}},
+      {"kv_heads", {"num_key_value_heads", "num_kv_heads", "n_kv_heads"}},
+      {"latent", {"kv_lora_rank"}},
+      {"learned_positions", {"max_position_embeddings", "n_positions"}},
+      {"query_rank", {"q_lora_rank"}},
+      {"rope_dim", {"qk_rope_head_dim"}},
+      {"size",
+       {"intermediate_size", "n_inner", "mlp_hidden_size", "moe_intermediate_size",
+        "expert_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"}},
+      {"state", {"state_size", "ssm_state_size", "mamba_d_state"}},
+      {"top", {"index_topk"}},
+      {"top_groups", {"topk_group"}},
+      {"top_k", {"num_experts_per_tok"}},
+      {"value_dim", {"v_head_dim"}},
+      {"value_head_dim", {"linear_value_head_dim"}},
+      {"value_heads", {"linear_num_value_heads", "num_v_heads"}},
+      {"vocab_size", {"vocab_size"}},
+      {"width", {"lru_width"}},
+      {"window", {"sliding_window", "attention_window_size"}},
+  };
+  return all;
+}
+
+// Those of a key of ours that the file has with the very value: "num_attention_heads", or several
+// with "or" between.
+std::string names_in_file(const ConfigReader& file, std::string_view key,
+                          const nlohmann::json& value) {
+  std::vector<std::string> found;
+  for (const PublishedNames& size : published_names()) {
+    if (size.ours != key) continue;
+    for (const std::string_view name : size.names) {
+      if (file.has(name) && file.peek(name) == value) found.push_back(file.name_in_file(name));
+    }
+  }
+  return fmt::format("{}", fmt::join(found, " or "));
+}
+
 }  // namespace
 
 ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
@@ -76,7 +134,11 @@ ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
     letters += kLetters[kind];
   }
   settings["pattern"] = compressed_pattern(letters);
-  return read_pronghorn_config(ConfigReader(std::move(settings), reader.where()), [&](char block) {
+  ConfigReader made(std::move(settings), reader.where());
+  made.set_file_names([&](std::string_view key, const nlohmann::json& value) {
+    return names_in_file(reader, key, value);
+  });
+  return read_pronghorn_config(std::move(made), [&](char block) {
     return reader.path(layers_with_letter(letters, block));
   });
 }
