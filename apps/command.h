@@ -63,8 +63,8 @@ void print_table(const lab::Table& table);
 // "kept 64.0%, 41.2% of the tokens" in the subsampled spans; empty for a model without.
 std::string kept_text(std::span<const double> shares);
 
-// A count as people write it: "500", or in thousands "2k", "20M", "1.5G", "1T". Nothing for anything
-// else, and for what is no whole number or more than an int64_t holds.
+// A count as people write it: "500", or in thousands "2k", "20M", "1.5G", "1T". Nothing for
+// anything else, and for what is no whole number or more than an int64_t holds.
 std::optional<int64_t> parse_count(std::string_view text);
 
 // For options that take a whole number from 1 on, and from 0 on, as parse_count() reads it. For

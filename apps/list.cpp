@@ -17,8 +17,8 @@ struct StateSize {
   double per_token = 0, per_sequence = 0;
 };
 
-// Sizes that all can be compared at: 8 heads, and what follows from the width. Those of the examples
-// are for tests.
+// Sizes that all can be compared at: 8 heads, and what follows from the width. Those of the
+// examples are for tests.
 nlohmann::json comparable_config(const MixerType& type) {
   constexpr int64_t kHeads = 8;
   const nlohmann::json example = parse_json(type.example, type.name);

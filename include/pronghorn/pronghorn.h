@@ -399,8 +399,8 @@ struct TrainingOptions {
 
 struct TrainingResult {
   int64_t steps = 0, tokens = 0;
-  double seconds = 0;            // of training steps: scores and saved states do not count
-  double tokens_per_second = 0;  // tokens / seconds: of the whole run, resumed or not
+  double seconds = 0;                   // of training steps: scores and saved states do not count
+  double tokens_per_second = 0;         // tokens / seconds: of the whole run, resumed or not
   double held_out_bits_per_byte = 0;    // at the end; 0 if the run was stopped, or on a task
   bool stopped = false;                 // by the callback, SIGINT or SIGTERM
   double start_bits_per_byte = 0;       // of a checkpoint that goes on, before its first step

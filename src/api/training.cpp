@@ -59,10 +59,10 @@ void check_options(const TrainingOptions& options, bool trained) {
   const bool captions = is_captions_task(task);
   if (captions || is_folder_task(task)) {
     if (options.data.size() != 1) {
-      throw UsageError("data", "must be one folder",
-                       fmt::format("with {} in it",
-                                   captions ? "train/captions.tsv and test/captions.tsv"
-                                            : folder_of_task(task)));
+      throw UsageError(
+          "data", "must be one folder",
+          fmt::format("with {} in it", captions ? "train/captions.tsv and test/captions.tsv"
+                                                : folder_of_task(task)));
     }
     if (captions && options.vocab_size > 0) {
       throw UsageError("vocab_size", "captions are read as bytes", "or give a tokenizer");

@@ -266,27 +266,26 @@ std::string model_cards(const CompareRun& run) {
 std::string render_report(const CompareRun& run) {
   const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
   const size_t count = run.architectures.size();
-  return filled_page(
-      embedded::kReportTemplate,
-      {{"title", html_escape(title)},
-       {"style", std::string(embedded::kReportStyle)},
-       {"chart_script", std::string(embedded::kChartScript)},
-       {"chart_parts", std::string(embedded::kChartParts)},
-       {"report_script", std::string(embedded::kReportScript)},
-       {"results", script_escape(run_text(thinned(run), -1))},
-       {"byline",
-        html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
-                                run.date.empty() ? "" : run.date + " · ", count,
-                                count == 1 ? "" : "s", budget_words(run), run.machine.cpu))},
-       {"headline", html_escape(headline(run))},
-       {"findings", finding_cards(run)},
-       {"failures", failure_notes(run)},
-       {"machine", machine_facts(run)},
-       {"data", data_facts(run)},
-       {"tables", tables_html(run)},
-       {"models", model_cards(run)},
-       {"budget", html_escape(budget_words(run))},
-       {"seed", fmt::format("{}", run.seed)}});
+  return filled_page(embedded::kReportTemplate,
+                     {{"title", html_escape(title)},
+                      {"style", std::string(embedded::kReportStyle)},
+                      {"chart_script", std::string(embedded::kChartScript)},
+                      {"chart_parts", std::string(embedded::kChartParts)},
+                      {"report_script", std::string(embedded::kReportScript)},
+                      {"results", script_escape(run_text(thinned(run), -1))},
+                      {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
+                                                         run.date.empty() ? "" : run.date + " · ",
+                                                         count, count == 1 ? "" : "s",
+                                                         budget_words(run), run.machine.cpu))},
+                      {"headline", html_escape(headline(run))},
+                      {"findings", finding_cards(run)},
+                      {"failures", failure_notes(run)},
+                      {"machine", machine_facts(run)},
+                      {"data", data_facts(run)},
+                      {"tables", tables_html(run)},
+                      {"models", model_cards(run)},
+                      {"budget", html_escape(budget_words(run))},
+                      {"seed", fmt::format("{}", run.seed)}});
 }
 
 void save_report(const CompareRun& run, const std::filesystem::path& path) {

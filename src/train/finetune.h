@@ -18,8 +18,9 @@ namespace pronghorn {
 // its name is. Throws Error for a directory with several.
 bool is_checkpoint(const std::filesystem::path& path);
 
-// The configuration of a checkpoint directory of texts whose model is to be made anew from it. Throws
-// Error for anything else, with what is to be done about a model in one file. purpose: "learn ...".
+// The configuration of a checkpoint directory of texts whose model is to be made anew from it.
+// Throws Error for anything else, with what is to be done about a model in one file. purpose:
+// "learn ...".
 ModelConfig config_to_remake(const std::filesystem::path& path, std::string_view purpose);
 
 // The settings of fine-tuning a model: those that it was trained with, if it says, at a rate that

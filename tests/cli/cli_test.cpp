@@ -322,7 +322,7 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
     per_token[mixer["name"]] = mixer["state_bytes_per_token"];
     per_sequence[mixer["name"]] = mixer["state_bytes_per_sequence"];
   }
-  EXPECT_EQ(per_token["attention"], 4 * 2 * 512);     // keys and values
+  EXPECT_EQ(per_token["attention"], 4 * 2 * 512);      // keys and values
   EXPECT_EQ(per_token["mla"], 4 * (4 * 64 + 64 / 2));  // a latent vector, and the key's turned part
   EXPECT_GT(per_token["dsa"], per_token["mla"]);
   EXPECT_GT(per_token["nsa"], per_token["attention"]);

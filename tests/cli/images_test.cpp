@@ -62,9 +62,9 @@ TEST_F(ImagesCliTest, TrainsJudgesAndClassifies) {
            {"train", "vit", "--data", "text.txt", "--out", "x", "--steps", "1"},
            {"linearise", "vit", "--pattern", "2l", "--data", "text.txt", "-o", "x", "--steps", "1"},
            {"extend", "vit", "--context", "99", "--data", "text.txt", "-o", "x", "--steps", "1"}}) {
-    EXPECT_THAT(failure_of(1, command),
-                AllOf(HasSubstr("is a model of images, which reads no texts"),
-                      HasSubstr("classify")))
+    EXPECT_THAT(
+        failure_of(1, command),
+        AllOf(HasSubstr("is a model of images, which reads no texts"), HasSubstr("classify")))
         << command[0];
   }
 }

@@ -70,9 +70,9 @@ TEST_F(SoundCliTest, TrainsJudgesAndTranscribes) {
   put("x.wav", "no sound, whatever its name says");
   EXPECT_THAT(failure_of(1, {"transcribe", "causal", "x.wav"}), HasSubstr("x.wav: is no WAV"));
   EXPECT_THAT(failure_of(1, {"classify", "causal", "x.wav"}), HasSubstr("not of images"));
-  EXPECT_THAT(failure_of(1, {"generate", "causal", "--prompt", "a"}),
-              AllOf(HasSubstr("is a model of sound, which reads no texts"),
-                    HasSubstr("transcribe")));
+  EXPECT_THAT(
+      failure_of(1, {"generate", "causal", "--prompt", "a"}),
+      AllOf(HasSubstr("is a model of sound, which reads no texts"), HasSubstr("transcribe")));
 }
 
 TEST_F(SoundCliTest, RefusesWhatDoesNotFit) {

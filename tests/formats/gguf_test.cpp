@@ -271,9 +271,9 @@ TEST_F(GgufTest, WritesWhatWouldBeLargerInParts) {
   EXPECT_EQ(files(), before);
   for (size_t missing = 0; missing < parts.size(); ++missing) {
     fs::rename(parts[missing], folder_ / "away");
-    EXPECT_THAT(error_of([&] { GgufFile file(parts[missing == 0 ? 1 : 0]); }),
-                HasSubstr(parts[missing].filename().string() +
-                          ": is missing: the model has 4 parts (put"));
+    EXPECT_THAT(
+        error_of([&] { GgufFile file(parts[missing == 0 ? 1 : 0]); }),
+        HasSubstr(parts[missing].filename().string() + ": is missing: the model has 4 parts (put"));
     // A directory without its first part, too.
     if (missing == 0) {
       EXPECT_THAT(error_of([&] { GgufFile file(parts[0]); }), HasSubstr("has 4 parts"));

@@ -742,8 +742,9 @@ TEST(Families, ErrorsNameTheFirstFewOfManyLayers) {
   json["num_key_value_heads"] = 3;
   const Folder folder;
   write_file(folder.path() / "config.json", json.dump());
-  EXPECT_THAT(error_of([&] { load_config(folder.path()); }),
-              HasSubstr("config.json: layers[0-2,4,6,8,...].mixer.kv_heads (num_key_value_heads): 3"));
+  EXPECT_THAT(
+      error_of([&] { load_config(folder.path()); }),
+      HasSubstr("config.json: layers[0-2,4,6,8,...].mixer.kv_heads (num_key_value_heads): 3"));
 }
 
 TEST(Families, ErrorsNameTheKeysOfTheFile) {

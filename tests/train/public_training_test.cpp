@@ -129,7 +129,9 @@ TEST_F(PublicTraining, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(refused([](auto& o) { o.adapter.rank = 2; }), HasSubstr("a trained model"));
   EXPECT_THAT(refused([](auto& o) { o.masked_diffusion = true; }), HasSubstr("a trained model"));
   EXPECT_THAT(refused([](auto& o) { o.mask_token = 3; }), HasSubstr("mask_token: is for masked"));
-  EXPECT_THAT(refused([](auto& o) { o.task.name = "captions", o.data = {"a", "b"}; }),
+  EXPECT_THAT(refused([](auto& o) {
+                o.task.name = "captions", o.data = {"a", "b"};
+              }),
               HasSubstr("data: must be one folder (with train/captions.tsv"));
   EXPECT_THAT(refused([](auto& o) { o.task.name = "images", o.vocab_size = 300; }),
               HasSubstr("task: needs no tokenizer"));

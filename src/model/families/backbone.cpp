@@ -21,11 +21,11 @@ ModelConfig read_backbone(ConfigReader reader, nlohmann::json mixer, int64_t hid
       {"hidden_size", hidden_size},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", tied)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("layer_norm_epsilon", 1e-5, 0)}}}};
-  const auto layers = static_cast<size_t>(reader.integer("num_hidden_layers", {}, 1, kMaxBlocks));
+  const int64_t layers = reader.integer("num_hidden_layers", {}, 1, kMaxBlocks);
   read_trained_context(reader, settings);
   finish_published(reader);
-  return layered_config(reader, settings,
-                        std::vector<nlohmann::json>(layers, {{"mixer", std::move(mixer)}}));
+  const nlohmann::json layer = {{"mixer", std::move(mixer)}};
+  return uniform_config(reader, settings, layer, layers);
 }
 
 nlohmann::json write_backbone(const ModelConfig& config, const nlohmann::json& mixer) {

@@ -58,6 +58,12 @@ std::vector<bool> read_layer_types_of_mlp(ConfigReader& reader, int64_t layers) 
   return sparse;
 }
 
+nlohmann::json layer_types_of_mlp(const ModelConfig& config) {
+  nlohmann::json types = nlohmann::json::array();
+  for (const bool sparse : sparse_layers(config)) types.push_back(sparse ? "sparse" : "dense");
+  return types;
+}
+
 nlohmann::json write_deepseek_experts(const ModelConfig& config) {
   const nlohmann::json& moe = experts_of(config);
   const int64_t size = moe.at("size"), shared = moe.at("shared_size");

@@ -21,6 +21,15 @@ struct DeepseekDefaults {
   int64_t groups = 1, top_groups = 1;
 };
 
+// Those of DeepSeek-V3, and of V3.2 after it.
+inline constexpr DeepseekDefaults kDeepseekV3 = {.experts = 256,
+                                                 .top_k = 8,
+                                                 .size = 2048,
+                                                 .dense = 3,
+                                                 .scale = 2.5,
+                                                 .groups = 8,
+                                                 .top_groups = 4};
+
 // The router of DeepSeek-V3 (arXiv 2412.19437, section 2.1.2) as settings of "moe": sigmoids, and a
 // correction of the choice.
 nlohmann::json read_corrected_router(ConfigReader& reader, const DeepseekDefaults& defaults);
@@ -30,8 +39,10 @@ nlohmann::json read_corrected_router(ConfigReader& reader, const DeepseekDefault
 void read_deepseek_experts(ConfigReader& reader, Decoder& decoder, const DeepseekDefaults& defaults,
                            const nlohmann::json& router, std::vector<bool> sparse = {});
 
-// Which layers mlp_layer_types says have experts; empty if the key is not there.
+// Which layers mlp_layer_types says have experts; empty if the key is not there. And the value of
+// that key.
 std::vector<bool> read_layer_types_of_mlp(ConfigReader& reader, int64_t layers);
+nlohmann::json layer_types_of_mlp(const ModelConfig& config);
 
 // The keys of both. config: has_experts().
 nlohmann::json write_deepseek_experts(const ModelConfig& config);

@@ -11,14 +11,7 @@ namespace {
 ModelConfig read(ConfigReader reader) {
   const bool interleaved = reader.boolean("rope_interleave", true);
   Decoder decoder = read_mla_decoder(reader, {.value_dim = 128, .interleaved = interleaved}, {});
-  const DeepseekDefaults defaults = {.experts = 256,
-                                     .top_k = 8,
-                                     .size = 2048,
-                                     .dense = 3,
-                                     .scale = 2.5,
-                                     .groups = 8,
-                                     .top_groups = 4};
-  read_deepseek_experts(reader, decoder, defaults, read_corrected_router(reader, defaults));
+  read_deepseek_experts(reader, decoder, kDeepseekV3, read_corrected_router(reader, kDeepseekV3));
   return decoder.finish(reader);
 }
 

@@ -31,14 +31,7 @@ ModelConfig read(ConfigReader reader) {
   decoder.mixer["top"] = reader.integer("index_topk", 2048, 1);
   decoder.mixer["index_heads"] = reader.integer("index_n_heads", 64, 1, limits::kHeads);
   decoder.mixer["index_dim"] = reader.integer("index_head_dim", 128, rope_dim, limits::kHeadDim);
-  const DeepseekDefaults defaults = {.experts = 256,
-                                     .top_k = 8,
-                                     .size = 2048,
-                                     .dense = 3,
-                                     .scale = 2.5,
-                                     .groups = 8,
-                                     .top_groups = 4};
-  read_deepseek_experts(reader, decoder, defaults, read_corrected_router(reader, defaults),
+  read_deepseek_experts(reader, decoder, kDeepseekV3, read_corrected_router(reader, kDeepseekV3),
                         read_layer_types_of_mlp(reader, decoder.layers));
   return decoder.finish(reader);
 }
@@ -52,9 +45,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   (*json)["index_topk"] = mixer.at("top");
   (*json)["index_n_heads"] = mixer.at("index_heads");
   (*json)["index_head_dim"] = mixer.at("index_dim");
-  nlohmann::json types = nlohmann::json::array();
-  for (const bool sparse : sparse_layers(config)) types.push_back(sparse ? "sparse" : "dense");
-  (*json)["mlp_layer_types"] = types;
+  (*json)["mlp_layer_types"] = layer_types_of_mlp(config);
   return json;
 }
 

@@ -13,9 +13,7 @@ ModelConfig FlaDecoder::finish(const ConfigReader& reader, const nlohmann::json&
   nlohmann::json whole = settings;
   read_trained_context(reader, whole);
   finish_published(reader);
-  return layered_config(
-      reader, whole,
-      std::vector<nlohmann::json>(static_cast<size_t>(layers), {{"mixer", mixer}, {"ffn", ffn}}));
+  return uniform_config(reader, whole, {{"mixer", mixer}, {"ffn", ffn}}, layers);
 }
 
 FlaDecoder read_fla_decoder(ConfigReader& reader, int64_t heads, int64_t hidden_ratio) {

@@ -28,9 +28,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   json->update(write_deepseek_experts(config));
   (*json)["rope_interleave"] =
       layer_blocks(config).front()->mixers.front().at("rope").at("interleaved");
-  nlohmann::json types = nlohmann::json::array();
-  for (const bool sparse : sparse_layers(config)) types.push_back(sparse ? "sparse" : "dense");
-  (*json)["mlp_layer_types"] = types;
+  (*json)["mlp_layer_types"] = layer_types_of_mlp(config);
   return json;
 }
 

@@ -42,14 +42,15 @@ ModelConfig read(ConfigReader reader) {
       {"hidden_size", hidden_size},
       {"tie_embeddings", reader.boolean("tie_word_embeddings", false)},
       {"norm", {{"type", "rms_norm"}, {"epsilon", reader.number("norm_eps", 1e-5, 0)}}}};
-  const auto layers = static_cast<size_t>(reader.integer("num_hidden_layers", 48, 1, kMaxBlocks));
+  const int64_t layers = reader.integer("num_hidden_layers", 48, 1, kMaxBlocks);
   for (const char* key : {"chunk_size", "num_heads", "residual_in_fp32", "rescale_prenorm_residual",
                           "fuse_linear_cross_entropy", "use_l2warp"}) {
     reader.ignore(key);
   }
   read_trained_context(reader, settings);
   finish_published(reader);
-  return layered_config(reader, settings, std::vector<nlohmann::json>(layers, {{"mixer", mixer}}));
+  const nlohmann::json layer = {{"mixer", mixer}};
+  return uniform_config(reader, settings, layer, layers);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {

@@ -57,7 +57,7 @@ nlohmann::json read_mamba2(ConfigReader& ssm, int64_t hidden) {
 
 ModelConfig read(ConfigReader reader) {
   const int64_t hidden = reader.integer("d_model", {}, 1, 1 << 17);
-  const auto layers = static_cast<size_t>(reader.integer("n_layer", {}, 1, kMaxBlocks));
+  const int64_t layers = reader.integer("n_layer", {}, 1, kMaxBlocks);
   // The table has rows up to a whole multiple.
   const int64_t words = reader.integer("vocab_size", {}, 1, 1 << 30);
   const int64_t multiple = reader.integer("pad_vocab_size_multiple", 8, 1, 1 << 20);
@@ -79,7 +79,8 @@ ModelConfig read(ConfigReader reader) {
   finish_published(ssm);
   read_trained_context(reader, settings);
   finish_published(reader);
-  return layered_config(reader, settings, std::vector<nlohmann::json>(layers, {{"mixer", mixer}}));
+  const nlohmann::json layer = {{"mixer", mixer}};
+  return uniform_config(reader, settings, layer, layers);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig&) { return {}; }

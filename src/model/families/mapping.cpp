@@ -138,9 +138,14 @@ ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
   made.set_file_names([&](std::string_view key, const nlohmann::json& value) {
     return names_in_file(reader, key, value);
   });
-  return read_pronghorn_config(std::move(made), [&](char block) {
-    return reader.path(layers_with_letter(letters, block));
-  });
+  return read_pronghorn_config(
+      std::move(made), [&](char block) { return reader.path(layers_with_letter(letters, block)); });
+}
+
+ModelConfig uniform_config(const ConfigReader& reader, nlohmann::json settings,
+                           const nlohmann::json& layer, int64_t layers) {
+  return layered_config(reader, std::move(settings),
+                        std::vector<nlohmann::json>(static_cast<size_t>(layers), layer));
 }
 
 namespace {

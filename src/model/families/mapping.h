@@ -26,6 +26,10 @@ std::vector<const nlohmann::json*> mixers_of(const ModelConfig& config, std::str
 ModelConfig layered_config(const ConfigReader& reader, nlohmann::json settings,
                            const std::vector<nlohmann::json>& layers);
 
+// The same of a model whose layers are all alike.
+ModelConfig uniform_config(const ConfigReader& reader, nlohmann::json settings,
+                           const nlohmann::json& layer, int64_t layers);
+
 // Puts what a published file says of the context that its model was trained for into `settings` of
 // layered_config(): max_position_embeddings or its other names, and rope_scaling's
 // original_max_position_embeddings and factor. It marks no key as read.

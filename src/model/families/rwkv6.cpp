@@ -35,9 +35,7 @@ ModelConfig read(ConfigReader reader) {
                               {"receptance", true}};
   read_trained_context(reader, settings);
   finish_published(reader);
-  return layered_config(
-      reader, std::move(settings),
-      std::vector<nlohmann::json>(static_cast<size_t>(layers), {{"mixer", mixer}, {"ffn", ffn}}));
+  return uniform_config(reader, std::move(settings), {{"mixer", mixer}, {"ffn", ffn}}, layers);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {

@@ -53,9 +53,7 @@ ModelConfig read(ConfigReader reader) {
                               {"size", read_channel_mix_size(reader, hidden_size, kRatio)}};
   read_trained_context(reader, settings);
   finish_published(reader);
-  return layered_config(
-      reader, std::move(settings),
-      std::vector<nlohmann::json>(static_cast<size_t>(layers), {{"mixer", mixer}, {"ffn", ffn}}));
+  return uniform_config(reader, std::move(settings), {{"mixer", mixer}, {"ffn", ffn}}, layers);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {

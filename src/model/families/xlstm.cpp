@@ -41,7 +41,7 @@ ModelConfig read(ConfigReader reader) {
   const char* size_key = reader.has("hidden_size") ? "hidden_size" : "embedding_dim";
   const int64_t hidden = reader.integer(size_key, 4096, 1, 1 << 17);
   const char* count_key = reader.has("num_hidden_layers") ? "num_hidden_layers" : "num_blocks";
-  const auto layers = static_cast<size_t>(reader.integer(count_key, 32, 1, kMaxBlocks));
+  const int64_t layers = reader.integer(count_key, 32, 1, kMaxBlocks);
   const int64_t heads = reader.integer("num_heads", 8, 1, 1 << 16);
   require(!reader.boolean("use_bias", false), reader.path("use_bias"), "true is not supported");
   for (const char* key : {"add_out_norm", "add_post_blocks_norm"}) {
@@ -77,7 +77,7 @@ ModelConfig read(ConfigReader reader) {
   }
   finish_published(reader);
   const nlohmann::json layer = {{"mixer", mixer}, {"ffn", gated_ffn(size, "silu", false, false)}};
-  return layered_config(reader, settings, std::vector<nlohmann::json>(layers, layer));
+  return uniform_config(reader, settings, layer, layers);
 }
 
 std::optional<nlohmann::json> write(const ModelConfig& config) {
