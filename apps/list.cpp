@@ -47,13 +47,13 @@ StateSize state_size(const MixerType& type) {
     const auto row = static_cast<double>(shape.row_bytes());
     if (shape.fold_interval == 0) {
       size.per_token += row;
-      if (shape.blocks.length > 0) {
-        size.per_token += static_cast<double>(shape.blocks.width) * sizeof(float) /
-                          static_cast<double>(shape.blocks.stride);
-      }
     } else {
       size.per_sequence += static_cast<double>(shape.anchor_size) * sizeof(float) +
                            row * static_cast<double>(shape.history + shape.fold_interval);
+    }
+    if (shape.blocks.length > 0) {  // which stay, even if the rows that they stand for are dropped
+      size.per_token += static_cast<double>(shape.blocks.width) * sizeof(float) /
+                        static_cast<double>(shape.blocks.stride);
     }
   }
   return size;
