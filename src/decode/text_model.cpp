@@ -34,7 +34,8 @@ std::unique_ptr<Model> load_model(const std::filesystem::path& checkpoint,
 TextModel load_text_model(const std::filesystem::path& checkpoint,
                           const std::filesystem::path& adapter) {
   // First: such a model has no tokenizer either.
-  if (std::filesystem::exists(checkpoint / "config.json")) {
+  std::error_code none;
+  if (std::filesystem::exists(checkpoint / "config.json", none)) {
     require_reads_texts(load_config(checkpoint), checkpoint.string());
   }
   TextModel loaded;
