@@ -319,8 +319,9 @@ TEST_F(CliTest, JsonIsOneDocumentWithTheKeysOfTheContract) {
   // All at 8 heads and what follows from the width, not at the sizes of tests.
   std::map<std::string, double> per_token, per_sequence;
   for (const auto& mixer : list["mixers"]) {
-    per_token[mixer["name"]] = mixer["state_bytes_per_token"];
-    per_sequence[mixer["name"]] = mixer["state_bytes_per_sequence"];
+    const auto name = mixer["name"].get<std::string>();
+    per_token[name] = mixer["state_bytes_per_token"].get<double>();
+    per_sequence[name] = mixer["state_bytes_per_sequence"].get<double>();
   }
   EXPECT_EQ(per_token["attention"], 4 * 2 * 512);      // keys and values
   EXPECT_EQ(per_token["mla"], 4 * (4 * 64 + 64 / 2));  // a latent vector, and the key's turned part
