@@ -419,8 +419,24 @@ def turned(x, angles):
     return y
 
 
+def halves_turned(x, angles):
+    """The same of columns that are half the width apart."""
+    y = x.copy()
+    pairs, half = angles.shape[-1], x.shape[-1] // 2
+    a, b = x[:, :pairs], x[:, half:half + pairs]
+    y[:, :pairs] = a * np.cos(angles) - b * np.sin(angles)
+    y[:, half:half + pairs] = a * np.sin(angles) + b * np.cos(angles)
+    return y
+
+
 def mamba3_layer(weights, name, config):
-    """Mamba-3 with one input and output a head (arXiv 2603.15569)."""
+    """Mamba-3 with one input and output a head (arXiv 2603.15569), or with several."""
+    if config["is_mimo"]:
+        own = {"heads": config["expand"] * config["hidden_size"] // config["head_dim"],
+               "rank": config["mimo_rank"], "state": config["state_size"],
+               "groups": config["n_groups"], "epsilon": config["norm_eps"],
+               "least_rate": config["A_floor"], "output_norm": config["is_outproj_norm"]}
+        return mamba3_mimo(weights, name, {**config, **own}, published=True)
     width, state, dim = config["hidden_size"], config["state_size"], config["head_dim"]
     groups, inner = config["n_groups"], config["expand"] * config["hidden_size"]
     heads, epsilon = inner // dim, config["norm_eps"]
@@ -676,37 +692,49 @@ def megalodon(weights, name, config):
     return forward
 
 
-def mamba3_mimo(weights, name, config):
+def mamba3_mimo(weights, name, config, published=False):
     """Mamba-3 with several inputs and outputs a head (arXiv 2603.15569): one state a head, whose
-    writes and reads are matrices of `rank` columns."""
+    writes and reads are matrices of `rank` columns. published: the layout of the library
+    flash-linear-attention, whose kernels turn columns that are half the state apart
+    (state-spaces/mamba, mamba3_mimo_rotary_step.py)."""
     width, heads, dim, rank = (config[key] for key in ("hidden_size", "heads", "head_dim", "rank"))
     state, groups, epsilon = config["state"], config["groups"], config["epsilon"]
     inner, pairs = heads * dim, int(state * config["rope_fraction"]) // 2
     sizes = [inner, inner, rank * groups * state, rank * groups * state, heads, heads, heads, pairs]
     into = weights.matrix(f"{name}.in_proj.weight", sum(sizes), width)
+    into_bias = out_bias = 0.0
+    if config.get("use_bias"):
+        into_bias = weights.uniform(f"{name}.in_proj.bias", sum(sizes), -0.6, 0.6)
+        out_bias = weights.uniform(f"{name}.out_proj.bias", width, -0.6, 0.6)
+
+    def by_rank(part, columns, low, high):
+        shape = (heads, rank, columns) if published else (rank, heads, columns)
+        values = weights.uniform(f"{name}.{part}", shape, low, high)
+        return values.swapaxes(0, 1) if published else values
+
     dt_bias = weights.uniform(f"{name}.dt_bias", heads, -2.0, 0.5)
-    B_bias = weights.uniform(f"{name}.B_bias", (rank, heads, state), 0.4, 1.6)
-    C_bias = weights.uniform(f"{name}.C_bias", (rank, heads, state), 0.4, 1.6)
+    B_bias = by_rank("B_bias", state, 0.4, 1.6)
+    C_bias = by_rank("C_bias", state, 0.4, 1.6)
     B_norm = weights.uniform(f"{name}.B_norm.weight", state, 0.4, 1.6)
     C_norm = weights.uniform(f"{name}.C_norm.weight", state, 0.4, 1.6)
     D = weights.uniform(f"{name}.D", heads, 0.4, 1.6)[:, None]
     norm = weights.uniform(f"{name}.norm.weight", inner, 0.4, 1.6).reshape(heads, dim) \
         if config["output_norm"] else None
-    mimo_x, mimo_z, mimo_o = (weights.uniform(f"{name}.mimo_{part}", (rank, heads, dim), -1.2, 1.2)
-                              for part in "xzo")
+    mimo_x, mimo_z, mimo_o = (by_rank(f"mimo_{part}", dim, -1.2, 1.2) for part in "xzo")
+    turn_columns = halves_turned if published else turned
     output = weights.matrix(f"{name}.out_proj.weight", width, inner)
 
     def of_heads(row, weight, bias, angles):
         normed = rms_norm(row.reshape(rank, groups, state), weight, epsilon)
         keys = np.repeat(normed, heads // groups, 1) + bias
-        return np.array([turned(part, angles) for part in keys])
+        return np.array([turn_columns(part, angles) for part in keys])
 
     def forward(x):
         rows = []
         angles = np.zeros((heads, pairs))
         h = np.zeros((heads, state, dim))
         before = np.zeros((heads, state, dim))
-        for projected in x @ into.T:
+        for projected in x @ into.T + into_bias:
             z, own, B, C, dt, rate, share, turn = np.split(projected, np.cumsum(sizes)[:-1])
             inputs = own.reshape(heads, dim) * mimo_x
             gates = silu(z.reshape(heads, dim) * mimo_z)
@@ -723,7 +751,7 @@ def mamba3_mimo(weights, name, config):
             if norm is not None:
                 y = rms_norm(y, norm, epsilon)
             rows.append((y * gates * mimo_o).sum(0).reshape(inner))
-        return np.array(rows) @ output.T
+        return np.array(rows) @ output.T + out_bias
 
     return forward
 
@@ -1025,6 +1053,11 @@ def goldens():
                                 state_size=10, n_groups=2, rope_fraction=1.0, use_bias=True,
                                 A_floor=0.5, is_outproj_norm=True, norm_eps=1e-3,
                                 tie_word_embeddings=True), mamba3
+    # Several inputs and outputs a head.
+    yield "mamba3_ranks", dict(common, hidden_size=16, num_hidden_layers=2, expand=2, head_dim=8,
+                               state_size=12, n_groups=2, rope_fraction=0.5, use_bias=True,
+                               is_mimo=True, mimo_rank=3, is_outproj_norm=True,
+                               tie_word_embeddings=False), mamba3
     common = {"model_type": "pronghorn", "vocab_size": 48,
               "norm": {"type": "rms_norm", "epsilon": 1e-5, "bias": False}}
     yield "linear_layers", dict(common, hidden_size=16, pattern="ablal", blocks={

@@ -12,14 +12,18 @@
 
 namespace pronghorn {
 
-// h_t = a_t h_{t-1} + x_t, a = exp(log_a). A journal row is [a | x], or x if a is constant. With a
-// period, a is 1 and h_t is taken to within half a period of 0 by whole periods.
+// h_t = a_t h_{t-1} + x_t, a = exp(log_a). A journal row is [a | x], or x if a is constant. The
+// state is h [channels]. Of a sum, a is 1, and the state is [h | r]: h is the f32 that is nearest
+// to the sum, and r what it lacks, so that roundings do not add up (Knuth, The Art of Computer
+// Programming, volume 2, section 4.2.2, theorem B). With a period, h_t is taken to within half a
+// period of 0 by whole periods.
 struct DiagonalScan {
   int64_t channels = 0;
   bool constant = false;
-  ConstMatrix log_a;  // [rows, channels], <= 0; constant: [1, channels], absent with a period
+  ConstMatrix log_a;  // [rows, channels], <= 0; constant: [1, channels], absent of a sum
   ConstMatrix x;      // [rows, channels]
-  float period = 0;   // 0: none; needs a constant a
+  bool sum = false;   // needs a constant a
+  float period = 0;   // of a sum; 0: none
 
   int64_t row_width() const { return constant ? channels : 2 * channels; }
 };
@@ -64,9 +68,8 @@ class DiagonalScanKernels {
   // h [rows, channels].
   virtual void forward(const DiagonalScan& scan, std::span<const ScanSegment> segments,
                        const Matrix& h) = 0;
-  // Advances state [channels] over journal rows, bit for bit what forward makes of the same tokens;
-  // only channels, constant and a constant log_a are read of `scan`. fresh: the state counts as
-  // zeros before.
+  // Advances a state over journal rows, bit for bit what forward makes of the same tokens; log_a,
+  // if it is not constant, and x are not read of `scan`. fresh: the state counts as zeros before.
   virtual void replay(const DiagonalScan& scan, std::span<const float* const> rows, bool fresh,
                       float* state) = 0;
   // Gradients from dh and those of the segments' last states, given h.

@@ -94,7 +94,7 @@ class Mamba3Mixer final : public Mixer {
     const auto least = static_cast<float>(config.least_rate);
     least_rate_ = Tensor::full({heads_}, least);
     minus_least_rate_ = Tensor::full({heads_}, -least);
-    angles_ = states.add(diagonal_scan_journal(heads_ * pairs_, true));
+    angles_ = states.add(running_sum_journal(heads_ * pairs_));
     before_ = PreviousRow(rank_ * heads_ * state_size_ + inner_size_ + heads_, states);
     state_ = states.add(outer_product_state_journal(options_));
   }

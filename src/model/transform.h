@@ -105,6 +105,10 @@ Transform stack();
 // the whole head. So rows that alternate between two matrices become one and then the other.
 Transform rope_pairs(int64_t heads, int64_t rotary_dim = 0);
 
+// The opposite in heads of `width` rows, `heads` of them from row `first` on: the two channels are
+// width / 2 apart where they are published, and neighbours in ours. Other rows stay where they are.
+Transform rope_halves(int64_t heads, int64_t width, int64_t first = 0);
+
 // Every number w -> w + value, in f32. Exact there and back for sums from value / 2 to 2 value,
 // otherwise up to rounding.
 Transform plus(float value);

@@ -8,18 +8,24 @@
 namespace pronghorn::transforms {
 namespace {
 
-// `runs` times groups x pieces of equal size, each group in turn, become pieces x groups.
-StoredTensor dealt(const StoredTensor& from, int64_t runs, int64_t groups, int64_t pieces) {
-  const int64_t bytes = bytes_of(from) / (runs * groups * pieces);
-  auto [data, to] = new_tensor(from.dtype, from.shape, bytes_of(from));
+// `runs` times groups x pieces of so many bytes, each group in turn, become pieces x groups.
+void deal_pieces(const std::byte* from, std::byte* to, int64_t bytes, int64_t runs, int64_t groups,
+                 int64_t pieces) {
   for (int64_t run = 0; run < runs; ++run) {
     const int64_t first = run * groups * pieces;
     for (int64_t i = 0; i < groups * pieces; ++i) {
       const int64_t published = i % groups * pieces + i / groups;
-      std::memcpy(data + (first + i) * bytes, from.bytes.data() + (first + published) * bytes,
+      std::memcpy(to + (first + i) * bytes, from + (first + published) * bytes,
                   static_cast<size_t>(bytes));
     }
   }
+}
+
+// The same of a whole tensor.
+StoredTensor dealt(const StoredTensor& from, int64_t runs, int64_t groups, int64_t pieces) {
+  auto [data, to] = new_tensor(from.dtype, from.shape, bytes_of(from));
+  deal_pieces(from.bytes.data(), data, bytes_of(from) / (runs * groups * pieces), runs, groups,
+              pieces);
   return to;
 }
 
@@ -58,6 +64,31 @@ Transform deal(int64_t groups, int64_t pieces, size_t first) {
        },
        [=](const StoredTensors& from, const Shapes&) { return move(from, groups, pieces); },
        [=](const StoredTensors& from, const Shapes&) { return move(from, pieces, groups); }});
+}
+
+Transform rope_halves(int64_t heads, int64_t width, int64_t first) {
+  const auto move = [=](const StoredTensors& tensors, int64_t groups, int64_t pieces) {
+    StoredTensors moved;
+    for (const StoredTensor& from : tensors) {
+      const int64_t row = piece_bytes(from, from.shape.front());
+      auto [data, to] = new_tensor(from.dtype, from.shape, bytes_of(from));
+      std::memcpy(data, from.bytes.data(), from.bytes.size());
+      deal_pieces(from.bytes.data() + first * row, data + first * row, row, heads, groups, pieces);
+      moved.push_back(std::move(to));
+    }
+    return moved;
+  };
+  return Transform(
+      {[=](const Shapes& ours, size_t) {
+         for (const StoredShape& shape : ours) {
+           require(width % 2 == 0 && !shape.empty() && first + heads * width <= shape.front(),
+                   kTransformWhere, "{} has no {} heads of {} rows, in halves, from row {} on",
+                   text(shape), heads, width, first);
+         }
+         return ours;
+       },
+       [=](const StoredTensors& from, const Shapes&) { return move(from, 2, width / 2); },
+       [=](const StoredTensors& from, const Shapes&) { return move(from, width / 2, 2); }});
 }
 
 Transform deal_columns(int64_t groups, int64_t pieces) {

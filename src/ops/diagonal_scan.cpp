@@ -24,11 +24,11 @@ void expect(const char* where, const Tensor& tensor, std::string_view name, int6
 
 struct ScanOperands {
   Tensor log_a, x;
-  bool constant = false;
+  bool constant = false, sum = false;
   float period = 0;
 
   DiagonalScan scan() const {
-    return {x.columns(), constant, input_matrix(log_a), input_matrix(x), period};
+    return {x.columns(), constant, input_matrix(log_a), input_matrix(x), sum, period};
   }
 };
 
@@ -99,16 +99,20 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
   if (batch.shards() != nullptr) {
     return sharded_diagonal_scan(context, log_a, x, *batch.shards(), slot);
   }
-  return scanned(context, {log_a, x, constant}, batch, slot);
+  return scanned(context, {log_a, x, constant, false, 0}, batch, slot);
+}
+
+JournalShape running_sum_journal(int64_t channels) {
+  return {"running_sum", channels, 2 * channels, 0, kExactStep, true};
 }
 
 Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,
                    JournalSlot slot) {
-  require(period > 0, "running_sum", "a period of {}", period);
+  require(period >= 0, "running_sum", "a period of {}", period);
   if (batch.shards() != nullptr) {
     return sharded_running_sum(context, x, period, *batch.shards(), slot);
   }
-  return scanned(context, {{}, x, true, period}, batch, slot);
+  return scanned(context, {{}, x, true, true, period}, batch, slot);
 }
 
 JournalShape diagonal_ssm_journal(int64_t channels, int64_t modes) {

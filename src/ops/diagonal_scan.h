@@ -23,10 +23,14 @@ JournalShape diagonal_scan_journal(int64_t channels, bool constant_decay);
 Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& x,
                      const CheckedBatch& batch, JournalSlot slot);
 
-// h_t = h_{t-1} + x_t less whole periods, so that it stays within half a period of 0: angles that
-// add up, which f32 would lose the turns of otherwise. Its gradient is that of the plain sum. The
-// journal is diagonal_scan_journal(channels, true). x and h [rows, channels]; period > 0. With a
-// tape, segments must have no state.
+// The journal that running_sum() keeps: a row is x; the anchor is [h | what h lacks], 2 channels.
+JournalShape running_sum_journal(int64_t channels);
+
+// h_t = h_{t-1} + x_t, kept as two f32 numbers, so that h is right to the last place or so after
+// any number of tokens: means of long texts. With a period > 0 less whole periods, so that it stays
+// within half a period of 0: angles that add up, which f32 would lose the turns of otherwise. Its
+// gradient is that of the plain sum. x and h [rows, channels]; period 0: none. With a tape,
+// segments must have no state.
 Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,
                    JournalSlot slot);
 

@@ -1,7 +1,5 @@
 #include "ops/timestep_norm.h"
 
-#include <cmath>
-
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/diagonal_scan.h"
@@ -14,16 +12,14 @@
 namespace pronghorn {
 namespace {
 
-// Of each row, the t-th of its sequence: ln(1 - 1 / t) for every group, 1 / t and 1 / (t - 1).
+// Of each row, the t-th of its sequence: 1 / t and t / (t - 1), 0 of the first; [rows, 1].
 struct Shares {
-  Tensor log_old;    // [rows, groups]
-  Tensor own, past;  // [rows, 1]
+  Tensor one, all;
 };
 
-Shares shares_of(const CheckedBatch& batch, int64_t groups, JournalSlot slot) {
-  constexpr float kNothing = -100;  // the first row has nothing before it; f32 holds e^-100 as 0
-  const auto rows = static_cast<size_t>(batch.rows()), width = static_cast<size_t>(groups);
-  PooledVector<float> log_old(rows * width, kNothing), own(rows, 1.0f), past(rows, 0.0f);
+Shares shares_of(const CheckedBatch& batch, JournalSlot slot) {
+  const auto rows = static_cast<size_t>(batch.rows());
+  PooledVector<float> one(rows, 1.0f), all(rows, 0.0f);
   for (const Segment& segment : batch.segments()) {
     const int64_t before =
         segment.state == nullptr ? 0 : segment.state->journal(slot.layer, slot.index).length();
@@ -31,15 +27,12 @@ Shares shares_of(const CheckedBatch& batch, int64_t groups, JournalSlot slot) {
       const auto row = static_cast<size_t>(segment.first_row + i);
       const auto earlier = static_cast<double>(index_in_sequence(segment, i, before));
       if (earlier == 0) continue;
-      own[row] = static_cast<float>(1 / (earlier + 1));
-      past[row] = static_cast<float>(1 / earlier);
-      const auto log = static_cast<float>(std::log1p(-1 / (earlier + 1)));
-      for (size_t g = 0; g < width; ++g) log_old[row * width + g] = log;
+      one[row] = static_cast<float>(1 / (earlier + 1));
+      all[row] = static_cast<float>((earlier + 1) / earlier);
     }
   }
   const int64_t count = batch.rows();
-  return {Tensor::from(log_old, {count, groups}), Tensor::from(own, {count, 1}),
-          Tensor::from(past, {count, 1})};
+  return {Tensor::from(one, {count, 1}), Tensor::from(all, {count, 1})};
 }
 
 }  // namespace
@@ -92,7 +85,7 @@ Tensor group_norm(const Context& context, const Tensor& x, const Tensor& mean,
   return y;
 }
 
-JournalShape timestep_norm_journal(int64_t groups) { return diagonal_scan_journal(groups, false); }
+JournalShape timestep_norm_journal(int64_t groups) { return running_sum_journal(groups); }
 
 Tensor timestep_norm(const Context& context, const Tensor& x, const Tensor& weight,
                      const Tensor& bias, int64_t groups, float epsilon, const CheckedBatch& batch,
@@ -100,17 +93,16 @@ Tensor timestep_norm(const Context& context, const Tensor& x, const Tensor& weig
   require(groups > 0 && x.columns() % groups == 0, "timestep_norm", "{} columns in {} groups",
           x.columns(), groups);
   require_whole(batch, "timestep_norm");  // rows are counted from the beginning of their sequence
-  const Shares shares = shares_of(batch, groups, slots.means);
+  const Shares shares = shares_of(batch, slots.means);
   const auto [own_mean, own_variance] = group_moments(context, x, x.columns() / groups);
-  const Tensor mean =
-      diagonal_scan(context, shares.log_old, scale_groups(context, own_mean, shares.own, groups),
-                    batch, slots.means);
-  // m_t - mean_t = (1 - c) (m_t - mean_t-1), so the last term is its square over t - 1.
+  const auto mean_of = [&](const Tensor& values, JournalSlot slot) {
+    return scale_groups(context, running_sum(context, values, 0, batch, slot), shares.one, groups);
+  };
+  const Tensor mean = mean_of(own_mean, slots.means);
+  // m_t - mean_t = (1 - 1 / t) (m_t - mean_t-1), so the last term is its square times t / (t - 1).
   const Tensor away = add(context, own_mean, scale(context, mean, -1));
-  const Tensor spread = scale_groups(context, multiply(context, away, away), shares.past, groups);
-  const Tensor added =
-      add(context, scale_groups(context, own_variance, shares.own, groups), spread);
-  const Tensor variance = diagonal_scan(context, shares.log_old, added, batch, slots.variances);
+  const Tensor spread = scale_groups(context, multiply(context, away, away), shares.all, groups);
+  const Tensor variance = mean_of(add(context, own_variance, spread), slots.variances);
   return group_norm(context, x, mean, variance, weight, bias, epsilon);
 }
 

@@ -20,7 +20,9 @@ std::pair<Tensor, Tensor> group_moments(const Context& context, const Tensor& x,
 Tensor group_norm(const Context& context, const Tensor& x, const Tensor& mean,
                   const Tensor& variance, const Tensor& weight, const Tensor& bias, float epsilon);
 
-// The journals that timestep_norm() keeps, two of this shape: running means, running variances.
+// The journals that timestep_norm() keeps, two of this shape (running_sum_journal() of the groups):
+// sums of the rows' means, and of the squares of all rows' numbers less the mean, over the columns
+// of a group.
 JournalShape timestep_norm_journal(int64_t groups);
 
 struct TimestepNormSlots {
@@ -28,12 +30,12 @@ struct TimestepNormSlots {
 };
 
 // group_norm() of x [rows, columns] with the mean and variance of the rows of the sequence up to
-// its own, group by group: with m_t and s_t those of row t alone (group_moments) and c = 1 / t, t
-// from 1 on,
-//   mean_t = mean_t-1 + c (m_t - mean_t-1)
-//   variance_t = (1 - c) variance_t-1 + c s_t + c (1 - c) (m_t - mean_t-1)^2
-// groups divides the columns. A token's bits do not depend on how its sequence is cut, at any
-// length. With a tape, segments must have no state.
+// its own, group by group: with m_t and s_t those of row t alone (group_moments), t from 1 on,
+//   M_t = M_t-1 + m_t                                           mean_t = M_t / t
+//   S_t = S_t-1 + s_t + (1 - 1 / t) (m_t - mean_t-1)^2          variance_t = S_t / t
+// (Welford, Technometrics 4, 1962). M and S are running_sum(), so that no length of a sequence
+// makes them drift. groups divides the columns. A token's bits do not depend on how its sequence is
+// cut, at any length. With a tape, segments must have no state.
 Tensor timestep_norm(const Context& context, const Tensor& x, const Tensor& weight,
                      const Tensor& bias, int64_t groups, float epsilon, const CheckedBatch& batch,
                      const TimestepNormSlots& slots);

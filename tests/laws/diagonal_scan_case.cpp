@@ -38,27 +38,25 @@ OperatorCase diagonal_scan_case(std::string name, int64_t channels, bool constan
   return row;
 }
 
-// Sums less whole periods: arXiv 2603.15569, the angles of Mamba-3.
-OperatorCase running_sum_case() {
-  constexpr int64_t kChannels = 37;
-  constexpr double kPeriod = 64;
+// Sums, less whole periods if there is one: arXiv 2603.15569, the angles of Mamba-3.
+OperatorCase running_sum_case(std::string name, int64_t channels, double period) {
   OperatorCase row;
-  row.name = "running_sum";
+  row.name = std::move(name);
   // Sums that rise past half a period several times. A sum within a rounding of that would differ
   // from the reference by a whole period; few sums come near with so long a period.
-  row.inputs = {{"x", kChannels, {}, 0.2, 1}};
-  row.output_width = kChannels;
-  row.journals = {diagonal_scan_journal(kChannels, true)};
-  row.forward = [](const Context& context, const std::vector<Tensor>& in,
-                   const CheckedBatch& batch) {
-    return running_sum(context, in[0], static_cast<float>(kPeriod), batch, JournalSlot{0, 0});
+  row.inputs = {{"x", channels, {}, 0.2, 1}};
+  row.output_width = channels;
+  row.journals = {running_sum_journal(channels)};
+  row.forward = [=](const Context& context, const std::vector<Tensor>& in,
+                    const CheckedBatch& batch) {
+    return running_sum(context, in[0], static_cast<float>(period), batch, JournalSlot{0, 0});
   };
-  row.reference = [](const Values& inputs, const std::vector<int32_t>& positions) {
+  row.reference = [=](const Values& inputs, const std::vector<int32_t>& positions) {
     std::vector<double> h = inputs[0];
-    const auto width = static_cast<size_t>(kChannels);
+    const auto width = static_cast<size_t>(channels);
     for (size_t i = width; i < positions.size() * width; ++i) {
       h[i] += h[i - width];
-      h[i] -= kPeriod * std::round(h[i] / kPeriod);
+      if (period > 0) h[i] -= period * std::round(h[i] / period);
     }
     return h;
   };
@@ -71,7 +69,8 @@ std::vector<OperatorCase> diagonal_scan_cases() {
   return {diagonal_scan_case("diagonal_scan", 64, false),
           // Partial vectors; more than one group of channels; a decay that tokens share.
           diagonal_scan_case("diagonal_scan_ragged", 83, false),
-          diagonal_scan_case("diagonal_scan_constant", 70, true), running_sum_case()};
+          diagonal_scan_case("diagonal_scan_constant", 70, true),
+          running_sum_case("running_sum", 70, 0), running_sum_case("running_sum_period", 37, 64)};
 }
 
 }  // namespace pronghorn::laws

@@ -138,6 +138,8 @@ TEST(PublishedKeys, ThatChangeTheComputationAreErrors) {
               AllOf(HasSubstr("0.5"), HasSubstr("1, null")));
   EXPECT_THAT(error("mamba", {{"rms_norm", false}}), HasSubstr("rms_norm"));
   EXPECT_THAT(error("mamba", {{"ssm_cfg", {{"layer", "Mamba3"}}}}), HasSubstr("ssm_cfg"));
+  EXPECT_THAT(error("mamba3", {{"is_mimo", true}, {"mimo_rank", 1}}), HasSubstr("mimo_rank"));
+  EXPECT_THAT(error("mamba3", {{"is_mimo", true}, {"state_size", 13}}), HasSubstr("state_size"));
 }
 
 TEST(PublishedKeys, ThatRepeatASizeMustAgree) {

@@ -164,6 +164,13 @@ TEST_P(TransformTest, MovesRotaryPairs) {
               ElementsAre(0, 2, 4, 6, 1, 3, 5, 7));
   EXPECT_THAT(numbers(through(transforms::rope_pairs(2, 4), {partly.tensor}, {{10}})[0]),
               ElementsAre(0, 2, 1, 3, 4, 5, 7, 6, 8, 9));
+  // The other way round, of some of the rows.
+  EXPECT_THAT(numbers(through(transforms::rope_halves(2, 4), {rows.tensor}, {{8, 1}})[0]),
+              ElementsAre(0, 2, 1, 3, 4, 6, 5, 7));
+  EXPECT_THAT(numbers(through(transforms::rope_halves(1, 6, 3), {partly.tensor}, {{10}})[0]),
+              ElementsAre(0, 1, 2, 3, 6, 4, 7, 5, 8, 9));
+  EXPECT_THROW(transforms::rope_halves(1, 6, 5).published_shapes({{10}}, 1), Error);
+  EXPECT_THROW(transforms::rope_halves(2, 5).published_shapes({{10}}, 1), Error);
 }
 
 TEST_P(TransformTest, DealsGroupsOut) {

@@ -11,8 +11,10 @@
 #include <functional>
 #include <memory>
 #include <numbers>
+#include <string>
 #include <vector>
 
+#include "backend/cpu/cpu_features.h"
 #include "base/random.h"
 #include "support/errors.h"
 #include "support/steps.h"
@@ -85,6 +87,46 @@ TEST(DiagonalSsm, HasTheSameBitsHoweverALongSequenceIsCut) {
   }
   EXPECT_EQ(results[1], results[0]);
   EXPECT_EQ(results[2], results[0]);
+}
+
+TEST(RunningSum, HasTheSameBitsHoweverALongSequenceIsCut) {
+  constexpr int64_t kWidth = 70;
+  const Tensor x = draw({150, kWidth}, -1, 1, 1);
+  for (const float period : {0.0f, 3.0f}) {
+    std::vector<std::vector<float>> results;
+    for (const auto& cut : kCuts) {
+      results.push_back(in_pieces(
+          running_sum_journal(kWidth), cut, [&](int64_t first, int64_t count, const Batch& batch) {
+            return running_sum({}, x.row_slice(first, count), period, batch, kSlot);
+          }));
+    }
+    EXPECT_EQ(results[1], results[0]) << period;
+    EXPECT_EQ(results[2], results[0]) << period;
+  }
+}
+
+// Sums of one f32 number would be off by some 1e-4 of themselves: their roundings add up.
+TEST(RunningSum, DoesNotDrift) {
+  constexpr int64_t kWidth = 3, kRows = 100'000;
+  const Tensor x = draw({kRows, kWidth}, 0.05, 0.15, 1);
+  const std::string before = cpu_instruction_set();
+  for (const std::string& set : cpu_instruction_sets()) {
+    SCOPED_TRACE(set);
+    set_cpu_instruction_set(set);
+    const Tensor h = running_sum({}, x, 0, batch_of({kRows}), kSlot);
+    std::vector<double> sums(kWidth);
+    double worst = 0;
+    for (int64_t t = 0; t < kRows; ++t) {
+      for (int64_t c = 0; c < kWidth; ++c) {
+        double& sum = sums[static_cast<size_t>(c)];
+        sum += static_cast<double>(x.row(t)[c]);
+        worst = std::max(worst, std::abs(static_cast<double>(h.row(t)[c]) - sum) / sum);
+      }
+    }
+    // The f32 number next to the sum is within 2^-24 of it; twice that for sums half way between.
+    EXPECT_LT(worst, 0x1p-23);
+  }
+  set_cpu_instruction_set(before);
 }
 
 TEST(DiagonalScan, WithAConstantDecayIsThatWithTheSameDecayForEveryToken) {

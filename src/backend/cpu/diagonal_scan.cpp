@@ -26,12 +26,24 @@ HWY_INLINE FloatVector DecayOf(FloatVector log_a) {
   return Exp2Decay(d, hn::Mul(log_a, hn::Set(d, 1.44269504088896341f)));
 }
 
-// h less whole periods.
-HWY_INLINE FloatVector Within(float period, FloatVector h) {
+// h becomes h + x rounded, and r gets what that lacks.
+HWY_INLINE void AddExactly(FloatVector& h, FloatVector x, FloatVector& r) {
+  const FloatVector sum = hn::Add(h, x), of_x = hn::Sub(sum, h);
+  r = hn::Add(r, hn::Add(hn::Sub(h, hn::Sub(sum, of_x)), hn::Sub(x, of_x)));
+  h = sum;
+}
+
+// One token of a sum: h + r gets x, and loses whole periods if there is one.
+HWY_INLINE void AddToSum(float period, FloatVector x, FloatVector& h, FloatVector& r) {
   const FloatTag d;
-  if (period == 0) return h;
-  const FloatVector whole = hn::Round(hn::Mul(h, hn::Set(d, 1.0f / period)));
-  return hn::NegMulAdd(whole, hn::Set(d, period), h);
+  AddExactly(h, x, r);
+  if (period > 0) {
+    const FloatVector whole = hn::Round(hn::Mul(h, hn::Set(d, 1.0f / period)));
+    h = hn::NegMulAdd(whole, hn::Set(d, period), h);
+  }
+  const FloatVector rest = r;
+  r = hn::Zero(d);
+  AddExactly(h, rest, r);
 }
 
 // Reads and writes whole vectors, or the first `rest` elements of one.
@@ -57,10 +69,10 @@ HWY_INLINE FloatVector StateOf(const float* state, int64_t channel, size_t rest)
   return state != nullptr ? LoadSome<kPartial>(state + channel, rest) : hn::Zero(FloatTag());
 }
 
-// A constant decay of some channels; 1 with a period.
+// A constant decay of some channels; 1 of a sum.
 template <bool kPartial>
 HWY_INLINE FloatVector ConstantOf(const DiagonalScan& scan, int64_t channel, size_t rest) {
-  if (scan.period > 0) return hn::Set(FloatTag(), 1.0f);
+  if (scan.sum) return hn::Set(FloatTag(), 1.0f);
   return DecayOf(LoadSome<kPartial>(scan.log_a.data + channel, rest));
 }
 
@@ -102,7 +114,6 @@ HWY_NOINLINE void ScanRows(const DiagonalScan& scan, int64_t channel, size_t res
       const FloatVector input = LoadSome<kPartial>(x + v * lanes, rest);
       if constexpr (!kConstant) a[v] = DecayOf(LoadSome<kPartial>(log_a + v * lanes, rest));
       h[v] = hn::MulAdd(a[v], h[v], input);
-      if constexpr (kConstant) h[v] = Within(scan.period, h[v]);
       StoreSome<kPartial>(h[v], to + v * lanes, rest);
       if (journal_rows == nullptr) continue;
       float* row = journal_rows[t] + channel + v * lanes;
@@ -116,36 +127,82 @@ HWY_NOINLINE void ScanRows(const DiagonalScan& scan, int64_t channel, size_t res
   for (int v = 0; v < V; ++v) StoreSome<kPartial>(h[v], state + v * lanes, rest);
 }
 
-// The same for a group; state: of the group.
+// The same of a sum; what h lacks is kGroup floats after h.
+template <int V, bool kPartial>
+HWY_NOINLINE void SumRows(const DiagonalScan& scan, int64_t channel, size_t rest, int64_t first,
+                          int64_t tokens, float* const* journal_rows, float* HWY_RESTRICT state,
+                          const Matrix& out) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
+  FloatVector h[V], r[V];
+  for (int v = 0; v < V; ++v) {
+    h[v] = LoadSome<kPartial>(state + v * lanes, rest);
+    r[v] = LoadSome<kPartial>(state + kGroup + v * lanes, rest);
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* HWY_RESTRICT x = scan.x.row(first + t) + channel;
+    float* HWY_RESTRICT to = out.row(first + t) + channel;
+    for (int v = 0; v < V; ++v) {
+      const FloatVector input = LoadSome<kPartial>(x + v * lanes, rest);
+      AddToSum(scan.period, input, h[v], r[v]);
+      StoreSome<kPartial>(h[v], to + v * lanes, rest);
+      if (journal_rows == nullptr) continue;
+      StoreSome<kPartial>(input, journal_rows[t] + channel + v * lanes, rest);
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    StoreSome<kPartial>(h[v], state + v * lanes, rest);
+    StoreSome<kPartial>(r[v], state + kGroup + v * lanes, rest);
+  }
+}
+
+// The numbers of a state, each of all channels.
+int64_t StateParts(const DiagonalScan& scan) { return scan.sum ? 2 : 1; }
+
+// A state of all channels to that of a group, [parts][kGroup], and back.
+void LoadGroup(const DiagonalScan& scan, Group group, const float* from, float* state) {
+  for (int64_t part = 0; part < StateParts(scan); ++part) {
+    std::copy_n(from + part * scan.channels + group.channel, group.count, state + part * kGroup);
+  }
+}
+
+void StoreGroup(const DiagonalScan& scan, Group group, const float* state, float* to) {
+  for (int64_t part = 0; part < StateParts(scan); ++part) {
+    std::copy_n(state + part * kGroup, group.count, to + part * scan.channels + group.channel);
+  }
+}
+
+// Rows of a group; state: of the group.
 void ScanGroup(const DiagonalScan& scan, Group group, int64_t first, int64_t tokens,
                float* const* journal_rows, float* state, const Matrix& out) {
   ForEachBlock(group, [&](auto vectors, auto partial, int64_t channel, size_t rest) {
     constexpr int V = decltype(vectors)::value;
     constexpr bool kPartial = decltype(partial)::value;
-    const auto rows = scan.constant ? &ScanRows<V, kPartial, true> : &ScanRows<V, kPartial, false>;
+    const auto rows = scan.sum        ? &SumRows<V, kPartial>
+                      : scan.constant ? &ScanRows<V, kPartial, true>
+                                      : &ScanRows<V, kPartial, false>;
     rows(scan, channel, rest, first, tokens, journal_rows, state + (channel - group.channel), out);
   });
 }
 
 void Forward(const DiagonalScan& scan, const ScanSegment& segment, Group group, const Matrix& out) {
-  const auto count = static_cast<size_t>(group.count);
-  float state[kGroup] = {};
-  if (segment.state_in != nullptr) std::copy_n(segment.state_in + group.channel, count, state);
+  const int64_t size = StateParts(scan) * kGroup;
+  float state[2 * kGroup] = {};
+  if (segment.state_in != nullptr) LoadGroup(scan, group, segment.state_in, state);
   if (segment.parents != nullptr) {
-    const Storage storage(static_cast<size_t>(segment.length * kGroup) * sizeof(float));
+    const Storage storage(static_cast<size_t>(segment.length * size) * sizeof(float));
     auto* nodes = reinterpret_cast<float*>(storage.data());
     for (int64_t i = 0; i < segment.length; ++i) {
       const int32_t parent = segment.parents[i];
-      std::copy_n(parent < 0 ? state : nodes + parent * kGroup, kGroup, nodes + i * kGroup);
+      std::copy_n(parent < 0 ? state : nodes + parent * size, size, nodes + i * size);
       float* const* row = segment.journal_rows != nullptr ? segment.journal_rows + i : nullptr;
-      ScanGroup(scan, group, segment.first_row + i, 1, row, nodes + i * kGroup, out);
+      ScanGroup(scan, group, segment.first_row + i, 1, row, nodes + i * size, out);
     }
     return;
   }
   auto snapshot = segment.snapshots.begin();
   for (int64_t t = 0;;) {
     for (; snapshot != segment.snapshots.end() && snapshot->tokens == t; ++snapshot) {
-      std::copy_n(state, count, snapshot->state + group.channel);
+      StoreGroup(scan, group, state, snapshot->state);
     }
     if (t == segment.length) break;
     int64_t end = segment.length;
@@ -156,9 +213,7 @@ void Forward(const DiagonalScan& scan, const ScanSegment& segment, Group group, 
     ScanGroup(scan, group, segment.first_row + t, end - t, rows, state, out);
     t = end;
   }
-  if (segment.state_out != nullptr) {
-    std::copy_n(state, count, segment.state_out + group.channel);
-  }
+  if (segment.state_out != nullptr) StoreGroup(scan, group, state, segment.state_out);
 }
 
 void ReplayRows(const DiagonalScan& scan, std::span<const float* const> rows, Group group,
@@ -167,15 +222,23 @@ void ReplayRows(const DiagonalScan& scan, std::span<const float* const> rows, Gr
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < group.count; c += lanes) {
     const int64_t part = std::min(lanes, group.count - c), channel = group.channel + c;
-    const FloatVector constant = !scan.constant ? hn::Zero(d)
-                                 : scan.period > 0
-                                     ? hn::Set(d, 1.0f)
-                                     : DecayOf(LoadPart(d, scan.log_a.data + channel, part));
     FloatVector h = fresh ? hn::Zero(d) : LoadPart(d, state + channel, part);
+    if (scan.sum) {
+      float* rests = state + scan.channels + channel;
+      FloatVector r = fresh ? hn::Zero(d) : LoadPart(d, rests, part);
+      for (const float* row : rows) {
+        AddToSum(scan.period, LoadPart(d, row + channel, part), h, r);
+      }
+      StorePart(d, h, state + channel, part);
+      StorePart(d, r, rests, part);
+      continue;
+    }
+    const FloatVector constant =
+        scan.constant ? DecayOf(LoadPart(d, scan.log_a.data + channel, part)) : hn::Zero(d);
     for (const float* row : rows) {
       const FloatVector a = scan.constant ? constant : LoadPart(d, row + channel, part);
       const float* x = row + (scan.constant ? 0 : scan.channels) + channel;
-      h = Within(scan.period, hn::MulAdd(a, h, LoadPart(d, x, part)));
+      h = hn::MulAdd(a, h, LoadPart(d, x, part));
     }
     StorePart(d, h, state + channel, part);
   }

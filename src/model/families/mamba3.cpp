@@ -4,8 +4,10 @@
 #include "base/error.h"
 #include "model/families.h"
 #include "model/families/backbone.h"
+#include "model/families/mapping.h"
 #include "model/families/mixture.h"
 #include "model/families/published_keys.h"
+#include "ops/outer_product_state.h"
 
 namespace pronghorn {
 namespace {
@@ -16,13 +18,19 @@ nlohmann::json read_mixer(ConfigReader& reader, int64_t hidden_size) {
   const int64_t inner = std::llround(expand * static_cast<double>(hidden_size));
   require(inner % head_dim == 0, reader.path("head_dim"),
           "{} does not divide the inner size {} (expand x hidden_size)", head_dim, inner);
-  require(!reader.boolean("is_mimo", false), reader.path("is_mimo"),
-          "several inputs and outputs per head are not read from this family");
-  reader.ignore("mimo_rank");
+  const int64_t state = reader.integer("state_size", 128, 2);
+  int64_t rank = 1;
+  if (reader.boolean("is_mimo", false)) {
+    rank = reader.integer("mimo_rank", 4, 2, kMostUpdates);
+    require(state % 2 == 0, reader.path("state_size"), "{} has no two halves for `is_mimo`", state);
+  } else {
+    reader.ignore("mimo_rank");
+  }
   return {{"type", "mamba3"},
           {"heads", inner / head_dim},
           {"head_dim", head_dim},
-          {"state", reader.integer("state_size", 128, 2)},
+          {"state", state},
+          {"rank", rank},
           {"groups", reader.integer("n_groups", 1, 1)},
           {"rope_fraction", reader.number("rope_fraction", 0.5, 0, 1)},
           {"least_rate", reader.number("A_floor", 1e-4)},
@@ -61,6 +69,9 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const double fraction = mixer.at("rope_fraction");
   // The reference has whole expansion factors and two shares of turned columns.
   if (inner % config.hidden_size != 0 || (fraction != 0.5 && fraction != 1)) return {};
+  // With several inputs of a head, pairs of turned columns are halves apart.
+  const int64_t rank = mixer.at("rank");
+  if (rank > 1 && mixer.at("state").get<int64_t>() % 2 != 0) return {};
   nlohmann::json json = {{"model_type", "mamba3"},
                          {"architectures", {"Mamba3ForCausalLM"}},
                          {"vocab_size", config.vocab_size},
@@ -77,22 +88,45 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
                          {"dt_init_floor", mixer.at("time_step_floor")},
                          {"use_bias", mixer.at("bias")},
                          {"is_outproj_norm", mixer.at("output_norm")},
-                         {"is_mimo", false},
+                         {"is_mimo", rank > 1},
                          {"hidden_act", "silu"},
                          {"norm_eps", config.norm_epsilon},
                          {"tie_word_embeddings", config.tie_embeddings},
                          {"torch_dtype", "float32"}};
+  if (rank > 1) json["mimo_rank"] = rank;
   json.update(write_trained_context(config));
   return json;
 }
 
 TensorRules tensors(const ModelConfig& config) {
-  // Biases are published for each of several inputs of a head, here one.
+  const nlohmann::json& mixer = uniform_block(config, "mamba3")->mixers.front();
+  const int64_t rank = mixer.at("rank"), heads = mixer.at("heads"), state = mixer.at("state");
   std::vector<TensorRule> rules;
-  for (const std::string name : {"B_bias", "C_bias"}) {
-    rules.push_back(
-        {{"layers.*.mixer." + name}, {"backbone.layers.*.mixer." + name}, transforms::squeeze(1)});
+  const auto add = [&](const std::string& name, const Transform& transform) {
+    rules.push_back({{"layers.*.mixer." + name}, {"backbone.layers.*.mixer." + name}, transform});
+  };
+  if (rank == 1) {
+    // Biases are published for each of several inputs of a head, here one.
+    for (const char* name : {"B_bias", "C_bias"}) add(name, transforms::squeeze(1));
+    return with_rules(backbone_tensors(config), rules);
   }
+  // [heads, rank, ..] -> [rank, heads, ..]
+  const Transform by_rank =
+      transforms::fold(heads).then(transforms::deal(heads, rank)).then(transforms::unfold(rank));
+  for (const char* name : {"mimo_x", "mimo_z", "mimo_o"}) add(name, by_rank);
+  // Where a head has several inputs, the columns that an angle turns are half of all apart (the
+  // kernels of state-spaces/mamba); where it has one, they are neighbours, as in ours.
+  for (const char* name : {"B_bias", "C_bias"}) {
+    add(name, by_rank.then(transforms::deal_columns(2, state / 2)));
+  }
+  for (const char* name : {"B_norm.weight", "C_norm.weight"}) {
+    add(name, transforms::rope_halves(1, state));
+  }
+  const int64_t inner = heads * mixer.at("head_dim").get<int64_t>();
+  const int64_t columns = 2 * rank * mixer.at("groups").get<int64_t>();  // of B and of C
+  const Transform projected = transforms::rope_halves(columns, state, 2 * inner);
+  add("in_proj.weight", projected);
+  if (mixer.at("bias").get<bool>()) add("in_proj.bias", projected);
   return with_rules(backbone_tensors(config), rules);
 }
 
