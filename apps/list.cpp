@@ -105,16 +105,18 @@ void add_list(CLI::App& app) {
                            {"families", nlohmann::json::array()},
                            {"tasks", nlohmann::json::array()}};
     lab::Table table({{"mixer", lab::Align::kLeft},
+                      {"kind", lab::Align::kLeft},
                       {"state at width 512", lab::Align::kLeft},
                       {"paper", lab::Align::kLeft},
                       {"what it is", lab::Align::kLeft}});
     for (const MixerType& type : mixer_types()) {
       const StateSize size = state_size(type);
-      table.add_row({type.name,
+      table.add_row({type.name, type.kind,
                      size.per_token > 0 ? format_bytes(size.per_token) + " per token"
                                         : format_bytes(size.per_sequence) + " per sequence",
                      type.paper, type.description});
       json["mixers"].push_back({{"name", type.name},
+                                {"kind", type.kind},
                                 {"description", type.description},
                                 {"paper", type.paper},
                                 {"state_bytes_per_token", size.per_token},

@@ -21,6 +21,8 @@
 #include "decode/generator.h"
 #include "lab/measure.h"
 #include "lab/report.h"
+#include "lab/table.h"
+#include "layers/layer.h"
 #include "model/text_cost.h"
 #include "train/corpus.h"
 #include "train/evaluate.h"
@@ -33,6 +35,7 @@ namespace {
 
 constexpr const char* kResultsFile = "results.json";
 constexpr const char* kReportFile = "report.html";
+constexpr const char* kTablesFile = "report.md";
 constexpr const char* kPartFile = "result.json";  // of one architecture, as kResultsFile
 constexpr double kSampleTemperature = 0.8;
 constexpr int64_t kSampleTokens = 120;
@@ -47,6 +50,19 @@ std::string today() {
   char text[32];
   std::strftime(text, sizeof(text), "%Y-%m-%d", &local);
   return text;
+}
+
+// The kind of all mixers of a model, or that it has several.
+std::string kind_of(const ModelConfig& config) {
+  if (config.diffusion) return "diffusion";
+  std::set<std::string> kinds;
+  for (const auto& [letter, block] : config.blocks) {
+    for (const nlohmann::json& mixer : block.mixers) {
+      kinds.insert(find_mixer_type(mixer.at("type").get<std::string>(), "compare").kind);
+    }
+  }
+  if (kinds.empty()) return "other";
+  return kinds.size() == 1 ? *kinds.begin() : "hybrid";
 }
 
 // One architecture to compare, checked before any is trained.
@@ -322,6 +338,7 @@ class Comparison {
     result.config_path = entrant.path.string();
     result.identity = identity_of(entrant);
     result.pattern = entrant.config.pattern;
+    result.kind = kind_of(entrant.config);
     try {
       Model model(entrant.config, options_.seed);
       result.parameters = model.parameter_count();
@@ -593,6 +610,7 @@ class Comparison {
     }
     save_run(run_, options_.directory / kResultsFile);
     save_report(run_, options_.directory / kReportFile);
+    write_file(options_.directory / kTablesFile, compare_markdown(run_));
   }
 
   const CompareOptions& options_;

@@ -49,6 +49,7 @@ struct CompareOptions {
 //   NAME.seed1/     the same with seed 1, if that is not the first
 //   results.json    after each architecture; an interrupted comparison continues from it
 //   report.html
+//   report.md       its tables alone
 //   NAME/result.json  of several ranks, what each found, until the first has it in results.json
 // The first rank prepares the data, and returns and writes the whole; what others return is empty.
 // An architecture that fails is reported with its message and does not stop the others. Throws

@@ -25,16 +25,23 @@ extern const std::string_view kReportTemplate, kReportStyle, kReportScript, kCha
 namespace pronghorn::lab {
 namespace {
 
-// Colours of the palette in report.css; more architectures than these begin again, and their
-// lines are dashed.
+// Colours of the palette in report.css; more architectures or kinds than these begin again.
 constexpr size_t kColours = 8;
 
 // Points of a curve that the page carries: more than its charts can show, and few enough that a
 // run of many steps still makes a page of a few megabytes.
 constexpr size_t kCurvePoints = 2000;
 
-std::string swatch(size_t architecture) {
-  return fmt::format("<i class=\"swatch series-{}\"></i>", architecture % kColours);
+// In the colour of an architecture: its own or, in a run that is shown by kinds, that of its kind.
+// report.js does the same.
+std::string swatch(const CompareRun& run, size_t architecture) {
+  size_t colour = architecture;
+  if (is_grouped(run)) {
+    const std::vector<std::string> kinds = kinds_of(run);
+    const std::string kind = run.architectures[architecture].kind.value_or("");
+    colour = static_cast<size_t>(std::ranges::find(kinds, kind) - kinds.begin());
+  }
+  return fmt::format("<i class=\"swatch series-{}\"></i>", colour % kColours);
 }
 
 std::string count_of(int64_t count) { return format_count(static_cast<double>(count)); }
@@ -61,7 +68,7 @@ std::string finding_cards(const CompareRun& run) {
       winners = fmt::format("{} tie", finding.winners.size());
     } else {
       for (const size_t index : finding.winners) {
-        winners += fmt::format("<span>{}{}</span> ", swatch(index),
+        winners += fmt::format("<span>{}{}</span> ", swatch(run, index),
                                html_escape(run.architectures[index].name));
       }
     }
@@ -79,8 +86,8 @@ std::string failure_notes(const CompareRun& run) {
   for (size_t i = 0; i < run.architectures.size(); ++i) {
     const ArchitectureResult& a = run.architectures[i];
     if (!a.failure) continue;
-    html += fmt::format("<p class=\"failure\">{}<strong>{}</strong> failed: {}</p>\n", swatch(i),
-                        html_escape(a.name), html_escape(*a.failure));
+    html += fmt::format("<p class=\"failure\">{}<strong>{}</strong> failed: {}</p>\n",
+                        swatch(run, i), html_escape(a.name), html_escape(*a.failure));
   }
   return html;
 }
@@ -185,7 +192,7 @@ std::string group_row(const Table& table) {
   return any ? "<tr class=\"groups\">" + cells + "</tr>" : std::string();
 }
 
-std::string table_html(const Table& table) {
+std::string table_html(const CompareRun& run, const Table& table) {
   std::string html = fmt::format(
       "<figure class=\"table\"><figcaption>{}</figcaption><div class=\"scroll\"><table><thead>{}"
       "<tr>",
@@ -202,7 +209,12 @@ std::string table_html(const Table& table) {
     for (size_t c = 0; c < table.columns().size(); ++c) {
       const Cell& cell = table.rows()[row][c];
       if (c == 0) {
-        html += fmt::format("<th scope=\"row\">{}{}</th>", swatch(row), html_escape(cell.text));
+        html +=
+            fmt::format("<th scope=\"row\">{}{}</th>", swatch(run, row), html_escape(cell.text));
+        continue;
+      }
+      if (table.columns()[c].align == Align::kLeft) {
+        html += fmt::format("<td class=\"text\">{}</td>", html_escape(cell.text));
         continue;
       }
       const bool best = table.is_best(row, c);
@@ -220,7 +232,7 @@ std::string table_html(const Table& table) {
 
 std::string tables_html(const CompareRun& run) {
   std::string html;
-  for (const Table& table : comparison_tables(run)) html += table_html(table);
+  for (const Table& table : comparison_tables(run)) html += table_html(run, table);
   return html;
 }
 
@@ -232,9 +244,11 @@ std::string model_cards(const CompareRun& run) {
       if (!value) return std::string();
       return (a.bound_samples ? "at most " : "") + format_bits(*value) + " bits/byte";
     };
-    html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(i), html_escape(a.name));
+    html += fmt::format("<article class=\"model\"><h3>{}{}</h3>\n", swatch(run, i),
+                        html_escape(a.name));
     html += fact_list(
         {{"Pattern", a.pattern},
+         {"Kind", a.kind.value_or("")},
          {"Configuration", a.config_path},
          {"Parameters", fmt::format("{}, {} without embeddings", count_of(a.parameters),
                                     count_of(a.non_embedding_parameters))},
@@ -263,7 +277,8 @@ std::string model_cards(const CompareRun& run) {
 
 }  // namespace
 
-std::string render_report(const CompareRun& run) {
+std::string render_report(const CompareRun& given) {
+  const CompareRun run = in_order(given);
   const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
   const size_t count = run.architectures.size();
   return filled_page(embedded::kReportTemplate,

@@ -31,23 +31,111 @@ function curve(x, y, divisor) {
 
 let charts = [];
 
+// Many architectures are shown by kinds (lab/results.h): a kind has a colour, those of it differ in
+// dashes and points.
+const kinds = [...new Set(architectures.map(a => a.kind || ''))];
+const grouped = architectures.length > 8 && kinds.length > 1;
+const DASHES = [[], [6, 3], [2, 3], [10, 3, 2, 3]];
+
+// Which colour, and how many had it before.
+function lookOf(index) {
+  if (!grouped) return {colour: index, round: Math.floor(index / COLOURS)};
+  const kind = architectures[index].kind || '';
+  const before = architectures.slice(0, index).filter(a => (a.kind || '') === kind).length;
+  return {colour: kinds.indexOf(kind), round: before};
+}
+
 function series(index, points, more) {
-  const colour = scheme.series[index % COLOURS];
+  const look = lookOf(index);
+  const colour = scheme.series[look.colour % COLOURS];
   return Object.assign({
     label: architectures[index].name,
+    architecture: index,
     data: points,
     borderColor: colour,
     backgroundColor: colour,
     borderWidth: 2,
-    borderDash: index < COLOURS ? [] : [6, 3],
-    // The second round of colours has other points.
-    pointStyle: POINTS[(index + 3 * Math.floor(index / COLOURS)) % POINTS.length],
+    borderDash: DASHES[look.round % DASHES.length],
+    pointStyle: POINTS[(grouped ? look.round : index + 3 * look.round) % POINTS.length],
     pointRadius: 0,
     pointHoverRadius: 5,
     // Points at the edge of the chart are drawn whole; lines that leave at the top are cut.
     clip: {left: 6, top: 0, right: 6, bottom: 6},
   }, more);
 }
+
+// A legend of kinds: one entry for each, which hides and shows all of it.
+function kindLegend() {
+  if (!grouped) return {};
+  const members = (chart, kind) => chart.data.datasets.flatMap((dataset, i) =>
+    dataset.architecture !== undefined && kinds[lookOf(dataset.architecture).colour] === kind ? [i] : []);
+  return {
+    onClick: (event, item, legend) => {
+      const chart = legend.chart, of = item.kind === undefined ? [item.datasetIndex] : members(chart, item.kind);
+      const visible = of.some(i => chart.isDatasetVisible(i));
+      for (const i of of) chart.setDatasetVisibility(i, !visible);
+      chart.update();
+    },
+    generateLabels: chart => {
+      const plain = Chart.defaults.plugins.legend.labels.generateLabels(chart);
+      const kept = plain.filter(item => chart.data.datasets[item.datasetIndex].architecture === undefined);
+      return kinds.flatMap(kind => {
+        const of = members(chart, kind);
+        const first = plain.find(item => item.datasetIndex === of[0]);
+        return first === undefined ? [] : [Object.assign({}, first, {
+          text: kind || 'other', kind, hidden: !of.some(i => chart.isDatasetVisible(i)),
+          pointStyle: 'circle', lineDash: []})];
+      }).concat(kept);
+    },
+  };
+}
+
+// Places for names {text, width, x, y} beside their points: to the right, the left, above or below,
+// where they lie in the area and cover no point and no name before them; others go without. Returns
+// {text, left, top} of those that have one.
+function placedNames(names, points, area, height) {
+  const gap = 8, half = 4;    // from a point to its name; of what a point covers
+  const taken = points.map(p => ({left: p.x - half, right: p.x + half, top: p.y - half, bottom: p.y + half}));
+  const placed = [];
+  for (const {text, width, x, y} of names) {
+    const corners = [[x + gap, y - height / 2], [x - gap - width, y - height / 2],
+                     [x - width / 2, y - gap - height], [x - width / 2, y + gap]];
+    for (const [left, top] of corners) {
+      const right = left + width, bottom = top + height;
+      if (left < area.left || right > area.right || top < area.top || bottom > area.bottom) continue;
+      if (taken.some(t => left < t.right && t.left < right && top < t.bottom && t.top < bottom)) continue;
+      taken.push({left, right, top, bottom});
+      placed.push({text, left, top});
+      break;
+    }
+  }
+  return placed;
+}
+
+// Names beside the points of a scatter chart, the last of each series.
+const pointNames = {
+  id: 'pointNames',
+  afterDatasetsDraw(chart) {
+    const ctx = chart.ctx, height = 13;
+    ctx.save();
+    ctx.font = '11px ' + Chart.defaults.font.family;
+    ctx.textBaseline = 'middle';
+    ctx.fillStyle = scheme.ink;
+    const points = [], names = [];
+    chart.data.datasets.forEach((dataset, i) => {
+      if (!chart.isDatasetVisible(i)) return;
+      const all = chart.getDatasetMeta(i).data.map(point => ({x: point.x, y: point.y}));
+      points.push(...all);
+      if (all.length === 0) return;
+      const text = dataset.label.length > 24 ? dataset.label.slice(0, 23) + '…' : dataset.label;
+      names.push(Object.assign({text, width: ctx.measureText(text).width}, all[all.length - 1]));
+    });
+    for (const name of placedNames(names, points, chart.chartArea, height)) {
+      ctx.fillText(name.text, name.left, name.top + height / 2);
+    }
+    ctx.restore();
+  },
+};
 
 function contextAxis(contexts, title = 'context in tokens') {
   const room = 1.25;
@@ -65,9 +153,11 @@ function draw(id, type, datasets, scales, tooltip) {
   datasets = datasets.filter(dataset => dataset.data.length > 0);
   figure.hidden = datasets.every(dataset => dataset.reference);
   if (figure.hidden) return;
+  const legend = kindLegend();
   charts.push(new Chart(figure.querySelector('canvas'), {
     type,
     data: {datasets},
+    plugins: type === 'scatter' ? [pointNames] : [],
     options: {
       animation: false,
       responsive: true,
@@ -77,8 +167,11 @@ function draw(id, type, datasets, scales, tooltip) {
       interaction: {mode: 'nearest', intersect: false},
       scales: scales(),
       plugins: {
-        legend: {position: 'bottom', labels: {color: scheme.ink, usePointStyle: true, boxHeight: 7,
-                                              padding: 14, font: {size: 12.5}}},
+        legend: {position: 'bottom',
+                 labels: {color: scheme.ink, usePointStyle: true, boxHeight: 7, padding: 14,
+                          font: {size: 12.5},
+                          ...(grouped ? {generateLabels: legend.generateLabels} : {})},
+                 ...(grouped ? {onClick: legend.onClick} : {})},
         tooltip: {callbacks: {title: () => '', label: item => tooltip(item.dataset.label, item.raw)}},
       },
     },
@@ -191,24 +284,25 @@ function drawTasks() {
 }
 
 function drawScatters() {
-  const chart = (id, speed, title) => {
+  const radius = grouped ? 5 : 8;
+  const chart = (id, speed, title, format, unit) => {
     const points = architectures.map(a => {
       const x = speed(a), y = a.held_out_bits_per_byte;
       return known(x) && known(y) ? [{x, y}] : [];
     });
     draw(id, 'scatter',
-      points.map((list, i) => series(i, list, {pointRadius: 8, pointHoverRadius: 10})), () => {
+      points.map((list, i) => series(i, list, {pointRadius: radius, pointHoverRadius: radius + 2})), () => {
         const xs = extent(points, 'x'), ys = extent(points, 'y');
         const roomX = 0.12 * (xs[1] - xs[0]) || 0.1 * xs[1];
         const roomY = 0.15 * (ys[1] - ys[0]) || 0.05;
         // Speeds that differ by little read better on a linear axis.
-        return {x: xs[0] > 0 && xs[1] / xs[0] > 8 ? logAxis(title, count, xs)
-                  : axis(title, count, Math.max(0, xs[0] - roomX), xs[1] + roomX),
+        return {x: xs[0] > 0 && xs[1] / xs[0] > 8 ? logAxis(title, format, xs)
+                  : axis(title, format, Math.max(0, xs[0] - roomX), xs[1] + roomX),
                 y: axis('held-out bits per byte', value => String(Number(value.toFixed(3))),
                         ys[0] - roomY, ys[1] + roomY)};
-      }, (name, p) => name + ': ' + bits(p.y) + ' bits/byte, ' + count(p.x) + ' tokens/s');
+      }, (name, p) => name + ': ' + bits(p.y) + ' bits/byte, ' + format(p.x) + unit);
   };
-  chart('quality-training', a => a.train_tokens_per_second, 'training tokens/s');
+  chart('quality-training', a => a.train_tokens_per_second, 'training tokens/s', count, ' tokens/s');
 
   // Decoding at the longest context that most architectures reached.
   const reached = new Map();
@@ -219,10 +313,13 @@ function drawScatters() {
   }
   const most = Math.max(0, ...reached.values());
   const at = Math.max(0, ...[...reached].filter(entry => entry[1] === most).map(entry => entry[0]));
-  chart('quality-decode', a => {
+  const there = key => a => {
     const point = a.inference.find(p => p.context === at);
-    return point && point.decode_tokens_per_second;
-  }, 'decoded tokens/s at a context of ' + context(at));
+    return point && point[key];
+  };
+  const where = ' at a context of ' + context(at);
+  chart('quality-decode', there('decode_tokens_per_second'), 'decoded tokens/s' + where, count, ' tokens/s');
+  chart('quality-state', there('state_bytes'), 'state bytes of a sequence' + where, bytes, ' of state');
 }
 
 function drawAll() {
@@ -247,13 +344,14 @@ function drawAll() {
 function sortBy(header, column) {
   const table = header.closest('table');
   const body = table.tBodies[0];
+  const words = column === 0 || body.querySelector(`td:nth-child(${column + 1})`)?.className === 'text';
   const ascending = header.getAttribute('aria-sort') === 'descending' ||
-    (column === 0 && header.getAttribute('aria-sort') !== 'ascending');
+    (words && header.getAttribute('aria-sort') !== 'ascending');
   for (const other of table.tHead.querySelectorAll('th')) other.removeAttribute('aria-sort');
   header.setAttribute('aria-sort', ascending ? 'ascending' : 'descending');
   const sign = ascending ? 1 : -1;
   const rows = [...body.rows].sort((a, b) => {
-    if (column === 0) return sign * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+    if (words) return sign * a.cells[column].textContent.localeCompare(b.cells[column].textContent);
     const x = a.cells[column].dataset.value, y = b.cells[column].dataset.value;
     // What was not measured stays last either way.
     if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);

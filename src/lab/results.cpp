@@ -100,6 +100,7 @@ void fields(const Io& io, T& value) {
   io("config_path", value.config_path);
   io("identity", value.identity);
   io("pattern", value.pattern);
+  io("kind", value.kind);
   io("parameters", value.parameters);
   io("non_embedding_parameters", value.non_embedding_parameters);
   io("active_parameters", value.active_parameters);
@@ -307,6 +308,39 @@ std::vector<int64_t> measured_contexts(const CompareRun& run) {
     for (const InferencePoint& point : result.inference) contexts.insert(point.context);
   }
   return {contexts.begin(), contexts.end()};
+}
+
+std::vector<std::string> kinds_of(const CompareRun& run) {
+  std::vector<std::string> kinds;
+  for (const ArchitectureResult& a : run.architectures) {
+    const std::string kind = a.kind.value_or("");
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+  }
+  return kinds;
+}
+
+bool is_grouped(const CompareRun& run) {
+  constexpr size_t kMostUngrouped = 8;
+  return run.architectures.size() > kMostUngrouped && kinds_of(run).size() > 1;
+}
+
+CompareRun in_order(CompareRun run) {
+  if (!is_grouped(run)) return run;
+  const auto score = [](const ArchitectureResult& a) {
+    const double bits = a.held_out_bits_per_byte.value_or(NAN);
+    return std::isfinite(bits) ? bits : std::numeric_limits<double>::infinity();
+  };
+  std::vector<ArchitectureResult>& all = run.architectures;
+  std::stable_sort(all.begin(), all.end(),
+                   [&](const auto& a, const auto& b) { return score(a) < score(b); });
+  // Those in the order of their scores, the kinds are in that of their best.
+  const std::vector<std::string> kinds = kinds_of(run);
+  const auto place = [&](const ArchitectureResult& a) {
+    return std::find(kinds.begin(), kinds.end(), a.kind.value_or("")) - kinds.begin();
+  };
+  std::stable_sort(all.begin(), all.end(),
+                   [&](const auto& a, const auto& b) { return place(a) < place(b); });
+  return run;
 }
 
 const InferencePoint* inference_at(const ArchitectureResult& result, int64_t context) {

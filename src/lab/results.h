@@ -101,6 +101,9 @@ struct ArchitectureResult {
   std::string config_path;
   std::string identity;  // of the configuration and of what was asked for, to continue from
   std::string pattern;
+  // What its layers are: the kind of its mixers (layers/layer.h), "hybrid" or "diffusion". Absent
+  // from results of earlier versions.
+  std::optional<std::string> kind;
   int64_t parameters = 0;
   int64_t non_embedding_parameters = 0;
   // Of a model with experts: the parameters that a token meets, and what the least and the most
@@ -164,6 +167,15 @@ CompareRun parse_run(std::string_view text, std::string_view where);
 // Writes and reads a file of run_text. Throw Error.
 void save_run(const CompareRun& run, const std::filesystem::path& path);
 CompareRun load_run(const std::filesystem::path& path);
+
+// Whether a run has so many architectures that it is shown by kinds, one after the other: more than
+// eight, of at least two kinds.
+bool is_grouped(const CompareRun& run);
+// The kinds of a run, each once, in the order of the architectures.
+std::vector<std::string> kinds_of(const CompareRun& run);
+// The run as it is shown: if it is grouped, the architectures kind by kind, that of the best first,
+// and within each by what they make of the held-out text; those that were not judged last.
+CompareRun in_order(CompareRun run);
 
 // Every context that any architecture of the run was measured at, ascending, each once.
 std::vector<int64_t> measured_contexts(const CompareRun& run);

@@ -191,6 +191,36 @@ std::string Table::text(bool bold, size_t max_width) const {
   return result;
 }
 
+std::string Table::markdown() const {
+  // Names come from files: what would end a cell, or be markup, is shown as itself.
+  const auto plain = [](const std::string& text) {
+    std::string result;
+    for (const char c : one_line(text)) {
+      if (std::string_view("\\|*_<>[]`").find(c) != std::string_view::npos) result += '\\';
+      result += c;
+    }
+    return result;
+  };
+  std::string result = title_.empty() ? "" : fmt::format("**{}**\n\n", plain(title_));
+  std::string line = "|", rule = "|";
+  for (const Column& column : columns_) {
+    const std::string title =
+        column.group.empty() ? column.title : column.group + " " + column.title;
+    line += fmt::format(" {} |", plain(title));
+    rule += column.align == Align::kLeft ? "---|" : "---:|";
+  }
+  result += line + "\n" + rule + "\n";
+  for (size_t row = 0; row < rows_.size(); ++row) {
+    line = "|";
+    for (size_t column = 0; column < columns_.size(); ++column) {
+      const std::string text = plain(rows_[row][column].text);
+      line += is_best(row, column) ? fmt::format(" **{}** |", text) : fmt::format(" {} |", text);
+    }
+    result += line + "\n";
+  }
+  return result;
+}
+
 namespace {
 
 std::optional<double> as_double(std::optional<int64_t> value) {
@@ -227,10 +257,9 @@ Table quality_table(const CompareRun& run) {
                        (measured_tasks(run).empty() && !images && !sound);
   const bool peak = given(&ArchitectureResult::train_fraction_of_peak);
   const bool recall = given(&ArchitectureResult::mqar_accuracy);
-  std::vector<Column> columns{
-      {"architecture", Align::kLeft},
-      {"parameters"},
-  };
+  std::vector<Column> columns{{"architecture", Align::kLeft}};
+  if (is_grouped(run)) columns.push_back({"kind", Align::kLeft});
+  columns.push_back({"parameters"});
   if (quality) {
     columns.push_back(
         {"held-out bits/byte", Align::kRight, Best::kLowest, {}, quality_margin(run)});
@@ -253,8 +282,9 @@ Table quality_table(const CompareRun& run) {
   Table table(std::move(columns), "Quality and training");
   for (const ArchitectureResult& a : run.architectures) {
     const double parameters = static_cast<double>(a.parameters);
-    std::vector<Cell> cells{name_cell(a),
-                            a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell()};
+    std::vector<Cell> cells{name_cell(a)};
+    if (is_grouped(run)) cells.push_back(a.kind ? Cell(*a.kind) : Cell());
+    cells.push_back(a.parameters > 0 ? Cell(format_count(parameters), parameters) : Cell());
     if (quality) cells.push_back(quality_cell(a));
     if (images) {
       const auto cell = [&](double ImageScore::*value, std::string (*format)(double)) {
@@ -367,9 +397,40 @@ Table joined(const std::vector<Table>& tables) {
   return result;
 }
 
+// What marks and failures mean. mark: of the best.
+std::string notes_of(const CompareRun& run, const std::vector<Table>& tables,
+                     std::string_view mark) {
+  std::string notes;
+  if (std::ranges::any_of(tables, [](const Table& table) { return table.has_best(); })) {
+    notes += fmt::format("{} best of its column", mark);
+    const double margin = quality_margin(run);
+    if (std::ranges::count_if(run.architectures, [](const ArchitectureResult& a) {
+          return a.held_out_bits_per_byte.has_value();
+        }) > 1) {
+      notes += run.seeds > 1
+                   ? fmt::format(
+                         "; bits/byte within {} count as equal: two standard errors of {} "
+                         "seeds",
+                         format_percent(margin), run.seeds)
+                   : fmt::format("; bits/byte within {} count as equal: one seed cannot tell more",
+                                 format_percent(margin));
+    }
+    notes += '\n';
+  }
+  for (const ArchitectureResult& a : run.architectures) {
+    if (a.failure) notes += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
+  }
+  if (run.data.gzip_bits_per_byte) {
+    notes += fmt::format("gzip -9 on the same held-out text: {} bits/byte\n",
+                         format_bits(*run.data.gzip_bits_per_byte));
+  }
+  return notes;
+}
+
 }  // namespace
 
-std::vector<Table> comparison_tables(const CompareRun& run) {
+std::vector<Table> comparison_tables(const CompareRun& given) {
+  const CompareRun run = in_order(given);
   std::vector<Table> tables{quality_table(run)};
   const std::vector<TaskLengths> tasks = measured_tasks(run);
   if (!tasks.empty()) {
@@ -408,30 +469,22 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
       text += table.text(bold, max_width);
     }
   }
-  std::string notes;
-  if (std::ranges::any_of(tables, [](const Table& table) { return table.has_best(); })) {
-    notes += "* best of its column";
-    const double margin = quality_margin(run);
-    if (std::ranges::count_if(run.architectures, [](const ArchitectureResult& a) {
-          return a.held_out_bits_per_byte.has_value();
-        }) > 1) {
-      notes += run.seeds > 1
-                   ? fmt::format(
-                         "; bits/byte within {} count as equal: two standard errors of {} "
-                         "seeds",
-                         format_percent(margin), run.seeds)
-                   : fmt::format("; bits/byte within {} count as equal: one seed cannot tell more",
-                                 format_percent(margin));
-    }
-    notes += '\n';
+  const std::string notes = notes_of(run, tables, "*");
+  return notes.empty() ? text : text + "\n" + notes;
+}
+
+std::string compare_markdown(const CompareRun& run) {
+  const std::vector<Table> tables = comparison_tables(run);
+  std::string budget = "training";
+  if (run.budget.seconds) budget = format_duration(*run.budget.seconds) + " of training";
+  if (run.budget.tokens) {
+    budget = format_count(static_cast<double>(*run.budget.tokens)) + " training tokens";
   }
-  for (const ArchitectureResult& a : run.architectures) {
-    if (a.failure) notes += fmt::format("{} failed: {}\n", one_line(a.name), one_line(*a.failure));
-  }
-  if (run.data.gzip_bits_per_byte) {
-    notes += fmt::format("gzip -9 on the same held-out text: {} bits/byte\n",
-                         format_bits(*run.data.gzip_bits_per_byte));
-  }
+  std::string text = fmt::format("{} · {}, {} threads · {} · {} each, seed {}\n",
+                                 one_line(run.date), one_line(run.machine.cpu), run.machine.threads,
+                                 one_line(run.title), budget, run.seed);
+  for (const Table& table : tables) text += "\n" + table.markdown();
+  const std::string notes = notes_of(run, tables, "Bold:");
   return notes.empty() ? text : text + "\n" + notes;
 }
 

@@ -64,6 +64,9 @@ class Table {
   // terminal.
   std::string text(bool bold = false, size_t max_width = 0) const;
 
+  // The same as a table of Markdown, the best cells in bold type.
+  std::string markdown() const;
+
  private:
   struct Layout;
   Layout layout(const std::vector<size_t>& columns) const;
@@ -74,7 +77,7 @@ class Table {
   std::vector<std::vector<Cell>> rows_;
 };
 
-// The tables of a comparison, one row an architecture in the order of the run: quality and
+// The tables of a comparison, one row an architecture in the order of in_order(): quality and
 // training; accuracy of synthetic tasks by length; prompt and decode speed by context; state by
 // context. All but the first are omitted if nothing was measured.
 std::vector<Table> comparison_tables(const CompareRun& run);
@@ -82,5 +85,8 @@ std::vector<Table> comparison_tables(const CompareRun& run);
 // The comparison for a terminal: one table if it fits in max_width columns, else several of the
 // same rows; then gzip's bits per byte and what failed.
 std::string compare_table(const CompareRun& run, bool bold = false, size_t max_width = 120);
+
+// The same tables and notes in Markdown, after a line of machine, date, data and budget.
+std::string compare_markdown(const CompareRun& run);
 
 }  // namespace pronghorn::lab

@@ -142,6 +142,7 @@ struct LayerType {
   // The settings of a configuration, which may be incomplete.
   std::vector<FieldDescription> (*describe)(ConfigReader reader,
                                             const LayerContext& context) = nullptr;
+  std::string kind = "other";  // "delta rule": the mixers that it is listed with
 };
 using MixerType = LayerType<Mixer>;
 using FeedForwardType = LayerType<FeedForward>;

@@ -1,4 +1,5 @@
-// The layers there are. A new one is a file beside these, a line here and one in registry.cpp.
+// The layers there are. A new one is a file beside these, a line here and one in registry.cpp,
+// among those of its kind.
 #pragma once
 
 #include <memory>

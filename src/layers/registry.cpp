@@ -21,30 +21,42 @@ const Type& find_type(const std::vector<Type>& types, std::string_view name, std
               fmt::format("choose from {}", fmt::join(names, ", ")));
 }
 
+// The mixers there are, by what they keep of a sequence and how they change it.
+struct Kind {
+  const char* name;
+  std::vector<MixerType (*)()> makers;
+};
+
 std::vector<MixerType>& mixers() {
-  static constexpr MixerType (*kMakers[])() = {
-      attention_mixer_type,     mamba_mixer_type,
-      mamba2_mixer_type,        gated_deltanet_mixer_type,
-      short_conv_mixer_type,    mla_mixer_type,
-      dsa_mixer_type,           infini_mixer_type,
-      longformer_mixer_type,    bigbird_mixer_type,
-      ttt_linear_mixer_type,    ttt_mlp_mixer_type,
-      titans_memory_mixer_type, titans_mac_mixer_type,
-      titans_mag_mixer_type,    titans_mal_mixer_type,
-      hymba_mixer_type,         linear_attention_mixer_type,
-      retnet_mixer_type,        lightning_mixer_type,
-      gla_mixer_type,           hgrn2_mixer_type,
-      delta_net_mixer_type,     kda_mixer_type,
-      mlstm_mixer_type,         rg_lru_mixer_type,
-      s4d_mixer_type,           rwkv7_mixer_type,
-      hgrn_mixer_type,          rwkv6_mixer_type,
-      mamba3_mixer_type,        moba_mixer_type,
-      nsa_mixer_type,           transformer_xl_mixer_type,
-      mega_mixer_type,          megalodon_mixer_type,
-  };
   static std::vector<MixerType> types = [] {
+    const std::vector<Kind> kinds = {
+        {"softmax attention",
+         {attention_mixer_type, mla_mixer_type, transformer_xl_mixer_type, infini_mixer_type}},
+        {"sparse attention",
+         {longformer_mixer_type, bigbird_mixer_type, moba_mixer_type, nsa_mixer_type,
+          dsa_mixer_type}},
+        {"linear attention",
+         {linear_attention_mixer_type, retnet_mixer_type, lightning_mixer_type, gla_mixer_type,
+          hgrn2_mixer_type, rwkv6_mixer_type, mlstm_mixer_type}},
+        {"delta rule",
+         {delta_net_mixer_type, gated_deltanet_mixer_type, kda_mixer_type, rwkv7_mixer_type}},
+        {"state space",
+         {mamba_mixer_type, mamba2_mixer_type, mamba3_mixer_type, s4d_mixer_type, rg_lru_mixer_type,
+          hgrn_mixer_type}},
+        {"test-time memory",
+         {ttt_linear_mixer_type, ttt_mlp_mixer_type, titans_memory_mixer_type,
+          titans_mac_mixer_type, titans_mag_mixer_type, titans_mal_mixer_type}},
+        {"convolution", {short_conv_mixer_type}},
+        // Attention and a recurrence in one layer.
+        {"hybrid", {hymba_mixer_type, mega_mixer_type, megalodon_mixer_type}},
+    };
     std::vector<MixerType> all;
-    for (const auto make : kMakers) all.push_back(make());
+    for (const Kind& kind : kinds) {
+      for (const auto make : kind.makers) {
+        all.push_back(make());
+        all.back().kind = kind.name;
+      }
+    }
     return all;
   }();
   return types;

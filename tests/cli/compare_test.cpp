@@ -27,6 +27,7 @@ TEST_F(CliTest, CompareFromEndToEnd) {
   ASSERT_EQ(run["architectures"].size(), 2u);
   for (const auto& architecture : run["architectures"]) {
     EXPECT_TRUE(architecture["failure"].is_null());
+    EXPECT_TRUE(architecture["kind"].is_string());
     EXPECT_EQ(architecture["train_tokens"], 2560);
     EXPECT_GT(architecture["held_out_bits_per_byte"].get<double>(), 0);
     EXPECT_EQ(architecture["curve"].size(), 10u);
@@ -35,6 +36,8 @@ TEST_F(CliTest, CompareFromEndToEnd) {
     EXPECT_TRUE(std::filesystem::exists(folder_ / "out" / architecture["name"].get<std::string>() /
                                         "model.safetensors"));
   }
+  EXPECT_THAT(read_file(folder_ / "out/report.md"),
+              AllOf(HasSubstr("| tiny |"), HasSubstr("| llama |"), HasSubstr("2.56k")));
   const std::string report = read_file(folder_ / "out/report.html");
   EXPECT_THAT(report, AllOf(HasSubstr("<!DOCTYPE html>"), HasSubstr("tiny"), HasSubstr("llama")));
   // Nothing is loaded from anywhere: no address in an attribute or a style that loads.

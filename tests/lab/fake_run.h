@@ -26,6 +26,9 @@ inline ArchitectureResult fake_result(const FakeTraits& traits, size_t index) {
   a.config_path = std::string("configs/compare/") + traits.name + ".json";
   a.identity = "0123456789abcdef";
   a.pattern = traits.pattern;
+  a.kind = traits.fixed_bytes == 0   ? "softmax attention"
+           : traits.token_bytes == 0 ? "state space"
+                                     : "hybrid";
   a.parameters = 10'200'000 + 137'000 * static_cast<int64_t>(index);
   a.non_embedding_parameters = a.parameters - 1'048'576;
   a.train_seconds = kSeconds + 0.4 * static_cast<double>(index);

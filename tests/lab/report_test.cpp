@@ -54,12 +54,46 @@ TEST(Report, IsOneCompletePage) {
   EXPECT_THAT(page, HasSubstr("Chart.js v3"));
   EXPECT_EQ(count(page, " src="), 0u);
   EXPECT_EQ(count(page, "<link"), 0u);
-  EXPECT_EQ(count(page, "<canvas"), 8u);
+  EXPECT_EQ(count(page, "<canvas"), 9u);
   EXPECT_EQ(count(page, "<article class=\"model\">"), 5u);
 }
 
 TEST(Report, EmbedsTheResults) {
   EXPECT_EQ(parse_run(embedded_results(render_report(fake_run())), "page"), fake_run());
+}
+
+// Ten architectures, the second five of which are worse.
+CompareRun large_run() {
+  CompareRun run = fake_run();
+  for (ArchitectureResult a : fake_run().architectures) {
+    a.name += "-2";
+    a.held_out_bits_per_byte = *a.held_out_bits_per_byte + 0.5;
+    run.architectures.push_back(a);
+  }
+  run.architectures[9].held_out_bits_per_byte.reset();
+  return run;
+}
+
+TEST(Report, ManyArchitecturesAreShownByKind) {
+  const CompareRun run = in_order(large_run());
+  std::vector<std::string> names;
+  for (const ArchitectureResult& a : run.architectures) names.push_back(a.name);
+  // The kinds by their best, and within each the best first.
+  EXPECT_THAT(names, testing::ElementsAre("hybrid", "hybrid-2", "gated-deltanet", "mamba2", "mamba",
+                                          "gated-deltanet-2", "mamba2-2", "mamba-2", "transformer",
+                                          "transformer-2"));
+  const std::string page = render_report(large_run());
+  EXPECT_EQ(count(page, "<td class=\"text\">state space</td>"), 6u);
+  // A colour for each kind: in three tables of ten rows, and on the cards of the models.
+  EXPECT_GE(count(page, "swatch series-1"), 4u * 6u);
+  EXPECT_EQ(count(page, "swatch series-3"), 0u);
+  EXPECT_EQ(parse_run(embedded_results(page), "page"), run);
+  // Few are shown as they were given, and of results without kinds there is nothing to show.
+  EXPECT_EQ(in_order(fake_run()), fake_run());
+  EXPECT_THAT(render_report(fake_run()), Not(HasSubstr("<td class=\"text\"")));
+  CompareRun old = large_run();
+  for (ArchitectureResult& a : old.architectures) a.kind.reset();
+  EXPECT_EQ(in_order(old), old);
 }
 
 TEST(Report, LongCurvesAreThinnedToMeans) {
