@@ -316,7 +316,8 @@ def time_mix(weights, name, config, layer):
     width = config["hidden_size"]
     dim = config["head_dim"] or width // config["num_heads"]
     heads = width // dim
-    mixes = {s: weights.uniform(f"{name}.x_{s}", (1, 1, width), 0.0, 1.0)[0, 0] for s in "rwkvag"}
+    shape = (width,) if config.get("negative_eigenvalues") else (1, 1, width)
+    mixes = {s: weights.uniform(f"{name}.x_{s}", shape, 0.0, 1.0).reshape(width) for s in "rwkvag"}
     r_proj, k_proj, v_proj, o_proj = (weights.matrix(f"{name}.{part}_proj.weight", width, width)
                                       for part in "rkvo")
     lora = {}
@@ -359,6 +360,8 @@ def time_mix(weights, name, config, layer):
             state = np.zeros((dim, dim))  # [value, key]
             for t in range(count):
                 taken, put = removed[t, head], removed[t, head] * rate[t, head]
+                if config.get("negative_eigenvalues"):
+                    put = put * (1 + w[t, head])
                 state = (state * w[t, head] - np.outer(state @ taken, put)
                          + np.outer(v[t, head], k[t, head]))
                 out[t, head] = state @ r[t, head]
@@ -369,6 +372,12 @@ def time_mix(weights, name, config, layer):
         return ((out + bonus.reshape(count, width)) * gate) @ o_proj.T, first
 
     return forward
+
+
+def first_time_mix(weights, name, config):
+    """The same as the first layer of this engine's own configuration."""
+    mix = time_mix(weights, name, dict(config, norm_eps=config["epsilon"]), 0)
+    return lambda x: mix(x, None)[0]
 
 
 def channel_mix(weights, name, config):
@@ -759,7 +768,7 @@ def mamba3_mimo(weights, name, config, published=False):
 def own_format(config):
     """Layers of this engine's own configuration, a mixer in each block."""
     makers = {"linear_attention": linear_attention, "lightning": lightning, "mega": mega,
-              "megalodon": megalodon, "mamba3": mamba3_mimo}
+              "megalodon": megalodon, "mamba3": mamba3_mimo, "rwkv7": first_time_mix}
     weights = Weights()
     width, style = config["hidden_size"], config["norm"]
     table = weights.matrix("embeddings.weight", config["vocab_size"], width, 1.0)
@@ -1092,6 +1101,12 @@ def goldens():
         "b": {"mixer": {"type": "mamba3", "heads": 4, "head_dim": 6, "state": 10, "groups": 2,
                         "rank": 3, "rope_fraction": 1.0, "least_rate": 0.5,
                         "output_norm": True}}}), own_format
+    # Removals that turn signs.
+    yield "rwkv7_negative", dict(common, hidden_size=24, pattern="r", blocks={
+        "r": {"mixer": {"type": "rwkv7", "heads": 3, "head_dim": 8, "decay_low_rank_dim": 5,
+                        "a_low_rank_dim": 4, "v_low_rank_dim": 3, "gate_low_rank_dim": 6,
+                        "negative_eigenvalues": True},
+              "ffn": {"type": "swiglu", "size": 16}}}), own_format
     common = {"activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"],
               "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1,
               "block_type": "llama", "eos_token_id": 45, "include_bias": False,

@@ -70,7 +70,7 @@ failed=0
   cat <<END
 # The zoo, side by side
 
-Every configuration of \`configs/*-$size.json\`, trained from random weights on the text of the demo, and then
+Every configuration of \`configs/*-$size.json\`, trained from random weights on the same text and then
 measured: made by \`scripts/zoo.sh\`. They have about as many parameters without embeddings, and share one
 learning rate. What such a comparison says, and what it does not, is on [measuring](measuring.md#compare): it
 ranks what is learned in ${seconds} seconds on this machine, and a model that trains fast sees more text. Configurations

@@ -34,6 +34,7 @@ struct Rwkv7Config {
   HeadsConfig heads;
   int64_t decay_low_rank_dim = 0, a_low_rank_dim = 0, v_low_rank_dim = 0, gate_low_rank_dim = 0;
   double norm_epsilon = 0;
+  bool negative_eigenvalues = false;
 
   void fields(ConfigFields& f, const LayerContext& context) {
     heads.fields(f, context, "heads, each with a state", "of receptance, keys and values");
@@ -48,6 +49,9 @@ struct Rwkv7Config {
     rank("a_low_rank_dim", a_low_rank_dim, 2.5, "to in-context learning rates");
     rank("v_low_rank_dim", v_low_rank_dim, 1.7, "to shares of the first layer's value");
     rank("gate_low_rank_dim", gate_low_rank_dim, 5, "to gates");
+    f.boolean("negative_eigenvalues", negative_eigenvalues, false,
+              "removal is 1 + w times as strong, so that it can turn the sign of what a key held "
+              "and leave its size (arXiv 2411.12537)");
     f.number("norm_epsilon", norm_epsilon, {0.0, "`head_dim` times that of the model's norms"}, 0,
              1, "of the norm of each head");
   }
@@ -78,7 +82,8 @@ class Rwkv7Mixer final : public Mixer {
              const StateScope& states)
       : norm_epsilon_(config.norm_epsilon > 0
                           ? static_cast<float>(config.norm_epsilon)
-                          : context.norm_epsilon * static_cast<float>(config.heads.head_dim)) {
+                          : context.norm_epsilon * static_cast<float>(config.heads.head_dim)),
+        negative_eigenvalues_(config.negative_eigenvalues) {
     options_.heads = config.heads.heads;
     options_.key_dim = options_.value_dim = config.heads.head_dim;
     const int64_t d = context.hidden_size, head_dim = options_.key_dim;
@@ -146,9 +151,9 @@ class Rwkv7Mixer final : public Mixer {
     const Rwkv7KeyRows keys = rwkv7_keys(context, decay, rate, linear(context, x_k, k_proj_), k_k_,
                                          k_a_, options_.key_dim);
     const Tensor v = value(input, x_v);
-    const Tensor y =
-        diagonal_plus_rank_one(context, {r, keys.log_decay, keys.key, v, keys.remove, keys.replace},
-                               options_, input.batch, state_);
+    const Tensor y = diagonal_plus_rank_one(
+        context, {r, keys.log_decay, keys.key, v, keys.remove, replaced(context, keys)}, options_,
+        input.batch, state_);
     const Tensor out =
         rwkv7_output(context, {y, r, keys.key, v, gate, g_norm_weight_, g_norm_bias_, r_k_},
                      options_.key_dim, norm_epsilon_);
@@ -162,6 +167,16 @@ class Rwkv7Mixer final : public Mixer {
 
  private:
   static constexpr size_t kMixes = 6;
+
+  // What is written for what was read. The transition W - (unit s) unit^T, W the decays, has the
+  // eigenvalues of W - u u^T with u_i = unit_i sqrt(s_i), which are -0.46 and more. With (1 + W) s
+  // in place of s they are -1 and more: (W + 1) - u u^T has none below 0, since u^T (W + 1)^-1 u is
+  // the sum of unit_i^2 s_i, which is at most 1.
+  Tensor replaced(const Context& context, const Rwkv7KeyRows& keys) const {
+    if (!negative_eigenvalues_) return keys.replace;
+    const Tensor decay = activate(context, keys.log_decay, Activation::exp);
+    return add(context, keys.replace, multiply(context, keys.replace, decay));
+  }
 
   // Its own value or, in layers after the first of this kind, a mixture of it with that one's.
   Tensor value(const LayerInput& input, const Tensor& x_v) const {
@@ -178,6 +193,7 @@ class Rwkv7Mixer final : public Mixer {
   }
 
   float norm_epsilon_;
+  bool negative_eigenvalues_;
   DiagonalPlusRankOneOptions options_;
   JournalSlot shift_, state_;
   std::array<Tensor, kMixes> mixes_;

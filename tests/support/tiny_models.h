@@ -367,6 +367,10 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           true}, "blocks": {"r": {"mixer": {"type": "rwkv7", "heads": 3, "head_dim": 10,
           "decay_low_rank_dim": 5, "a_low_rank_dim": 4, "v_low_rank_dim": 3,
           "gate_low_rank_dim": 6}, "ffn": {"type": "channel_mix", "size": 40}}})"},
+      {"rwkv7_negative", R"("pattern": "2r", "blocks": {"r": {"mixer": {"type": "rwkv7", "heads": 2,
+          "head_dim": 12, "decay_low_rank_dim": 5, "a_low_rank_dim": 4, "v_low_rank_dim": 3,
+          "gate_low_rank_dim": 6, "negative_eigenvalues": true}, )" +
+                             ffn + "}}"},
       // States of a Fenwick tree, in buckets of one token and of three.
       {"log_linear", R"("pattern": "gm", "blocks": {
           "g": {"mixer": {"type": "gated_deltanet", "heads": 2, "head_dim": 8, "levels": 4}, )" +

@@ -60,6 +60,7 @@ std::optional<nlohmann::json> write(const ModelConfig& config) {
   const BlockConfig* block = uniform_block(config, "rwkv7");
   if (block == nullptr || !is_channel_mix(block->feed_forward, false)) return {};
   const nlohmann::json& mixer = block->mixers.front();
+  if (mixer.at("negative_eigenvalues").get<bool>()) return {};
   nlohmann::json json = write_rwkv_settings(config, "rwkv7", "RWKV7ForCausalLM");
   json["head_dim"] = mixer.at("head_dim");
   json["num_heads"] = mixer.at("heads");
