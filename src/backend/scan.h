@@ -19,6 +19,7 @@ struct SelectiveScan {
   ConstMatrix A_log;               // [channels, state_size]
   const float* dt_bias = nullptr;  // [channels]
   const float* D = nullptr;        // [channels]
+  const float* rates = nullptr;    // what make_rates() makes of A_log; null: made for the call
 };
 
 // Rows first_row ... continue one sequence.
@@ -52,14 +53,20 @@ class ScanKernels {
  public:
   virtual ~ScanKernels() = default;
 
+  // The decay rates of A_log [channels, state_size] in the order in which kernels read them,
+  // rates_size() floats: the same bits on every instruction set.
+  virtual int64_t rates_size(int64_t channels, int64_t state_size) = 0;
+  virtual void make_rates(const ConstMatrix& A_log, int64_t channels, int64_t state_size,
+                          float* rates) = 0;
+
   // y [rows, channels]. A token's arithmetic is the same whatever the segment it is in, so its bits
   // do not depend on how a sequence is cut, nor on the other segments.
   virtual void selective_forward(const SelectiveScan& scan, std::span<const ScanSegment> segments,
                                  float* y, int64_t y_stride) = 0;
 
-  // Advances state over journal rows [dt | x | B] (only channels, state_size and A_log of `scan`
-  // are read): bit for bit what selective_forward makes of the same tokens. fresh: the state counts
-  // as zeros before.
+  // Advances state over journal rows [dt | x | B] (only channels, state_size, A_log and rates of
+  // `scan` are read): bit for bit what selective_forward makes of the same tokens. fresh: the state
+  // counts as zeros before.
   virtual void selective_replay(const SelectiveScan& scan, std::span<const float* const> rows,
                                 bool fresh, float* state) = 0;
 

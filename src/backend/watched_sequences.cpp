@@ -230,6 +230,16 @@ class WatchedScan final : public ScanKernels {
   WatchedScan(ScanKernels& kernels, KernelWatcher& watcher)
       : kernels_(kernels), watcher_(watcher) {}
 
+  int64_t rates_size(int64_t channels, int64_t state_size) override {
+    return kernels_.rates_size(channels, state_size);
+  }
+  void make_rates(const ConstMatrix& A_log, int64_t channels, int64_t state_size,
+                  float* rates) override {
+    const Watched watched(watcher_, {.kernel = "scan_rates",
+                                     .kind = kRecurrence,
+                                     .bytes = 2 * kNumber * as_double(channels * state_size)});
+    kernels_.make_rates(A_log, channels, state_size, rates);
+  }
   void selective_forward(const SelectiveScan& scan, std::span<const ScanSegment> segments, float* y,
                          int64_t y_stride) override {
     const Watched watched(watcher_, scanned("scan_forward", scan, rows_of(segments), 1));

@@ -97,7 +97,8 @@ Tensor MambaCore::scan(const LayerInput& input, const Tensor& x) const {
   const Tensor dt = linear(context, part(0, dt_norm_, time_step_rank_), dt_proj_);
   const Tensor B = part(time_step_rank_, b_norm_, state_);
   const Tensor C = part(time_step_rank_ + state_, c_norm_, state_);
-  return selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_);
+  const Tensor rates = rates_->get(context, {A_log_}, [&] { return selective_scan_rates(A_log_); });
+  return selective_scan(context, u, dt, dt_bias_, A_log_, B, C, D_, batch, scan_, rates);
 }
 
 // Per number of the state: decay 2 (step size times A, product), input 2, sum 1, read 2.

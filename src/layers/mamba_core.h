@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "layers/fields.h"
+#include "layers/known.h"
 #include "layers/layer.h"
 #include "layers/toolbox.h"
 
@@ -53,6 +55,7 @@ class MambaCore {
   JournalSlot conv_rows_, scan_;
   Weight x_proj_, dt_proj_;
   Tensor conv_weight_, conv_bias_, dt_bias_, A_log_, D_, dt_norm_, b_norm_, c_norm_;
+  std::unique_ptr<Known<Tensor>> rates_ = std::make_unique<Known<Tensor>>();  // of A_log
 };
 
 }  // namespace pronghorn

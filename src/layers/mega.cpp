@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "layers/known_modes.h"
+#include "layers/known.h"
 #include "layers/layers.h"
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
@@ -183,7 +183,7 @@ class MegaMixer final : public Mixer {
   JournalSlot average_, key_value_;
   Weight v_proj_, mx_proj_, h_proj_;
   Tensor delta_, alpha_, beta_, gamma_, omega_, v_bias_, mx_bias_, h_bias_;
-  std::unique_ptr<KnownModes> known_ = std::make_unique<KnownModes>();
+  std::unique_ptr<Known<DiagonalModes>> known_ = std::make_unique<Known<DiagonalModes>>();
 };
 
 struct MegalodonConfig {
@@ -304,7 +304,7 @@ class MegalodonMixer final : public Mixer {
   Weight wv_, wz_, wr_, wh1_, wh2_;
   Tensor norm_weight_, norm_bias_, alpha_, delta_, theta_, gamma_, omega_, rmsnorm_;
   Tensor v_bias_, z_bias_, r_bias_, h1_bias_;
-  std::unique_ptr<KnownModes> known_ = std::make_unique<KnownModes>();
+  std::unique_ptr<Known<DiagonalModes>> known_ = std::make_unique<Known<DiagonalModes>>();
 };
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "layers/known_modes.h"
+#include "layers/known.h"
 #include "layers/layers.h"
 #include "layers/toolbox.h"
 #include "ops/diagonal_modes.h"
@@ -157,7 +157,7 @@ class S4dMixer final : public Mixer {
   JournalSlot scan_;
   Weight output_;
   Tensor log_dt_, log_A_real_, A_imag_, C_, D_, output_bias_;
-  std::unique_ptr<KnownModes> known_ = std::make_unique<KnownModes>();
+  std::unique_ptr<Known<DiagonalModes>> known_ = std::make_unique<Known<DiagonalModes>>();
 };
 
 }  // namespace

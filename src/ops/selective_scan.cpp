@@ -20,10 +20,21 @@ struct Operands : SelectiveScanInputs {
   int64_t state_size() const { return A_log.columns(); }
 };
 
+int64_t rates_size(const Tensor& A_log) {
+  return backend().scan().rates_size(A_log.rows(), A_log.columns());
+}
+
 SelectiveScan scan_of(const Operands& in) {
-  return {in.channels(),           in.state_size(),    input_matrix(in.x),
-          input_matrix(in.dt_raw), input_matrix(in.B), input_matrix(in.C),
-          input_matrix(in.A_log),  in.dt_bias.data(),  in.D.data()};
+  return {in.channels(),
+          in.state_size(),
+          input_matrix(in.x),
+          input_matrix(in.dt_raw),
+          input_matrix(in.B),
+          input_matrix(in.C),
+          input_matrix(in.A_log),
+          in.dt_bias.data(),
+          in.D.data(),
+          in.rates.defined() ? in.rates.data() : nullptr};
 }
 
 void check(const Operands& in, const CheckedBatch& batch) {
@@ -41,6 +52,7 @@ void check(const Operands& in, const CheckedBatch& batch) {
   expect(in.C, "C", rows, states);
   expect(in.dt_bias, "dt_bias", 1, channels);
   expect(in.D, "D", 1, channels);
+  if (in.rates.defined()) expect(in.rates, "rates", 1, rates_size(in.A_log));
 }
 
 // Everything that the backward pass needs besides the operands.
@@ -73,6 +85,12 @@ void record_backward(const Context& context, const Operands& in, const Tensor& y
 
 }  // namespace
 
+Tensor selective_scan_rates(const Tensor& A_log) {
+  const Tensor rates = Tensor::empty({rates_size(A_log)});
+  backend().scan().make_rates(input_matrix(A_log), A_log.rows(), A_log.columns(), rates.data());
+  return rates;
+}
+
 JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
   JournalShape shape{
       "selective_scan", 2 * channels + state_size, channels * state_size, 0, kExactStep, true};
@@ -82,8 +100,9 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size) {
 
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
-                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot) {
-  const Operands in{{x, dt_raw, dt_bias, A_log, B, C, D}};
+                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot,
+                      const Tensor& rates) {
+  const Operands in{{x, dt_raw, dt_bias, A_log, B, C, D, rates}};
   check(in, batch);
   if (batch.shards() != nullptr) return sharded_selective_scan(context, in, *batch.shards(), slot);
   const SelectiveScan scan = scan_of(in);

@@ -15,7 +15,12 @@ JournalShape selective_scan_journal(int64_t channels, int64_t state_size);
 
 struct SelectiveScanInputs {
   Tensor x, dt_raw, dt_bias, A_log, B, C, D;
+  Tensor rates = {};  // selective_scan_rates(A_log), if they are known
 };
+
+// What the scan makes of A_log [channels, N] before it reads it: to be made once in inference, not
+// for every token.
+Tensor selective_scan_rates(const Tensor& A_log);
 
 // For each channel c with state h_c in R^N:
 //   dt_t = softplus(dt_raw_t + dt_bias)
@@ -23,10 +28,12 @@ struct SelectiveScanInputs {
 //   y_t = C_t . h_t + D x_t
 // x, dt_raw [rows, channels]; dt_bias, D [channels]; A_log [channels, N]; B, C [rows, N], shared by
 // all channels. Returns y [rows, channels]. All in f32 whatever the precision (bf16 step sizes
-// break long memories). With a tape, segments must have no state.
+// break long memories). With a tape, segments must have no state. rates: as
+// SelectiveScanInputs::rates.
 Tensor selective_scan(const Context& context, const Tensor& x, const Tensor& dt_raw,
                       const Tensor& dt_bias, const Tensor& A_log, const Tensor& B, const Tensor& C,
-                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot);
+                      const Tensor& D, const CheckedBatch& batch, JournalSlot slot,
+                      const Tensor& rates = {});
 
 struct SelectiveScanResult {
   Tensor y;      // [rows, channels]

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "backend/cpu/cpu_features.h"
@@ -240,6 +242,27 @@ INSTANTIATE_TEST_SUITE_P(All, SelectiveScanTest, testing::ValuesIn(cpu_instructi
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// Rates that were made before, under whatever instruction set, change no bits.
+TEST(SelectiveScan, WithKnownRatesIsTheSame) {
+  const Problem p = problem(90, 70, 5);
+  const Batch batch = batch_of({60, 30});
+  const Tensor rates = selective_scan_rates(p.inputs[kA]);
+  const std::string before = cpu_instruction_set();
+  for (const std::string& set : cpu_instruction_sets()) {
+    set_cpu_instruction_set(set);
+    const std::vector<Tensor>& in = p.inputs;
+    const Tensor known = selective_scan({}, in[kX], in[kDt], in[kBias], in[kA], in[kB], in[kC],
+                                        in[kD], batch, {}, rates);
+    const Tensor made = run({}, in, batch);
+    EXPECT_TRUE(std::ranges::equal(known.values(), made.values())) << set;
+  }
+  set_cpu_instruction_set(before);
+  EXPECT_THROW(
+      selective_scan({}, p.inputs[kX], p.inputs[kDt], p.inputs[kBias], p.inputs[kA], p.inputs[kB],
+                     p.inputs[kC], p.inputs[kD], batch, {}, Tensor::zeros({7})),
+      Error);
+}
 
 TEST(SelectiveScan, ExtremeStepsStayFinite) {
   Problem p = problem(40, 16, 16);

@@ -22,22 +22,6 @@ namespace {
 
 using cpu_scan::kTile;
 
-void DecayRates(const ConstMatrix& A_log, int64_t channel, int64_t count, int64_t states,
-                float* out) {
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (count < kGroup) std::fill_n(out, states * kGroup, 0.0f);
-  Transpose(count, states, A_log.row(channel), A_log.stride, out, kGroup);
-  // e^a log2(e) = 2^(a log2(e) + log2(log2(e))).
-  const auto log2_e = hn::Set(d, 1.44269504088896341f);
-  const auto shift = hn::Set(d, 0.52876637294489778f);
-  const auto low = hn::Set(d, -125.0f), high = hn::Set(d, 127.0f);
-  for (int64_t i = 0; i < states * kGroup; i += lanes) {
-    const auto a = hn::MulAdd(hn::Load(d, out + i), log2_e, shift);
-    hn::Store(hn::Neg(Exp2(d, hn::Min(hn::Max(a, low), high))), d, out + i);
-  }
-}
-
 // One vector of channels over a tile of the rows from `first` on. rate, state and tile: at that
 // vector. kStates: known number of states, whose h stay in registers, or 0.
 template <int kStates>
@@ -194,14 +178,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pronghorn {
 
-HWY_EXPORT(DecayRates);
 HWY_EXPORT(ScanForward);
 HWY_EXPORT(ScanReplay);
-
-void cpu_scan::decay_rates(const ConstMatrix& A_log, int64_t channel, int64_t count, int64_t states,
-                           float* out) {
-  HWY_DYNAMIC_DISPATCH(DecayRates)(A_log, channel, count, states, out);
-}
 
 void cpu_scan::forward(const SelectiveScan& scan, const ScanSegment& segment, int64_t channel,
                        const float* rates, float* scratch, float* y, int64_t y_stride) {

@@ -16,12 +16,8 @@ constexpr int64_t kGroup = 64;
 // channels pass over them one at a time.
 constexpr int64_t kTile = 16;
 
-// A log2(e) of a group of channels as [states][kGroup], from A = -exp(A_log) with `count` channels;
-// zeros after them.
-void decay_rates(const ConstMatrix& A_log, int64_t channel, int64_t count, int64_t states,
-                 float* out);
-
-// One segment of one group of channels. scratch: [states][kGroup].
+// One segment of one group of channels. rates: A log2(e) of the group, A = -exp(A_log), as
+// [states][kGroup], zeros after the last channel. scratch: [states][kGroup].
 void forward(const SelectiveScan& scan, const ScanSegment& segment, int64_t channel,
              const float* rates, float* scratch, float* y, int64_t y_stride);
 
