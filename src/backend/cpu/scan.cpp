@@ -2,6 +2,9 @@
 #include "backend/scan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <optional>
 #include <utility>
 
 #include "backend/cpu/scan_tasks.h"
@@ -29,18 +32,41 @@ int64_t grain_of(int64_t work) {
   return std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, work));
 }
 
-// Decay rates of every group, one after another: group_count() * state_size * kGroup floats. Made
-// anew by each call: nothing here knows when training changes A_log.
-void decay_rates(const SelectiveScan& scan, float* rates) {
-  const int64_t size = scan.state_size * kGroup;
-  parallel_for(group_count(scan), grain_of(size), [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t channel = group * kGroup;
-      cpu_scan::decay_rates(scan.A_log, channel, std::min(kGroup, scan.channels - channel),
-                            scan.state_size, rates + group * size);
+// Of every group, one after another. In f64, so that all instruction sets have the same.
+void decay_rates(const ConstMatrix& A_log, int64_t channels, int64_t states, float* rates) {
+  constexpr double kLeast = -125, kMost = 127;  // of exponents
+  // e^a log2(e) = 2^(a log2(e) + log2(log2(e))).
+  const double log2_e = std::numbers::log2e, shift = std::log2(log2_e);
+  const int64_t size = states * kGroup, groups = (channels + kGroup - 1) / kGroup;
+  constexpr int64_t kExponential = 8;  // takes about as long as so many updates of a state
+  parallel_for(groups, grain_of(kExponential * size), [&](int64_t begin, int64_t end) {
+    std::fill(rates + begin * size, rates + end * size, 0.0f);
+    for (int64_t channel = begin * kGroup; channel < std::min(channels, end * kGroup); ++channel) {
+      float* to = rates + channel / kGroup * size + channel % kGroup;
+      for (int64_t n = 0; n < states; ++n) {
+        const double exponent = static_cast<double>(A_log.row(channel)[n]) * log2_e + shift;
+        to[n * kGroup] = static_cast<float>(-std::exp2(std::clamp(exponent, kLeast, kMost)));
+      }
     }
   });
 }
+
+// The rates that a scan comes with, or its own.
+class Rates {
+ public:
+  explicit Rates(const SelectiveScan& scan) : data_(scan.rates) {
+    if (data_ != nullptr) return;
+    const int64_t size = group_count(scan) * scan.state_size * kGroup;
+    own_.emplace(static_cast<size_t>(size) * sizeof(float));
+    decay_rates(scan.A_log, scan.channels, scan.state_size, floats(*own_));
+    data_ = floats(*own_);
+  }
+  const float* data() const { return data_; }
+
+ private:
+  std::optional<Storage> own_;
+  const float* data_;
+};
 
 // Writes or adds rows x columns sums of `parts` matrices that lie part_stride apart, added in
 // order.
@@ -62,11 +88,19 @@ void write_sums(const Matrix& to, int64_t rows, int64_t columns, int64_t parts, 
 
 class CpuScanKernels final : public ScanKernels {
  public:
+  int64_t rates_size(int64_t channels, int64_t state_size) override {
+    return (channels + kGroup - 1) / kGroup * state_size * kGroup;
+  }
+
+  void make_rates(const ConstMatrix& A_log, int64_t channels, int64_t state_size,
+                  float* rates) override {
+    decay_rates(A_log, channels, state_size, rates);
+  }
+
   void selective_forward(const SelectiveScan& scan, std::span<const ScanSegment> segments, float* y,
                          int64_t y_stride) override {
     const int64_t groups = group_count(scan), size = scan.state_size * kGroup;
-    const Storage rates = scratch_of(groups * size);
-    decay_rates(scan, floats(rates));
+    const Rates rates(scan);
     const SegmentRuns<ScanSegment> runs(segments);
     int64_t rows = 0;
     for (const ScanSegment& segment : segments) rows += segment.length;
@@ -77,7 +111,7 @@ class CpuScanKernels final : public ScanKernels {
         const int64_t group = task % groups;
         runs.for_each(task / groups, false, [&](int64_t segment) {
           cpu_scan::forward(scan, segments[static_cast<size_t>(segment)], group * kGroup,
-                            floats(rates) + group * size, floats(state), y, y_stride);
+                            rates.data() + group * size, floats(state), y, y_stride);
         });
       }
     });
@@ -86,13 +120,12 @@ class CpuScanKernels final : public ScanKernels {
   void selective_replay(const SelectiveScan& scan, std::span<const float* const> rows, bool fresh,
                         float* state) override {
     const int64_t groups = group_count(scan), size = scan.state_size * kGroup;
-    const Storage rates = scratch_of(groups * size);
-    decay_rates(scan, floats(rates));
+    const Rates rates(scan);
     const int64_t grain = grain_of(size * static_cast<int64_t>(rows.size()));
     parallel_for(groups, grain, [&](int64_t begin, int64_t end) {
       const Storage storage = scratch_of(size);
       for (int64_t group = begin; group < end; ++group) {
-        cpu_scan::replay(scan, rows, group * kGroup, floats(rates) + group * size, fresh,
+        cpu_scan::replay(scan, rows, group * kGroup, rates.data() + group * size, fresh,
                          floats(storage), state);
       }
     });
@@ -106,8 +139,7 @@ class CpuScanKernels final : public ScanKernels {
     for (const ScanSegment& segment : segments) {
       rows = std::max(rows, segment.first_row + segment.length);
     }
-    const Storage rates = scratch_of(groups * size);
-    decay_rates(scan, floats(rates));
+    const Rates rates(scan);
     const Storage B_sums = scratch_of(groups * rows * states);
     const Storage C_sums = scratch_of(groups * rows * states);
     const int64_t parameter_size = (states + 2) * kGroup;
@@ -124,7 +156,7 @@ class CpuScanKernels final : public ScanKernels {
         task.gradients = &gradients;
         task.channel = group * kGroup;
         task.count = std::min(kGroup, scan.channels - task.channel);
-        task.rates = floats(rates) + group * size;
+        task.rates = rates.data() + group * size;
         task.scratch = floats(scratch);
         task.B_sums = floats(B_sums) + group * rows * states;
         task.C_sums = floats(C_sums) + group * rows * states;
@@ -152,7 +184,7 @@ class CpuScanKernels final : public ScanKernels {
                [&](int64_t segment, int64_t channel, int64_t n) {
                  // dA / dA_log = A; the rates are A log2(e).
                  const float rate =
-                     floats(rates)[channel / kGroup * size + n * kGroup + channel % kGroup];
+                     rates.data()[channel / kGroup * size + n * kGroup + channel % kGroup];
                  return parameter(segment, channel, n) * rate * 0.693147180559945309f;
                });
     write_sums(gradients.dt_bias, 1, scan.channels, count,
