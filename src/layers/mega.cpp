@@ -14,6 +14,7 @@
 #include "layers/rope_config.h"
 #include "layers/toolbox.h"
 #include "ops/attention.h"
+#include "ops/diagonal_modes.h"
 #include "ops/diagonal_scan.h"
 #include "ops/gates.h"
 #include "ops/linear.h"
