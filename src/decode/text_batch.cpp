@@ -1,11 +1,13 @@
 #include "decode/text_batch.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "decode/text_round.h"
+#include "model/forward_run.h"
 #include "ops/pointwise.h"
 
 namespace pronghorn {
@@ -16,6 +18,26 @@ namespace {
 constexpr int64_t kOldestEvery = 4;
 
 }  // namespace
+
+struct TextBatch::LongPiece {
+  // waits: it may be given up halfway, so that the text's state is wanted as it was.
+  LongPiece(const Model& model, const Context& context, size_t slot_given, Session& session,
+            size_t count, bool waits)
+      : slot(slot_given),
+        before(waits ? session.state() : SequenceState()),
+        batch(continue_sequence(session.state(), session.pending().first(count))),
+        checked(batch),
+        run(model, context, checked) {}
+
+  size_t slot;
+  SequenceState before;
+  Batch batch;
+  CheckedBatch checked;
+  ForwardRun run;
+  double seconds = 0;  // so far
+};
+
+TextBatch::~TextBatch() = default;
 
 TextBatch::TextBatch(const Model& model, const Tokenizer& tokenizer, Precision precision,
                      size_t slots, Speculation* speculation, bool changing)
@@ -77,6 +99,11 @@ size_t TextBatch::join(const Joining& joining) {
 
 Generated TextBatch::leave(size_t slot) {
   Text& text = *texts_[slot];
+  if (long_piece_ != nullptr && long_piece_->slot == slot) {
+    SequenceState before = std::move(long_piece_->before);
+    long_piece_.reset();
+    session(slot).state() = std::move(before);
+  }
   if (!text.done) {
     text.writer.end_with(Generated::End::interrupted);
     finish(slot);
@@ -120,14 +147,15 @@ std::vector<size_t> TextBatch::exact_readers(int64_t prompt_rows) {
                    [&](size_t a, size_t b) { return texts_[a]->unread < texts_[b]->unread; });
   int64_t rows = 0;
   size_t count = 0;
-  while (count < readers.size() && rows < prompt_rows) {
-    rows += texts_[readers[count++]]->next_piece().tokens.size();
+  for (; count < readers.size(); ++count) {
+    rows += texts_[readers[count]]->next_piece().tokens.size();
+    if (count > 0 && rows > prompt_rows) break;
   }
   readers.resize(count);
   return readers;
 }
 
-std::optional<size_t> TextBatch::long_reader() {
+std::optional<size_t> TextBatch::long_reader() const {
   const bool oldest = long_pieces_ % kOldestEvery == kOldestEvery - 1;
   std::optional<size_t> best;
   for (size_t slot = 0; slot < texts_.size(); ++slot) {
@@ -138,51 +166,100 @@ std::optional<size_t> TextBatch::long_reader() {
     };
     if (!best || rank(slot) < rank(*best)) best = slot;
   }
-  if (best) ++long_pieces_;
   return best;
 }
 
-bool TextBatch::step(int64_t prompt_rows) {
+bool TextBatch::step(const StepLimits& limits) {
   Round round;
   for (size_t slot = 0; slot < texts_.size(); ++slot) {
     if (holds(slot) && texts_[slot]->writing()) round.writing.push_back(slot);
   }
-  round.reading = exact_readers(prompt_rows);
-  int64_t left = prompt_rows;
+  if (!round.writing.empty() && std::isfinite(limits.beside)) {
+    step_beside(round, limits.beside);
+    return true;
+  }
+  round.reading = exact_readers(limits.prompt_rows);
+  int64_t left = limits.prompt_rows;
   for (const size_t slot : round.reading) left -= texts_[slot]->next_piece().tokens.size();
   const bool together = !round.writing.empty() || !round.reading.empty();
   if (together) run_together(round);
   bool alone = false;
   while (left > 0 || !alone) {
-    const std::optional<size_t> slot = long_reader();
-    if (!slot) break;
-    left -= texts_[*slot]->next_piece().tokens.size();
-    read_alone(*slot);
+    const int64_t rows = read_alone(StepLimits::kNone);
+    if (rows == 0) break;
+    left -= rows;
     alone = true;
   }
   return together || alone;
 }
 
-void TextBatch::read_alone(size_t slot) {
-  Text& text = *texts_[slot];
+// Whoever is written hears a token in every step, so a step must not take much longer for prompts.
+void TextBatch::step_beside(Round& round, double beside) {
+  constexpr double kNewest = 0.1;
+  const auto written = static_cast<double>(round.writing.size());
+  const bool long_waits = long_piece_ != nullptr || long_reader().has_value();
+  if (exact_turn_ || !long_waits) {
+    const double rows = std::min(beside * written, 1e9);
+    round.reading = exact_readers(std::max(kExactStep, static_cast<int64_t>(rows)));
+  }
+  run_together(round);
+  exact_turn_ = round.reading.empty();
+  if (!exact_turn_) return;
+  // A single step that took long, for whatever reason, is not to be followed by a long wait.
+  const double seconds = round.draft_seconds + round.step_seconds;
+  written_seconds_ =
+      written_seconds_ == 0 ? seconds : written_seconds_ + kNewest * (seconds - written_seconds_);
+  read_alone(beside * std::min(seconds, written_seconds_));
+}
+
+int64_t TextBatch::read_alone(double seconds) {
+  const std::optional<size_t> next =
+      long_piece_ != nullptr ? std::optional<size_t>(long_piece_->slot) : long_reader();
+  if (!next) return 0;
+  const size_t slot = *next;
+  const int64_t rows = texts_[slot]->next_piece().tokens.size();
   guard(slot, [&] {
     const double start = now_seconds();
-    Session& session = text.writer.session();
-    const auto count = static_cast<size_t>(text.next_piece().tokens.size());
-    const Batch batch = continue_sequence(session.state(), session.pending().first(count));
-    const Tensor hidden = model_.forward(context_, batch);
-    Tensor logits;
-    std::span<const float> scores;
-    if (std::ssize(session.pending()) == batch.rows()) {
-      logits = model_.logits(context_, hidden.row_slice(batch.rows() - 1, 1));
-      scores = logits.values();
+    if (long_piece_ == nullptr) {
+      ++long_pieces_;
+      long_piece_ = std::make_unique<LongPiece>(model_, context_, slot, session(slot),
+                                                static_cast<size_t>(rows), std::isfinite(seconds));
     }
-    const double seconds = now_seconds() - start;
-    ++work_.steps;
-    work_.rows += batch.rows();
-    work_.prompt_seconds += seconds;
-    after_piece(slot, hidden, scores, seconds);
+    // Ends before a part that would take it beyond its time, as the longest so far would.
+    double now = start, longest = 0;
+    bool more = true;
+    do {
+      more = long_piece_->run.advance();
+      const double then = std::exchange(now, now_seconds());
+      longest = std::max(longest, now - then);
+    } while (more && now - start + longest <= seconds);
+    long_piece_->seconds += now - start;
+    work_.prompt_seconds += now - start;
+    if (!more) end_long_piece();
   });
+  if (texts_[slot]->done) long_piece_.reset();  // it failed
+  return rows;
+}
+
+void TextBatch::end_long_piece() {
+  const double start = now_seconds();
+  const size_t slot = long_piece_->slot;
+  const int64_t rows = long_piece_->batch.rows();
+  const Tensor hidden = long_piece_->run.finish();
+  double seconds = long_piece_->seconds;
+  long_piece_.reset();
+  Tensor logits;
+  std::span<const float> scores;
+  if (std::ssize(session(slot).pending()) == rows) {
+    logits = model_.logits(context_, hidden.row_slice(rows - 1, 1));
+    scores = logits.values();
+  }
+  const double last = now_seconds() - start;
+  seconds += last;
+  ++work_.steps;
+  work_.rows += rows;
+  work_.prompt_seconds += last;
+  after_piece(slot, hidden, scores, seconds);
 }
 
 void TextBatch::after_piece(size_t slot, const Tensor& hidden, std::span<const float> scores,

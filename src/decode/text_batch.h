@@ -4,7 +4,8 @@
 // tokens that the model chooses as far as guesses were right, and forget the rest. Without guesses
 // it is a step of plain decoding. Prompts are read in pieces beside that (decode/reading_plan.h):
 // exact ones in the same forward, longer ones in forwards of their own, so that no text depends on
-// what it shares a step with.
+// what it shares a step with. A longer piece may take several steps: its forward then waits between
+// two parts of its blocks (model/forward_run.h), which changes no bit of it, as cutting it would.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,20 @@ namespace pronghorn {
 
 // What the model has done for a batch.
 struct BatchWork {
-  int64_t steps = 0, rows = 0;                    // forwards, and their rows
+  int64_t steps = 0, rows = 0;                    // forwards that have ended, and their rows
   double prompt_seconds = 0, decode_seconds = 0;  // of pieces read alone; of all others
+};
+
+// How much of prompts a step reads; what of it happens in which step changes no text.
+struct StepLimits {
+  static constexpr double kNone = std::numeric_limits<double>::infinity();
+
+  // About so many rows: at least one piece of each kind, exact and longer.
+  int64_t prompt_rows = std::numeric_limits<int64_t>::max();
+  // In a step in which texts are written, as a multiple of what they take: pieces of one kind, in
+  // turn where both wait. Exact ones of so many rows for each text, at least kExactStep, or so much
+  // time for parts of a longer one, at least one part. kNone: as in any other step.
+  double beside = kNone;
 };
 
 class TextBatch {
@@ -33,6 +46,7 @@ class TextBatch {
   // batches of every size. All must outlive it; speculation: null for plain decoding.
   TextBatch(const Model& model, const Tokenizer& tokenizer, Precision precision, size_t slots,
             Speculation* speculation, bool changing = false);
+  ~TextBatch();
 
   struct Joining {
     Generation generation;  // its session must outlive the text
@@ -47,10 +61,9 @@ class TextBatch {
   // of range, or no slot is free.
   size_t join(const Joining& joining);
 
-  // Lets the model run once for all texts that are written, and read about `prompt_rows` rows of
-  // prompts: at least one piece of each kind, the shortest prompts first, and the oldest every so
-  // often. False if no text needs it.
-  bool step(int64_t prompt_rows = std::numeric_limits<int64_t>::max());
+  // Lets the model run once for all texts that are written, and read of prompts what `limits`
+  // allow: of the shortest ones first, and of the oldest every so often. False if no text needs it.
+  bool step(const StepLimits& limits = {});
 
   bool holds(size_t slot) const { return texts_[slot] != nullptr; }
   bool reading(size_t slot) const { return texts_[slot]->reading(); }
@@ -61,7 +74,8 @@ class TextBatch {
 
   const BatchWork& work() const { return work_; }
 
-  // Frees the slot. A text that has not ended ends here, as interrupted.
+  // Frees the slot. A text that has not ended ends here, as interrupted; of a piece that waits
+  // nothing has been read.
   Generated leave(size_t slot);
 
  private:
@@ -87,6 +101,8 @@ class TextBatch {
   };
   // One forward for texts that are written and for exact pieces of prompts.
   struct Round;
+  // One for a longer piece.
+  struct LongPiece;
 
   Session& session(size_t slot) const { return texts_[slot]->writer.session(); }
   Drafter* drafter() const { return speculation_ == nullptr ? nullptr : &speculation_->drafter(); }
@@ -99,8 +115,13 @@ class TextBatch {
   void guard(size_t slot, const Body& body);
 
   std::vector<size_t> exact_readers(int64_t prompt_rows);
-  std::optional<size_t> long_reader();
-  void read_alone(size_t slot);
+  std::optional<size_t> long_reader() const;
+  // Reads on in the long piece that waits, or in the next, for about so many seconds and at least a
+  // part. Returns its rows; 0: there is none.
+  int64_t read_alone(double seconds);
+  void end_long_piece();
+  // Reads of prompts in a step in which texts are written, within limits.beside.
+  void step_beside(Round& round, double beside);
   // A piece was read; `scores` of the next token where it was the last.
   void after_piece(size_t slot, const Tensor& hidden, std::span<const float> scores,
                    double seconds);
@@ -122,6 +143,9 @@ class TextBatch {
   int64_t trained_;  // tokens; 0: not known
   std::vector<std::unique_ptr<Text>> texts_;
   int64_t joined_ = 0, long_pieces_ = 0, exact_steps_ = 0;
+  std::unique_ptr<LongPiece> long_piece_;  // that waits; null: none does
+  bool exact_turn_ = true;      // of the two kinds of pieces, beside texts that are written
+  double written_seconds_ = 0;  // of a step for texts that are written alone, of late; 0: not known
   BatchWork work_;
 };
 

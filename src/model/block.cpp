@@ -128,6 +128,17 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
 }
 
 Stream Block::forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const {
+  const Stream first = first_part(input, stream, seen);
+  return has_two_parts() ? second_part(input, first) : first;
+}
+
+bool Block::has_two_parts() const {
+  return !mixers_.empty() && feed_forward_ != nullptr &&
+         residual_ == BlockConfig::Residual::sequential;
+}
+
+Stream Block::first_part(const LayerInput& input, const Stream& stream,
+                         const MixersSeen& seen) const {
   const Context& context = input.context;
   if (mixers_.empty()) return feed(input, stream);
   const auto [stream_sum, entered] = enter_mixers(input, stream);
@@ -135,8 +146,7 @@ Stream Block::forward(const LayerInput& input, const Stream& stream, const Mixer
   const Tensor gave = mix(input, entered);
   if (seen) seen(entered, gave);
   const Tensor mixed = addend(context, mixer_post_norm_, gave, &NormResidual::mixer_part);
-  if (feed_forward_ == nullptr) return {sum, mixed};
-  if (residual_ == BlockConfig::Residual::sequential) return feed(input, {sum, mixed});
+  if (feed_forward_ == nullptr || has_two_parts()) return {sum, mixed};
   const bool shared = residual_ == BlockConfig::Residual::shared;
   const bool two_hop = residual_ == BlockConfig::Residual::two_hop;
   const Stream seen_by_ffn = two_hop ? Stream{sum, mixed} : Stream{sum, {}};

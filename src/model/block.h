@@ -40,6 +40,16 @@ class Block {
   // seen: is told what the mixers are given and what they give together; may be empty.
   Stream forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen = {}) const;
 
+  // forward() in parts, between which something else may run: the second part is the
+  // feed-forward's, where it is given what the mixers made. Without that the first part is all of
+  // it.
+  bool has_two_parts() const;
+  Stream first_part(const LayerInput& input, const Stream& stream,
+                    const MixersSeen& seen = {}) const;
+  Stream second_part(const LayerInput& input, const Stream& stream) const {
+    return feed(input, stream);
+  }
+
   // Of all its layers, in the order of their slots.
   const std::vector<JournalShape>& journals() const { return journals_; }
   const std::vector<std::unique_ptr<Mixer>>& mixers() const { return mixers_; }

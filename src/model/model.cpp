@@ -7,13 +7,11 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "model/forward_run.h"
 #include "model/lora.h"
-#include "model/prefix.h"
-#include "model/recompute.h"
 #include "ops/linear.h"
 #include "ops/pointwise.h"
 #include "ops/segment_mean.h"
-#include "ops/subsample.h"
 #include "tensor/sequence_shards.h"
 
 namespace pronghorn {
@@ -60,23 +58,6 @@ Initializer input_initializer(int64_t features) {
   return initializers::normal(1 / std::sqrt(static_cast<double>(features)));
 }
 
-// The states of chains include their rows from now on.
-void advance(const CheckedBatch& batch) {
-  for (const Segment& segment : batch.segments()) {
-    const bool adds = segment.parents.empty() && segment.mask != Mask::replace;
-    if (segment.state != nullptr && adds) segment.state->advance(segment.length);
-  }
-}
-
-// Products need not be exact where the batch does not.
-Context context_of(const Context& asked, const CheckedBatch& batch) {
-  Context context = asked;
-  // Pieces of sequences are computed as the sequences would be.
-  const CheckedBatch& whole = batch.shards() != nullptr ? batch.shards()->whole() : batch;
-  context.exact = asked.exact && whole.needs_exact_rows();
-  return context;
-}
-
 // Throws Error unless sequences can lie on several ranks: what is done to whole sequences outside
 // of layers is not done to their pieces.
 void check_pieces(const ModelConfig& config) {
@@ -95,29 +76,6 @@ void check_pieces(const ModelConfig& config) {
     throw Error("sequence_parallel", fmt::format("a model {}, which needs whole sequences", what),
                 "leave out --sequence-parallel");
   }
-}
-
-// Runs a block whose rows may be pieces of sequences: an error then says which block it was.
-template <typename Forward>
-Stream in_layer(int64_t layer, const CheckedBatch& batch, const Forward& forward) {
-  if (batch.shards() == nullptr) return forward();
-  try {
-    return forward();
-  } catch (const Error& error) {
-    throw Error(fmt::format("layers.{}", layer), error.what());
-  }
-}
-
-// outer: rows of the whole batch that are in the span around this one; null: there is none.
-SpanTrace traced(int64_t number, const Subsample::Span& span, const std::vector<int32_t>* outer) {
-  SpanTrace trace;
-  trace.span = number;
-  for (int64_t row = 0; row < span.outer.rows(); ++row) {
-    trace.rows.push_back(outer == nullptr ? static_cast<int32_t>(row)
-                                          : (*outer)[static_cast<size_t>(row)]);
-    trace.scores.push_back(*span.choice.scores.row(row));
-  }
-  return trace;
 }
 
 // Of what decides the state, without names of blocks, which a published family does not keep.
@@ -369,113 +327,22 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
 
 Tensor Model::forward_masked(const Context& asked, const CheckedBatch& batch,
                              const ForwardObserver& observer) const {
-  const Context context = context_of(asked, batch);
-  const Tensor rows = embedded(context, batch);
-  if (config_.prefix_tokens == 0) return run_blocks(context, batch, rows, observer);
-  Tensor prefix;
-  if (wants_prefix(batch)) {
-    std::vector<int32_t> all(static_cast<size_t>(config_.prefix_tokens));
-    std::iota(all.begin(), all.end(), 0);
-    prefix = embedding(context, prefix_, all);
-    begin(asked, batch, prefix);
+  ForwardRun run(*this, asked, batch, observer);
+  while (run.advance()) {
   }
-  PrefixedBatch prefixed = with_prefix(context, batch, config_.prefix_tokens, prefix, rows);
-  const CheckedBatch checked(std::move(prefixed.batch));
-  const Tensor hidden = run_blocks(context, checked, checked.embeddings(), observer, prefixed.rows);
-  return prefixed.rows.empty() ? hidden : gather_rows(context, hidden, prefixed.rows);
-}
-
-// One after another, and always alone: the bits of a prefix do not depend on the batch.
-void Model::begin(const Context& asked, const CheckedBatch& batch, const Tensor& prefix) const {
-  for (const Segment& segment : batch.segments()) {
-    if (segment.state == nullptr || segment.length == 0 || segment.state->has_begun()) continue;
-    const Batch alone = prefix_alone(*segment.state, prefix);
-    run_blocks(context_of(asked, alone), alone, prefix, {});
-  }
-}
-
-Tensor Model::run_blocks(const Context& context, const CheckedBatch& batch, const Tensor& rows,
-                         const ForwardObserver& observer, std::span<const int32_t> own) const {
-  struct OpenSpan {
-    const Subsample& layer;
-    int64_t number;
-    Subsample::Span span;
-    Carry carry;                // of the rows in the span
-    std::vector<int32_t> rows;  // of the whole batch that are in the span; only with on_span
-  };
-  std::vector<OpenSpan> open;
-  Carry whole(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss,
-                             .loads = static_cast<bool>(observer.on_load)});
-  Stream stream{rows, {}};
-  if (config_.has_sides()) whole.set(Side::kEmbeddings, stream.sum);
-  size_t block = 0;
-  int64_t next_span = 0;
-  for (const PatternStep& step : config_.steps) {
-    const CheckedBatch& inner_batch = open.empty() ? batch : open.back().span.batch;
-    Carry& carry = open.empty() ? whole : open.back().carry;
-    if (step.kind == PatternStep::Kind::block) {
-      const Block& current = *blocks_[block++];
-      if (inner_batch.rows() == 0) continue;
-      const LayerInput input{context, inner_batch, carry};
-      MixersSeen seen;
-      if (observer.on_mixers) {
-        seen = [&observer, layer = static_cast<int64_t>(block) - 1](const Tensor& given,
-                                                                    const Tensor& gave) {
-          observer.on_mixers({layer, given, gave});
-        };
-      }
-      stream = in_layer(static_cast<int64_t>(block) - 1, inner_batch, [&] {
-        return config_.recompute && context.tape != nullptr ? recomputed(current, input, stream)
-                                                            : current.forward(input, stream, seen);
-      });
-      if (!observer.on_block) continue;
-      const int64_t span = open.empty() ? -1 : open.back().number;
-      const auto layers = static_cast<int64_t>(block);
-      if (observer.on_block({layers, span, context, stream, norm_, own})) continue;
-      check_exit(layers, "early exit");
-      break;
-    }
-    if (step.kind == PatternStep::Kind::open) {
-      const int64_t number = next_span++;
-      const Subsample& layer = spans_[static_cast<size_t>(number)];
-      Subsample::Span span = layer.enter({context, inner_batch, carry}, stream.value(context));
-      std::vector<int32_t> inner_rows;
-      if (observer.on_span) {
-        const SpanTrace trace = traced(number, span, open.empty() ? nullptr : &open.back().rows);
-        for (const int32_t row : span.choice.selection.rows) {
-          inner_rows.push_back(trace.rows[static_cast<size_t>(row)]);
-        }
-        observer.on_span(trace);
-      }
-      stream = {span.inner, {}};
-      Carry inner = carry.select(context, span.choice.selection.rows);
-      open.push_back({layer, number, std::move(span), std::move(inner), std::move(inner_rows)});
-    } else {
-      const OpenSpan ended = std::move(open.back());
-      open.pop_back();
-      (open.empty() ? whole : open.back().carry).take(ended.carry);
-      const CheckedBatch& around = open.empty() ? batch : open.back().span.batch;
-      stream = {ended.layer.leave(context, around, ended.span, stream.value(context)), {}};
-    }
-  }
-  const Tensor hidden = normalized(norm_, context, stream);
-  for (const LayerLoss& loss : whole.losses()) observer.on_loss(loss);
-  for (const ExpertLoad& load : whole.loads()) observer.on_load(load);
-  advance(batch);
-  if (batch.shards() != nullptr) batch.shards()->advance_states();
-  return hidden;
+  return run.finish();
 }
 
 Tensor Model::mtp_forward(const Context& asked, int64_t head, const Tensor& hidden,
                           const CheckedBatch& batch, const ForwardObserver& observer) const {
   require(head >= 0 && head < mtp_depth(), "mtp", "head {} of a model with {}", head, mtp_depth());
-  const Context context = context_of(asked, batch);
+  const Context context = forward_context(asked, batch);
   const Tensor tokens = embedded(context, batch);
   Carry carry(batch.rows(), {.losses = context.tape != nullptr && observer.on_loss});
   const Tensor result =
       mtp_[static_cast<size_t>(head)].forward({context, batch, carry}, hidden, tokens);
   for (const LayerLoss& loss : carry.losses()) observer.on_loss(loss);
-  advance(batch);
+  count_rows(batch);
   return result;
 }
 

@@ -144,6 +144,8 @@ class Model {
   uint64_t fingerprint() const { return layout_->fingerprint; }
 
  private:
+  friend class ForwardRun;  // runs the blocks
+
   Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose);
   // forward() with the masks that the batch says.
   Tensor forward_masked(const Context& asked, const CheckedBatch& batch,
@@ -160,12 +162,6 @@ class Model {
   // The rows that enter the first block. Throws Error unless the batch fits the model and its
   // states.
   Tensor embedded(const Context& context, const CheckedBatch& batch) const;
-  // forward() of rows as the first block is given them. own: which of them are the caller's; empty:
-  // all.
-  Tensor run_blocks(const Context& context, const CheckedBatch& batch, const Tensor& rows,
-                    const ForwardObserver& observer, std::span<const int32_t> own = {}) const;
-  // Lets sequences that have not begun read the prefix.
-  void begin(const Context& asked, const CheckedBatch& batch, const Tensor& prefix) const;
   std::vector<double> configured_shares() const;
 
   ModelConfig config_;

@@ -32,6 +32,9 @@ const EngineOptions& checked(const EngineOptions& options, const Model& model) {
   check_option("queue_requests", options.queue_requests, 1);
   check_option("queue_tokens", options.queue_tokens, 1);
   check_option("prompt_rows", options.prompt_rows, 1);
+  if (!(options.beside >= 0)) {
+    throw UsageError("beside", fmt::format("{} is out of range", options.beside), "0 or more");
+  }
   check_option("context", options.context, 0);
   check_option("cache_bytes", options.cache_bytes, 0);
   check_option("cache_every", options.cache_every, 1);

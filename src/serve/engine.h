@@ -9,6 +9,10 @@
 // and around earlier answers; pieces of more than kExactStep tokens run in a forward of their own;
 // answers are read again in exact steps, as they were written. A state is kept together with the
 // pieces that led to it and serves only prompts that would be read in the same pieces.
+//
+// Load decides when a piece is read, never where it is cut: while texts are written, a step runs a
+// few parts of a piece's forward, which waits for the next step as it is (model/forward_run.h), or
+// a few exact rows.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +81,10 @@ struct EngineOptions {
   int64_t sequences = 32;  // at most so many in a step
   // Beyond: QueueFull. Tokens are those of prompts that wait.
   int64_t queue_requests = 256, queue_tokens = int64_t{1} << 20;
-  int64_t prompt_rows = 256;  // of prompts in a step beside decoding rows; at least one piece
+  int64_t prompt_rows = 256;  // of prompts in a step in which no text is written; at least a piece
+  // In one in which texts are, what prompts may take, as a multiple of what these do
+  // (StepLimits::beside). Infinity: as in any other step.
+  double beside = 1;
   // Longest text in tokens; 0: what the model was trained for, if that is known and its state grows
   // with the text.
   int64_t context = 0;

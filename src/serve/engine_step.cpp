@@ -175,7 +175,7 @@ void Engine::Parts::after_piece(ServedText& text, const ReadingRun& piece) {
 }
 
 bool Engine::Parts::run() {
-  const bool ran = batch_.step(options.prompt_rows);
+  const bool ran = batch_.step({options.prompt_rows, options.beside});
   for (size_t slot = 0; slot < running_.size(); ++slot) {
     if (running_[slot] != nullptr) deliver(slot);
   }
