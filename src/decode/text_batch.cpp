@@ -232,7 +232,7 @@ int64_t TextBatch::read_alone(double seconds) {
       more = long_piece_->run.advance();
       const double then = std::exchange(now, now_seconds());
       longest = std::max(longest, now - then);
-    } while (more && now - start + longest <= seconds);
+    } while (more && now - start + longest < seconds);
     long_piece_->seconds += now - start;
     work_.prompt_seconds += now - start;
     if (!more) end_long_piece();

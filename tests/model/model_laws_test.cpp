@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "model/forward_run.h"
 #include "ops/pointwise.h"
 #include "support/machine.h"
 #include "support/model_runs.h"
@@ -188,6 +189,47 @@ TEST_P(ModelLawsTest, Batch) {
       }
     }
   }
+}
+
+// A forward that waits between its parts while others run has the bits of one that does not; one
+// that was given up has left nothing behind in what was copied before.
+TEST_P(ModelLawsTest, Waiting) {
+  const std::vector<int32_t> before = tokens(21, 11), text = tokens(70, 12),
+                             other = tokens(200, 13);
+  Context context;
+  context.precision = precision();
+  SequenceState whole = after(before), state = after(before), neighbour = model_.new_state();
+  const std::vector<float> expected = run(whole, text, {std::ssize(text)});
+  std::vector<float> heard;  // of the neighbour
+  size_t spoken = 0;
+  const auto advance = [&](ForwardRun& forward, size_t most) {
+    size_t parts = 0;
+    for (; parts < most && forward.advance(); ++parts) {
+      const auto logits = run(neighbour, std::span(other).subspan(spoken++, 1), {1});
+      heard.insert(heard.end(), logits.begin(), logits.end());
+    }
+    return parts;
+  };
+  const SequenceState mark = state;
+  {
+    const Batch batch = continue_sequence(state, text);
+    const CheckedBatch checked(batch);
+    ForwardRun forward(model_, context, checked);
+    advance(forward, 1);
+  }
+  state = mark;
+  const Batch batch = continue_sequence(state, text);
+  const CheckedBatch checked(batch);
+  ForwardRun forward(model_, context, checked);
+  EXPECT_GT(advance(forward, other.size() - 1), 1u);
+  const Tensor logits = model_.logits(context, forward.finish());
+  EXPECT_EQ(bit_difference(logits.values(), expected), "");
+  EXPECT_EQ(state.length(), whole.length());
+  EXPECT_EQ(bit_difference(continuation(state), continuation(whole)), "");
+  SequenceState alone = model_.new_state();
+  EXPECT_EQ(bit_difference(heard, run(alone, std::span(other).first(spoken),
+                                      equal_steps(static_cast<int64_t>(spoken), 1))),
+            "");
 }
 
 TEST_P(ModelLawsTest, RollbackAndFork) {

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "serve/clients.h"
@@ -106,6 +108,7 @@ TEST_F(EngineTest, CancelsInEveryPhase) {
   EngineOptions options;
   options.sequences = 2;
   options.prompt_rows = 16;
+  options.beside = 0;  // the long prompt is left in the middle of its second piece
   Engine engine = make(options);
   const auto prompt = random_tokens(1000, 61, 2);
   const ClientPointer reading = client(prompt, 10), writing = client({1, 2, 3}, 1000),
@@ -134,8 +137,131 @@ TEST_F(EngineTest, CancelsInEveryPhase) {
   EXPECT_EQ(engine.counters().running, 0);
   EXPECT_EQ(engine.counters().state_bytes, 0);
   engine.cancel(12345);
-  // What was read of the long prompt is kept.
-  EXPECT_EQ(run(engine, client(prompt, 3))->summary.cached_tokens, 768);
+  // What was read of the long prompt is kept, without the piece that was not read whole.
+  const ClientPointer resumed = run(engine, client(prompt, 3));
+  EXPECT_EQ(resumed->summary.cached_tokens, 256);
+  Engine fresh = make(options);
+  EXPECT_EQ(resumed->heard(), run(fresh, again(resumed))->heard());
+}
+
+// The parts of a long piece's forward.
+int64_t parts_of(const Model& model) {
+  int64_t parts = 0;
+  for (const auto& block : model.blocks()) parts += block->has_two_parts() ? 2 : 1;
+  return parts;
+}
+
+// Whoever is written hears a token in every step, and a step reads a part of a piece; where nobody
+// is written it reads a piece. The text is the same.
+TEST_F(EngineTest, LongPromptsAreReadInPartsBesideTexts) {
+  EngineOptions options;
+  options.beside = 0;  // as little as can be
+  options.cache_bytes = 0;
+  Engine busy = make(options);
+  const ClientPointer writing = client({1, 2, 3}, 1000),
+                      reading = client(random_tokens(512, 61, 2), 2);
+  submit(busy, writing);
+  busy.step();
+  ASSERT_EQ(writing->tokens.size(), 1u);
+  submit(busy, reading);
+  const int64_t steps_of_piece = parts_of(*model_) + 1;  // the last one is for the end
+  for (int64_t step = 1; step <= 2 * steps_of_piece; ++step) {
+    EXPECT_TRUE(reading->tokens.empty()) << step;
+    const int64_t rows = busy.counters().rows;
+    busy.step();
+    EXPECT_EQ(std::ssize(writing->tokens), 1 + step);
+    EXPECT_EQ(busy.counters().rows - rows, step % steps_of_piece == 0 ? 257 : 1) << step;
+  }
+  EXPECT_EQ(reading->tokens.size(), 1u);
+  busy.cancel(writing->id);
+  finish(busy);
+  Engine idle = make(options);
+  const ClientPointer alone = again(reading);
+  submit(idle, alone);
+  idle.step();
+  EXPECT_TRUE(alone->tokens.empty());
+  EXPECT_EQ(idle.counters().rows, 256);
+  idle.step();
+  EXPECT_EQ(alone->tokens.size(), 1u);
+  finish(idle);
+  EXPECT_EQ(alone->heard(), reading->heard());
+  // A piece that was begun beside a text is read to its end at once when that is gone.
+  const ClientPointer gone = client({1, 2, 3}, 1000), left = again(reading);
+  submit(busy, gone);
+  busy.step();
+  submit(busy, left);
+  busy.step();
+  busy.cancel(gone->id);
+  busy.step();
+  busy.step();
+  EXPECT_EQ(left->tokens.size(), 1u);
+  finish(busy);
+  EXPECT_EQ(left->heard(), reading->heard());
+}
+
+// The same for answers of earlier turns, which are read in exact steps: 16 rows beside a text, and
+// a row more for each that is written.
+TEST_F(EngineTest, FewExactRowsAreReadBesideTexts) {
+  EngineOptions options;
+  options.cache_bytes = 0;
+  for (const double beside : {0.0, 40.0}) {
+    options.beside = beside;
+    Engine engine = make(options);
+    const ClientPointer writing = client({1, 2, 3}, 1000);
+    submit(engine, writing);
+    engine.step();
+    std::vector<ClientPointer> others;
+    for (uint64_t i = 0; i < 4; ++i) {
+      others.push_back(client(random_tokens(60, 61, i), 3, i));
+      others.back()->request.answers = {{4, 60}};
+      submit(engine, others.back());
+    }
+    int64_t most = 0, steps = 0;
+    const auto waits = [](const ClientPointer& one) { return one->ends == 0; };
+    for (; std::ranges::any_of(others, waits) && steps < 1000; ++steps) {
+      const EngineCounters before = engine.counters();
+      engine.step();
+      const int64_t written = before.running - before.reading;
+      const int64_t rows = engine.counters().rows - before.rows - written;
+      EXPECT_LE(rows, std::max(kExactStep, static_cast<int64_t>(beside) * written));
+      most = std::max(most, rows);
+      EXPECT_EQ(std::ssize(writing->tokens), 2 + steps);
+    }
+    EXPECT_EQ(most > kExactStep, beside > 1);
+    Engine idle = make(options);
+    for (const ClientPointer& one : others) {
+      EXPECT_EQ(one->heard(), run(idle, again(one))->heard());
+    }
+  }
+}
+
+// Prompts of one kind do not keep those of the other waiting.
+TEST_F(EngineTest, BothKindsOfPiecesGoOnBesideTexts) {
+  EngineOptions options;
+  options.beside = 0;
+  options.cache_bytes = 0;
+  Engine engine = make(options);
+  const ClientPointer writing = client({1, 2, 3}, 1000),
+                      answer = client(random_tokens(400, 61, 4), 2),
+                      plain = client(random_tokens(100, 61, 5), 2);
+  answer->request.answers = {{0, 400}};
+  submit(engine, writing);
+  engine.step();
+  submit(engine, answer);
+  submit(engine, plain);
+  for (int64_t step = 0; step < 2 * (parts_of(*model_) + 1); ++step) engine.step();
+  EXPECT_FALSE(plain->tokens.empty());
+  EXPECT_TRUE(answer->tokens.empty());
+  for (int step = 0; step < 25; ++step) engine.step();
+  EXPECT_FALSE(answer->tokens.empty());
+}
+
+TEST_F(EngineTest, RefusesAShareThatIsNone) {
+  EngineOptions options;
+  options.beside = -1;
+  EXPECT_THAT(error_of([&] { make(options); }), HasSubstr("beside"));
+  options.beside = NAN;
+  EXPECT_THROW(make(options), UsageError);
 }
 
 TEST_F(EngineTest, CancelsWhatIsLeftWhenItEnds) {

@@ -2,6 +2,7 @@
 // prompts, on what the cache has, or on drafters.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "base/random.h"
@@ -22,6 +23,7 @@ class ServedTexts : public testing::TestWithParam<const char*> {
     options.sequences = sequences;
     options.cache_bytes = cache_bytes;
     options.prompt_rows = 64;
+    options.beside = 0;  // long pieces wait as often as they can
     return options;
   }
   // What an idle engine without a cache says.
@@ -146,6 +148,7 @@ TEST_P(ServedTexts, DoNotDependOnThreadsOrRows) {
     const Threads scope(rows == 100 ? 1 : 3);
     EngineOptions busy = options(5);
     busy.prompt_rows = rows;
+    if (rows > 1) busy.beside = rows == 100 ? 1.0 : INFINITY;
     Engine engine(model_, tokenizer_, busy);
     std::vector<ClientPointer> clients;
     for (const ClientPointer& one : asked) {
