@@ -3,33 +3,62 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <memory>
 
+#include "model/forward_run.h"
 #include "serve/http/api_error.h"
 #include "tensor/batch.h"
 
 namespace pronghorn::serve {
 namespace {
 
-constexpr size_t kPieceTokens = 256;  // other texts wait for so many
-constexpr int64_t kScoredRows = 32;   // a row of scores is as wide as the vocabulary
+constexpr size_t kPieceTokens = 256;
+constexpr int64_t kTakenRows = 32;  // a row of scores is as wide as the vocabulary
 
-// Lets the model read the tokens, and takes what it makes of each piece: the place of the piece's
-// first token, and the last hidden states.
+struct Piece {
+  Piece(const Model& model, const Context& context, SequenceState& state,
+        std::span<const int32_t> tokens)
+      : batch(continue_sequence(state, tokens)), checked(batch), run(model, context, checked) {}
+
+  Batch batch;
+  CheckedBatch checked;
+  ForwardRun run;
+};
+
+// Lets the model read the tokens, and takes what it makes of them a few rows at a time: the place
+// of the first, and the last hidden states. Other texts wait for a part of a block, or for the
+// taking of some rows.
 void read_between_steps(Service& service, const ServedModel& model, std::span<const int32_t> tokens,
                         const Call& call,
                         const std::function<void(size_t, const Context&, const Tensor&)>& take) {
   Context context;
   context.precision = model.options.precision;
   SequenceState state = model.model->new_state(model.options.kv_cache);
-  size_t done = 0;
+  std::unique_ptr<Piece> piece;  // null: its rows are taken, or the next is to begin
+  Tensor hidden;                 // of the piece that was read; undefined: all rows are taken
+  size_t done = 0;               // tokens before that piece
+  int64_t taken = 0;             // of its rows
   service.stepper.run([&] {
     if (call.client_is_gone()) throw ClientGone();
     if (service.cutting) throw ApiError(503, "shutting_down", "the server is ending");
-    const auto piece = tokens.subspan(done, std::min(kPieceTokens, tokens.size() - done));
-    const Batch batch = continue_sequence(state, piece);
-    take(done, context, model.model->forward(context, batch));
-    done += piece.size();
-    return done < tokens.size();
+    if (hidden.defined()) {
+      const int64_t count = std::min(kTakenRows, hidden.rows() - taken);
+      take(done + static_cast<size_t>(taken), context, hidden.row_slice(taken, count));
+      taken += count;
+      if (taken < hidden.rows()) return true;
+      done += static_cast<size_t>(taken);
+      taken = 0;
+      hidden = {};
+      return done < tokens.size();
+    }
+    if (piece == nullptr) {
+      const auto next = tokens.subspan(done, std::min(kPieceTokens, tokens.size() - done));
+      piece = std::make_unique<Piece>(*model.model, context, state, next);
+    }
+    if (piece->run.advance()) return true;
+    hidden = piece->run.finish();
+    piece.reset();
+    return true;
   });
 }
 
@@ -43,17 +72,12 @@ std::vector<WrittenToken> scored_tokens(Service& service, const ServedModel& mod
   const auto vocab_size = static_cast<size_t>(model.model->config().vocab_size);
   read_between_steps(
       service, model, tokens.first(tokens.size() - 1), call,
-      [&](size_t done, const Context& context, const Tensor& hidden) {
-        const int64_t rows = hidden.rows();
-        for (int64_t row = 0; row < rows; row += kScoredRows) {
-          const int64_t count = std::min(kScoredRows, rows - row);
-          const Tensor logits = model.model->logits(context, hidden.row_slice(row, count));
-          for (int64_t i = 0; i < count; ++i) {
-            const auto scores = std::span<const float>(logits.values())
-                                    .subspan(static_cast<size_t>(i) * vocab_size, vocab_size);
-            const int32_t next = tokens[done + static_cast<size_t>(row + i) + 1];
-            scored.push_back(written_token(scores, next, likeliest));
-          }
+      [&](size_t first, const Context& context, const Tensor& hidden) {
+        const Tensor logits = model.model->logits(context, hidden);
+        for (size_t i = 0; i < static_cast<size_t>(hidden.rows()); ++i) {
+          const auto scores =
+              std::span<const float>(logits.values()).subspan(i * vocab_size, vocab_size);
+          scored.push_back(written_token(scores, tokens[first + i + 1], likeliest));
         }
       });
   return scored;

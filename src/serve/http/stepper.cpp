@@ -111,10 +111,15 @@ void Stepper::loop() {
       if (stopping_) break;
       woken_ = false;
     }
+    const double start = now_seconds();
     const bool stepped = step_engines();
-    const bool ran = run_piece();
+    const double middle = now_seconds();
+    // As long as the steps took: pieces are small, and texts wait for them.
+    bool ran = run_piece();
+    const bool any = ran;
+    while (stepped && ran && now_seconds() - middle < middle - start) ran = run_piece();
     last_ = now_seconds();
-    if (stepped || ran) continue;
+    if (stepped || any) continue;
     std::unique_lock lock(mutex_);
     wake_.wait_for(lock, kLongest, [&] { return woken_ || stopping_; });
   }

@@ -28,7 +28,8 @@ class Stepper {
   // To be called when an engine has got something to do.
   void wake();
   // Runs `piece` between steps, again and again until it returns false, and then returns; texts go
-  // on meanwhile. Rethrows what a piece throws. Throws ApiError if the thread has ended.
+  // on meanwhile, and wait for pieces about as long as they take themselves. Rethrows what a piece
+  // throws. Throws ApiError if the thread has ended.
   void run(const std::function<bool()>& piece);
   // Ends the thread after the step that it is in. Whoever waits in run() gets an ApiError.
   void stop();
