@@ -22,13 +22,14 @@
 namespace pronghorn {
 
 // A part of a text between two marks that is cut when it gets long: the reasoning before an answer.
-// The marks are the texts of two tokens, however they are written; space may stand before the
-// first. Until other text has come the part may open again, within the same bound.
+// The marks are the texts of two tokens, however they are written. Where it opens, and opens again
+// within the same bound, decode/part_finder.h says.
 struct BoundedPart {
   int32_t begin = -1, end = -1;  // the tokens
   bool begun = false;            // the prompt has begun it
   // After so many of it, `end` is written, where the grammar allows it and no character is cut.
   int64_t tokens = 0;
+  std::string call = {}, call_end = {};  // marks of calls, behind which it may open; empty: none
 };
 
 struct GenerateOptions {

@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 
 namespace pronghorn {
 namespace {
-
-constexpr std::string_view kSpace = " \n\r\t";
 
 bool holds(const std::vector<int32_t>& tokens, int32_t token) {
   return std::ranges::find(tokens, token) != tokens.end();
@@ -40,12 +39,12 @@ Writer::Writer(const Tokenizer& tokenizer, const Generation& generation)
   }
   if (options_.reasoning) {
     const BoundedPart& part = *options_.reasoning;
-    begin_mark_ = tokenizer.token_bytes(part.begin, true);
-    end_mark_ = tokenizer.token_bytes(part.end, true);
-    if (begin_mark_.empty() || end_mark_.empty()) {
+    PartMarks marks{tokenizer.token_bytes(part.begin, true), tokenizer.token_bytes(part.end, true),
+                    part.call, part.call_end};
+    if (marks.reasoning.empty() || marks.reasoning_end.empty()) {
       throw UsageError("reasoning", "is marked by tokens without text", "tokens that have one");
     }
-    in_part_ = part.begun;
+    parts_.emplace(std::move(marks), part.begun);
     part_left_ = part.tokens;
   }
   if (options_.grammar == nullptr) return;
@@ -74,37 +73,20 @@ void Writer::follow_grammar(int32_t token) {
 }
 
 void Writer::follow_reasoning(int32_t token) {
-  if (!options_.reasoning || answered_) return;
-  if (in_part_) --part_left_;
+  if (!parts_ || !parts_->may_reason()) return;
+  if (parts_->part() == PartFinder::Part::reasoning) --part_left_;
   const bool mark = token == options_.reasoning->begin || token == options_.reasoning->end;
-  if (token < tokenizer_.vocab_size()) {
-    part_text_ += tokenizer_.token_bytes(token, mark || shows(token));
-  }
-  while (true) {
-    if (in_part_) {
-      const size_t at = part_text_.find(end_mark_);
-      if (at == part_text_.npos) {
-        const size_t kept = std::min(part_text_.size(), end_mark_.size() - 1);
-        part_text_.erase(0, part_text_.size() - kept);
-        return;
-      }
-      part_text_.erase(0, at + end_mark_.size());
-    } else {
-      part_text_.erase(0, std::min(part_text_.find_first_not_of(kSpace), part_text_.size()));
-      if (!part_text_.starts_with(begin_mark_)) {
-        answered_ = !begin_mark_.starts_with(part_text_);
-        return;
-      }
-      part_text_.erase(0, begin_mark_.size());
-    }
-    in_part_ = !in_part_;
-  }
+  if (token >= tokenizer_.vocab_size()) return;
+  parts_->push(
+      tokenizer_.token_bytes(token, mark || shows(token)), [](std::string_view) {},
+      [](PartFinder::Part) {});
 }
 
 // Not inside a character, for which three tokens more are enough.
 bool Writer::cuts_part() const {
   constexpr int64_t kMore = 3;
-  return in_part_ && part_left_ <= 0 && (stream_->state().pending.empty() || part_left_ <= -kMore);
+  const bool in_part = parts_ && parts_->part() == PartFinder::Part::reasoning;
+  return in_part && part_left_ <= 0 && (stream_->state().pending.empty() || part_left_ <= -kMore);
 }
 
 // A special token that a grammar asked for is text of that grammar.

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "decode/generator.h"
+#include "decode/part_finder.h"
 #include "decode/stop_filter.h"
 
 namespace pronghorn {
@@ -59,12 +60,8 @@ class Writer {
   GenerateOptions options_;
   SamplingOptions sampling_, unending_;  // the second: without the tokens that end the text
   std::optional<GrammarState> grammar_;
-  // Of the bounded part, which is found in the text as who reads that finds it.
-  std::string begin_mark_, end_mark_;
-  std::string part_text_;  // what may be the beginning of the next mark
-  bool in_part_ = false;   // the part is open
-  bool answered_ = false;  // other text has begun: no part opens any more
-  int64_t part_left_ = 0;  // tokens that the part may still have
+  std::optional<PartFinder> parts_;  // with a bounded part, which is found as its readers find it
+  int64_t part_left_ = 0;            // tokens that the part may still have
   std::function<void(std::string_view)> emit_;
   std::function<bool()> interrupted_;
   int64_t position_ = 0;

@@ -303,7 +303,7 @@ std::string bounded(const std::string& script, int64_t tokens) {
   generation.options.sampling.temperature = 0;
   generation.options.shown_tokens = {MarkTokenizer::kBegin, MarkTokenizer::kEnd};
   generation.options.reasoning =
-      BoundedPart{MarkTokenizer::kBegin, MarkTokenizer::kEnd, false, tokens};
+      BoundedPart{MarkTokenizer::kBegin, MarkTokenizer::kEnd, false, tokens, "<call>", "</call>"};
   Writer writer(tokenizer, generation);
   for (const char c : script) {
     const int32_t token = c == '[' ? MarkTokenizer::kBegin
@@ -324,6 +324,12 @@ TEST(BoundedPartTest, FollowsTheText) {
   // Not behind other text.
   EXPECT_EQ(bounded("x[abcdef", 3), "x<think>abcdef");
   EXPECT_EQ(bounded("[]x[abcdef", 3), "<think></think>x<think>abcdef");
+  // Behind a call, but not in one.
+  EXPECT_EQ(bounded("<call>x</call>\n[abcdef", 3), "<call>x</call>\n<think>abc</think>ef");
+  EXPECT_EQ(bounded("[a]<call>x</call>[bcdef", 3),
+            "<think>a</think><call>x</call><think>b</think>def");
+  EXPECT_EQ(bounded("<call>[abcdef", 3), "<call><think>abcdef");
+  EXPECT_EQ(bounded("x<call>y</call>[abcdef", 3), "x<call>y</call><think>abcdef");
   // Marks in letters.
   EXPECT_EQ(bounded("[a</think>bcdefgh", 10), "<think>a</think>bcdefgh");
   EXPECT_EQ(bounded("<think>abcdef", 3), "<think>abc</think>ef");

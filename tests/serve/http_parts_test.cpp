@@ -75,6 +75,19 @@ TEST(AnswerParserTest, ReasoningIsAtTheBeginningOnly) {
   expect_parsed("Say <think>x</think>", false, {"Say <think>x</think>", "", {}, 0});
 }
 
+// Calls and space are no other text.
+TEST(AnswerParserTest, ReasoningMayOpenBehindACall) {
+  const std::string call = "<tool_call>{\"name\": \"f\"}</tool_call>";
+  const std::vector<std::pair<std::string, std::string>> calls = {{"f", "{}"}};
+  expect_parsed(call + "\n<think>x</think>\nYes", true, {"Yes", "x", calls, 0});
+  expect_parsed("<think>x</think>" + call + "<think>y</think>Yes", true, {"Yes", "xy", calls, 0});
+  expect_parsed("Well. " + call + "<think>x</think>", true,
+                {"Well.<think>x</think>", "", calls, 0});
+  // In a call it is text of that.
+  expect_parsed("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"<think>\"}}</tool_call>b",
+                true, {"b", "", {{"f", R"({"a":"<think>"})"}}, 0});
+}
+
 TEST(AnswerParserTest, TakesCallsOut) {
   const std::string call =
       "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 2, \"a\": [1]}}\n</tool_call>";

@@ -11,7 +11,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kSpace = " \n\r\t";
-constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
+
+using Part = PartFinder::Part;
 
 // {"name": ..., "arguments": {...}}, the arguments also as the JSON text of it.
 std::optional<AnswerPiece> read_call(const std::string& text) {
@@ -57,42 +58,20 @@ std::optional<std::pair<std::string, size_t>> read_head(std::string_view call) {
 
 }  // namespace
 
-std::vector<std::string_view> AnswerParser::all_marks(bool tools) {
-  if (!tools) return {kThink, kThinkEnd};
-  return {kThink, kThinkEnd, kCall, kCallEnd};
-}
-
-std::vector<std::string_view> AnswerParser::marks() const {
-  if (in_call_) return {kCallEnd};
-  if (reasoning_) return {kThinkEnd};
-  std::vector<std::string_view> marks;
-  if (!content_seen_) marks.push_back(kThink);
-  if (tools_) marks.push_back(kCall);
+PartMarks answer_marks(bool tools) {
+  PartMarks marks{"<think>", "</think>", {}, {}};
+  if (tools) marks.call = "<tool_call>";
+  if (tools) marks.call_end = "</tool_call>";
   return marks;
 }
 
-std::optional<std::pair<size_t, std::string_view>> AnswerParser::find_mark() const {
-  std::optional<std::pair<size_t, std::string_view>> first;
-  for (const std::string_view mark : marks()) {
-    const size_t at = held_.find(mark);
-    if (at == held_.npos || (first && at >= first->first)) continue;
-    if (mark == kThink && held_.find_first_not_of(kSpace) != at) continue;
-    first = {at, mark};
-  }
-  return first;
-}
-
-void AnswerParser::take_mark(std::string_view mark, Pieces& pieces) {
+void AnswerParser::take_mark(Part ended, Pieces& pieces) {
   space_.clear();
   trims_ = true;
-  if (mark == kThink) reasoning_ = true;
-  if (mark == kThinkEnd) reasoning_ = false;
-  if (mark == kCall) in_call_ = true;
-  if (mark == kCallEnd) end_call(pieces);
+  if (ended == Part::call) end_call(pieces);
 }
 
 void AnswerParser::end_call(Pieces& pieces) {
-  in_call_ = false;
   std::optional<AnswerPiece> call = read_call(call_);
   if (!call) {
     ++malformed_;
@@ -141,8 +120,8 @@ void AnswerParser::give_arguments(Pieces& pieces) {
 
 void AnswerParser::give(std::string_view text, Pieces& pieces) {
   if (text.empty()) return;
-  if (!reasoning_) content_seen_ = true;
-  const auto kind = reasoning_ ? AnswerPiece::Kind::reasoning : AnswerPiece::Kind::content;
+  const bool reasons = finder_.part() == Part::reasoning;
+  const auto kind = reasons ? AnswerPiece::Kind::reasoning : AnswerPiece::Kind::content;
   if (!pieces.empty() && pieces.back().kind == kind) {
     pieces.back().text += text;
   } else {
@@ -151,7 +130,7 @@ void AnswerParser::give(std::string_view text, Pieces& pieces) {
 }
 
 void AnswerParser::add(std::string_view text, Pieces& pieces) {
-  if (in_call_) {
+  if (finder_.part() == Part::call) {
     call_ += text;
     if (in_parts_) give_arguments(pieces);
     return;
@@ -170,29 +149,17 @@ void AnswerParser::add(std::string_view text, Pieces& pieces) {
 
 std::vector<AnswerPiece> AnswerParser::push(std::string_view text) {
   Pieces pieces;
-  held_ += text;
-  while (const auto found = find_mark()) {
-    const auto [at, mark] = *found;
-    add(std::string_view(held_).substr(0, at), pieces);
-    take_mark(mark, pieces);
-    held_.erase(0, at + mark.size());
-  }
-  size_t keep = 0;
-  for (const std::string_view mark : marks()) {
-    for (size_t n = std::min(mark.size() - 1, held_.size()); n > keep; --n) {
-      if (held_.ends_with(mark.substr(0, n))) keep = n;
-    }
-  }
-  add(std::string_view(held_).substr(0, held_.size() - keep), pieces);
-  held_.erase(0, held_.size() - keep);
+  finder_.push(
+      text, [&](std::string_view some) { add(some, pieces); },
+      [&](Part ended) { take_mark(ended, pieces); });
   return pieces;
 }
 
 std::vector<AnswerPiece> AnswerParser::finish() {
   Pieces pieces;
-  add(std::exchange(held_, {}), pieces);
-  if (in_call_) ++malformed_;
-  if (!in_call_ && !reasoning_) give(std::exchange(space_, {}), pieces);
+  add(finder_.finish(), pieces);
+  if (finder_.part() == Part::call) ++malformed_;
+  if (finder_.part() == Part::text) give(std::exchange(space_, {}), pieces);
   return pieces;
 }
 

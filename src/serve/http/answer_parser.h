@@ -8,7 +8,12 @@
 #include <string_view>
 #include <vector>
 
+#include "decode/part_finder.h"
+
 namespace pronghorn::serve {
+
+// What answers are searched for, with or without tools.
+PartMarks answer_marks(bool tools);
 
 struct AnswerPiece {
   enum class Kind : uint8_t { content, reasoning, tool_call } kind = Kind::content;
@@ -26,16 +31,10 @@ class AnswerParser {
   // in_parts: the arguments of a call are given out while they come, without space between their
   // parts, where the call begins with its name; otherwise calls are given out whole.
   AnswerParser(bool tools, bool in_reasoning, bool in_parts = false)
-      : tools_(tools), in_parts_(in_parts), reasoning_(in_reasoning), trims_(in_reasoning) {}
+      : finder_(answer_marks(tools), in_reasoning), in_parts_(in_parts), trims_(in_reasoning) {}
 
-  // Around reasoning.
-  static constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
-
-  // What answers are searched for, with or without tools.
-  static std::vector<std::string_view> all_marks(bool tools);
-
-  // Takes text and returns what is certain of it; what may be the beginning of a mark waits.
-  // Reasoning is marked at the beginning of an answer only. Space around marks is left out.
+  // Takes text and returns what is certain of it; what may be the beginning of a mark waits. Space
+  // around marks is left out.
   std::vector<AnswerPiece> push(std::string_view text);
   // The rest, at the end of the answer.
   std::vector<AnswerPiece> finish();
@@ -46,20 +45,17 @@ class AnswerParser {
 
  private:
   using Pieces = std::vector<AnswerPiece>;
-  // What ends the part that is open, or may begin another in it.
-  std::vector<std::string_view> marks() const;
-  // The first mark in what is held, and where.
-  std::optional<std::pair<size_t, std::string_view>> find_mark() const;
-  void take_mark(std::string_view mark, Pieces& pieces);
+  void take_mark(PartFinder::Part ended, Pieces& pieces);
   void end_call(Pieces& pieces);
   // Gives out what has come of the call's arguments.
   void give_arguments(Pieces& pieces);
   void add(std::string_view text, Pieces& pieces);
   void give(std::string_view text, Pieces& pieces);
 
-  bool tools_, in_parts_, reasoning_, in_call_ = false, content_seen_ = false;
+  PartFinder finder_;
+  bool in_parts_;
   bool trims_;  // space that follows is left out
-  std::string held_, space_, call_;
+  std::string space_, call_;
   // Of a call that is given out in parts: how far, and where that is in its arguments.
   size_t given_ = 0;
   int64_t depth_ = 0;
