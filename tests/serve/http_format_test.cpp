@@ -339,6 +339,48 @@ TEST_F(HttpFormatTest, ReasoningIsBounded) {
   }
 }
 
+TEST_F(HttpFormatTest, ReasoningFieldsOfWrongValuesAreRefused) {
+  struct Case {
+    json fields;
+    std::string param, accepted;
+  };
+  const std::string words = "\"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"";
+  const std::vector<Case> cases = {
+      {{{"reasoning_effort", "much"}}, "reasoning_effort", words},
+      {{{"reasoning_effort", 3}}, "reasoning_effort", words},
+      {{{"reasoning", {{"effort", "Low"}}}}, "reasoning.effort", words},
+      {{{"reasoning", "low"}}, "reasoning", "an object"},
+      {{{"thinking", true}}, "thinking", "\"enabled\", \"disabled\" or \"adaptive\""},
+      {{{"thinking", {{"type", "on"}}}}, "thinking.type", "\"enabled\""},
+      {{{"thinking", {{"type", "enabled"}, {"budget_tokens", -5}}}},
+       "thinking.budget_tokens",
+       "a whole number"}};
+  for (const Case& wrong : cases) {
+    for (const char* path : {"/v1/chat/completions", "/tokenize", "/apply-template"}) {
+      const json error = refusal(path, asked(wrong.fields));
+      EXPECT_EQ(error["param"], wrong.param) << error;
+      EXPECT_THAT(error["message"].get<std::string>(), HasSubstr(wrong.accepted)) << error;
+    }
+    EXPECT_THAT(refusal("/v1/messages", asked(wrong.fields))["message"].get<std::string>(),
+                HasSubstr(wrong.accepted));
+    json response = {{"input", "Why?"}};
+    response.update(wrong.fields);
+    EXPECT_THAT(refusal("/v1/responses", response)["message"].get<std::string>(),
+                HasSubstr(wrong.accepted));
+  }
+  // Absent is no value, and the smaller of two bounds counts.
+  EXPECT_EQ(server().post("/tokenize", asked({{"reasoning_effort", nullptr}})).status, 200);
+  name_tokens("<think>", "</think>");
+  extend_template("", kOpensReasoning);
+  server_.reset();
+  json body = asked({{"reasoning_effort", "none"}, {"reasoning", {{"effort", "low"}}}});
+  body["max_tokens"] = 12;
+  body["logit_bias"] = only('a');
+  const json answer = server().post("/v1/chat/completions", body).document();
+  EXPECT_EQ(answer["choices"][0]["message"]["content"], std::string(11, 'a')) << answer;
+  EXPECT_FALSE(answer.contains("ignored_fields")) << answer;
+}
+
 // Reasoning that the model opens behind space, and opens again, has one bound, streamed or not, and
 // whether the prompt is read or kept.
 TEST_F(HttpFormatTest, ReasoningIsBoundedWhereverItOpens) {

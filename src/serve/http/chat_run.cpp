@@ -2,6 +2,7 @@
 
 #include <iterator>
 
+#include "serve/http/api_error.h"
 #include "serve/http/chat_image.h"
 
 namespace pronghorn::serve {
@@ -11,20 +12,46 @@ constexpr int64_t kLowEffort = 1024, kMediumEffort = 4096;  // tokens
 
 // The part of an answer that is reasoning; nothing where its marks are no tokens of the model.
 std::optional<BoundedPart> reasoning_part(const ServedModel& model) {
-  const std::optional<int32_t> begin = model.tokenizer->find_token(AnswerParser::kThink);
-  const std::optional<int32_t> end = model.tokenizer->find_token(AnswerParser::kThinkEnd);
+  const PartMarks marks = answer_marks(false);
+  const std::optional<int32_t> begin = model.tokenizer->find_token(marks.reasoning);
+  const std::optional<int32_t> end = model.tokenizer->find_token(marks.reasoning_end);
   if (!begin || !end) return {};
-  return BoundedPart{*begin, *end, false, 0};
+  return BoundedPart{.begin = *begin, .end = *end};
 }
 
-// What "low" and its like stand for; nothing for other words.
-std::optional<int64_t> tokens_of_effort(const Json& effort) {
+// What "low" and its like stand for, -1 for no bound; nothing where it says nothing. path: of the
+// field.
+std::optional<int64_t> tokens_of_effort(const Json& effort, const std::string& path) {
+  if (effort.is_null()) return {};
   if (effort == "none") return 0;
   if (effort == "minimal" || effort == "low") return kLowEffort;
   if (effort == "medium") return kMediumEffort;
   if (effort == "high" || effort == "xhigh") return -1;
-  return {};
+  refuse_field(path,
+               "must be \"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\", is " +
+                   shown(effort));
 }
+
+// {"type": "enabled" or "disabled", "budget_tokens"}: the tokens of reasoning, -1 for no bound.
+// "adaptive" is enabled without a budget.
+int64_t tokens_of_thinking(const Json& thinking) {
+  if (!thinking.is_object()) {
+    refuse_field("thinking",
+                 "must be an object with the type \"enabled\", \"disabled\" or \"adaptive\", is " +
+                     shown(thinking));
+  }
+  Fields of(thinking, "thinking");
+  const std::string type = of.text("type", "enabled");
+  if (type != "enabled" && type != "disabled" && type != "adaptive") {
+    refuse_field("thinking.type",
+                 "must be \"enabled\", \"disabled\" or \"adaptive\", is " + shown(Json(type)));
+  }
+  const int64_t budget = of.integer("budget_tokens", -1, 0, int64_t{1} << 31);
+  return type == "disabled" ? 0 : budget;
+}
+
+// The smaller of two bounds.
+int64_t least(int64_t a, int64_t b) { return a < 0 || (b >= 0 && b < a) ? b : a; }
 
 // What chat_template_kwargs say goes before.
 void tell_template(Chat& chat, const char* name, const Json& value) {
@@ -34,8 +61,11 @@ void tell_template(Chat& chat, const char* name, const Json& value) {
 // Special tokens that the parts of an answer are told apart by: their text must come.
 std::vector<int32_t> mark_tokens(const Tokenizer& tokenizer, bool tools) {
   std::vector<int32_t> tokens;
-  for (const std::string_view mark : AnswerParser::all_marks(tools)) {
-    const std::optional<int32_t> token = tokenizer.find_token(mark);
+  const PartMarks marks = answer_marks(tools);
+  for (const std::string* mark :
+       {&marks.reasoning, &marks.reasoning_end, &marks.call, &marks.call_end}) {
+    if (mark->empty()) continue;
+    const std::optional<int32_t> token = tokenizer.find_token(*mark);
     if (token && tokenizer.is_special(*token)) tokens.push_back(*token);
   }
   return tokens;
@@ -45,30 +75,32 @@ std::vector<int32_t> mark_tokens(const Tokenizer& tokenizer, bool tools) {
 
 void read_reasoning(Fields& fields, const ServedModel& model, Chat& chat) {
   const bool bounded = reasoning_part(model).has_value();
-  if (const Json& thinking = fields.peek("thinking"); thinking.is_object()) {
-    Fields of(thinking, "thinking");
-    const std::string type = of.text("type", "enabled");
-    const bool disabled = type == "disabled";
+  if (const Json& thinking = fields.peek("thinking"); !thinking.is_null()) {
+    const int64_t most = tokens_of_thinking(thinking);
+    const bool disabled = thinking.value("type", Json()) == "disabled";
     tell_template(chat, "enable_thinking", !disabled);
-    const int64_t budget = of.integer("budget_tokens", -1, 0, int64_t{1} << 31);
-    chat.reasoning_tokens = disabled ? 0 : budget;
-    const bool told = model.format.mentions("enable_thinking") && (disabled || budget < 0);
-    if (told || (bounded && chat.reasoning_tokens >= 0)) fields.raw("thinking");
+    chat.reasoning_tokens = most;
+    const bool told = model.format.mentions("enable_thinking") && (disabled || most < 0);
+    if (told || (bounded && most >= 0)) fields.raw("thinking");
   }
-  const bool nested = fields.peek("reasoning").is_object();
-  const Json effort =
-      nested ? fields.peek("reasoning").value("effort", Json()) : fields.peek("reasoning_effort");
-  const std::optional<int64_t> most = tokens_of_effort(effort);
-  if (!most) return;
-  if (*most >= 0 && (chat.reasoning_tokens < 0 || *most < chat.reasoning_tokens)) {
-    chat.reasoning_tokens = *most;
+  const Json& reasoning = fields.peek("reasoning");
+  if (!reasoning.is_null() && !reasoning.is_object()) {
+    refuse_field("reasoning", "must be an object with an effort, is " + shown(reasoning));
   }
-  tell_template(chat, "reasoning_effort", effort);
-  if (*most == 0) tell_template(chat, "enable_thinking", false);
-  const bool told = model.format.mentions("reasoning_effort") ||
-                    (*most == 0 && model.format.mentions("enable_thinking"));
-  if (bounded || told) {
-    fields.raw(nested ? "reasoning" : "reasoning_effort");
+  for (const char* field : {"reasoning", "reasoning_effort"}) {
+    const bool nested = field == std::string_view("reasoning");
+    const Json effort = nested && reasoning.is_object() ? reasoning.value("effort", Json())
+                        : nested                        ? Json()
+                                                        : fields.peek(field);
+    const std::optional<int64_t> most =
+        tokens_of_effort(effort, nested ? "reasoning.effort" : field);
+    if (!most) continue;
+    chat.reasoning_tokens = least(chat.reasoning_tokens, *most);
+    tell_template(chat, "reasoning_effort", effort);
+    if (*most == 0) tell_template(chat, "enable_thinking", false);
+    const bool told = model.format.mentions("reasoning_effort") ||
+                      (*most == 0 && model.format.mentions("enable_thinking"));
+    if (bounded || told) fields.raw(field);
   }
 }
 
@@ -84,11 +116,14 @@ ChatRun::ChatRun(Service& service, std::shared_ptr<ServedModel> model, Call& cal
       answer_grammar(run_.model(), text.format, chat, prompt.begins_in_reasoning);
   std::optional<BoundedPart> reasoning;
   if (chat.reasoning_tokens >= 0) reasoning = reasoning_part(run_.model());
+  const bool tools = !chat.tools.is_null();
   if (reasoning) {
     reasoning->begun = prompt.begins_in_reasoning;
     reasoning->tokens = chat.reasoning_tokens;
+    PartMarks marks = answer_marks(tools);
+    reasoning->call = std::move(marks.call);
+    reasoning->call_end = std::move(marks.call_end);
   }
-  const bool tools = !chat.tools.is_null();
   const std::vector<int32_t> marks = mark_tokens(*run_.model().tokenizer, tools);
   std::vector<bool> counted;
   for (int64_t i = 0; i < text.choices; ++i) {

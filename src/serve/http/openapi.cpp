@@ -76,9 +76,11 @@ json stops() { return either({text(), {{"type", "array"}, {"items", text()}, {"m
 json tokens() { return list(integer(0, kMost - 1)); }
 
 json reasoning_fields() {
-  return {{"thinking", object({{"type", text()}, {"budget_tokens", integer(0, kMost)}})},
-          {"reasoning_effort", text()},
-          {"reasoning", object({{"effort", text()}})}};
+  const json effort = {{"enum", {"none", "minimal", "low", "medium", "high", "xhigh"}}};
+  const json type_of_thinking = {{"enum", {"enabled", "disabled", "adaptive"}}};
+  return {{"thinking", object({{"type", type_of_thinking}, {"budget_tokens", integer(0, kMost)}})},
+          {"reasoning_effort", effort},
+          {"reasoning", object({{"effort", effort}})}};
 }
 
 json chat_fields() {
