@@ -1,6 +1,9 @@
 // The server as a whole, seen by its clients: access, limits, cancelling, ending.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ringbuffer_sink.h>
+
+#include <algorithm>
 
 #include "base/files.h"
 #include "serve/http_client.h"
@@ -295,6 +298,39 @@ TEST_F(HttpTest, RequestsMustArriveInTime) {
   RawClient slow(server().server().port());
   slow.send("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"a");
   EXPECT_THAT(slow.read_until("did not arrive"), HasSubstr("400"));
+}
+
+TEST_F(HttpTest, EveryRequestLeavesALine) {
+  const auto before = spdlog::default_logger();
+  const auto sink = std::make_shared<spdlog::sinks::ringbuffer_sink_mt>(64);
+  const auto logger = std::make_shared<spdlog::logger>("lines", sink);
+  logger->set_level(spdlog::level::debug);
+  logger->set_pattern("%l %v");
+  spdlog::set_default_logger(logger);
+  const httplib::Headers id = {{"X-Request-Id", "mine"}};
+  for (const char* path : {"/v1/models", "/health", "/metrics", "/ready", "/runs", "/nowhere"}) {
+    server().get(path, id);
+  }
+  server().post("/health", json::object(), id);
+  server().post("/tokenize", {{"content", "a secret"}}, id);
+  server_.reset();
+  spdlog::set_default_logger(before);
+  const std::vector<std::string> lines = sink->last_formatted();
+  const auto expect_one = [&](const std::string& begin, const std::string& end) {
+    const auto found = std::ranges::count_if(lines, [&](const std::string& line) {
+      return line.starts_with(begin) && line.ends_with(end + "\n");
+    });
+    EXPECT_EQ(found, 1) << begin << "\n" << testing::PrintToString(lines);
+  };
+  expect_one("info mine GET /v1/models 200 ", " ms");
+  expect_one("debug mine GET /health 200 ", " ms");
+  expect_one("debug mine GET /metrics 200 ", " ms");
+  expect_one("info mine GET /ready 200 ", " ms");
+  expect_one("info mine GET /runs 404 ", " ms");
+  expect_one("info mine GET /nowhere", " ms");
+  expect_one("debug mine POST /health 405 ", " ms");
+  expect_one("info mine /tokenize 200 ", " end=-");
+  EXPECT_THAT(testing::PrintToString(lines), testing::Not(HasSubstr("secret")));
 }
 
 TEST(HttpLoadingTest, AModelThatIsNotThereIsNotReady) {

@@ -90,6 +90,15 @@ void log(const Call& call) {
       r.accepted, r.ends.empty() ? "-" : r.ends);
 }
 
+// Of a request that asks nothing of a model: what programs that watch over the server ask all the
+// time is for who looks closely.
+void log_plain(const std::string& id, const httplib::Request& request, int status, double begin) {
+  const bool watching = request.path == "/health" || request.path == "/metrics";
+  spdlog::log(watching ? spdlog::level::debug : spdlog::level::info, "{} {} {} {} {:.1f} ms", id,
+              printable(request.method, kQuoteLength), printable(request.path, kQuoteLength),
+              status, (now_seconds() - begin) * 1e3);
+}
+
 // Counts a request from its beginning to the end of its answer, wherever that is.
 class Counted {
  public:
@@ -255,6 +264,7 @@ void send_page(std::string page, httplib::Response& response) {
 void get(Service& service, Keys& keys, const httplib::Request& request,
          httplib::Response& response) {
   constexpr double kStuckSeconds = 120;  // longer than any step
+  const double begin = now_seconds();
   const std::string id = request_id(request);
   response.set_header(kIdHeader, id);
   const bool has_body =
@@ -298,6 +308,8 @@ void get(Service& service, Keys& keys, const httplib::Request& request,
   } catch (...) {
     answer_error(as_api_error(std::current_exception()), request.path, id, response);
   }
+  constexpr int kDefault = 200;  // httplib's, where nothing else is set
+  log_plain(id, request, response.status > 0 ? response.status : kDefault, begin);
 }
 
 // Whether there is something at the path, for this or another method.
@@ -321,19 +333,24 @@ bool is_post(const httplib::Request& request) {
 // Answers what no handler is for. httplib would read its body first, however large.
 void refuse_unknown(const httplib::Request& request, httplib::Response& response) {
   Connection::current()->read_begins();  // and it never is
+  const double begin = now_seconds();
+  const std::string id = request_id(request);
   const bool known = known_path(request.path);
   const std::string path = quote(request.path);
   const ApiError error = known ? ApiError(405, "method_not_allowed",
                                           quote(request.method) + " is not served at " + path)
                                : ApiError(404, "not_found", "there is nothing at " + path);
-  answer_error(error, request.path, request_id(request), response);
+  answer_error(error, request.path, id, response);
+  log_plain(id, request, response.status, begin);
 }
 
 // Gives errors that httplib finds by itself a body.
 void complete_error(const httplib::Request& request, httplib::Response& response) {
   if (!response.body.empty() || response.status == 499) return;
   const ApiError error(response.status, "bad_request", "the request cannot be read");
-  answer_error(error, request.path, request_id(request), response);
+  const std::string id = request_id(request);
+  answer_error(error, request.path, id, response);
+  log_plain(id, request, response.status, now_seconds());
 }
 
 void add_cors(const std::string& origin, httplib::Response& response) {
@@ -378,6 +395,7 @@ void add_routes(HttpListener& listener, Service& service, Keys& keys) {
         if (is_get(request) || is_post(request)) return Handled::Unhandled;
         if (request.method == "OPTIONS" && !origin.empty()) {
           response.status = 204;
+          log_plain(request_id(request), request, response.status, now_seconds());
         } else {
           refuse_unknown(request, response);
         }
