@@ -57,6 +57,8 @@ void run(const ServeCommand& options) {
   check_drafters(options.engine.draft);
   check_runs(options.server.runs);
   const std::vector<serve::ModelSource> sources = sources_of(options);
+  // Models are loaded while the server runs, or when they are asked for: too late to be told.
+  for (const serve::ModelSource& source : sources) serve::check_source(source);
   serve::Server server(options.server);
   warn_if_open(options.server);
   for (const serve::ModelSource& source : sources) {

@@ -171,6 +171,25 @@ TEST_F(CliTest, CorruptCheckpoints) {
   EXPECT_THAT(failure_of(1, {"eval", "run", "--data", "text.txt"}), HasSubstr("config.json"));
 }
 
+// A server says at its start what it could not load later.
+TEST_F(CliTest, OnlyModelsAreServed) {
+  put("notes.txt", "no model at all");
+  put("head.gguf", "GGUF");
+  output_of(train_of("tiny.json", "text.txt", "run", "2"));
+  const std::string weights = read_file(folder_ / "run/model.safetensors");
+  put("run/model.safetensors", weights.substr(0, weights.size() / 2));
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"notes.txt", "notes.txt: not JSON"},
+      {"head.gguf", "head.gguf"},
+      {"tiny.json", "tiny.json"},  // a configuration without weights
+      {"run", "model.safetensors"}};
+  for (const auto& [path, expected] : cases) {
+    EXPECT_THAT(failure_of(1, {"serve", path, "--port", "0"}), HasSubstr(expected));
+    EXPECT_THAT(failure_of(1, {"serve", path, "--port", "0", "--load-on-demand"}),
+                HasSubstr(expected));
+  }
+}
+
 TEST_F(CliTest, AnExistingRunIsLeftAlone) {
   output_of(train_of("tiny.json", "text.txt", "run", "3"));
   const std::string state = read_file(folder_ / "run/training_state.safetensors");

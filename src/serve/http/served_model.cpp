@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/quote.h"
 #include "decode/conversation.h"
@@ -48,6 +49,18 @@ ExpectedMemory expected_memory(const ModelSource& source) {
   if (tokens == 0) tokens = kEndless;
   return {weight_file_bytes(source.path),
           model->predicted_state_bytes(tokens, source.engine.kv_cache)};
+}
+
+void check_source(const ModelSource& source) {
+  const ModelConfig config = load_config(source.path);
+  if (config.diffusion) {
+    throw Error(source.path.string(), "is a diffusion model, which fills in masked tokens",
+                "write with `pronghorn generate`");
+  }
+  if (config.of_measurements()) {
+    throw Error(source.path.string(), "is a model of images or sound, not of texts");
+  }
+  expected_memory(source);
 }
 
 int64_t used_memory(const ServedModel& model) {

@@ -52,6 +52,9 @@ struct ExpectedMemory {
 };
 // Reads the configuration and the sizes of the weights. Throws Error.
 ExpectedMemory expected_memory(const ModelSource& source);
+// Reads no more than that. Throws Error for files that hold no model, and for a model that does not
+// write texts token by token.
+void check_source(const ModelSource& source);
 // Bytes that a model takes now: weights, texts that are being written, states that are kept.
 int64_t used_memory(const ServedModel& model);
 
