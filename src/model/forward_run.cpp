@@ -189,6 +189,7 @@ Tensor ForwardRun::finish() {
   for (const LayerLoss& loss : whole_->losses()) observer_.on_loss(loss);
   for (const ExpertLoad& load : whole_->loads()) observer_.on_load(load);
   count_rows(*whole_batch_);
+  if (const SequenceShards* shards = whole_batch_->shards()) shards->advance_states();
   return own_.empty() ? hidden : gather_rows(context_, hidden, own_);
 }
 

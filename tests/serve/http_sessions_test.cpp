@@ -73,6 +73,12 @@ TEST_F(HttpSessionTest, ATextIsReadWhereNothingIsKept) {
   const Answer saved = server().post("/v1/sessions/save", session("text", {{"prompt", text}}));
   ASSERT_EQ(saved.status, 200) << saved.body;
   EXPECT_EQ(saved.document()["tokens"], text.size());
+  EXPECT_FALSE(saved.document().contains("ignored_fields")) << saved.body;
+  // What belongs to a chat does nothing for a text.
+  const json fields = {{"prompt", text}, {"tools", json::array()}};
+  EXPECT_EQ(
+      server().post("/v1/sessions/save", session("text", fields)).document()["ignored_fields"],
+      json::array({"tools"}));
   restart();
   EXPECT_EQ(server().post("/v1/sessions/restore", session("text")).status, 200);
   EXPECT_EQ(server().counters().cache_states, 1);

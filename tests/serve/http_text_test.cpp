@@ -151,5 +151,34 @@ TEST_F(HttpTest, TextsAndTokens) {
   EXPECT_THAT(rendered["message_ends"], ElementsAre(1 + 5 + 2 + 2));
 }
 
+// Endpoints that write no text say what they take no notice of, too, and take one text alone.
+TEST_F(HttpTest, NothingIsIgnoredInSilence) {
+  EXPECT_THAT(server().post("/apply-template", chat("Hi")).document()["ignored_fields"],
+              ElementsAre("max_tokens", "seed"));
+  const auto ignored = [&](const std::string& path, json body) {
+    body["model"] = "tiny";
+    body["colour"] = "blue";
+    return server().post(path, body).document()["ignored_fields"];
+  };
+  const json only = json::array({"colour"});
+  EXPECT_EQ(ignored("/tokenize", {{"content", "a"}}), only);
+  EXPECT_EQ(ignored("/detokenize", {{"tokens", {1, 2}}}), only);
+  EXPECT_EQ(ignored("/v1/embeddings", {{"input", "a"}}), only);
+  json message = {{"messages", chat("Hi")["messages"]}};
+  EXPECT_EQ(ignored("/v1/messages/count_tokens", message), only);
+  EXPECT_FALSE(
+      server().post("/tokenize", {{"content", "a"}}).document().contains("ignored_fields"));
+
+  const auto refused = [&](const std::string& path, const json& body) {
+    const Answer answer = server().post(path, body);
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    return answer.document()["error"].value("param", "");
+  };
+  EXPECT_EQ(refused("/tokenize", {{"content", "a"}, {"prompt", "b"}}), "prompt");
+  message["content"] = "a";
+  EXPECT_EQ(refused("/tokenize", message), "content");
+  EXPECT_EQ(refused("/v1/responses", {{"input", "a"}, {"n", 2}}), "n");
+}
+
 }  // namespace
 }  // namespace pronghorn::testing_http

@@ -149,7 +149,7 @@ std::shared_ptr<TokenGrammar> answer_grammar(const ServedModel& model, const Ans
   const std::string tools =
       may_call ? chat.tools.dump(-1, ' ', false, Json::error_handler_t::replace) : "";
   if (tools.size() > kMostGrammarBytes) refuse_large("tools");
-  const bool may_reason = model.tokenizer->find_token(AnswerParser::kThink).has_value();
+  const bool may_reason = model.tokenizer->find_token(answer_marks(false).reasoning).has_value();
   const std::string name =
       fmt::format("{}\n{}{}{}\n{}\n{}", name_of(format), in_reasoning, may_reason,
                   chat.must_call.has_value(), chat.must_call.value_or(""), tools);

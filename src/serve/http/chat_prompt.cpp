@@ -128,7 +128,7 @@ void find_messages(const ServedModel& model, const Chat& chat,
 
 bool opens_reasoning(std::string_view text) {
   const size_t end = text.find_last_not_of(" \n\r\t");
-  return end != text.npos && text.substr(0, end + 1).ends_with(AnswerParser::kThink);
+  return end != text.npos && text.substr(0, end + 1).ends_with(answer_marks(false).reasoning);
 }
 
 }  // namespace

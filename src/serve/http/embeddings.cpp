@@ -1,10 +1,12 @@
 // POST /v1/embeddings
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/base64.h"
 #include "serve/http/api_error.h"
 #include "serve/http/endpoints.h"
+#include "serve/http/reply_parts.h"
 #include "serve/http/scoring.h"
 #include "serve/http/text_fields.h"
 #include "serve/http/text_run.h"
@@ -79,8 +81,7 @@ Reply embeddings(Service& service, Call& call) {
                    {"usage",
                     {{"prompt_tokens", call.record.prompt_tokens},
                      {"total_tokens", call.record.prompt_tokens}}}};
-  if (const auto ignored = fields.unread(); !ignored.empty()) document["ignored_fields"] = ignored;
-  return document;
+  return with_ignored(std::move(document), fields);
 }
 
 }  // namespace pronghorn::serve

@@ -246,7 +246,7 @@ Reply messages(Service& service, Call& call) {
   Chat chat = read_messages(fields);
   read_reasoning(fields, *model, chat);
   TextFields text = read_text_fields(fields, *model, service.options);
-  text.choices = 1;
+  refuse_choices(text);
   text.options.stop = read_stops(fields, "stop_sequences", service.options);
   fields.required("max_tokens");
   const int64_t most = read_most_tokens(fields, 0);
@@ -267,7 +267,7 @@ Reply count_message_tokens(Service& service, Call& call) {
       chat_text(*model, chat), {.add_special = false, .parse_special = true});
   int64_t count = std::ssize(tokens);
   if (seen_image(*model, chat) != nullptr) count += model->model->config().vision->rows();
-  return json{{"input_tokens", count}};
+  return with_ignored({{"input_tokens", count}}, fields);
 }
 
 }  // namespace pronghorn::serve

@@ -60,6 +60,12 @@ nlohmann::json extension_json(const ServedModel& model, const TextSummary& total
   return json;
 }
 
+nlohmann::json with_ignored(nlohmann::json document, const Fields& fields) {
+  const std::vector<std::string> ignored = fields.unread();
+  if (!ignored.empty()) document["ignored_fields"] = ignored;
+  return document;
+}
+
 std::string token_text(const ServedModel& model, int32_t token) {
   return model.tokenizer->token_bytes(token, true);
 }

@@ -25,6 +25,9 @@ nlohmann::json usage_json(const TextSummary& total);
 nlohmann::json extension_json(const ServedModel& model, const TextSummary& total,
                               const std::vector<std::string>& ignored);
 
+// Adds the list alone to the answer of an endpoint that writes no text.
+nlohmann::json with_ignored(nlohmann::json document, const Fields& fields);
+
 // The bytes of a token, of special tokens their names.
 std::string token_text(const ServedModel& model, int32_t token);
 // The same as a text that no other token has: "bytes:\xe2\x82" where they are not whole characters.

@@ -282,7 +282,7 @@ Reply responses(Service& service, Call& call) {
   Chat chat = read_input(fields);
   read_reasoning(fields, *model, chat);
   TextFields text = read_text_fields(fields, *model, service.options);
-  text.choices = 1;
+  refuse_choices(text);
   read_text_format(fields, text.format);
   const int64_t most = fields.integer("max_output_tokens", -1, -1, int64_t{1} << 31);
   fields.raw("metadata");  // the answer repeats it

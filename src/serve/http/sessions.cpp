@@ -9,6 +9,7 @@
 #include "serve/http/api_error.h"
 #include "serve/http/chat_run.h"
 #include "serve/http/endpoints.h"
+#include "serve/http/reply_parts.h"
 #include "serve/http/text_fields.h"
 #include "serve/http/text_run.h"
 
@@ -157,11 +158,12 @@ Reply save_session(Service& service, Call& call) {
     throw;
   }
   let_go();
-  return json{{"object", "session"},
-              {"name", fields.text("name")},
-              {"model", model->name},
-              {"tokens", tokens},
-              {"bytes", bytes}};
+  return with_ignored({{"object", "session"},
+                       {"name", fields.text("name")},
+                       {"model", model->name},
+                       {"tokens", tokens},
+                       {"bytes", bytes}},
+                      fields);
 }
 
 Reply restore_session(Service& service, Call& call) {
@@ -197,11 +199,12 @@ Reply restore_session(Service& service, Call& call) {
     throw ApiError(409, "nothing_kept",
                    "the cache is off, or has no room for the session (see --cache-bytes)");
   }
-  return json{{"object", "session"},
-              {"name", fields.text("name")},
-              {"model", model->name},
-              {"tokens", tokens},
-              {"bytes", static_cast<int64_t>(std::filesystem::file_size(file))}};
+  return with_ignored({{"object", "session"},
+                       {"name", fields.text("name")},
+                       {"model", model->name},
+                       {"tokens", tokens},
+                       {"bytes", static_cast<int64_t>(std::filesystem::file_size(file))}},
+                      fields);
 }
 
 Reply list_sessions(Service& service, Call& call) {
@@ -230,7 +233,7 @@ Reply list_sessions(Service& service, Call& call) {
   }
   json list = json::array();
   for (auto& [name, session] : sessions) list.push_back(std::move(session));
-  return json{{"object", "list"}, {"data", list}};
+  return with_ignored({{"object", "list"}, {"data", list}}, fields);
 }
 
 Reply delete_session(Service& service, Call& call) {
@@ -239,10 +242,11 @@ Reply delete_session(Service& service, Call& call) {
   call.record.model = model->name;
   const std::filesystem::path file = session_file(service, call, *model, fields);
   if (!std::filesystem::remove(file)) refuse_missing(fields);
-  return json{{"object", "session"},
-              {"name", fields.text("name")},
-              {"model", model->name},
-              {"deleted", true}};
+  return with_ignored({{"object", "session"},
+                       {"name", fields.text("name")},
+                       {"model", model->name},
+                       {"deleted", true}},
+                      fields);
 }
 
 }  // namespace pronghorn::serve

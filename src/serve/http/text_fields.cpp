@@ -92,6 +92,11 @@ TextFields read_text_fields(Fields& fields, const ServedModel& model, const Serv
   return text;
 }
 
+void refuse_choices(const TextFields& text) {
+  if (text.choices == 1) return;
+  refuse_field("n", fmt::format("must be 1, is {}: this endpoint gives one answer", text.choices));
+}
+
 std::vector<std::string> read_stops(Fields& fields, const std::string& key,
                                     const ServerOptions& limits) {
   std::vector<std::string> stops = fields.texts(key, static_cast<size_t>(limits.stops));

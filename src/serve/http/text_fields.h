@@ -35,6 +35,9 @@ std::shared_ptr<ServedModel> find_model(Service& service, Fields& fields);
 // that is absent or -1 is drawn. Throws ApiError for values out of range.
 TextFields read_text_fields(Fields& fields, const ServedModel& model, const ServerOptions& limits);
 
+// Of an endpoint that gives one answer: throws ApiError where more are asked for.
+void refuse_choices(const TextFields& text);
+
 // The stop strings of `key`. Throws ApiError for empty, long or too many ones.
 std::vector<std::string> read_stops(Fields& fields, const std::string& key,
                                     const ServerOptions& limits);

@@ -1,4 +1,6 @@
 // POST /tokenize, /detokenize and /apply-template, and GET /v1/models.
+#include <utility>
+
 #include "model/weight_bytes.h"
 #include "serve/http/api_error.h"
 #include "serve/http/chat_image.h"
@@ -12,12 +14,13 @@ namespace {
 
 using nlohmann::json;
 
-// The first of the names that other servers have for it.
-std::string text_field(Fields& fields, std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (fields.has(name)) return fields.text(name);
+// What is to be tokenized: `content` or `prompt`, as different servers call it.
+std::string text_field(Fields& fields) {
+  if (!fields.has("prompt")) return fields.text("content");
+  if (fields.has("content")) {
+    refuse_field("prompt", "cannot be given together with content: both are the text");
   }
-  return fields.text(*names.begin());  // says that it is missing
+  return fields.text("prompt");
 }
 
 // A chat as its completion would read it. Throws ApiError for one that would be refused there.
@@ -72,7 +75,7 @@ Reply tokenize(Service& service, Call& call) {
     tokens = model->tokenizer->encode(chat_text(*model, read_answerable_chat(fields, *model)),
                                       {.add_special = false, .parse_special = true});
   } else {
-    const std::string text = text_field(fields, {"content", "prompt"});
+    const std::string text = text_field(fields);
     tokens =
         model->tokenizer->encode(text, {.add_special = fields.boolean("add_special", true),
                                         .parse_special = fields.boolean("parse_special", true)});
@@ -85,7 +88,7 @@ Reply tokenize(Service& service, Call& call) {
     document["pieces"] = json::array();
     for (const int32_t token : tokens) document["pieces"].push_back(token_name(*model, token));
   }
-  return document;
+  return with_ignored(std::move(document), fields);
 }
 
 Reply detokenize(Service& service, Call& call) {
@@ -94,7 +97,7 @@ Reply detokenize(Service& service, Call& call) {
   call.record.model = model->name;
   const std::vector<int32_t> tokens = read_tokens(fields.required("tokens"), "tokens", *model);
   const std::string text = model->tokenizer->decode(tokens, fields.boolean("special", true));
-  return json{{"content", text}, {"prompt", text}};
+  return with_ignored({{"content", text}, {"prompt", text}}, fields);
 }
 
 Reply apply_template(Service& service, Call& call) {
@@ -103,8 +106,9 @@ Reply apply_template(Service& service, Call& call) {
   call.record.model = model->name;
   const ChatPrompt prompt =
       chat_prompt(*model, read_answerable_chat(fields, *model), call.client_is_gone);
-  return json{
-      {"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}};
+  return with_ignored(
+      {{"prompt", prompt.text}, {"tokens", prompt.tokens}, {"message_ends", prompt.message_ends}},
+      fields);
 }
 
 }  // namespace pronghorn::serve
