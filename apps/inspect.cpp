@@ -1,4 +1,5 @@
 // pronghorn inspect: what a model or configuration is made of and what it will cost.
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <memory>
@@ -201,6 +202,9 @@ void print_parts(const ModelConfig& config) {
              : config.sound ? "symbols"
                             : "vocabulary",
              config.vocab_size, config.tie_embeddings ? ", tied head" : "");
+  if (!config.subsample.widths.empty()) {
+    fmt::print("in spans    {} wide\n", fmt::join(config.subsample.widths, ", "));
+  }
   if (config.image) {
     fmt::print("images      {} x {} x {}, patches of {}: {} rows\n", config.image->width,
                config.image->height, config.image->channels, config.image->patch,

@@ -13,7 +13,11 @@ enum class Activation {
   exp,           // e^x, at most e^88
   softplus,      // ln(1 + e^x)
   log_sigmoid,   // -ln(1 + e^-x)
-  elu_plus_one   // x + 1 above 0, else e^x: the feature map of arXiv 2006.16236
+  elu_plus_one,  // x + 1 above 0, else e^x: the feature map of arXiv 2006.16236
+  // ln(1 + e^(x - k)) - 0.08 x - c, k = 1 and c = 0.313261687 (0 at 0), k = 4 and c = 0.035
+  // (Zipformer, arXiv 2310.11230, section 3.4)
+  swoosh_r,
+  swoosh_l
 };
 
 }  // namespace pronghorn

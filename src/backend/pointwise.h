@@ -49,6 +49,34 @@ struct NormBackward {
   GradVector dweight, dbias;
 };
 
+// y = h e^log_scale inverse_rms with the inverse root mean square of h - bias, h = x + delta
+// (BiasNorm).
+struct BiasNormForward {
+  Extent extent;
+  float epsilon = 0;
+  ConstMatrix x;
+  ConstMatrix delta;                 // may be null: h = x
+  const float* log_scale = nullptr;  // [1]
+  const float* bias = nullptr;
+  Matrix sum;  // h; used if delta is given
+  Matrix y;
+  float* inverse_rms = nullptr;  // [rows]; may be null
+};
+
+// dh = residual + the norm's gradient; dbias; and of log_scale what each row gives.
+struct BiasNormBackward {
+  Extent extent;
+  ConstMatrix h;
+  const float* log_scale = nullptr;
+  const float* bias = nullptr;
+  const float* inverse_rms = nullptr;
+  ConstMatrix dy;
+  ConstMatrix residual;  // may be null
+  Matrix dh;
+  GradVector dbias;
+  float* dlog_scale = nullptr;  // [rows]; may be null
+};
+
 // RMSNorm over groups of adjacent columns with a gate silu(z), before or after the norm.
 struct GatedNorm {
   Extent extent;
@@ -179,6 +207,8 @@ class PointwiseKernels {
 
   virtual void norm(const NormForward& arguments) = 0;
   virtual void norm_backward(const NormBackward& arguments) = 0;
+  virtual void bias_norm(const BiasNormForward& arguments) = 0;
+  virtual void bias_norm_backward(const BiasNormBackward& arguments) = 0;
   // inverse_rms: [rows, columns / group], written by gated_norm unless null.
   virtual void gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) = 0;
   virtual void gated_norm_backward(const GatedNorm& arguments, const float* inverse_rms,

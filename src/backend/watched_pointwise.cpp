@@ -105,6 +105,16 @@ class WatchedPointwise final : public PointwiseKernels {
                                          arguments.residual.data != nullptr ? 4 : 3));
     kernels_.norm_backward(arguments);
   }
+  void bias_norm(const BiasNormForward& arguments) override {
+    const Watched watched(watcher_, call("bias_norm", kNorm, arguments.extent,
+                                         arguments.delta.data != nullptr ? 4 : 2));
+    kernels_.bias_norm(arguments);
+  }
+  void bias_norm_backward(const BiasNormBackward& arguments) override {
+    const Watched watched(watcher_, call("bias_norm_backward", kNorm, arguments.extent,
+                                         arguments.residual.data != nullptr ? 4 : 3));
+    kernels_.bias_norm_backward(arguments);
+  }
   void gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) override {
     const Watched watched(watcher_, call("gated_norm", kNorm, arguments.extent, 3));
     kernels_.gated_norm(arguments, y, inverse_rms);

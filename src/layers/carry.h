@@ -57,6 +57,7 @@ class Carry {
   // Those that the nearest layer before this one lent under the number. Throws Error if none did.
   const LentKeys& borrow(int64_t number) const;
 
+  HandedOut wanted() const { return wanted_; }
   // Whether to compute a loss at all: without a receiver it would be thrown away.
   bool wants_losses() const { return wanted_.losses; }
   void add_loss(std::string_view name, Tensor value, double weight);

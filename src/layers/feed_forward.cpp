@@ -25,8 +25,10 @@ void read_size(ConfigFields& f, int64_t& size) {
 // What "glu" and "mlp" have besides.
 void read_general(ConfigFields& f, FeedForwardConfig& config) {
   std::string name;
-  f.one_of("activation", name, {"silu", "gelu", "gelu_tanh", "relu", "relu2"}, kRequired,
-           "`\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"` or `\"relu2\"`, its square");
+  f.one_of("activation", name,
+           {"silu", "gelu", "gelu_tanh", "relu", "relu2", "swoosh_r", "swoosh_l"}, kRequired,
+           "`\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"`, `\"relu2\"`, its square, or "
+           "Zipformer's `\"swoosh_r\"` and `\"swoosh_l\"`");
   config.activation = activation_named(name);
   f.boolean("bias", config.bias, false, "on all projections");
   f.boolean("norm", config.norm, false, "RMSNorm before the last projection");

@@ -67,7 +67,7 @@ class FeedForward {
 // after one.
 class Norm {
  public:
-  enum class Kind { rms_norm, layer_norm };
+  enum class Kind { rms_norm, layer_norm, bias_norm };
 
   // How norms are made.
   struct Style {
@@ -80,7 +80,7 @@ class Norm {
   // factor: on what it returns.
   Norm(const ParameterScope& scope, const Style& style, int64_t width, float factor = 1);
 
-  bool defined() const { return weight_.defined(); }
+  bool defined() const { return weight_.defined() || log_scale_.defined(); }
   Tensor forward(const Context& context, const Tensor& x) const;
   // {x + delta, norm(x + delta)}
   std::pair<Tensor, Tensor> add_forward(const Context& context, const Tensor& x,
@@ -92,6 +92,7 @@ class Norm {
   Style style_;
   float factor_ = 1;
   Tensor weight_, bias_;
+  Tensor log_scale_;  // of bias_norm, in place of the weight
 };
 
 // The orders in which a layer that sees earlier rows only goes over the rows of an image, one after

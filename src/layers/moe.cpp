@@ -33,9 +33,11 @@ struct MoeConfig {
     f.integer("top_k", router.top_k, kRequired, 1, experts,
               "experts that a token is given to; with `choice` `\"expert\"` on average");
     f.integer("size", size, kRequired, 1, limits::kWidth, "width inside an expert");
-    f.one_of("activation", activation, {"silu", "gelu", "gelu_tanh", "relu", "relu2", kClamped},
+    f.one_of("activation", activation,
+             {"silu", "gelu", "gelu_tanh", "relu", "relu2", "swoosh_r", "swoosh_l", kClamped},
              "silu",
-             "of the gate: `\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"`, `\"relu2\"`, or "
+             "of the gate: `\"silu\"`, `\"gelu\"`, `\"gelu_tanh\"`, `\"relu\"`, `\"relu2\"`, "
+             "`\"swoosh_r\"`, `\"swoosh_l\"`, or "
              "`\"clamped_swiglu\"` of gate and values");
     f.boolean("gated", gated, true,
               "all experts have a gate; else they are two layers with the activation between");

@@ -28,8 +28,10 @@ struct RgLruConfig {
     f.check(width % gate_blocks == 0, "gate_blocks", "{} does not divide width {}", gate_blocks,
             width);
     f.integer("conv_kernel", conv_kernel, kConvKernel, 1, limits::kTaps, "taps of the convolution");
-    f.one_of("activation", activation, {"gelu_tanh", "gelu", "silu", "relu"}, "gelu_tanh",
-             "of the gating branch: `\"gelu_tanh\"`, `\"gelu\"`, `\"silu\"` or `\"relu\"`");
+    f.one_of("activation", activation,
+             {"gelu_tanh", "gelu", "silu", "relu", "swoosh_r", "swoosh_l"}, "gelu_tanh",
+             "of the gating branch: `\"gelu_tanh\"`, `\"gelu\"`, `\"silu\"`, `\"relu\"`, "
+             "`\"swoosh_r\"` or `\"swoosh_l\"`");
     f.number("decay_min", least_decay, 0.9, 0.01, 0.9999,
              "smallest decay at the start, of a gate that is an eighth open");
     f.number("decay_max", largest_decay, 0.999, least_decay, 0.99999, "largest of them");

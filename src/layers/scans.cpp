@@ -144,8 +144,7 @@ class Scanned final : public Mixer, public SeesBothWays {
   static Tensor carried(const LayerInput& input, const ScanPass& pass, const ScannedRows& rows,
                         const Mixer& mixer, const Tensor& x) {
     const std::string mark = std::string(pass.name) + ".";
-    Carry carry(input.batch.rows(),
-                {.losses = input.carry.wants_losses(), .loads = input.carry.wants_loads()});
+    Carry carry(input.batch.rows(), input.carry.wanted());
     for (const Carry::Entry& entry : input.carry.entries()) {
       if (!entry.name.starts_with(mark)) continue;
       carry.set(entry.name.substr(mark.size()), entry.tensor);

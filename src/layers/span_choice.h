@@ -1,11 +1,13 @@
-// What the kinds of spans that run on a part of the rows have in common (layers/subsample.h): their
-// settings, the choice of the rows that enter, and the limits of a bypass scale in training.
+// What the kinds of spans that run on other rows than those around them have in common
+// (layers/subsample.h): their settings, the choice of the rows that enter, and the limits of a
+// bypass scale in training.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
+#include "layers/layer.h"
 #include "layers/parameters.h"
 #include "ops/subsample.h"
 #include "tensor/tensor.h"
@@ -13,7 +15,7 @@
 namespace pronghorn {
 
 struct SubsampleConfig {
-  enum class Kind { subllm, mixture_of_depths, zipformer };
+  enum class Kind { subllm, mixture_of_depths, zipformer, patch_merging };
   // What decides in inference which rows enter a mixture of depths.
   enum class Predictor { classifier, router };
 
@@ -21,6 +23,8 @@ struct SubsampleConfig {
   std::vector<double> keep;  // share of the rows that enters, for each span in pattern order
   // Of Zipformer: rows that become one, for each span in pattern order; their inverses are `keep`.
   std::vector<int64_t> rates;
+  // Columns of the rows in each span in pattern order; empty: those of the rows around it.
+  std::vector<int64_t> widths;
   // The score reads the row divided by its root mean square, so that its size does not depend on
   // how far the residual stream has grown; the papers' scores read the row itself.
   bool score_norm = false;
@@ -43,12 +47,20 @@ struct SubsampleConfig {
   int64_t rate(int64_t span) const {
     return rates.empty() ? 1 : rates.at(static_cast<size_t>(span));
   }
+  // Columns of its rows, with `around` columns around it.
+  int64_t width(int64_t span, int64_t around) const {
+    return widths.empty() ? around : widths.at(static_cast<size_t>(span));
+  }
+  // Whether rows stay merged: nothing comes back to those in front of a span.
+  bool merges() const { return kind == Kind::patch_merging; }
 };
 
 // Where a span is in the pattern.
 struct SpanPlace {
-  int64_t span = 0;    // its number in pattern order
-  int64_t stride = 1;  // the product of the rates of the spans around it
+  int64_t span = 0;       // its number in pattern order
+  int64_t stride = 1;     // the product of the rates of the spans around it
+  int64_t width = 0;      // columns of its rows; 0: those of the rows around it
+  Norm::Style norm = {};  // of the model
 };
 
 constexpr float kScoreNormEpsilon = 1e-5f;

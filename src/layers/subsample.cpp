@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "ops/subsample.h"
 
 namespace pronghorn {
@@ -11,6 +12,7 @@ Subsample::Subsample(const SubsampleConfig& config, const SpanPlace& place, int6
                      double initializer_range, const ParameterScope& scope,
                      const StateScope& states)
     : span_(place.span),
+      carries_(!config.merges() && (place.width == 0 || place.width == hidden_size)),
       kind_(make(config, place, hidden_size, initializer_range, scope, states)) {}
 
 Subsample::Kind Subsample::make(const SubsampleConfig& config, const SpanPlace& place,
@@ -21,6 +23,8 @@ Subsample::Kind Subsample::make(const SubsampleConfig& config, const SpanPlace& 
       return DepthRouter(config, place.span, hidden_size, initializer_range, scope);
     case SubsampleConfig::Kind::zipformer:
       return ZipformerPooling(config, place, hidden_size, scope, states);
+    case SubsampleConfig::Kind::patch_merging:
+      return PatchMerging(place, hidden_size, scope);
     case SubsampleConfig::Kind::subllm:
       break;
   }
@@ -28,11 +32,20 @@ Subsample::Kind Subsample::make(const SubsampleConfig& config, const SpanPlace& 
 }
 
 Subsample::Span Subsample::enter(const LayerInput& input, const Tensor& x) const {
+  if (const auto* merging = std::get_if<PatchMerging>(&kind_)) return merged(*merging, input, x);
   const CheckedBatch& batch = input.batch;
   SpanChoice choice;
   Tensor inner = x;
   if (batch.rows() > 0) {
-    choice = std::visit([&](const auto& kind) { return kind.choose(input, x); }, kind_);
+    choice = std::visit(
+        [&](const auto& kind) -> SpanChoice {
+          if constexpr (requires { kind.choose(input, x); }) {
+            return kind.choose(input, x);
+          } else {
+            return {};
+          }
+        },
+        kind_);
     const Tensor& entering = choice.pooled.defined() ? choice.pooled : x;
     inner = gather_rows(input.context, entering, choice.selection.rows);
   } else {
@@ -53,15 +66,40 @@ Subsample::Span Subsample::enter(const LayerInput& input, const Tensor& x) const
   return {x, std::move(choice), inner, std::move(inner_batch)};
 }
 
+// Of each square its first row is the one that enters.
+Subsample::Span Subsample::merged(const PatchMerging& merging, const LayerInput& input,
+                                  const Tensor& x) {
+  MergedGrid grid = merged_grid(input.batch);
+  SpanChoice choice;
+  choice.selection.rows = grid.corners.front();
+  std::vector<float> scores(static_cast<size_t>(x.rows()), -1.0f);
+  for (const int32_t row : choice.selection.rows) scores[static_cast<size_t>(row)] = 1;
+  for (const Segment& segment : grid.batch.segments) {
+    choice.selection.counts.push_back(segment.length);
+  }
+  choice.scores = Tensor::from(scores, {x.rows(), 1});
+  const Tensor inner = merging.merge(input.context, x, grid);
+  return {x, std::move(choice), inner, CheckedBatch(std::move(grid.batch))};
+}
+
 Tensor Subsample::leave(const Context& context, const CheckedBatch& batch, const Span& span,
                         const Tensor& y) const {
   const std::vector<int32_t>& rows = span.choice.selection.rows;
   if (const auto* pooling = std::get_if<ZipformerPooling>(&kind_)) {
     return pooling->join(context, batch, span.outer, rows, y);
   }
+  require(!std::holds_alternative<PatchMerging>(kind_), "patch_merging",
+          "a span that gives nothing back");
   if (rows.empty()) return span.outer;
-  const Tensor scale =
-      std::visit([&](const auto& kind) -> Tensor { return kind.bypass_scale(context); }, kind_);
+  const Tensor scale = std::visit(
+      [&](const auto& kind) -> Tensor {
+        if constexpr (requires { kind.bypass_scale(context); }) {
+          return kind.bypass_scale(context);
+        } else {
+          return {};
+        }
+      },
+      kind_);
   return upsample(context, span.outer, y, span.choice.weights, scale, rows);
 }
 

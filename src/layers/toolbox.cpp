@@ -46,6 +46,8 @@ Activation activation_named(std::string_view name) {
          : name == "gelu"      ? Activation::gelu
          : name == "gelu_tanh" ? Activation::gelu_tanh
          : name == "relu"      ? Activation::relu
+         : name == "swoosh_r"  ? Activation::swoosh_r
+         : name == "swoosh_l"  ? Activation::swoosh_l
                                : Activation::relu_squared;
 }
 

@@ -56,7 +56,8 @@ struct TimeStepConfig {
   Initializer bias() const;
 };
 
-// An activation by its name in configurations: "silu", "gelu", "gelu_tanh", "relu" or "relu2".
+// An activation by its name in configurations: "silu", "gelu", "gelu_tanh", "relu", "relu2",
+// "swoosh_r" or "swoosh_l".
 Activation activation_named(std::string_view name);
 
 // PyTorch's default for a depthwise convolution: uniform within 1/sqrt(fan-in). Of taps and bias.

@@ -1,5 +1,7 @@
 #include "layers/zipformer.h"
 
+#include <algorithm>
+#include <array>
 #include <vector>
 
 #include "base/error.h"
@@ -42,35 +44,49 @@ void check_positions(const CheckedBatch& batch, int64_t stride) {
 
 Tensor ones(int64_t rows) { return Tensor::full({rows, 1}, 1); }
 
+// The first columns of x.
+Tensor first_columns(const Tensor& x, int64_t count) {
+  return x.columns() == count ? x : x.column_slice(0, count);
+}
+
+// x with zeros behind its columns.
+Tensor widened(const Context& context, const Tensor& x, int64_t width) {
+  if (x.columns() == width) return x;
+  const std::array<Tensor, 2> parts = {x, Tensor::zeros({x.rows(), width - x.columns()})};
+  return concatenate_columns(context, parts);
+}
+
 }  // namespace
 
 ZipformerPooling::ZipformerPooling(const SubsampleConfig& config, const SpanPlace& place,
                                    int64_t hidden_size, const ParameterScope& scope,
                                    const StateScope& states)
     : rate_(config.rate(place.span)),
+      width_(place.width > 0 ? place.width : hidden_size),
+      common_(std::min(width_, hidden_size)),
       stride_(place.stride),
       group_(stride_ * rate_),
       bypass_steps_(config.bypass_steps),
-      pool_state_(states.add(short_convolution_journal(hidden_size, rate_))),
-      hold_state_(states.add(short_convolution_journal(hidden_size, rate_))),
+      pool_state_(states.add(short_convolution_journal(common_, rate_))),
+      hold_state_(states.add(short_convolution_journal(common_, rate_))),
       pool_(scope.tensor("pool.weight", {rate_}, initializers::constant(0))),
-      bypass_scale_(
-          scope.tensor("bypass_scale", {hidden_size}, initializers::constant(kBypassScale))),
-      hold_(Tensor::full({hidden_size, rate_}, 1)),
-      unit_(Tensor::full({hidden_size}, 1)) {}
+      bypass_scale_(scope.tensor("bypass_scale", {common_}, initializers::constant(kBypassScale))),
+      hold_(Tensor::full({common_, rate_}, 1)),
+      unit_(Tensor::full({common_}, 1)) {}
 
 SpanChoice ZipformerPooling::choose(const LayerInput& input, const Tensor& x) const {
   const CheckedBatch& batch = input.batch;
   const bool all = sees_all(batch);
-  const Tensor weights = pooling_weights(input.context, pool_, x.columns());
+  const Tensor seen = first_columns(x, common_);
+  const Tensor weights = pooling_weights(input.context, pool_, common_);
   SpanChoice choice;
   if (all) {
     const ScannedRows one_way(batch, scan_passes(Scan::raster).front());
     choice.pooled =
-        short_convolution(input.context, x, weights, {}, false, one_way.batch(), pool_state_);
+        short_convolution(input.context, seen, weights, {}, false, one_way.batch(), pool_state_);
   } else {
     check_positions(batch, stride_);
-    choice.pooled = short_convolution(input.context, x, weights, {}, false, batch, pool_state_);
+    choice.pooled = short_convolution(input.context, seen, weights, {}, false, batch, pool_state_);
   }
   std::vector<float> scores;
   for (const Segment& segment : batch.segments()) {
@@ -87,12 +103,14 @@ SpanChoice ZipformerPooling::choose(const LayerInput& input, const Tensor& x) co
     choice.selection.counts.push_back(count);
   }
   choice.scores = Tensor::from(scores, {batch.rows(), 1});
+  choice.pooled = widened(input.context, choice.pooled, width_);
   return choice;
 }
 
 Tensor ZipformerPooling::join(const Context& context, const CheckedBatch& batch, const Tensor& x,
                               std::span<const int32_t> ends, const Tensor& y) const {
   if (x.rows() == 0) return x;
+  const Tensor own = first_columns(x, common_), made = first_columns(y, common_);
   std::vector<int32_t> rows;  // to which something comes back
   Tensor back;
   if (sees_all(batch)) {
@@ -104,10 +122,11 @@ Tensor ZipformerPooling::join(const Context& context, const CheckedBatch& batch,
       groups.push_back(group);
       if (ends[static_cast<size_t>(group)] == row) ++group;
     }
-    back = embedding(context, y, groups);
+    back = embedding(context, made, groups);
   } else {
-    Tensor spread = Tensor::zeros(x.shape());
-    if (!ends.empty()) spread = upsample(context, spread, y, ones(std::ssize(ends)), unit_, ends);
+    Tensor spread = Tensor::zeros(own.shape());
+    if (!ends.empty())
+      spread = upsample(context, spread, made, ones(std::ssize(ends)), unit_, ends);
     // Of any `rate` rows one after another a single one ends a group, so a sum of them is its own.
     back = short_convolution(context, spread, hold_, {}, false, batch, hold_state_);
     for (int64_t row = 0; row < x.rows(); ++row) {
@@ -117,7 +136,11 @@ Tensor ZipformerPooling::join(const Context& context, const CheckedBatch& batch,
     if (rows.empty()) return x;
     if (std::ssize(rows) < x.rows()) back = gather_rows(context, back, rows);
   }
-  return upsample(context, x, back, ones(std::ssize(rows)), bypass_scale(context), rows);
+  const Tensor joined =
+      upsample(context, own, back, ones(std::ssize(rows)), bypass_scale(context), rows);
+  if (common_ == x.columns()) return joined;
+  const std::array<Tensor, 2> parts = {joined, x.column_slice(common_, x.columns() - common_)};
+  return concatenate_columns(context, parts);
 }
 
 Tensor ZipformerPooling::bypass_scale(const Context& context) const {

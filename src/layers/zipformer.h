@@ -25,6 +25,10 @@ namespace pronghorn {
 // group that has ended, t included, so that nothing comes back before its time; the first
 // rate - 1 rows, before any group has ended, stay as they are.
 //
+// The span may be narrower or wider than the rows around it (section 3.1: each stack has a width of
+// its own). A narrower one is given the first columns of these and changes them alone; a wider one
+// is given zeros in the columns that they do not have, and what it leaves there is dropped.
+//
 // Groups are counted by position, so all results are the same however a sequence is cut. Both ends
 // are short convolutions (ops/short_convolution.h), pooling with w and holding y with ones, and
 // keep their journals.
@@ -33,17 +37,19 @@ class ZipformerPooling {
   ZipformerPooling(const SubsampleConfig& config, const SpanPlace& place, int64_t hidden_size,
                    const ParameterScope& scope, const StateScope& states);
 
-  // x [rows, hidden_size] of at least one row. The scores are 1 for rows that end a group, which
-  // enter, and -1 for the others. Throws Error for masks other than causal and full, one of the two
-  // for the whole batch, and for causal rows that leave out positions.
+  // x [rows, hidden_size] of at least one row; what is pooled has the columns of the span. The
+  // scores are 1 for rows that end a group, which enter, and -1 for the others. Throws Error for
+  // masks other than causal and full, one of the two for the whole batch, and for causal rows that
+  // leave out positions.
   SpanChoice choose(const LayerInput& input, const Tensor& x) const;
 
-  // x: the rows in front of the span. ends: those that entered. y [ends, hidden_size]: what the
-  // span made of them. Returns [rows, hidden_size].
+  // x: the rows in front of the span. ends: those that entered. y [ends, width]: what the span made
+  // of them. Returns [rows, hidden_size].
   Tensor join(const Context& context, const CheckedBatch& batch, const Tensor& x,
               std::span<const int32_t> ends, const Tensor& y) const;
 
-  // The bypass scale [hidden_size], in training within its limits.
+  // The bypass scale [columns that the span and the rows around it both have], in training within
+  // its limits.
   Tensor bypass_scale(const Context& context) const;
 
   // Floating-point operations of a row.
@@ -54,12 +60,13 @@ class ZipformerPooling {
   bool ends_group(int32_t position) const { return (position + int64_t{1}) % group_ == 0; }
 
   int64_t rate_;
+  int64_t width_, common_;  // columns of the span, and those that it shares
   int64_t stride_, group_;  // positions from one row to the next, around the span and in it
   int64_t bypass_steps_;
   JournalSlot pool_state_, hold_state_;
   Tensor pool_;          // [rate]
-  Tensor bypass_scale_;  // [hidden_size]
-  Tensor hold_, unit_;   // ones: [hidden_size, rate], [hidden_size]
+  Tensor bypass_scale_;  // [common]
+  Tensor hold_, unit_;   // ones: [common, rate], [common]
 };
 
 }  // namespace pronghorn

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "base/error.h"
 #include "layers/both_ways.h"
 #include "layers/scans.h"
+#include "layers/span_choice.h"
 #include "layers/toolbox.h"
 #include "ops/pointwise.h"
+#include "ops/subsample.h"
 
 namespace pronghorn {
 
@@ -87,7 +90,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
   using Norms = BlockConfig::Norms;
   context.scan = config.scan;
   const auto norm = [&](std::string_view name) {
-    return Norm(scope.child(name), model.norm_style(), model.hidden_size);
+    return Norm(scope.child(name), model.norm_style(), context.hidden_size);
   };
   const bool mixes = !config.mixers.empty();
   const bool before = config.norms == Norms::before || config.norms == Norms::both;
@@ -109,7 +112,7 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
     mixers_.push_back(make_mixer(mixer, model, context, inner, state_layer, journals_));
     if (several && config.merge == BlockConfig::Merge::mean_of_norms) {
       branch_norms_.emplace_back(scope.child("branch_norms").child(std::to_string(i)),
-                                 model.norm_style(), model.hidden_size);
+                                 model.norm_style(), context.hidden_size);
     }
   }
   if (!config.feed_forward.is_null()) {
@@ -125,14 +128,29 @@ Block::Block(const BlockConfig& config, const ModelConfig& model, LayerContext c
             "{} looks at earlier rows, in a model that sees both ways", type.name);
   }
   matrix_size_ = scope.store().matrix_size() - matrices_before;
+  if (!config.bypass_steps) return;
+  bypass_steps_ = *config.bypass_steps;
+  bypass_scale_ =
+      scope.tensor("bypass_scale", {context.hidden_size}, initializers::constant(kBypassScale));
 }
 
 Stream Block::forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const {
-  const Stream first = first_part(input, stream, seen);
-  return has_two_parts() ? second_part(input, first) : first;
+  if (!bypass_scale_.defined()) return run(input, stream, seen);
+  const Context& context = input.context;
+  const Tensor x = stream.value(context);
+  const Tensor y = run(input, {x, {}}, seen).value(context);
+  std::vector<int32_t> rows(static_cast<size_t>(x.rows()));
+  std::iota(rows.begin(), rows.end(), 0);
+  const Tensor scale = limited_bypass_scale(context, bypass_scale_, bypass_steps_);
+  return {upsample(context, x, y, Tensor::full({x.rows(), 1}, 1), scale, rows), {}};
 }
 
-bool Block::has_two_parts() const {
+Stream Block::run(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const {
+  const Stream first = first_part(input, stream, seen);
+  return feeds_after_mixers() ? second_part(input, first) : first;
+}
+
+bool Block::feeds_after_mixers() const {
   return !mixers_.empty() && feed_forward_ != nullptr &&
          residual_ == BlockConfig::Residual::sequential;
 }
@@ -146,7 +164,7 @@ Stream Block::first_part(const LayerInput& input, const Stream& stream,
   const Tensor gave = mix(input, entered);
   if (seen) seen(entered, gave);
   const Tensor mixed = addend(context, mixer_post_norm_, gave, &NormResidual::mixer_part);
-  if (feed_forward_ == nullptr || has_two_parts()) return {sum, mixed};
+  if (feed_forward_ == nullptr || feeds_after_mixers()) return {sum, mixed};
   const bool shared = residual_ == BlockConfig::Residual::shared;
   const bool two_hop = residual_ == BlockConfig::Residual::two_hop;
   const Stream seen_by_ffn = two_hop ? Stream{sum, mixed} : Stream{sum, {}};

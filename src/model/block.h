@@ -59,6 +59,8 @@ class Block {
   TokenCost cost(double context) const;
 
  private:
+  // forward() without the bypass.
+  Stream run(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const;
   // The feed-forward's part of forward(), where it follows the mixers.
   Stream feed(const LayerInput& input, const Stream& stream) const;
   // What the mixers' part begins with: the stream with its delta added, and the mixers' input.
@@ -82,6 +84,8 @@ class Block {
   std::vector<Norm> branch_norms_;  // one per mixer if several are averaged
   std::unique_ptr<FeedForward> feed_forward_;
   std::optional<BlockConfig::NormResidual> norm_residual_;
+  int64_t bypass_steps_ = 0;
+  Tensor bypass_scale_;  // [hidden_size]; undefined without a bypass
 };
 
 }  // namespace pronghorn

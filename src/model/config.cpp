@@ -28,6 +28,7 @@ constexpr double kMaxScale = 1e6;
 constexpr std::array<std::string_view, 4> kNorms = {"before", "after", "both", "ffn"};
 constexpr std::array<std::string_view, 4> kResiduals = {"sequential", "parallel", "shared",
                                                         "two_hop"};
+constexpr std::array<std::string_view, 3> kNormKinds = {"rms_norm", "layer_norm", "bias_norm"};
 constexpr std::array<std::string_view, 2> kMerges = {"mean_of_norms", "sum"};
 
 // A value that one of these names says; the caller's enumeration has them in this order.
@@ -45,9 +46,9 @@ NamedValue read_name(ConfigReader& reader, std::string_view key,
   return {static_cast<size_t>(std::ranges::find(names, name) - names.begin())};
 }
 
-LayerContext layer_context(const ModelConfig& config) {
+LayerContext layer_context(const ModelConfig& config, char block) {
   LayerContext context;
-  context.hidden_size = config.hidden_size;
+  context.hidden_size = config.block_width(block);
   return context;
 }
 
@@ -87,6 +88,8 @@ nlohmann::json write_norm_residual(const BlockConfig::NormResidual& factors) {
           {"ffn_stream", factors.ffn_stream},
           {"ffn_part", factors.ffn_part}};
 }
+
+constexpr int64_t kBypassSteps = 20000, kMaxBypassSteps = 1 << 30;  // the published schedule
 
 BlockConfig read_block(ConfigReader reader, LayerContext context, ScansOf scans) {
   BlockConfig block;
@@ -132,6 +135,13 @@ BlockConfig read_block(ConfigReader reader, LayerContext context, ScansOf scans)
     block.norm_residual = read_norm_residual(reader.object("norm_residual"));
   } else {
     reader.ignore("norm_residual");
+  }
+  if (reader.has("bypass")) {
+    ConfigReader bypass = reader.object("bypass");
+    block.bypass_steps = bypass.integer("steps", kBypassSteps, 0, kMaxBypassSteps);
+    bypass.finish();
+  } else {
+    reader.ignore("bypass");
   }
   reader.finish();
   return block;
@@ -196,6 +206,25 @@ int64_t ModelConfig::span_count() const {
   });
 }
 
+int64_t ModelConfig::block_width(char block) const {
+  std::vector<int64_t> widths = {hidden_size};  // of the open spans, innermost last
+  int64_t span = 0;
+  for (const PatternStep& step : steps) {
+    if (step.kind == PatternStep::Kind::open) {
+      widths.push_back(subsample.width(span++, widths.back()));
+    } else if (step.kind == PatternStep::Kind::close) {
+      widths.pop_back();
+    } else if (step.block == block) {
+      return widths.back();
+    }
+  }
+  return hidden_size;
+}
+
+int64_t ModelConfig::output_size() const {
+  return subsample.merges() ? subsample.widths.back() : hidden_size;
+}
+
 char ModelConfig::mtp_block() const {
   if (mtp.block != 0) return mtp.block;
   const auto last = std::find_if(steps.rbegin(), steps.rend(), [](const PatternStep& step) {
@@ -255,8 +284,8 @@ void read_blocks(ModelConfig& config, ConfigReader& reader, const BlockPlace& pl
   ConfigReader blocks = reader.object("blocks");
   for (const std::string& name : blocks.keys()) {
     require(name.size() == 1, blocks.path(name), "a block's name must be one letter");
-    config.blocks[name[0]] =
-        read_block(blocks.part(blocks.raw(name), place(name[0])), layer_context(config), scans);
+    config.blocks[name[0]] = read_block(blocks.part(blocks.raw(name), place(name[0])),
+                                        layer_context(config, name[0]), scans);
   }
   std::set<char> used;
   for (const PatternStep& step : config.steps) {
@@ -308,9 +337,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   config.logit_soft_cap = reader.number("logit_soft_cap", 0.0, 0, kMaxScale);
   if (reader.has("norm")) {
     ConfigReader norm = reader.object("norm");
-    config.norm = norm.one_of("type", {"rms_norm", "layer_norm"}, "rms_norm") == "rms_norm"
-                      ? Norm::Kind::rms_norm
-                      : Norm::Kind::layer_norm;
+    config.norm = read_name(norm, "type", kNormKinds);
     config.norm_epsilon = static_cast<float>(norm.number("epsilon", 1e-5, 0, 1));
     config.norm_bias = norm.boolean("bias", false);
     norm.finish();
@@ -323,12 +350,15 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
             "is missing: {} has a subsampled span in parentheses (add \"subsample\": "
             "{{\"keep\": 0.64}})",
             quote(config.pattern));
-    config.subsample = read_subsample(reader.object("subsample"), config.span_count());
+    config.subsample =
+        read_subsample(reader.object("subsample"), config.span_count(), config.hidden_size);
   } else {
     require(!reader.has("subsample"), reader.path("subsample"),
             "is given, but {} has no span in parentheses", quote(config.pattern));
     reader.ignore("subsample");
   }
+  check_merging(config, reader);
+  check_widths(config, place);
   read_blocks(config, reader, place);
   check_sides(config, place);
   read_mtp(config, reader);
@@ -339,6 +369,7 @@ ModelConfig read_pronghorn_config(ConfigReader reader, const BlockPlace& place) 
   }
   check_shared_keys(config, place);
   check_rates(config, reader);
+  check_width_parts(config, reader);
   check_prefix(config, reader);
   check_diffusion(config, reader);
   check_image(config, reader);
@@ -374,7 +405,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
       {"logit_scale", config.logit_scale},
       {"logit_soft_cap", config.logit_soft_cap},
       {"norm",
-       {{"type", config.norm == Norm::Kind::rms_norm ? "rms_norm" : "layer_norm"},
+       {{"type", kNormKinds[static_cast<size_t>(config.norm)]},
         {"epsilon", config.norm_epsilon},
         {"bias", config.norm_bias}}},
   };
@@ -397,6 +428,7 @@ nlohmann::json write_pronghorn_config(const ModelConfig& config) {
     // Only where they are, for the same reason.
     if (block.scan != Scan::none) out["scan"] = name_of(block.scan);
     if (block.norm_residual) out["norm_residual"] = write_norm_residual(*block.norm_residual);
+    if (block.bypass_steps) out["bypass"] = {{"steps", *block.bypass_steps}};
   }
   if (config.mtp.heads > 0) {
     json["mtp"] = {{"heads", config.mtp.heads}, {"block", std::string(1, config.mtp_block())}};

@@ -53,6 +53,10 @@ struct BlockConfig {
     double mixer_stream = 1, mixer_part = 1, ffn_stream = 1, ffn_part = 1;
   };
   std::optional<NormResidual> norm_residual;
+  // The block joins the stream x by a learned scale of each channel, x + c (block(x) - x)
+  // (Zipformer, arXiv 2310.11230, section 3.2): steps over which the limit of c falls from 0.9 to
+  // 0.2 in training.
+  std::optional<int64_t> bypass_steps;
   // How mixers that see earlier rows only go over an image; none in a model of texts.
   Scan scan = Scan::none;
 };
@@ -75,7 +79,7 @@ struct TrainedContext {
 
 struct ModelConfig {
   int64_t vocab_size = 0;
-  int64_t hidden_size = 0;
+  int64_t hidden_size = 0;         // outside of spans, which may have widths of their own
   std::string pattern;             // as written
   std::vector<PatternStep> steps;  // expanded
   std::map<char, BlockConfig> blocks;
@@ -107,6 +111,10 @@ struct ModelConfig {
   // written.
   std::string family;
 
+  // Columns of the rows that a kind of block of the pattern is given, and of those at its end.
+  int64_t block_width(char block) const;
+  int64_t output_size() const;
+
   Norm::Style norm_style() const { return {norm, norm_epsilon, norm_bias}; }
   // Whether rows see all of their segment, or of its block and those before it.
   bool sees_both_ways() const { return diffusion || image || (sound && sound->both_ways); }
@@ -124,7 +132,8 @@ struct ModelConfig {
 // it is read as 0 and must be set before the model is built; likewise sizes and classes of images,
 // and symbols of sound.
 // Throws Error for unknown keys, missing keys, values out of range, a pattern that does not parse,
-// blocks that the pattern names and nobody defines, sizes that do not divide.
+// blocks that the pattern names and nobody defines, sizes that do not divide, and blocks of one
+// kind in rows of several widths.
 ModelConfig read_pronghorn_config(ConfigReader reader);
 
 // What the configuration says of it, or else the window of its training settings.

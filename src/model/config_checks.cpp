@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -85,6 +86,54 @@ void check_rates(const ModelConfig& config, const ConfigReader& reader) {
     require(groups.back() <= kMost, reader.path("subsample"),
             "rates of {} together in spans within each other, more than {}", groups.back(), kMost);
   }
+}
+
+void check_merging(const ModelConfig& config, const ConfigReader& reader) {
+  if (!config.subsample.merges()) return;
+  if (!config.image) {
+    throw Error(reader.path("subsample.type"), "merges patches, which only images have",
+                "\"zipformer\" spans make a row of a few that follow one another");
+  }
+  require(config.image->pool == ImageConfig::Pool::mean, reader.path("image.pool"),
+          "is a class token, which is at no place of the grid that merges (choose \"mean\")");
+  bool ended = false;
+  for (const PatternStep& step : config.steps) {
+    ended |= step.kind == PatternStep::Kind::close;
+    if (!ended || step.kind == PatternStep::Kind::close) continue;
+    throw Error(reader.path("pattern"),
+                fmt::format("{} goes on after a stage of merged patches", config.pattern),
+                "each stage holds the next, as in \"2a(2b(4c(2d)))\"");
+  }
+}
+
+void check_widths(const ModelConfig& config, const BlockPlace& place) {
+  std::vector<int64_t> widths = {config.hidden_size};  // of the open spans, innermost last
+  int64_t span = 0;
+  for (const PatternStep& step : config.steps) {
+    if (step.kind == PatternStep::Kind::close) widths.pop_back();
+    if (step.kind == PatternStep::Kind::open) {
+      widths.push_back(config.subsample.width(span++, widths.back()));
+    }
+    if (step.kind != PatternStep::Kind::block) continue;
+    const int64_t width = config.block_width(step.block);
+    if (width == widths.back()) continue;
+    throw Error(place(step.block),
+                fmt::format("stands in rows of {} and of {} columns", width, widths.back()),
+                "give each width a kind of block of its own");
+  }
+}
+
+void check_width_parts(const ModelConfig& config, const ConfigReader& reader) {
+  const auto other = [&](int64_t width) { return width != config.hidden_size; };
+  if (std::ranges::none_of(config.subsample.widths, other)) return;
+  require(!config.has_sides(), reader.path("blocks"),
+          "sides see embeddings of {} columns, in a model whose spans have other widths",
+          config.hidden_size);
+  if (config.mtp.heads == 0) return;
+  const char block = config.mtp_block();
+  require(!other(config.block_width(block)), reader.path("mtp.block"),
+          "'{}' is of rows of {} columns, heads have {}", block, config.block_width(block),
+          config.hidden_size);
 }
 
 void check_prefix(const ModelConfig& config, const ConfigReader& reader) {

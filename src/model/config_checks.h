@@ -19,6 +19,16 @@ void check_shared_keys(const ModelConfig& config, const BlockPlace& place);
 // the model.
 void check_rates(const ModelConfig& config, const ConfigReader& reader);
 
+// Throws Error unless spans that merge patches end with the pattern, in a model of images. reader:
+// of the model, before its blocks are read.
+void check_merging(const ModelConfig& config, const ConfigReader& reader);
+
+// Throws Error for a kind of block in rows of several widths.
+void check_widths(const ModelConfig& config, const BlockPlace& place);
+
+// Throws Error for parts that need rows of one width where spans have others. reader: of the model.
+void check_width_parts(const ModelConfig& config, const ConfigReader& reader);
+
 // Throws Error for prefix_tokens beside parts that go by rows or positions of their own. reader: of
 // the model.
 void check_prefix(const ModelConfig& config, const ConfigReader& reader);

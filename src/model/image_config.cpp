@@ -112,7 +112,10 @@ void check_image(const ModelConfig& config, ConfigReader& reader) {
     throw Error(reader.path(key), fmt::format("{} in a model of images", what),
                 "leave out one of the two");
   };
-  if (config.span_count() > 0) refuse("subsample", "subsampled spans");
+  if (config.span_count() > 0 && !config.subsample.merges()) {
+    throw Error(reader.path("subsample.type"), "spans of sequences, in a model of images",
+                "\"patch_merging\" is for images");
+  }
   if (config.mtp.heads > 0) refuse("mtp", "heads for multi-token prediction");
   if (config.prefix_tokens > 0) refuse("prefix_tokens", "learned rows before a text");
   if (config.diffusion) refuse("diffusion", "masked tokens");

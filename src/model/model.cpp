@@ -30,8 +30,7 @@ int64_t residual_additions(const ModelConfig& config) {
 // Throws Error if the blocks together have more parameters than fit into memory: each kind is
 // built once without values, which takes no memory, before any number of the model is drawn; twice
 // where a side's weights are shared.
-void require_memory_for_blocks(const ModelConfig& config, const LayerContext& context,
-                               Purpose purpose) {
+void require_memory_for_blocks(const ModelConfig& config, LayerContext context, Purpose purpose) {
   std::map<char, int64_t> sizes, sharing;
   int64_t total = 0, layer = 0;
   for (const PatternStep& step : config.steps) {
@@ -40,6 +39,7 @@ void require_memory_for_blocks(const ModelConfig& config, const LayerContext& co
       ParameterStore store(0, false, purpose);
       const ParameterScope scope(store, "block");
       const BlockConfig& kind = config.blocks.at(step.block);
+      context.hidden_size = config.block_width(step.block);
       const Block block(kind, config, context, scope, 0);
       sizes[step.block] = sharing[step.block] = store.bytes_needed();
       if (kind.side) {
@@ -121,11 +121,11 @@ Model::Model(ModelConfig config, uint64_t seed, bool initialize, Purpose purpose
           "{} fill all of the {} positions that the model has", config_.prefix_tokens,
           position_limit_);
   // The scores are linear in what it gives, so their factor can be its own.
-  norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.hidden_size,
+  norm_ = Norm(scope.child("norm"), config_.norm_style(), config_.output_size(),
                static_cast<float>(config_.logit_scale));
   head_ = config_.tie_embeddings
               ? embeddings_
-              : scope.matrix("lm_head.weight", config_.vocab_size, config_.hidden_size,
+              : scope.matrix("lm_head.weight", config_.vocab_size, config_.output_size(),
                              initializers::normal(config_.initializer_range));
 
   context.layer = context.depth;
@@ -184,6 +184,7 @@ std::shared_ptr<StateLayout> Model::make_blocks(LayerContext context, const Para
   layout->prefix = config_.prefix_tokens;
   std::vector<int64_t> open = {-1};    // the spans around the current place, innermost last
   std::vector<int64_t> strides = {1};  // the products of their rates
+  std::vector<int64_t> widths = {config_.hidden_size};   // of their rows
   std::vector<std::vector<JournalShape>> span_journals;  // of the ends of spans
   for (const PatternStep& step : config_.steps) {
     const auto layer = static_cast<int64_t>(blocks_.size());
@@ -191,6 +192,7 @@ std::shared_ptr<StateLayout> Model::make_blocks(LayerContext context, const Para
     switch (step.kind) {
       case PatternStep::Kind::block:
         context.layer = layer;
+        context.hidden_size = widths.back();
         blocks_.push_back(make_block(config_.blocks.at(step.block), context, scope));
         position_limit_ = std::min(position_limit_, blocks_.back()->context_limit());
         layout->layers.push_back(blocks_.back()->journals());
@@ -198,19 +200,22 @@ std::shared_ptr<StateLayout> Model::make_blocks(LayerContext context, const Para
         break;
       case PatternStep::Kind::open: {
         std::vector<JournalShape> journals;
-        spans_.emplace_back(config_.subsample, SpanPlace{span, strides.back()}, config_.hidden_size,
-                            config_.initializer_range,
+        const int64_t width = config_.subsample.width(span, widths.back());
+        const SpanPlace place{span, strides.back(), width, config_.norm_style()};
+        spans_.emplace_back(config_.subsample, place, widths.back(), config_.initializer_range,
                             scope.child("spans").child(std::to_string(span)),
                             StateScope(context.depth + span, journals));
         span_journals.push_back(std::move(journals));
         layout->span_parents.push_back(open.back());
         open.push_back(span);
         strides.push_back(strides.back() * config_.subsample.rate(span));
+        widths.push_back(width);
         break;
       }
       case PatternStep::Kind::close:
         open.pop_back();
         strides.pop_back();
+        widths.pop_back();
         break;
     }
   }
@@ -307,6 +312,8 @@ void Model::check_exit(int64_t layers, std::string_view where) const {
           "layer {} is inside a subsampled span, where some tokens are missing (choose one outside "
           "the parentheses)",
           layers);
+  require(!config_.subsample.merges(), where,
+          "layer {} has rows of another stage than the model's end", layers);
 }
 
 Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
@@ -315,7 +322,8 @@ Tensor Model::forward(const Context& asked, const CheckedBatch& batch,
   if (config_.image) {
     const CheckedBatch whole = whole_images(batch, *config_.image);
     const Tensor hidden = forward_masked(asked, whole, observer);
-    const bool mean = config_.image->pool == ImageConfig::Pool::mean;
+    // Where patches were merged, it has been taken.
+    const bool mean = config_.image->pool == ImageConfig::Pool::mean && !config_.subsample.merges();
     return mean ? segment_mean(asked, hidden, whole) : hidden;
   }
   if (config_.sound && config_.sound->both_ways) {

@@ -62,17 +62,18 @@ class Model {
   // Gives the parameter at `index` its numbers. Throws Error if they do not fit it.
   void assign(size_t index, Stored stored) { store_.assign(index, std::move(stored)); }
 
-  // The last hidden states, normalised: [rows, hidden_size]. In a diffusion model causal segments
+  // The last hidden states, normalised: [rows, output_size()]. In a diffusion model causal segments
   // see both ways (with_masks()). In a model of images they do, too, and a batch has rows of
   // patches (add_image(), write_rows()) as embeddings; where its pool is a mean, each row is that
-  // of its image. A model of texts with `vision` takes rows of patches among those of tokens
-  // (Batch::patches). In a model of sound rows of frames are the embeddings (stacked_rows()), which
-  // see both ways if its configuration says so. Segments with a state continue it; for a chain the
-  // state then includes the segment's tokens, for a token tree it waits for
-  // SequenceState::commit(). Throws Error for tokens out of range, embeddings of another width and
-  // positions that do not follow the tokens of a state. Rows that are pieces of sequences on
-  // several ranks (SequenceShards::local()) are given to forward() by all ranks together; then it
-  // throws Error, on all of them, for layers that cannot do with pieces.
+  // of its image, of its merged patches if the pattern merges them. A model of texts with `vision`
+  // takes rows of patches among those of tokens (Batch::patches). In a model of sound rows of
+  // frames are the embeddings (stacked_rows()), which see both ways if its configuration says so.
+  // Segments with a state continue it; for a chain the state then includes the segment's tokens,
+  // for a token tree it waits for SequenceState::commit(). Throws Error for tokens out of range,
+  // embeddings of another width and positions that do not follow the tokens of a state. Rows that
+  // are pieces of sequences on several ranks (SequenceShards::local()) are given to forward() by
+  // all ranks together; then it throws Error, on all of them, for layers that cannot do with
+  // pieces.
   Tensor forward(const Context& context, const CheckedBatch& batch,
                  const ForwardObserver& observer = {}) const;
 

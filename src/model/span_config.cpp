@@ -3,6 +3,7 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 
@@ -10,7 +11,8 @@ namespace pronghorn {
 namespace {
 
 // Names in the order of their values; the first is the default.
-constexpr std::array<std::string_view, 3> kSpanKinds = {"subllm", "mixture_of_depths", "zipformer"};
+constexpr std::array<std::string_view, 4> kSpanKinds = {"subllm", "mixture_of_depths", "zipformer",
+                                                        "patch_merging"};
 constexpr std::array<std::string_view, 2> kPredictors = {"classifier", "router"};
 
 void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
@@ -28,32 +30,69 @@ void read_depth_router(ConfigReader& reader, SubsampleConfig& config) {
           reader.path("predictor_loss"), "is 0: nothing would teach the classifier");
 }
 
+constexpr int64_t kMaxSpanWidth = 1 << 17;
+
 // The schedules of the published training.
 constexpr int64_t kBalancerSteps = 8000, kBypassSteps = 20000, kMaxSteps = 1 << 30;
 
+// A whole number from 1 to `most` for each span: a list, or one for all.
+std::vector<int64_t> read_numbers(ConfigReader& reader, std::string_view key, std::string_view what,
+                                  int64_t spans, int64_t most) {
+  if (!reader.raw(key).is_array()) {
+    return std::vector<int64_t>(static_cast<size_t>(spans), reader.integer(key, {}, 1, most));
+  }
+  const nlohmann::json& list = reader.raw(key);
+  require(static_cast<int64_t>(list.size()) == spans, reader.path(key),
+          "has {} {} for {} spans in parentheses", list.size(), what, spans);
+  std::vector<int64_t> numbers;
+  for (const nlohmann::json& number : list) {
+    require(number.is_number_integer() && number >= 1 && number <= most, reader.path(key),
+            "{} is not a whole number from 1 to {}", shown_json(number), most);
+    numbers.push_back(number.get<int64_t>());
+  }
+  return numbers;
+}
+
+void read_widths(ConfigReader& reader, int64_t spans, SubsampleConfig& config) {
+  if (reader.has("width")) {
+    config.widths = read_numbers(reader, "width", "widths", spans, kMaxSpanWidth);
+  } else {
+    reader.ignore("width");
+  }
+}
+
+// A quarter of the rows enters; without widths each stage is twice as wide as the one before it.
+void read_patch_merging(ConfigReader& reader, int64_t spans, int64_t hidden_size,
+                        SubsampleConfig& config) {
+  config.keep.assign(static_cast<size_t>(spans), 0.25);
+  read_widths(reader, spans, config);
+  for (int64_t width = hidden_size; std::ssize(config.widths) < spans;) {
+    width *= 2;
+    require(width <= kMaxSpanWidth, reader.where(), "{} stages that double {} columns are too wide",
+            spans, hidden_size);
+    config.widths.push_back(width);
+  }
+}
+
 void read_zipformer(ConfigReader& reader, int64_t spans, SubsampleConfig& config) {
   constexpr int64_t kMaxRate = 16;
-  if (reader.raw("rate").is_array()) {
-    const nlohmann::json& list = reader.raw("rate");
-    require(static_cast<int64_t>(list.size()) == spans, reader.path("rate"),
-            "has {} rates for {} spans in parentheses", list.size(), spans);
-    for (const nlohmann::json& rate : list) {
-      require(rate.is_number_integer() && rate >= 2 && rate <= kMaxRate, reader.path("rate"),
-              "{} is not a whole number from 2 to {}", shown_json(rate), kMaxRate);
-      config.rates.push_back(rate.get<int64_t>());
-    }
-  } else {
-    config.rates.assign(static_cast<size_t>(spans), reader.integer("rate", {}, 2, kMaxRate));
-  }
+  config.rates = read_numbers(reader, "rate", "rates", spans, kMaxRate);
+  read_widths(reader, spans, config);
   for (const int64_t rate : config.rates) config.keep.push_back(1 / static_cast<double>(rate));
   config.bypass_steps = reader.integer("bypass_steps", kBypassSteps, 0, kMaxSteps);
 }
 
 }  // namespace
 
-SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
+SubsampleConfig read_subsample(ConfigReader reader, int64_t spans, int64_t hidden_size) {
   SubsampleConfig config;
   const std::string kind = reader.one_of("type", kSpanKinds, std::string(kSpanKinds[0]));
+  if (kind == kSpanKinds[3]) {
+    config.kind = SubsampleConfig::Kind::patch_merging;
+    read_patch_merging(reader, spans, hidden_size, config);
+    reader.finish();
+    return config;
+  }
   if (kind == kSpanKinds[1]) config.kind = SubsampleConfig::Kind::mixture_of_depths;
   if (kind == kSpanKinds[2]) {
     config.kind = SubsampleConfig::Kind::zipformer;
@@ -91,10 +130,16 @@ SubsampleConfig read_subsample(ConfigReader reader, int64_t spans) {
 }
 
 nlohmann::json write_subsample(const SubsampleConfig& config) {
+  if (config.merges()) {
+    return {{"type", kSpanKinds[static_cast<size_t>(config.kind)]}, {"width", config.widths}};
+  }
   if (config.kind == SubsampleConfig::Kind::zipformer) {
-    return {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
-            {"rate", config.rates},
-            {"bypass_steps", config.bypass_steps}};
+    nlohmann::json zipformer = {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
+                                {"rate", config.rates},
+                                {"bypass_steps", config.bypass_steps}};
+    // Only where they are, so that sessions saved before there were any still fit.
+    if (!config.widths.empty()) zipformer["width"] = config.widths;
+    return zipformer;
   }
   nlohmann::json json = {{"type", kSpanKinds[static_cast<size_t>(config.kind)]},
                          {"keep", config.keep},

@@ -9,9 +9,10 @@
 
 namespace pronghorn {
 
-// spans: that the pattern has. Throws Error for what ConfigReader refuses, keys of another kind of
-// span, and shares or rates that are none or too few.
-SubsampleConfig read_subsample(ConfigReader reader, int64_t spans);
+// spans: that the pattern has. hidden_size: of the model, from which on merged patches double.
+// Throws Error for what ConfigReader refuses, keys of another kind of span, and shares, rates or
+// widths that are none or too few.
+SubsampleConfig read_subsample(ConfigReader reader, int64_t spans, int64_t hidden_size);
 
 // The inverse, with all defaults spelled out.
 nlohmann::json write_subsample(const SubsampleConfig& config);

@@ -1,11 +1,11 @@
 #include "ops/grid_convolution.h"
 
-#include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "ops/grid.h"
 #include "ops/operands.h"
 
 namespace pronghorn {
@@ -23,49 +23,18 @@ int64_t side_of(int64_t taps) {
 // Which row of the batch each tap of each row reads: [rows, taps], -1 outside of the grid.
 using Neighbours = std::vector<int32_t>;
 
-void find_neighbours(const CheckedBatch& batch, const Segment& segment, int64_t side,
-                     Neighbours& neighbours) {
-  const std::span<const int32_t> places = batch.coordinates().subspan(
-      static_cast<size_t>(2 * segment.first_row), static_cast<size_t>(2 * segment.length));
-  int64_t height = 0, width = 0;
-  for (int64_t i = 0; i < segment.length; ++i) {
-    const int64_t y = places[static_cast<size_t>(2 * i)],
-                  x = places[static_cast<size_t>(2 * i + 1)];
-    require(y >= 0 && x >= 0, kWhere, "a row at ({}, {}), outside of the grid", y, x);
-    height = std::max(height, y + 1);
-    width = std::max(width, x + 1);
-  }
-  // Sizes of 31 bits each: their product fits.
-  require(height * width == segment.length, kWhere, "{} rows do not fill a grid of {} by {}",
-          segment.length, height, width);
-  std::vector<int32_t> grid(static_cast<size_t>(segment.length), -1);
-  for (int64_t i = 0; i < segment.length; ++i) {
-    const int64_t y = places[static_cast<size_t>(2 * i)],
-                  x = places[static_cast<size_t>(2 * i + 1)];
-    int32_t& row = grid[static_cast<size_t>(y * width + x)];
-    require(row < 0, kWhere, "two rows at ({}, {})", y, x);
-    row = static_cast<int32_t>(segment.first_row + i);
-  }
-  const int64_t reach = side / 2;
-  for (int64_t i = 0; i < segment.length; ++i) {
-    const int64_t y = places[static_cast<size_t>(2 * i)],
-                  x = places[static_cast<size_t>(2 * i + 1)];
-    for (int64_t tap = 0; tap < side * side; ++tap) {
-      const int64_t at_y = y + tap / side - reach, at_x = x + tap % side - reach;
-      const bool inside = at_y >= 0 && at_y < height && at_x >= 0 && at_x < width;
-      neighbours.push_back(inside ? grid[static_cast<size_t>(at_y * width + at_x)] : -1);
-    }
-  }
-}
-
 Neighbours neighbours_of(const CheckedBatch& batch, int64_t side) {
-  require(batch.coordinate_count() == 2 || batch.rows() == 0, kWhere,
-          "rows have {} coordinates, not the 2 of a grid", batch.coordinate_count());
   Neighbours neighbours;
   neighbours.reserve(static_cast<size_t>(batch.rows() * side * side));
+  const int64_t reach = side / 2;
   for (const Segment& segment : batch.segments()) {
-    require(segment.state == nullptr, kWhere, "keeps no state of a sequence");
-    find_neighbours(batch, segment, side, neighbours);
+    const Grid grid = grid_of(batch, segment, kWhere);
+    for (int64_t row = segment.first_row; row < segment.first_row + segment.length; ++row) {
+      const int32_t* place = batch.coordinates().data() + 2 * row;
+      for (int64_t tap = 0; tap < side * side; ++tap) {
+        neighbours.push_back(grid.at(place[0] + tap / side - reach, place[1] + tap % side - reach));
+      }
+    }
   }
   return neighbours;
 }

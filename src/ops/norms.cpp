@@ -8,17 +8,29 @@
 namespace pronghorn {
 namespace {
 
-// What the norms of pointwise.h have in common: h = x + delta (delta may be undefined: h = x), and
-// the norm of h. Returns {h, norm}.
+// Throws Error unless the operands of a norm of h = x + delta fit; delta may be undefined.
+void check_operands(const char* where, const Tensor& x, const Tensor& delta, const Tensor& bias) {
+  require(!bias.defined() || bias.size() == x.columns(), where, "bias of {} for {} columns",
+          bias.size(), x.columns());
+  require(!delta.defined() || delta.shape() == x.shape(), where, "shapes {} and {} differ",
+          x.shape(), delta.shape());
+}
+
+// The gradient of h = x + delta, given by both of its uses, goes to both.
+void give_sum_gradient(const Tensor& x, const Tensor& delta, const Tensor& dh) {
+  if (!dh.defined()) return;
+  if (x.requires_grad()) x.give_grad(dh);
+  if (delta.requires_grad()) delta.give_grad(dh);
+}
+
+// What rms_norm and layer_norm of pointwise.h have in common: h = x + delta (delta may be
+// undefined: h = x), and the norm of h. Returns {h, norm}.
 std::pair<Tensor, Tensor> residual_norm(const Context& context, const char* where, const Tensor& x,
                                         const Tensor& delta, const Tensor& weight,
                                         const Tensor& bias, float epsilon, bool centered) {
   require(weight.size() == x.columns(), where, "weight of {} for {} columns", weight.size(),
           x.columns());
-  require(!bias.defined() || bias.size() == x.columns(), where, "bias of {} for {} columns",
-          bias.size(), x.columns());
-  require(!delta.defined() || delta.shape() == x.shape(), where, "shapes {} and {} differ",
-          x.shape(), delta.shape());
+  check_operands(where, x, delta, bias);
   Tensor y = Tensor::empty(x.shape());
   const Tensor h = delta.defined() ? Tensor::empty(x.shape()) : x;
   const bool record = needs_gradient(context, y, x, delta, weight, bias);
@@ -71,9 +83,70 @@ std::pair<Tensor, Tensor> residual_norm(const Context& context, const char* wher
     } else if (residual && h.has_grad()) {
       dh = h.grad();
     }
-    if (!dh.defined()) return;
-    if (x.requires_grad()) x.give_grad(dh);
-    if (delta.requires_grad()) delta.give_grad(dh);
+    give_sum_gradient(x, delta, dh);
+  });
+  return {h, y};
+}
+
+// {h, bias_norm(h)} with h = x + delta; delta may be undefined.
+std::pair<Tensor, Tensor> residual_bias_norm(const Context& context, const char* where,
+                                             const Tensor& x, const Tensor& delta,
+                                             const Tensor& log_scale, const Tensor& bias,
+                                             float epsilon) {
+  require(log_scale.size() == 1, where, "log_scale of {} numbers", log_scale.size());
+  require(bias.defined(), where, "bias is undefined");
+  check_operands(where, x, delta, bias);
+  const Tensor y = Tensor::empty(x.shape());
+  const Tensor h = delta.defined() ? Tensor::empty(x.shape()) : x;
+  const bool record = needs_gradient(context, y, x, delta, log_scale, bias);
+  const Tensor inverse_rms = record ? Tensor::empty({x.rows()}) : Tensor();
+
+  BiasNormForward forward;
+  forward.extent = extent_of(x);
+  forward.epsilon = epsilon;
+  forward.x = input_matrix(x);
+  if (delta.defined()) {
+    forward.delta = input_matrix(delta);
+    forward.sum = output_matrix(h);
+  }
+  forward.log_scale = log_scale.data();
+  forward.bias = bias.data();
+  forward.y = output_matrix(y);
+  if (record) forward.inverse_rms = inverse_rms.data();
+  backend().pointwise().bias_norm(forward);
+  if (!record) return {h, y};
+
+  if (delta.defined()) h.set_requires_grad(x.requires_grad() || delta.requires_grad());
+  context.tape->record([=] {
+    const bool residual = delta.defined();
+    Tensor dh;  // of the sum, from both its uses
+    if (y.has_grad()) {
+      BiasNormBackward backward;
+      backward.extent = extent_of(h);
+      backward.h = input_matrix(h);
+      backward.log_scale = log_scale.data();
+      backward.bias = bias.data();
+      backward.inverse_rms = inverse_rms.data();
+      backward.dy = output_gradient(y);
+      if (!residual) {
+        backward.dh = input_gradient(x);
+      } else if (h.requires_grad()) {
+        backward.residual = output_gradient(h);
+        dh = Tensor::empty(h.shape());
+        backward.dh = output_matrix(dh);
+      }
+      backward.dbias = vector_gradient(bias);
+      const Tensor of_rows = Tensor::empty({h.rows(), 1});
+      backward.dlog_scale = of_rows.data();
+      backend().pointwise().bias_norm_backward(backward);
+      if (log_scale.requires_grad()) {
+        backend().pointwise().column_sums(extent_of(of_rows), input_matrix(of_rows),
+                                          vector_gradient(log_scale));
+      }
+    } else if (residual && h.has_grad()) {
+      dh = h.grad();
+    }
+    give_sum_gradient(x, delta, dh);
   });
   return {h, y};
 }
@@ -100,6 +173,18 @@ std::pair<Tensor, Tensor> add_layer_norm(const Context& context, const Tensor& x
                                          const Tensor& bias, float epsilon) {
   require(delta.defined(), "add_layer_norm", "delta is undefined");
   return residual_norm(context, "add_layer_norm", x, delta, weight, bias, epsilon, true);
+}
+
+Tensor bias_norm(const Context& context, const Tensor& x, const Tensor& log_scale,
+                 const Tensor& bias, float epsilon) {
+  return residual_bias_norm(context, "bias_norm", x, {}, log_scale, bias, epsilon).second;
+}
+
+std::pair<Tensor, Tensor> add_bias_norm(const Context& context, const Tensor& x,
+                                        const Tensor& delta, const Tensor& log_scale,
+                                        const Tensor& bias, float epsilon) {
+  require(delta.defined(), "add_bias_norm", "delta is undefined");
+  return residual_bias_norm(context, "add_bias_norm", x, delta, log_scale, bias, epsilon);
 }
 
 Tensor gated_rms_norm(const Context& context, const Tensor& x, const Tensor& z,

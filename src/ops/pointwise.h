@@ -31,6 +31,12 @@ Tensor rms_norm(const Context& context, const Tensor& x, const Tensor& weight, f
 Tensor layer_norm(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                   float epsilon);
 
+// x e^log_scale / sqrt(mean((x - bias)^2) + epsilon) over each row: what the bias takes off the
+// length is what a row can say by it (BiasNorm of Zipformer, arXiv 2310.11230, section 3.3).
+// log_scale [1], bias [columns].
+Tensor bias_norm(const Context& context, const Tensor& x, const Tensor& log_scale,
+                 const Tensor& bias, float epsilon);
+
 // A residual connection and the norm after it in one pass: {x + delta, rms_norm(x + delta)}.
 std::pair<Tensor, Tensor> add_rms_norm(const Context& context, const Tensor& x, const Tensor& delta,
                                        const Tensor& weight, float epsilon);
@@ -39,6 +45,11 @@ std::pair<Tensor, Tensor> add_rms_norm(const Context& context, const Tensor& x, 
 std::pair<Tensor, Tensor> add_layer_norm(const Context& context, const Tensor& x,
                                          const Tensor& delta, const Tensor& weight,
                                          const Tensor& bias, float epsilon);
+
+// {x + delta, bias_norm(x + delta)}.
+std::pair<Tensor, Tensor> add_bias_norm(const Context& context, const Tensor& x,
+                                        const Tensor& delta, const Tensor& log_scale,
+                                        const Tensor& bias, float epsilon);
 
 // silu(gate) * up, silu(x) = x sigmoid(x): the middle of SwiGLU (arXiv 2002.05202), and the output
 // gate of Mamba.

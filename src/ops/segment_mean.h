@@ -12,4 +12,9 @@ namespace pronghorn {
 // earlier rows is not known.
 Tensor segment_mean(const Context& context, const Tensor& x, const CheckedBatch& batch);
 
+// The same for the rows of another batch of the same sequences: each row of `to` becomes the mean
+// of the rows of x in that segment of `batch`: [rows of `to`, columns].
+Tensor segment_mean(const Context& context, const Tensor& x, const CheckedBatch& batch,
+                    const CheckedBatch& to);
+
 }  // namespace pronghorn

@@ -132,7 +132,8 @@ TEST_F(ImagesCliTest, ConfigurationsHaveAMillionParameters) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const auto inspected = json_of({"inspect", entry.path().string()});
-    EXPECT_NEAR(inspected["parameters"].get<double>(), 1e6, 1e5) << entry.path();
+    // Each within 3 percent of the others.
+    EXPECT_NEAR(inspected["parameters"].get<double>(), 0.977e6, 0.03 * 0.977e6) << entry.path();
     EXPECT_EQ(inspected["contexts"].size(), 1u);
     EXPECT_THAT(output_of({"inspect", entry.path().string()}), HasSubstr("32 x 32 x 1"));
     ++count;

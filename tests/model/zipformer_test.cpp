@@ -24,8 +24,8 @@ constexpr int64_t kWidth = 19;
 
 // A span of its own, with weights that are not those it starts with.
 struct Fixture {
-  explicit Fixture(int64_t rate)
-      : span(config_of(rate), {}, kWidth, 0.5, ParameterScope(store, "span"),
+  explicit Fixture(int64_t rate, int64_t width = kWidth)
+      : span(config_of(rate), {.width = width}, kWidth, 0.5, ParameterScope(store, "span"),
              StateScope(0, journals)) {
     Random random(4, "weights");
     for (const Parameter& parameter : store.all()) {
@@ -62,14 +62,18 @@ Tensor random_rows(int64_t rows) {
   return Tensor::from(values, {rows, kWidth});
 }
 
-// Checks both ends, the span giving 2 p + 1 for a row p that entered.
-void expect_reference(int64_t rate, const Batch& batch) {
+// Checks both ends, the span giving 2 p + 1 for a row p that entered. width: of the span.
+void expect_reference(int64_t rate, const Batch& batch, int64_t width = kWidth) {
   const bool all = batch.segments.front().mask == Mask::full;
-  const Fixture f(rate);
+  const Fixture f(rate, width);
   const Tensor x = random_rows(batch.rows());
   const CheckedBatch checked(batch);
   Carry carry(batch.rows());
   const Subsample::Span span = f.span.enter({{}, checked, carry}, x);
+  ASSERT_EQ(span.inner.columns(), width);
+  for (int64_t row = 0; row < span.inner.rows(); ++row) {
+    for (int64_t c = kWidth; c < width; ++c) EXPECT_EQ(span.inner.row(row)[c], 0) << row;
+  }
   const PooledVector<float> made = span.inner.read();
   std::vector<float> y;
   for (const float value : made) y.push_back(2 * value + 1);
@@ -102,7 +106,7 @@ void expect_reference(int64_t rate, const Batch& batch) {
       }
       for (int64_t c = 0; c < kWidth; ++c) {
         double expected = value(t, c);
-        if (end >= 0) {
+        if (end >= 0 && c < width) {
           expected += double{bypass[static_cast<size_t>(c)]} * (2 * pooled(end, c) + 1 - expected);
         }
         // A dozen roundings of f32 to numbers of up to ten.
@@ -124,6 +128,49 @@ TEST(Zipformer, RowsThatSeeAllBelongToTheGroupThatTheyAreIn) {
     for (Segment& segment : batch.segments) segment.mask = Mask::full;
     expect_reference(rate, batch);
   }
+}
+
+// Narrower, it changes the first columns alone; wider, it is given zeros and gives back what fits.
+TEST(Zipformer, ASpanHasAWidthOfItsOwn) {
+  for (const int64_t width : {int64_t{7}, kWidth + 5}) {
+    for (const int64_t rate : {1, 2, 4}) {
+      SCOPED_TRACE(fmt::format("rate {}, width {}", rate, width));
+      expect_reference(rate, batch_of({19, 3, 0, 8, 1}), width);
+      Batch batch = batch_of({19, 3, 8, 1});
+      for (Segment& segment : batch.segments) segment.mask = Mask::full;
+      expect_reference(rate, batch, width);
+    }
+  }
+}
+
+TEST(Zipformer, KindsOfBlocksHaveOneWidth) {
+  const auto refusal = [](const std::string& pattern, const std::string& more) {
+    return error_of([&] {
+      model_config(fmt::format(
+          R"("pattern": "{}", "subsample": {{"type": "zipformer", "rate": 2, "width": [12, 30]}},
+             "blocks": {{"a": {{"mixer": {{"type": "mamba"}}}}, "b": {{"mixer": {{"type": "mamba"}}}},
+                         "c": {{"mixer": {{"type": "mamba"}}}}}}{})",
+          pattern, more));
+    });
+  };
+  EXPECT_EQ(refusal("a(b)(c)a", ""), "no error");
+  EXPECT_EQ(refusal("a(b(c)b)a", ""), "no error");
+  EXPECT_THAT(refusal("a(b)(b)c", ""), HasSubstr("blocks.b: stands in rows of 12 and of 30"));
+  EXPECT_THAT(refusal("a(b)(c)b", ""), HasSubstr("blocks.b: stands in rows of 12 and of 24"));
+  EXPECT_THAT(refusal("a(b)(c)", R"(, "mtp": {"heads": 1})"),
+              HasSubstr("'c' is of rows of 30 columns"));
+  EXPECT_EQ(refusal("a(b)(c)", R"(, "mtp": {"heads": 1, "block": "a"})"), "no error");
+  const ModelConfig config = model_config(
+      R"x("pattern": "a(b)(c)", "subsample": {"type": "zipformer", "rate": [1, 2], "width": [12, 30]},
+          "blocks": {"a": {"mixer": {"type": "mamba"}}, "b": {"mixer": {"type": "mamba"}},
+                     "c": {"mixer": {"type": "mamba"}}})x");
+  EXPECT_EQ(config.block_width('a'), 24);
+  EXPECT_EQ(config.block_width('b'), 12);
+  EXPECT_EQ(config.block_width('c'), 30);
+  EXPECT_EQ(config.output_size(), 24);
+  // What a layer derives from its width comes from that of its rows.
+  EXPECT_EQ(config.blocks.at('b').mixers[0].at("inner_size"), 24);
+  EXPECT_EQ(config.blocks.at('c').mixers[0].at("inner_size"), 60);
 }
 
 TEST(Zipformer, WhatIsPooledAndHeldIsKeptOfASequence) {
@@ -187,7 +234,10 @@ TEST(Zipformer, ConfigurationsAreChecked) {
   };
   EXPECT_EQ(refusal("b(b)(b)", R"("rate": [2, 8], "bypass_steps": 3)"), "no error");
   EXPECT_EQ(refusal("b(b)(b)", R"("rate": 4)"), "no error");
-  EXPECT_THAT(refusal("b(b)", R"("rate": 1)"), HasSubstr("rate"));
+  EXPECT_EQ(refusal("b(b)(b)", R"("rate": [1, 2], "width": 24)"), "no error");
+  EXPECT_THAT(refusal("b(b)", R"("rate": 0)"), HasSubstr("rate"));
+  EXPECT_THAT(refusal("b(b)", R"("rate": 2, "width": [24, 24])"), HasSubstr("2 widths for 1 span"));
+  EXPECT_THAT(refusal("b(b)", R"("rate": 2, "width": [0])"), HasSubstr("whole number"));
   EXPECT_THAT(refusal("b(b)", R"("rate": [2, 2])"), HasSubstr("2 rates for 1 span"));
   EXPECT_THAT(refusal("b(b)", R"("rate": [1.5])"), HasSubstr("whole number"));
   EXPECT_THAT(refusal("b(b)", R"("rate": 2, "keep": 0.5)"), HasSubstr("keep"));
@@ -196,6 +246,7 @@ TEST(Zipformer, ConfigurationsAreChecked) {
       R"x("pattern": "b(b)", "subsample": {"type": "zipformer", "rate": 4},
           "blocks": {"b": {"mixer": {"type": "mamba"}}})x");
   EXPECT_EQ(config.subsample.rates, std::vector<int64_t>{4});
+  EXPECT_TRUE(config.subsample.widths.empty());
   const nlohmann::json written = write_pronghorn_config(config);
   EXPECT_EQ(write_pronghorn_config(read_pronghorn_config({written, "again"})), written);
 }

@@ -127,5 +127,47 @@ TEST(SegmentMean, EachRowIsTheMeanOfItsSegment) {
   check_operator(check);
 }
 
+// Sequences of a row for each two of the others, and one more.
+Batch longer(const Batch& batch) {
+  Batch result;
+  for (const Segment& segment : batch.segments) {
+    const int64_t length = 2 * segment.length + 1;
+    result.segments.push_back({nullptr, result.rows(), length, Mask::full});
+    for (int32_t i = 0; i < length; ++i) result.positions.push_back(i);
+  }
+  return result;
+}
+
+TEST(SegmentMean, RowsOfAnotherBatchAreGivenTheMeanOfTheirSequence) {
+  check::OperatorCheck check;
+  check.name = "segment_mean of another batch";
+  check.inputs = [](int64_t rows) { return std::vector<check::Input>{{{rows, 3}}}; };
+  check.forward = [](const Context& context, const std::vector<Tensor>& in) {
+    const Batch batch = grids(in[0].rows(), 2, 2);
+    return std::vector<Tensor>{segment_mean(context, in[0], batch, longer(batch))};
+  };
+  check.reference = [](const Values& in, int64_t rows) {
+    std::vector<double> out;
+    for (const Segment& segment : grids(rows, 2, 2).segments) {
+      for (int64_t to = 0; to < 2 * segment.length + 1; ++to) {
+        for (int64_t c = 0; c < 3; ++c) {
+          double sum = 0;
+          for (int64_t i = 0; i < segment.length; ++i) {
+            sum += in[0][static_cast<size_t>((segment.first_row + i) * 3 + c)];
+          }
+          out.push_back(sum / static_cast<double>(segment.length));
+        }
+      }
+    }
+    return Values{out};
+  };
+  check_operator(check);
+  const Batch one = grids(4, 2, 2), two = grids(8, 2, 2);
+  EXPECT_THAT(error_of([&] {
+                segment_mean({}, Tensor::zeros({4, 3}), one, two);
+              }),
+              HasSubstr("of 1 sequences for 2"));
+}
+
 }  // namespace
 }  // namespace pronghorn

@@ -132,6 +132,11 @@ TEST(Pointwise, Unary) {
                        [](double x) { return -softplus(-x); }));
   check_operator(unary("elu plus one", activation(Activation::elu_plus_one),
                        [](double x) { return x > 0 ? x + 1 : std::exp(x); }));
+  check_operator(unary("swoosh_r", activation(Activation::swoosh_r), [](double x) {
+    return std::log(1 + std::exp(x - 1)) - 0.08 * x - 0.313261687;
+  }));
+  check_operator(unary("swoosh_l", activation(Activation::swoosh_l),
+                       [](double x) { return std::log(1 + std::exp(x - 4)) - 0.08 * x - 0.035; }));
   // A cap in the middle of the inputs, and one far above them, where the result is nearly the
   // input.
   for (const double cap : {1.5, 40.0}) {
@@ -205,6 +210,66 @@ Values norm_reference(const Values& in, int64_t rows, bool residual, bool center
     }
   }
   return residual ? Values{h, y} : Values{y};
+}
+
+// BiasNorm of x, or of x + delta beside that sum, by its definition; inputs: x, delta, log_scale,
+// bias.
+Values bias_norm_reference(const Values& in, int64_t rows, bool residual) {
+  Row h = in[0];
+  if (residual) {
+    for (size_t i = 0; i < h.size(); ++i) h[i] += in[1][i];
+  }
+  const double scale = std::exp(in[residual ? 2 : 1][0]);
+  const Row& bias = in.back();
+  Row y = h;
+  for (int64_t row = 0; row < rows; ++row) {
+    double* values = y.data() + row * kColumns;
+    double square = 0;
+    for (int64_t c = 0; c < kColumns; ++c) {
+      const double shifted = values[c] - bias[static_cast<size_t>(c)];
+      square += shifted * shifted / kColumns;
+    }
+    const double inverse = 1 / std::sqrt(square + static_cast<double>(kEpsilon));
+    for (int64_t c = 0; c < kColumns; ++c) values[c] *= inverse * scale;
+  }
+  return residual ? Values{h, y} : Values{y};
+}
+
+TEST(Pointwise, BiasNorm) {
+  for (const bool residual : {false, true}) {
+    OperatorCheck check;
+    check.name = residual ? "bias_norm residual" : "bias_norm";
+    check.inputs = [=](int64_t rows) {
+      std::vector<Input> inputs = matrices(rows, residual ? 2 : 1);
+      inputs.push_back({{1}, -1, 1});
+      inputs.push_back({{kColumns}, -0.5, 0.5});
+      return inputs;
+    };
+    check.forward = [=](const Context& c, const std::vector<Tensor>& in) {
+      if (!residual) return std::vector<Tensor>{bias_norm(c, in[0], in[1], in[2], kEpsilon)};
+      const auto [h, y] = add_bias_norm(c, in[0], in[1], in[2], in[3], kEpsilon);
+      return std::vector<Tensor>{h, y};
+    };
+    check.reference = [=](const Values& in, int64_t rows) {
+      return bias_norm_reference(in, rows, residual);
+    };
+    check_operator(check);
+  }
+}
+
+// Without a bias and a scale it is RMSNorm, bit for bit but for the product with ones; a bias lets
+// the length of a row through.
+TEST(Pointwise, BiasNormKeepsWhatTheBiasSaysOfTheLength) {
+  const std::vector<float> row = {1, -2, 3, 0.5f}, bias = {0, 0, 0, 8};
+  const Tensor x = Tensor::from(row, {1, 4}), zero = Tensor::zeros({1});
+  const Tensor twice = scale({}, x, 2);
+  const auto largest = [](const Tensor& y) { return y.values()[2]; };
+  const Tensor plain = bias_norm({}, x, zero, Tensor::zeros({4}), 0);
+  EXPECT_EQ(largest(plain), largest(rms_norm({}, x, Tensor::full({4}, 1), 0)));
+  EXPECT_FLOAT_EQ(largest(bias_norm({}, twice, zero, Tensor::zeros({4}), 0)), largest(plain));
+  const Tensor shift = Tensor::from(bias, {4});
+  EXPECT_GT(largest(bias_norm({}, twice, zero, shift, 0)),
+            1.5f * largest(bias_norm({}, x, zero, shift, 0)));
 }
 
 TEST(Pointwise, Norms) {
@@ -434,7 +499,8 @@ TEST(Pointwise, ExtremesStayFinite) {
           soft_cap(context, x, 2), activate(context, x, Activation::silu),
           activate(context, x, Activation::relu_squared),
           activate(context, x, Activation::softplus), activate(context, x, Activation::log_sigmoid),
-          activate(context, x, Activation::elu_plus_one)}) {
+          activate(context, x, Activation::elu_plus_one),
+          activate(context, x, Activation::swoosh_r), activate(context, x, Activation::swoosh_l)}) {
       EXPECT_TRUE(all_finite(y));
       y.give_grad(Tensor::full({1, 7}, 1.0f));
     }
@@ -459,7 +525,9 @@ TEST(Pointwise, NanIsNotHidden) {
           rms_norm({}, x, zeros, kEpsilon), soft_cap({}, x, 2), activate({}, x, Activation::relu),
           activate({}, x, Activation::relu_squared), activate({}, x, Activation::exp),
           activate({}, x, Activation::softplus), activate({}, x, Activation::log_sigmoid),
-          activate({}, x, Activation::elu_plus_one)}) {
+          activate({}, x, Activation::elu_plus_one), activate({}, x, Activation::swoosh_r),
+          activate({}, x, Activation::swoosh_l),
+          bias_norm({}, x, Tensor::zeros({1}), zeros, kEpsilon)}) {
       for (const float value : y.values()) EXPECT_TRUE(std::isnan(value));
     }
   }
@@ -472,6 +540,8 @@ TEST(Pointwise, ShapesAreChecked) {
   EXPECT_THROW(swiglu({}, x, other), Error);
   EXPECT_THROW(add_bias({}, x, five), Error);
   EXPECT_THROW(rms_norm({}, x, five, kEpsilon), Error);
+  EXPECT_THROW(bias_norm({}, x, Tensor::zeros({1}), five, kEpsilon), Error);
+  EXPECT_THROW(bias_norm({}, x, Tensor::zeros({6}), Tensor::zeros({6}), kEpsilon), Error);
   EXPECT_THROW(l2_normalize({}, x, 4, kEpsilon), Error);
   EXPECT_THROW(soft_cap({}, x, 0), Error);
   EXPECT_THROW(gated({}, x, other, Activation::relu), Error);

@@ -157,6 +157,18 @@ inline const std::vector<std::pair<std::string, std::string>>& model_configs() {
           "blocks": {"g": {"mixer": )" +
            deltanet + R"(}, "m": {"mixer": )" + mamba2 + R"(}, "a": {"mixer": )" + attention +
            ", " + ffn + "}}"},
+      // Widths of their own, narrower and wider than around them, with Zipformer's norm,
+      // activations and bypasses.
+      {"zipformer_widths",
+       R"("pattern": "a(b)(c(d))a", "norm": {"type": "bias_norm"}, "subsample": {"type": "zipformer",
+          "rate": [1, 2, 2], "width": [12, 30, 18]}, "blocks": {
+          "a": {"mixer": )" +
+           attention + R"(, "ffn": {"type": "mlp", "size": 40, "activation": "swoosh_l"},
+            "bypass": {"steps": 5}},
+          "b": {"mixer": {"type": "attention", "heads": 2, "rope": {}},
+            "ffn": {"type": "glu", "size": 20, "activation": "swoosh_r"}, "bypass": {}},
+          "c": {"mixer": )" +
+           deltanet + R"(}, "d": {"mixer": {"type": "mamba", "state": 4, "time_step_rank": 2}}})"},
       // Mixtures of depths: the router itself or a classifier decides in inference; around any
       // mixer, nested, and with experts inside.
       {"depths_attention",

@@ -125,6 +125,22 @@ HWY_INLINE V EluPlusOne(V x) {
   return hn::IfThenElse(hn::Gt(x, zero), hn::Add(x, Constant(1.0f)), Exp(d, x));
 }
 
+struct Swoosh {
+  float shift, offset;
+};
+constexpr Swoosh kSwooshR = {1.0f, 0.313261687f}, kSwooshL = {4.0f, 0.035f};
+constexpr float kSwooshSlope = 0.08f;
+
+HWY_INLINE V SwooshOf(V x, const Swoosh& form) {
+  const FloatTag d;
+  const V curve = Softplus(d, hn::Sub(x, Constant(form.shift)));
+  return hn::Sub(hn::NegMulAdd(Constant(kSwooshSlope), x, curve), Constant(form.offset));
+}
+
+HWY_INLINE V SwooshSlope(V x, const Swoosh& form) {
+  return hn::Sub(Sigmoid(FloatTag(), hn::Sub(x, Constant(form.shift))), Constant(kSwooshSlope));
+}
+
 void Activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
   switch (activation) {
     case Activation::silu:
@@ -145,6 +161,10 @@ void Activate(Extent extent, ConstMatrix x, Activation activation, Matrix y) {
       return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return LogSigmoid(v); });
     case Activation::elu_plus_one:
       return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return EluPlusOne(v); });
+    case Activation::swoosh_r:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return SwooshOf(v, kSwooshR); });
+    case Activation::swoosh_l:
+      return Map(extent, x, y, [](V v) PRONGHORN_VECTOR_LAMBDA { return SwooshOf(v, kSwooshL); });
   }
 }
 
@@ -188,6 +208,14 @@ void ActivateBackward(Extent extent, ConstMatrix x, ConstMatrix dy, Activation a
         const V zero = hn::Zero(FloatTag());
         const V slope = hn::IfThenElse(hn::Gt(v, zero), Constant(1.0f), Exp(FloatTag(), v));
         return hn::Mul(gradient, slope);
+      });
+    case Activation::swoosh_r:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, SwooshSlope(v, kSwooshR));
+      });
+    case Activation::swoosh_l:
+      return Map(extent, x, dy, dx, [](V v, V gradient) PRONGHORN_VECTOR_LAMBDA {
+        return hn::Mul(gradient, SwooshSlope(v, kSwooshL));
       });
   }
 }

@@ -43,6 +43,8 @@ class CpuPointwiseKernels final : public PointwiseKernels {
   // pointwise_norms.cpp
   void norm(const NormForward& arguments) override;
   void norm_backward(const NormBackward& arguments) override;
+  void bias_norm(const BiasNormForward& arguments) override;
+  void bias_norm_backward(const BiasNormBackward& arguments) override;
   void gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) override;
   void gated_norm_backward(const GatedNorm& arguments, const float* inverse_rms, ConstMatrix dy,
                            Matrix dx, Matrix dz, GradVector dweight) override;

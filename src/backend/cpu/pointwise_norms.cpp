@@ -113,6 +113,71 @@ void NormGradient(const NormBackward& a) {
   a.centered ? NormRowsBackward<true>(a) : NormRowsBackward<false>(a);
 }
 
+void BiasNormRows(const BiasNormForward& a) {
+  const float per_column = 1.0f / static_cast<float>(a.extent.columns);
+  const float scale = std::exp(*a.log_scale);
+  ForEachRow(a.extent, [&](int64_t row) {
+    const FloatTag d;
+    const int64_t columns = a.extent.columns;
+    const float* h = a.x.row(row);
+    V squares = hn::Zero(d);
+    if (a.delta.data) {
+      const float *x = h, *delta = a.delta.row(row);
+      float* to = a.sum.row(row);
+      ForEachVector(columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V value = hn::Add(v.load(x + i), v.load(delta + i));
+        v.store(value, to + i);
+        const V shifted = hn::Sub(value, v.load(a.bias + i));
+        squares = hn::MulAdd(shifted, shifted, squares);
+      });
+      h = to;
+    } else {
+      ForEachVector(columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+        const V shifted = hn::Sub(v.load(h + i), v.load(a.bias + i));
+        squares = hn::MulAdd(shifted, shifted, squares);
+      });
+    }
+    const float inverse = 1.0f / std::sqrt(Total(squares) * per_column + a.epsilon);
+    if (a.inverse_rms) a.inverse_rms[row] = inverse;
+    const V factor = hn::Set(d, inverse * scale);
+    float* y = a.y.row(row);
+    ForEachVector(columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      v.store(hn::Mul(v.load(h + i), factor), y + i);
+    });
+  });
+}
+
+// With s = e^log_scale, r = inverse_rms and q = s r sum(dy h):
+//   dh = s r dy - q r^2 (h - bias) / columns
+//   dbias = sum over rows of q r^2 (h - bias) / columns, dlog_scale = sum over rows of q
+void BiasNormRowsBackward(const BiasNormBackward& a) {
+  const int64_t columns = a.extent.columns;
+  const float per_column = 1.0f / static_cast<float>(columns);
+  const float scale = std::exp(*a.log_scale);
+  SumOverRows(a.extent, columns, a.dbias, {}, [&](int64_t row, float* db, float*) {
+    const FloatTag d;
+    const float *h = a.h.row(row), *dy = a.dy.row(row);
+    V product = hn::Zero(d);
+    ForEachVector(columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      product = hn::MulAdd(v.load(dy + i), v.load(h + i), product);
+    });
+    const float inverse = a.inverse_rms[row], q = scale * inverse * Total(product);
+    if (a.dlog_scale) a.dlog_scale[row] = q;
+    const V factor = hn::Set(d, scale * inverse);
+    const V pull = hn::Set(d, q * inverse * inverse * per_column);
+    const float* residual = a.residual.data ? a.residual.row(row) : nullptr;
+    float* dh = a.dh.data ? a.dh.row(row) : nullptr;
+    ForEachVector(columns, [&](auto v, int64_t i) PRONGHORN_VECTOR_LAMBDA {
+      const V pulled = hn::Mul(hn::Sub(v.load(h + i), v.load(a.bias + i)), pull);
+      if (db) v.store(pulled, db + i, true);
+      if (!dh) return;
+      V value = hn::MulSub(v.load(dy + i), factor, pulled);
+      if (residual) value = hn::Add(value, v.load(residual + i));
+      v.store(value, dh + i, a.dh.accumulate);
+    });
+  });
+}
+
 // The row that is normalised: x, or x silu(z).
 template <bool kGateFirst, class Vector>
 HWY_INLINE V NormInput(Vector v, const float* x, const float* z) {
@@ -371,6 +436,8 @@ namespace pronghorn {
 
 HWY_EXPORT(Norm);
 HWY_EXPORT(NormGradient);
+HWY_EXPORT(BiasNormRows);
+HWY_EXPORT(BiasNormRowsBackward);
 HWY_EXPORT(GatedNormForward);
 HWY_EXPORT(GatedNormGradient);
 HWY_EXPORT(L2Normalize);
@@ -386,6 +453,14 @@ void CpuPointwiseKernels::norm(const NormForward& arguments) {
 
 void CpuPointwiseKernels::norm_backward(const NormBackward& arguments) {
   HWY_DYNAMIC_DISPATCH(NormGradient)(arguments);
+}
+
+void CpuPointwiseKernels::bias_norm(const BiasNormForward& arguments) {
+  HWY_DYNAMIC_DISPATCH(BiasNormRows)(arguments);
+}
+
+void CpuPointwiseKernels::bias_norm_backward(const BiasNormBackward& arguments) {
+  HWY_DYNAMIC_DISPATCH(BiasNormRowsBackward)(arguments);
 }
 
 void CpuPointwiseKernels::gated_norm(const GatedNorm& arguments, Matrix y, float* inverse_rms) {
