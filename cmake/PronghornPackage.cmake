@@ -13,7 +13,7 @@ set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # What programs that are built against the library need besides.
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS
-    "g++, cmake, libfmt-dev, libspdlog-dev, nlohmann-json3-dev, zlib1g-dev, libhwy-dev, libsentencepiece-dev, libonig-dev, libutf8proc-dev, libxxhash-dev, libpng-dev, libsndfile1-dev")
+    "g++, cmake, libfmt-dev, libspdlog-dev, nlohmann-json3-dev, zlib1g-dev, libhwy-dev, libsentencepiece-dev, libonig-dev, libutf8proc-dev, libxxhash-dev, libpng-dev, libsndfile1-dev, libsamplerate0-dev")
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_COMPONENTS_GROUPING IGNORE)
 set(CPACK_DEBIAN_UNSPECIFIED_PACKAGE_NAME pronghorn)

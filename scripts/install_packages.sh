@@ -8,7 +8,7 @@ set -eu
 # A compiler, the build tools and the libraries: see README.md for what each is for.
 build_packages="g++ cmake ninja-build pkg-config
   libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev zlib1g-dev
-  libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libpng-dev libsndfile1-dev
+  libhwy-dev libsentencepiece-dev libonig-dev libutf8proc-dev libxxhash-dev libpng-dev libsndfile1-dev libsamplerate0-dev
   libedit-dev libcpp-httplib-dev libjs-chart.js"
 test_packages="libgtest-dev libgmock-dev"
 # A text of four megabytes that needs no download of its own.

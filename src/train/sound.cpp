@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/quote.h"
 #include "base/random.h"
+#include "formats/resample.h"
 #include "formats/utf8.h"
 #include "ops/ctc.h"
 #include "tensor/pool.h"
@@ -36,18 +37,14 @@ fs::path file_in(const fs::path& folder, const std::string& name, const std::str
   return folder / path;
 }
 
-void check_rate(const Sound& sound, int64_t rate, std::string_view where) {
-  if (sound.sample_rate == rate) return;
-  throw Error(where, fmt::format("has {} samples a second in place of {}", sound.sample_rate, rate),
-              fmt::format("convert it, for example with sox IN.wav -r {} OUT.wav", rate));
-}
-
-// The rows of a sound. where: which it is, for messages.
+// The rows of a sound, at the model's rate. where: which it is, for messages.
 std::vector<float> rows_of(const SoundConfig& config, const LogMel& log_mel, const Sound& sound,
                            std::string_view where) {
-  check_rate(sound, config.mel.sample_rate, where);
+  const int64_t rate = config.mel.sample_rate;
+  const bool same = sound.sample_rate == rate;
+  const Sound changed = same ? Sound() : resampled(sound, rate, where);
   try {
-    return stacked_rows(config, log_mel(sound.samples));
+    return stacked_rows(config, log_mel(same ? sound.samples : changed.samples));
   } catch (const Error& error) {
     throw Error(where, error.what());
   }
@@ -103,6 +100,7 @@ uint64_t SoundSet::hash() const {
   for (size_t i = 0; i < sounds.size(); ++i) {
     const std::vector<float>& samples = sounds[i].samples;
     hash = XXH3_64bits_withSeed(samples.data(), samples.size() * sizeof(float), hash);
+    hash = XXH3_64bits_withSeed(&sounds[i].sample_rate, sizeof(int64_t), hash);
     hash = XXH3_64bits_withSeed(texts[i].data(), texts[i].size(), hash);
   }
   return hash;
@@ -132,12 +130,6 @@ SoundSet read_sounds(const fs::path& folder) {
     require(set.size() < kMaxSounds, where, "is one sound too many");
     const fs::path file = file_in(folder, name, where);
     Sound sound = read_sound_file(file);
-    if (!set.sounds.empty() && sound.sample_rate != set.sounds.front().sample_rate) {
-      throw Error(file.string(),
-                  fmt::format("has {} samples a second, the first of the list has {}",
-                              sound.sample_rate, set.sounds.front().sample_rate),
-                  "convert all to one rate, for example with sox IN.wav -r RATE OUT.wav");
-    }
     require(sound.seconds() <= kMaxSoundSeconds, file.string(), "is {} long, more than {}",
             format_duration(sound.seconds()), format_duration(kMaxSoundSeconds));
     set.sounds.push_back(std::move(sound));
@@ -160,8 +152,6 @@ SoundFolder read_sound_folder(const fs::path& folder) {
   SoundFolder sounds;
   sounds.train = read_sounds(folder / "train");
   sounds.test = read_sounds(folder / "test");
-  check_rate(sounds.test.sounds.front(), sounds.train.sounds.front().sample_rate,
-             (folder / "test").string());
   sounds.symbols = symbols_of(sounds.train.texts, (folder / "train").string());
   return sounds;
 }

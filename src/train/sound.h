@@ -31,24 +31,23 @@ inline std::string_view folder_of_task(std::string_view name) {
                              : "train/CLASS and test/CLASS";
 }
 
-// Sounds of one rate with a text each.
+// Sounds with a text each.
 struct SoundSet {
   std::vector<Sound> sounds;
   std::vector<std::string> texts;
 
   int64_t size() const { return std::ssize(texts); }
   double seconds() const;
-  // Changes when a sample or a text does.
+  // Changes when a sample, a rate or a text does.
   uint64_t hash() const;
 };
 
 // The sounds that FOLDER/labels.tsv lists: lines of a file's name in the folder, a tab, and what is
 // said. Throws Error for lines of another form, names that lead out of the folder, texts that are
-// empty, longer than kMaxSoundText bytes or not UTF-8, sounds longer than kMaxSoundSeconds, and
-// unless all have the rate of the first.
+// empty, longer than kMaxSoundText bytes or not UTF-8, and sounds longer than kMaxSoundSeconds.
 SoundSet read_sounds(const std::filesystem::path& folder);
 
-// The two parts of FOLDER, train/ and test/. Throws Error unless both have one rate.
+// The two parts of FOLDER, train/ and test/.
 struct SoundFolder {
   SoundSet train, test;
   std::vector<std::string> symbols;  // of the texts of the training part, sorted
@@ -65,9 +64,9 @@ constexpr double kMaxSoundSeconds = 60;
 // new order, a function of (seed, epoch). Held-out examples are those of the test part in order.
 class SoundSource final : public DataSource {
  public:
-  // Keeps the spectrograms, not the folder. Throws Error if the sounds do not have the rate of this
-  // configuration, texts have characters that it has not, or a text has more than its sound's rows
-  // can say.
+  // Keeps the spectrograms, not the folder. Sounds of another rate than the configuration's are
+  // resampled (resampled()). Throws Error where that cannot be, if texts have characters that it
+  // has not, or a text has more than its sound's rows can say.
   SoundSource(const SoundConfig& config, const SoundFolder& sounds, uint64_t seed);
 
   int64_t length() const override { return length_; }
@@ -129,7 +128,8 @@ SoundScore evaluate_sound(const Model& model, Precision precision, SoundSource& 
                           const std::function<void(double)>& progress = {});
 
 // What is said in a sound, by the best score of each row. where: the sound's name, for messages.
-// Throws Error for another rate, a sound shorter than half a window, and a model of something else.
+// A sound of another rate is resampled. Throws Error where that cannot be, for a sound shorter than
+// half a window, and a model of something else.
 std::string transcribe(const Model& model, Precision precision, const Sound& sound,
                        std::string_view where = "transcribe");
 
