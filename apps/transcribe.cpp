@@ -1,6 +1,7 @@
 // pronghorn transcribe: what is said in sounds.
 #include <memory>
 
+#include "base/error.h"
 #include "base/quote.h"
 #include "command.h"
 
@@ -13,11 +14,24 @@ struct TranscribeOptions : Common {
   Rounding rounding = Rounding::stored;
 };
 
+constexpr size_t kMostOfAnError = 400;  // of its line, whatever a file's name is
+
 void run(const TranscribeOptions& options) {
   const SoundModel model = SoundModel::load(options.model);
   nlohmann::json json = nlohmann::json::array();
+  size_t failed = 0;
   for (const std::filesystem::path& file : options.sounds) {
-    const Transcript said = model.transcribe(file, options.rounding);
+    Transcript said;
+    try {
+      said = model.transcribe(file, options.rounding);
+    } catch (const Error& error) {
+      // A single one ends the command as any error does; of several the others are still wanted.
+      if (options.sounds.size() == 1) throw;
+      ++failed;
+      json.push_back({{"sound", file.string()}, {"error", error.what()}});
+      fmt::print(stderr, "{}\n", printable(error.what(), kMostOfAnError));
+      continue;
+    }
     json.push_back({{"sound", file.string()},
                     {"text", said.text},
                     {"sound_seconds", said.sound_seconds},
@@ -26,6 +40,11 @@ void run(const TranscribeOptions& options) {
     fmt::print("{}  {}\n", printable(file.string(), kQuoteLength), said.text);
   }
   if (options.json) print_json(json);
+  if (failed == 0) return;
+  throw Error(
+      "transcribe",
+      fmt::format("{} of {} sounds could not be written down", failed, options.sounds.size()),
+      "the lines above say why");
 }
 
 }  // namespace
@@ -35,7 +54,9 @@ void add_transcribe(CLI::App& app) {
   auto options = std::make_shared<TranscribeOptions>();
   command->add_option("model", options->model, "checkpoint directory of a model of sound")
       ->required();
-  command->add_option("sounds", options->sounds, "WAV files of the rate of those it learnt from")
+  command
+      ->add_option("sounds", options->sounds,
+                   "WAV files; one that cannot be written down does not stop the others")
       ->required();
   add_precision_option(*command, options->rounding);
   add_common_options(*command, *options);

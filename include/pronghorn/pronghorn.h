@@ -325,8 +325,9 @@ class SoundModel {
   // From a checkpoint directory. Throws for missing or damaged files and for other models.
   static SoundModel load(const std::filesystem::path& checkpoint);
 
-  // What is said in a WAV file. Throws for files that are none, sounds of another rate than those
-  // it learnt from, and sounds that are too short for a row.
+  // What is said in a WAV file. Sounds of another rate than those it learnt from are resampled.
+  // Throws for files that are none, sounds that are too short for a row, and other rates in builds
+  // without libsamplerate.
   Transcript transcribe(const std::filesystem::path& sound,
                         Rounding rounding = Rounding::stored) const;
 

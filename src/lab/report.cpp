@@ -130,11 +130,42 @@ std::string machine_facts(const CompareRun& run) {
                               : std::string()}});
 }
 
+// What the architectures were trained on, and so what words of the page stand for.
+struct Subject {
+  bool images = false, sound = false, tasks = false;
+  std::string_view given, row,
+      unit;  // what all learnt from; a row of it; what losses are divided by
+};
+
+Subject subject_of(const CompareRun& run) {
+  Subject subject;
+  for (const ArchitectureResult& a : run.architectures) {
+    subject.images |= a.images.has_value();
+    subject.sound |= a.sound.has_value();
+    subject.tasks |= !a.tasks.empty();
+  }
+  subject.given = subject.images  ? "on the same images in the same order"
+                  : subject.sound ? "on the same sounds in the same order"
+                  : subject.tasks ? "on the same examples in the same order"
+                                  : "with the same tokenizer, on the same text in the same order";
+  subject.row = subject.images ? "a patch" : subject.sound ? "a frame" : "a token";
+  subject.unit = subject.images  ? "nats an image"
+                 : subject.sound ? "nats a character"
+                                 : "nats a token";
+  return subject;
+}
+
 std::string data_facts(const CompareRun& run) {
   const DataDescription& data = run.data;
+  const Subject subject = subject_of(run);
   return fact_list(
       {{"Data", joined(data.paths)},
-       {"Tokenizer", fmt::format("{}, {} tokens", data.tokenizer, data.vocab_size)},
+       {"Classes", subject.images ? count_of(data.vocab_size) : std::string()},
+       // The blank of CTC is none of them.
+       {"Characters", subject.sound ? count_of(data.vocab_size - 1) : std::string()},
+       {"Tokenizer", subject.images || subject.sound
+                         ? std::string()
+                         : fmt::format("{}, {} tokens", data.tokenizer, data.vocab_size)},
        {"Training text",
         data.train_tokens > 0 ? count_of(data.train_tokens) + " tokens" : std::string()},
        {"Held-out text", data.held_out_tokens > 0
@@ -259,18 +290,97 @@ std::string model_cards(const CompareRun& run) {
                                        "held-out text",
                                        *a.least_expert_share, *a.most_expert_share)
                          : std::string()},
-         {"Trained", fmt::format("{} tokens in {}", count_of(a.train_tokens),
+         {"Trained", fmt::format("{} {} in {}", count_of(a.train_tokens),
+                                 a.images  ? "patches"
+                                 : a.sound ? "frames"
+                                           : "tokens",
                                  format_duration(a.train_seconds))},
+         {"Accuracy", a.images ? format_recall(a.images->accuracy) : std::string()},
+         {"Words right", a.sound ? format_recall(a.sound->word_accuracy) : std::string()},
          {"Held out", bits(a.held_out_bits_per_byte)},
          {"Best on the way", bits(a.best_held_out_bits_per_byte)}});
     if (a.failure) {
       html += "<p class=\"failure\">Failed: " + html_escape(*a.failure) + "</p>\n";
     }
     // A newline that begins a <pre> is dropped by browsers, so one is given to drop.
-    html += a.sample.empty()
-                ? "<p class=\"none\">No sample.</p>"
-                : "<pre dir=\"auto\" tabindex=\"0\">\n" + html_escape(a.sample) + "</pre>";
+    html += !a.sample.empty()
+                ? "<pre dir=\"auto\" tabindex=\"0\">\n" + html_escape(a.sample) + "</pre>"
+            : a.images || a.sound ? ""
+                                  : "<p class=\"none\">No sample.</p>";
     html += "</article>\n";
+  }
+  return html;
+}
+
+// How the numbers came about that this run has.
+std::string method_items(const CompareRun& run) {
+  const Subject subject = subject_of(run);
+  const auto any = [&](const auto& has) {
+    return std::any_of(run.architectures.begin(), run.architectures.end(), has);
+  };
+  using Result = ArchitectureResult;
+  std::string html = fmt::format(
+      "<li>Every architecture was trained from random weights by the same program on the same "
+      "machine, {}, and with the same budget: {}, seed {}. Differences that another seed could "
+      "turn "
+      "around are not findings; run the comparison with <code>--seeds 3</code> before drawing "
+      "conclusions from small ones.</li>\n",
+      subject.given, html_escape(budget_words(run.budget)), run.seed);
+  const auto add = [&](std::string_view name, std::string_view text) {
+    html += fmt::format("<li><b>{}</b>: {}</li>\n", name, text);
+  };
+  if (any([](const Result& a) { return a.held_out_bits_per_byte.has_value(); })) {
+    add("Held-out bits per byte",
+        "the summed −log<sub>2</sub> probability of the held-out tokens divided by the bytes of "
+        "the "
+        "held-out text. It does not depend on the tokenizer. Lower is better. gzip -9 compresses "
+        "the same bytes.");
+  }
+  if (subject.images) {
+    add("Accuracy",
+        "the share of all images of the test part, which training never saw, whose "
+        "class has the highest score. <b>Images a second</b>: of the model in "
+        "that test and in training; reading files does not count.");
+  }
+  if (subject.sound) {
+    add("Words right",
+        "1 - (insertions + deletions + substitutions) / words, 0 at least, over all sounds of the "
+        "test part, which training never heard, by the best score of each row; likewise of "
+        "characters. <b>Sound a second</b>: seconds of sound that the model gets through in that "
+        "test and in training; reading files and spectrograms do not count.");
+  }
+  add("Training loss",
+      fmt::format("{} on the training batches. Long curves are drawn as means of neighbouring "
+                  "steps.",
+                  subject.unit));
+  if (subject.images || subject.sound) {
+    add("Tokens", fmt::format("{} counts as one{}.", subject.row,
+                              subject.sound ? ", and each sound as many as the longest has" : ""));
+  }
+  add("% of peak",
+      "floating-point operations of training a second, as a share of the matrix product speed that "
+      "was measured on this machine.");
+  if (any([](const Result& a) { return !a.inference.empty(); })) {
+    add("Prompt and decode tokens a second at a context of n",
+        "one sequence; reading a prompt of n tokens, and generating one token at a time after n "
+        "tokens.");
+    add("State",
+        "bytes that one sequence keeps between tokens after n of them: keys and values, "
+        "recurrent states, convolution tails.");
+  }
+  add("Training memory",
+      "the most that training held at once, weights, gradients, optimizer and "
+      "activations together.");
+  if (any([](const Result& a) { return a.mqar_accuracy.has_value(); })) {
+    add("MQAR recall",
+        "the share of queries answered right in multi-query associative recall, a "
+        "synthetic task.");
+  }
+  if (subject.tasks) {
+    add("Examples solved by length",
+        "each architecture was trained on examples of a synthetic task and judged on new ones of "
+        "the same and of greater lengths; an example is solved if all its answers are right. "
+        "The state is what a sequence of that length keeps.");
   }
   return html;
 }
@@ -281,26 +391,26 @@ std::string render_report(const CompareRun& given) {
   const CompareRun run = in_order(given);
   const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
   const size_t count = run.architectures.size();
-  return filled_page(embedded::kReportTemplate,
-                     {{"title", html_escape(title)},
-                      {"style", std::string(embedded::kReportStyle)},
-                      {"chart_script", std::string(embedded::kChartScript)},
-                      {"chart_parts", std::string(embedded::kChartParts)},
-                      {"report_script", std::string(embedded::kReportScript)},
-                      {"results", script_escape(run_text(thinned(run), -1))},
-                      {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
-                                                         run.date.empty() ? "" : run.date + " · ",
-                                                         count, count == 1 ? "" : "s",
-                                                         budget_words(run), run.machine.cpu))},
-                      {"headline", html_escape(headline(run))},
-                      {"findings", finding_cards(run)},
-                      {"failures", failure_notes(run)},
-                      {"machine", machine_facts(run)},
-                      {"data", data_facts(run)},
-                      {"tables", tables_html(run)},
-                      {"models", model_cards(run)},
-                      {"budget", html_escape(budget_words(run))},
-                      {"seed", fmt::format("{}", run.seed)}});
+  return filled_page(
+      embedded::kReportTemplate,
+      {{"title", html_escape(title)},
+       {"style", std::string(embedded::kReportStyle)},
+       {"chart_script", std::string(embedded::kChartScript)},
+       {"chart_parts", std::string(embedded::kChartParts)},
+       {"report_script", std::string(embedded::kReportScript)},
+       {"results", script_escape(run_text(thinned(run), -1))},
+       {"byline",
+        html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
+                                run.date.empty() ? "" : run.date + " · ", count,
+                                count == 1 ? "" : "s", budget_words(run), run.machine.cpu))},
+       {"headline", html_escape(headline(run))},
+       {"findings", finding_cards(run)},
+       {"failures", failure_notes(run)},
+       {"machine", machine_facts(run)},
+       {"data", data_facts(run)},
+       {"tables", tables_html(run)},
+       {"models", model_cards(run)},
+       {"method", method_items(run)}});
 }
 
 void save_report(const CompareRun& run, const std::filesystem::path& path) {

@@ -178,6 +178,10 @@ function draw(id, type, datasets, scales, tooltip) {
   }));
 }
 
+// Losses are divided by what is asked for: the class of an image, the characters of a sound, tokens.
+const unitOfLoss = architectures.some(a => a.images) ? 'an image'
+  : architectures.some(a => a.sound) ? 'a character' : 'a token';
+
 function drawCurves() {
   const round = value => String(Number(value.toFixed(2)));
   const seconds = architectures.flatMap(a => a.curve.map(p => p.seconds)).filter(known);
@@ -189,7 +193,7 @@ function drawCurves() {
       const low = extent(curves, 'y')[0], high = settled(curves);
       const room = 0.04 * (high - low);
       return {x: axis(title, format, 0, extent(curves, 'x')[1]),
-              y: axis('loss in nats a token', round, low - room, high + room)};
+              y: axis('loss in nats ' + unitOfLoss, round, low - room, high + room)};
     }, (name, p) => name + ': ' + p.y.toFixed(3) + ' after ' + after(p.x));
   };
   losses('loss-tokens', curve('tokens', 'loss', 1).map(thinned), 'training tokens', count,

@@ -11,6 +11,7 @@
 #include "base/quote.h"
 #include "base/threads.h"
 #include "tensor/pool.h"
+#include "train/listed_file.h"
 
 namespace pronghorn {
 namespace {
@@ -32,13 +33,13 @@ ImageSet read_captions(const fs::path& folder) {
   for (int64_t number = 1; !rest.empty(); ++number) {
     const std::string_view line = take_line(rest);
     if (line.empty()) continue;
+    const std::string where = fmt::format("{}: line {}", list.string(), number);
     const size_t tab = line.find('\t');
-    require(tab != line.npos && tab > 0 && tab + 1 < line.size(),
-            fmt::format("{}: line {}", list.string(), number), "is not FILE<TAB>CAPTION");
+    require(tab != line.npos && tab > 0 && tab + 1 < line.size(), where, "is not FILE<TAB>CAPTION");
     const auto [caption, fresh] = known.try_emplace(std::string(line.substr(tab + 1)),
                                                     static_cast<int32_t>(set.classes.size()));
     if (fresh) set.classes.push_back(caption->first);
-    add_image_file(set, folder / line.substr(0, tab), caption->second);
+    add_image_file(set, listed_file(folder, line.substr(0, tab), where), caption->second);
   }
   require(!set.labels.empty(), list.string(), "names no images");
   return set;

@@ -18,7 +18,8 @@ inline bool is_captions_task(std::string_view name) { return name == "captions";
 
 // The two parts of FOLDER: train/captions.tsv and test/captions.tsv, with a line "FILE<TAB>CAPTION"
 // for each image, FILE beside them. The classes of a set are its captions, each once.
-// Throws Error for lines without a caption, and unless all images have one size.
+// Throws Error for lines without a caption, names that lead out of the folder, and unless all
+// images have one size.
 struct CaptionFolder {
   ImageSet train, test;
   std::string identity() const;  // guards resumption

@@ -18,6 +18,7 @@
 #include "formats/utf8.h"
 #include "ops/ctc.h"
 #include "tensor/pool.h"
+#include "train/listed_file.h"
 
 namespace pronghorn {
 namespace {
@@ -27,15 +28,6 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMaxLabels = 64 << 20;  // bytes of a list
 constexpr int64_t kMaxSounds = 1 << 22;
 constexpr int64_t kForwardRows = 8192;  // as much as evaluation takes at a time
-
-// A file in `folder`, by a name in a list of it.
-fs::path file_in(const fs::path& folder, const std::string& name, const std::string& where) {
-  const fs::path path(name);
-  const bool inside = path.is_relative() &&
-                      std::ranges::none_of(path, [](const fs::path& part) { return part == ".."; });
-  require(!name.empty() && inside, where, "{} is no file in the folder", quote(name));
-  return folder / path;
-}
 
 // The rows of a sound, at the model's rate. where: which it is, for messages.
 std::vector<float> rows_of(const SoundConfig& config, const LogMel& log_mel, const Sound& sound,
@@ -128,7 +120,7 @@ SoundSet read_sounds(const fs::path& folder) {
             where, "{} is no text of up to {} bytes", quote(said), kMaxSoundText);
     require(names.insert(name).second, where, "{} is there twice", quote(name));
     require(set.size() < kMaxSounds, where, "is one sound too many");
-    const fs::path file = file_in(folder, name, where);
+    const fs::path file = listed_file(folder, name, where);
     Sound sound = read_sound_file(file);
     require(sound.seconds() <= kMaxSoundSeconds, file.string(), "is {} long, more than {}",
             format_duration(sound.seconds()), format_duration(kMaxSoundSeconds));

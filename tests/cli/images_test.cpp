@@ -78,8 +78,10 @@ TEST_F(ImagesCliTest, WritesCaptions) {
       for (const std::string style : {"", "-Bold"}) {
         const std::string middle =
             std::string(name) + (part == std::string("test") && style.empty() ? "-Regular" : style);
-        lines += fmt::format("{}/{}/{}/{}-0.png\tthe digit {}{}\n", fonts_, part, digit, middle,
-                             digit, style.empty() ? "" : ", bold");
+        const std::string file = fmt::format("{}-{}.png", digit, middle);
+        std::filesystem::copy_file(fmt::format("{}/{}/{}/{}-0.png", fonts_, part, digit, middle),
+                                   folder_ / "captions" / part / file);
+        lines += fmt::format("{}\tthe digit {}{}\n", file, digit, style.empty() ? "" : ", bold");
       }
     }
     put(std::string("captions/") + part + "/captions.tsv", lines);
@@ -107,6 +109,12 @@ TEST_F(ImagesCliTest, WritesCaptions) {
   put("captions/test/captions.tsv", "no caption\n");
   EXPECT_THAT(failure_of(1, {"eval", "seeing", "--task", "captions", "--data", "captions"}),
               HasSubstr("line 1: is not FILE<TAB>CAPTION"));
+  // A list names files of its folder, as that of sounds does.
+  for (const std::string name : {"../train/0-DejaVuSans.png", image.c_str()}) {
+    put("captions/test/captions.tsv", name + "\tthe digit 0\n");
+    EXPECT_THAT(failure_of(1, {"eval", "seeing", "--task", "captions", "--data", "captions"}),
+                HasSubstr("no file in the folder"));
+  }
 }
 
 TEST_F(ImagesCliTest, RefusesWhatDoesNotFit) {

@@ -73,6 +73,20 @@ TEST_F(SoundCliTest, TrainsJudgesAndTranscribes) {
   EXPECT_THAT(
       failure_of(1, {"generate", "causal", "--prompt", "a"}),
       AllOf(HasSubstr("is a model of sound, which reads no texts"), HasSubstr("transcribe")));
+  // A bad one of several is told, the others are written down, and the command fails in the end.
+  const auto several =
+      run({"transcribe", "causal", "sounds/test/0.wav", "x.wav", "none.wav", "sounds/test/1.wav"});
+  EXPECT_EQ(several.code, 1);
+  EXPECT_THAT(several.out, AllOf(HasSubstr("sounds/test/0.wav  "), HasSubstr("sounds/test/1.wav  "),
+                                 testing::Not(HasSubstr("x.wav"))));
+  EXPECT_THAT(several.err, AllOf(HasSubstr("x.wav: is no WAV"), HasSubstr("none.wav: "),
+                                 HasSubstr("2 of 4 sounds could not be written down")));
+  const auto machine = run({"transcribe", "causal", "x.wav", "sounds/test/1.wav", "--json"});
+  EXPECT_EQ(machine.code, 1);
+  const nlohmann::json entries = nlohmann::json::parse(machine.out);
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_THAT(entries[0]["error"].get<std::string>(), HasSubstr("is no WAV"));
+  EXPECT_TRUE(entries[1]["text"].is_string());
 }
 
 TEST_F(SoundCliTest, RefusesWhatDoesNotFit) {

@@ -58,6 +58,41 @@ TEST(Report, IsOneCompletePage) {
   EXPECT_EQ(count(page, "<article class=\"model\">"), 5u);
 }
 
+// What a page says of its numbers is said of those that it has.
+TEST(Report, TellsHowWhatItHasWasMeasured) {
+  const auto method = [](const CompareRun& run) {
+    const std::string page = render_report(run);
+    const size_t begin = page.find("<h2>How this was measured</h2>");
+    return page.substr(begin, page.find("</section>", begin) - begin);
+  };
+  CompareRun run = fake_run();
+  EXPECT_THAT(method(run), AllOf(HasSubstr("the same text"), HasSubstr("bits per byte"),
+                                 HasSubstr("nats a token"), HasSubstr("MQAR"),
+                                 Not(HasSubstr("Words right")), Not(HasSubstr("image"))));
+  for (ArchitectureResult& a : run.architectures) {
+    a.held_out_bits_per_byte = a.best_held_out_bits_per_byte = a.mqar_accuracy = std::nullopt;
+    a.inference.clear();
+    a.tasks.clear();
+    a.sample.clear();
+    a.sound = SpeechScore{0.9, 0.95, 100, 200};
+  }
+  run.data.vocab_size = 28;
+  EXPECT_THAT(method(run), AllOf(HasSubstr("the same sounds"), HasSubstr("Words right"),
+                                 HasSubstr("nats a character"), HasSubstr("a frame counts"),
+                                 Not(HasSubstr("byte")), Not(HasSubstr("MQAR")),
+                                 Not(HasSubstr("same tokenizer"))));
+  EXPECT_THAT(render_report(run),
+              AllOf(HasSubstr("<dt>Characters</dt><dd>27</dd>"), HasSubstr("<dt>Words right</dt>"),
+                    Not(HasSubstr("<dt>Tokenizer</dt>")), Not(HasSubstr("No sample."))));
+  for (ArchitectureResult& a : run.architectures) {
+    a.sound.reset();
+    a.images = ImageScore{0.9, 0.1, 100, 200};
+  }
+  EXPECT_THAT(method(run), AllOf(HasSubstr("the same images"), HasSubstr("Images a second"),
+                                 HasSubstr("nats an image"), HasSubstr("a patch counts"),
+                                 Not(HasSubstr("byte")), Not(HasSubstr("sound"))));
+}
+
 TEST(Report, EmbedsTheResults) {
   EXPECT_EQ(parse_run(embedded_results(render_report(fake_run())), "page"), fake_run());
 }
