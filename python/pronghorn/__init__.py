@@ -41,6 +41,7 @@ from ._engine import (
     MemoryEstimate,
     TrainingProgress,
     TrainingResult,
+    Transcript,
     __version__,
     show_messages,
     use_threads,
@@ -50,13 +51,16 @@ __all__ = [
     "Continuation",
     "Evaluation",
     "GenerateOptions",
+    "ImageModel",
     "LanguageModel",
     "MemoryEstimate",
+    "SoundModel",
     "Speed",
     "Stream",
     "TextSession",
     "TrainingProgress",
     "TrainingResult",
+    "Transcript",
     "compare",
     "show_messages",
     "train",
@@ -188,6 +192,14 @@ class TextSession:
     def __deepcopy__(self, memo: Any) -> "TextSession":
         return self.fork()
 
+    def see(self, image: Path, precision: str = "stored") -> None:
+        """Lets a model that sees images see one (.png, .pgm, .ppm), before any text.
+
+        Its rows count as tokens, which are 0 in `ids` and not in `text`. Raises for other models,
+        images of another size than the model's, and after text.
+        """
+        self._session.see(image, precision)
+
     def append(self, text: str) -> None:
         """Adds text; the model reads it when it next generates or scores."""
         self._session.append(text)
@@ -204,7 +216,7 @@ class TextSession:
     @property
     def text(self) -> str:
         """The text so far, special tokens omitted."""
-        return self._model.detokenize(self.ids)
+        return self._session.text
 
     def __len__(self) -> int:
         return len(self._session)
@@ -415,6 +427,43 @@ class LanguageModel:
     def measure(self, prompt: int = 512, generate: int = 64, batch: int = 1, repeat: int = 3) -> Speed:
         """Tokens a second: {"prompt": ..., "decode": ..., "state_bytes": ...}."""
         return cast(Speed, self._model.measure(prompt, generate, batch, repeat))
+
+
+class ImageModel:
+    """A model that says what is on images, as train() makes it on the task "images"."""
+
+    def __init__(self, model: _engine.ImageModel):
+        self._model = model
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        """From a checkpoint directory. Raises for other models."""
+        return cls(_engine.ImageModel.load(checkpoint))
+
+    def classify(
+        self, images: Path | Sequence[Path], precision: str = "stored"
+    ) -> list[dict[str, float]]:
+        """For each image (.png, .pgm, .ppm) its classes' probabilities, the most probable first.
+
+        Raises for images of another size than those it learnt from.
+        """
+        return self._model.classify(_paths(images), precision)
+
+
+class SoundModel:
+    """A model that writes down what is said, as train() makes it on the task "sound"."""
+
+    def __init__(self, model: _engine.SoundModel):
+        self._model = model
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Self:
+        """From a checkpoint directory. Raises for other models."""
+        return cls(_engine.SoundModel.load(checkpoint))
+
+    def transcribe(self, sound: Path, precision: str = "stored") -> Transcript:
+        """What is said in a WAV file, with its length and the time that the model took."""
+        return self._model.transcribe(sound, precision)
 
 
 def _paths(data: Path | Sequence[Path]) -> list[str]:

@@ -8,13 +8,6 @@ namespace {
 
 using Released = py::call_guard<py::gil_scoped_release>;
 
-Rounding to_rounding(const std::string& name) {
-  if (name == "stored") return Rounding::stored;
-  if (name == "f32") return Rounding::f32;
-  if (name == "bf16") return Rounding::bf16;
-  throw py::value_error("precision: 'stored', 'f32' or 'bf16' is wanted, not '" + name + "'");
-}
-
 CacheType to_cache_type(const std::string& name) {
   if (name == "f32") return CacheType::f32;
   if (name == "bf16") return CacheType::bf16;
@@ -23,6 +16,12 @@ CacheType to_cache_type(const std::string& name) {
   if (name == "q4_0") return CacheType::q4_0;
   throw py::value_error("cache_type: 'f32', 'bf16', 'f16', 'q8_0' or 'q4_0' is wanted, not '" +
                         name + "'");
+}
+
+// Tokens may be cut inside a character.
+py::str decoded(const std::string& text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
 }
 
 const char* name_of(Continuation::End end) {
@@ -205,13 +204,23 @@ void add_values(py::module_& module) {
 void add_session(py::module_& module) {
   py::class_<TextSession>(module, "TextSession")
       .def("fork", [](const TextSession& session) { return session; })
+      .def(
+          "see",
+          [](TextSession& session, const std::filesystem::path& image,
+             const std::string& precision) {
+            const Rounding rounding = to_rounding(precision);
+            const py::gil_scoped_release released;
+            session.see(image, rounding);
+          },
+          py::arg("image"), py::arg("precision") = "stored")
       .def("append", &TextSession::append, py::arg("text"), Released())
       .def(
           "append_ids",
           [](TextSession& session, const Ids& ids) { session.append_ids(to_ids(ids)); },
           py::arg("ids"))
       .def_property_readonly("ids", &TextSession::ids)
-      .def_property_readonly("text", &TextSession::text)
+      .def_property_readonly("text",
+                             [](const TextSession& session) { return decoded(session.text()); })
       .def("truncate", &TextSession::truncate, py::arg("length"), Released())
       .def(
           "next_logits",
@@ -234,6 +243,13 @@ void add_session(py::module_& module) {
 }
 
 }  // namespace
+
+Rounding to_rounding(const std::string& name) {
+  if (name == "stored") return Rounding::stored;
+  if (name == "f32") return Rounding::f32;
+  if (name == "bf16") return Rounding::bf16;
+  throw py::value_error("precision: 'stored', 'f32' or 'bf16' is wanted, not '" + name + "'");
+}
 
 void add_model(py::module_& module) {
   add_values(module);
@@ -273,10 +289,7 @@ void add_model(py::module_& module) {
       .def(
           "detokenize",
           [](const LanguageModel& model, const Ids& ids) {
-            const std::string text = model.detokenize(to_ids(ids));
-            // Tokens may be cut inside a character.
-            return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-                text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+            return decoded(model.detokenize(to_ids(ids)));
           },
           py::arg("ids"))
       .def(

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_engine, module) {
   module.def("show_messages", &show_messages, py::arg("shown"));
   module.def("use_threads", &use_threads, py::arg("count"));
   python::add_model(module);
+  python::add_media(module);
   python::add_training(module);
 }

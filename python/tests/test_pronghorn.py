@@ -2,8 +2,11 @@
 
 import copy
 import json
+import math
 import pickle
+import struct
 import threading
+import wave
 
 import numpy as np
 import pytest
@@ -187,6 +190,89 @@ def test_an_adapter_is_trained_in_place_of_weights(trained, tmp_path):
     tuned = pronghorn.LanguageModel.load(trained / "run", adapter=tmp_path / "adapter")
     ids = base.tokenize("It was")
     assert not np.array_equal(base.logits(ids), tuned.logits(ids))
+
+
+def pgm(file, pixels, side=8):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"P5 %d %d 255\n" % (side, side) + bytes(pixels))
+    return file
+
+
+@pytest.mark.parametrize("mixer", [ATTENTION, MAMBA2], ids=["attention", "mamba2"])
+def test_a_model_of_texts_sees_an_image(tmp_path, mixer):
+    sight = {"patch": 4, "width": 8, "height": 8, "channels": 1}
+    model = pronghorn.LanguageModel.build({**config(mixer), "vision": sight}, seed=3)
+    images = [pgm(tmp_path / f"{i}.pgm", [(i * 90 + j * 3) % 256 for j in range(64)]) for i in (0, 1)]
+    scores = []
+    for image in images:
+        session = model.start()
+        session.see(image)
+        assert len(session) == 4 and session.ids == [0] * 4 and session.text == ""
+        session.append("what is it")
+        assert session.text == "what is it"
+        scores.append(session.fork().next_logits())
+        assert len(session.complete("", max_tokens=3).ids) == 3
+    assert not np.array_equal(scores[0], scores[1])
+    with pytest.raises(RuntimeError):
+        session.see(images[0])  # after text
+    with pytest.raises(RuntimeError):
+        pronghorn.LanguageModel.build(config(mixer)).start().see(images[0])
+    with pytest.raises(RuntimeError):
+        model.start().see(pgm(tmp_path / "large.pgm", [0] * 256, side=16))
+
+
+def test_images_are_classified(tmp_path):
+    for part in ("train", "test"):
+        for name, value in (("dark", 20), ("light", 230)):
+            for i in range(4):
+                pgm(tmp_path / "data" / part / name / f"{i}.pgm", [value + i + j % 5 for j in range(64)])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**config(ATTENTION), "image": {"patch": 4}}))
+    settings = {"batch_tokens": 32, "learning_rate": 1e-2}
+    result = pronghorn.train(
+        file, tmp_path / "data", tmp_path / "run", steps=40, task="images", settings=settings
+    )
+    assert result.accuracy == 1
+    model = pronghorn.ImageModel.load(tmp_path / "run")
+    light = tmp_path / "data" / "test" / "light" / "0.pgm"
+    first, second = model.classify([light, light])
+    assert list(first) == ["light", "dark"] and first == second
+    assert model.classify(light) == [first] and math.isclose(sum(first.values()), 1, abs_tol=1e-6)
+    with pytest.raises(ValueError, match="precision"):
+        model.classify(light, precision="f8")
+    with pytest.raises(RuntimeError, match="of images, not of sound"):
+        pronghorn.SoundModel.load(tmp_path / "run")
+
+
+def test_sound_is_written_down(tmp_path):
+    for part in ("train", "test"):
+        folder = tmp_path / "data" / part
+        folder.mkdir(parents=True)
+        lines = []
+        for i, said in enumerate(("on", "off on")):
+            with wave.open(str(folder / f"{i}.wav"), "wb") as sound:
+                sound.setnchannels(1)
+                sound.setsampwidth(2)
+                sound.setframerate(4000)
+                samples = [at * (i + 1) % 64 * 200 - 6400 for at in range(1600)]
+                sound.writeframes(struct.pack("<1600h", *samples))
+            lines.append(f"{i}.wav\t{said}\n")
+        (folder / "labels.tsv").write_text("".join(lines))
+    file = tmp_path / "config.json"
+    sound_config = {"sample_rate": 4000, "window": 128, "hop": 64, "mels": 16}
+    file.write_text(json.dumps({**config(MAMBA2), "sound": sound_config}))
+    try:
+        pronghorn.train(file, tmp_path / "data", tmp_path / "run", steps=3, task="sound")
+    except RuntimeError as error:
+        if "libsndfile" in str(error):
+            pytest.skip("built without libsndfile")
+        raise
+    said = pronghorn.SoundModel.load(tmp_path / "run").transcribe(tmp_path / "data/test/0.wav")
+    assert isinstance(said.text, str) and math.isclose(said.sound_seconds, 0.4) and said.seconds > 0
+    with pytest.raises(RuntimeError, match="labels.tsv"):
+        pronghorn.SoundModel.load(tmp_path / "run").transcribe(tmp_path / "data/test/labels.tsv")
+    with pytest.raises(RuntimeError, match="of sound, not of images"):
+        pronghorn.ImageModel.load(tmp_path / "run")
 
 
 def test_a_task_is_learnt(tmp_path):

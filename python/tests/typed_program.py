@@ -33,6 +33,18 @@ def chat(model: pronghorn.LanguageModel, questions: list[str]) -> list[str]:
     return answers
 
 
+def seen(model: pronghorn.LanguageModel, image: str) -> str:
+    session = model.start()
+    session.see(image)
+    return session.complete("the ", max_tokens=5).text
+
+
+def perceived(images: list[str], sound: str) -> tuple[str, float]:
+    classes: dict[str, float] = pronghorn.ImageModel.load("m").classify(images)[0]
+    said: pronghorn.Transcript = pronghorn.SoundModel.load("s").transcribe(sound)
+    return said.text, max(classes.values())
+
+
 def together(model: pronghorn.LanguageModel) -> tuple[str, list[str]]:
     one = model.complete("a", max_tokens=3).text
     several = [text.text for text in model.complete(["a", "b"], max_tokens=3, stop=["x", "y"])]

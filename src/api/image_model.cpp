@@ -13,8 +13,8 @@ ImageModel::ImageModel(std::shared_ptr<const Model> model) : model_(std::move(mo
 ImageModel ImageModel::load(const std::filesystem::path& checkpoint) {
   set_up_messages();
   std::shared_ptr<const Model> model = Model::load(checkpoint);
-  require(model->config().image.has_value(), checkpoint.string(),
-          "is a model of texts, not of images");
+  require(model->config().image.has_value(), checkpoint.string(), "is a model of {}, not of images",
+          model->config().subject());
   return ImageModel(std::move(model));
 }
 

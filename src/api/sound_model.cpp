@@ -10,7 +10,8 @@ SoundModel::SoundModel(std::shared_ptr<const Model> model) : model_(std::move(mo
 SoundModel SoundModel::load(const std::filesystem::path& checkpoint) {
   set_up_messages();
   std::shared_ptr<const Model> model = Model::load(checkpoint);
-  require(model->config().sound.has_value(), checkpoint.string(), "is not a model of sound");
+  require(model->config().sound.has_value(), checkpoint.string(), "is a model of {}, not of sound",
+          model->config().subject());
   return SoundModel(std::move(model));
 }
 

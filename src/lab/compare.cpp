@@ -126,12 +126,15 @@ class Comparison {
           entrant.config.train.is_null() ? nlohmann::json::object() : entrant.config.train;
       if (!options_.train_overrides.is_null()) train.update(options_.train_overrides);
       entrant.train = read_train_config(ConfigReader(train, where));
-      require(entrant.config.image.has_value() == options_.images, path.string(), "{}",
-              options_.images ? "is of a model of texts, not of images"
-                              : "is of a model of images (compare it with --task images)");
-      require(entrant.config.sound.has_value() == options_.sound, path.string(), "{}",
-              options_.sound ? "is of a model of texts, not of sound"
-                             : "is of a model of sound (compare it with --task sound)");
+      const std::string_view subject = entrant.config.subject();
+      const std::string_view wanted = options_.images  ? "images"
+                                      : options_.sound ? "sound"
+                                                       : "texts";
+      if (subject != wanted) {
+        throw Error(path.string(), fmt::format("is of a model of {}, not of {}", subject, wanted),
+                    subject == "texts" ? "leave out --task"
+                                       : fmt::format("compare it with --task {}", subject));
+      }
       entrants_.push_back(std::move(entrant));
     }
   }

@@ -41,9 +41,8 @@ class Block {
   Stream forward(const LayerInput& input, const Stream& stream, const MixersSeen& seen = {}) const;
 
   // forward() in parts, between which something else may run: the second part is the
-  // feed-forward's, where it is given what the mixers made. Without that the first part is all of
-  // it.
-  bool has_two_parts() const;
+  // feed-forward's, where it is given what the mixers made. Blocks with a bypass have no parts.
+  bool has_two_parts() const { return feeds_after_mixers() && !bypass_scale_.defined(); }
   Stream first_part(const LayerInput& input, const Stream& stream,
                     const MixersSeen& seen = {}) const;
   Stream second_part(const LayerInput& input, const Stream& stream) const {
@@ -59,6 +58,8 @@ class Block {
   TokenCost cost(double context) const;
 
  private:
+  // Whether the feed-forward is given what the mixers made.
+  bool feeds_after_mixers() const;
   // forward() without the bypass.
   Stream run(const LayerInput& input, const Stream& stream, const MixersSeen& seen) const;
   // The feed-forward's part of forward(), where it follows the mixers.

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/json.h"
@@ -118,6 +119,8 @@ struct ModelConfig {
   Norm::Style norm_style() const { return {norm, norm_epsilon, norm_bias}; }
   // Whether rows see all of their segment, or of its block and those before it.
   bool sees_both_ways() const { return diffusion || image || (sound && sound->both_ways); }
+  // "images", "sound" or "texts".
+  std::string_view subject() const { return image ? "images" : sound ? "sound" : "texts"; }
   // Whether rows are numbers that are measured, in place of tokens.
   bool of_measurements() const { return image || sound; }
   int64_t block_count() const;

@@ -8,6 +8,7 @@
 #include "model/prefix.h"
 #include "model/recompute.h"
 #include "ops/pointwise.h"
+#include "ops/segment_mean.h"
 #include "ops/subsample.h"
 #include "tensor/sequence_shards.h"
 
@@ -142,7 +143,9 @@ void ForwardRun::run_part() {
   const bool recomputes = model_.config().recompute && context_.tape != nullptr;
   stream_ = in_layer(layer, batch(), [&] {
     if (recomputes) return recomputed(block, input, stream_);
-    return half_ ? block.second_part(input, stream_) : block.first_part(input, stream_, seen);
+    if (half_) return block.second_part(input, stream_);
+    return block.has_two_parts() ? block.first_part(input, stream_, seen)
+                                 : block.forward(input, stream_, seen);
   });
   half_ = !half_ && !recomputes && block.has_two_parts();
   if (half_) return;
@@ -173,11 +176,13 @@ void ForwardRun::enter_span() {
     observer_.on_span(trace);
   }
   stream_ = {span.inner, {}};
-  Carry inner = carry().select(context_, span.choice.selection.rows);
+  Carry inner = layer.carries() ? carry().select(context_, span.choice.selection.rows)
+                                : Carry(span.batch.rows(), carry().wanted());
   open_.push_back({layer, number, std::move(span), std::move(inner), std::move(inner_rows)});
 }
 
 void ForwardRun::leave_span() {
+  if (model_.config().subsample.merges()) return;  // its rows stay merged
   const OpenSpan ended = std::move(open_.back());
   open_.pop_back();
   carry().take(ended.carry);
@@ -185,7 +190,12 @@ void ForwardRun::leave_span() {
 }
 
 Tensor ForwardRun::finish() {
-  const Tensor hidden = normalized(model_.norm_, context_, stream_);
+  Tensor hidden = normalized(model_.norm_, context_, stream_);
+  for (const OpenSpan& stage : open_) whole_->take(stage.carry);
+  // A row of each image is asked for what its merged patches have come to.
+  if (!open_.empty()) {
+    hidden = segment_mean(context_, hidden, open_.back().span.batch, *whole_batch_);
+  }
   for (const LayerLoss& loss : whole_->losses()) observer_.on_loss(loss);
   for (const ExpertLoad& load : whole_->loads()) observer_.on_load(load);
   count_rows(*whole_batch_);

@@ -190,7 +190,7 @@ std::string_view name_of(Scan scan) { return kScans[static_cast<size_t>(scan)]; 
 void set_images(ModelConfig& config, int64_t width, int64_t height, int64_t channels,
                 std::vector<std::string> classes) {
   require(config.image.has_value(), "images",
-          "the configuration is of a model of texts: it has no object \"image\"");
+          "the configuration is of a model of {}: it has no object \"image\"", config.subject());
   ImageConfig& image = *config.image;
   require(!image.sized() ||
               (image.width == width && image.height == height && image.channels == channels),

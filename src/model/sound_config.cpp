@@ -132,7 +132,7 @@ std::vector<std::string> symbols_of(std::span<const std::string> texts, std::str
 
 void set_sound(ModelConfig& config, std::vector<std::string> symbols) {
   require(config.sound.has_value(), "sound",
-          "the configuration is of a model of texts: it has no object \"sound\"");
+          "the configuration is of a model of {}: it has no object \"sound\"", config.subject());
   require(config.sound->symbols.empty() || config.sound->symbols == symbols, "sound",
           "texts of {} characters are not those of the model, which has {}", symbols.size(),
           config.sound->symbols.size());

@@ -204,7 +204,8 @@ Batch ImageSource::batch(std::span<const int32_t> tokens) const {
 std::vector<std::vector<double>> classify(const Model& model, Precision precision,
                                           std::span<const Image> images) {
   const std::optional<ImageConfig>& image = model.config().image;
-  require(image.has_value(), "classify", "the model is of texts, not of images");
+  require(image.has_value(), "classify", "the model is of {}, not of images",
+          model.config().subject());
   const ImageConfig& config = *image;
   Context context;
   context.precision = precision;

@@ -75,7 +75,8 @@ std::vector<std::vector<int32_t>> greedy(const Tensor& scores, const CheckedBatc
 }
 
 const SoundConfig& sound_of(const Model& model) {
-  require(model.config().sound.has_value(), "sound", "the model is not of sound");
+  require(model.config().sound.has_value(), "sound", "the model is of {}, not of sound",
+          model.config().subject());
   return *model.config().sound;
 }
 
