@@ -144,7 +144,7 @@ void run(const ConvertOptions& options) {
     // First, so that nothing is written where there is none.
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.in);
     const Family& chosen = family_for(model->config());
-    remove_abandoned_files(options.out);
+    remove_abandoned_files(options.out, false);
     family = chosen.model_type;
     save_checkpoint(*model, options.out, chosen, {{"format", "pt"}}, save);
     tokenizer->save(options.out);

@@ -353,8 +353,8 @@ void run(const GenerateCommand& options) {
   try {
     if (!ranks->is_root()) return help(options, sharing);
     write(options, sharing, [&] {
-      waiting = false;
       end_reading(*ranks);
+      waiting = false;
     });
   } catch (const std::exception& error) {
     // The others wait for this rank: they must end too.
@@ -388,8 +388,7 @@ void add_generate(CLI::App& app) {
   command->get_option("--sequence-parallel")
       ->description(
           "under mpirun, all processes read a long prompt together, by heads (ulysses) or by "
-          "pieces "
-          "(ring); the first one then has its state and writes");
+          "pieces (ring); the first one then has its state and writes");
   command->add_flag("!--no-echo", options->echo, "do not print the prompt");
   command->add_option("-n,--tokens", options->generate.max_tokens, "tokens to generate")
       ->transform(natural_number());

@@ -13,14 +13,19 @@ namespace pronghorn::app {
 namespace {
 
 std::atomic<int> signals_seen{0};
+struct sigaction before_interrupt {
+}, before_terminate{};
 
 void watch_signals() {
   struct sigaction action {};
+  // A second one ends the process as it would have without this.
   action.sa_handler = [](int) {
-    if (++signals_seen > 1) ::_exit(1);
+    ++signals_seen;
+    ::sigaction(SIGINT, &before_interrupt, nullptr);
+    ::sigaction(SIGTERM, &before_terminate, nullptr);
   };
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, &before_interrupt);
+  ::sigaction(SIGTERM, &action, &before_terminate);
 }
 
 }  // namespace

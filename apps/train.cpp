@@ -163,7 +163,7 @@ void add_train(CLI::App& app) {
                    "so many processes share a sequence, and groups of as many make different ones "
                    "(default: all share each)")
       ->needs("--sequence-parallel")
-      ->check(positive_integer());
+      ->transform(positive_integer());
   command
       ->add_option("--set", options->settings,
                    "a training setting, KEY=VALUE (window, batch_tokens, learning_rate, ...)")

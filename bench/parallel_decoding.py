@@ -53,6 +53,8 @@ def train(pronghorn, options, learned):
 def nll(pronghorn, judge, folder, texts):
     """The judge's negative log-likelihood of texts, each a document, and their tokens."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.txt"):
+        old.unlink()
     for i, text in enumerate(texts):
         (folder / f"{i}.txt").write_text(text)
     result = pronghorn.json("eval", judge, "--data", folder)

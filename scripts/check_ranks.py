@@ -414,12 +414,13 @@ class Checks:
             raise Failure(f"it ended by itself: {process.communicate()[1].strip()[-600:]}")
         disturb()
         begin = time.monotonic()
+        limit = self.seconds(DETECTION)
         try:
-            _, err = process.communicate(timeout=DETECTION)
+            _, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             self.stop(process)
             repair()
-            raise Failure(f"it has not ended {DETECTION} s later")
+            raise Failure(f"it has not ended {limit:.0f} s later")
         took = time.monotonic() - begin
         repair()
         if process.returncode == 0:

@@ -2,14 +2,23 @@
 # Trains every configuration of a size for so long each in one comparison, and writes its report
 # and a page with its tables.
 set -eu
+from=$(pwd)
 cd "$(dirname "$0")/.."
+
+# As seen from where the command was given.
+absolute() {
+  case "$1" in
+    /*) echo "$1" ;;
+    *) echo "$from/$1" ;;
+  esac
+}
 
 usage() {
   cat <<'END'
 usage: scripts/zoo.sh [--quick] [--seconds N] [--size SIZE] [--data FILE] [--out DIR] [--page FILE]
                       [--contexts N,N,..] [OPTION...]
 
-  --quick        a try of a minute or two: --seconds 1 --contexts 512, and the page in DIR
+  --quick        a short try: --seconds 1 --contexts 512, and the page in DIR
   --seconds N    how long to train each configuration (default 60)
   --size SIZE    of the configurations: 1m, 5m or 20m (default 1m)
   --data FILE    text to train on (default: that of the demo, of Debian's package bible-kjv)
@@ -18,8 +27,8 @@ usage: scripts/zoo.sh [--quick] [--seconds N] [--size SIZE] [--data FILE] [--out
   --contexts ..  to measure inference at (default 512,4096,16384)
   OPTION...      anything else that `pronghorn compare` understands, such as --seeds 3 or --watch
 
-It runs build/pronghorn, or $PRONGHORN. Fifty configurations of 60 seconds take about an hour and a
-half. The same command again continues an interrupted comparison.
+It runs build/pronghorn, or $PRONGHORN. Scores and speeds are measured besides the training, so count
+on about twice its time. The same command again continues an interrupted comparison.
 END
 }
 
@@ -31,9 +40,9 @@ while [ $# -gt 0 ]; do
       case "$1" in
         --seconds) seconds="$2" ;;
         --size) size="$2" ;;
-        --data) data="$2" ;;
-        --out) out="$2" ;;
-        --page) page="$2" ;;
+        --data) data=$(absolute "$2") ;;
+        --out) out=$(absolute "$2") ;;
+        --page) page=$(absolute "$2") ;;
         --contexts) contexts="$2" ;;
       esac
       shift 2
@@ -62,6 +71,7 @@ fi
 
 # One that fails is told on the page, and keeps the others from nothing.
 failed=0
+rm -f "$out/report.md"
 "$pronghorn" compare configs/*-"$size".json --data "$data" --out "$out" --time "${seconds}s" \
   --contexts "$contexts" --context-time 10s "$@" || failed=$?
 [ -s "$out/report.md" ] || exit "$failed"

@@ -53,7 +53,7 @@ void check_options(const TrainingOptions& options, bool trained) {
     throw UsageError("mask_token", "is for masked diffusion of a trained model");
   }
   if (!options.tokenizer.empty() && options.vocab_size > 0) {
-    throw UsageError("tokenizer", "given together with vocab_size");
+    throw UsageError("tokenizer", "given together with the size of a vocabulary", "give one");
   }
   const std::string& task = options.task.name;
   const bool captions = is_captions_task(task);

@@ -113,7 +113,8 @@ void end_by_signal(int signal) {
   for (const WrittenFile* file = written_files; file != nullptr; file = file->next) {
     if (const char* name = file->name) ::unlink(name);
   }
-  ::raise(signal);  // to which the system answers again
+  ::raise(signal);        // to which the system answers again
+  ::_exit(128 + signal);  // but not where this is the first process, as in a container
 }
 
 // NAME.PID.partial of a process that is gone.
@@ -226,11 +227,12 @@ void AtomicFile::commit() {
   }
 }
 
-void remove_abandoned_files(const std::filesystem::path& directory) {
+void remove_abandoned_files(const std::filesystem::path& directory, bool below) {
   std::error_code code;
   std::vector<std::filesystem::path> abandoned;
   for (auto it = std::filesystem::recursive_directory_iterator(directory, code);
        !code && it != std::filesystem::end(it); it.increment(code)) {
+    if (!below) it.disable_recursion_pending();
     if (is_abandoned(it->path())) abandoned.push_back(it->path());
   }
   for (const auto& path : abandoned) std::filesystem::remove(path, code);
@@ -244,7 +246,9 @@ void remove_abandoned_versions(const std::filesystem::path& path) {
   for (auto it = std::filesystem::directory_iterator(directory, code);
        !code && it != std::filesystem::end(it); it.increment(code)) {
     const std::string name = it->path().filename().string();
-    if (name.starts_with(stem) && is_abandoned(it->path())) abandoned.push_back(it->path());
+    const bool part = name.starts_with(stem + "-") && name.find("-of-") != name.npos;
+    const bool own = name.starts_with(path.filename().string() + ".") || part;
+    if (own && is_abandoned(it->path())) abandoned.push_back(it->path());
   }
   for (const auto& left : abandoned) std::filesystem::remove(left, code);
 }

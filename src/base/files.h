@@ -42,9 +42,9 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
-// Removes the half-written files that killed processes left in `directory` and below: those of
-// AtomicFile whose process is gone. Does nothing if there is no such directory.
-void remove_abandoned_files(const std::filesystem::path& directory);
+// Removes the half-written files that killed processes left in `directory`, and below it if so
+// asked: those of AtomicFile whose process is gone. Does nothing if there is no such directory.
+void remove_abandoned_files(const std::filesystem::path& directory, bool below = true);
 // The same of one file: those beside it that would have become `path`, or parts of it
 // (write_split_gguf).
 void remove_abandoned_versions(const std::filesystem::path& path);

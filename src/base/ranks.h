@@ -54,7 +54,8 @@ class Ranks {
 Ranks& one_rank();
 
 // Consecutive ranks of all, as ranks of their own: they call the same functions, and others may do
-// something else meanwhile.
+// something else meanwhile. Bytes that it sends are counted by name in the group, and in `all` only
+// in total.
 class RankGroup final : public Ranks {
  public:
   // Ranks first ... first + count - 1 of `all`, which must outlive it; this process is one of them.

@@ -6,14 +6,21 @@ namespace pronghorn {
 namespace {
 
 std::atomic<bool> stop_requested{false};
+struct sigaction before_interrupt {
+}, before_terminate{};
 
 }  // namespace
 
 StopSignals::StopSignals() {
   stop_requested = false;
   struct sigaction action {};
-  action.sa_handler = [](int) { stop_requested = true; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  // A second one ends the process as it would have without this.
+  action.sa_handler = [](int signal) {
+    stop_requested = true;
+    sigaction(signal, signal == SIGINT ? &before_interrupt : &before_terminate, nullptr);
+  };
+  sigaction(SIGINT, nullptr, &before_interrupt);
+  sigaction(SIGTERM, nullptr, &before_terminate);
   sigaction(SIGINT, &action, &old_interrupt_);
   sigaction(SIGTERM, &action, &old_terminate_);
 }

@@ -35,7 +35,9 @@ void put_text(std::string& out, const std::string& text) {
 
 }  // namespace
 
-Session::Session(const Model& model, const CacheOptions& cache) : state_(model.new_state(cache)) {}
+Session::Session(const Model& model, const CacheOptions& cache)
+    : state_(model.new_state(cache)),
+      block_(model.config().diffusion ? model.config().diffusion->block : 0) {}
 
 Session::Session(SequenceState state, const Tokenizer& tokenizer, std::span<const int32_t> tokens)
     : state_(std::move(state)) {
@@ -105,14 +107,16 @@ bool Session::go_back(std::span<const int32_t> tokens) {
   if (length_wanted >= state_.length()) {
     pending_.resize(static_cast<size_t>(length_wanted - state_.length()));
   } else {
+    const int64_t held = block_ > 0 ? length_wanted / block_ * block_ : length_wanted;
     SequenceState state = state_;
     try {
-      state.truncate(length_wanted);
+      state.truncate(held);
     } catch (const Error&) {
       return false;
     }
     state_ = std::move(state);
-    pending_.clear();
+    const auto again = tokens.subspan(static_cast<size_t>(held));
+    pending_.assign(again.begin(), again.end());
   }
   const auto text = tokens.subspan(static_cast<size_t>(seen_));
   const std::span<const int32_t> last = text.last(std::min(text.size(), kRecent));

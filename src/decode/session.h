@@ -96,6 +96,7 @@ class Session {
   DecodeState text_;
   bool ends_in_prompt_ = false;  // rather than in what a model wrote
   int64_t seen_ = 0;
+  int64_t block_ = 0;  // of a model that fills in blocks, which it reads whole; 0: of others
   std::string attachment_;
 };
 

@@ -46,19 +46,6 @@ std::string swatch(const CompareRun& run, size_t architecture) {
 
 std::string count_of(int64_t count) { return format_count(static_cast<double>(count)); }
 
-// Of tokens those that were trained: whole steps, which an architecture may have larger ones of.
-std::string budget_words(const CompareRun& run) {
-  if (run.budget.seconds) return format_duration(*run.budget.seconds) + " of training";
-  if (!run.budget.tokens) return "training";
-  std::vector<int64_t> trained;
-  for (const ArchitectureResult& a : run.architectures) {
-    if (a.train_tokens > 0) trained.push_back(a.train_tokens);
-  }
-  if (trained.empty()) trained = {*run.budget.tokens};
-  const auto [least, most] = std::ranges::minmax(trained);
-  return (least == most ? "" : count_of(least) + " to ") + count_of(most) + " training tokens";
-}
-
 std::string finding_cards(const CompareRun& run) {
   std::string html;
   for (const Finding& finding : find_winners(run)) {
@@ -322,18 +309,17 @@ std::string method_items(const CompareRun& run) {
   std::string html = fmt::format(
       "<li>Every architecture was trained from random weights by the same program on the same "
       "machine, {}, and with the same budget: {}, seed {}. Differences that another seed could "
-      "turn "
-      "around are not findings; run the comparison with <code>--seeds 3</code> before drawing "
+      "turn around are not findings; run the comparison with <code>--seeds 3</code> before drawing "
       "conclusions from small ones.</li>\n",
-      subject.given, html_escape(budget_words(run.budget)), run.seed);
+      subject.given, html_escape(budget_words(run)), run.seed);
   const auto add = [&](std::string_view name, std::string_view text) {
     html += fmt::format("<li><b>{}</b>: {}</li>\n", name, text);
   };
   if (any([](const Result& a) { return a.held_out_bits_per_byte.has_value(); })) {
     add("Held-out bits per byte",
         "the summed −log<sub>2</sub> probability of the held-out tokens divided by the bytes of "
-        "the "
-        "held-out text. It does not depend on the tokenizer. Lower is better. gzip -9 compresses "
+        "the held-out text. It does not depend on the tokenizer. Lower is better. gzip -9 "
+        "compresses "
         "the same bytes.");
   }
   if (subject.images) {
@@ -391,26 +377,25 @@ std::string render_report(const CompareRun& given) {
   const CompareRun run = in_order(given);
   const std::string title = run.title.empty() ? "Comparison of architectures" : run.title;
   const size_t count = run.architectures.size();
-  return filled_page(
-      embedded::kReportTemplate,
-      {{"title", html_escape(title)},
-       {"style", std::string(embedded::kReportStyle)},
-       {"chart_script", std::string(embedded::kChartScript)},
-       {"chart_parts", std::string(embedded::kChartParts)},
-       {"report_script", std::string(embedded::kReportScript)},
-       {"results", script_escape(run_text(thinned(run), -1))},
-       {"byline",
-        html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
-                                run.date.empty() ? "" : run.date + " · ", count,
-                                count == 1 ? "" : "s", budget_words(run), run.machine.cpu))},
-       {"headline", html_escape(headline(run))},
-       {"findings", finding_cards(run)},
-       {"failures", failure_notes(run)},
-       {"machine", machine_facts(run)},
-       {"data", data_facts(run)},
-       {"tables", tables_html(run)},
-       {"models", model_cards(run)},
-       {"method", method_items(run)}});
+  return filled_page(embedded::kReportTemplate,
+                     {{"title", html_escape(title)},
+                      {"style", std::string(embedded::kReportStyle)},
+                      {"chart_script", std::string(embedded::kChartScript)},
+                      {"chart_parts", std::string(embedded::kChartParts)},
+                      {"report_script", std::string(embedded::kReportScript)},
+                      {"results", script_escape(run_text(thinned(run), -1))},
+                      {"byline", html_escape(fmt::format("{}{} architecture{}, {} each, on {}",
+                                                         run.date.empty() ? "" : run.date + " · ",
+                                                         count, count == 1 ? "" : "s",
+                                                         budget_words(run), run.machine.cpu))},
+                      {"headline", html_escape(headline(run))},
+                      {"findings", finding_cards(run)},
+                      {"failures", failure_notes(run)},
+                      {"machine", machine_facts(run)},
+                      {"data", data_facts(run)},
+                      {"tables", tables_html(run)},
+                      {"models", model_cards(run)},
+                      {"method", method_items(run)}});
 }
 
 void save_report(const CompareRun& run, const std::filesystem::path& path) {

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "base/quote.h"
 
 namespace pronghorn::lab {
@@ -300,6 +301,19 @@ void save_run(const CompareRun& run, const std::filesystem::path& path) {
 
 CompareRun load_run(const std::filesystem::path& path) {
   return parse_run(read_file(path), path.string());
+}
+
+std::string budget_words(const CompareRun& run) {
+  if (run.budget.seconds) return format_duration(*run.budget.seconds) + " of training";
+  if (!run.budget.tokens) return "training";
+  std::vector<int64_t> trained;
+  for (const ArchitectureResult& a : run.architectures) {
+    if (a.train_tokens > 0) trained.push_back(a.train_tokens);
+  }
+  if (trained.empty()) trained = {*run.budget.tokens};
+  const auto [least, most] = std::ranges::minmax(trained);
+  return (least == most ? "" : format_count(static_cast<double>(least)) + " to ") +
+         format_count(static_cast<double>(most)) + " training tokens";
 }
 
 std::vector<int64_t> measured_contexts(const CompareRun& run) {

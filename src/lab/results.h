@@ -177,6 +177,10 @@ std::vector<std::string> kinds_of(const CompareRun& run);
 // and within each by what they make of the held-out text; those that were not judged last.
 CompareRun in_order(CompareRun run);
 
+// What each architecture was given: "60s of training", or the tokens that were trained: whole
+// steps, which an architecture may have larger ones of.
+std::string budget_words(const CompareRun& run);
+
 // Every context that any architecture of the run was measured at, ascending, each once.
 std::vector<int64_t> measured_contexts(const CompareRun& run);
 // The point of an architecture at a context, or nullptr.

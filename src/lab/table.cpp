@@ -475,14 +475,9 @@ std::string compare_table(const CompareRun& run, bool bold, size_t max_width) {
 
 std::string compare_markdown(const CompareRun& run) {
   const std::vector<Table> tables = comparison_tables(run);
-  std::string budget = "training";
-  if (run.budget.seconds) budget = format_duration(*run.budget.seconds) + " of training";
-  if (run.budget.tokens) {
-    budget = format_count(static_cast<double>(*run.budget.tokens)) + " training tokens";
-  }
   std::string text = fmt::format("{} · {}, {} threads · {} · {} each, seed {}\n",
                                  one_line(run.date), one_line(run.machine.cpu), run.machine.threads,
-                                 one_line(run.title), budget, run.seed);
+                                 one_line(run.title), budget_words(run), run.seed);
   for (const Table& table : tables) text += "\n" + table.markdown();
   const std::string notes = notes_of(run, tables, "Bold:");
   return notes.empty() ? text : text + "\n" + notes;

@@ -1,5 +1,6 @@
 #include "model/forward_run.h"
 
+#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "model/model.h"
 #include "model/prefix.h"
 #include "model/recompute.h"
+#include "ops/forks.h"
 #include "ops/pointwise.h"
 #include "ops/segment_mean.h"
 #include "ops/subsample.h"
@@ -23,6 +25,18 @@ Stream in_layer(int64_t layer, const CheckedBatch& batch, const Forward& forward
     return forward();
   } catch (const Error& error) {
     throw Error(fmt::format("layers.{}", layer), error.what());
+  }
+}
+
+void check_forks(const Model& model) {
+  constexpr const char* kWhere = "batch";
+  require(model.config().span_count() == 0 && model.config().prefix_tokens == 0, kWhere,
+          "segments go on from others, in a model with spans or a prefix");
+  const std::shared_ptr<const StateLayout> layout = model.layout();
+  for (const std::vector<JournalShape>& layer : layout->layers) {
+    for (const JournalShape& shape : layer) {
+      require(shape.forks, kWhere, "segments go on from others, which '{}' cannot", shape.name);
+    }
   }
 }
 
@@ -58,6 +72,7 @@ void count_rows(const CheckedBatch& batch) {
 ForwardRun::ForwardRun(const Model& model, const Context& asked, const CheckedBatch& batch,
                        const ForwardObserver& observer)
     : model_(model), context_(forward_context(asked, batch)), observer_(observer) {
+  if (has_forks(batch)) check_forks(model);
   const Tensor rows = model_.embedded(context_, batch);
   const int64_t prefix_tokens = model_.config().prefix_tokens;
   if (prefix_tokens == 0) {

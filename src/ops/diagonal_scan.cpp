@@ -64,7 +64,7 @@ Tensor scanned(const Context& context, const ScanOperands& in, const CheckedBatc
   const DiagonalScan scan = in.scan();
   DiagonalScanKernels& kernels = backend().diagonal_scan();
   PooledVector<ScanSegment> segments = fresh_scan_segments(batch);
-  const ForkedScan forked(batch, scan.channels, segments);
+  const ForkedScan forked(batch, (in.sum ? 2 : 1) * scan.channels, segments);
   run_scan(
       batch, slot, segments,
       [&](std::span<const float* const> rows, bool fresh, float* state) {
@@ -103,7 +103,9 @@ Tensor diagonal_scan(const Context& context, const Tensor& log_a, const Tensor& 
 }
 
 JournalShape running_sum_journal(int64_t channels) {
-  return {"running_sum", channels, 2 * channels, 0, kExactStep, true};
+  JournalShape shape{"running_sum", channels, 2 * channels, 0, kExactStep, true};
+  shape.forks = true;
+  return shape;
 }
 
 Tensor running_sum(const Context& context, const Tensor& x, float period, const CheckedBatch& batch,

@@ -348,7 +348,7 @@ Tensor sharded_running_sum(const Context& context, const Tensor& x, float period
   const SharedColumns part{x, own};
   const Tensor whole = to_heads(context, shards, {&part, 1}).front();
   const int64_t count = own[static_cast<size_t>(shards.ranks().rank())].count;
-  const Tensor sums = run_whole(shards, slot, diagonal_scan_journal(count, true), 1, own,
+  const Tensor sums = run_whole(shards, slot, running_sum_journal(count), 2, own,
                                 [&](const CheckedBatch& batch, JournalSlot at) {
                                   return running_sum(context, whole, period, batch, at);
                                 });

@@ -3,6 +3,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "ops/diagonal_scan.h"
+#include "ops/forks.h"
 #include "ops/gates.h"
 #include "ops/key_blocks.h"
 #include "ops/operands.h"
@@ -85,7 +86,11 @@ Tensor group_norm(const Context& context, const Tensor& x, const Tensor& mean,
   return y;
 }
 
-JournalShape timestep_norm_journal(int64_t groups) { return running_sum_journal(groups); }
+JournalShape timestep_norm_journal(int64_t groups) {
+  JournalShape shape = running_sum_journal(groups);
+  shape.forks = false;  // rows are counted from the beginning of their segment
+  return shape;
+}
 
 Tensor timestep_norm(const Context& context, const Tensor& x, const Tensor& weight,
                      const Tensor& bias, int64_t groups, float epsilon, const CheckedBatch& batch,
@@ -93,6 +98,7 @@ Tensor timestep_norm(const Context& context, const Tensor& x, const Tensor& weig
   require(groups > 0 && x.columns() % groups == 0, "timestep_norm", "{} columns in {} groups",
           x.columns(), groups);
   require_whole(batch, "timestep_norm");  // rows are counted from the beginning of their sequence
+  require(!has_forks(batch), "timestep_norm", "segments cannot go on from others of a batch");
   const Shares shares = shares_of(batch, slots.means);
   const auto [own_mean, own_variance] = group_moments(context, x, x.columns() / groups);
   const auto mean_of = [&](const Tensor& values, JournalSlot slot) {

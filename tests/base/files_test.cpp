@@ -91,13 +91,16 @@ TEST(AtomicFile, WhatKilledProcessesLeftIsRemoved) {
   const std::string alive = "." + std::to_string(::getpid()) + ".partial";
   fs::create_directory(folder / "below");
   for (const std::string& name :
-       {"m.gguf" + dead, "m-00001-of-00002.gguf" + dead, "m.gguf" + alive, "other.gguf" + dead,
+       {"m.gguf" + dead, "m-00001-of-00002.gguf" + dead, "m.gguf" + alive, "m2.gguf" + dead,
         std::string("m.x.partial"), std::string("m.partial"), "below/m.gguf" + dead}) {
     write_file(folder / name, "half");
   }
   remove_abandoned_versions(folder / "m.gguf");
-  EXPECT_THAT(names_in(folder.path()), UnorderedElementsAre("m.gguf" + alive, "other.gguf" + dead,
+  EXPECT_THAT(names_in(folder.path()), UnorderedElementsAre("m.gguf" + alive, "m2.gguf" + dead,
                                                             "m.x.partial", "m.partial", "below"));
+  EXPECT_TRUE(fs::exists(folder / ("below/m.gguf" + dead)));
+  remove_abandoned_files(folder.path(), false);
+  EXPECT_FALSE(fs::exists(folder / ("m2.gguf" + dead)));
   EXPECT_TRUE(fs::exists(folder / ("below/m.gguf" + dead)));
   remove_abandoned_files(folder.path());
   EXPECT_THAT(names_in(folder.path()),

@@ -232,6 +232,32 @@ TEST(Diffusion, BlocksGoOnWhereTheyEnded) {
             generate(model, tokenizer, fresh, std::span(text).first(10), options_of({}, 6)).ids);
 }
 
+// A recurrence holds few of its rows: what begins a block is read again, or going back is refused.
+TEST(Diffusion, GoesBackIntoBlocksOfRecurrences) {
+  const SyllableTokenizer tokenizer;
+  for (const char* settings : {R"("block": 12)", R"("block": 24)"}) {
+    SCOPED_TRACE(settings);
+    const Model model(diffusion_config("m", settings), 3);
+    const DiffusionOptions options{.steps = 2};
+    Session session(model);
+    std::vector<int32_t> text = kPrompt;
+    const Generated begin = generate(model, tokenizer, session, kPrompt, options_of({options}, 41));
+    text.insert(text.end(), begin.ids.begin(), begin.ids.end());
+    int64_t went_back = 0;
+    for (size_t length = 1; length < text.size(); ++length) {
+      Session back = session;
+      const auto kept = std::span(text).first(length);
+      if (!back.go_back(kept)) continue;
+      ++went_back;
+      Session fresh(model);
+      EXPECT_EQ(generate(model, tokenizer, back, {}, options_of({options}, 6)).ids,
+                generate(model, tokenizer, fresh, kept, options_of({options}, 6)).ids)
+          << length;
+    }
+    EXPECT_GT(went_back, 0);
+  }
+}
+
 TEST(Diffusion, TextsEndWhereTheyMust) {
   const Model model(diffusion_config("a"), 3);
   const std::vector<int32_t> ids = written(model, {{.part = 4}}, 24).ids;

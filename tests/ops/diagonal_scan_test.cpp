@@ -16,6 +16,7 @@
 
 #include "backend/cpu/cpu_features.h"
 #include "base/random.h"
+#include "ops/pointwise.h"
 #include "support/errors.h"
 #include "support/steps.h"
 
@@ -199,6 +200,24 @@ TEST(DiagonalScan, RefusesShapesThatDoNotFit) {
                 diagonal_ssm({}, Tensor::zeros({4, 2}), poles, poles, D, batch, kSlot);
               }),
               HasSubstr("u is [4, 2], not [4, 3]"));
+}
+
+TEST(RunningSum, SegmentsGoOnFromAnother) {
+  constexpr int64_t kWidth = 70;
+  const Tensor x = draw({32, kWidth}, -1, 1, 1);
+  for (const float period : {0.0f, 3.0f}) {
+    Batch forked = batch_of({20, 7, 5});
+    forked.segments[1].after = forked.segments[2].after = 0;
+    const Tensor h = running_sum({}, x, period, forked, kSlot);
+    const Tensor first = running_sum({}, x.row_slice(0, 27), period, batch_of({27}), kSlot);
+    const Tensor parts[] = {x.row_slice(0, 20), x.row_slice(27, 5)};
+    const Tensor second =
+        running_sum({}, concatenate_rows({}, parts), period, batch_of({25}), kSlot);
+    for (int64_t c = 0; c < kWidth; ++c) {  // the same additions in the same order
+      EXPECT_EQ(h.row(26)[c], first.row(26)[c]);
+      EXPECT_EQ(h.row(31)[c], second.row(24)[c]);
+    }
+  }
 }
 
 }  // namespace

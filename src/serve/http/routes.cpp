@@ -93,7 +93,9 @@ void log(const Call& call) {
 // Of a request that asks nothing of a model: what programs that watch over the server ask all the
 // time is for who looks closely.
 void log_plain(const std::string& id, const httplib::Request& request, int status, double begin) {
-  const bool watching = request.path == "/health" || request.path == "/metrics";
+  const bool page = request.path == "/runs" || request.path == "/runs/curve";  // asked by timers
+  const bool watching =
+      request.path == "/health" || request.path == "/metrics" || (page && status < 400);
   spdlog::log(watching ? spdlog::level::debug : spdlog::level::info, "{} {} {} {} {:.1f} ms", id,
               printable(request.method, kQuoteLength), printable(request.path, kQuoteLength),
               status, (now_seconds() - begin) * 1e3);

@@ -72,6 +72,9 @@ Reply tokenize(Service& service, Call& call) {
   call.record.model = model->name;
   std::vector<int32_t> tokens;
   if (fields.has("messages")) {
+    for (const char* text : {"content", "prompt"}) {
+      if (fields.has(text)) refuse_field(text, "cannot be given together with messages");
+    }
     tokens = model->tokenizer->encode(chat_text(*model, read_answerable_chat(fields, *model)),
                                       {.add_special = false, .parse_special = true});
   } else {
