@@ -115,7 +115,7 @@ def prepare_check(options, folder):
         "transformer": {"type": "attention", **rope},
         "mla": {"type": "mla", "heads": 2, "head_dim": 8, "rope_dim": 8, "latent": 16, "rope": {}},
         "nsa": {"type": "nsa", **rope, "compress_block": 8, "compress_stride": 4,
-                "compress_size": 8, "select_block": 64, "select_top": 2, "window": 32},
+                "compress_size": 8, "select_block": 64, "select_top": 3, "window": 32},
         "moba": {"type": "moba", **rope, "block": 64, "top": 2},
         "dsa": {"type": "dsa", "heads": 2, "head_dim": 8, "rope_dim": 8, "latent": 16, "top": 20,
                 "rope": {}}}

@@ -490,7 +490,10 @@ TEST_F(CliTest, ExtendMakesAModelOfLongerTexts) {
   EXPECT_THAT(output_of({"inspect", "long"}), HasSubstr("8192 tokens, by rotary positions"));
   EXPECT_FALSE(output_of({"generate", "long", "--prompt", "line", "-n", "5"}).empty());
   EXPECT_THAT(failure_of(1, extend("x", {"--context", "2"})), HasSubstr("no more"));
-  output_of({"convert", "run", "run.gguf"});
+  auto bytes_in_pairs = train_of("llama.json", "text.txt", "pairs", "2");
+  bytes_in_pairs.insert(bytes_in_pairs.end(), {"--vocab", "300"});
+  output_of(bytes_in_pairs);
+  output_of({"convert", "pairs", "run.gguf"});
   auto of_file = extend("x", {"--context", "8192"});
   of_file[1] = "run.gguf";
   EXPECT_THAT(failure_of(1, of_file),

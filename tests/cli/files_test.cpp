@@ -14,6 +14,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 using testing_cli::CliTest;
+using testing_cli::Conditions;
+using testing_cli::Finished;
 
 class FilesTest : public CliTest {
  protected:
@@ -85,8 +87,10 @@ TEST_F(FilesTest, AChangeOfTheSameSizeIsNoticed) {
 TEST_F(FilesTest, TwoRunsInOneDirectoryAreToldApart) {
   std::thread first([&] {
     // Ended by a signal as soon as the second has been refused.
-    run({"train", "tiny.json", "--data", "text.txt", "--out", "run", "--time", "20s"},
-        {.signal_after = 1.0, .after_file = "refused", .signal = SIGINT});
+    Conditions stop;
+    stop.signal_after = 1;
+    stop.after_file = "refused";
+    run({"train", "tiny.json", "--data", "text.txt", "--out", "run", "--time", "20s"}, stop);
   });
   for (int i = 0; i < 3000 && !std::filesystem::exists(folder_ / "run/.lock"); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -103,12 +107,15 @@ TEST_F(FilesTest, TwoRunsInOneDirectoryAreToldApart) {
 }
 
 TEST_F(FilesTest, AConversionThatIsStoppedLeavesNothingHalfWritten) {
-  output_of({"train", "llama.json", "--data", "text.txt", "--out", "run", "--steps", "1"});
+  output_of({"train", "llama.json", "--data", "text.txt", "--out", "run", "--steps", "1", "--vocab",
+             "300"});
   // Forty megabytes of experts: some of the signals come while they are written.
   for (const double after : {0.05, 0.1, 0.2, 0.3, 0.5}) {
+    Conditions stop;
+    stop.signal_after = after;
+    stop.signal = SIGTERM;
     const Finished stopped =
-        run({"convert", "run", fmt::format("mixture{}", after), "--upcycle", "1024"},
-            {.signal_after = after, .signal = SIGTERM});
+        run({"convert", "run", fmt::format("mixture{}", after), "--upcycle", "1024"}, stop);
     EXPECT_TRUE(stopped.code == 0 || stopped.signal == SIGTERM) << stopped.err;
     for (const auto& item : std::filesystem::recursive_directory_iterator(folder_.path())) {
       EXPECT_NE(item.path().extension(), ".partial") << item.path();

@@ -173,7 +173,8 @@ TEST(BlockRecurrences, DecodingSeesWhatTrainingDoes) {
       const Model model(config_of(mixer, diffusion_of(one, one.block == 24)), 3);
       const Copies copies(one.block, {one.lengths.front()});
       std::vector<int32_t> rows;
-      const std::vector<float> expected = scores(model, copies.at_once(rows), rows);
+      const Batch at_once = copies.at_once(rows);
+      const std::vector<float> expected = scores(model, at_once, rows);
       const std::vector<int32_t>&clean = copies.clean(0), &noisy = copies.noisy(0);
       SequenceState state = model.new_state();
       std::vector<float> in_turn;

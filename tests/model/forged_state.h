@@ -40,6 +40,7 @@ struct JournalPlace {
   // Whether there is an anchor; its floats follow, the same of the older one, and kept rows.
   size_t flags = 0;
   int64_t first_row = 0, length = 0, anchor_row = 0;
+  size_t layer = 0;
 
   size_t row_bytes() const { return sizeof(int32_t) + static_cast<size_t>(shape.row_bytes()); }
 };
@@ -49,8 +50,10 @@ class ForgedState {
  public:
   explicit ForgedState(const SequenceState& state) : bytes_(state.save()) {
     size_t at = 3 * sizeof(uint64_t);
-    for (const auto& layer : state.layers()) {
-      for (const Journal& journal : layer) at = add(journal, at);
+    for (size_t layer = 0; layer < state.layers().size(); ++layer) {
+      const size_t before = journals_.size();
+      for (const Journal& journal : state.layers()[layer]) at = add(journal, at);
+      for (size_t i = before; i < journals_.size(); ++i) journals_[i].layer = layer;
     }
   }
 

@@ -162,7 +162,8 @@ TEST(GgufNemotron, WhatFilesSayIsChecked) {
   EXPECT_THAT(
       error_with("expert_feed_forward_length", GgufValue::i32s(std::vector<int32_t>{0, 12, 0, 10})),
       HasSubstr("differs between layers"));
-  EXPECT_THAT(error_with("expert_group_count", GgufValue::u32(4)), HasSubstr("groups: 4"));
+  EXPECT_THAT(error_with("expert_group_count", GgufValue::u32(4)),
+              HasSubstr("nemotron_h_moe.expert_group_count): 4 does not divide experts 6"));
   EXPECT_THAT(error_with("nextn_predict_layers", GgufValue::u32(4)), HasSubstr("4 of 4 layers"));
   EXPECT_THAT(error_with("expert_count", GgufValue::u32(0)), HasSubstr("ffn"));
   EXPECT_THAT(error_with("attention.value_length", GgufValue::u32(7)),

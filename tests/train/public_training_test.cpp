@@ -111,7 +111,8 @@ TEST_F(PublicTraining, AModelOfImagesSaysWhatIsOnThem) {
     }
   }
   EXPECT_NEAR(sum, 1, 1e-6);
-  EXPECT_THAT(error_of([&] { SoundModel::load(folder_ / "vit"); }), HasSubstr("model of sound"));
+  EXPECT_THAT(error_of([&] { SoundModel::load(folder_ / "vit"); }),
+              HasSubstr("is a model of images, not of sound"));
 }
 
 TEST_F(PublicTraining, WhatDoesNotGoTogetherIsRefused) {
@@ -136,7 +137,7 @@ TEST_F(PublicTraining, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(refused([](auto& o) { o.task.name = "images", o.vocab_size = 300; }),
               HasSubstr("task: needs no tokenizer"));
   EXPECT_THAT(refused([&](auto& o) { o.tokenizer = folder_ / "run", o.vocab_size = 300; }),
-              HasSubstr("together with vocab_size"));
+              HasSubstr("together with the size of a vocabulary"));
   EXPECT_THAT(refused([&](auto& o) { trained(o), o.vocab_size = 300; }), HasSubstr("vocab_size"));
   EXPECT_THAT(refused([&](auto& o) { trained(o), o.adapter.rank = 2, o.masked_diffusion = true; }),
               HasSubstr("changes all weights"));

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/quote.h"
 #include "decode/conversation.h"
@@ -52,6 +53,10 @@ ExpectedMemory expected_memory(const ModelSource& source) {
 }
 
 void check_source(const ModelSource& source) {
+  if (ends_in(source.path, ".json") && !std::filesystem::is_directory(source.path)) {
+    throw Error(source.path.string(), "is a configuration, without the weights of a model",
+                "train it first: pronghorn train CONFIG --data TEXT");
+  }
   const ModelConfig config = load_config(source.path);
   if (config.diffusion) {
     throw Error(source.path.string(), "is a diffusion model, which fills in masked tokens",
