@@ -84,10 +84,17 @@ std::unique_ptr<Model> load_checkpoint(const std::filesystem::path& path, Purpos
   return model;
 }
 
+void require_next_tokens(const Model& model, const std::filesystem::path& path) {
+  if (!model.config().diffusion) return;
+  throw Error(path.string(), "is a diffusion model: it has no scores of a next token to time",
+              "bench --train measures its training, bench/parallel_decoding.py how it writes");
+}
+
 std::unique_ptr<Model> load_or_make(const std::filesystem::path& path) {
-  if (is_checkpoint_path(path)) return load_checkpoint(path, Purpose::inference);
-  auto model = new_model(path);
-  model->freeze();
+  const bool trained = is_checkpoint_path(path);
+  auto model = trained ? load_checkpoint(path, Purpose::inference) : new_model(path);
+  require_next_tokens(*model, path);
+  if (!trained) model->freeze();
   return model;
 }
 
@@ -147,6 +154,7 @@ void bench_drafts(const BenchCommand& options) {
                      "drafters are compared on a text of the model's kind");
   }
   const std::unique_ptr<Model> model = load_checkpoint(options.model, Purpose::inference);
+  require_next_tokens(*model, options.model);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
   lab::DraftBenchOptions bench = options.draft;
   bench.generate = options.bench.generate;

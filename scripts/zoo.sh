@@ -76,14 +76,16 @@ rm -f "$out/report.md"
   --contexts "$contexts" --context-time 10s "$@" || failed=$?
 [ -s "$out/report.md" ] || exit "$failed"
 
+measuring="measuring.md"  # beside the page, in the documentation
+[ "$(cd "$(dirname "$page")" && pwd)" = "$(pwd)/docs" ] || measuring="$(pwd)/docs/measuring.md"
 {
   cat <<END
 # The zoo, side by side
 
 Every configuration of \`configs/*-$size.json\`, trained from random weights on the same text and then
 measured: made by \`scripts/zoo.sh\`. They have about as many parameters without embeddings, and share one
-learning rate. What such a comparison says, and what it does not, is on [measuring](measuring.md#compare): it
-ranks what is learned in ${seconds} seconds on this machine, and a model that trains fast sees more text. Configurations
+learning rate. What such a comparison says, and what it does not, is on [measuring]($measuring#compare): it
+ranks what is learned in ${seconds} s on this machine, and a model that trains fast sees more text. Configurations
 are shown by what their layers are, the kind with the best one first.
 
 END

@@ -129,6 +129,15 @@ bool is_abandoned(const std::filesystem::path& path) {
   return pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH;
 }
 
+// A rename must survive a crash too.
+void sync_folder_of(const std::filesystem::path& path) {
+  const auto parent = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return;
+  ::fsync(directory);
+  ::close(directory);
+}
+
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path, uint64_t limit) {
@@ -213,18 +222,24 @@ void AtomicFile::finish() {
   if (::close(std::exchange(descriptor_, -1)) != 0) fail(path_, "write");
 }
 
-void AtomicFile::commit() {
-  if (descriptor_ >= 0) finish();
+void AtomicFile::appear() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "replace");
   drop_written(temporary_.c_str());
   temporary_.clear();
-  // The rename itself must survive a crash too: sync the directory that holds it.
-  const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-  const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory >= 0) {
-    ::fsync(directory);
-    ::close(directory);
+}
+
+void AtomicFile::commit() {
+  if (descriptor_ >= 0) finish();
+  appear();
+  sync_folder_of(path_);
+}
+
+void AtomicFile::commit_together(std::deque<AtomicFile>& files) {
+  for (AtomicFile& file : files) {
+    if (file.descriptor_ >= 0) file.finish();
   }
+  for (AtomicFile& file : files) file.appear();
+  if (!files.empty()) sync_folder_of(files.front().path_);
 }
 
 void remove_abandoned_files(const std::filesystem::path& directory, bool below) {

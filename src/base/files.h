@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -33,9 +34,12 @@ class AtomicFile {
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
   void finish();
   void commit();
+  // Of files of one folder, which appear within so short a time that hardly a signal comes between.
+  static void commit_together(std::deque<AtomicFile>& files);
 
  private:
   void flush();
+  void appear();
 
   std::filesystem::path path_, temporary_;  // the latter empty when it is renamed
   std::string buffer_;

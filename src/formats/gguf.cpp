@@ -755,7 +755,7 @@ std::vector<std::filesystem::path> write_split_gguf(const std::filesystem::path&
     files.back().finish();
     begin = ends[i];
   }
-  for (AtomicFile& file : files) file.commit();
+  AtomicFile::commit_together(files);
   return paths;
 }
 

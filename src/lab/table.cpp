@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <sstream>
 #include <utility>
 
 #include "base/error.h"
@@ -479,8 +480,9 @@ std::string compare_markdown(const CompareRun& run) {
                                  one_line(run.date), one_line(run.machine.cpu), run.machine.threads,
                                  one_line(run.title), budget_words(run), run.seed);
   for (const Table& table : tables) text += "\n" + table.markdown();
-  const std::string notes = notes_of(run, tables, "Bold:");
-  return notes.empty() ? text : text + "\n" + notes;
+  std::istringstream notes(notes_of(run, tables, "Bold:"));  // each a paragraph
+  for (std::string note; std::getline(notes, note);) text += "\n" + note + "\n";
+  return text;
 }
 
 }  // namespace pronghorn::lab
