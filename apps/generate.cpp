@@ -97,10 +97,14 @@ void print_stats(const Generated& result, const Session& session, Precision prec
   const double prefill =
       static_cast<double>(result.prompt_tokens) / std::max(1e-9, result.prompt_seconds);
   const double decode = static_cast<double>(result.tokens) / std::max(1e-9, result.decode_seconds);
-  fmt::print(stderr,
-             "prompt {} tokens, {} tokens/s (weights were packed meanwhile); {} tokens at {} "
-             "tokens/s; state {}; precision {}\n",
-             result.prompt_tokens, format_count(prefill), result.tokens, format_count(decode),
+  // Diffusion models read with the text what begins a block.
+  constexpr double kLeastSeconds = 1e-5;
+  const std::string read =
+      result.prompt_seconds > kLeastSeconds
+          ? fmt::format(", {} tokens/s (weights were packed meanwhile)", format_count(prefill))
+          : std::string();
+  fmt::print(stderr, "prompt {} tokens{}; {} tokens at {} tokens/s; state {}; precision {}\n",
+             result.prompt_tokens, read, result.tokens, format_count(decode),
              format_bytes(static_cast<double>(session.state().bytes())), name_of(precision));
   if (result.steps > 0) {
     fmt::print(stderr, "{} steps of the model, {:.2f} tokens a step\n", result.steps,
@@ -291,6 +295,7 @@ void write(const GenerateCommand& options, const SequenceSharing& sharing,
   std::optional<Text> before;
   if (speculation != nullptr && options.stats) before.emplace(text);
 
+  check_settings(*loaded.model, generate, speculation != nullptr);  // before the prompt is shown
   // A canvas that fills on a terminal and a text that grows there would be in each other's way.
   const bool diffusion = loaded.model->config().diffusion.has_value();
   Shown shown(!options.json, diffusion && is_terminal(STDOUT_FILENO) && is_terminal(STDERR_FILENO));

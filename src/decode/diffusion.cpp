@@ -257,13 +257,6 @@ std::vector<Generated> generate_by_diffusion(const Model& model, const Tokenizer
                                              std::span<const Generation> generations) {
   const DiffusionConfig& diffusion = *model.config().diffusion;
   for (const Generation& generation : generations) {
-    check_diffusion_options(generation.options.diffusion, diffusion);
-    if (generation.options.grammar != nullptr) {
-      throw UsageError("generate",
-                       "a diffusion model writes tokens in any order, and no grammar "
-                       "can be followed so",
-                       "use a model of the next token, or no grammar");
-    }
     check_cache(generation.session->state(), diffusion.block > 0);
     require(!diffusion.shift || generation.session->length() > 0 || !generation.prompt.empty(),
             "generate", "there is no text to continue: the prompt is empty");

@@ -55,26 +55,36 @@ SharedPrompt read_on_ranks(const Model& model, const Tokenizer& tokenizer, Gener
 
 }  // namespace
 
+void check_settings(const Model& model, const GenerateOptions& options, bool drafts) {
+  const std::optional<DiffusionConfig>& diffusion = model.config().diffusion;
+  if (!diffusion) {
+    if (options.diffusion == DiffusionOptions()) return;
+    throw UsageError("generate", "has settings for filling in masked tokens",
+                     "they are for diffusion models; this one predicts the next token");
+  }
+  require(!options.sharing.is_on(), "sequence_parallel",
+          "the model fills in masked tokens, which needs whole sequences");
+  if (drafts) {
+    throw UsageError("--draft", "a diffusion model writes several tokens a step by itself",
+                     "omit it; --threshold says how sure it must be");
+  }
+  check_diffusion_options(options.diffusion, *diffusion);
+  if (options.grammar != nullptr) {
+    throw UsageError("generate",
+                     "a diffusion model writes tokens in any order, and no grammar "
+                     "can be followed so",
+                     "use a model of the next token, or no grammar");
+  }
+}
+
 std::vector<Generated> generate(const Model& model, const Tokenizer& tokenizer,
                                 std::span<const Generation> generations, Speculation* speculation) {
   if (generations.empty()) return {};
   check_batch(generations);
-  const bool on_ranks = std::ranges::any_of(
-      generations, [](const Generation& each) { return each.options.sharing.is_on(); });
-  require(!on_ranks || !model.config().diffusion, "sequence_parallel",
-          "a model that fills in masked tokens, which needs whole sequences");
-  if (model.config().diffusion) {
-    if (speculation != nullptr) {
-      throw UsageError("--draft", "a diffusion model writes several tokens a step by itself",
-                       "omit it; --threshold says how sure it must be");
-    }
-    return generate_by_diffusion(model, tokenizer, generations);
-  }
   for (const Generation& generation : generations) {
-    if (generation.options.diffusion == DiffusionOptions()) continue;
-    throw UsageError("generate", "has settings for filling in masked tokens",
-                     "they are for diffusion models; this one predicts the next token");
+    check_settings(model, generation.options, speculation != nullptr);
   }
+  if (model.config().diffusion) return generate_by_diffusion(model, tokenizer, generations);
   std::vector<Generation> texts(generations.begin(), generations.end());
   std::vector<SharedPrompt> shared;
   for (Generation& text : texts) shared.push_back(read_on_ranks(model, tokenizer, text));

@@ -104,4 +104,8 @@ Generated generate(const Model& model, const Tokenizer& tokenizer, Session& sess
                    Speculation* speculation = nullptr,
                    const std::function<bool()>& interrupted = {});
 
+// What generate() throws for settings that do not fit the model, before anything is written.
+// drafts: whether there is a drafter.
+void check_settings(const Model& model, const GenerateOptions& options, bool drafts);
+
 }  // namespace pronghorn

@@ -53,8 +53,11 @@ TEST_F(DiffusionCliTest, TrainsJudgesAndWrites) {
   EXPECT_THAT(failure_of(1, {"bench", "whole", "--prompt", "9", "--generate", "2"}),
               AllOf(HasSubstr("whole: is a diffusion model"), HasSubstr("bench --train")));
   output_of({"train", "tiny.json", "--data", "text.txt", "--out", "causal", "--steps", "1"});
-  EXPECT_THAT(failure_of(2, {"generate", "causal", "--prompt", "a", "--no-echo", "--steps", "3"}),
-              HasSubstr("for diffusion models"));
+  // Before the prompt is shown.
+  const auto refused = run({"generate", "causal", "--prompt", "a", "--steps", "3"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_EQ(refused.out, "");
+  EXPECT_THAT(refused.err, HasSubstr("for diffusion models"));
 }
 
 TEST_F(DiffusionCliTest, ComparesByABound) {
