@@ -10,7 +10,6 @@ and shows the loss of each part of the stream: both curves. A text that is short
 is read over and over.
 """
 
-import json
 import pathlib
 
 import measuring
@@ -49,10 +48,7 @@ def measure(options):
         raise measuring.Failure("--data: is missing, the text to learn and to read")
     file = stream_file(options)
     pronghorn = measuring.Pronghorn(options)
-    model = options.model
-    if not model:
-        model, _ = pronghorn.trained("transformer", options.config, "--data", *options.data,
-                                     "--vocab", options.vocab, "--tokens", options.tokens)
+    model = pronghorn.transformer()
     curves = {sinks: curve(pronghorn, options, model, file, sinks)
               for sinks in (options.sinks, 0)}
 
@@ -84,11 +80,8 @@ def measure(options):
 
 
 def prepare_check(options, folder):
-    config = measuring.tiny_config({"type": "attention", "heads": 2, "head_dim": 32, "rope": {}})
-    (folder / "tiny.json").write_text(json.dumps(config))
-    options.config, options.data, options.model = folder / "tiny.json", [folder / "text.txt"], None
-    options.stream_data = []
-    options.vocab, options.tokens, options.stream, options.window = 0, 8192, 8192, 128
+    measuring.prepare_transformer(options, folder)
+    options.stream_data, options.stream, options.window = [], 8192, 128
 
 
 def check(results):
@@ -102,13 +95,9 @@ def check(results):
 
 def parser():
     options = measuring.parser_of(__doc__)
-    options.add_argument("--model", help="a trained one; else one is trained")
-    options.add_argument("--config", default="configs/transformer-20m.json")
-    options.add_argument("--data", nargs="+", default=[], help="the text to learn")
+    measuring.add_transformer(options, "the text to learn")
     options.add_argument("--stream-data", nargs="+", default=[],
                          help="the text that is read as a stream (default: --data)")
-    options.add_argument("--vocab", type=int, default=4096)
-    options.add_argument("--tokens", type=int, default=20_000_000, help="of the training")
     options.add_argument("--stream", type=int, default=1_000_000)
     options.add_argument("--window", type=int, default=508,
                          help="last tokens kept; with the sinks, the training length")

@@ -9,7 +9,6 @@ of --contexts (`pronghorn bench`), all types once in each round; the table has m
 beside those of f32.
 """
 
-import json
 import statistics
 
 import measuring
@@ -26,10 +25,7 @@ def measure(options):
     if unknown or "f32" not in options.types:
         raise measuring.Failure(f"--types: f32 and some of {', '.join(TYPES)}")
     pronghorn = measuring.Pronghorn(options)
-    model = options.model
-    if not model:
-        model, _ = pronghorn.trained("transformer", options.config, "--data", *options.data,
-                                     "--vocab", options.vocab, "--tokens", options.tokens)
+    model = pronghorn.transformer()
     judged, rates, state = {}, {}, {}
     window = ["--window", options.window] if options.window else []
     for name in options.types:
@@ -76,10 +72,8 @@ def measure(options):
 
 
 def prepare_check(options, folder):
-    config = measuring.tiny_config({"type": "attention", "heads": 2, "head_dim": 32, "rope": {}})
-    (folder / "tiny.json").write_text(json.dumps(config))
-    options.config, options.data, options.model = folder / "tiny.json", [folder / "text.txt"], None
-    options.vocab, options.tokens, options.rounds, options.generate = 0, 8192, 1, 4
+    measuring.prepare_transformer(options, folder)
+    options.rounds, options.generate = 1, 4
     options.types, options.contexts, options.window = list(TYPES), [64, 256], 64
 
 
@@ -97,11 +91,7 @@ def check(results):
 
 def parser():
     options = measuring.parser_of(__doc__)
-    options.add_argument("--model", help="a trained one; else one is trained")
-    options.add_argument("--config", default="configs/transformer-20m.json")
-    options.add_argument("--data", nargs="+", default=[], help="the text to learn and to judge by")
-    options.add_argument("--vocab", type=int, default=4096)
-    options.add_argument("--tokens", type=int, default=20_000_000, help="of the training")
+    measuring.add_transformer(options, "the text to learn and to judge by")
     options.add_argument("--types", type=lambda text: text.split(","), default=list(TYPES))
     options.add_argument("--window", type=int, default=0,
                          help="of the evaluation (default: the model's)")

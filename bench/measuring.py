@@ -58,6 +58,14 @@ class Pronghorn:
         note.write_text(json.dumps({"arguments": asked, "result": result}))
         return directory, result
 
+    def transformer(self):
+        """The model of --model, or one trained by the options of add_transformer()."""
+        options = self.options
+        if options.model:
+            return options.model
+        return self.trained("transformer", options.config, "--data", *options.data, "--vocab",
+                            options.vocab, "--tokens", options.tokens)[0]
+
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
@@ -75,6 +83,15 @@ def parser_of(description):
     parser.add_argument("--self-check", action="store_true",
                         help="run with tiny models in seconds, and check what comes out")
     return parser
+
+
+def add_transformer(parser, data):
+    """The options of scripts that measure one transformer; data: what the text is for."""
+    parser.add_argument("--model", help="a trained one; else one is trained")
+    parser.add_argument("--config", default="configs/transformer-20m.json")
+    parser.add_argument("--data", nargs="+", default=[], help=data)
+    parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="of the training")
 
 
 def numbers(text):
@@ -134,6 +151,14 @@ def tiny_config(mixer, **more):
     return {"model_type": "pronghorn", "hidden_size": 64, "pattern": "2a",
             "blocks": {"a": {"mixer": mixer, "ffn": {"type": "swiglu", "size": 64}}},
             "train": {"window": 64, "batch_tokens": 512, "learning_rate": 0.005}, **more}
+
+
+def prepare_transformer(options, folder):
+    """Makes the options of add_transformer() those of --self-check."""
+    config = tiny_config({"type": "attention", "heads": 2, "head_dim": 32, "rope": {}})
+    (folder / "tiny.json").write_text(json.dumps(config))
+    options.config, options.data, options.model = folder / "tiny.json", [folder / "text.txt"], None
+    options.vocab, options.tokens = 0, 8192
 
 
 def main(parser, measure, prepare_check, check):
